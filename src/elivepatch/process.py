@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one door to other programs.
+
+Argument lists only, an environment made from nothing, an explicit working directory, output into a file rather than a
+pipe (so that no output, however large, can block or fill memory), a time limit on the monotonic clock, and the whole
+process group ended when the program ends or the limit runs out.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shlex
+import signal
+import subprocess  # noqa: TID251 - this is the door
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from elivepatch.model.errors import EnvironmentFault
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_GRACE_S = 2.0
+_TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """How a program ended.
+
+    `status` is its exit status, or minus the signal that ended it. `output` is stdout and `log` stderr; where both
+    went to one place, `log` is empty. `max_rss_kib` is the largest resident size of this program's own process.
+    """
+
+    argv: tuple[str, ...]
+    status: int
+    output: bytes
+    log: bytes
+    seconds: float
+    timed_out: bool
+    max_rss_kib: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether the program ended with status 0 in time."""
+        return self.status == 0 and not self.timed_out
+
+    @property
+    def text(self) -> str:
+        """Standard output, decoded."""
+        return self.output.decode(errors="replace")
+
+    def tail(self, lines: int = 20) -> str:
+        """Return the last `lines` lines of what the program printed, error output last."""
+        both = (self.output[-_TAIL_BYTES:] + self.log[-_TAIL_BYTES:]).decode(errors="replace")
+        return "\n".join(both.rstrip().splitlines()[-lines:])
+
+    def check(self, doing: str) -> Completed:
+        """Return self, or raise EnvironmentFault where the program failed; `doing` completes `... failed`."""
+        if self.ok:
+            return self
+        how = "ran out of time" if self.timed_out else f"ended with status {self.status}"
+        raise EnvironmentFault(
+            "program-failed",
+            f"{doing} failed: {Path(self.argv[0]).name} {how}.",
+            advice=f"Run it by hand to see more: {shlex.join(self.argv)[:2000]}",
+            excerpt=self.tail(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """Lets another thread end the programs that a job runs; shared by everything the job does."""
+
+    event: threading.Event
+
+    @classmethod
+    def new(cls) -> Cancellation:
+        """Return one that is not cancelled."""
+        return cls(threading.Event())
+
+
+def _end_group(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
+    """End the whole process group: politely, then not. Descendants go too, even after the leader's own end."""
+    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s)):
+        try:
+            os.killpg(process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return
+        deadline = time.monotonic() + wait_s
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    cwd: Path | str = "/",
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | Path | None = None,
+    timeout_s: float = 600.0,
+    pass_fds: Sequence[int] = (),
+    log_to: IO[bytes] | None = None,
+    on_tick: Callable[[float], None] | None = None,
+    cancellation: Cancellation | None = None,
+) -> Completed:
+    """Run one program to its end and return how it ended; never raises for a failed program.
+
+    `env` is added to a minimal environment (PATH, LANG). With `log_to`, both outputs go to that open file and
+    `Completed.output` stays empty. `on_tick` is called about ten times a second with the seconds passed. Raises
+    EnvironmentFault where the program does not exist or cannot be started.
+    """
+    arguments = tuple(os.fspath(argument) for argument in argv)
+    environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **(env or {})}
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as given:
+        if isinstance(stdin, bytes):
+            given.write(stdin)
+            given.seek(0)
+        source: IO[bytes] | int = given if isinstance(stdin, bytes) else subprocess.DEVNULL
+        opened = stdin.open("rb") if isinstance(stdin, Path) else None
+        try:
+            process = subprocess.Popen(
+                arguments,
+                cwd=cwd,
+                env=environment,
+                stdin=opened if opened is not None else source,
+                stdout=log_to if log_to is not None else output,
+                stderr=log_to if log_to is not None else errors,
+                start_new_session=True,
+                pass_fds=pass_fds,
+            )
+        except OSError as error:
+            raise EnvironmentFault(
+                "program-missing",
+                f"{arguments[0]} cannot be started: {error.strerror}.",
+                advice="Install the package that contains it; `elivepatch-server doctor` lists what is needed.",
+            ) from error
+        finally:
+            if opened is not None:
+                opened.close()
+        timed_out = False
+        try:
+            while True:
+                try:
+                    process.wait(timeout=0.1 if on_tick or cancellation else max(0.01, timeout_s))
+                    break
+                except subprocess.TimeoutExpired:
+                    passed = time.monotonic() - started
+                    if on_tick is not None:
+                        on_tick(passed)
+                    if passed >= timeout_s or (cancellation is not None and cancellation.event.is_set()):
+                        timed_out = True
+                        break
+        finally:
+            _end_group(process, grace_s=_GRACE_S)
+            process.wait()
+        output.seek(0)
+        errors.seek(0)
+        return Completed(
+            argv=arguments,
+            status=process.returncode,
+            output=output.read(),
+            log=errors.read(),
+            seconds=time.monotonic() - started,
+            timed_out=timed_out,
+            max_rss_kib=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+        )

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One frozen settings object per command: flags over environment over file over defaults."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from elivepatch.model.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Where the server keeps things and what it listens on.
+
+    `state_dir` is what must be backed up: database, files of the store, keys. `cache_dir` can be made again:
+    packages, toolchains, bases. `jobs` is how many compilers run at once.
+    """
+
+    state_dir: Path = Path("/var/lib/elivepatch-server")
+    cache_dir: Path = Path("/var/cache/elivepatch")
+    host: str = "127.0.0.1"
+    port: int = 8440
+    jobs: int = os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """Which server the client talks to and how long it waits for an answer."""
+
+    url: str = "http://127.0.0.1:8440"
+    token: str = ""
+    timeout_s: float = 30.0
+
+
+SERVER_FILE = Path("/etc/elivepatch/server.toml")
+CLIENT_FILE = Path("/etc/elivepatch/client.toml")
+
+_Settings = TypeVar("_Settings", ServerSettings, ClientSettings)
+
+
+def load(
+    default: _Settings, *, file: Path, flags: Mapping[str, Any], environ: Mapping[str, str], required: bool = False
+) -> _Settings:
+    """Return `default` with what `file`, then ELIVEPATCH_* variables, then `flags` (None means not given) say.
+
+    Raises UsageError for an unreadable file, an unknown key or a value of the wrong type.
+    """
+    known = {field.name: type(getattr(default, field.name)) for field in fields(default)}
+    values: dict[str, Any] = {}
+    values.update(_from_file(file, set(known), required=required))
+    values.update({name: environ[f"ELIVEPATCH_{name.upper()}"] for name in known if f"ELIVEPATCH_{name.upper()}" in environ})
+    values.update({name: value for name, value in flags.items() if name in known and value is not None})
+    return replace(default, **{name: _convert(name, value, known[name]) for name, value in values.items()})
+
+
+def _from_file(file: Path, known: set[str], *, required: bool) -> dict[str, Any]:
+    try:
+        read: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if required:
+            raise UsageError("settings", f"{file} does not exist.", advice="Give an existing file with --config.") from None
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError("settings", f"{file} cannot be read: {error}.", advice="Mend the file or move it away.") from error
+    unknown = sorted(set(read) - known)
+    if unknown:
+        raise UsageError(
+            "settings",
+            f"{file} has a setting that does not exist: {unknown[0]}.",
+            advice=f"Known settings: {', '.join(sorted(known))}.",
+        )
+    return read
+
+
+def _convert(name: str, value: Any, kind: type) -> Any:  # noqa: ANN401 - a value from outside
+    wanted: type = Path if issubclass(kind, Path) else kind
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Path)):
+        raise UsageError("settings", f"The setting {name} is not a {wanted.__name__}.", advice="See docs/settings.md.")
+    try:
+        return wanted(value)
+    except ValueError as error:
+        raise UsageError(
+            "settings", f"The setting {name} is not a {wanted.__name__}: {value!r}.", advice="See docs/settings.md."
+        ) from error
