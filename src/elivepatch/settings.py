@@ -53,7 +53,9 @@ def load(
     known = {field.name: type(getattr(default, field.name)) for field in fields(default)}
     values: dict[str, Any] = {}
     values.update(_from_file(file, set(known), required=required))
-    values.update({name: environ[f"ELIVEPATCH_{name.upper()}"] for name in known if f"ELIVEPATCH_{name.upper()}" in environ})
+    values.update(
+        {name: environ[f"ELIVEPATCH_{name.upper()}"] for name in known if f"ELIVEPATCH_{name.upper()}" in environ}
+    )
     values.update({name: value for name, value in flags.items() if name in known and value is not None})
     return replace(default, **{name: _convert(name, value, known[name]) for name, value in values.items()})
 
@@ -63,10 +65,14 @@ def _from_file(file: Path, known: set[str], *, required: bool) -> dict[str, Any]
         read: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if required:
-            raise UsageError("settings", f"{file} does not exist.", advice="Give an existing file with --config.") from None
+            raise UsageError(
+                "settings", f"{file} does not exist.", advice="Give an existing file with --config."
+            ) from None
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError("settings", f"{file} cannot be read: {error}.", advice="Mend the file or move it away.") from error
+        raise UsageError(
+            "settings", f"{file} cannot be read: {error}.", advice="Mend the file or move it away."
+        ) from error
     unknown = sorted(set(read) - known)
     if unknown:
         raise UsageError(
@@ -77,10 +83,12 @@ def _from_file(file: Path, known: set[str], *, required: bool) -> dict[str, Any]
     return read
 
 
-def _convert(name: str, value: Any, kind: type) -> Any:  # noqa: ANN401 - a value from outside
+def _convert(name: str, value: Any, kind: type) -> Any:
     wanted: type = Path if issubclass(kind, Path) else kind
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Path)):
-        raise UsageError("settings", f"The setting {name} is not a {wanted.__name__}.", advice="See docs/settings.md.")
+        raise UsageError(
+            "settings", f"The setting {name} is not a {wanted.__name__}.", advice="See docs/settings.md."
+        )
     try:
         return wanted(value)
     except ValueError as error:

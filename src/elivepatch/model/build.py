@@ -7,7 +7,6 @@ import enum
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.series import PatchSeries
 from elivepatch.model.trial import Expectation

@@ -27,5 +27,5 @@ Progress = Callable[[Event], None]
 """Called for every event, from the thread that does the work."""
 
 
-def silent(event: Event) -> None:  # noqa: ARG001 - the signature is the contract
+def silent(event: Event) -> None:
     """Take an event and do nothing with it."""
