@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from elivepatch.model.errors import Problem
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.series import PatchSeries
 from elivepatch.model.trial import Expectation
@@ -82,3 +84,19 @@ class Livepatch:
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping of the fields."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOutcome:
+    """How a build ended: either a livepatch with its module file, or a problem.
+
+    `module` is a file in the work directory that the caller gave; it lives as long as that does. After a check
+    (`BuildRequest.check_only`) that found nothing against the series, `livepatch`, `module` and `problem` are all None.
+    """
+
+    livepatch: Livepatch | None = None
+    module: Path | None = None
+    problem: Problem | None = None
+    functions: tuple[PatchedFunction, ...] = ()
+    notes: tuple[Note, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
