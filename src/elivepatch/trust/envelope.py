@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Signed statements: DSSE envelopes around canonical JSON, made by the server and verified by the host.
+
+The form is that of DSSE v1 (secure-systems-lab, `protocol.md`): the signature is made over the pre-authentication
+encoding `DSSEv1 LEN(type) type LEN(body) body`, never over the JSON around it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Collection
+from typing import Any
+
+from elivepatch.model.errors import TrustError
+from elivepatch.trust import canonical, statement
+from elivepatch.trust.keys import PublicKey, ServerKey
+from elivepatch.trust.statement import Statement
+
+PAYLOAD_TYPE = "application/vnd.elivepatch.livepatch.v1+json"
+MAX_BYTES = 2 * statement.MAX_BYTES
+_MAX_SIGNATURES = 16
+
+
+def sign_livepatch(key: ServerKey, about: Statement) -> bytes:
+    """Return the envelope that says `about` in the name of `key`."""
+    body = about.encode()
+    signature = key.sign(_pre_authentication(body))
+    return canonical.encode(
+        {
+            "payload": base64.b64encode(body).decode("ascii"),
+            "payloadType": PAYLOAD_TYPE,
+            "signatures": [
+                {"keyid": key.public.fingerprint, "sig": base64.b64encode(signature).decode("ascii")},
+            ],
+        }
+    )
+
+
+def verify_envelope(envelope: bytes, pinned: Collection[PublicKey]) -> Statement:
+    """Return what one of the `pinned` keys says in `envelope`; raises TrustError for anything else.
+
+    The module's bytes are not looked at: use `verify_livepatch` before trusting a module.
+    """
+    if not pinned:
+        raise TrustError(
+            "not-enrolled",
+            "This host trusts no server yet.",
+            advice="Run `elivepatch enroll URL` and compare the fingerprint with the one that the server prints.",
+        )
+    read = canonical.decode(envelope, limit=MAX_BYTES, what="signature file")
+    body, signatures = _parts(read)
+    message = _pre_authentication(body)
+    # The key id only helps people; it is not covered by the signature, so every pinned key is tried.
+    if not any(key.verifies(signature, message) for key in pinned for signature in signatures):
+        raise TrustError(
+            "signature",
+            "The livepatch is not signed by a server that this host trusts.",
+            advice="Do not load it. If the server's key was changed on purpose, run `elivepatch enroll URL` again.",
+        )
+    return Statement.decode(body)
+
+
+def verify_livepatch(envelope: bytes, module: bytes, pinned: Collection[PublicKey]) -> Statement:
+    """Return what a pinned key says about exactly these module bytes; raises TrustError for anything else."""
+    said = verify_envelope(envelope, pinned)
+    if len(module) != said.size_bytes:
+        raise TrustError(
+            "module-size",
+            f"The module has {len(module)} bytes, the signed statement says {said.size_bytes}.",
+            advice="The file is truncated or was changed on its way: fetch it again.",
+        )
+    if hashlib.sha256(module).hexdigest() != said.digest:
+        raise TrustError(
+            "module-digest",
+            "The module is not the one that was signed: its SHA-256 differs.",
+            advice="The file was changed on its way: fetch it again, and find out who changed it.",
+        )
+    return said
+
+
+def _pre_authentication(body: bytes) -> bytes:
+    kind = PAYLOAD_TYPE.encode("ascii")
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(body), body)
+
+
+def _parts(read: dict[str, Any]) -> tuple[bytes, list[bytes]]:
+    signatures = read.get("signatures")
+    if read.get("payloadType") != PAYLOAD_TYPE or not isinstance(signatures, list):
+        raise _malformed()
+    if not 1 <= len(signatures) <= _MAX_SIGNATURES or not all(isinstance(item, dict) for item in signatures):
+        raise _malformed()
+    return _base64(read.get("payload")), [_base64(item.get("sig")) for item in signatures]
+
+
+def _base64(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise _malformed()
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _malformed() from error
+
+
+def _malformed() -> TrustError:
+    return TrustError(
+        "envelope-malformed",
+        "The signature file is not an envelope of this project.",
+        advice="Give the .sig file that the server handed out with the module.",
+    )
