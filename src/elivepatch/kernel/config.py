@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reading a kernel's .config: parsed strictly, never sourced, because to a shell it is code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from elivepatch.model.errors import UsageError
+
+_ASSIGNMENT = re.compile(
+    r"""CONFIG_(?P<name>[A-Za-z0-9_]{1,120})=(?P<value>
+        [ymn] | -?[0-9]{1,20} | 0[xX][0-9a-fA-F]{1,16} | "(?:[^"\\\x00-\x1f]|\\["\\])*" )""",
+    re.VERBOSE,
+)
+_UNSET = re.compile(r"# CONFIG_(?P<name>[A-Za-z0-9_]{1,120}) is not set")
+_LIMIT_BYTES = 4 << 20
+
+# What olddefconfig adds or changes because the distribution's own configuration lives elsewhere: its salt and its
+# keys are set by the package's build, and neither takes part in any object's code. CC_VERSION_TEXT only differs in
+# the name under which the same compiler was called; its version is compared apart.
+ALLOWED_DIFFERENCES = frozenset(
+    {"BUILD_SALT", "CC_VERSION_TEXT", "MODULE_SIG_ALL", "MODULE_SIG_KEY", "SYSTEM_TRUSTED_KEYS"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelConfig:
+    """The assignments of a .config. Values stand as written, strings without their quotes; unset is `n`."""
+
+    values: Mapping[str, str]
+
+    def get(self, name: str) -> str:
+        """Return the value of CONFIG_`name`, `n` where it is not set or not there."""
+        return self.values.get(name, "n")
+
+    def enabled(self, name: str) -> bool:
+        """Whether CONFIG_`name` is `y`."""
+        return self.get(name) == "y"
+
+
+def parse_config(data: bytes) -> KernelConfig:
+    """Read a .config. Raises UsageError for any line that is not a Kconfig assignment, a comment or empty."""
+    if len(data) > _LIMIT_BYTES:
+        raise _refused(0, f"is larger than {_LIMIT_BYTES} bytes")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise _refused(0, "is not UTF-8 text") from error
+    values: dict[str, str] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if found := _ASSIGNMENT.fullmatch(line):
+            value = found["value"]
+            if value.startswith('"'):
+                if "$(" in value or "`" in value:
+                    raise _refused(number, "holds a command substitution")
+                value = re.sub(r'\\(["\\])', r"\1", value[1:-1])
+            values[found["name"]] = value
+        elif found := _UNSET.fullmatch(line):
+            values[found["name"]] = "n"
+        elif line and not line.startswith("#"):
+            raise _refused(number, f"is not a Kconfig assignment: {line[:60]!r}")
+    return KernelConfig(values)
+
+
+def differences(one: KernelConfig, other: KernelConfig) -> dict[str, tuple[str, str]]:
+    """Return what differs outside `ALLOWED_DIFFERENCES`: name to (value in `one`, value in `other`)."""
+    names = sorted((set(one.values) | set(other.values)) - ALLOWED_DIFFERENCES)
+    return {
+        name: (one.get(name), other.get(name))
+        for name in names
+        if _comparable(one.get(name)) != _comparable(other.get(name))
+    }
+
+
+def _comparable(value: str) -> str:
+    # An empty string and an option that is absent mean the same to the build.
+    return value or "n"
+
+
+def _refused(number: int, what: str) -> UsageError:
+    place = f"Line {number} of the kernel configuration" if number else "The kernel configuration"
+    return UsageError(
+        "config-line", f"{place} {what}.", advice="Send the .config that the kernel was built with, unchanged."
+    )

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the functions of one source file stand among the symbols of a linked kernel or module.
+
+A linked symbol table lists the local symbols of each object behind an entry of type FILE that carries the base name
+of the source. Base names repeat (there are many `core.c`), so the block is found by its content: the one whose local
+functions and objects are those of the rebuilt object. This is also how kpatch's create-diff-object does it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from elivepatch.kernel.elf import (
+    BIND_LOCAL,
+    TYPE_FILE,
+    TYPE_FUNC,
+    TYPE_OBJECT,
+    TYPE_SECTION,
+    ElfFile,
+    Symbol,
+)
+
+# Names that an object has but the linked file need not: discarded sections, compiler and assembler bookkeeping, and
+# the padding symbols that IBT kernels get from objtool after linking, outside their file's block.
+_UNSTABLE = re.compile(
+    r"__pfx_|__cfi_|\.L|__UNIQUE_ID_|__exitcall_|__addressable_|__brk_reservation|__initcall_|__quirk_|__ksymtab_"
+    r"|__kstrtab|__discard_|\.discard|__pci_fixup|__setup_str_|__func_stack_frame_non_standard|__already_done"
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The local symbols that one object brought into a linked file. `position` is that of its FILE entry."""
+
+    position: int
+    name: str
+    symbols: tuple[Symbol, ...]
+
+    @cached_property
+    def names(self) -> frozenset[tuple[str, int]]:
+        """Names and types of the functions and objects that must also be in the object."""
+        return stable_names(self.symbols)
+
+
+def stable_names(symbols: Iterable[Symbol]) -> frozenset[tuple[str, int]]:
+    """Return name and type of the local functions and objects among `symbols` that survive linking."""
+    return frozenset(
+        (symbol.name, symbol.kind)
+        for symbol in symbols
+        if symbol.bind == BIND_LOCAL and symbol.kind in {TYPE_FUNC, TYPE_OBJECT} and not _UNSTABLE.match(symbol.name)
+    )
+
+
+class LinkedSymbols:
+    """The symbols of vmlinux or of a module, ready to be asked."""
+
+    def __init__(self, elf: ElfFile, *, is_vmlinux: bool) -> None:
+        self.elf = elf
+        self.is_vmlinux = is_vmlinux
+        self.symbols = elf.symbols
+
+    @cached_property
+    def blocks(self) -> dict[str, list[Block]]:
+        """The blocks of local symbols by the base name of their source file."""
+        found: dict[str, list[Block]] = defaultdict(list)
+        position, name, members = -1, "", list[Symbol]()
+        for symbol in self.symbols:
+            if symbol.kind == TYPE_FILE or symbol.bind != BIND_LOCAL:
+                if position >= 0:
+                    found[name].append(Block(position, name, tuple(members)))
+                position, name, members = (symbol.number, symbol.name, []) if symbol.kind == TYPE_FILE else (-1, "", [])
+                if symbol.bind != BIND_LOCAL:
+                    break
+            elif position >= 0 and symbol.kind != TYPE_SECTION:
+                members.append(symbol)
+        else:
+            if position >= 0:
+                found[name].append(Block(position, name, tuple(members)))
+        return dict(found)
+
+    @cached_property
+    def named(self) -> dict[str, list[Symbol]]:
+        """All defined symbols that kallsyms lists, by name, in the order in which the kernel counts `old_sympos`.
+
+        For vmlinux that is the order of addresses (kernel/livepatch/core.c walks kallsyms); for a module the order of
+        its symbol table.
+        """
+        found: dict[str, list[Symbol]] = defaultdict(list)
+        for symbol in self.symbols:
+            if symbol.defined and symbol.kind not in {TYPE_FILE, TYPE_SECTION} and symbol.name:
+                found[symbol.name].append(symbol)
+        if self.is_vmlinux:
+            for same in found.values():
+                if len(same) > 1:
+                    same.sort(key=lambda symbol: symbol.value)
+        return dict(found)
+
+    def block_of(self, file_name: str, local_names: frozenset[tuple[str, int]]) -> list[Block]:
+        """Return the blocks for `file_name` that hold exactly `local_names`; none or several means not decidable."""
+        return [block for block in self.blocks.get(file_name, []) if block.names == local_names]
+
+    def position(self, symbol: Symbol) -> int:
+        """Return what the kernel calls `old_sympos` of this symbol: 0 where the name is unique, else from 1."""
+        same = self.named[symbol.name]
+        return 0 if len(same) == 1 else same.index(symbol) + 1

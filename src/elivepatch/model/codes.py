@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The catalogue of what a patch can be told: every code, whose matter it is, and the advice that goes with it.
+
+One table, so that messages, documentation (docs/codes.md) and tests cannot drift apart. The ways out are those of
+Documentation/livepatch (callbacks, shadow variables) where the kernel has one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from elivepatch.model.errors import Kind, Problem
+
+
+class Entry(NamedTuple):
+    """What is fixed about a code: `meaning` completes "this code means that ..."."""
+
+    kind: Kind
+    meaning: str
+    advice: str
+
+
+CODES: dict[str, Entry] = {
+    # The series itself
+    "patch-empty": Entry(Kind.FAILURE, "the file holds no hunk", "Send the output of git format-patch or diff -u."),
+    "patch-binary": Entry(
+        Kind.FAILURE, "the diff is or contains binary data", "Only text can be livepatched; drop the binary part."
+    ),
+    "patch-encoding": Entry(
+        Kind.FAILURE, "the diff is not UTF-8 text", "Convert it with iconv -t UTF-8 and send again."
+    ),
+    "patch-too-large": Entry(
+        Kind.FAILURE,
+        "the series is larger than the server takes",
+        "Send only what the fix needs; split unrelated parts.",
+    ),
+    "patch-malformed": Entry(
+        Kind.FAILURE,
+        "the diff cannot be read",
+        "Make it anew with git format-patch or diff -u; mail clients fold lines.",
+    ),
+    "patch-path": Entry(
+        Kind.FAILURE,
+        "a file name in the diff points outside the source tree",
+        "Make the diff from the top of the kernel tree, with a/ and b/ before the names.",
+    ),
+    "patch-build-files": Entry(
+        Kind.VERDICT,
+        "the series edits files that run at build time (Makefile, Kconfig, scripts/, tools/)",
+        "Leave these files out; they have no effect on a running kernel.",
+    ),
+    "does-not-apply": Entry(
+        Kind.FAILURE,
+        "the series does not apply to exactly this kernel's source",
+        "Take the fix from this kernel's own stable branch, or rebase the patch onto the kernel's source package.",
+    ),
+    "already-applied": Entry(
+        Kind.FAILURE, "this kernel's source already contains the change", "Nothing is left to do for this kernel."
+    ),
+    # What it reaches
+    "not-built": Entry(
+        Kind.VERDICT,
+        "this kernel's configuration builds none of the files that the series touches",
+        "This kernel is not affected by the change; nothing is to be done.",
+    ),
+    "header": Entry(
+        Kind.VERDICT,
+        "the series changes a header, and every file that includes it would have to be patched too",
+        "Move the change into the .c files that need it, for example as a local copy of the inline function.",
+    ),
+    "assembly": Entry(
+        Kind.VERDICT,
+        "the series changes assembly, which has no entry that livepatch could redirect",
+        "Patch the C function that calls it, or reboot into a fixed kernel.",
+    ),
+    "unpatchable-code": Entry(
+        Kind.VERDICT,
+        "the code runs before or outside the kernel proper (boot, vdso, purgatory, real mode)",
+        "Reboot into a fixed kernel.",
+    ),
+    "several-parents": Entry(
+        Kind.VERDICT,
+        "an object is linked into several modules",
+        "Such objects are not supported; patch a caller that lives in one module only.",
+    ),
+    "new-file": Entry(
+        Kind.VERDICT,
+        "the series adds or deletes a source file",
+        "Put the new code into a file that this kernel already builds.",
+    ),
+    # Compiling
+    "compile-error": Entry(
+        Kind.FAILURE,
+        "the patched source does not compile",
+        "Look for a commit that the fix depends on (a helper, a structure member) and send it first in the series.",
+    ),
+    "no-change": Entry(
+        Kind.VERDICT,
+        "the compiled code is the same with and without the series",
+        "This kernel's configuration is not affected by the change (or only comments changed); nothing is to be done.",
+    ),
+    # What create-diff-object and our own checks refuse
+    "init-code": Entry(
+        Kind.VERDICT,
+        "the series changes code that only runs at start-up and has already run",
+        "Leave the __init hunk out if the fix does not need it, or do its work in a pre- or post-patch callback.",
+    ),
+    "data-layout": Entry(
+        Kind.VERDICT,
+        "the series changes the layout of a structure, while objects of the old layout are alive",
+        "Keep the structure as it is and attach new members as shadow variables (Documentation/livepatch/shadow-vars.rst).",
+    ),
+    "data-change": Entry(
+        Kind.VERDICT,
+        "the series changes initialised data, which a livepatch cannot replace",
+        "Change the code that reads the data, or write the new value in a post-patch callback.",
+    ),
+    "new-data": Entry(
+        Kind.VERDICT,
+        "the series adds static data in a section that is shared with other objects (__read_mostly, pr_*_once)",
+        "Use an ordinary static variable instead, without the attribute or the _once macro.",
+    ),
+    "no-function-entry": Entry(
+        Kind.VERDICT,
+        "a changed function has no entry that ftrace can redirect (inline, notrace, noinstr, or a directory without it)",
+        "Patch the functions that call it; making it __always_inline changes its callers instead.",
+    ),
+    "static-local": Entry(
+        Kind.VERDICT,
+        "a static local variable lost its last use",
+        "Keep a harmless reference to the variable in the patched function.",
+    ),
+    "jump-label": Entry(
+        Kind.VERDICT,
+        "a changed function tests a static key that a module defines",
+        "Replace static_branch_likely() or static_branch_unlikely() by static_key_enabled() in the changed function.",
+    ),
+    "static-call": Entry(
+        Kind.VERDICT,
+        "a changed function makes a static call whose key a module defines",
+        "Use KPATCH_STATIC_CALL() from kpatch-macros.h in the changed function.",
+    ),
+    "export": Entry(
+        Kind.VERDICT,
+        "the series adds or changes an exported symbol",
+        "Leave the EXPORT_SYMBOL out: no loaded module can use a new export.",
+    ),
+    "section-change": Entry(
+        Kind.VERDICT,
+        "a symbol moved to another section or changed its attributes",
+        "Keep the attributes (__read_mostly, static, const, alignment) of existing symbols.",
+    ),
+    "special-section": Entry(
+        Kind.VERDICT,
+        "code of a module refers to another module's symbol in a place that is filled in before it can be resolved",
+        "Avoid alternatives, static branches and paravirt calls on symbols of other modules in the changed function.",
+    ),
+    "duplicate-symbol": Entry(
+        Kind.VERDICT,
+        "the kernel has several files with the same name and the same functions, so the right one cannot be told",
+        "This function cannot be livepatched safely; patch a caller in another file.",
+    ),
+    # After the build
+    "module-check": Entry(
+        Kind.ERROR,
+        "the finished module does not fit the kernel",
+        "The module was thrown away. Keep the report and the log and report it as a fault of elivepatch.",
+    ),
+    "undefined-symbol": Entry(
+        Kind.FAILURE,
+        "the patched code uses a symbol that this kernel does not have or does not export",
+        "Add the commit that defines the symbol to the series, before this patch.",
+    ),
+    "sealed-endbr": Entry(
+        Kind.VERDICT,
+        "the new code takes the address of a function whose indirect-branch entry this kernel has sealed",
+        "Call the function directly, or through a small wrapper of your own in the patched file.",
+    ),
+    "fidelity": Entry(
+        Kind.ERROR,
+        "the rebuilt original function is not the one that the kernel runs",
+        "The base is not this kernel: remove it and add it again; if it happens again, report it.",
+    ),
+    "symbols": Entry(
+        Kind.ERROR,
+        "the rebuilt object's symbols do not match those of the running kernel",
+        "The base is not this kernel: remove it and add it again; if it happens again, report it.",
+    ),
+    "diff-tool": Entry(
+        Kind.ERROR,
+        "the diff tool gave up for a reason of its own",
+        "Keep the log and report it; smaller changes in the same file often pass.",
+    ),
+    "diff-tool-crash": Entry(
+        Kind.ERROR,
+        "the diff tool crashed",
+        "Keep the log and report it; smaller changes in the same file often pass.",
+    ),
+    "link-failed": Entry(Kind.ERROR, "the module could not be linked", "Keep the log and report it."),
+    "out-of-time": Entry(
+        Kind.ERROR, "a step ran longer than it may", "Try again; if it happens again, look at the log."
+    ),
+}
+
+
+def problem(code: str, message: str, *, excerpt: str = "") -> Problem:
+    """Return the problem with this code; `message` is one sentence. Raises KeyError for a code that is not listed."""
+    entry = CODES[code]
+    return Problem(code=code, kind=entry.kind, message=message, advice=entry.advice, excerpt=excerpt)

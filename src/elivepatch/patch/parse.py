@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reading a source patch as what it is: bytes from a stranger."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from unidiff.errors import UnidiffParseError
+from unidiff.patch import PatchSet
+
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped
+from elivepatch.model.series import PatchSeries, SourcePatch
+
+PATCH_LIMIT_BYTES = 1 << 20
+SERIES_LIMIT_BYTES = 4 << 20
+_BINARY = re.compile(rb"(?m)^(GIT binary patch|Binary files .* differ)\r?$")
+_LINK_MODE = re.compile(r"(?m)^(?:new file mode|new mode|old mode|deleted file mode) (120000|160000)$")
+_NAME = re.compile(r"[A-Za-z0-9_+,.@=~ -]{1,255}")
+_NOWHERE = "/dev/null"
+
+
+class FileKind(enum.StrEnum):
+    """What a file in the kernel tree is, as far as livepatching cares."""
+
+    SOURCE = "source"
+    HEADER = "header"
+    ASSEMBLY = "assembly"
+    BUILD = "build"
+    DOCUMENT = "document"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TouchedFile:
+    """One file that a series changes; `path` is relative to the top of the kernel tree and safe to join to it."""
+
+    path: str
+    kind: FileKind
+    added: bool
+    removed: bool
+
+
+def read_series(series: PatchSeries) -> tuple[TouchedFile, ...]:
+    """Return the files that a series touches, each once, in order of first appearance.
+
+    Raises BuildStopped with one of the `patch-...` codes for anything that is not a plain text diff inside the tree.
+    """
+    if not series.patches:
+        raise BuildStopped(problem("patch-empty", "The series holds no patch."))
+    if sum(len(patch.content) for patch in series.patches) > SERIES_LIMIT_BYTES:
+        raise BuildStopped(
+            problem("patch-too-large", f"The series is larger than {SERIES_LIMIT_BYTES >> 20} MiB in all.")
+        )
+    touched: dict[str, TouchedFile] = {}
+    for patch in series.patches:
+        for file in _read(patch):
+            earlier = touched.get(file.path)
+            if earlier is None or (file.removed and not earlier.removed):
+                touched[file.path] = file
+    return tuple(touched.values())
+
+
+def _read(patch: SourcePatch) -> list[TouchedFile]:
+    if len(patch.content) > PATCH_LIMIT_BYTES:
+        raise BuildStopped(problem("patch-too-large", f"{patch.name} is larger than {PATCH_LIMIT_BYTES >> 20} MiB."))
+    if not patch.content.strip():
+        raise BuildStopped(problem("patch-empty", f"{patch.name} is empty."))
+    if b"\0" in patch.content or _BINARY.search(patch.content):
+        raise BuildStopped(problem("patch-binary", f"{patch.name} contains binary data."))
+    try:
+        text = patch.content.decode()
+    except UnicodeDecodeError as error:
+        raise BuildStopped(
+            problem("patch-encoding", f"{patch.name} is not UTF-8 text (byte {error.start}).")
+        ) from error
+    if found := _LINK_MODE.search(text):
+        raise BuildStopped(
+            problem("patch-path", f"{patch.name} makes a symbolic link or a submodule.", excerpt=found.group())
+        )
+    try:
+        files = PatchSet(text)
+    except (UnidiffParseError, ValueError, IndexError, AttributeError) as error:
+        raise BuildStopped(
+            problem("patch-malformed", f"{patch.name} cannot be read as a diff: {str(error).strip()[:200]}.")
+        ) from error
+    found_files = [_touched(patch, file.source_file, file.target_file) for file in files if len(file) or file.is_rename]
+    if not found_files:
+        raise BuildStopped(problem("patch-empty", f"{patch.name} holds no hunk."))
+    return found_files
+
+
+def _touched(patch: SourcePatch, source: str, target: str) -> TouchedFile:
+    added, removed = source == _NOWHERE, target == _NOWHERE
+    if added and removed:
+        raise BuildStopped(problem("patch-malformed", f"{patch.name} has a diff without any file name."))
+    old, new = (None if name == _NOWHERE else _inside(patch, name) for name in (source, target))
+    path = new or old or ""
+    if old is not None and new is not None and old != new:
+        # A rename is a deletion and an addition to the build.
+        return TouchedFile(path=path, kind=kind_of(path), added=True, removed=False)
+    return TouchedFile(path=path, kind=kind_of(path), added=added, removed=removed)
+
+
+def _inside(patch: SourcePatch, name: str) -> str:
+    """Return `name` without its first component, as `patch -p1` will see it; stop where it is not inside the tree."""
+    parts = name.split("/")[1:]
+    if name.startswith("/") or not parts or any(part in {"", ".", ".."} or not _NAME.fullmatch(part) for part in parts):
+        raise BuildStopped(problem("patch-path", f"{patch.name} names a file outside the source tree: {name[:120]!r}."))
+    return "/".join(parts)
+
+
+def kind_of(path: str) -> FileKind:
+    """Return what the file at `path` (relative to the kernel tree) is."""
+    pure = PurePosixPath(path)
+    top, name, suffix = pure.parts[0], pure.name, pure.suffix
+    if top == "Documentation" or name in {"MAINTAINERS", "CREDITS", ".mailmap", "README", "TODO"}:
+        return FileKind.DOCUMENT
+    if (
+        top in {"scripts", "tools", "usr", "certs"}
+        or name.startswith(("Makefile", "Kconfig", "Kbuild", "."))
+        or suffix in {".mk", ".lds", ".sh", ".py", ".pl", ".awk"}
+        or name.endswith((".lds.S", ".tbl"))
+    ):
+        return FileKind.BUILD
+    if suffix in {".rst", ".txt", ".md", ".yaml"}:
+        return FileKind.DOCUMENT
+    return {".c": FileKind.SOURCE, ".h": FileKind.HEADER, ".S": FileKind.ASSEMBLY}.get(suffix, FileKind.OTHER)
