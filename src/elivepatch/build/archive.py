@@ -151,7 +151,7 @@ class Archive:
         raise EnvironmentFault(
             "package-missing",
             f"No configured archive has {name} in version {version}.",
-            advice="Debian keeps old versions for a while only: choose a newer kernel, or configure an archive that has it.",
+            advice="Debian keeps old versions for a while only: take a newer kernel, or configure an archive that has it.",
         )
 
     def download(self, packages: list[Package], progress: Progress = silent) -> list[Path]:
@@ -175,12 +175,15 @@ class Archive:
             left.unlink()
 
         def tell(_seconds: float) -> None:
-            have = sum(file.stat().st_size for file in scratch.iterdir() if file.is_file())
+            partial = self.directory / "cache/archives/partial"
+            have = max((file.stat().st_size for file in partial.iterdir() if file.is_file()), default=0)
+            if not have:
+                return
             progress(
                 Event(
                     stage="download",
                     message=f"{package.name} {package.version} ({have >> 20} of {package.size_bytes >> 20} MiB)",
-                    fraction=min(have / package.size_bytes, 0.99),
+                    fraction=min(max(have / package.size_bytes, 0.01), 0.99),
                 )
             )
 

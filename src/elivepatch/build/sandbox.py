@@ -141,7 +141,7 @@ def _bwrap(helper: Path) -> tuple[str, ...]:
         raise EnvironmentFault(
             "sandbox",
             "The toolchain that carries the sandbox has no bubblewrap of at least version 0.12.",
-            advice="Make it anew: elivepatch-server toolchain remove debian-13; elivepatch-server toolchain add debian-13.",
+            advice="Make it anew: elivepatch-server toolchain remove debian-13, then toolchain add debian-13.",
         )
     return tuple(command)
 
