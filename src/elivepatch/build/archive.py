@@ -151,7 +151,7 @@ class Archive:
         raise EnvironmentFault(
             "package-missing",
             f"No configured archive has {name} in version {version}.",
-            advice="Debian keeps old versions for a while only: take a newer kernel, or configure an archive that has it.",
+            advice="Debian keeps old versions for a while only: take a newer kernel.",
         )
 
     def download(self, packages: list[Package], progress: Progress = silent) -> list[Path]:
@@ -188,9 +188,7 @@ class Archive:
             )
 
         progress(
-            Event(
-                stage="download", message=f"{package.name} {package.version} ({total >> 20} MiB to fetch)", fraction=0.0
-            )
+            Event(stage="download", message=f"{package.name} {package.version} (of {total >> 20} MiB)", fraction=0.0)
         )
         done = run(
             ["apt-get", "-q", "download", f"{package.name}={package.version}"],

@@ -8,6 +8,7 @@ On disk, below the directory of bases:
     RELEASE/vmlinux       the shipped kernel without debug information: symbols, code, export tables
     RELEASE/vmlinuz       what a trial boots
     RELEASE/modules/      the shipped modules
+    RELEASE/symbols/      their symbols as they were linked, which shipping has stripped of FILE entries
     RELEASE/units.json    which source file belongs to which object and parent (class Units)
     RELEASE/originals/    unpatched objects that jobs have compiled so far
 """
@@ -31,7 +32,7 @@ from elivepatch.kernel.units import Units
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release, parse_release
 
-RECIPE = 1
+RECIPE = 2
 """Raised when the way a base is made changes; part of every base's digest."""
 
 VMLINUX = "vmlinux"
@@ -117,7 +118,7 @@ class Base:
                 f"The base has no module called {name}.",
                 advice="The base is damaged: remove it and add it again.",
             ) from None
-        return LinkedSymbols(ElfFile(path), is_vmlinux=False)
+        return LinkedSymbols(ElfFile(path), is_vmlinux=False, listing=ElfFile(self.directory / "symbols" / path.name))
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping of the facts, without the place."""

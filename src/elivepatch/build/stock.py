@@ -23,9 +23,9 @@ from pathlib import Path
 
 from elivepatch.build.archive import Archive, Package
 from elivepatch.build.base import VMLINUX, Base, Bases
-from elivepatch.build.compile import SECTION_FLAGS, make_arguments
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
 from elivepatch.build.toolchain import Toolchain, Toolchains
+from elivepatch.build.tree import SECTION_FLAGS, make_arguments
 from elivepatch.kernel.config import KernelConfig, differences, parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.units import Units, make_units, read_compile_units
@@ -45,6 +45,7 @@ _STRUCTS = {
     "paravirt_patch_site": "PARA_STRUCT_SIZE",
 }
 _MAY_BE_ABSENT = {"PARA_STRUCT_SIZE"}
+_STRIP = "objcopy --strip-debug --keep-file-symbols"
 _SOURCE_TOPS = "arch/x86 block certs crypto drivers fs init io_uring ipc kernel lib mm net security sound virt"
 
 
@@ -169,6 +170,8 @@ class StockMaker:
         _one_of(unpacked, f"boot/vmlinuz-{release}", f"usr/lib/modules/{release}/vmlinuz").rename(scratch / "vmlinuz")
         _one_of(unpacked, f"lib/modules/{release}", f"usr/lib/modules/{release}").rename(scratch / "modules")
         shutil.rmtree(unpacked)
+        compressed = ["find", str(scratch / "modules"), "-name", "*.ko.xz", "-print0"]
+        run(["xargs", "-0", "-r", "-P2", "-n50", "xz", "-d"], stdin=run(compressed).output).check("Unpacking modules")
         (scratch / "originals").mkdir()
         for public in ("vmlinuz", VMLINUX):
             (scratch / public).chmod(0o644)
@@ -220,9 +223,10 @@ class StockMaker:
         self._tell(f"{packages.release}: reading debug information")
         listing = "readelf -wi --dwarf-depth=1 {} 2>/dev/null | grep -E '^File: |DW_AT_name'"
         script = (
-            f"objcopy --strip-debug /in/{vmlinux} /out/vmlinux && pahole -F btf -s /out/vmlinux >/out/sizes && "
+            f"{_STRIP} /in/{vmlinux} /out/vmlinux && pahole -F btf -s /out/vmlinux >/out/sizes && "
             f"{listing.format(f'/in/{vmlinux}')} >/out/vmlinux.units && cd /in && "
-            r"find . -name '*.ko' -o -name '*.ko.debug' | sort | xargs " + listing.format("") + " >/out/modules.units"
+            f"find . -name '*.ko' | sort | xargs {listing.format('')} >/out/modules.units && mkdir /out/symbols && "
+            f"""find . -name '*.ko' -print0 | xargs -0 -P2 -n1 sh -c '{_STRIP} "$1" "/out/symbols/${{1##*/}}"' sh"""
         )
         sandbox.run(["sh", "-c", script], inputs=debug, output=stripped).check("Reading the kernel's debug information")
         compiled = read_compile_units((stripped / "vmlinux.units").read_text().splitlines(), parent=VMLINUX)
@@ -231,6 +235,7 @@ class StockMaker:
         sizes = _struct_sizes((stripped / "sizes").read_text())
         (stripped / "vmlinux").rename(scratch / VMLINUX)
         os.chown(scratch / VMLINUX, 0, 0)
+        (stripped / "symbols").rename(scratch / "symbols")
         shutil.rmtree(debug)
         shutil.rmtree(stripped)
         return compiled, sizes

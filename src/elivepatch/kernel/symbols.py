@@ -9,6 +9,7 @@ functions and objects are those of the rebuilt object. This is also how kpatch's
 from __future__ import annotations
 
 import re
+import struct
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,12 +57,16 @@ def stable_names(symbols: Iterable[Symbol]) -> frozenset[tuple[str, int]]:
 
 
 class LinkedSymbols:
-    """The symbols of vmlinux or of a module, ready to be asked."""
+    """The symbols of vmlinux or of a module, ready to be asked.
 
-    def __init__(self, elf: ElfFile, *, is_vmlinux: bool) -> None:
+    `elf` is what the kernel runs or loads. Where that was stripped of FILE entries, as shipped modules are, `listing`
+    is the same file from the debug package: its symbols are used, with the sections of `elf`.
+    """
+
+    def __init__(self, elf: ElfFile, *, is_vmlinux: bool, listing: ElfFile | None = None) -> None:
         self.elf = elf
         self.is_vmlinux = is_vmlinux
-        self.symbols = elf.symbols
+        self.symbols = elf.symbols if listing is None else _with_sections_of(elf, listing)
 
     @cached_property
     def blocks(self) -> dict[str, list[Block]]:
@@ -90,7 +95,7 @@ class LinkedSymbols:
         its symbol table.
         """
         found: dict[str, list[Symbol]] = defaultdict(list)
-        for symbol in self.symbols:
+        for symbol in self.elf.symbols:
             if symbol.defined and symbol.kind not in {TYPE_FILE, TYPE_SECTION} and symbol.name:
                 found[symbol.name].append(symbol)
         if self.is_vmlinux:
@@ -105,5 +110,41 @@ class LinkedSymbols:
 
     def position(self, symbol: Symbol) -> int:
         """Return what the kernel calls `old_sympos` of this symbol: 0 where the name is unique, else from 1."""
-        same = self.named[symbol.name]
-        return 0 if len(same) == 1 else same.index(symbol) + 1
+        places = [(one.section, one.value) for one in self.named[symbol.name]]
+        return 0 if len(places) == 1 else places.index((symbol.section, symbol.value)) + 1
+
+    def sealed(self, section: int) -> frozenset[int]:
+        """Return the addresses (in a module: offsets in `section`) of functions whose ENDBR the kernel overwrites.
+
+        The list is objtool's .ibt_endbr_seal: places relative to themselves (arch/x86/kernel/alternative.c,
+        apply_seal_endbr). Functions in it are never called through a pointer by the shipped code.
+        """
+        if self.is_vmlinux:
+            return self._sealed_in_vmlinux
+        table = self.elf.by_name.get(".ibt_endbr_seal")
+        if table is None:
+            return frozenset()
+        found = set()
+        for entry in self.elf.relocations(table):
+            symbol = self.symbols[entry.symbol]
+            if symbol.section == section:
+                found.add(symbol.value + entry.addend)
+        return frozenset(found)
+
+    @cached_property
+    def _sealed_in_vmlinux(self) -> frozenset[int]:
+        bounds = [self.named.get(name, []) for name in ("__ibt_endbr_seal", "__ibt_endbr_seal_end")]
+        if not all(bounds):
+            return frozenset()
+        start, stop = bounds[0][0], bounds[1][0]
+        section = self.elf.sections[start.section]
+        raw = self.elf.content(section)[start.value - section.address : stop.value - section.address]
+        relative = struct.unpack(f"<{len(raw) // 4}i", raw[: len(raw) // 4 * 4])
+        return frozenset(start.value + 4 * number + offset for number, offset in enumerate(relative))
+
+
+def _with_sections_of(elf: ElfFile, listing: ElfFile) -> tuple[Symbol, ...]:
+    numbers = [elf.by_name[one.name].number if one.name in elf.by_name else 0 for one in listing.sections]
+    return tuple(
+        symbol._replace(section=numbers[symbol.section]) if symbol.defined else symbol for symbol in listing.symbols
+    )

@@ -108,7 +108,7 @@ CODES: dict[str, Entry] = {
     "data-layout": Entry(
         Kind.VERDICT,
         "the series changes the layout of a structure, while objects of the old layout are alive",
-        "Keep the structure as it is and attach new members as shadow variables (Documentation/livepatch/shadow-vars.rst).",
+        "Keep the structure and attach new members as shadow variables (Documentation/livepatch/shadow-vars.rst).",
     ),
     "data-change": Entry(
         Kind.VERDICT,
@@ -122,7 +122,7 @@ CODES: dict[str, Entry] = {
     ),
     "no-function-entry": Entry(
         Kind.VERDICT,
-        "a changed function has no entry that ftrace can redirect (inline, notrace, noinstr, or a directory without it)",
+        "a changed function has no entry for ftrace to redirect (inline, notrace, noinstr, a directory without it)",
         "Patch the functions that call it; making it __always_inline changes its callers instead.",
     ),
     "static-local": Entry(
@@ -175,6 +175,11 @@ CODES: dict[str, Entry] = {
         Kind.VERDICT,
         "the new code takes the address of a function whose indirect-branch entry this kernel has sealed",
         "Call the function directly, or through a small wrapper of your own in the patched file.",
+    ),
+    "weak-overridden": Entry(
+        Kind.VERDICT,
+        "the series changes a weak function that this kernel does not use, because another file overrides it",
+        "Patch the function that overrides it; this one never runs.",
     ),
     "fidelity": Entry(
         Kind.ERROR,

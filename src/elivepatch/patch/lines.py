@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _TOKEN = re.compile(
-    r"""(?P<comment>/\*) | (?P<line>//) | (?P<text>"(?:\\.|[^"\\])*"?) | (?P<char>'(?:\\.|[^'\\])*'?) | (?P<paren>[()])""",
+    r"""(?P<comment>/\*) | (?P<line>//) | (?P<text>"(?:\\.|[^"\\])*"?)
+        | (?P<char>'(?:\\.|[^'\\])*'?) | (?P<paren>[()])""",
     re.VERBOSE,
 )
 

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The builder `objects`: only what a series changes is compiled, against a base that was never built.
+
+Original and patched object are compared by create-diff-object; everything it does not look at (the bytes that the host
+runs, layouts, symbol positions, sealed entries) is checked by us. docs/adr/0002 says why this builder is the default.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from elivepatch.build.apply import Applied, apply_series
+from elivepatch.build.base import Base
+from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
+from elivepatch.build.checks.layout import check_layouts
+from elivepatch.build.checks.module import Expected, check_module
+from elivepatch.build.compile import Compiler
+from elivepatch.build.diff import Difference, DiffTool, symbol_table
+from elivepatch.build.link import Linker
+from elivepatch.build.reach import Reach, reach
+from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.toolchain import Toolchains
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.units import Unit
+from elivepatch.model.build import BuildOutcome, PatchedFunction
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped
+from elivepatch.model.progress import Event, Progress, silent
+from elivepatch.model.series import PatchSeries
+from elivepatch.patch.parse import read_series
+from elivepatch.process import Cancellation
+
+VERSION = 1
+"""Raised when the same input would give other bytes; part of every build key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """One object of the series that changed."""
+
+    unit: Unit
+    located: Located
+    difference: Difference
+
+    @property
+    def parent(self) -> str:
+        return self.unit.parents[0]
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectsBuilder:
+    """Builds livepatches for one base. One instance does one job at a time."""
+
+    base: Base
+    toolchains: Toolchains
+    jobs: int
+    progress: Progress = silent
+    cancellation: Cancellation | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def build(self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False) -> BuildOutcome:
+        """Build the livepatch `name` from `series` in the empty directory `work_dir`.
+
+        Whatever is wrong with the series comes back as the outcome's problem. Raises EnvironmentFault where something
+        else is broken.
+        """
+        try:
+            return self._build(series, name=name, work_dir=work_dir, check_only=check_only)
+        except BuildStopped as stopped:
+            return BuildOutcome(problem=stopped.problem, seconds=dict(self.seconds))
+
+    def _build(self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool) -> BuildOutcome:
+        with self._timed("read", "reading the series"):
+            touched = read_series(series)
+            reached = reach(touched, self.base.units, self.base.tree)
+        toolchain = self.toolchains.get(self.base.toolchain)
+        sandbox = self.toolchains.sandbox(toolchain)
+        with self._timed("apply", f"applying to the source of {self.base.release}"):
+            applied = apply_series(
+                series, touched, tree=self.base.tree, sandbox=sandbox, work_dir=work_dir, cancellation=self.cancellation
+            )
+        with self._timed("compile", f"compiling {len(reached.units)} object(s), original and patched"):
+            objects = self._objects(reached, applied, name, work_dir)
+        if not objects:
+            raise BuildStopped(problem("no-change", f"{_sources(reached)}: the compiled code is the same."))
+        if check_only:
+            return BuildOutcome(functions=tuple(_planned(objects)), notes=reached.notes, seconds=dict(self.seconds))
+        with self._timed("link", "linking the module"):
+            linker = Linker(
+                base=self.base,
+                sandbox=sandbox,
+                helper=self._helper(),
+                patch_headers=self._patch_headers(),
+                cancellation=self.cancellation,
+            )
+            module = linker.link([one.difference.output for one in objects], name=name, work_dir=work_dir)
+        with self._timed("check", "checking the module against the kernel"):
+            functions = check_module(module, name, self.base, dict(_expected(objects)))
+        final = work_dir / f"{name}.ko"
+        shutil.copyfile(module, final)
+        return BuildOutcome(module=final, functions=functions, notes=reached.notes, seconds=dict(self.seconds))
+
+    def _objects(self, reached: Reach, applied: Applied, name: str, work_dir: Path) -> list[_Object]:
+        compiler = Compiler(
+            base=self.base,
+            sandbox=self.toolchains.sandbox(self.toolchains.get(self.base.toolchain)),
+            patch_headers=self._patch_headers(),
+            cancellation=self.cancellation,
+        )
+        # Threads that start sandboxes must live until these end (the sandbox dies with the thread that made it).
+        with ThreadPoolExecutor(max_workers=self.jobs) as pool, ThreadPoolExecutor(max_workers=self.jobs) as helpers:
+
+            def one(number: int, unit: Unit) -> _Object | None:
+                return self._object(unit, compiler, applied, name, work_dir / f"object-{number}", helpers)
+
+            pending = [pool.submit(one, number, unit) for number, unit in enumerate(reached.units)]
+            return [made for future in pending if (made := future.result()) is not None]
+
+    def _object(
+        self, unit: Unit, compiler: Compiler, applied: Applied, name: str, directory: Path, pool: ThreadPoolExecutor
+    ) -> _Object | None:
+        """Compile, compare and check one object; None where its code does not change."""
+        directory.mkdir()
+        output = directory / "compiled"
+        output.mkdir()
+        _own(output)
+        original = compiler.original(unit)
+        plain_pending = pool.submit(compiler.plain, unit, original)
+        try:
+            patched = compiler.patched(unit, original, applied.layer, output)
+        finally:
+            plain = ElfFile(plain_pending.result())
+        parent = self.base.parent(unit.parents[0])
+        located = locate(plain, parent, source=unit.source, parent=unit.parents[0])
+        layouts = pool.submit(
+            check_layouts,
+            original=original.sectioned,
+            patched=patched,
+            source=unit.source,
+            sandbox=self._helper(),
+            cancellation=self.cancellation,
+        )
+        tool = DiffTool(sandbox=self._helper(), struct_sizes=self.base.struct_sizes, cancellation=self.cancellation)
+        try:
+            difference = tool.compare(
+                original=original.sectioned,
+                patched=patched,
+                source=unit.source,
+                parent=unit.parents[0],
+                table=symbol_table(parent, located.block),
+                symvers=self.base.tree / "Module.symvers",
+                name=name,
+                work_dir=directory,
+            )
+        finally:
+            layouts.exception()
+        if difference is None:
+            return None
+        layouts.result()
+        check_fidelity(plain, parent, located, difference.changed, source=unit.source, parent=unit.parents[0])
+        return _Object(unit, located, difference)
+
+    def _helper(self) -> Sandbox:
+        return self.toolchains.sandbox(self.toolchains.helper())
+
+    def _patch_headers(self) -> Path:
+        return self.toolchains.helper().root / "usr/share/kpatch"
+
+    @contextmanager
+    def _timed(self, stage: str, message: str) -> Iterator[None]:
+        self.progress(Event(stage=stage, message=message))
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(time.monotonic() - started, 3)
+
+
+def _own(path: Path) -> None:
+    shutil.chown(path, BUILD_UID, BUILD_UID)
+
+
+def _sources(reached: Reach) -> str:
+    return ", ".join(unit.source for unit in reached.units)
+
+
+def _expected(objects: list[_Object]) -> Iterator[tuple[tuple[str, str], Expected]]:
+    for one in objects:
+        for function in one.difference.changed:
+            symbol = one.located.functions[function]
+            yield (one.parent, function), Expected(one.parent, one.unit.source, symbol)
+
+
+def _planned(objects: list[_Object]) -> Iterator[PatchedFunction]:
+    for one in objects:
+        for function in one.difference.changed:
+            yield PatchedFunction(object=one.parent, name=function, sympos=0, source=one.unit.source)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Checking the finished module against the kernel it is for, before anybody may load it.
+
+What the kernel would find out at load time (or, for a wrong symbol position or a sealed entry, only later) is found
+here: kernel/livepatch/core.c, kernel/module/version.c and arch/x86/kernel/alternative.c say what it looks at.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.build.base import VMLINUX, Base
+from elivepatch.kernel.elf import R_X86_64_PLT32, TYPE_FUNC, ElfFile, Section, Symbol
+from elivepatch.kernel.symbols import LinkedSymbols
+from elivepatch.kernel.traceable import TracedFunctions
+from elivepatch.model.build import PatchedFunction
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped
+
+_FUNC = struct.Struct("<7Q")  # struct kpatch_patch_func of kpatch-patch.h
+_FUNC_SYMPOS, _FUNC_NAME, _FUNC_OBJNAME = 32, 40, 48
+_VERSION = struct.Struct("<Q56s")  # struct modversion_info
+_KLP_SYMBOL = re.compile(r"\.klp\.sym\.([^.]+)\.(.+),(\d+)")
+_KLP_RELOCATIONS = re.compile(r"\.klp\.rela\.([^.]+)\.(.+)")
+_NAME_LIMIT = 55  # MODULE_NAME_LEN - 1
+
+_Parent = Callable[[str], LinkedSymbols]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Where one patched function must be: found again in its parent by its source's block of symbols."""
+
+    object: str
+    source: str
+    symbol: Symbol
+
+
+def check_module(
+    path: Path, name: str, base: Base, expected: Mapping[tuple[str, str], Expected]
+) -> tuple[PatchedFunction, ...]:
+    """Return the functions that the module at `path` replaces, after all checks.
+
+    `expected` maps (object, function) to where it must be. Raises BuildStopped with `module-check`, `no-function-entry`
+    or `sealed-endbr`.
+    """
+    module = ElfFile(path)
+    _check_identity(module, name, base)
+    parents: dict[str, LinkedSymbols] = {}
+
+    def parent(object_name: str) -> LinkedSymbols:
+        if object_name not in parents:
+            parents[object_name] = base.parent(object_name)
+        return parents[object_name]
+
+    found = tuple(_read_functions(module))
+    if not found:
+        raise _wrong("The module replaces no function")
+    functions = []
+    for object_name, function, sympos in found:
+        place = expected.get((object_name, function))
+        if place is None:
+            raise _wrong(f"The module replaces {function} of {object_name}, which nobody asked for")
+        _check_position(parent(object_name), place.symbol, sympos)
+        functions.append(PatchedFunction(object=object_name, name=function, sympos=sympos, source=place.source))
+    traced = {object_name: TracedFunctions(parent(object_name)) for object_name in {one.object for one in functions}}
+    for one in functions:
+        if not traced[one.object].contains(expected[one.object, one.name].symbol):
+            raise BuildStopped(problem("no-function-entry", f"{one.name} of {one.object} cannot be traced."))
+    _check_symbols(module, base, parent)
+    if base.ibt:
+        _check_endbr(module, parent)
+    return tuple(sorted(functions, key=lambda one: (one.object != VMLINUX, one.object, one.name)))
+
+
+def _check_identity(module: ElfFile, name: str, base: Base) -> None:
+    shipped = ElfFile(next(iter(base.module_files.values())))
+    for key in ("vermagic",):
+        if module.modinfo.get(key) != shipped.modinfo.get(key):
+            raise _wrong(f"The module's {key} is {module.modinfo.get(key)}, the kernel's is {shipped.modinfo.get(key)}")
+    if module.modinfo.get("livepatch") != ["Y"]:
+        raise _wrong("The module is not marked as a livepatch")
+    if module.modinfo.get("name") != [name] or len(name) > _NAME_LIMIT:
+        raise _wrong(f"The module is called {module.modinfo.get('name')} instead of {name}")
+    ours, theirs = (file.by_name.get(".gnu.linkonce.this_module") for file in (module, shipped))
+    if ours is None or theirs is None or ours.size != theirs.size:
+        raise _wrong("The module's struct module has another size than the kernel's")
+
+
+def _read_functions(module: ElfFile) -> Iterable[tuple[str, str, int]]:
+    section = module.by_name.get(".kpatch.funcs")
+    if section is None:
+        return
+    raw = module.content(section)
+    pointers = {}
+    for entry in module.relocations(section):
+        symbol = module.symbols[entry.symbol]
+        if not symbol.defined:
+            continue
+        text = module.content(module.sections[symbol.section])
+        start = symbol.value + entry.addend
+        pointers[entry.offset] = text[start : text.find(b"\0", start)].decode(errors="replace")
+    for start in range(0, len(raw) - len(raw) % _FUNC.size, _FUNC.size):
+        sympos = int.from_bytes(raw[start + _FUNC_SYMPOS : start + _FUNC_SYMPOS + 8], "little")
+        yield pointers.get(start + _FUNC_OBJNAME, ""), pointers.get(start + _FUNC_NAME, ""), sympos
+
+
+def _check_position(linked: LinkedSymbols, symbol: Symbol, sympos: int) -> None:
+    right = linked.position(symbol)
+    if sympos != right and not (right == 0 and sympos == 1):
+        raise _wrong(f"{symbol.name} is at symbol position {right}, the module says {sympos}")
+    section = linked.elf.sections[symbol.section].name
+    if section.startswith((".init", ".exit")):
+        raise BuildStopped(problem("init-code", f"{symbol.name} lives in {section}."))
+
+
+def _check_symbols(module: ElfFile, base: Base, parent: _Parent) -> None:
+    versions = dict(_read_versions(module.named("__versions")))
+    namespaces = set(module.modinfo.get("import_ns", []))
+    for symbol in module.symbols:
+        if not symbol.name or symbol.section not in {0, 0xFF20}:
+            continue
+        if found := _KLP_SYMBOL.fullmatch(symbol.name):
+            object_name, name, position = found[1], found[2], int(found[3])
+            same = parent(object_name).named.get(name, [])
+            if not same or position > len(same) or (position == 0 and len(same) > 1):
+                raise _wrong(f"{object_name} has no symbol {name} at position {position}")
+            continue
+        export = base.exports.get(symbol.name)
+        if export is None:
+            raise _wrong(f"The module needs {symbol.name}, which the kernel does not export")
+        if base.modversions and versions.get(symbol.name) != export.crc:
+            raise _wrong(f"The module has another checksum for {symbol.name} than the kernel")
+        if export.namespace and export.namespace not in namespaces:
+            raise _wrong(f"The module does not import the namespace {export.namespace} of {symbol.name}")
+
+
+def _read_versions(raw: bytes) -> Iterable[tuple[str, int]]:
+    for crc, name in _VERSION.iter_unpack(raw[: len(raw) - len(raw) % _VERSION.size]):
+        yield name.split(b"\0")[0].decode(errors="replace"), crc
+
+
+def _check_endbr(module: ElfFile, parent: _Parent) -> None:
+    """Refuse pointers to functions of the kernel whose ENDBR was sealed: calling one through a pointer is a #CP."""
+    for object_name, symbol_name, position in _function_pointers(module):
+        linked = parent(object_name)
+        same = linked.named.get(symbol_name, [])
+        symbol = same[max(position - 1, 0)] if same else None
+        if symbol is not None and symbol.kind == TYPE_FUNC and symbol.value in linked.sealed(symbol.section):
+            raise BuildStopped(
+                problem("sealed-endbr", f"The new code takes the address of {symbol_name}, whose entry is sealed.")
+            )
+
+
+def _function_pointers(module: ElfFile) -> Iterable[tuple[str, str, int]]:
+    for table in module.sections:
+        target = _applied_to(module, table)
+        if target is None or not target.startswith((".text", ".data", ".rodata", ".kpatch.callbacks")):
+            continue
+        for entry in module.entries(table):
+            if entry.kind == R_X86_64_PLT32:
+                continue  # a direct call or jump
+            symbol = module.symbols[entry.symbol]
+            if found := _KLP_SYMBOL.fullmatch(symbol.name):
+                yield found[1], found[2], int(found[3])
+            elif not symbol.defined and symbol.name:
+                yield VMLINUX, symbol.name, 0
+
+
+def _applied_to(module: ElfFile, table: Section) -> str | None:
+    if table.kind != "SHT_RELA":
+        return None
+    found = _KLP_RELOCATIONS.fullmatch(table.name)
+    if found:
+        return found[2] if found[2].startswith(".") else f".{found[2]}"
+    return module.sections[table.info].name if table.info < len(module.sections) else None
+
+
+def _wrong(what: str) -> BuildStopped:
+    return BuildStopped(problem("module-check", f"{what}."))

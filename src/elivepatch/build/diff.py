@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Comparing an original with a patched object by kpatch's create-diff-object, and understanding what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.kernel.elf import TYPE_FILE, TYPE_FUNC, TYPE_NOTYPE, TYPE_OBJECT, TYPE_SECTION
+from elivepatch.kernel.symbols import Block, LinkedSymbols
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped, Problem
+from elivepatch.process import Cancellation, Completed
+
+_CHANGED, _ERROR, _FATAL, _SAME = 0, 1, 2, 3
+_CHANGED_FUNCTION = re.compile(r"(?m)^(?:.*: )?(changed|new) function: (\S+)$")
+_KINDS = {TYPE_NOTYPE: "NOTYPE", TYPE_OBJECT: "OBJECT", TYPE_FUNC: "FUNC", TYPE_SECTION: "SECTION", TYPE_FILE: "FILE"}
+_BINDS = ("LOCAL", "GLOBAL", "WEAK")
+_SPECIAL_INDEX = {0: "UND", 0xFFF1: "ABS", 0xFFF2: "COM"}
+
+
+class _Rule(NamedTuple):
+    pattern: re.Pattern[str]
+    code: str
+    sentence: str
+
+
+def _rule(pattern: str, code: str, sentence: str) -> _Rule:
+    return _Rule(re.compile(pattern), code, sentence)
+
+
+# The first rule that matches decides. What create-diff-object prints is listed in its source; the order puts causes
+# before the consequences that it prints with them.
+_RULES = (
+    _rule(r"Found a static call at (\S+?)\(", "static-call", "{0} makes a static call that a module defines."),
+    _rule(r"Found a jump label at (\S+?)\(\)\S* using key (\w+)", "jump-label", "{0} tests the static key {1}."),
+    _rule(r"unsupported jump label", "jump-label", "A changed function tests a static key that a module defines."),
+    _rule(r"changed section (?:\.rela)?\.init\.\S+ not selected", "init-code", "{source} changes code marked __init."),
+    _rule(r"changed section (?:\.rela)?__ksymtab\S* not", "export", "{source} changes what is exported."),
+    _rule(r"changed section (?:\.rela)?(\.(?:data|rodata|bss)\S*) not selected", "data-change",
+          "{source} changes initialised data ({0})."),
+    _rule(r"changed section (\S+) not selected", "data-change", "{source} changes the section {0}."),
+    _rule(r"data section (\S+) selected for inclusion", "new-data", "{source} adds static data in {0}."),
+    _rule(r"object size mismatch: (\S+)", "data-layout", "{source} changes the size of the variable {0}."),
+    _rule(r"(?:changed|new)?/?\w* ?group sections? (?:are )?not supported|is part of a section group", "section-change",
+          "{source} changes a section group."),
+    _rule(r"symbol (?:changed sections|info mismatch): (\S+)", "section-change", "{source} moves the symbol {0}."),
+    _rule(r"section header details differ", "section-change", "{source} changes the attributes of a section."),
+    _rule(r"(?:function )?(\S+) (?:doesn't have patchable function entry|has no fentry/mcount call)",
+          "no-function-entry", "{0} in {source} has no patchable entry."),
+    _rule(r"reference to static local variable (\S+) in (\S+) was removed", "static-local",
+          "{1} no longer uses its static variable {0}."),
+    _rule(r"static local (\S+) has been correlated with \S+, but patched (\S+) is missing", "static-local",
+          "{1} no longer uses the static variable {0}."),
+    _rule(r"unsupported klp relocation reference to symbol '([^']+)'", "special-section",
+          "{source} refers to {0} of another module in a special section."),
+    _rule(r"found duplicate matches for|duplicate local symbol found", "duplicate-symbol",
+          "The kernel has several objects that look like {source}."),
+    _rule(r"couldn't find matching (\S+) local symbols|can't find (?:local )?symbol|expected 0$", "symbols",
+          "The symbols of {source} do not match those of the running kernel."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What create-diff-object made: the object with the changed functions, and their names."""
+
+    output: Path
+    changed: tuple[str, ...]
+    added: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffTool:
+    """create-diff-object, run in the sandbox of the toolchain that carries it."""
+
+    sandbox: Sandbox
+    struct_sizes: Mapping[str, int]
+    cancellation: Cancellation | None = None
+
+    def compare(
+        self, *, original: Path, patched: Path, source: str, parent: str, table: bytes, symvers: Path, name: str,
+        work_dir: Path,
+    ) -> Difference | None:  # fmt: skip
+        """Return the difference of two objects of `parent`, None where no code differs.
+
+        `table` is `symbol_table`'s text, `name` the livepatch's. Raises BuildStopped with the verdict otherwise.
+        """
+        inputs, output = work_dir / "in", work_dir / "out"
+        inputs.mkdir()
+        output.mkdir()
+        os.chown(output, BUILD_UID, BUILD_UID)
+        for place, content in (("original.o", original), ("patched.o", patched), ("Module.symvers", symvers)):
+            os.link(content, inputs / place)
+        (inputs / "table").write_bytes(table)
+        command = ["/usr/lib/kpatch/create-diff-object", "/in/original.o", "/in/patched.o", parent, "/in/table",
+                   "/in/Module.symvers", name, "/out/diff.o"]  # fmt: skip
+        done = self.sandbox.run(
+            command,
+            inputs=inputs,
+            output=output,
+            env={key: str(size) for key, size in self.struct_sizes.items()},
+            timeout_s=120,
+            cancellation=self.cancellation,
+        )
+        if done.status == _SAME:
+            return None
+        if done.status != _CHANGED:
+            raise BuildStopped(classify(done, source))
+        said = _CHANGED_FUNCTION.findall(done.text + done.log.decode(errors="replace"))
+        return Difference(
+            output=output / "diff.o",
+            changed=tuple(function for how, function in said if how == "changed"),
+            added=tuple(function for how, function in said if how == "new"),
+        )
+
+
+def classify(done: Completed, source: str) -> Problem:
+    """Return what create-diff-object's exit status and words mean for the one who sent the patch."""
+    text = done.text + done.log.decode(errors="replace")
+    telling = [line for line in text.splitlines() if "rror" in line or "changed section" in line or "Found a" in line]
+    excerpt = "\n".join(dict.fromkeys(telling[:12])) or done.tail()
+    if done.timed_out:
+        return problem("out-of-time", f"Comparing the objects of {source} took too long.", excerpt=excerpt)
+    for rule in _RULES:
+        if found := rule.pattern.search(text):
+            sentence = rule.sentence.format(*found.groups(), source=source)
+            return problem(rule.code, sentence, excerpt=excerpt)
+    if done.status < 0 or done.status > 128 or "SIGSEGV" in text:
+        return problem("diff-tool-crash", f"create-diff-object crashed on {source}.", excerpt=excerpt)
+    return problem("diff-tool", f"create-diff-object gave up on {source} (status {done.status}).", excerpt=excerpt)
+
+
+def symbol_table(linked: LinkedSymbols, block: Block | None) -> bytes:
+    """Return the symbols of a parent in the format of `readelf -sW`, as create-diff-object reads it.
+
+    In kernels with function padding the `__pfx_` symbols stand outside their file's block, because objtool makes them
+    after linking, while the object has them inside; they are listed behind the FILE entry of `block` and nowhere else.
+    """
+    lines, padding = _lines(linked)
+    if block is None or not padding:
+        return b"".join(lines)
+    own = {f"__pfx_{name}" for name, kind in block.names if kind == TYPE_FUNC}
+    inserted = [line for name, line in padding if name in own]
+    at = block.position + 1 - _skipped(linked, block.position)
+    return b"".join([*lines[:at], *inserted, *lines[at:]])
+
+
+def _lines(linked: LinkedSymbols) -> tuple[list[bytes], list[tuple[str, bytes]]]:
+    lines, padding = [], []
+    for symbol in linked.symbols:
+        index = _SPECIAL_INDEX.get(symbol.section, str(symbol.section))
+        kind = _KINDS.get(symbol.kind, "NOTYPE")
+        bind = _BINDS[symbol.bind] if symbol.bind < len(_BINDS) else "GLOBAL"
+        shown = f"{symbol.number}: {symbol.value:016x} {symbol.size} {kind} {bind} DEFAULT {index} {symbol.name}\n"
+        line = shown.encode()
+        if symbol.name.startswith("__pfx_"):
+            padding.append((symbol.name, line))
+        else:
+            lines.append(line)
+    return lines, padding
+
+
+def _skipped(linked: LinkedSymbols, position: int) -> int:
+    return sum(symbol.name.startswith("__pfx_") for symbol in linked.symbols[:position])

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From changed objects to a livepatch module: kpatch's patch directory, the kernel's own module build, relocations."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.build.base import Base
+from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.tree import make_arguments
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped
+from elivepatch.process import Cancellation, Completed
+
+_UNDEFINED = re.compile(r'(?m)^(?:ERROR|WARNING): modpost: "(\S+)" \[.*undefined!')
+_NAMESPACE = re.compile(r"module \S+ uses symbol (\S+) from namespace (\w+)")
+_LINK = r"""
+set -e
+mkdir /out/patch
+cp -- /tools/patch/* /out/patch
+cd /out/patch
+ld -r -o output.o /in/*.o
+: >.output.o.cmd
+exec "$@"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linker:
+    """Links livepatches for one base. `helper` is the sandbox of the toolchain that carries create-klp-module."""
+
+    base: Base
+    sandbox: Sandbox
+    helper: Sandbox
+    patch_headers: Path
+    cancellation: Cancellation | None = None
+
+    def link(self, objects: Sequence[Path], *, name: str, work_dir: Path) -> Path:
+        """Return the module made of `objects`, whose order decides the bytes.
+
+        Raises BuildStopped with `undefined-symbol` where the kernel lacks a symbol, `link-failed` for the rest.
+        """
+        inputs, output = work_dir / "objects", work_dir / "linked"
+        inputs.mkdir()
+        output.mkdir()
+        os.chown(output, BUILD_UID, BUILD_UID)
+        for number, path in enumerate(objects):
+            os.link(path, inputs / f"{number:04}.o")
+        make = [*make_arguments(self.base.cc, 1), "KPATCH_BUILD=/src", f"KPATCH_NAME={name}", "CFLAGS_MODULE=-g0"]
+        done = self.sandbox.run(
+            ["sh", "-c", _LINK, "sh", *make],
+            layers=[self.base.tree],
+            inputs=inputs,
+            output=output,
+            tools=self.patch_headers,
+            timeout_s=300,
+            cancellation=self.cancellation,
+        )
+        module = output / "patch" / f"{name}.ko"
+        self._judge(done, module)
+        post = work_dir / "module"
+        post.mkdir()
+        os.chown(post, BUILD_UID, BUILD_UID)
+        command = ["/usr/lib/kpatch/create-klp-module", "--no-klp-arch-sections", f"/in/{name}.ko", f"/out/{name}.ko"]
+        post_inputs = work_dir / "unprocessed"
+        post_inputs.mkdir()
+        shutil.copyfile(module, post_inputs / module.name)
+        made = self.helper.run(command, inputs=post_inputs, output=post, cancellation=self.cancellation)
+        if not made.ok:
+            raise BuildStopped(
+                problem("link-failed", "The module's livepatch relocations cannot be made.", excerpt=made.tail())
+            )
+        return post / f"{name}.ko"
+
+    @staticmethod
+    def _judge(done: Completed, module: Path) -> None:
+        text = done.text + done.log.decode(errors="replace")
+        if found := _UNDEFINED.findall(text):
+            raise BuildStopped(
+                problem(
+                    "undefined-symbol", f"The patched code uses {found[0]}, which this kernel does not have or export.",
+                    excerpt="\n".join(found[:12]),
+                )
+            )  # fmt: skip
+        if found := _NAMESPACE.findall(text):
+            symbol, namespace = found[0]
+            raise BuildStopped(
+                problem(
+                    "undefined-symbol",
+                    f"The patched code uses {symbol} of the namespace {namespace} without importing it.",
+                    excerpt=f'Add MODULE_IMPORT_NS("{namespace}") to the patched file.',
+                )
+            )
+        if done.timed_out:
+            raise BuildStopped(problem("out-of-time", "Linking the module took too long.", excerpt=done.tail()))
+        if not done.ok or not module.is_file() or module.is_symlink():
+            raise BuildStopped(problem("link-failed", "The module cannot be linked.", excerpt=done.tail()))
