@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The server's API, version 1, as the client uses it (docs/api.md).
+
+What a server answers is not believed: shapes are checked, sizes are bounded, files are compared with their digests.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import httpx2
+
+from elivepatch.model.build import BuildRequest, Result, Status
+from elivepatch.model.errors import ElivepatchError, EnvironmentFault, ExitStatus, Problem, TrustError, UsageError
+from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, parse_release
+from elivepatch.model.progress import Event
+from elivepatch.settings import ClientSettings
+
+MAX_BODY_BYTES = 24 * 1024 * 1024
+_MAX_ANSWER_BYTES = 32 * 1024 * 1024
+_MAX_FILE_BYTES = 256 * 1024 * 1024
+# The server sends a comment every 15 s where nothing happens: silence beyond that is a lost connection.
+_EVENT_SILENCE_S = 45.0
+_JOB = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_LIVEPATCH_NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+class Unreachable(EnvironmentFault):
+    """The server does not answer, or not now. Asking again may help."""
+
+
+class Refused(ElivepatchError):
+    """The server answered with a problem of its own words."""
+
+    def __init__(self, problem: Problem) -> None:
+        Exception.__init__(self, problem.message)
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerEvent:
+    """Something that happened to a job. `progress` is None for what is not for people."""
+
+    id: int
+    progress: Event | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How a job ended. `document` is the server's own report, whole."""
+
+    id: str
+    result: Result
+    problem: Problem | None
+    livepatch_name: str | None
+    module_sha256: Digest | None
+    document: dict[str, Any]
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """The exit status of a command that asked for this job."""
+        if self.result is Result.SUCCESS:
+            return ExitStatus.OK
+        return self.problem.kind.exit_status if self.problem is not None else ExitStatus.SERVICE
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether `url` names this machine."""
+    return _parsed(url).host in _LOOPBACK
+
+
+class Api:
+    """One server. Every method raises Unreachable, Refused, or EnvironmentFault for an answer that makes no sense."""
+
+    def __init__(self, settings: ClientSettings, *, transport: httpx2.BaseTransport | None = None) -> None:
+        if not re.fullmatch(r"[\x21-\x7e]*", settings.token):
+            raise UsageError("token", "The token has characters that no token has.", advice="Copy the token again.")
+        self.url = settings.url.rstrip("/")
+        self._timeout_s = settings.timeout_s
+        self._client = httpx2.Client(
+            base_url=_parsed(self.url),
+            headers={"Accept-Encoding": "identity"}
+            | ({"Authorization": f"Bearer {settings.token}"} if settings.token else {}),
+            timeout=settings.timeout_s,
+            # A proxy of the environment cannot know this machine's own addresses.
+            trust_env=not is_loopback(self.url),
+            transport=transport,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def kernels(self) -> list[KernelIdentity]:
+        """Return the kernels that the server can build for."""
+        with self._understood():
+            return [_kernel(kernel) for kernel in self._json("GET", "/v1/kernels")["kernels"]]
+
+    def submit(self, request: BuildRequest) -> str:
+        """Ask for a build and return the job's name. Asking again gives the same job while that is of use."""
+        body = json.dumps(
+            {
+                "kernel": request.release,
+                "patches": [
+                    {"name": patch.name, "content": base64.b64encode(patch.content).decode("ascii")}
+                    for patch in request.series.patches
+                ],
+                "expectations": [asdict(expectation) for expectation in request.expectations],
+                "trial": request.trial,
+                "check_only": request.check_only,
+            }
+        ).encode()
+        if len(body) > MAX_BODY_BYTES:
+            raise UsageError(
+                "request-too-large",
+                "The patches are too large to send: 24 MiB is the limit of one request.",
+                advice="Send only what the fix needs.",
+            )
+        with self._understood():
+            answer = self._json("POST", "/v1/builds", content=body, headers={"Content-Type": "application/json"})
+            return parse_job(answer["id"])
+
+    def is_done(self, job: str) -> bool:
+        """Return whether the job has ended."""
+        path = f"/v1/builds/{parse_job(job)}"
+        with self._understood():
+            return Status(self._json("GET", path)["status"]) is Status.DONE
+
+    def report(self, job: str) -> Report:
+        """Return how a done job ended."""
+        path = f"/v1/builds/{parse_job(job)}/report"
+        with self._understood():
+            return _report(self._json("GET", path), job)
+
+    def events(self, job: str, *, after: int) -> Iterator[ServerEvent]:
+        """Yield what happens to a job from after the event `after` (0: from its beginning), until it is done."""
+        path = f"/v1/builds/{parse_job(job)}/events"
+        timeout = httpx2.Timeout(self._timeout_s, read=_EVENT_SILENCE_S)
+        headers = {"Last-Event-ID": str(after), "Accept": "text/event-stream"}
+        with (
+            self._understood(),
+            self._client.stream("GET", path, headers=headers, timeout=timeout) as got,
+        ):
+            if got.status_code != httpx2.codes.OK:
+                self._refuse(got, self._bounded(got, _MAX_ANSWER_BYTES))
+            for event in httpx2.EventSource(got):
+                if event.id:
+                    yield ServerEvent(id=int(event.id), progress=_event(event.event, event.data))
+
+    def download(self, job: str, what: Literal["module", "log", "console"], digest: Digest | None = None) -> bytes:
+        """Return one of a job's files; raises TrustError where its bytes are not those of its digest.
+
+        The digest is that of the report where one is given, else that of the answer's Repr-Digest (RFC 9530).
+        """
+        path = f"/v1/builds/{parse_job(job)}/{what}"
+        with self._understood(), self._client.stream("GET", path) as got:
+            content = self._bounded(got, _MAX_FILE_BYTES)
+            self._refuse(got, content)
+            expected = digest or _repr_digest(got.headers)
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise TrustError(
+                "download-digest",
+                f"What arrived as the job's {what} is not what the server has.",
+                advice="Follow the job again to fetch it anew; if this repeats, look for what sits in between.",
+            )
+        return content
+
+    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        with self._client.stream(method, path, **request) as got:
+            content = self._bounded(got, _MAX_ANSWER_BYTES)
+            self._refuse(got, content)
+        answer = json.loads(content)
+        if not isinstance(answer, dict):
+            raise TypeError(type(answer))
+        return answer
+
+    @staticmethod
+    def _bounded(got: httpx2.Response, limit: int) -> bytes:
+        content = bytearray()
+        for chunk in got.iter_bytes():
+            content += chunk
+            if len(content) > limit:
+                message = "an answer larger than any that is expected"
+                raise ValueError(message)
+        return bytes(content)
+
+    def _refuse(self, got: httpx2.Response, content: bytes) -> None:
+        """Return for a success, raise for any other status."""
+        if got.is_success:
+            return
+        if got.headers.get("content-type", "").startswith("application/problem+json"):
+            problem = Problem.from_dict(json.loads(content))
+            if problem.code != "server-stopping":
+                raise Refused(problem)
+        elif got.status_code not in {502, 503, 504}:
+            message = f"status {got.status_code}"
+            raise ValueError(message)
+        raise self._unreachable(f"status {got.status_code}")
+
+    def _unreachable(self, how: str) -> Unreachable:
+        return Unreachable(
+            "server-unreachable",
+            f"The server at {self.url} does not answer: {how}.",
+            advice="Start it with `elivepatch-server serve`, or name another one with --url or in client.toml.",
+        )
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Turn what the network and garbage raise into our words."""
+        try:
+            yield
+        except httpx2.UnsupportedProtocol as error:
+            raise _bad_url(self.url) from error
+        except httpx2.SSEError as error:
+            raise self._garbage() from error
+        except httpx2.TransportError as error:
+            raise self._unreachable(_reason(error)) from error
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError, UsageError, httpx2.HTTPError) as error:
+            raise self._garbage() from error
+
+    def _garbage(self) -> EnvironmentFault:
+        return EnvironmentFault(
+            "server-answer",
+            f"What answers at {self.url} does not speak this program's language.",
+            advice="Check the URL, the version of the server, and proxies in between.",
+        )
+
+
+def _parsed(url: str) -> httpx2.URL:
+    try:
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise _bad_url(url) from error
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise _bad_url(url)
+    return parsed
+
+
+def _bad_url(url: str) -> UsageError:
+    return UsageError("url", f"{url[:120]!r} is not a server.", advice="Give a URL such as http://127.0.0.1:8440.")
+
+
+def _reason(error: httpx2.TransportError) -> str:
+    if isinstance(error, httpx2.TimeoutException):
+        return "it takes too long"
+    return str(error).rstrip(".")[:200] or type(error).__name__
+
+
+def parse_job(text: str) -> str:
+    """Return `text` as a job's name, or raise UsageError where it cannot be one."""
+    if not _JOB.fullmatch(text):
+        raise UsageError(
+            "build-name", f"{text[:40]!r} is not the name of a job.", advice="A job's name has 16 hex digits."
+        )
+    return text
+
+
+def _repr_digest(headers: Mapping[str, str]) -> str:
+    found = re.search(r"sha-256=:([A-Za-z0-9+/=]+):", headers["repr-digest"])
+    if found is None:
+        message = "no digest"
+        raise ValueError(message)
+    return base64.b64decode(found[1], validate=True).hex()
+
+
+def _kernel(data: dict[str, Any]) -> KernelIdentity:
+    return KernelIdentity(
+        release=parse_release(data["release"]),
+        build_id=BuildId(str(data["build_id"])),
+        arch=str(data["arch"]),
+        config_digest=Digest(str(data["config_digest"])),
+        compiler=str(data["compiler"]),
+    )
+
+
+def _event(name: str, data: str) -> Event | None:
+    if name != "progress":
+        return None
+    told = json.loads(data)
+    fraction = told["fraction"]
+    return Event(
+        stage=str(told["stage"]),
+        message=str(told["message"]),
+        fraction=float(fraction) if fraction is not None else None,
+    )
+
+
+def _report(document: dict[str, Any], job: str) -> Report:
+    livepatch = document["livepatch"]
+    report = Report(
+        id=document["id"],
+        result=Result(document["result"]),
+        problem=Problem.from_dict(document["problem"]) if document["problem"] is not None else None,
+        livepatch_name=livepatch["name"] if livepatch is not None else None,
+        module_sha256=document["module_sha256"],
+        document=document,
+    )
+    if report.id != job or (report.result is Result.SUCCESS) != (report.problem is None):
+        message = "a report that contradicts itself"
+        raise ValueError(message)
+    if report.livepatch_name is not None and not _LIVEPATCH_NAME.fullmatch(report.livepatch_name):
+        message = "a livepatch's name that is none"
+        raise ValueError(message)
+    return report

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch build`: have a server build a livepatch, wait for it and save what it made."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+
+from elivepatch.client.api import Api, Refused, Report, parse_job
+from elivepatch.client.connection import add_connection, connect
+from elivepatch.client.files import read_series, write_whole
+from elivepatch.client.follow import Patience
+from elivepatch.commandline import Subparsers
+from elivepatch.model.build import BuildRequest
+from elivepatch.model.errors import ExitStatus, UsageError
+from elivepatch.model.kernel import parse_release
+from elivepatch.model.progress import Event
+from elivepatch.model.trial import Expectation
+from elivepatch.output import Output
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "build", help="build a livepatch from source patches", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("patches", metavar="PATCH", nargs="*", type=Path, help="source patches, in order")
+    parser.add_argument("--kernel", metavar="RELEASE", help="the kernel to build for: `uname -r` on its host")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT.ko", type=Path, help="where to save (default: ./NAME.ko, and NAME.log and so on)"
+    )
+    parser.add_argument(
+        "--expect",
+        metavar="'COMMAND =~ REGEX'",
+        action="append",
+        default=[],
+        help="what a command prints in the trial while the livepatch is enabled, and only then",
+    )
+    parser.add_argument("--no-trial", action="store_true", help="do not boot the kernel to try the livepatch")
+    parser.add_argument("--follow", metavar="ID", help="wait for a job that was asked for before")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+    add_connection(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Ask for the build or take an earlier one up, wait, save and tell."""
+    request = _request(arguments)
+    if arguments.output is not None and not arguments.output.parent.is_dir():
+        raise UsageError(
+            "output",
+            f"{arguments.output.parent} is not a directory.",
+            advice="Make it first, or choose another --output.",
+        )
+    with connect(arguments) as api:
+        job = parse_job(arguments.follow) if request is None else api.submit(request)
+        report = wait(api, job, arguments, output)
+        files = _save(api, report, arguments.output, output)
+    output.document(report.document | {"files": {what: str(file) for what, file in files.items()}})
+    if not output.as_json:
+        tell(report, output)
+        output.line(f"saved {', '.join(str(file) for file in files.values())}")
+    return report.exit_status
+
+
+def wait(api: Api, job: str, arguments: argparse.Namespace, output: Output) -> Report:
+    """Return the job's report when it is done. An interruption ends the waiting, not the job, and says so."""
+    output.progress(Event(stage="job", message=job))
+    try:
+        return Patience(output.progress).follow(api, job)
+    except KeyboardInterrupt:
+        again = ["elivepatch", "build", "--follow", job]
+        again += ["--url", arguments.url] if arguments.url else []
+        again += ["--token-file", str(arguments.token_file)] if arguments.token_file else []
+        output.note(f"The job goes on at the server. To follow it again: {shlex.join(again)}")
+        raise
+
+
+def tell(report: Report, output: Output) -> None:
+    """Tell people how a job ended."""
+    document = report.document
+    if report.problem is not None:
+        output.problem(report.problem)
+    elif report.livepatch_name is not None:
+        output.line(f"{report.livepatch_name} for {document['kernel']} is built")
+    else:
+        output.line(f"yes: nothing speaks against a livepatch for {document['kernel']}")
+    for function in document["functions"]:
+        output.line(f"  replaces {function['object']}:{function['name']}")
+    for note in document["notes"]:
+        output.line(f"  note: {note['message']} [{note['code']}]")
+    if document["trial"] is not None and document["trial"]["passed"]:
+        output.line(f"  trial passed: loaded, reverted and loaded again on {document['trial']['accelerator']}")
+
+
+def _request(arguments: argparse.Namespace) -> BuildRequest | None:
+    """Return what is to be asked for, None where an earlier job is to be followed."""
+    if arguments.follow is not None:
+        if arguments.patches or arguments.kernel or arguments.expect or arguments.no_trial:
+            raise _usage("--follow takes a job as it was asked for: no patches, kernel or trial options go with it.")
+        return None
+    if not arguments.patches or not arguments.kernel:
+        raise _usage("PATCH and --kernel are needed.")
+    if arguments.expect and arguments.no_trial:
+        raise _usage("--expect is seen in the trial, and --no-trial leaves that out.")
+    return BuildRequest(
+        release=parse_release(arguments.kernel),
+        series=read_series(arguments.patches),
+        expectations=tuple(Expectation.parse(text) for text in arguments.expect),
+        trial=not arguments.no_trial,
+    )
+
+
+def _usage(message: str) -> UsageError:
+    return UsageError("usage", message, advice="See `elivepatch build --help`.")
+
+
+def _save(api: Api, report: Report, module: Path | None, output: Output) -> dict[str, Path]:
+    """Save the job's files, the module last, and return where they are."""
+    module = module or Path(f"{report.livepatch_name or f'elivepatch-{report.id}'}.ko")
+    stem = module.name.removesuffix(".ko")
+    patience = Patience(output.progress)
+    contents: dict[str, tuple[Path, bytes]] = {}
+    for what in ("log", "console"):
+        try:
+            content = patience.ask(lambda: api.download(report.id, what))  # noqa: B023 - called at once
+        except Refused as refusal:
+            if refusal.problem.code != "file-unknown":
+                raise
+        else:
+            contents[what] = (module.with_name(f"{stem}.{'log' if what == 'log' else 'console.log'}"), content)
+    document = json.dumps(report.document, indent=2) + "\n"
+    contents["report"] = (module.with_name(f"{stem}.report.json"), document.encode())
+    if (digest := report.module_sha256) is not None:
+        contents["module"] = (module, patience.ask(lambda: api.download(report.id, "module", digest)))
+    for file, content in contents.values():
+        write_whole(file, content)
+    return {what: file for what, (file, _) in contents.items()}

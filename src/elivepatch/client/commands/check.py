@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch check`: ask a server whether source patches can be a livepatch, and build nothing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from elivepatch.client.commands.build import tell, wait
+from elivepatch.client.connection import add_connection, connect
+from elivepatch.client.files import read_series
+from elivepatch.commandline import Subparsers
+from elivepatch.model.build import BuildRequest
+from elivepatch.model.errors import ExitStatus
+from elivepatch.model.kernel import parse_release
+from elivepatch.output import Output
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "check", help="say whether source patches can be a livepatch", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("patches", metavar="PATCH", nargs="+", type=Path, help="source patches, in order")
+    parser.add_argument("--kernel", metavar="RELEASE", required=True, help="`uname -r` of the host")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+    add_connection(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Ask for the verdict, wait for it and tell it."""
+    request = BuildRequest(
+        release=parse_release(arguments.kernel), series=read_series(arguments.patches), trial=False, check_only=True
+    )
+    with connect(arguments) as api:
+        report = wait(api, api.submit(request), arguments, output)
+    output.document(report.document)
+    if not output.as_json:
+        tell(report, output)
+    return report.exit_status

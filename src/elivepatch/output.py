@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How the commands speak: JSON on standard output for machines, calm lines for people, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from elivepatch.model.errors import Problem
+from elivepatch.model.progress import Event
+
+_EXCERPT_LINES = 40
+
+
+def printable(text: str) -> str:
+    """Return `text` without what a terminal would obey: it may come from a server, a compiler or a patch."""
+    return "".join(
+        character for character in text if character == "\t" or unicodedata.category(character) not in {"Cc", "Cf"}
+    )
+
+
+@dataclass(slots=True)
+class Output:
+    """Where a command's words go. With `as_json`, standard output carries one JSON document and nothing else."""
+
+    as_json: bool = False
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+    err: TextIO = field(default_factory=lambda: sys.stderr)
+    _started: float = field(default_factory=time.monotonic)
+    _open_line: bool = False
+
+    def document(self, data: Any) -> None:
+        """Print the one JSON document of this command, where JSON was asked for."""
+        if self.as_json:
+            self._close_line()
+            json.dump(data, self.out, indent=2, default=str)
+            self.out.write("\n")
+
+    def line(self, text: str = "") -> None:
+        """Print a line for people, where JSON was not asked for."""
+        if not self.as_json:
+            self._close_line()
+            self.out.write(printable(text) + "\n")
+            self.out.flush()
+
+    def note(self, text: str) -> None:
+        """Print a line for people on standard error, whether or not JSON was asked for."""
+        self._close_line()
+        self.err.write(printable(text) + "\n")
+        self.err.flush()
+
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Print a plain table with aligned columns."""
+        cells = [tuple(header), *[tuple(printable(str(cell)) for cell in row) for row in rows]]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+        for row in cells:
+            self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+    def progress(self, event: Event) -> None:
+        """Show what is being done: one line that is rewritten on a terminal, plain lines elsewhere."""
+        seconds = time.monotonic() - self._started
+        share = f" {event.fraction:4.0%}" if event.fraction is not None else ""
+        text = printable(f"[{seconds:6.1f} s]{share} {event.stage}: {event.message}")
+        if self.err.isatty():
+            self.err.write("\r\x1b[K" + text[:200])
+            self._open_line = True
+        elif event.fraction in {None, 0.0, 1.0}:
+            self.err.write(text + "\n")
+        self.err.flush()
+
+    def problem(self, problem: Problem) -> None:
+        """Tell what went wrong and what to do."""
+        if self.as_json:
+            self.document({"problem": problem.as_dict()})
+            return
+        self.note(f"error: {problem.message} [{problem.code}]")
+        for line in problem.excerpt.splitlines()[:_EXCERPT_LINES]:
+            self.note(f"    {line}")
+        self.note(f"hint: {problem.advice}")
+
+    def _close_line(self) -> None:
+        if self._open_line:
+            self.err.write("\r\x1b[K")
+            self.err.flush()
+            self._open_line = False

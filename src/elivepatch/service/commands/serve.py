@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch-server serve`: answer clients and work on their jobs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus
+from elivepatch.output import Output
+from elivepatch.service import log
+from elivepatch.service.server import serve
+from elivepatch.service.workshop import open_workshop
+from elivepatch.settings import SERVER_FILE, ServerSettings, load
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser("serve", help="answer clients and work on their jobs", allow_abbrev=False)
+    add_settings(parser)
+    parser.add_argument("--host", help="the address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="the port to listen on (default: 8440)")
+    parser.set_defaults(run=run)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every server command has."""
+    parser.add_argument("--config", metavar="FILE", type=Path, help=f"settings (default: {SERVER_FILE})")
+    parser.add_argument("--state", metavar="DIR", dest="state_dir", type=Path, help="what must be backed up")
+    parser.add_argument("--cache", metavar="DIR", dest="cache_dir", type=Path, help="what can be made again")
+    parser.add_argument("--jobs", metavar="N", type=int, help="how many compilers run at once (default: all cores)")
+
+
+def settings_of(arguments: argparse.Namespace) -> ServerSettings:
+    """Return the settings that flags, environment and file say; raises UsageError where they cannot be read."""
+    return load(
+        ServerSettings(),
+        file=arguments.config or SERVER_FILE,
+        flags=vars(arguments),
+        environ=os.environ,
+        required=arguments.config is not None,
+    )
+
+
+def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
+    """Serve until told to stop."""
+    settings = settings_of(arguments)
+    log.set_up()
+    serve(settings, open_workshop(settings))
+    return ExitStatus.OK

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Errors of the API as `application/problem+json` (RFC 9457)."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from elivepatch.model.errors import ElivepatchError, Kind, Problem
+from elivepatch.service.faults import problem_of
+
+_STATUS_OF_CODE = {
+    "token-missing": HTTPStatus.UNAUTHORIZED,
+    "token-refused": HTTPStatus.UNAUTHORIZED,
+    "kernel-unknown": HTTPStatus.NOT_FOUND,
+    "build-unknown": HTTPStatus.NOT_FOUND,
+    "file-unknown": HTTPStatus.NOT_FOUND,
+    "blob-missing": HTTPStatus.GONE,
+    "build-not-done": HTTPStatus.CONFLICT,
+    "server-stopping": HTTPStatus.SERVICE_UNAVAILABLE,
+    "disk-full": HTTPStatus.INSUFFICIENT_STORAGE,
+    "internal-error": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "blob-damaged": HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+_STATUS_OF_KIND = {
+    Kind.VERDICT: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Kind.FAILURE: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Kind.USAGE: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Kind.ERROR: HTTPStatus.SERVICE_UNAVAILABLE,
+    Kind.TRUST: HTTPStatus.FORBIDDEN,
+    Kind.HOST: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+_CODE_OF_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "request-too-large"}
+_API_ADVICE = "The API is described in docs/api.md and by /v1/openapi.json."
+
+
+def answer(problem: Problem, status: HTTPStatus | None = None) -> JSONResponse:
+    """Return the response that tells `problem`; its code or its kind decides the status where none is given."""
+    chosen = status or _STATUS_OF_CODE.get(problem.code) or _STATUS_OF_KIND[problem.kind]
+    return JSONResponse(
+        {
+            "type": f"urn:elivepatch:problem:{problem.code}",
+            "title": chosen.phrase,
+            "status": chosen.value,
+            **problem.as_dict(),
+        },
+        status_code=chosen,
+        media_type="application/problem+json",
+        headers={"WWW-Authenticate": "Bearer"} if chosen is HTTPStatus.UNAUTHORIZED else None,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Have `app` answer every error as a problem."""
+    app.add_exception_handler(ElivepatchError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _of_the_protocol)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def _ours(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, ElivepatchError):
+        raise TypeError(type(error))
+    return answer(error.problem)
+
+
+def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise TypeError(type(error))
+    first = error.errors()[0]
+    # Where the value stands and what is wrong with it, but not the value: it may be megabytes.
+    place = ".".join(str(part) for part in first["loc"])[:200]
+    return answer(
+        Problem(
+            code="request-invalid",
+            kind=Kind.USAGE,
+            message=f"The request is malformed at {place}: {first['msg'][:200]}.",
+            advice=_API_ADVICE,
+        )
+    )
+
+
+def _of_the_protocol(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise TypeError(type(error))
+    status = HTTPStatus(error.status_code)
+    problem = Problem(
+        code=_CODE_OF_STATUS.get(status.value, "request-invalid"),
+        kind=Kind.USAGE if status < HTTPStatus.INTERNAL_SERVER_ERROR else Kind.ERROR,
+        message=f"The server answers: {status.phrase}.",
+        advice="A request may have 24 MiB." if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else _API_ADVICE,
+    )
+    response = answer(problem, status)
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+def _unexpected(_request: Request, error: Exception) -> JSONResponse:
+    return answer(problem_of(error))

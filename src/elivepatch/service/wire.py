@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The shapes that go over the network: what a client sends, checked, and what it gets."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from elivepatch.model.build import BuildRequest, Result, Status
+from elivepatch.model.errors import Kind, UsageError
+from elivepatch.model.kernel import parse_release
+from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.model.trial import Expectation
+from elivepatch.service.jobs import Job
+
+MAX_BODY_BYTES = 24 * 1024 * 1024
+MAX_PATCHES = 64
+MAX_EXPECTATIONS = 64
+_NAME_LENGTH = 120
+
+
+class _Sent(BaseModel):
+    """Something that a client sends: nothing in it is guessed and nothing unknown is let through."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class PatchBody(_Sent):
+    """One source patch. `name` is shown to people and is never a path; `content` is base64 (RFC 4648 §4)."""
+
+    name: str = Field(max_length=4096, examples=["fix-meminfo.patch"])
+    content: str
+
+    def source_patch(self) -> SourcePatch:
+        """Return the patch; raises UsageError where its content is not base64."""
+        try:
+            content = base64.b64decode(self.content, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise UsageError(
+                "base64",
+                "The content of a patch is not base64.",
+                advice="Encode the patch's bytes as RFC 4648 §4 says.",
+            ) from error
+        return SourcePatch(display_name(self.name), content)
+
+
+class ExpectationBody(_Sent):
+    """A command of the guest and a regular expression for its output while the livepatch is enabled."""
+
+    command: str = Field(max_length=4096)
+    pattern: str = Field(max_length=4096)
+
+    def expectation(self) -> Expectation:
+        """Return the expectation; raises UsageError where the expression does not compile."""
+        try:
+            return Expectation(command=self.command, pattern=self.pattern).checked()
+        except (OverflowError, RecursionError) as error:
+            raise UsageError(
+                "expectation",
+                "A pattern nests or repeats more than a regular expression can.",
+                advice="Write a simpler pattern.",
+            ) from error
+
+
+class BuildBody(_Sent):
+    """A build request."""
+
+    kernel: str = Field(max_length=200, examples=["6.1.0-50-cloud-amd64"], description="What `uname -r` prints.")
+    patches: Annotated[list[PatchBody], Field(min_length=1, max_length=MAX_PATCHES)]
+    expectations: Annotated[list[ExpectationBody], Field(max_length=MAX_EXPECTATIONS)] = []
+    trial: bool = True
+    check_only: bool = False
+
+    def request(self) -> BuildRequest:
+        """Return the request; raises UsageError where a part of it cannot be understood."""
+        return BuildRequest(
+            release=parse_release(self.kernel),
+            series=PatchSeries(tuple(patch.source_patch() for patch in self.patches)),
+            expectations=tuple(body.expectation() for body in self.expectations),
+            trial=self.trial,
+            check_only=self.check_only,
+        )
+
+
+class PatchAnswer(BaseModel):
+    """A source patch as a job keeps it."""
+
+    name: str
+    sha256: str
+
+
+class BuildAnswer(BaseModel):
+    """Where a job stands."""
+
+    id: str
+    status: Status
+    result: Result | None
+    kernel: str
+    build_id: str = Field(description="The GNU build-id of the kernel, not of the job.")
+    patches: list[PatchAnswer]
+    trial: bool
+    check_only: bool
+    created_at: datetime
+    started_at: datetime | None
+    done_at: datetime | None
+
+    @classmethod
+    def of(cls, job: Job) -> BuildAnswer:
+        """Return what the network is told about `job`."""
+        return cls(
+            id=job.id,
+            status=job.status,
+            result=job.result,
+            kernel=job.release,
+            build_id=job.kernel_build_id,
+            patches=[PatchAnswer(name=patch["name"], sha256=patch["digest"]) for patch in job.request["patches"]],
+            trial=job.request["trial"],
+            check_only=job.request["check_only"],
+            created_at=job.created_at,
+            started_at=job.started_at,
+            done_at=job.done_at,
+        )
+
+
+class PageAnswer(BaseModel):
+    """Jobs, newest first. `next` is the `before` of the page that follows, null on the last one."""
+
+    builds: list[BuildAnswer]
+    next: int | None
+
+
+class ProblemAnswer(BaseModel):
+    """What went wrong (RFC 9457), with our code, the kind that decides the client's exit status, and advice."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    kind: Kind
+    message: str
+    advice: str
+    excerpt: str
+
+
+class ProblemPart(BaseModel):
+    """What went wrong with a series."""
+
+    code: str
+    kind: Kind
+    message: str
+    advice: str
+    excerpt: str
+
+
+class ReportAnswer(BaseModel):
+    """How a job ended. `build_id` is the kernel's; `module_sha256` is null where no module is served."""
+
+    id: str
+    status: Status
+    result: Result
+    kernel: str
+    build_id: str
+    functions: list[dict[str, Any]]
+    problem: ProblemPart | None
+    notes: list[dict[str, Any]]
+    livepatch: dict[str, Any] | None
+    module_sha256: str | None
+    seconds: dict[str, float]
+    trial: dict[str, Any] | None
+
+
+class KernelAnswer(BaseModel):
+    """A kernel that the server can build for."""
+
+    release: str
+    build_id: str
+    arch: str
+    config_digest: str
+    compiler: str
+
+
+class KernelsAnswer(BaseModel):
+    """The kernels that the server can build for."""
+
+    kernels: list[KernelAnswer]
+
+
+class VersionAnswer(BaseModel):
+    """Which server this is."""
+
+    name: str
+    version: str
+    api: str
+
+
+def display_name(text: str) -> str:
+    """Return what is shown for a patch of this name: the last part of a path, printable, at most 120 characters."""
+    last = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    shown = "".join(character for character in last if _is_shown(character)).strip()
+    return shown[:_NAME_LENGTH] or "patch"
+
+
+def _is_shown(character: str) -> bool:
+    # Cf holds the marks that turn the direction of text; Cs, Cn and Co show as nothing sure.
+    return character == " " or unicodedata.category(character)[0] not in {"C", "Z"}

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the service asks of whoever builds and tries livepatches: the seam between jobs and builders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import Digest, KernelIdentity
+from elivepatch.model.progress import Progress
+from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.process import Cancellation
+from elivepatch.settings import ServerSettings
+
+
+class Workshop(Protocol):
+    """Builds livepatches and tries them. Every method is called from threads, `build` and `trial` from one at a time.
+
+    What is expected to go wrong with a series is in the answer (`BuildOutcome.problem`, `TrialReport.problems`) or in
+    an ElivepatchError; any other exception is an error of ours. Once `cancellation` is set, `build` and `trial`
+    return or raise within two seconds; what they return then is not looked at.
+    """
+
+    def kernels(self) -> list[KernelIdentity]:
+        """Return the kernels that can be built for."""
+
+    def build_key(self, request: BuildRequest) -> Digest:
+        """Return the digest of all that determines the bytes of the module.
+
+        Raises UsageError or EnvironmentFault, for example with the code `kernel-unknown`.
+        """
+
+    def build(
+        self,
+        request: BuildRequest,
+        *,
+        build_key: Digest,
+        work_dir: Path,
+        log: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> BuildOutcome:
+        """Build the module inside `work_dir`, an empty directory of its own, and write what tools print to `log`."""
+
+    def trial(
+        self,
+        livepatch: Livepatch,
+        module: Path,
+        expectations: Sequence[Expectation],
+        *,
+        work_dir: Path,
+        console: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> TrialReport:
+        """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`."""
+
+
+def open_workshop(settings: ServerSettings) -> Workshop:
+    """Return the workshop of a server; raises EnvironmentFault where it cannot build."""
+    raise EnvironmentFault(
+        "no-builder",
+        f"This installation has no builder for {settings.cache_dir}.",
+        advice="Install a version of elivepatch that has one.",
+    )

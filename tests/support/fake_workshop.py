@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A workshop that builds nothing: a patch's own lines say what is to happen to it.
+
+Lines of a patch that are understood: `sleep SECONDS` (in the build), `trial-sleep SECONDS`, `verdict`, `compile-error`,
+`broken-environment`, `explode`, `disk-full`, `die-once`, `die-always`, `trial-fails`, `deaf` (does not heed its
+cancellation), `log BYTES`, `fill` (writes until the disk is full).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, PatchedFunction
+from elivepatch.model.errors import EnvironmentFault, Kind, Problem
+from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release
+from elivepatch.model.progress import Event, Progress
+from elivepatch.model.trial import Expectation, Observation, TrialReport
+from elivepatch.process import Cancellation
+
+KERNEL = KernelIdentity(
+    release=Release("6.1.0-50-cloud-amd64"),
+    build_id=BuildId("ab" * 20),
+    arch="x86_64",
+    config_digest=Digest("cd" * 32),
+    compiler="gcc (Debian 12.2.0-14+deb12u1) 12.2.0",
+)
+FUNCTION = PatchedFunction(object="vmlinux", name="meminfo_proc_show", sympos=0, source="fs/proc/meminfo.c")
+
+
+class FakeWorkshop:
+    """Notes every run in `journal`, a file, so that runs can be counted over restarts of a server."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+
+    def runs(self, what: str) -> int:
+        """How often `what` (build or trial) was started."""
+        lines = self._journal.read_text().splitlines() if self._journal.exists() else []
+        return sum(line.startswith(what) for line in lines)
+
+    def kernels(self) -> list[KernelIdentity]:
+        return [KERNEL]
+
+    def build_key(self, request: BuildRequest) -> Digest:
+        if request.release != KERNEL.release:
+            raise EnvironmentFault(
+                "kernel-unknown", f"There is no base for {request.release}.", advice="Add it on the server."
+            )
+        return Digest(hashlib.sha256(f"{request.release} {request.series.digest}".encode()).hexdigest())
+
+    def build(
+        self,
+        request: BuildRequest,
+        *,
+        build_key: Digest,
+        work_dir: Path,
+        log: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> BuildOutcome:
+        words = _words(request)
+        self._note(f"build {build_key}")
+        log.write_text(f"compiling\x1b[31m in red\n{'x' * int(words.get('log', '0'))}\n")
+        progress(Event(stage="prepare", message="prepares the tree", fraction=0.0))
+        if "die-always" in words or ("die-once" in words and self.runs(f"build {build_key}") == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        _wait(float(words.get("sleep", "0")), progress, "compile", cancellation, deaf="deaf" in words)
+        _misbehave(words, work_dir)
+        if problem := _problem(words):
+            return BuildOutcome(problem=problem)
+        progress(Event(stage="link", message="links the module", fraction=1.0))
+        if request.check_only:
+            return BuildOutcome(functions=(FUNCTION,), seconds={"build": 0.25})
+        module = work_dir / "livepatch.ko"
+        module.write_bytes(b"\x7fELF livepatch of " + build_key.encode() + b"\0" * 5000)
+        livepatch = Livepatch(
+            name="livepatch_meminfo",
+            digest=Digest(hashlib.sha256(module.read_bytes()).hexdigest()),
+            size_bytes=module.stat().st_size,
+            kernel=KERNEL,
+            build_key=build_key,
+            functions=(FUNCTION,),
+            notes=(Note(code="inlined", message="meminfo_helper is inlined into its caller."),),
+            seconds={"build": 0.25},
+        )
+        return BuildOutcome(
+            livepatch=livepatch,
+            module=module,
+            functions=livepatch.functions,
+            notes=livepatch.notes,
+            seconds=livepatch.seconds,
+        )
+
+    def trial(
+        self,
+        livepatch: Livepatch,
+        module: Path,
+        expectations: Sequence[Expectation],
+        *,
+        work_dir: Path,
+        console: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> TrialReport:
+        self._note(f"trial {livepatch.build_key}")
+        assert hashlib.sha256(module.read_bytes()).hexdigest() == livepatch.digest
+        progress(Event(stage="trial", message="boots the kernel", fraction=None))
+        console.write_text("[    0.000000] Linux version 6.1.0-50-cloud-amd64\r\n")
+        fails = any(expectation.pattern == "never" for expectation in expectations)
+        for expectation in expectations:
+            if expectation.command.startswith("sleep "):
+                _wait(float(expectation.command.split()[1]), progress, "trial", cancellation, deaf=False)
+        return TrialReport(
+            release=livepatch.kernel.release,
+            build_id=livepatch.kernel.build_id,
+            accelerator="tcg",
+            observations=tuple(
+                Observation(
+                    command=expectation.command,
+                    pattern=expectation.pattern,
+                    before="",
+                    during="",
+                    after="",
+                    met=expectation.pattern != "never",
+                )
+                for expectation in expectations
+            ),
+            transition_s=0.5,
+            reverted=True,
+            reloaded=True,
+            clean_log=True,
+            seconds=1.5,
+            problems=(_of(Kind.FAILURE, "trial-expectation", "An expectation was not met."),) if fails else (),
+        )
+
+    def _note(self, line: str) -> None:
+        with self._journal.open("a") as stream:
+            stream.write(line + "\n")
+
+
+def _words(request: BuildRequest) -> dict[str, str]:
+    lines = [line for patch in request.series.patches for line in patch.content.decode(errors="replace").splitlines()]
+    return {word: rest for word, _, rest in (line.partition(" ") for line in lines)}
+
+
+def _of(kind: Kind, code: str, message: str) -> Problem:
+    return Problem(code=code, kind=kind, message=message, advice="Read the log.", excerpt="+\tint x;\n")
+
+
+def _problem(words: dict[str, str]) -> Problem | None:
+    if "verdict" in words:
+        return _of(Kind.VERDICT, "data-changed", "The series changes initialised data.")
+    if "compile-error" in words:
+        return _of(Kind.FAILURE, "compile-error", "fs/proc/meminfo.c does not compile.")
+    return None
+
+
+def _misbehave(words: dict[str, str], work_dir: Path) -> None:
+    if "broken-environment" in words:
+        raise EnvironmentFault("program-missing", "bwrap cannot be started.", advice="Install it.")
+    if "explode" in words:
+        raise KeyError("a secret that must not leave the server")
+    if "disk-full" in words:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if "fill" in words:
+        with (work_dir / "filling").open("wb") as stream:
+            while True:
+                stream.write(b"\xff" * 65536)
+                stream.flush()
+
+
+def _wait(seconds: float, progress: Progress, stage: str, cancellation: Cancellation, *, deaf: bool) -> None:
+    deadline = time.monotonic() + seconds
+    step = 0
+    while (left := deadline - time.monotonic()) > 0:
+        step += 1
+        progress(Event(stage=stage, message=f"step {step}", fraction=None))
+        if deaf:
+            time.sleep(min(left, 0.1))
+        elif cancellation.event.wait(min(left, 0.1)):
+            raise EnvironmentFault("program-failed", "The compiler was ended.", advice="None.")
