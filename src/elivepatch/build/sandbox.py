@@ -33,6 +33,7 @@ _MINIMUM_BWRAP = (0, 12)
 _FILE_LIMIT_BYTES = 2 << 30
 _MEMORY_LIMIT_BYTES = 6 << 30
 _PROCESS_LIMIT = 512
+_TRANSCRIPT_BYTES = 256 * 1024
 
 # What a compiler never needs and what kernel exploits like: keys, tracing, namespaces, mounts, modules, new system
 # call surfaces. Refused with EPERM rather than a signal, so that a program that merely asks goes on.
@@ -49,11 +50,13 @@ _DENIED_CALLS = (
 class Sandbox:
     """A toolchain root made ready to run programs in.
 
-    `root` is mounted read-only at `/`. `helper` is the root whose bubblewrap is used.
+    `root` is mounted read-only at `/`. `helper` is the root whose bubblewrap is used. What programs print is added to
+    the file `transcript`, where there is one.
     """
 
     root: Path
     helper: Path
+    transcript: Path | None = None
 
     def run(
         self,
@@ -96,6 +99,8 @@ class Sandbox:
             program.seek(0)
             arguments += ["--seccomp", str(program.fileno()), "--", *argv]
             done = run(arguments, timeout_s=timeout_s, pass_fds=(program.fileno(),), cancellation=cancellation)
+        if self.transcript is not None:
+            _note(self.transcript, argv, done)
         if done.status != 0 and done.log.startswith(b"bwrap: "):
             raise EnvironmentFault(
                 "sandbox",
@@ -103,6 +108,14 @@ class Sandbox:
                 advice="Unprivileged user namespaces and overlayfs must be allowed; see docs/operations.md.",
             )
         return done
+
+
+def _note(transcript: Path, argv: Sequence[str], done: Completed) -> None:
+    # One write per program: appends of several threads do not mix.
+    head = f"$ {' '.join(argv)[:2000]}\n"
+    tail = f"[status {done.status}, {done.seconds:.2f} s]\n\n"
+    with transcript.open("ab", buffering=0) as file:
+        file.write(head.encode() + done.output[:_TRANSCRIPT_BYTES] + done.log[:_TRANSCRIPT_BYTES] + tail.encode())
 
 
 _FIXED_ENVIRONMENT = {

@@ -24,7 +24,7 @@ from pathlib import Path
 from elivepatch.build.archive import Archive, Package
 from elivepatch.build.base import VMLINUX, Base, Bases
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
-from elivepatch.build.toolchain import Toolchain, Toolchains
+from elivepatch.build.toolchain import HELPER, Toolchain, Toolchains, declarations
 from elivepatch.build.tree import SECTION_FLAGS, make_arguments
 from elivepatch.kernel.config import KernelConfig, differences, parse_config
 from elivepatch.kernel.elf import ElfFile
@@ -205,6 +205,10 @@ class StockMaker:
                 f"The kernel was built by a compiler that is not supported: {text[:120]}.",
                 advice="Only gcc is supported for stock kernels.",
             )
+        # The helper is needed for every kernel; a toolchain that could be the right one is made where it is missing.
+        for declaration in declarations().values():
+            if declaration.name == HELPER or declaration.compiler == found["command"].removeprefix("x86_64-linux-gnu-"):
+                self.toolchains.add(declaration.name, self.progress)
         return found["command"], self.toolchains.for_compiler(found["version"])
 
     def _debug_part(

@@ -112,9 +112,9 @@ class Toolchains:
         """Return the toolchain that carries the sandbox and the tools."""
         return self.get(HELPER)
 
-    def sandbox(self, toolchain: Toolchain) -> Sandbox:
-        """Return a sandbox in the root of `toolchain`."""
-        return Sandbox(root=toolchain.root, helper=self.helper().root)
+    def sandbox(self, toolchain: Toolchain, *, transcript: Path | None = None) -> Sandbox:
+        """Return a sandbox in the root of `toolchain` whose programs' output is added to `transcript`."""
+        return Sandbox(root=toolchain.root, helper=self.helper().root, transcript=transcript)
 
     def for_compiler(self, wanted: str) -> Toolchain:
         """Return the toolchain whose compiler is exactly `wanted`, such as `(Debian 12.2.0-14+deb12u1) 12.2.0`.

@@ -55,11 +55,12 @@ class _Object:
 
 @dataclass(slots=True, kw_only=True)
 class ObjectsBuilder:
-    """Builds livepatches for one base. One instance does one job at a time."""
+    """Builds livepatches for one base, one job an instance. What the tools print is added to the file `log`."""
 
     base: Base
     toolchains: Toolchains
     jobs: int
+    log: Path | None = None
     progress: Progress = silent
     cancellation: Cancellation | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -79,8 +80,7 @@ class ObjectsBuilder:
         with self._timed("read", "reading the series"):
             touched = read_series(series)
             reached = reach(touched, self.base.units, self.base.tree)
-        toolchain = self.toolchains.get(self.base.toolchain)
-        sandbox = self.toolchains.sandbox(toolchain)
+        sandbox = self._sandbox()
         with self._timed("apply", f"applying to the source of {self.base.release}"):
             applied = apply_series(
                 series, touched, tree=self.base.tree, sandbox=sandbox, work_dir=work_dir, cancellation=self.cancellation
@@ -109,7 +109,7 @@ class ObjectsBuilder:
     def _objects(self, reached: Reach, applied: Applied, name: str, work_dir: Path) -> list[_Object]:
         compiler = Compiler(
             base=self.base,
-            sandbox=self.toolchains.sandbox(self.toolchains.get(self.base.toolchain)),
+            sandbox=self._sandbox(),
             patch_headers=self._patch_headers(),
             cancellation=self.cancellation,
         )
@@ -166,8 +166,11 @@ class ObjectsBuilder:
         check_fidelity(plain, parent, located, difference.changed, source=unit.source, parent=unit.parents[0])
         return _Object(unit, located, difference)
 
+    def _sandbox(self) -> Sandbox:
+        return self.toolchains.sandbox(self.toolchains.get(self.base.toolchain), transcript=self.log)
+
     def _helper(self) -> Sandbox:
-        return self.toolchains.sandbox(self.toolchains.helper())
+        return self.toolchains.sandbox(self.toolchains.helper(), transcript=self.log)
 
     def _patch_headers(self) -> Path:
         return self.toolchains.helper().root / "usr/share/kpatch"

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The real workshop: bases, toolchains, the builder and the trial of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from elivepatch.build.archive import Archive
+from elivepatch.build.base import VMLINUX, Base, Bases
+from elivepatch.build.builders.objects import VERSION, ObjectsBuilder
+from elivepatch.build.stock import StockMaker
+from elivepatch.build.toolchain import Toolchains
+from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch
+from elivepatch.model.kernel import Digest, KernelIdentity
+from elivepatch.model.progress import Progress, silent
+from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.process import Cancellation
+from elivepatch.settings import ServerSettings
+from elivepatch.trial.case import GuestKernel
+from elivepatch.trial.run import run_trial
+
+
+class BuildingWorkshop:
+    """Builds and tries livepatches with what is below `settings.cache_dir`."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self.archive = Archive(settings.cache_dir / "archive")
+        self.toolchains = Toolchains(settings.cache_dir / "toolchains", self.archive)
+        self.bases = Bases(settings.cache_dir / "bases")
+        self._known: dict[Digest, Base] = {}
+
+    def maker(self, progress: Progress = silent) -> StockMaker:
+        """Return what makes stock bases here."""
+        return StockMaker(self.archive, self.toolchains, self.bases, self._settings.jobs, progress)
+
+    def base(self, release: str) -> Base:
+        """Return a base, the same object again while it is unchanged, so that its tables are read once."""
+        found = self.bases.get(release)
+        return self._known.setdefault(found.digest, found)
+
+    def kernels(self) -> list[KernelIdentity]:
+        """Return the kernels that can be built for."""
+        return [base.identity for base in self.bases.list()]
+
+    def build_key(self, request: BuildRequest) -> Digest:
+        """Return the digest of all that determines the answer to a request."""
+        asked = [[one.command, one.pattern] for one in request.expectations]
+        return _digest([self._bytes_key(request), asked, request.trial, request.check_only])
+
+    def _bytes_key(self, request: BuildRequest) -> Digest:
+        base = self.base(request.release)
+        patches = [patch.digest for patch in request.series.patches]
+        return _digest(["objects", VERSION, base.digest, self.toolchains.helper().digest, patches])
+
+    def build(
+        self,
+        request: BuildRequest,
+        *,
+        build_key: Digest,
+        work_dir: Path,
+        log: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> BuildOutcome:
+        """Build the module inside `work_dir` and write what tools print to `log`."""
+        base = self.base(request.release)
+        name = f"livepatch_{self._bytes_key(request)[:12]}"
+        with self._scratch() as scratch:
+            printed = scratch / "log"
+            builder = ObjectsBuilder(
+                base=base,
+                toolchains=self.toolchains,
+                jobs=self._settings.jobs,
+                log=printed,
+                progress=progress,
+                cancellation=cancellation,
+            )
+            (scratch / "work").mkdir()
+            outcome = builder.build(request.series, name=name, work_dir=scratch / "work", check_only=request.check_only)
+            if printed.exists():
+                shutil.copyfile(printed, log)
+            if outcome.module is None:
+                return outcome
+            module = work_dir / f"{name}.ko"
+            shutil.copyfile(outcome.module, module)
+        content = module.read_bytes()
+        livepatch = Livepatch(
+            name=name,
+            digest=Digest(hashlib.sha256(content).hexdigest()),
+            size_bytes=len(content),
+            kernel=base.identity,
+            build_key=build_key,
+            functions=outcome.functions,
+            notes=outcome.notes,
+            seconds=outcome.seconds,
+        )
+        return replace(outcome, livepatch=livepatch, module=module)
+
+    def trial(
+        self,
+        livepatch: Livepatch,
+        module: Path,
+        expectations: Sequence[Expectation],
+        *,
+        work_dir: Path,
+        console: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> TrialReport:
+        """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`."""
+        base = self.base(livepatch.kernel.release)
+        parents = sorted({function.object for function in livepatch.functions} - {VMLINUX})
+        try:
+            return run_trial(
+                kernel=guest_kernel(base),
+                livepatch=module,
+                livepatch_name=livepatch.name,
+                parents=parents,
+                expectations=expectations,
+                work_dir=work_dir,
+                cache_dir=self._settings.cache_dir,
+                progress=progress,
+                cancellation=cancellation,
+            )
+        finally:
+            if (work_dir / "console.log").is_file():
+                shutil.copyfile(work_dir / "console.log", console)
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        # Below the cache, not the state: the sandbox's user must be able to reach it, and the state is nobody else's.
+        top = self._settings.cache_dir / "scratch"
+        top.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="job-", dir=top))
+        try:
+            scratch.chmod(0o755)
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def guest_kernel(base: Base) -> GuestKernel:
+    """Return what a trial boots for a base."""
+    return GuestKernel(
+        release=base.release,
+        build_id=base.build_id,
+        image=base.directory / "vmlinuz",
+        modules_dir=base.directory / "modules",
+    )
+
+
+def _digest(facts: list[Any]) -> Digest:
+    return Digest(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
