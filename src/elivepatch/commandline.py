@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from types import ModuleType
 from typing import NoReturn, TypeAlias
 
@@ -33,21 +33,40 @@ class Parser(argparse.ArgumentParser):
         raise UsageError("usage", f"{sentence}.", advice=f"See `{self.prog} --help`.")
 
 
-def build_parser(prog: str, description: str, commands: ModuleType) -> argparse.ArgumentParser:
-    """Return the whole command line; every module of the package `commands` registers its own subcommands."""
+class _Version(argparse.Action):
+    """Prints the version; it is looked up only then, because that takes longer than all other start-up."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_given: object) -> NoReturn:
+        """Print the version and leave."""
+        from importlib.metadata import version
+
+        sys.stdout.write(f"{parser.prog} {version('elivepatch')}\n")
+        parser.exit()
+
+
+def build_parser(
+    prog: str, description: str, commands: ModuleType, argv: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    """Return the command line; every module of the package `commands` registers the subcommand of its name.
+
+    Where `argv` begins with one of these names, only that module is imported: a command does not wait for what the
+    others need.
+    """
     parser = Parser(prog=prog, description=description, allow_abbrev=False)
-    parser.add_argument("-v", "--version", action="version", version=f"{prog} {version('elivepatch')}")
+    parser.add_argument("-v", "--version", action=_Version, nargs=0, help="show program's version number and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in sorted(pkgutil.iter_modules(commands.__path__), key=lambda found: found.name):
-        importlib.import_module(f"{commands.__name__}.{module.name}").register(subparsers)
+    names = sorted(found.name for found in pkgutil.iter_modules(commands.__path__))
+    for name in names if not argv or argv[0] not in names else [argv[0]]:
+        importlib.import_module(f"{commands.__name__}.{name}").register(subparsers)
     return parser
 
 
 def run(prog: str, description: str, commands: ModuleType, argv: Sequence[str] | None) -> int:
     """Run one command and return its exit status (docs/exit-status.md)."""
     output = Output()
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        arguments = build_parser(prog, description, commands).parse_args(argv)
+        arguments = build_parser(prog, description, commands, argv).parse_args(argv)
         output.as_json = bool(getattr(arguments, "json", False))
         command: Command = arguments.run
         return int(command(arguments, output))
