@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a file to a livepatch in the kernel: nothing is loaded that was not verified through the same descriptor."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.client.host.identity import loaded_modules, read_arch, read_build_id, read_release
+from elivepatch.client.host.machine import Host, Machine
+from elivepatch.model.errors import EnvironmentFault, HostError, TrustError
+from elivepatch.trust.envelope import verify_livepatch
+from elivepatch.trust.keys import PublicKey
+from elivepatch.trust.statement import Statement
+
+MODULE_LIMIT = 256 << 20
+_APPENDED = b"~Module signature appended~\n"  # include/linux/module_signature.h, MODULE_SIG_STRING
+_MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243, "loongarch64": 258, "ppc64le": 21}  # elf.h, EM_*
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedModule:
+    """A module file that is what its signed statement says, fits the running kernel, and is still open."""
+
+    descriptor: int
+    statement: Statement
+    kernel_signed: bool
+
+
+@contextmanager
+def open_verified(host: Host, module: Path, envelope: bytes, pinned: Collection[PublicKey]) -> Iterator[VerifiedModule]:
+    """Open a module for loading; the descriptor is closed at the end of the block.
+
+    Raises TrustError where the module is not what a pinned server signed, HostError where it is signed but not for
+    this kernel, or not a livepatch.
+    """
+    try:
+        descriptor = os.open(module, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise HostError(
+            "module-unreadable",
+            f"{module} cannot be read: {error.strerror}.",
+            advice="Give an existing module file, not a link to one.",
+        ) from error
+    try:
+        content = _content(module, descriptor)
+        statement = verify_livepatch(envelope, content, pinned)
+        check_kernel(host, statement)
+        _check_module(descriptor, module, statement)
+        yield VerifiedModule(
+            descriptor=descriptor, statement=statement, kernel_signed=content[-len(_APPENDED) :] == _APPENDED
+        )
+    finally:
+        os.close(descriptor)
+
+
+def check_kernel(host: Host, statement: Statement) -> None:
+    """Raise HostError where the statement is about another kernel than the running one."""
+    for what, theirs, ours in (
+        ("release", statement.release, read_release(host)),
+        ("architecture", statement.arch, read_arch(host)),
+        ("build-id", statement.build_id, read_build_id(host)),
+    ):
+        if theirs != ours:
+            raise HostError(
+                "other-kernel",
+                f"{statement.name} is for {what} {theirs}, this host runs {ours}.",
+                advice="Build it for this host with `elivepatch apply`: a livepatch fits one build of a kernel only.",
+            )
+
+
+def insert(machine: Machine, module: VerifiedModule) -> None:
+    """Load a verified module; the kernel starts its transition. Raises HostError in words for the kernel's errno."""
+    name = module.statement.name
+    try:
+        machine.kernel.load(module.descriptor)
+    except OSError as error:
+        raise _refused(name, error) from error
+
+
+def remove(machine: Machine, name: str) -> bool:
+    """Unload a module that is no livepatch in force any more; whether it is gone.
+
+    The kernel drops its own reference a moment after the transition, so a busy module is tried again for two seconds.
+    """
+    deadline = machine.clock.monotonic() + 2.0
+    while any(module.name == name for module in loaded_modules(machine.host)):
+        try:
+            machine.kernel.unload(name)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return True
+            if error.errno not in {errno.EAGAIN, errno.EBUSY, errno.EWOULDBLOCK}:
+                return False
+            if machine.clock.monotonic() >= deadline:
+                return False
+            machine.clock.sleep(0.1)
+    return True
+
+
+def _content(module: Path, descriptor: int) -> bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MODULE_LIMIT:
+        raise HostError(
+            "module-unreadable",
+            f"{module} is not a module file.",
+            advice="Give a .ko file that the server handed out.",
+        )
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        content = file.read(MODULE_LIMIT + 1)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return content
+
+
+def _check_module(descriptor: int, module: Path, statement: Statement) -> None:
+    from elivepatch.kernel.elf import ElfFile
+
+    elf = ElfFile(Path(f"/proc/self/fd/{descriptor}"))
+    try:
+        info = elf.modinfo
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            header = file.read(20)
+    except EnvironmentFault as error:
+        raise TrustError(
+            "module-malformed",
+            f"{module.name} is signed but is not a readable module.",
+            advice="The server signed something that is not a module: tell whoever runs it.",
+        ) from error
+    finally:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    if info.get("livepatch") != ["Y"]:
+        raise HostError(
+            "not-a-livepatch",
+            f"{module.name} is a kernel module but not a livepatch.",
+            advice="Load ordinary modules with modprobe.",
+        )
+    vermagic = (info.get("vermagic") or [""])[0].split(" ")[0]
+    if vermagic != statement.release:
+        raise HostError(
+            "vermagic",
+            f"{module.name} was built for release {vermagic or '(none)'}, its statement says {statement.release}.",
+            advice="The server made a mistake: build again, and tell whoever runs it.",
+        )
+    if info.get("name") != [statement.name]:
+        raise HostError(
+            "module-name",
+            f"{module.name} calls itself {(info.get('name') or ['nothing'])[0]!r}, its statement {statement.name!r}.",
+            advice="The server made a mistake: build again, and tell whoever runs it.",
+        )
+    if int.from_bytes(header[18:20], "little") != _MACHINES.get(statement.arch, -1):
+        raise HostError(
+            "other-kernel",
+            f"{module.name} is not machine code for {statement.arch}.",
+            advice="Build it for this host with `elivepatch apply`.",
+        )
+
+
+def _refused(name: str, error: OSError) -> HostError:
+    """Put the kernel's answer into words (kernel/module/main.c, signing.c and kernel/livepatch/core.c)."""
+    code, sentence, advice = _ANSWERS.get(
+        error.errno or 0,
+        (
+            "load-failed",
+            f"the kernel answered {error.strerror}",
+            "Read the end of the kernel's log: `dmesg | tail -20`.",
+        ),
+    )
+    return HostError(code, f"{name} was not loaded: {sentence}.", advice=advice)
+
+
+_ANSWERS: dict[int, tuple[str, str, str]] = {
+    errno.EKEYREJECTED: (
+        "kernel-signature",
+        "this kernel only loads modules signed with a key that it knows",
+        "Have the server sign modules with a key enrolled here (MOK or .machine keyring); see `elivepatch doctor`.",
+    ),
+    errno.ENOKEY: (
+        "kernel-signature",
+        "this kernel only loads modules signed with a key that it knows",
+        "Have the server sign modules with a key enrolled here (MOK or .machine keyring); see `elivepatch doctor`.",
+    ),
+    errno.EPERM: (
+        "load-forbidden",
+        "the kernel does not let this process load modules",
+        "Run it as root, outside of containers; lockdown or kernel.modules_disabled may forbid it until a reboot.",
+    ),
+    errno.EACCES: (
+        "load-forbidden",
+        "a security module forbids it",
+        "Look for a denial in the audit log (SELinux, AppArmor, LoadPin, IMA).",
+    ),
+    errno.EEXIST: (
+        "name-taken",
+        "a module of this name is loaded already",
+        "Run `elivepatch list`; unload the old one with `elivepatch unload NAME`.",
+    ),
+    errno.ENOEXEC: (
+        "load-incompatible",
+        "the kernel does not take this module's format or version",
+        "Read the end of the kernel's log: `dmesg | tail -20` names the symbol or version that differs.",
+    ),
+    errno.EBUSY: (
+        "load-busy",
+        "a function is held by another tracer, or another transition is under way",
+        "Run `elivepatch doctor`: it lists functions that ftrace users hold; wait for a transition to end.",
+    ),
+    errno.EINVAL: (
+        "load-incompatible",
+        "a function or symbol that it replaces was not found, or it does not fit the livepatches that are loaded",
+        "Read the end of the kernel's log: `dmesg | tail -20` names it.",
+    ),
+    errno.ENOENT: (
+        "load-incompatible",
+        "it needs a symbol that this kernel does not have",
+        "Read the end of the kernel's log: `dmesg | tail -20` names it.",
+    ),
+    errno.ENOMEM: ("load-memory", "the kernel has not enough memory", "Free memory and try again."),
+    errno.ENODEV: (
+        "no-livepatching",
+        "this kernel has no livepatching",
+        "Run `elivepatch doctor`; a kernel with CONFIG_LIVEPATCH=y is needed.",
+    ),
+}

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The three doors to the machine: its files below a root directory, the acts that change its kernel, its clock."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+_TEXT_LIMIT = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The files of a machine. Paths are relative to its root directory, so that a test can have its own."""
+
+    root: Path = Path("/")
+
+    def path(self, relative: str) -> Path:
+        """Return where `relative`, for example `sys/kernel/livepatch`, is."""
+        return self.root / relative
+
+    def read(self, relative: str, limit: int = _TEXT_LIMIT) -> bytes:
+        """Return at most `limit` bytes of a file; raises OSError where it cannot be read."""
+        with self.path(relative).open("rb") as file:
+            return file.read(limit)
+
+    def text(self, relative: str) -> str | None:
+        """Return a file's text without white space at its ends, None where it is not there or may not be read."""
+        try:
+            return self.read(relative).decode(errors="replace").strip()
+        except OSError:
+            return None
+
+
+class KernelActs(Protocol):
+    """What changes the kernel. Each raises OSError with the kernel's errno; reading is done through `Host`."""
+
+    def load(self, descriptor: int) -> None:
+        """Load the module in an open file, finit_module(2) with no parameters and no flags."""
+
+    def unload(self, name: str) -> None:
+        """Unload a module that nothing uses, delete_module(2) with O_NONBLOCK; never by force."""
+
+    def write(self, attribute: Path, value: str) -> None:
+        """Write to an attribute of /sys/kernel/livepatch."""
+
+
+class Clock(Protocol):
+    """Time, so that a test need not wait for it."""
+
+    def monotonic(self) -> float:
+        """Return seconds that only ever grow."""
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+
+    def now(self) -> datetime:
+        """Return the date and time, UTC."""
+
+
+class RealClock:
+    """The clock of this machine."""
+
+    def monotonic(self) -> float:
+        """Return seconds that only ever grow."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        time.sleep(seconds)
+
+    def now(self) -> datetime:
+        """Return the date and time, UTC."""
+        return datetime.now(tz=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Everything a command needs of the machine it runs on."""
+
+    host: Host
+    kernel: KernelActs
+    clock: Clock
+
+    def stamp(self) -> str:
+        """Return the date and time as they are recorded: UTC, ISO 8601, whole seconds."""
+        return self.clock.now().isoformat(timespec="seconds")
+
+
+def this_machine() -> Machine:
+    """Return the machine this process runs on."""
+    from elivepatch.client.host.syscalls import RealKernel
+
+    return Machine(Host(), RealKernel(), RealClock())

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who holds a transition: the tasks the kernel has not switched yet, where they stand, and in which function.
+
+/proc/PID/task/TID/patch_state is -1 outside of a transition, else 0 (unpatched) or 1 (patched); see
+proc_pid_patch_state in fs/proc/base.c. The idle tasks are not in /proc: they switch on their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from elivepatch.client.host.machine import Clock, Host
+
+_KTHREAD = 0x00200000  # include/linux/sched.h, PF_KTHREAD
+_FRAME = re.compile(
+    r"\[<[0-9a-fA-Fx]+>\] (?P<name>[^\s+]+)(?:\+0x[0-9a-f]+/0x[0-9a-f]+)?(?: \[(?P<module>[^\]\s]+)\])?"
+)
+_STACK_SHOWN = 8
+_STATES = {
+    "R": "running",
+    "S": "sleeping",
+    "D": "uninterruptible",
+    "T": "stopped",
+    "t": "traced",
+    "I": "idle",
+    "Z": "zombie",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A task that has not switched.
+
+    `stack` lists its kernel functions, the innermost first; empty where the kernel does not tell. `function` is the
+    patched function among them, empty where none is: then the task is running, or its stack cannot be trusted.
+    """
+
+    pid: int
+    thread: int
+    command: str
+    state: str
+    kernel_thread: bool
+    stack: tuple[str, ...]
+    function: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping of the fields."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        kind = "kernel thread" if self.kernel_thread else "task"
+        where = f"in {self.function}" if self.function else "in none of the patched functions that its stack shows"
+        if not self.stack and not self.function:
+            where = "stack not told"
+        return f"{kind} {self.command} (pid {self.pid}, thread {self.thread}, {self.state}), {where}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """How far a transition is. `complete` is false where time ran out before all tasks were counted."""
+
+    tasks: int
+    waiting: tuple[tuple[int, int], ...]
+    complete: bool
+
+
+def count(host: Host, clock: Clock, *, target: bool, within_s: float) -> Census:
+    """Count the tasks, and those that are not yet where the transition goes (`target`: patched or not)."""
+    deadline = clock.monotonic() + within_s
+    wanted = "1" if target else "0"
+    tasks = 0
+    waiting: list[tuple[int, int]] = []
+    for pid, thread in _threads(host):
+        if clock.monotonic() > deadline:
+            return Census(tasks=tasks, waiting=tuple(waiting), complete=False)
+        state = host.text(f"proc/{pid}/task/{thread}/patch_state")
+        tasks += state is not None
+        if state not in {None, wanted, "-1"}:
+            waiting.append((pid, thread))
+    return Census(tasks=tasks, waiting=tuple(waiting), complete=True)
+
+
+def look_at(host: Host, pid: int, thread: int, functions: Collection[str], *, inside: str = "") -> Holder | None:
+    """Describe one task, None where it is gone.
+
+    `functions` are the patched ones. A livepatch on its way in waits for tasks that stand in the old functions; one on
+    its way out waits for its own, whatever they are called: then `inside` is its name.
+    """
+    base = f"proc/{pid}/task/{thread}"
+    status = host.text(f"{base}/stat")
+    if status is None:
+        return None
+    # The command stands in brackets and may hold any character, brackets too (proc(5)).
+    command, _, rest = status.partition("(")[2].rpartition(")")
+    fields = rest.split()
+    flags = int(fields[6]) if len(fields) > 6 and fields[6].isdecimal() else 0
+    frames = list(_frames(host.text(f"{base}/stack") or ""))
+    hit = next((name for name, module in frames if (module == inside if inside else name in functions)), "")
+    return Holder(
+        pid=pid,
+        thread=thread,
+        command="".join(character if character.isprintable() else "?" for character in command)[:64],
+        state=_STATES.get(fields[0] if fields else "", "unknown"),
+        kernel_thread=bool(flags & _KTHREAD),
+        stack=tuple(f"{name} [{module}]" if module else name for name, module in frames[:_STACK_SHOWN]),
+        function=hit,
+    )
+
+
+def standing_in(host: Host, clock: Clock, functions: Collection[str], *, within_s: float) -> tuple[Holder, ...]:
+    """Return the tasks that stand in one of these functions right now: they would make a transition wait."""
+    deadline = clock.monotonic() + within_s
+    found = []
+    for pid, thread in _threads(host):
+        if clock.monotonic() > deadline:
+            break
+        stack = host.text(f"proc/{pid}/task/{thread}/stack") or ""
+        if any(name in functions for name, _ in _frames(stack)):
+            one = look_at(host, pid, thread, functions)
+            if one is not None and one.function:
+                found.append(one)
+    return tuple(found)
+
+
+def _frames(stack: str) -> Iterator[tuple[str, str]]:
+    for found in _FRAME.finditer(stack):
+        # gcc's clones (foo.isra.0, foo.constprop.0) keep their own names in kallsyms and in livepatches.
+        yield found["name"], found["module"] or ""
+
+
+def _threads(host: Host) -> Iterator[tuple[int, int]]:
+    for pid in _numbers(host, "proc"):
+        for thread in _numbers(host, f"proc/{pid}/task"):
+            yield pid, thread
+
+
+def _numbers(host: Host, directory: str) -> list[int]:
+    try:
+        return sorted(int(item.name) for item in host.path(directory).iterdir() if item.name.isdecimal())
+    except OSError:
+        return []
