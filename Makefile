@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Two targets do everything on a fresh Debian 12 machine, as root: `make demo` and `make test`.
+
+VENV := .venv
+BIN := $(VENV)/bin
+export ELIVEPATCH_CACHE_DIR ?= /var/cache/elivepatch
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit integration kernel bench corpus requirements docs clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
+
+setup: $(VENV)/ready ## install the system packages and the virtual environment
+
+$(VENV)/ready: requirements/dev.txt packaging/debian-packages.txt pyproject.toml packaging/setup
+	packaging/setup $(VENV)
+	touch $@
+
+demo: $(VENV)/ready ## turn source patches into livepatches for stock kernels and show them work in a VM
+	$(BIN)/python demo/demo.py
+
+test: lint unit integration kernel ## run every check and test (the last lane builds and boots kernels)
+
+lint: $(VENV)/ready ## check style, types and the direction of imports
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/ready ## run the tests that need nothing but the checkout
+	$(BIN)/pytest tests/unit
+
+integration: $(VENV)/ready ## run the tests with real servers on loopback
+	$(BIN)/pytest tests/integration
+
+kernel: $(VENV)/ready ## run the tests that build livepatches and boot kernels
+	$(BIN)/pytest tests/kernel --durations=10
+
+bench: $(VENV)/ready ## measure where the time goes, into bench/results.json
+	$(BIN)/python bench/bench.py
+
+corpus: $(VENV)/ready ## build and try a folder of real fixes (DIR=...), into bench/corpus.json
+	$(BIN)/python bench/corpus.py $(DIR)
+
+docs: $(VENV)/ready ## write the generated pages of docs/
+	$(BIN)/python docs/generate.py
+
+requirements: ## pin the requirements anew (needs uv)
+	packaging/pin-requirements
+
+clean: ## remove what the targets made in the checkout
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo/output demo/report.json

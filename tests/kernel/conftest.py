@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real kernels for the tests that build and boot. What they need is made once and kept in the cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from elivepatch.build.archive import Archive
+from elivepatch.build.base import Base
+from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.model.build import BuildOutcome
+from elivepatch.model.progress import Event
+from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.process import run
+from elivepatch.service.building import BuildingWorkshop, guest_kernel
+from elivepatch.settings import ServerSettings
+from elivepatch.trial.case import GuestKernel
+
+BOOKWORM = "6.1.0-50-cloud-amd64"
+"""Debian 12's last kernel in its main archive, which no longer changes; without IBT."""
+
+Build = Callable[..., BuildOutcome]
+
+
+def _tell(event: Event) -> None:
+    if event.fraction in {None, 0.0, 1.0}:
+        sys.stderr.write(f"[{event.stage}] {event.message}\n")
+
+
+@pytest.fixture(scope="session")
+def settings() -> ServerSettings:
+    return ServerSettings(cache_dir=Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch")), jobs=2)
+
+
+@pytest.fixture(scope="session")
+def workshop(settings: ServerSettings) -> BuildingWorkshop:
+    return BuildingWorkshop(settings)
+
+
+@pytest.fixture(scope="session")
+def archive(workshop: BuildingWorkshop) -> Archive:
+    return workshop.archive
+
+
+@pytest.fixture(scope="session")
+def base_6_1(workshop: BuildingWorkshop) -> Base:
+    """Debian 12's stock 6.1.176: gcc 12, no IBT."""
+    return workshop.base(workshop.maker(_tell).add(BOOKWORM).release)
+
+
+@pytest.fixture(scope="session")
+def base_6_12(workshop: BuildingWorkshop) -> Base:
+    """Debian 13's newest stock 6.12: gcc 14, IBT."""
+    return workshop.base(workshop.maker(_tell).add("debian-13").release)
+
+
+@pytest.fixture
+def reachable_path(settings: ServerSettings) -> Iterator[Path]:
+    """An empty directory that the sandbox's user can reach, which pytest's own temporary directories are not."""
+    top = settings.cache_dir / "scratch"
+    top.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix="test-", dir=top))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def build(workshop: BuildingWorkshop, reachable_path: Path) -> Build:
+    """Build a livepatch from texts of source patches, without service or trial."""
+    count = 0
+
+    def built(
+        base: Base, *patches: str | bytes, name: str = "livepatch_test", check_only: bool = False
+    ) -> BuildOutcome:
+        nonlocal count
+        count += 1
+        work_dir = reachable_path / str(count)
+        work_dir.mkdir()
+        contents = [patch.encode() if isinstance(patch, str) else patch for patch in patches]
+        series = PatchSeries(tuple(SourcePatch(f"{n}.patch", content) for n, content in enumerate(contents)))
+        builder = ObjectsBuilder(base=base, toolchains=workshop.toolchains, jobs=2)
+        return builder.build(series, name=name, work_dir=work_dir, check_only=check_only)
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def stock_kernel(base_6_1: Base) -> GuestKernel:
+    return guest_kernel(base_6_1)
+
+
+@pytest.fixture(scope="session")
+def kernel_headers(archive: Archive, base_6_1: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The headers of the stock 6.1 kernel, unpacked: the directory to give to `make -C`."""
+    root = tmp_path_factory.mktemp("headers")
+    version = base_6_1.version
+    common = BOOKWORM.replace("-cloud-amd64", "-common")
+    names = (f"linux-headers-{BOOKWORM}", f"linux-headers-{common}", "linux-kbuild-6.1")
+    for path in archive.download([archive.find(name, version) for name in names]):
+        run(["dpkg-deb", "-x", path, root]).check("Unpacking the headers")
+    return root / "usr/src" / f"linux-headers-{BOOKWORM}"
