@@ -30,11 +30,17 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
-    """Which server the client talks to and how long it waits for an answer."""
+    """Which server the client talks to, and how long it waits: for an answer, a transition, another command.
+
+    A boot skips a set after whose load the machine went down without a shutdown and was back within `boot_guard_s`.
+    """
 
     url: str = "http://127.0.0.1:8440"
     token: str = ""
     timeout_s: float = 30.0
+    transition_s: float = 60.0
+    lock_wait_s: float = 30.0
+    boot_guard_s: float = 600.0
 
 
 SERVER_FILE = Path("/etc/elivepatch/server.toml")
@@ -86,9 +92,7 @@ def _from_file(file: Path, known: set[str], *, required: bool) -> dict[str, Any]
 def _convert(name: str, value: Any, kind: type) -> Any:
     wanted: type = Path if issubclass(kind, Path) else kind
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Path)):
-        raise UsageError(
-            "settings", f"The setting {name} is not a {wanted.__name__}.", advice="See docs/settings.md."
-        )
+        raise UsageError("settings", f"The setting {name} is not a {wanted.__name__}.", advice="See docs/settings.md.")
     try:
         return wanted(value)
     except ValueError as error:
