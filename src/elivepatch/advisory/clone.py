@@ -40,7 +40,7 @@ def head(git: Path) -> str:
 
 
 def list_clone(git: Path, commit: str, findings: Findings, *, wanted: Callable[[str], bool]) -> Iterator[Listed]:
-    """Give every wanted file of `commit`; its mark is its blob id. Links and too large files go to `findings`."""
+    """Give every wanted file of `commit`; its mark is its blob id. What else has a wanted name goes to `findings`."""
     listing = _git(git, "ls-tree", "-r", "-z", "-l", "--full-tree", commit).check("listing the clone's files")
     for line in listing.output.split(b"\0")[:-1]:
         about, _, name = line.partition(b"\t")
@@ -50,7 +50,9 @@ def list_clone(git: Path, commit: str, findings: Findings, *, wanted: Callable[[
         mode, kind, blob, size = about.decode(errors="replace").split()
         if kind != "blob" or mode == "120000" or not COMMIT.fullmatch(blob):
             findings.add("not-a-file", path, "It is a link or another repository.")
-        elif not size.isdigit() or int(size) > RECORD_FILE_MAX:
+        elif not size.isdigit():
+            findings.add("unreadable", path, "The clone lacks its content.")
+        elif int(size) > RECORD_FILE_MAX:
             findings.add("too-large", path, f"It is larger than {RECORD_FILE_MAX // 1024} KiB.")
         else:
             yield Listed(path=path, size=int(size), mark=blob)

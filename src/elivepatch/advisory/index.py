@@ -43,6 +43,7 @@ _FILE_MAX = 64 * 1024**2
 _TABLES_MAX = 512 * 1024**2
 _COMMIT_BYTES = 20
 _MARK_BYTES = 12
+_SCORES = frozenset({None, *range(101)})  # CVSS in tenths
 _NO_MARK = bytes(_MARK_BYTES)
 
 
@@ -210,8 +211,11 @@ def _decode(body: bytes) -> Records:
 def _decode_rows(tables: dict[str, Any], blob: bytes) -> list[Record]:
     versions = [_version(text) for text in tables["table"]["versions"]]
     files: list[str] = tables["table"]["files"]
+    vectors = [plain(vector, 200) for vector in tables["table"]["vectors"]]
     if not all(inside_tree(file) for file in files) or not all(CVE_ID.fullmatch(name) for name in tables["ids"]):
         raise ValueError("names")
+    if not _SCORES.issuperset(tables["scores"]):
+        raise ValueError("scores")
     commits = _decode_commits(blob)
     columns = ("ids", "titles", "files", "ranges", "scores", "vectors")
     return [
@@ -228,7 +232,7 @@ def _decode_rows(tables: dict[str, Any], blob: bytes) -> list[Record]:
                 for group in groups
             ),
             score=score,
-            vector=tables["table"]["vectors"][vector],
+            vector=vectors[vector],
             defect=plain(tables["defects"].get(str(at), ""), 300),
         )
         for at, (name, title, numbers, groups, score, vector) in enumerate(

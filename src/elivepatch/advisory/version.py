@@ -10,7 +10,7 @@ from elivepatch.model.errors import UsageError
 
 _VERSION = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4}){1,3})(?:-rc([1-9][0-9]?))?")
 _DISTRIBUTION_ABI = re.compile(r"[0-9]+\.[0-9]+\.0-[0-9]+(?:\.bpo\.[0-9]+)?-[a-z][a-z0-9-]*")
-_STARTS_VANILLA = re.compile(r"([0-9]+\.[0-9]+(?:\.[0-9]+)*)[^0-9.]")
+_BUILD = re.compile(r"([0-9]+\.[0-9]+(?:\.[0-9]+)*)(?:[-+~_](?!rc)|\.[a-z])[ -~]*")
 
 _LAST_MINOR = {3: 19, 4: 20, 5: 19, 6: 19}
 """The last release of each finished series: a version beyond it never existed."""
@@ -67,7 +67,7 @@ def listed_version(text: str) -> KernelVersion | None:
     if not width <= len(parts) <= width + 1:
         return None
     branch, level = parts[:width], parts[width] if len(parts) > width else 0
-    if branch < _OLDEST or (branch[0] == 2 and branch[2] > _LAST_26):
+    if branch < _OLDEST or (2, 6, _LAST_26) < branch < (3,):
         return None
     if branch[1] > _LAST_MINOR.get(branch[0], branch[1]):
         return None
@@ -88,11 +88,11 @@ def parse_kernel_version(text: str) -> KernelVersion:
         raise UsageError(
             "cve-kernel-distribution",
             f"{text[:80]!r} is a distribution's release: the vanilla version it is built from cannot be read from it.",
-            advice="Run `uname -v` there; where it prints Debian 6.1.176-1, give --kernel 6.1.176. "
-            "Fixes that the distribution added itself are not seen by the answer.",
+            advice="Run `uname -v` there: where it prints Debian 6.1.176-1, give --kernel 6.1.176 (Ubuntu has it in "
+            "/proc/version_signature). Fixes that the distribution added itself are not seen by the answer.",
         )
-    start = _STARTS_VANILLA.match(text)
-    base = listed_version(start[1]) if start else None
+    build = _BUILD.fullmatch(text)
+    base = listed_version(build[1]) if build else None
     if base is not None:
         raise UsageError(
             "cve-kernel-distribution",

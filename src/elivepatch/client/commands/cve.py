@@ -21,7 +21,6 @@ from elivepatch.model.errors import ExitStatus, TrustError, UsageError
 
 _NAMED = 10
 _TITLE = 72
-_ADDRESS = "Give --records: a clone, a directory or an archive of the kernel's CVE list, or an index of it."
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -172,7 +171,7 @@ def make_index(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         try:
             previous = read_index(arguments.output)
         except (UsageError, TrustError) as error:
-            _note(output, f"{error.problem.message} It is made anew.")
+            output.note(f"note: {error.problem.message} It is made anew.")
     records = _records(arguments, output, previous)
     size = write_index(records, arguments.output)
     known = previous.listed if previous is not None else {}
@@ -217,17 +216,17 @@ def _ranking(arguments: argparse.Namespace) -> Ranking:
 def _tell_findings(findings: Findings, output: Output) -> None:
     """Name on standard error what was set aside, so that an answer never looks more complete than it is."""
     for found in findings.named[:_NAMED]:
-        _note(output, f"{found.name}: {found.message} [{found.code}]")
+        output.note(f"note: {found.name}: {found.message} [{found.code}]")
     if findings.total > _NAMED:
         counts = ", ".join(f"{count} {code}" for code, count in findings.counts.most_common())
-        _note(output, f"{findings.total} findings in all: {counts}; `elivepatch cve index --json` names them.")
+        output.note(f"note: {findings.total} findings in all: {counts}; `elivepatch cve index --json` names them.")
 
 
 def _tell_age(answers: list[Answer], kernel: KernelVersion, output: Output) -> None:
     """Say so where the kernel is newer than everything the records know of its branch."""
     known = report.last_known(answers, kernel)
     if known and parse_kernel_version(known).order < kernel.order:
-        _note(output, f"these records know nothing newer than {known} of its branch; newer fixes are not seen.")
+        output.note(f"note: these records know nothing newer than {known} of its branch; newer fixes are not seen.")
 
 
 def _print_record(told: dict[str, Any], output: Output) -> None:
@@ -248,9 +247,3 @@ def _print_record(told: dict[str, Any], output: Output) -> None:
     if rows:
         output.line()
         output.table(("INTRODUCED", "BY", "FIXED", "BY"), rows)
-
-
-def _note(output: Output, text: str) -> None:
-    start = "\r\x1b[K" if output.err.isatty() else ""
-    output.err.write(f"{start}note: {text}\n")
-    output.err.flush()
