@@ -109,6 +109,7 @@ class FakeWorkshop:
         cancellation: Cancellation,
     ) -> TrialReport:
         self._note(f"trial {livepatch.build_key}")
+        assert not any(work_dir.iterdir())
         assert hashlib.sha256(module.read_bytes()).hexdigest() == livepatch.digest
         progress(Event(stage="trial", message="boots the kernel", fraction=None))
         console.write_text("[    0.000000] Linux version 6.1.0-50-cloud-amd64\r\n")

@@ -23,6 +23,7 @@ from elivepatch.service import problems
 from elivepatch.service.auth import Tokens
 from elivepatch.service.engine import Engine
 from elivepatch.service.jobs import Asked, Job, Jobs
+from elivepatch.service.limits import BodyLimit
 from elivepatch.service.records import job_key, keep_request, report_of
 from elivepatch.service.store import Store
 from elivepatch.service.wire import (
@@ -148,7 +149,6 @@ def kernels(services: With) -> KernelsAnswer:
 @private.post(
     "/builds",
     status_code=202,
-    max_body_size=MAX_BODY_BYTES,
     responses=_told(404, 413) | {200: {"model": BuildAnswer, "description": "A job that answers this already."}},
 )
 def submit(body: BuildBody, services: With, response: Response) -> BuildAnswer:
@@ -280,6 +280,7 @@ def create(services: Services) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = services
+    app.add_middleware(BodyLimit, limit_bytes=MAX_BODY_BYTES)
     app.include_router(public)
     app.include_router(private)
     problems.install(app)

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch
-from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Progress
 from elivepatch.model.trial import Expectation, TrialReport
 from elivepatch.process import Cancellation
-from elivepatch.settings import ServerSettings
 
 
 class Workshop(Protocol):
@@ -57,12 +55,3 @@ class Workshop(Protocol):
         cancellation: Cancellation,
     ) -> TrialReport:
         """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`."""
-
-
-def open_workshop(settings: ServerSettings) -> Workshop:
-    """Return the workshop of a server; raises EnvironmentFault where it cannot build."""
-    raise EnvironmentFault(
-        "no-builder",
-        f"This installation has no builder for {settings.cache_dir}.",
-        advice="Install a version of elivepatch that has one.",
-    )

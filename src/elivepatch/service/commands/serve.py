@@ -11,8 +11,8 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
 from elivepatch.service import log
+from elivepatch.service.building import BuildingWorkshop
 from elivepatch.service.server import serve
-from elivepatch.service.workshop import open_workshop
 from elivepatch.settings import SERVER_FILE, ServerSettings, load
 
 
@@ -48,5 +48,5 @@ def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
     """Serve until told to stop."""
     settings = settings_of(arguments)
     log.set_up()
-    serve(settings, open_workshop(settings))
+    serve(settings, BuildingWorkshop(settings))
     return ExitStatus.OK
