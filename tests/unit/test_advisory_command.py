@@ -178,7 +178,14 @@ def test_what_was_set_aside_is_told_on_standard_error_and_by_an_index_too(
 
 def test_a_kernel_newer_than_the_records_is_pointed_out(cve: Callable[..., Ended]) -> None:
     assert "nothing newer than 6.1.170" in cve("summary", "--records", SMALL, "--kernel", "6.1.176").err
+    assert "no version of 7.9" in cve("summary", "--records", SMALL, "--kernel", "7.9.3").err
     assert not cve("summary", "--records", SMALL, "--kernel", "6.1.170").err
+
+
+def test_a_version_that_ends_in_zero_is_pointed_out(cve: Callable[..., Ended]) -> None:
+    ended = cve("summary", "--records", SMALL, "--kernel", "6.6.0", "--json")
+    assert ended.document["kernel"] == "6.6"
+    assert "6.6.0 is read as the mainline release 6.6" in ended.err
 
 
 @pytest.mark.parametrize(

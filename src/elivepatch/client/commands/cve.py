@@ -87,7 +87,7 @@ def _add_ranking(parser: argparse.ArgumentParser) -> None:
 
 def list_cves(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Print every CVE with its state on one kernel version."""
-    kernel = parse_kernel_version(arguments.kernel)
+    kernel = _kernel(arguments, output)
     ranking = _ranking(arguments)
     answers = exposure(_records(arguments, output).effective(), kernel)
     _tell_age(answers, kernel, output)
@@ -116,7 +116,7 @@ def show_cve(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     name: str = arguments.id
     if not CVE_ID.fullmatch(name):
         raise UsageError("cve-id", f"{name[:60]!r} is not the id of a CVE.", advice="Write it as CVE-2024-26768.")
-    kernel = parse_kernel_version(arguments.kernel) if arguments.kernel else None
+    kernel = _kernel(arguments, output) if arguments.kernel else None
     records = _records(arguments, output)
     record = records.find(name)
     if record is None and name in records.rejected:
@@ -140,7 +140,7 @@ def show_cve(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 def summarize(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Print how many CVEs are in which state, and of the affected ones where their fix is."""
-    kernel = parse_kernel_version(arguments.kernel)
+    kernel = _kernel(arguments, output)
     ranking = _ranking(arguments)
     records = _records(arguments, output)
     answers = exposure(records.effective(), kernel)
@@ -195,6 +195,16 @@ def make_index(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     return ExitStatus.OK
 
 
+def _kernel(arguments: argparse.Namespace, output: Output) -> KernelVersion:
+    kernel = parse_kernel_version(arguments.kernel)
+    if arguments.kernel != str(kernel):
+        output.note(
+            f"note: {arguments.kernel} is read as the mainline release {kernel}; "
+            "distributions call their kernels .0 whatever they are built from."
+        )
+    return kernel
+
+
 def _records(arguments: argparse.Namespace, output: Output, previous: Records | None = None) -> Records:
     source: Path = arguments.records
     records = (
@@ -225,7 +235,10 @@ def _tell_findings(findings: Findings, output: Output) -> None:
 def _tell_age(answers: list[Answer], kernel: KernelVersion, output: Output) -> None:
     """Say so where the kernel is newer than everything the records know of its branch."""
     known = report.last_known(answers, kernel)
-    if known and parse_kernel_version(known).order < kernel.order:
+    if not known:
+        branch = KernelVersion(branch=kernel.branch)
+        output.note(f"note: these records name no version of {branch}; if it is newer than they are, update them.")
+    elif parse_kernel_version(known).order < kernel.order:
         output.note(f"note: these records know nothing newer than {known} of its branch; newer fixes are not seen.")
 
 
