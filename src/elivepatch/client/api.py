@@ -18,8 +18,9 @@ from typing import Any, Literal, Self
 
 import httpx2
 
-from elivepatch.model.build import BuildRequest, Result, Status
-from elivepatch.model.errors import ElivepatchError, EnvironmentFault, ExitStatus, Problem, TrustError, UsageError
+from elivepatch.client.report import Report, read_report
+from elivepatch.model.build import BuildRequest, Status
+from elivepatch.model.errors import ElivepatchError, EnvironmentFault, Problem, TrustError, UsageError
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, parse_release
 from elivepatch.model.progress import Event
 from elivepatch.settings import ClientSettings
@@ -30,7 +31,9 @@ _MAX_FILE_BYTES = 256 * 1024 * 1024
 # The server sends a comment every 15 s where nothing happens: silence beyond that is a lost connection.
 _EVENT_SILENCE_S = 45.0
 _JOB = re.compile(r"[0-9a-f]{16}", re.ASCII)
-_LIVEPATCH_NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)
+# What reading an answer of another shape than expected raises.
+_NONSENSE = (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, UsageError)
+_HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -52,25 +55,6 @@ class ServerEvent:
 
     id: int
     progress: Event | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """How a job ended. `document` is the server's own report, whole."""
-
-    id: str
-    result: Result
-    problem: Problem | None
-    livepatch_name: str | None
-    module_sha256: Digest | None
-    document: dict[str, Any]
-
-    @property
-    def exit_status(self) -> ExitStatus:
-        """The exit status of a command that asked for this job."""
-        if self.result is Result.SUCCESS:
-            return ExitStatus.OK
-        return self.problem.kind.exit_status if self.problem is not None else ExitStatus.SERVICE
 
 
 def is_loopback(url: str) -> bool:
@@ -143,7 +127,7 @@ class Api:
         """Return how a done job ended."""
         path = f"/v1/builds/{parse_job(job)}/report"
         with self._understood():
-            return _report(self._json("GET", path), job)
+            return read_report(self._json("GET", path), job=job)
 
     def events(self, job: str, *, after: int) -> Iterator[ServerEvent]:
         """Yield what happens to a job from after the event `after` (0: from its beginning), until it is done."""
@@ -228,7 +212,7 @@ class Api:
             raise self._garbage() from error
         except httpx2.TransportError as error:
             raise self._unreachable(_reason(error)) from error
-        except (KeyError, ValueError, TypeError, AttributeError, RecursionError, UsageError, httpx2.HTTPError) as error:
+        except (*_NONSENSE, httpx2.HTTPError) as error:
             raise self._garbage() from error
 
     def _garbage(self) -> EnvironmentFault:
@@ -244,7 +228,7 @@ def _parsed(url: str) -> httpx2.URL:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, ValueError) as error:
         raise _bad_url(url) from error
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
+    if parsed.scheme not in {"http", "https"} or not _HOST.fullmatch(parsed.raw_host):
         raise _bad_url(url)
     return parsed
 
@@ -296,22 +280,3 @@ def _event(name: str, data: str) -> Event | None:
         message=str(told["message"]),
         fraction=float(fraction) if fraction is not None else None,
     )
-
-
-def _report(document: dict[str, Any], job: str) -> Report:
-    livepatch = document["livepatch"]
-    report = Report(
-        id=document["id"],
-        result=Result(document["result"]),
-        problem=Problem.from_dict(document["problem"]) if document["problem"] is not None else None,
-        livepatch_name=livepatch["name"] if livepatch is not None else None,
-        module_sha256=document["module_sha256"],
-        document=document,
-    )
-    if report.id != job or (report.result is Result.SUCCESS) != (report.problem is None):
-        message = "a report that contradicts itself"
-        raise ValueError(message)
-    if report.livepatch_name is not None and not _LIVEPATCH_NAME.fullmatch(report.livepatch_name):
-        message = "a livepatch's name that is none"
-        raise ValueError(message)
-    return report

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from elivepatch.client.api import Api, Report, Unreachable
+from elivepatch.client.api import Api, Unreachable
+from elivepatch.client.report import Report
 from elivepatch.model.progress import Event, Progress
 
 PATIENCE_S = 60.0
@@ -62,11 +63,16 @@ class Patience:
         def listen() -> bool:
             nonlocal last
             heard = False
-            for event in api.events(job, after=last):
-                last = max(last, event.id)
-                heard = True
-                if event.progress is not None:
-                    self._progress(event.progress)
+            try:
+                for event in api.events(job, after=last):
+                    last = max(last, event.id)
+                    heard = True
+                    if event.progress is not None:
+                        self._progress(event.progress)
+            except Unreachable:
+                # Whoever told something was there: patience starts anew.
+                if not heard:
+                    raise
             return heard
 
         if self.ask(lambda: api.is_done(job)):

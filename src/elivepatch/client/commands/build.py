@@ -8,10 +8,11 @@ import json
 import shlex
 from pathlib import Path
 
-from elivepatch.client.api import Api, Refused, Report, parse_job
+from elivepatch.client.api import Api, Refused, parse_job
 from elivepatch.client.connection import add_connection, connect
 from elivepatch.client.files import read_series, write_whole
 from elivepatch.client.follow import Patience
+from elivepatch.client.report import Report
 from elivepatch.commandline import Subparsers
 from elivepatch.model.build import BuildRequest
 from elivepatch.model.errors import ExitStatus, UsageError
@@ -80,19 +81,18 @@ def wait(api: Api, job: str, arguments: argparse.Namespace, output: Output) -> R
 
 def tell(report: Report, output: Output) -> None:
     """Tell people how a job ended."""
-    document = report.document
     if report.problem is not None:
         output.problem(report.problem)
     elif report.livepatch_name is not None:
-        output.line(f"{report.livepatch_name} for {document['kernel']} is built")
+        output.line(f"{report.livepatch_name} for {report.release} is built")
     else:
-        output.line(f"yes: nothing speaks against a livepatch for {document['kernel']}")
-    for function in document["functions"]:
-        output.line(f"  replaces {function['object']}:{function['name']}")
-    for note in document["notes"]:
-        output.line(f"  note: {note['message']} [{note['code']}]")
-    if document["trial"] is not None and document["trial"]["passed"]:
-        output.line(f"  trial passed: loaded, reverted and loaded again on {document['trial']['accelerator']}")
+        output.line(f"yes: nothing speaks against a livepatch for {report.release}")
+    for function in report.functions:
+        output.line(f"  replaces {function.object}:{function.name}")
+    for note in report.notes:
+        output.line(f"  note: {note.message} [{note.code}]")
+    if report.trial is not None:
+        output.line(f"  trial passed: loaded, reverted and loaded again in a VM ({report.trial})")
 
 
 def _request(arguments: argparse.Namespace) -> BuildRequest | None:

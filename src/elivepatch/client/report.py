@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a job ended, read from what a server says about it: what does not have the shape of a report is none."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from elivepatch.model.build import Note, PatchedFunction, Result
+from elivepatch.model.errors import ExitStatus, Problem
+from elivepatch.model.kernel import Digest
+
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_LIVEPATCH_NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How a job ended. `document` is the server's own report, whole; `trial` is the accelerator of a passed trial."""
+
+    id: str
+    result: Result
+    release: str
+    problem: Problem | None
+    functions: tuple[PatchedFunction, ...]
+    notes: tuple[Note, ...]
+    livepatch_name: str | None
+    module_sha256: Digest | None
+    trial: str | None
+    document: dict[str, Any]
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """The exit status of a command that asked for this job."""
+        if self.result is Result.SUCCESS:
+            return ExitStatus.OK
+        return self.problem.kind.exit_status if self.problem is not None else ExitStatus.SERVICE
+
+
+def read_report(document: dict[str, Any], *, job: str) -> Report:
+    """Return the report of `job`; raises KeyError, TypeError or ValueError where `document` is not that.
+
+    The livepatch's name and the module's digest become names of files and are therefore looked at closely.
+    """
+    livepatch, trial, problem = document["livepatch"], document["trial"], document["problem"]
+    result = Result(document["result"])
+    if document["id"] != job or (result is Result.SUCCESS) != (problem is None):
+        message = "a report that contradicts itself"
+        raise ValueError(message)
+    return Report(
+        id=job,
+        result=result,
+        release=_text(document["kernel"]),
+        problem=Problem.from_dict(problem) if problem is not None else None,
+        functions=tuple(
+            PatchedFunction(
+                object=_text(function["object"]),
+                name=_text(function["name"]),
+                sympos=int(function["sympos"]),
+                source=_text(function["source"]),
+            )
+            for function in document["functions"]
+        ),
+        notes=tuple(Note(code=_text(note["code"]), message=_text(note["message"])) for note in document["notes"]),
+        livepatch_name=_matching(_LIVEPATCH_NAME, livepatch["name"]) if livepatch is not None else None,
+        module_sha256=Digest(_matching(_DIGEST, document["module_sha256"]))
+        if document["module_sha256"] is not None
+        else None,
+        trial=_text(trial["accelerator"]) if trial is not None and trial["passed"] is True else None,
+        document=document,
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(type(value))
+    return value
+
+
+def _matching(shape: re.Pattern[str], value: Any) -> str:
+    if not shape.fullmatch(_text(value)):
+        raise ValueError(value)
+    return _text(value)
