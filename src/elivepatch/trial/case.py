@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a trial is made of: the kernel that is booted and the livepatches that are tried on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.model.errors import UsageError
+from elivepatch.model.trial import Expectation
+
+_MODULE_NAME = re.compile(r"[A-Za-z0-9_-]{1,55}")  # MODULE_NAME_LEN of include/linux/moduleparam.h, less the final zero
+
+_BUILD_ID = re.compile(r"[0-9a-f]{16,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestKernel:
+    """A built kernel as its packages ship it.
+
+    `image` is the vmlinuz; `modules_dir` is lib/modules/RELEASE, with kernel/ and modules.builtin in it. `build_id` is
+    what the livepatches were built for, lower-case hexadecimal.
+    """
+
+    release: str
+    build_id: str
+    image: Path
+    modules_dir: Path
+
+    def __post_init__(self) -> None:
+        if not _BUILD_ID.fullmatch(self.build_id):
+            raise UsageError(
+                "build-id",
+                f"{self.build_id[:80]!r} is not a build-id.",
+                advice="`file vmlinux` prints it as BuildID: 16 to 64 hexadecimal digits in lower case.",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialCase:
+    """One livepatch to try.
+
+    `name` is the module's; `parents` are the modules whose functions it replaces: loaded before it, with what they
+    need.
+    """
+
+    livepatch: Path
+    name: str
+    parents: Sequence[str] = ()
+    expectations: Sequence[Expectation] = ()
+
+
+def module_name(text: str) -> str:
+    """Return a module's name as the kernel spells it, with `_` for `-`; raises UsageError where it cannot be one."""
+    if not _MODULE_NAME.fullmatch(text):
+        raise UsageError(
+            "module-name",
+            f"{text[:80]!r} is not the name of a kernel module.",
+            advice="A module's name has up to 55 letters, digits, `_` and `-`.",
+        )
+    return text.replace("-", "_")

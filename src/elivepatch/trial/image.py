@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's root file system: a static busybox, init.sh, and the cases with the modules they need.
+
+Two archives, one after the other, uncompressed: the kernel unpacks them faster than it would decompress them, and
+putting the base together is a copy of 2 MB, cheaper than any cache of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.trial import cpio
+from elivepatch.trial.case import TrialCase, module_name
+from elivepatch.trial.modules import ModuleTree, content
+
+_DIRECTORIES = (
+    "bin", "sbin", "usr", "usr/bin", "usr/sbin", "dev", "proc", "sys", "tmp", "observed", "etc", "root", "run",
+)  # fmt: skip
+# Documentation/admin-guide/devices.txt. In the image because devtmpfs is an option of the kernel.
+_DEVICES = (("console", 5, 1), ("null", 1, 3), ("zero", 1, 5), ("kmsg", 1, 11), ("ttyS0", 4, 64), ("ttyS1", 4, 65))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """A part of the guest's root file system, and per case the parents that are not among the kernel's modules."""
+
+    archive: bytes
+    missing: tuple[tuple[str, ...], ...]
+
+
+def base(busybox: Path) -> bytes:
+    """Return the archive with what every guest needs.
+
+    Raises EnvironmentFault where `busybox` is absent or needs shared libraries, which the guest does not have.
+    """
+    if not busybox.is_file() or ".interp" in ElfFile(busybox).by_name:
+        raise EnvironmentFault(
+            "trial-busybox",
+            f"{busybox} is not a statically linked busybox.",
+            advice="Install the package busybox-static; the guest of a trial is made of it.",
+        )
+    entries = [cpio.directory(name) for name in _DIRECTORIES]
+    entries += [cpio.device(f"dev/{name}", major, minor) for name, major, minor in _DEVICES]
+    entries.append(cpio.file("bin/busybox", busybox.read_bytes(), executable=True))
+    script = files("elivepatch.trial").joinpath("init.sh").read_bytes()
+    entries.append(cpio.file("init", script, executable=True))
+    return cpio.archive(entries)
+
+
+def pack(cases: Sequence[tuple[str, TrialCase]], tree: ModuleTree) -> Packed:
+    """Return the archive with `cases`, each with the scope it has in the guest's records, and their modules.
+
+    Raises UsageError for a name that no module can have, EnvironmentFault for a module that cannot be read.
+    """
+    entries = [cpio.directory(name) for name in ("trial", "trial/case", "trial/modules")]
+    packed: set[str] = set()
+    missing = []
+    for scope, case in cases:
+        plan = tree.plan([module_name(parent) for parent in case.parents])
+        missing.append(plan.missing)
+        for name, path in plan.modules:
+            if name not in packed:
+                packed.add(name)
+                entries.append(cpio.file(f"trial/modules/{name}.ko", content(path)))
+        entries += _case(f"trial/case/{scope}", case, [name for name, _path in plan.modules])
+    return Packed(archive=cpio.archive(entries), missing=tuple(missing))
+
+
+def _case(place: str, case: TrialCase, modules: Sequence[str]) -> list[cpio.Entry]:
+    entries = [
+        cpio.directory(place),
+        cpio.directory(f"{place}/expect"),
+        cpio.file(f"{place}/name", f"{module_name(case.name)}\n".encode()),
+        cpio.file(f"{place}/modules", "".join(f"{module}\n" for module in modules).encode()),
+        cpio.file(f"{place}/livepatch.ko", content(case.livepatch)),
+    ]
+    # A command is a file of its own that the guest's shell reads, so no quoting exists that could go wrong.
+    entries += [
+        cpio.file(f"{place}/expect/{number:03}", expectation.shell.encode() + b"\n")
+        for number, expectation in enumerate(case.expectations)
+    ]
+    return entries

@@ -1,0 +1,199 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: GPL-2.0-or-later
+# First program of a trial's guest: works through the cases in /trial/case and says what it sees.
+#
+# What it sees goes to the second serial port, one record per line: SCOPE KEY BASE64, where SCOPE is a case's number
+# or `-` for the guest itself. The kernel's own log goes to the first port, so that the two never mix. A record that
+# holds an exit status has it on its first line. results.py reads all this; keep the two in step.
+#
+# Nothing of a case is ever part of a command line here: names were checked by the host, commands are files.
+
+export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/ TERM=dumb
+/bin/busybox --install -s
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+# The image brings the nodes that are needed; devtmpfs adds those of the kernel where it is built in.
+mount -t devtmpfs devtmpfs /dev 2>/dev/null
+mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
+mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
+mount -t tmpfs -o size=64m tmpfs /tmp
+# The size of this file system is the bound on an observation: whatever a command prints beyond it finds no room.
+mount -t tmpfs -o size=64k tmpfs /observed
+ip link set lo up 2>/dev/null
+exec 3>/dev/ttyS1
+
+# A task or a processor that hangs ends the guest with a trace in the log instead of eating the trial's time.
+for setting in hung_task_timeout_secs=20 hung_task_panic=1 softlockup_panic=1 panic_on_rcu_stall=1; do
+    { echo "${setting#*=}" >"/proc/sys/kernel/${setting%=*}"; } 2>/dev/null
+done
+
+TRANSITION_S=25 # after 15 s the kernel signals the tasks that hold up a transition (kernel/livepatch/transition.c)
+COMMAND_S=5
+BAD_TAINTS=$((1 << 7 | 1 << 9 | 1 << 14)) # died, warned, soft lockup: Documentation/admin-guide/tainted-kernels.rst
+
+record() { # SCOPE KEY <content
+    { printf '%s %s ' "$1" "$2" && base64 -w 0 && echo; } >&3
+}
+
+say() { # SCOPE KEY TEXT
+    printf '%s' "$3" | record "$1" "$2"
+}
+
+klog() { # SCOPE KEY: the kernel's log since the last time
+    dmesg -cr | head -c 1048576 | record "$1" "$2"
+}
+
+uptime() {
+    read -r now _ </proc/uptime
+}
+
+run() { # KEY COMMAND...: record status and words of one of our own steps
+    key=$1
+    shift
+    output=$("$@" 2>&1)
+    status=$?
+    printf '%s\n%s' "$status" "$output" | record "$case" "$key"
+    return "$status"
+}
+
+stage() { # NAME: mark the kernel's log, so that a dead guest's console tells where it was
+    echo "elivepatch: case $case $1" >/dev/kmsg
+}
+
+observe() { # PHASE
+    stage "$1"
+    for expectation in "$dir"/expect/*; do
+        [ -f "$expectation" ] || continue
+        out=/observed/out
+        rm -f /observed/*
+        : >"$out"
+        (cd / && timeout -s KILL "$COMMAND_S" sh "$expectation" >"$out" 2>&1 </dev/null 3>&-)
+        status=$?
+        # The limit ended the shell that ran the command; what that had started is still there.
+        [ "$status" = 137 ] && kill -9 -1
+        { echo "$status" && cat "$out"; } | record "$case" "$1.${expectation##*/}"
+    done
+}
+
+stuck() { # KEY: the tasks that hold up a transition, and where they are
+    for task in /proc/[0-9]*/task/[0-9]*; do
+        { read -r patched <"$task/patch_state" && read -r comm <"$task/comm"; } 2>/dev/null || continue
+        [ "$patched" = "$1" ] || continue
+        echo "${task##*/} ($comm)"
+        head -n 12 "$task/stack" 2>/dev/null
+    done | head -n 60
+}
+
+settled() { # wait for the transition to an enabled livepatch
+    uptime
+    limit=$((${now%.*} + TRANSITION_S))
+    while [ "${now%.*}" -lt "$limit" ]; do
+        [ -d "$sys" ] || return 1
+        { read -r enabled <"$sys/enabled" && read -r moving <"$sys/transition"; } 2>/dev/null
+        [ "$enabled$moving" = 10 ] && return 0
+        usleep 50000
+        uptime
+    done
+    stuck 0
+    return 2
+}
+
+gone() { # wait for the transition back; the kernel takes the directory away at its end
+    uptime
+    limit=$((${now%.*} + TRANSITION_S))
+    while [ "${now%.*}" -lt "$limit" ]; do
+        [ -d "$sys" ] || return 0
+        usleep 50000
+        uptime
+    done
+    stuck 1
+    return 2
+}
+
+unload() { # the kernel drops its reference a moment after the directory is gone
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        words=$(rmmod "$name" 2>&1)
+        status=$?
+        [ "$status" = 0 ] && return 0
+        usleep 100000
+    done
+    echo "$words"
+    return "$status"
+}
+
+disable() {
+    echo 0 >"$sys/enabled"
+}
+
+enable() { # ROUND
+    stage "load.$1"
+    uptime
+    say "$case" "started.$1" "$now"
+    run "load.$1" insmod "$dir/livepatch.ko" || return 1
+    run "settled.$1" settled
+    status=$?
+    uptime
+    say "$case" "finished.$1" "$now"
+    if [ "$status" = 2 ]; then # turn the transition round, so that the next case may find a whole kernel
+        disable 2>/dev/null
+        gone >/dev/null
+    fi
+    return "$status"
+}
+
+revert() { # ROUND
+    stage "disable.$1"
+    run "disable.$1" disable && run "gone.$1" gone
+}
+
+scenario() {
+    observe before
+    klog "$case" log.before
+    enable 1 || return
+    observe during
+    revert 1 || return
+    klog "$case" log.during
+    observe after
+    klog "$case" log.after
+    stage unload
+    run unload.1 unload || return
+    enable 2 || return
+    observe again
+    revert 2 || return
+    run unload.2 unload
+}
+
+parents() {
+    stage parents
+    while read -r module; do
+        [ -d "/sys/module/$module" ] || run "module.$module" insmod "/trial/modules/$module.ko"
+    done <"$dir/modules"
+}
+
+healthy() {
+    read -r taint </proc/sys/kernel/tainted
+    [ $((taint & BAD_TAINTS)) = "$taint_before" ] && [ ! -d "/sys/module/$name" ]
+}
+
+uname -r | record - release
+record - notes </sys/kernel/notes
+klog - log.boot
+say - ready ""
+for dir in /trial/case/*; do
+    [ -d "$dir" ] || continue
+    case=${dir##*/}
+    read -r name <"$dir/name"
+    sys=/sys/kernel/livepatch/$name
+    read -r taint </proc/sys/kernel/tainted
+    taint_before=$((taint & BAD_TAINTS))
+    say "$case" begin ""
+    parents
+    scenario
+    klog "$case" log.rest
+    say "$case" done ""
+    healthy || break # the next case gets a kernel that nothing happened to
+done
+say - end ""
+# Closing waits until the port has sent everything.
+exec 3>&-
+reboot -f

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Trouble in a kernel's log: what no livepatch may cause."""
+
+from __future__ import annotations
+
+import re
+
+_TROUBLE = re.compile(
+    r"""
+      \bBUG[:\s]                                   # lib/bug.c, mm/slub.c, KASAN, KFENCE, soft lockup, atomic sleep
+    | \bkernel\ BUG\ at\b
+    | \bWARNING:\s
+    | \bOops[:\s]
+    | \bKernel\ panic\b
+    | :\ [0-9a-f]{4}\ \[\#[0-9]+\]                   # head line of every exception that kills: `what: code [#count]`
+    | \bPANIC:\s
+    | \bUBSAN:\s
+    | \bCFI\ failure\b
+    | \bMissing\ ENDBR\b
+    | \brcu.*\bdetected\ (?:expedited\ )?stalls?\b
+    | \brcu.*\bself-detected\ stall\b
+    | \brcu.*\bkthread\ starved\b
+    | \btask\ .*\ blocked\ (?:in\ .*\ )?for\ more\ than\b
+    | \bwatchdog:.*\b(?:lockup|LOCKUP)\b
+    | \brefcount_t:\s
+    | \blist_(?:add|del)\ corruption\b
+    | \bCall\ Trace:                               # whatever it was, the kernel found it worth a trace
+    """,
+    re.VERBOSE,
+)
+_LEVEL = re.compile(r"<(\d{1,4})>")
+_TIME = re.compile(r"^\[\s*[0-9]+\.[0-9]+\]\s*(?:\[\s*[TC][0-9]+\]\s*)?")
+_LIVEPATCH = re.compile(r"\blivepatch:\s")
+_WARNING_LEVEL = 4
+_EXCERPT_LINES = 40
+_LINE_LIMIT = 400
+
+
+def trouble(log: str, *, complaints: bool = True) -> str:
+    """Return the lines of `log` that show trouble, at most 40 from the first one on; empty for a clean log.
+
+    Trouble is an oops, a BUG, a WARN, a stall, a lockup, a hung task, or a message of the livepatch core at the level
+    of a warning or above, unless `complaints` is false. The latter needs the levels that `dmesg -r` prints (`<4>`);
+    they are not in the excerpt. The words are those of kernel/panic.c, kernel/rcu/tree_stall.h, kernel/hung_task.c,
+    kernel/watchdog.c and arch/x86.
+    """
+    lines = log.splitlines()
+    for number, line in enumerate(lines):
+        text = line[:_LINE_LIMIT]
+        if _TROUBLE.search(text) or (complaints and _complaint(text)):
+            return "\n".join(_plain(each) for each in lines[number : number + _EXCERPT_LINES])
+    return ""
+
+
+def tail(log: str, lines: int = 12) -> str:
+    """Return the last lines of a log without their levels."""
+    return "\n".join(_plain(line) for line in log.splitlines()[-lines:])
+
+
+def headline(excerpt: str) -> str:
+    """Return the first line of an excerpt without its time, short enough for a sentence."""
+    first = excerpt.splitlines()[0] if excerpt else ""
+    return _TIME.sub("", first).strip(" .")[:160]
+
+
+def _complaint(line: str) -> bool:
+    level = _LEVEL.match(line)
+    return bool(level and int(level[1]) & 7 <= _WARNING_LEVEL and _LIVEPATCH.search(line))
+
+
+def _plain(line: str) -> str:
+    return _LEVEL.sub("", line, count=1)[:_LINE_LIMIT] if line.startswith("<") else line[:_LINE_LIMIT]

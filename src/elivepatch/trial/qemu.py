@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Starting QEMU: without privileges, without network, without a file of this machine, on an accelerator that works.
+
+A livepatch under trial runs in the guest's kernel, so the guest counts as hostile. QEMU gets open descriptors instead
+of file names (copies of kernel and initramfs in memory, two log files), a user of its own that owns
+nothing, an empty network, no way to start programs, and a bound on what it writes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.process import Cancellation, Completed, run
+from elivepatch.trial import image
+from elivepatch.trial.case import GuestKernel
+from elivepatch.trial.results import GUEST, parse
+
+TRIAL_UID = 65433
+"""User of QEMU; in systemd's range of dynamic users, so nobody's account, and not the user of builds."""
+
+_KVM = Path("/dev/kvm")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_PROBE_S = 10.0
+_LOG_LIMIT_BYTES = 64 << 20
+_MEMORY_MIB = 512
+_PROCESSORS = 2
+# Everything down to level info on the first port, an oops ends the guest, -no-reboot turns that into QEMU's end.
+_COMMAND_LINE = "console=ttyS0 loglevel=7 printk.time=1 printk.devkmsg=on log_buf_len=1M panic=-1 oops=panic"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """The programs that a guest is made with: the emulator by name or path, busybox by path."""
+
+    qemu: str = "qemu-system-x86_64"
+    busybox: Path = Path("/bin/busybox")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """What is booted and where it writes."""
+
+    image: Path
+    initramfs: bytes
+    console: Path
+    results: Path
+
+
+def boot(
+    guest: Guest,
+    *,
+    programs: Programs,
+    accelerator: str,
+    timeout_s: float,
+    on_tick: Callable[[float], None] | None = None,
+    cancellation: Cancellation | None = None,
+) -> Completed:
+    """Run a guest to its end; both of its files exist afterwards. Raises EnvironmentFault where QEMU cannot start."""
+    with ExitStack() as stack:
+        kernel = stack.enter_context(_in_memory("kernel", _read(guest.image)))
+        initramfs = stack.enter_context(_in_memory("initramfs", guest.initramfs))
+        console = stack.enter_context(guest.console.open("wb")).fileno()
+        results = stack.enter_context(guest.results.open("wb")).fileno()
+        memory = _MEMORY_MIB + 2 * (len(guest.initramfs) >> 20)  # the archive and what is unpacked from it
+        argv = [
+            *_confined(accelerator), programs.qemu, *_accelerator(accelerator),
+            "-machine", "q35", "-m", f"{memory}M", "-smp", str(_PROCESSORS),
+            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+            "-add-fd", f"fd={console},set=1", "-chardev", "file,id=console,path=/dev/fdset/1",
+            "-add-fd", f"fd={results},set=2", "-chardev", "file,id=results,path=/dev/fdset/2",
+            "-serial", "chardev:console", "-serial", "chardev:results",
+            "-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}", "-append", _COMMAND_LINE,
+        ]  # fmt: skip
+        descriptors = (kernel, initramfs, console, results)
+        return run(argv, timeout_s=timeout_s, pass_fds=descriptors, on_tick=on_tick, cancellation=cancellation)
+
+
+def choose_accelerator(kernel: GuestKernel, *, programs: Programs, cache_dir: Path) -> str:
+    """Return `kvm` where this kernel was seen to boot with it since the host's own boot, `tcg` otherwise.
+
+    The first call for a kernel boots it (at most ten seconds) and keeps the answer in `cache_dir`: a /dev/kvm that
+    opens does not say that a guest runs, on nested or filtered hardware it may stop in the middle of its boot.
+    """
+    if not _KVM.exists():
+        return "tcg"
+    answers = cache_dir / "accelerator"
+    answers.mkdir(parents=True, exist_ok=True)
+    known = answers / f"{_BOOT_ID.read_text().strip()}-{kernel.build_id}"
+    try:
+        answer = known.read_text()
+    except FileNotFoundError:
+        answer = _probe(kernel, programs)
+        with tempfile.NamedTemporaryFile("w", dir=answers, prefix=".", delete=False) as file:
+            file.write(answer)
+        Path(file.name).replace(known)
+    return answer if answer == "kvm" else "tcg"
+
+
+def _probe(kernel: GuestKernel, programs: Programs) -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        guest = Guest(
+            image=kernel.image,
+            initramfs=image.base(programs.busybox),
+            console=Path(directory, "console"),
+            results=Path(directory, "results"),
+        )
+        boot(guest, programs=programs, accelerator="kvm", timeout_s=_PROBE_S)
+        return "kvm" if parse(guest.results.read_bytes()).has(GUEST, "end") else "tcg"
+
+
+def _accelerator(name: str) -> list[str]:
+    # `max` has every feature TCG can emulate, so alternatives in modules are patched as on current processors. All but
+    # one: QEMU 7.2 computes the flags after a cmpxchg16b without lock prefix from stale state, now and then the next
+    # interrupt returns with a trap or alignment flag set, and the guest dies of it. The kernel has a way without.
+    return ["-accel", "kvm", "-cpu", "host"] if name == "kvm" else ["-accel", "tcg", "-cpu", "max,cx16=off"]
+
+
+def _confined(accelerator: str) -> list[str]:
+    limits = ["prlimit", f"--fsize={_LOG_LIMIT_BYTES}", "--core=0", "--"]
+    if os.geteuid() != 0:
+        return [*limits, "setpriv", "--no-new-privs", "--"]
+    groups = [f"--groups={_KVM.stat().st_gid}"] if accelerator == "kvm" and _open_to_group(_KVM) else ["--clear-groups"]
+    user = [f"--reuid={TRIAL_UID}", f"--regid={TRIAL_UID}", *groups, "--inh-caps=-all", "--bounding-set=-all"]
+    return [*limits, "unshare", "--net", "--ipc", "--", "setpriv", *user, "--no-new-privs", "--"]
+
+
+def _open_to_group(path: Path) -> bool:
+    found = path.stat()
+    return bool(found.st_mode & stat.S_IWGRP) and found.st_gid != 0
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EnvironmentFault(
+            "kernel-image",
+            f"{path} cannot be read: {error.strerror}.",
+            advice="Fetch the kernel's image package again.",
+        ) from error
+
+
+@contextmanager
+def _in_memory(name: str, content: bytes) -> Iterator[int]:
+    """Yield a descriptor of an anonymous file; unlike a path it can be opened by QEMU's user whatever its directory."""
+    descriptor = os.memfd_create(name)
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(content)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Running trials: one boot for as many livepatches as the guest survives, a new one for the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from elivepatch.model.errors import EnvironmentFault, Kind, Problem
+from elivepatch.model.progress import Event, Progress, silent
+from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.process import Cancellation, Completed
+from elivepatch.trial import image, qemu
+from elivepatch.trial.case import GuestKernel, TrialCase
+from elivepatch.trial.judge import Ending, judge
+from elivepatch.trial.kernel_log import tail
+from elivepatch.trial.modules import module_tree
+from elivepatch.trial.qemu import Programs
+from elivepatch.trial.results import GUEST, Records, heading, parse
+
+_STAGE_MESSAGES = {
+    "ready": "the kernel is up",
+    "begin": "looking at the unpatched kernel",
+    "log.before": "loading the livepatch",
+    "load.1": "waiting for the transition",
+    "settled.1": "looking at the patched kernel",
+    "disable.1": "disabling the livepatch",
+    "log.during": "looking at the kernel as it was",
+    "unload.1": "loading the livepatch again",
+    "settled.2": "disabling it again",
+}
+
+
+def run_trial(
+    *,
+    kernel: GuestKernel,
+    livepatch: Path,
+    livepatch_name: str,
+    parents: Sequence[str],
+    expectations: Sequence[Expectation],
+    work_dir: Path,
+    cache_dir: Path,
+    progress: Progress = silent,
+    timeout_s: float = 120,
+    cancellation: Cancellation | None = None,
+    programs: Programs | None = None,
+) -> TrialReport:
+    """Try one livepatch on the kernel it was built for and return what was seen.
+
+    Whatever the livepatch does to its guest is in the report. The console's log is `work_dir`/console.log; `seconds`
+    of the report is the whole of this call. Raises UsageError for a name no module can have and EnvironmentFault
+    where the trial cannot be made (QEMU, busybox or the kernel's files are missing, or it was cancelled).
+    """
+    started = time.monotonic()
+    case = TrialCase(livepatch=livepatch, name=livepatch_name, parents=parents, expectations=expectations)
+    (report,) = run_trials(
+        kernel=kernel, cases=[case], work_dir=work_dir, cache_dir=cache_dir, progress=progress, timeout_s=timeout_s,
+        cancellation=cancellation, programs=programs,
+    )  # fmt: skip
+    return replace(report, seconds=round(time.monotonic() - started, 2))
+
+
+def run_trials(
+    *,
+    kernel: GuestKernel,
+    cases: Sequence[TrialCase],
+    work_dir: Path,
+    cache_dir: Path,
+    progress: Progress = silent,
+    timeout_s: float = 120,
+    cancellation: Cancellation | None = None,
+    programs: Programs | None = None,
+) -> tuple[TrialReport, ...]:
+    """Try several livepatches one after the other and return a report for each, in order.
+
+    They share a guest as long as it stays whole: once the kernel has warned, died or kept a livepatch, the next one
+    gets a new boot. `timeout_s` bounds each livepatch, the boot before it included. The consoles' logs are
+    console.log, console-2.log ... in `work_dir`; `seconds` of a report is that livepatch's own part. Raises as
+    `run_trial` does.
+    """
+    used = programs or Programs()
+    work_dir.mkdir(parents=True, exist_ok=True)
+    boots = _Boots(kernel, work_dir, used, progress, timeout_s, cancellation, len(cases))
+    boots.accelerator = qemu.choose_accelerator(kernel, programs=used, cache_dir=cache_dir)
+    reports: list[TrialReport] = []
+    while len(reports) < len(cases):
+        reports += boots.next(cases[len(reports) :], done=len(reports))
+    return tuple(reports)
+
+
+@dataclass(slots=True)
+class _Boots:
+    """Everything that is the same for all boots of one call, and how many there were."""
+
+    kernel: GuestKernel
+    work_dir: Path
+    programs: Programs
+    progress: Progress
+    timeout_s: float
+    cancellation: Cancellation | None
+    total: int
+    accelerator: str = "tcg"
+    count: int = 0
+
+    def next(self, cases: Sequence[TrialCase], *, done: int) -> list[TrialReport]:
+        """Boot once and return the reports of at least the first of `cases`."""
+        self.count += 1
+        number = "" if self.count == 1 else f"-{self.count}"
+        scoped = [(f"{done + index:06}", case) for index, case in enumerate(cases)]
+        packed = image.pack(scoped, module_tree(self.kernel))
+        guest = qemu.Guest(
+            image=self.kernel.image,
+            initramfs=image.base(self.programs.busybox) + packed.archive,
+            console=self.work_dir / f"console{number}.log",
+            results=self.work_dir / f"results{number}.txt",
+        )
+        self.progress(Event(stage="trial", message=f"booting {self.kernel.release} ({self.accelerator})"))
+        watch = _Watch(guest.results, self.timeout_s, self.cancellation, self.progress, self.total)
+        ended = qemu.boot(
+            guest, programs=self.programs, accelerator=self.accelerator, timeout_s=self.timeout_s * (len(cases) + 1),
+            on_tick=watch.tick, cancellation=watch.stop,
+        )  # fmt: skip
+        watch.tick(ended.seconds)
+        if self.cancellation is not None and self.cancellation.event.is_set():
+            raise EnvironmentFault("cancelled", "The trial was cancelled.", advice="Ask for it again to have it run.")
+        records = parse(guest.results.read_bytes())
+        console = guest.console.read_bytes().decode(errors="replace")
+        fault = self._fault(records, console, ended)
+        if fault is not None:
+            return [self._report(records, fault) for _case in cases]
+        reports: list[TrialReport] = []
+        for (scope, case), missing in zip(scoped, packed.missing, strict=True):
+            if reports and not records.has(scope, "begin"):
+                break
+            reports.append(self._judged(scope, case, records, self._ending(scope, console, ended), missing, watch))
+        return reports
+
+    def _ending(self, scope: str, console: str, ended: Completed) -> Ending:
+        return Ending(
+            console=console[max(0, console.find(f"elivepatch: case {scope} ")) :],
+            status=ended.status,
+            timed_out=ended.timed_out,
+            limit_s=self.timeout_s,
+        )
+
+    def _judged(
+        self, scope: str, case: TrialCase, records: Records, ending: Ending, missing: Sequence[str], watch: _Watch
+    ) -> TrialReport:
+        verdict = judge(scope, case, records, ending, missing)
+        return TrialReport(
+            release=records.release,
+            build_id=records.build_id,
+            accelerator=self.accelerator,
+            observations=tuple(each.observation for each in verdict.watched),
+            transition_s=verdict.transition_s,
+            reverted=verdict.reverted,
+            reloaded=verdict.reloaded,
+            clean_log=verdict.clean_log,
+            seconds=watch.seconds(scope),
+            problems=verdict.problems,
+            unloaded_parents=verdict.unloaded_parents,
+        )
+
+    def _report(self, records: Records, problem: Problem) -> TrialReport:
+        return TrialReport(
+            release=records.release, build_id=records.build_id, accelerator=self.accelerator, observations=(),
+            transition_s=None, reverted=False, reloaded=False, clean_log=False, seconds=0.0, problems=(problem,),
+        )  # fmt: skip
+
+    def _fault(self, records: Records, console: str, ended: Completed) -> Problem | None:
+        """Return what went wrong before any livepatch had its turn: not a patch's fault, so of kind ERROR.
+
+        Raises EnvironmentFault where QEMU itself refused.
+        """
+        if ended.status > 0 and not records.values and not ended.timed_out:
+            raise EnvironmentFault(
+                "trial-qemu",
+                f"QEMU cannot run a guest: {Path(self.programs.qemu).name} ended with status {ended.status}.",
+                advice="Install qemu-system-x86 and util-linux; QEMU's own words are below.",
+                excerpt=ended.tail(),
+            )
+        if not records.has(GUEST, "ready"):
+            return Problem(
+                code="trial-boot",
+                kind=Kind.ERROR,
+                message=f"The kernel {self.kernel.release} did not come up in the VM"
+                + (f" within {self.timeout_s:.0f} s." if ended.timed_out else "."),
+                advice="A trial needs a kernel with initramfs, 8250 serial console, proc and sysfs built in; "
+                "see the console log of the trial.",
+                excerpt=tail(console, 25) or ended.tail(),
+            )
+        if (records.build_id, records.release) != (self.kernel.build_id, self.kernel.release):
+            return Problem(
+                code="trial-wrong-kernel",
+                kind=Kind.ERROR,
+                message=f"The image booted as {records.release or 'a kernel without a release'} with build-id "
+                f"{records.build_id or 'unknown'}, not as {self.kernel.release} with {self.kernel.build_id}.",
+                advice="Fetch the image package of exactly the kernel that the livepatch is built for.",
+            )
+        return None
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Follows a guest's records while it runs: tells progress and stops a guest that takes too long over one case."""
+
+    results: Path
+    timeout_s: float
+    cancellation: Cancellation | None
+    progress: Progress
+    total: int
+    stop: Cancellation = field(default_factory=Cancellation.new)
+    _offset: int = 0
+    _rest: bytes = b""
+    _case_since: float = 0.0
+    _times: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def tick(self, passed_s: float) -> None:
+        """Look at what is new; called about ten times a second."""
+        for scope, key in self._new():
+            if key == "begin" and scope != GUEST:
+                self._case_since = passed_s if self._times else 0.0
+                self._times[scope] = (self._case_since, passed_s)
+            elif scope in self._times:
+                self._times[scope] = (self._times[scope][0], passed_s)
+            if key in _STAGE_MESSAGES:
+                self.progress(self._event(scope, _STAGE_MESSAGES[key]))
+        cancelled = self.cancellation is not None and self.cancellation.event.is_set()
+        if cancelled or passed_s - self._case_since > self.timeout_s:
+            self.stop.event.set()
+
+    def seconds(self, scope: str) -> float:
+        """Return how long a case took, the boot before the first one included."""
+        started, ended = self._times.get(scope, (0.0, 0.0))
+        return round(ended - started, 2)
+
+    def _new(self) -> Iterator[tuple[str, str]]:
+        with self.results.open("rb") as file:
+            file.seek(self._offset)
+            read = file.read()
+        self._offset += len(read)
+        *lines, self._rest = (self._rest + read).split(b"\n")
+        for line in lines:
+            found = heading(line)
+            if found is not None:
+                yield found
+
+    def _event(self, scope: str, message: str) -> Event:
+        if scope == GUEST or self.total == 1:
+            return Event(stage="trial", message=message)
+        number = int(scope)
+        return Event(stage="trial", message=f"{number + 1} of {self.total}: {message}", fraction=number / self.total)
