@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measure where the time goes, each figure as the median of several runs, all in one go on one machine.
+
+usage: bench.py [--runs N] [--kernel RELEASE] [ROW ...]
+
+Rows: base.prepare (packages already downloaded), objects.first (client's request to saved module, object never compiled
+before), objects.warm (its originals cached), objects.floor (the bare compile of the changed object and the module
+link), trial. Writes bench/results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess  # noqa: TID251 - the benchmark plays the user, who starts programs
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
+
+from demo import serving
+from elivepatch.build.base import Base, Bases
+from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.build.compile import Compiler
+from elivepatch.build.link import Linker
+from elivepatch.build.stock import StockMaker
+from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.model.trial import Expectation
+from elivepatch.service.building import BuildingWorkshop, guest_kernel
+from elivepatch.settings import ServerSettings
+from elivepatch.trial.run import run_trial
+
+HERE = Path(__file__).parent
+PATCH = (HERE.parent / "demo/patches/vmlinux-meminfo.patch").read_text()
+SOURCE = "fs/proc/meminfo.c"
+ROWS = ("base.prepare", "objects.first", "objects.warm", "objects.floor", "trial")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure where the time goes.")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--kernel", default="6.1.0-50-cloud-amd64")
+    arguments = parser.parse_args()
+    rows = arguments.rows or list(ROWS)
+    if unknown := sorted(set(rows) - set(ROWS)):
+        parser.error(f"no such row: {unknown[0]}")
+    bench = Bench(arguments.kernel, arguments.runs)
+    results = [bench.row(name) for name in ROWS if name in rows]
+    machine = {
+        "cpus": os.cpu_count(),
+        "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "bench_kernel": bench.base.release,
+    }
+    (HERE / "results.json").write_text(json.dumps({"machine": machine, "rows": results}, indent=1) + "\n")
+    medians = {row["name"]: row["median_s"] for row in results}
+    if {"objects.warm", "objects.floor"} <= medians.keys():
+        print(f"objects.warm is {medians['objects.warm'] / medians['objects.floor']:.2f} x the floor")
+    return 0
+
+
+class Bench:
+    """One kernel and everything the rows need of it."""
+
+    def __init__(self, kernel: str, runs: int) -> None:
+        self.cache = Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch"))
+        self.workshop = BuildingWorkshop(ServerSettings(cache_dir=self.cache))
+        self.base: Base = self.workshop.base(self.workshop.maker().add(kernel).release)
+        self.runs = runs
+        self.stamp = time.time_ns()
+        self.scratch = self.cache / "scratch"
+        self.scratch.mkdir(exist_ok=True)
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Measure one row, tell it, and return it."""
+        measure: Callable[[ExitStack], tuple[list[float], float]] = {
+            "base.prepare": self.prepare,
+            "objects.first": lambda stack: self.requests(stack, forget=True),
+            "objects.warm": lambda stack: self.requests(stack, forget=False),
+            "objects.floor": self.floor,
+            "trial": self.trial,
+        }[name]
+        with ExitStack() as stack:
+            runs, peak_mib = measure(stack)
+        row = {
+            "name": name,
+            "median_s": round(statistics.median(runs), 3),
+            "runs": [round(run, 3) for run in runs],
+            "peak_rss_mib": round(peak_mib, 1),
+        }
+        print(
+            f"{name:14} median {row['median_s']:7.2f} s of {len(runs)}  {row['peak_rss_mib']:7.1f} MiB  {row['runs']}"
+        )
+        sys.stdout.flush()
+        return row
+
+    def prepare(self, stack: ExitStack) -> tuple[list[float], float]:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=self.scratch)))
+        directory.chmod(0o755)
+        runs = []
+        for number in range(self.runs):
+            bases = Bases(directory / str(number))
+            maker = StockMaker(self.workshop.archive, self.workshop.toolchains, bases, os.cpu_count() or 1)
+            started = time.monotonic()
+            maker.add(self.base.release)
+            runs.append(time.monotonic() - started)
+            shutil.rmtree(bases.directory)
+        return runs, _peak_mib()
+
+    def requests(self, stack: ExitStack, *, forget: bool) -> tuple[list[float], float]:
+        """Time the client's command from its start to the saved module."""
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elivepatch-bench-")))
+        url, token, pid = stack.enter_context(serving(work / "state", str(self.cache)))
+        runs = []
+        # The first request also reads the kernel's symbols into the server, once for all.
+        for number in range(-1, self.runs):
+            if forget:
+                shutil.rmtree(self._original(), ignore_errors=True)
+            patch = work / "a.patch"
+            patch.write_text(self.patch(number, forget=forget))
+            command = [Path(sys.executable).parent / "elivepatch", "build", patch, "--kernel", self.base.release,
+                       "-u", url, "--token-file", token, "-o", work / "a.ko", "--no-trial"]  # fmt: skip
+            started = time.monotonic()
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+            if number >= 0:
+                runs.append(time.monotonic() - started)
+        status = Path(f"/proc/{pid}/status").read_text()
+        peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        return runs, peak_kib / 1024
+
+    def patch(self, number: int, *, forget: bool) -> str:
+        """Return a patch that no run has sent before."""
+        return PATCH.replace("VMALLOCCHUNK", f"V{self.stamp:x}{number + 1}{int(forget)}")
+
+    def _original(self) -> Path:
+        target = self.base.units.by_source[SOURCE].target
+        return self.base.directory / "originals" / hashlib.sha256(target.encode()).hexdigest()[:32]
+
+    def _work_dir(self, stack: ExitStack) -> Path:
+        work_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=self.scratch)))
+        work_dir.chmod(0o755)
+        return work_dir
+
+    def _build(self, work_dir: Path, name: str) -> Path:
+        builder = ObjectsBuilder(base=self.base, toolchains=self.workshop.toolchains, jobs=os.cpu_count() or 1)
+        outcome = builder.build(
+            PatchSeries((SourcePatch("bench.patch", PATCH.encode()),)), name=name, work_dir=work_dir
+        )
+        if outcome.module is None:
+            sys.exit(f"the bench's own patch does not build: {outcome.problem}")
+        return outcome.module
+
+    def floor(self, stack: ExitStack) -> tuple[list[float], float]:
+        """Time what no builder can leave out: one compile of the changed object, and the link of the module."""
+        runs = []
+        helper = self.workshop.toolchains.helper()
+        sandbox = self.workshop.toolchains.sandbox(self.workshop.toolchains.get(self.base.toolchain))
+        headers = helper.root / "usr/share/kpatch"
+        compiler = Compiler(base=self.base, sandbox=sandbox, patch_headers=headers)
+        linker = Linker(
+            base=self.base, sandbox=sandbox, helper=self.workshop.toolchains.sandbox(helper), patch_headers=headers
+        )
+        unit = self.base.units.by_source[SOURCE]
+        built = self._work_dir(stack)
+        self._build(built, "livepatch_bench")
+        for _ in range(self.runs):
+            work_dir = self._work_dir(stack)
+            output = work_dir / "compiled"
+            output.mkdir(mode=0o777)
+            output.chmod(0o777)
+            started = time.monotonic()
+            compiler.patched(unit, compiler.original(unit), built / "applied/layer", output)
+            linker.link([built / "object-0/out/diff.o"], name="livepatch_bench", work_dir=work_dir)
+            runs.append(time.monotonic() - started)
+        return runs, _peak_mib()
+
+    def trial(self, stack: ExitStack) -> tuple[list[float], float]:
+        module = self._build(self._work_dir(stack), "livepatch_bench")
+        runs = []
+        for _ in range(self.runs):
+            started = time.monotonic()
+            report = run_trial(
+                kernel=guest_kernel(self.base),
+                livepatch=module,
+                livepatch_name="livepatch_bench",
+                parents=(),
+                expectations=(Expectation.parse("/proc/meminfo =~ VMALLOCCHUNK"),),
+                work_dir=self._work_dir(stack) / "trial",
+                cache_dir=self.cache,
+            )
+            if not report.passed:
+                sys.exit(f"the bench's trial failed: {report.problems}")
+            runs.append(time.monotonic() - started)
+        return runs, _peak_mib()
+
+
+def _peak_mib() -> float:
+    """Return the largest resident size of this process or any program it ran."""
+    usages = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return max(usages) / 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Build every patch of a folder for one stock kernel, and load, revert and reload all that become livepatches.
+
+usage: corpus.py [DIR] [--kernel RELEASE]
+
+DIR holds one .patch a fix, named after its CVE (default: ../shared/data/cve-fixes-6.1.176). Writes bench/corpus.json: a
+list with `cve, file, class, code, reason, functions, seconds, loaded` for each. Ends with status 1 where a patch ended
+in an error that is nobody's, or where a livepatch whose parent loads did not pass its trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from elivepatch.build.base import VMLINUX
+from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.model.build import BuildOutcome
+from elivepatch.model.errors import ElivepatchError, Kind
+from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.patch.parse import read_series
+from elivepatch.service.building import BuildingWorkshop, guest_kernel
+from elivepatch.settings import ServerSettings
+from elivepatch.trial.case import TrialCase
+from elivepatch.trial.run import run_trials
+
+HERE = Path(__file__).parent
+CLASSES = {
+    "not-built": "not built",
+    "data-layout": "unsafe layout",
+    "no-change": "no change",
+    "header": "header",
+    "compile-error": "does not compile alone",
+    "undefined-symbol": "does not compile alone",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build and try a folder of real fixes.")
+    parser.add_argument("dir", nargs="?", type=Path, default=HERE.parent.parent / "shared/data/cve-fixes-6.1.176")
+    parser.add_argument("--kernel", default="6.1.0-50-cloud-amd64")
+    arguments = parser.parse_args()
+    patches = sorted(arguments.dir.glob("*.patch")) if arguments.dir.is_dir() else []
+    if not patches:
+        print(f"{arguments.dir} holds no .patch file; give a folder: make corpus DIR=...", file=sys.stderr)
+        return 2
+    cache = Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch"))
+    workshop = BuildingWorkshop(ServerSettings(cache_dir=cache))
+    base = workshop.base(
+        workshop.maker(lambda event: print(event.message, file=sys.stderr)).add(arguments.kernel).release
+    )
+    scratch = cache / "scratch"
+    scratch.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="corpus-", dir=scratch) as name:
+        top = Path(name)
+        top.chmod(0o755)
+        entries, cases = [], []
+        for number, path in enumerate(patches):
+            work_dir = top / str(number)
+            work_dir.mkdir()
+            livepatch = "livepatch_" + "".join(c if c.isalnum() else "_" for c in path.stem.lower())[:40]
+            series = PatchSeries((SourcePatch(path.name, path.read_bytes()),))
+            started = time.monotonic()
+            builder = ObjectsBuilder(base=base, toolchains=workshop.toolchains, jobs=os.cpu_count() or 1)
+            outcome = builder.build(series, name=livepatch, work_dir=work_dir)
+            entry = described(path.stem, series, outcome, time.monotonic() - started)
+            entries.append(entry)
+            print(f"{entry['cve']:18} {entry['seconds']:5.1f} s  {entry['class']:22} {entry['reason']}", flush=True)
+            if outcome.module is not None:
+                parents = sorted({function.object for function in outcome.functions} - {VMLINUX})
+                cases.append(
+                    (entry, TrialCase(livepatch=outcome.module, name=livepatch, parents=parents, expectations=()))
+                )
+        print(f"\nloading, reverting and reloading {len(cases)} livepatches on {base.release}", flush=True)
+        reports = run_trials(
+            kernel=guest_kernel(base), cases=[case for _, case in cases], work_dir=top / "trials", cache_dir=cache,
+            timeout_s=300,
+        )  # fmt: skip
+        for (entry, case), report in zip(cases, reports, strict=True):
+            entry["loaded"] = report.passed and report.reloaded and not report.unloaded_parents
+            entry["parents_loaded"] = not report.unloaded_parents
+            if not report.passed:
+                entry["trial"] = [problem.as_dict() for problem in report.problems]
+                print(f"{entry['cve']}: {case.name}: {report.problems[0].message}")
+    (HERE / "corpus.json").write_text(json.dumps(entries, indent=1) + "\n")
+    return summary(entries)
+
+
+def described(cve: str, series: PatchSeries, outcome: BuildOutcome, seconds: float) -> dict[str, Any]:
+    """Return the entry of one patch."""
+    try:
+        file = ", ".join(touched.path for touched in read_series(series))
+    except ElivepatchError:
+        file = ""
+    problem = outcome.problem
+    functions = [f"{one.object}:{one.name}" for one in outcome.functions]
+    return {
+        "cve": cve,
+        "file": file,
+        "class": "converted" if problem is None else CLASSES.get(problem.code, "refused"),
+        "code": "" if problem is None else problem.code,
+        "kind": "" if problem is None else str(problem.kind),
+        "reason": ", ".join(functions) if problem is None else problem.message,
+        "functions": functions,
+        "seconds": round(seconds, 2),
+        "loaded": False,
+    }
+
+
+def summary(entries: list[dict[str, Any]]) -> int:
+    """Print the counts and return the exit status."""
+    print()
+    for name, count in Counter(entry["class"] for entry in entries).most_common():
+        print(f"{count:4} {name}")
+    converted = [entry for entry in entries if entry["class"] == "converted"]
+    loaded = [entry for entry in converted if entry["loaded"]]
+    print(f"{len(loaded)} of {len(converted)} livepatches were loaded, reverted and reloaded")
+    blamed_on_nobody = [entry["cve"] for entry in entries if entry["kind"] == Kind.ERROR]
+    failed = [entry["cve"] for entry in converted if entry["parents_loaded"] and not entry["loaded"]]
+    for what, which in (("ended in an error of ours", blamed_on_nobody), ("failed their trial", failed)):
+        if which:
+            print(f"{what}: {', '.join(which)}")
+    return 1 if blamed_on_nobody or failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
