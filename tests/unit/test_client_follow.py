@@ -106,7 +106,7 @@ def test_a_lost_connection_is_taken_up_where_it_broke(cuts: list[int | None]) ->
 
 def test_the_user_is_told_that_the_server_is_away() -> None:
     _, told = follow(Server(2, [1, None, None]), Clock())
-    assert [event.stage for event in told].count("wait") == 3
+    assert [event.stage for event in told].count("wait") == 2
 
 
 def test_a_server_that_stays_away_is_given_up_in_the_end() -> None:
