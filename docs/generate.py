@@ -16,9 +16,9 @@ def codes_page() -> str:
     lines = [
         "# Codes",
         "",
-        "What a source patch can be told. `elivepatch build` and `elivepatch check` print the code in brackets, reports",
-        "carry it as `problem.code`. The kind decides the exit status: `verdict` 3 (cannot be a livepatch), `failure` 1",
-        "(the patch's own fault), `error` 4 (ours). This page is made from `elivepatch.model.codes`.",
+        "What a source patch can be told. `elivepatch build` and `elivepatch check` print the code in brackets,",
+        "reports carry it as `problem.code`. The kind decides the exit status: `verdict` 3 (cannot be a livepatch),",
+        "`failure` 1 (the patch's own fault), `error` 4 (ours). Made from `elivepatch.model.codes`.",
         "",
         "| code | kind | it means that | what to do |",
         "| --- | --- | --- | --- |",
