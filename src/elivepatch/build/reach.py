@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,14 @@ class Reach:
     notes: tuple[Note, ...]
 
 
-def reach(touched: Sequence[TouchedFile], units: Units, tree: Path) -> Reach:
+HeaderUsers = Callable[[str], frozenset[str]]
+"""Returns the files that may include a header, at any depth."""
+
+OBJECTS_LIMIT = 64
+"""How many objects one header may reach: each is compiled twice, and each is one more thing that can go wrong."""
+
+
+def reach(touched: Sequence[TouchedFile], units: Units, tree: Path, header_users: HeaderUsers) -> Reach:
     """Return the objects that `touched` files are built into.
 
     Raises BuildStopped with the verdict where nothing can be patched, or where something would silently be missing.
@@ -45,12 +52,17 @@ def reach(touched: Sequence[TouchedFile], units: Units, tree: Path) -> Reach:
         )
     found: dict[str, Unit] = {}
     unbuilt: list[str] = []
+    notes: list[Note] = []
     for file in touched:
         if file.kind is FileKind.DOCUMENT:
             continue
         reached = units.reached_by(file.path)
         if file.kind is FileKind.HEADER:
-            (unbuilt if _foreign(file.path) else _header(file.path)).append(file.path)
+            users, left_out = _users(file.path, units, header_users)
+            found.update({unit.source: unit for unit in users})
+            notes += left_out
+            if not users:
+                unbuilt.append(file.path)
         elif file.kind is FileKind.ASSEMBLY and reached:
             raise BuildStopped(problem("assembly", f"The series changes assembly: {file.path}."))
         elif file.kind is FileKind.SOURCE and (file.added or file.removed) and not _foreign(file.path):
@@ -74,11 +86,11 @@ def reach(touched: Sequence[TouchedFile], units: Units, tree: Path) -> Reach:
             raise BuildStopped(
                 problem("several-parents", f"{unit.source} is part of several modules: {_listed(unit.parents)}.")
             )
-    notes = tuple(
+    notes += [
         Note(code="not-built", message=f"{path} is not built in this configuration and was left out.")
         for path in unbuilt
-    )
-    return Reach(tuple(found[name] for name in sorted(found)), notes)
+    ]
+    return Reach(tuple(found[name] for name in sorted(found)), tuple(notes))
 
 
 def _refuse(touched: Sequence[TouchedFile], kind: FileKind, code: str, sentence: str) -> None:
@@ -87,8 +99,20 @@ def _refuse(touched: Sequence[TouchedFile], kind: FileKind, code: str, sentence:
         raise BuildStopped(problem(code, sentence.format(_listed(paths))))
 
 
-def _header(path: str) -> list[str]:
-    raise BuildStopped(problem("header", f"The series changes the header {path}."))
+def _users(path: str, units: Units, header_users: HeaderUsers) -> tuple[list[Unit], list[Note]]:
+    """Return the objects that may contain code of a header, and what of them no livepatch can carry."""
+    if _foreign(path):
+        return [], []
+    users: dict[str, Unit] = {}
+    for includer in header_users(path):
+        users.update({unit.source: unit for unit in units.reached_by(includer)})
+    unpatchable = sorted(name for name in users if name.startswith(_OUTSIDE) or not name.endswith(".c"))
+    patchable = [unit for name, unit in sorted(users.items()) if name not in unpatchable]
+    if len(patchable) > OBJECTS_LIMIT:
+        sentence = f"The series changes {path}, which up to {len(patchable)} objects of this kernel include."
+        raise BuildStopped(problem("header", sentence, excerpt=_listed([unit.source for unit in patchable])))
+    message = f"{path} is also included by {_listed(unpatchable)}, which no livepatch can replace."
+    return patchable, [Note(code="left-out", message=message)] if unpatchable else []
 
 
 def _foreign(path: str) -> bool:

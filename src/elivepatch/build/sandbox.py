@@ -114,8 +114,10 @@ def _note(transcript: Path, argv: Sequence[str], done: Completed) -> None:
     # One write per program: appends of several threads do not mix.
     head = f"$ {' '.join(argv)[:2000]}\n"
     tail = f"[status {done.status}, {done.seconds:.2f} s]\n\n"
+    # What a program that succeeded wrote to standard output is its product, not its report.
+    printed = done.log if done.ok else done.output + done.log
     with transcript.open("ab", buffering=0) as file:
-        file.write(head.encode() + done.output[:_TRANSCRIPT_BYTES] + done.log[:_TRANSCRIPT_BYTES] + tail.encode())
+        file.write(head.encode() + printed[:_TRANSCRIPT_BYTES] + tail.encode())
 
 
 _FIXED_ENVIRONMENT = {

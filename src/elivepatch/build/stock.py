@@ -25,7 +25,7 @@ from elivepatch.build.archive import Archive, Package
 from elivepatch.build.base import VMLINUX, Base, Bases
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
 from elivepatch.build.toolchain import HELPER, Toolchain, Toolchains, declarations
-from elivepatch.build.tree import SECTION_FLAGS, make_arguments
+from elivepatch.build.tree import SECTION_FLAGS, SOURCE_TOPS, make_arguments
 from elivepatch.kernel.config import KernelConfig, differences, parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.units import Units, make_units, read_compile_units
@@ -46,7 +46,6 @@ _STRUCTS = {
 }
 _MAY_BE_ABSENT = {"PARA_STRUCT_SIZE"}
 _STRIP = "objcopy --strip-debug --keep-file-symbols"
-_SOURCE_TOPS = "arch/x86 block certs crypto drivers fs init io_uring ipc kernel lib mm net security sound virt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,8 +277,8 @@ class StockMaker:
         self._make_in(
             sandbox, tree, [*make, f"KCFLAGS={SECTION_FLAGS}", "modules_prepare"], tools=self._patch_headers()
         )
-        grep = f"grep -rE --include='*.c' '^[[:space:]]*#[[:space:]]*include.*[.]c[\">]' {_SOURCE_TOPS} 2>/dev/null; "
-        listed = sandbox.run(["sh", "-c", grep + f"echo; find {_SOURCE_TOPS} -name '*.c' 2>/dev/null"], layers=[tree])
+        grep = f"grep -rE --include='*.c' '^[[:space:]]*#[[:space:]]*include.*[.]c[\">]' {SOURCE_TOPS} 2>/dev/null; "
+        listed = sandbox.run(["sh", "-c", grep + f"echo; find {SOURCE_TOPS} -name '*.c' 2>/dev/null"], layers=[tree])
         return listed.text.splitlines()
 
     def _patch_headers(self) -> Path:

@@ -65,7 +65,7 @@ CODES: dict[str, Entry] = {
     ),
     "header": Entry(
         Kind.VERDICT,
-        "the series changes a header, and every file that includes it would have to be patched too",
+        "the series changes a header that too many files include for one livepatch",
         "Move the change into the .c files that need it, for example as a local copy of the inline function.",
     ),
     "assembly": Entry(

@@ -22,6 +22,7 @@ from elivepatch.build.checks.layout import check_layouts
 from elivepatch.build.checks.module import Expected, check_module
 from elivepatch.build.compile import Compiler
 from elivepatch.build.diff import Difference, DiffTool, symbol_table
+from elivepatch.build.headers import includes_of
 from elivepatch.build.link import Linker
 from elivepatch.build.reach import Reach, reach
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
@@ -79,8 +80,10 @@ class ObjectsBuilder:
     def _build(self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool) -> BuildOutcome:
         with self._timed("read", "reading the series"):
             touched = read_series(series)
-            reached = reach(touched, self.base.units, self.base.tree)
-        sandbox = self._sandbox()
+            sandbox = self._sandbox()
+            reached = reach(
+                touched, self.base.units, self.base.tree, lambda header: includes_of(self.base, sandbox).users(header)
+            )
         with self._timed("apply", f"applying to the source of {self.base.release}"):
             applied = apply_series(
                 series, touched, tree=self.base.tree, sandbox=sandbox, work_dir=work_dir, cancellation=self.cancellation

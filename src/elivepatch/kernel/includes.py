@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which files of a kernel tree include a header, directly or through others: computed from #include lines.
+
+A base that was never built has no dependency files, so the answer errs on one side: where a line cannot be resolved
+for certain, every header it could mean counts as included. An object that turns out not to use the header compiles
+to the same code and drops out.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+_LINE = re.compile(r"""([^:]+):\s*#\s*include\s+(["<])([^">]+)[">]""")
+_ROOTS = ("include", "arch/x86/include", "include/uapi", "arch/x86/include/uapi")
+
+
+@dataclass(frozen=True, slots=True)
+class Includes:
+    """Includers of every header: `resolved` by its path, `unresolved` by the last part of the name that was written."""
+
+    resolved: Mapping[str, tuple[str, ...]]
+    unresolved: Mapping[str, tuple[tuple[str, str], ...]]
+
+    def users(self, header: str) -> frozenset[str]:
+        """Return all files, of any kind, that include `header` at any depth."""
+        found: set[str] = set()
+        pending = [header]
+        while pending:
+            current = pending.pop()
+            direct = set(self.resolved.get(current, ()))
+            for includer, name in self.unresolved.get(posixpath.basename(current), ()):
+                if f"/{current}".endswith(f"/{name}"):
+                    direct.add(includer)
+            fresh = direct - found
+            found |= fresh
+            pending.extend(one for one in fresh if one.endswith(".h"))
+        return frozenset(found - {header})
+
+
+def read_includes(lines: Iterable[str], exists: frozenset[str]) -> Includes:
+    """Return the includers from lines `file:#include ...`; `exists` are all headers of the tree."""
+    resolved: dict[str, set[str]] = defaultdict(set)
+    unresolved: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for line in lines:
+        found = _LINE.match(line)
+        if found is None:
+            continue
+        includer, quote, name = found.groups()
+        places = [posixpath.dirname(includer)] if quote == '"' else []
+        for place in (*places, *_ROOTS):
+            path = posixpath.normpath(posixpath.join(place, name))
+            if path in exists:
+                resolved[path].add(includer)
+                break
+        else:
+            # A search path of that directory's Makefile; "../" in it says nothing about where it starts.
+            unresolved[posixpath.basename(name)].add((includer, re.sub(r"^(\.\./)+", "", name)))
+    return Includes(
+        {path: tuple(sorted(includers)) for path, includers in resolved.items()},
+        {name: tuple(sorted(pairs)) for name, pairs in unresolved.items()},
+    )
