@@ -188,7 +188,6 @@ class Work:
             try:
                 answer = self._answered(job, lambda: self._in_directory(job, top, kept_as, work, cancellation))
             finally:
-                # Before the answer is recorded: where the job filled the disk, this makes the room for it.
                 shutil.rmtree(top, ignore_errors=True)
             self._leave_if_stopping(job)
             return answer
@@ -202,6 +201,8 @@ class Work:
         if kept is None or kept.cancel_requested:
             return _unanswered(CANCELLED)
         answer = self._answered(job, lambda: work(kept, directory, printed, cancellation))
+        # First, so that there is room for what explains a full disk.
+        shutil.rmtree(directory, ignore_errors=True)
         if printed.is_file():
             answer |= {kept_as: self._store.put(readable(printed, limit_bytes=_LOG_BYTES))}
         return answer

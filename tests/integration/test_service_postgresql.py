@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The same tables and jobs on PostgreSQL: a throw-away cluster on a socket of its own."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from elivepatch.model.build import Result, Status
+from elivepatch.model.kernel import Digest
+from elivepatch.model.progress import Event
+from elivepatch.process import run
+from elivepatch.service.auth import Tokens
+from elivepatch.service.database import metadata, migrate, open_database
+from elivepatch.service.jobs import Asked, Jobs, Outcome
+
+PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+USER = "postgres"
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not PROGRAMS, reason="no PostgreSQL server is installed"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="the server is started as another user"),
+]
+
+CANCELLED = Outcome(result=Result.CANCELLED, reusable=False, report={})
+SUCCESS = Outcome(result=Result.SUCCESS, reusable=True, report={"n": 1}, module_digest=Digest("ab" * 32))
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[sa.Engine]:
+    # Not in pytest's own directory, which the other user may not enter.
+    with tempfile.TemporaryDirectory() as top:
+        directory = Path(top)
+        identity = pwd.getpwnam(USER)
+        os.chown(directory, identity.pw_uid, identity.pw_gid)
+        as_user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+        cluster = str(directory / "cluster")
+        control = [*as_user, PROGRAMS[-1] / "pg_ctl", "-D", cluster, "-w"]
+        run([*as_user, PROGRAMS[-1] / "initdb", "-D", cluster, "-A", "trust", "--no-sync"]).check("initdb")
+        options = f"-c listen_addresses='' -c unix_socket_directories={directory} -c fsync=off"
+        run(
+            [*as_user, "sh", "-c", 'exec "$@" >/dev/null 2>&1', "sh", *control[4:], "-o", options, "start"],
+            timeout_s=60,
+        )
+        engine = open_database(f"postgresql+psycopg://{USER}@/postgres?host={directory}")
+        try:
+            migrate(engine)
+            yield engine
+        finally:
+            engine.dispose()
+            run([*control, "-m", "immediate", "stop"], timeout_s=60)
+            shutil.rmtree(directory / "cluster", ignore_errors=True)
+
+
+def asked(key: str) -> Asked:
+    return Asked(
+        job_key=Digest(key * 32), build_key=Digest("bb" * 32), release="6.1.0", kernel_build_id="cc", request={"p": []}
+    )
+
+
+def test_the_migrations_make_the_tables_that_the_code_names(database: sa.Engine) -> None:
+    migrate(database)
+    with database.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_job_goes_its_way(database: sa.Engine) -> None:
+    jobs = Jobs(database)
+    job, new = jobs.submit(asked("a0"))
+    assert new
+    begun = jobs.begin(job.id)
+    assert begun is not None
+    jobs.progress(job.id, Event(stage="link", message="links", fraction=0.5))
+    done = jobs.finish(job.id, SUCCESS, CANCELLED)
+    assert done is not None
+    assert (done.status, done.result, done.report) == (Status.DONE, Result.SUCCESS, {"n": 1})
+    assert done.done_at is not None
+    assert done.done_at.utcoffset() is not None
+    assert jobs.begin(job.id) is None
+    assert jobs.submit(asked("a0")) == (done, False)
+    assert [event.kind for event in jobs.events_after(job.id, 0, limit=10)] == ["state", "state", "progress", "done"]
+
+
+def test_many_who_ask_the_same_get_one_job(database: sa.Engine) -> None:
+    jobs = Jobs(database)
+    with ThreadPoolExecutor(12) as crowd:
+        answers = list(crowd.map(lambda _: jobs.submit(asked("b0")), range(48)))
+    assert len({job.id for job, _ in answers}) == 1
+    assert [new for _, new in answers].count(True) == 1
+
+
+def test_many_who_end_the_same_job_end_it_once(database: sa.Engine) -> None:
+    jobs = Jobs(database)
+    job, _ = jobs.submit(asked("c0"))
+    jobs.begin(job.id)
+    with ThreadPoolExecutor(12) as crowd:
+        list(crowd.map(lambda _: jobs.finish(job.id, SUCCESS, CANCELLED), range(24)))
+    assert [event.kind for event in jobs.events_after(job.id, 0, limit=100)].count("done") == 1
+
+
+def test_a_token_is_made_once(database: sa.Engine, tmp_path: Path) -> None:
+    tokens = Tokens(database)
+    assert tokens.ensure_operator(tmp_path / "t")
+    assert not tokens.ensure_operator(tmp_path / "t")
+    tokens.check((tmp_path / "t").read_text().strip())

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Running the client's commands on a simulated host, as a shell would: arguments in, status and output out."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from simulated_host import KEY, Made, SimulatedHost
+
+from elivepatch.client.cli import main
+from elivepatch.client.host import machine as machines
+from elivepatch.trust.pins import Pin, write_pins
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def code(self) -> str:
+        """The problem's code; fails the test where there is none."""
+        return str(self.document["problem"]["code"])
+
+
+def run(host: SimulatedHost, *argv: str | Path) -> Ran:
+    """Run one command line on `host`."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(machines, "this_machine", return_value=host.machine),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        status = main([str(one) for one in argv])
+    return Ran(status, out.getvalue(), err.getvalue())
+
+
+def run_json(host: SimulatedHost, *argv: str | Path) -> Ran:
+    """Run one command line on `host` with --json; its output must be one JSON document."""
+    ran = run(host, *argv, "--json")
+    assert ran.document is not None
+    return ran
+
+
+def enrol(host: SimulatedHost, url: str = "http://127.0.0.1:8440") -> None:
+    """Have `host` trust the key with which test livepatches are signed."""
+    pin = Pin(url=url, public_key=KEY.public.raw.hex(), enrolled_at="2026-11-21T03:00:00+00:00")
+    write_pins(host.root / "etc/elivepatch/trusted.json", [pin])
+
+
+def save(made: Made, directory: Path) -> Path:
+    """Write a livepatch and its signature as a server's files; return the module's path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    module = directory / f"{made.statement.name}.ko"
+    module.write_bytes(made.module)
+    module.with_name(f"{module.name}.sig").write_bytes(made.envelope)
+    return module

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A server process with a fake workshop, started, watched and ended by its process id."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess  # noqa: TID251 - a server runs beside its test, process.run waits for the end
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+from fake_workshop import KERNEL, FakeWorkshop
+
+PROGRAM = Path(__file__).with_name("fake_server.py")
+DEADLINE_S = 30.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RunningServer:
+    """One state directory and port; the process may be ended and started again."""
+
+    def __init__(self, state: Path, *, inside: Sequence[str] = ()) -> None:
+        self.state = state
+        self.port = free_port()
+        self.log = state.with_name(state.name + ".stderr")
+        self._inside = tuple(inside)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def workshop(self) -> FakeWorkshop:
+        """The workshop's journal, read from outside."""
+        return FakeWorkshop(self.state / "runs.txt")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def token_file(self) -> Path:
+        return self.state / "operator.token"
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start another process and leave it alone."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [*self._inside, sys.executable, "-W", "error", str(PROGRAM), str(self.state), str(self.port)],
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def start(self) -> None:
+        """Start the process and wait until it answers."""
+        self._process = self.launch()
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            try:
+                if httpx2.get(f"{self.url}/healthz", trust_env=False, timeout=2).status_code == 200:
+                    return
+            except httpx2.TransportError:
+                pass
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise AssertionError(self.log.read_text())
+
+    def ended_within(self, seconds: float) -> int:
+        """Wait for the process's end and return its exit status."""
+        assert self._process is not None
+        return self._process.wait(timeout=seconds)
+
+    def kill(self) -> None:
+        """End the process as a crash would."""
+        if self._process is not None and self._process.poll() is None:
+            os.kill(self._process.pid, signal.SIGKILL)
+            self._process.wait(timeout=10)
+
+    def terminate(self) -> None:
+        """Ask the process to end."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGTERM)
+
+    def request(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
+        return httpx2.request(method, f"{self.url}{path}", headers=headers, trust_env=False, timeout=20, **more)
+
+    def ask(self, patch: str, **more: Any) -> str:
+        """Ask for a build and return the job's name."""
+        content = base64.b64encode(patch.encode()).decode()
+        body = {"kernel": KERNEL.release, "patches": [{"name": "fix.patch", "content": content}]} | more
+        answer = self.request("POST", "/v1/builds", json=body)
+        assert answer.status_code in {200, 202}, answer.text
+        name: str = answer.json()["id"]
+        return name
+
+    def report(self, job: str, *, within_s: float = DEADLINE_S) -> dict[str, Any]:
+        """Wait for a job's end and return its report."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            answer = self.request("GET", f"/v1/builds/{job}/report")
+            if answer.status_code == 200:
+                document: dict[str, Any] = answer.json()
+                return document
+            time.sleep(0.1)
+        raise AssertionError(self.log.read_text())
+
+    def events(self, job: str) -> list[dict[str, Any]]:
+        """Return all that happened to a job that is done."""
+        text = self.request("GET", f"/v1/builds/{job}/events").text
+        lines = [line for line in text.splitlines() if line.startswith(("event: ", "data: "))]
+        return [
+            {"event": kind.removeprefix("event: ")} | json.loads(data.removeprefix("data: "))
+            for kind, data in zip(lines[::2], lines[1::2], strict=True)
+        ]
+
+    def wait_for(self, what: str, count: int = 1) -> None:
+        """Wait until the workshop was asked `count` times for `what` (build or trial)."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self.workshop.runs(what) < count:
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
+    def keep_alive(self, stop: threading.Event) -> threading.Thread:
+        """Start the process again whenever it ends, as an init system does, until `stop` is set."""
+
+        def watch() -> None:
+            while not stop.is_set():
+                assert self._process is not None
+                if self._process.poll() is not None:
+                    self._process = self.launch()
+                time.sleep(0.05)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        return thread
