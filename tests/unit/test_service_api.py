@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -251,6 +252,11 @@ def test_a_request_beyond_24_mib_is_refused(service: Service) -> None:
     problem(service.http.post("/v1/builds", content=iter([within, b" "])), 413, "request-too-large")
 
 
+def test_a_request_without_a_token_is_refused_before_its_body_is_read(service: Service) -> None:
+    refused = service.http.post("/v1/builds", content=b"{", headers={"Authorization": "Bearer wrong"})
+    problem(refused, 401, "token-refused")
+
+
 def test_the_problem_of_a_malformed_request_does_not_repeat_the_request(service: Service) -> None:
     refused = service.http.post("/v1/builds", json={"kernel": 7, "patches": "s3cret" * 1000})
     document = problem(refused, 422, "request-invalid")
@@ -260,6 +266,8 @@ def test_the_problem_of_a_malformed_request_does_not_repeat_the_request(service:
 
 def test_the_api_describes_every_answer_it_gives(service: Service) -> None:
     document = service.http.get("/v1/openapi.json").json()
+    named = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert {"BuildBody", "PatchBody", "ReportAnswer"} <= named <= set(document["components"]["schemas"])
     assert set(document["paths"]) >= {"/v1/builds", "/v1/builds/{build}/events", "/v1/kernels", "/healthz"}
     for path, methods in document["paths"].items():
         if path in {"/healthz", "/v1/version"}:

@@ -12,8 +12,10 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from elivepatch.model.build import Status
@@ -42,6 +44,7 @@ from elivepatch.service.workshop import Workshop
 _EVENT_POLL_S = 0.2
 _EVENTS_AT_ONCE = 200
 _MAX_NUMBER = 2**63 - 1
+_COMPONENT = "#/components/schemas/{model}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +140,10 @@ def which_version() -> VersionAnswer:
 def openapi(request: Request) -> dict[str, Any]:
     """Describe this API."""
     application: FastAPI = request.app
-    return application.openapi()
+    document = application.openapi()
+    body = BuildBody.model_json_schema(ref_template=_COMPONENT)
+    document["components"]["schemas"] |= body.pop("$defs") | {BuildBody.__name__: body}
+    return document
 
 
 @private.get("/kernels")
@@ -150,10 +156,30 @@ def kernels(services: With) -> KernelsAnswer:
     "/builds",
     status_code=202,
     responses=_told(404, 413) | {200: {"model": BuildAnswer, "description": "A job that answers this already."}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": _COMPONENT.format(model=BuildBody.__name__)}}},
+        }
+    },
 )
-def submit(body: BuildBody, services: With, response: Response) -> BuildAnswer:
-    """Ask for a build. The same request is answered by the job it already has, unless that was our error."""
-    request = body.request()
+async def submit(request: Request, services: With, response: Response) -> BuildAnswer:
+    """Ask for a build. The same request is answered by the job it already has, unless that was our error.
+
+    The body is read here, by ourselves: FastAPI would read and decode it before it looks at the token.
+    """
+    job, new = await run_in_threadpool(_submit, await request.body(), services)
+    if not new:
+        response.status_code = 200
+    response.headers["Location"] = f"/v1/builds/{job.id}"
+    return BuildAnswer.of(job)
+
+
+def _submit(body: bytes, services: Services) -> tuple[Job, bool]:
+    try:
+        request = BuildBody.model_validate_json(body).request()
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_input=False, include_url=False)) from error
     build_key = services.workshop.build_key(request)
     build_ids = [kernel.build_id for kernel in services.workshop.kernels() if kernel.release == request.release]
     job, new = services.jobs.submit(
@@ -167,10 +193,7 @@ def submit(body: BuildBody, services: With, response: Response) -> BuildAnswer:
     )
     if new:
         services.engine.submit(job.id)
-    else:
-        response.status_code = 200
-    response.headers["Location"] = f"/v1/builds/{job.id}"
-    return BuildAnswer.of(job)
+    return job, new
 
 
 @private.get("/builds")

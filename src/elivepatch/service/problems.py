@@ -73,7 +73,7 @@ def _invalid(_request: Request, error: Exception) -> JSONResponse:
         raise TypeError(type(error))
     first = error.errors()[0]
     # Where the value stands and what is wrong with it, but not the value: it may be megabytes.
-    place = ".".join(str(part) for part in first["loc"])[:200]
+    place = ".".join(str(part) for part in first["loc"])[:200] or "body"
     return answer(
         Problem(
             code="request-invalid",

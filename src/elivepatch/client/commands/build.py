@@ -92,7 +92,7 @@ def tell(report: Report, output: Output) -> None:
     for note in report.notes:
         output.line(f"  note: {note.message} [{note.code}]")
     if report.trial is not None:
-        output.line(f"  trial passed: loaded, reverted and loaded again in a VM ({report.trial})")
+        output.line(f"  trial passed: loaded, reverted and loaded again on {report.trial}")
 
 
 def _request(arguments: argparse.Namespace) -> BuildRequest | None:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pages about API, settings and exit statuses name what there is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from elivepatch.model.errors import ExitStatus
+from elivepatch.service import api
+from elivepatch.service.problems import _CODE_OF_STATUS, _STATUS_OF_CODE
+from elivepatch.settings import ClientSettings, ServerSettings
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("settings", [ServerSettings, ClientSettings])
+def test_every_setting_is_described(settings: type[ServerSettings | ClientSettings]) -> None:
+    page = (DOCS / "settings.md").read_text(encoding="utf-8")
+    for field in fields(settings):
+        assert f"| `{field.name}` |" in page
+        assert f"`ELIVEPATCH_{field.name.upper()}`" in page
+        if field.name not in {"jobs", "token"}:
+            assert f"`{field.default}`" in page
+
+
+def test_every_exit_status_is_described() -> None:
+    page = (DOCS / "exit-status.md").read_text(encoding="utf-8")
+    assert [int(number) for number in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)] == [*ExitStatus, 130]
+
+
+def test_every_route_is_described() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^\| `(\w+) ([^`?]+)", page, re.MULTILINE))
+    routes = {
+        (method, route.path)
+        for router in (api.public, api.private)
+        for route in router.routes
+        for method in getattr(route, "methods", ())
+    }
+    assert described == routes
+
+
+def test_every_code_of_the_api_is_described_with_its_status() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    for code, status in [*_STATUS_OF_CODE.items(), *((code, status) for status, code in _CODE_OF_STATUS.items())]:
+        assert re.search(rf"^\| {int(status)} \|.*`{code}`", page, re.MULTILINE), code
