@@ -32,7 +32,7 @@ class Change(NamedTuple):
 def read_changes(diff: str) -> list[Change]:
     """Return the changes of one file from the output of `diff -U0`."""
     changes = []
-    for found in map(_HUNK.match, diff.splitlines()):
+    for found in map(_HUNK.match, diff.split("\n")):
         if found:
             old, old_count, new, new_count = (int(number) if number is not None else 1 for number in found.groups())
             # An empty side is named by the line before it.
@@ -46,7 +46,8 @@ def preserve(text: str, changes: Iterable[Change]) -> str:
     A directive cannot stand inside a comment, a continued line or the arguments of a macro; there it waits for the
     first line where it can.
     """
-    lines = text.splitlines(keepends=True)
+    # Not splitlines(): to a compiler only \n ends a line, and sources hold form feeds and bytes that look like NEL.
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     numbers = _old_numbers(len(lines), list(changes))
     result: list[str] = []
     scanner = _Scanner()
