@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
 from elivepatch.patch.parse import FileKind, TouchedFile
 
-# Code that never runs in the kernel proper, or runs before it can be patched; kpatch-build's kpatch-cc leaves out the
-# same places, but silently.
+# Code that never runs in the kernel proper, or runs before it can be patched, except what debug information says is
+# part of vmlinux (arch/x86/entry/vdso/vma.c); kpatch-build's kpatch-cc leaves out the same places, but silently.
 _OUTSIDE = (
     "arch/x86/boot/",
     "arch/x86/entry/vdso/",
@@ -45,32 +45,19 @@ def reach(touched: Sequence[TouchedFile], units: Units, tree: Path, header_users
     Raises BuildStopped with the verdict where nothing can be patched, or where something would silently be missing.
     """
     _refuse(touched, FileKind.BUILD, "patch-build-files", "The series edits files that take part in the build: {}.")
-    outside = [file.path for file in touched if file.path.startswith(_OUTSIDE)]
-    if outside:
-        raise BuildStopped(
-            problem("unpatchable-code", f"The series changes code outside the running kernel: {_listed(outside)}.")
-        )
     found: dict[str, Unit] = {}
     unbuilt: list[str] = []
     notes: list[Note] = []
     for file in touched:
-        if file.kind is FileKind.DOCUMENT:
+        # A new header does nothing by itself: the series also changes the files that include it.
+        if file.kind is FileKind.DOCUMENT or (file.kind is FileKind.HEADER and file.added):
             continue
-        reached = units.reached_by(file.path)
-        if file.kind is FileKind.HEADER:
-            users, left_out = _users(file.path, units, header_users)
-            found.update({unit.source: unit for unit in users})
-            notes += left_out
-            if not users:
-                unbuilt.append(file.path)
-        elif file.kind is FileKind.ASSEMBLY and reached:
-            raise BuildStopped(problem("assembly", f"The series changes assembly: {file.path}."))
-        elif file.kind is FileKind.SOURCE and (file.added or file.removed) and not _foreign(file.path):
-            how = "removes" if file.removed else "adds"
-            raise BuildStopped(problem("new-file", f"The series {how} the source file {file.path}."))
-        elif file.kind is FileKind.SOURCE and reached:
-            found.update({unit.source: unit for unit in reached})
-        else:
+        reached, beyond = ([], []) if _foreign(file.path) else _reached(file, units, tree, header_users)
+        found.update({unit.source: unit for unit in reached})
+        if beyond and reached:
+            message = f"{file.path} is also part of {_listed(beyond)}, which no livepatch can replace."
+            notes.append(Note(code="left-out", message=message))
+        elif not reached:
             unbuilt.append(file.path)
     missing = [path for path in unbuilt if not (tree / path).exists()]
     if missing and not found:
@@ -99,20 +86,51 @@ def _refuse(touched: Sequence[TouchedFile], kind: FileKind, code: str, sentence:
         raise BuildStopped(problem(code, sentence.format(_listed(paths))))
 
 
-def _users(path: str, units: Units, header_users: HeaderUsers) -> tuple[list[Unit], list[Note]]:
-    """Return the objects that may contain code of a header, and what of them no livepatch can carry."""
-    if _foreign(path):
-        return [], []
-    users: dict[str, Unit] = {}
-    for includer in header_users(path):
-        users.update({unit.source: unit for unit in units.reached_by(includer)})
-    unpatchable = sorted(name for name in users if name.startswith(_OUTSIDE) or not name.endswith(".c"))
-    patchable = [unit for name, unit in sorted(users.items()) if name not in unpatchable]
+def _reached(
+    file: TouchedFile, units: Units, tree: Path, header_users: HeaderUsers
+) -> tuple[Sequence[Unit], Sequence[str]]:
+    """Return the objects that may contain code of a file, and the files it is part of that no livepatch can replace."""
+    reached, beyond = units.reached_by(file.path), _beyond(units.closure(file.path), units)
+    if file.kind is FileKind.HEADER:
+        reached, beyond = _users(file.path, units, header_users)
+    if beyond and not reached:
+        where = "" if file.path in beyond else f" (part of {_listed(beyond)})"
+        raise BuildStopped(
+            problem("unpatchable-code", f"The series changes code outside the running kernel: {file.path}{where}.")
+        )
+    if file.kind is FileKind.SOURCE and (file.added or file.removed):
+        how = "removes" if file.removed else "adds"
+        raise BuildStopped(problem("new-file", f"The series {how} the source file {file.path}."))
+    if file.kind is FileKind.ASSEMBLY and (reached or _may_be_built(file.path, units, tree)):
+        raise BuildStopped(problem("assembly", f"The series changes assembly: {file.path}."))
+    # Rust is the one other language whose sources debug information names.
+    made_from = file.kind is FileKind.OTHER and not file.path.endswith(".rs") and (tree / file.path).exists()
+    if file.kind is FileKind.OTHER and (reached or made_from):
+        raise BuildStopped(
+            problem("patch-build-files", f"The series edits {file.path}, which is not C: what comes of it is unknown.")
+        )
+    return reached, beyond
+
+
+def _users(path: str, units: Units, header_users: HeaderUsers) -> tuple[tuple[Unit, ...], list[str]]:
+    includers = {path, *header_users(path)}
+    users = {unit.source: unit for includer in includers for unit in units.reached_by(includer)}
+    patchable = tuple(unit for name, unit in sorted(users.items()) if name.endswith(".c"))
     if len(patchable) > OBJECTS_LIMIT:
         sentence = f"The series changes {path}, which up to {len(patchable)} objects of this kernel include."
         raise BuildStopped(problem("header", sentence, excerpt=_listed([unit.source for unit in patchable])))
-    message = f"{path} is also included by {_listed(unpatchable)}, which no livepatch can replace."
-    return patchable, [Note(code="left-out", message=message)] if unpatchable else []
+    beyond = {name for includer in includers for name in _beyond(units.closure(includer), units)}
+    return patchable, sorted(beyond | {name for name in users if not name.endswith(".c")})
+
+
+def _beyond(names: Iterable[str], units: Units) -> list[str]:
+    """Return those of `names` that are built, but not into the kernel proper."""
+    return sorted(name for name in names if name.startswith(_OUTSIDE) and name not in units.by_source)
+
+
+def _may_be_built(assembly: str, units: Units, tree: Path) -> bool:
+    # Debug information names assembly sources only where the assembler was told to write any; entry_64.S always is one.
+    return "arch/x86/entry/entry_64.S" not in units.by_source and (tree / assembly).exists()
 
 
 def _foreign(path: str) -> bool:

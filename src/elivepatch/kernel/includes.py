@@ -15,6 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 _LINE = re.compile(r"""([^:]+):\s*#\s*include\s+(["<])([^">]+)[">]""")
+_FORCED = frozenset({"include/linux/compiler-version.h", "include/linux/compiler_types.h", "include/linux/kconfig.h"})
+"""What the kernel's Makefile includes into every file by option, so that no line says it."""
+
 _ROOTS = ("include", "arch/x86/include", "include/uapi", "arch/x86/include/uapi")
 
 
@@ -32,6 +35,8 @@ class Includes:
         while pending:
             current = pending.pop()
             direct = set(self.resolved.get(current, ()))
+            if current in _FORCED:
+                direct.update(*self.resolved.values())
             for includer, name in self.unresolved.get(posixpath.basename(current), ()):
                 if f"/{current}".endswith(f"/{name}"):
                     direct.add(includer)

@@ -40,17 +40,18 @@ class Units:
 
     def reached_by(self, source: str) -> tuple[Unit, ...]:
         """Return the objects that contain code of `source`, directly or because their source includes it."""
-        found: dict[str, Unit] = {}
-        pending, seen = [source], set[str]()
+        return tuple(self.by_source[name] for name in sorted(self.closure(source)) if name in self.by_source)
+
+    def closure(self, source: str) -> frozenset[str]:
+        """Return `source` and all sources that include it, at any depth, whether they are built or not."""
+        seen: set[str] = set()
+        pending = [source]
         while pending:
             current = pending.pop()
-            if current in seen:
-                continue
-            seen.add(current)
-            if current in self.by_source:
-                found[current] = self.by_source[current]
-            pending.extend(self.includers.get(current, ()))
-        return tuple(found[name] for name in sorted(found))
+            if current not in seen:
+                seen.add(current)
+                pending.extend(self.includers.get(current, ()))
+        return frozenset(seen)
 
     def save(self, path: Path) -> None:
         """Write to a JSON file."""

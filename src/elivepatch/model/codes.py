@@ -46,8 +46,8 @@ CODES: dict[str, Entry] = {
     ),
     "patch-build-files": Entry(
         Kind.VERDICT,
-        "the series edits files that run at build time (Makefile, Kconfig, scripts/, tools/)",
-        "Leave these files out; they have no effect on a running kernel.",
+        "the series edits files that run at build time or that code is made from (Makefile, Kconfig, scripts/, tools/)",
+        "Leave these files out: a livepatch can only replace functions written in C.",
     ),
     "does-not-apply": Entry(
         Kind.FAILURE,
