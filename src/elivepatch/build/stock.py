@@ -76,7 +76,7 @@ def resolve(name: str, archive: Archive) -> Release:
         return parse_release(name)
     for package in archive.versions(entry["package"]):
         found = re.search(rf"linux-image-({entry['release']})(?=[ ,(]|$)", package.depends)
-        if found and "~bpo" not in package.version:
+        if found and ("~bpo" in package.version) == ("backports" in entry):
             return parse_release(found[1])
     raise EnvironmentFault(
         "kernel-not-in-archive",
@@ -205,10 +205,12 @@ class StockMaker:
                 advice="Only gcc is supported for stock kernels.",
             )
         # The helper is needed for every kernel; a toolchain that could be the right one is made where it is missing.
+        compiler, rust = found["command"].removeprefix("x86_64-linux-gnu-"), config.enabled("RUST")
         for declaration in declarations().values():
-            if declaration.name == HELPER or declaration.compiler == found["command"].removeprefix("x86_64-linux-gnu-"):
+            fits = declaration.compiler == compiler and declaration.rust == rust
+            if fits or declaration.name == HELPER:
                 self.toolchains.add(declaration.name, self.progress)
-        return found["command"], self.toolchains.for_compiler(found["version"])
+        return found["command"], self.toolchains.for_compiler(found["version"], rust=rust)
 
     def _debug_part(
         self, path: Path, packages: Packages, scratch: Path
@@ -353,7 +355,8 @@ def _config_gate(shipped: KernelConfig, prepared: KernelConfig, release: str) ->
 
 
 def _check_compiler(elf: ElfFile, toolchain: Toolchain, release: str) -> None:
-    comments = {part.decode(errors="replace") for part in elf.named(".comment").split(b"\0") if part}
+    # A rustc also leaves its name there; its version is part of the configuration, which the gate compares.
+    comments = {part.decode(errors="replace") for part in elf.named(".comment").split(b"\0") if part.startswith(b"GCC")}
     if comments != {toolchain.comment}:
         raise EnvironmentFault(
             "toolchain-match",

@@ -44,6 +44,7 @@ class Declaration:
     suite: str
     compiler: str
     packages: tuple[str, ...]
+    rust: bool
     unpack: tuple[dict[str, str], ...]
 
 
@@ -79,6 +80,7 @@ def declarations() -> dict[str, Declaration]:
             suite=entry["suite"],
             compiler=entry["compiler"],
             packages=tuple(entry["packages"]),
+            rust=entry.get("rust", False),
             unpack=tuple(entry.get("unpack", ())),
         )
         for name, entry in table.items()
@@ -116,19 +118,21 @@ class Toolchains:
         """Return a sandbox in the root of `toolchain` whose programs' output is added to `transcript`."""
         return Sandbox(root=toolchain.root, helper=self.helper().root, transcript=transcript)
 
-    def for_compiler(self, wanted: str) -> Toolchain:
+    def for_compiler(self, wanted: str, *, rust: bool) -> Toolchain:
         """Return the toolchain whose compiler is exactly `wanted`, such as `(Debian 12.2.0-14+deb12u1) 12.2.0`.
+
+        `rust` says whether the kernel's configuration needs Rust.
 
         Raises EnvironmentFault that names what is needed and what there is.
         """
         present = self.list()
         for toolchain in present:
-            if toolchain.version == wanted:
+            if toolchain.version == wanted and declarations()[toolchain.name].rust == rust:
                 return toolchain
         have = "; ".join(f"{toolchain.name} has {toolchain.version}" for toolchain in present) or "there is none"
         raise EnvironmentFault(
             "toolchain-match",
-            f"No toolchain has the compiler that built this kernel, gcc {wanted}: {have}.",
+            f"No toolchain has the compiler that built this kernel, gcc {wanted}{' with Rust' * rust}: {have}.",
             advice=f"Make it with elivepatch-server toolchain add NAME; known are {', '.join(sorted(declarations()))}.",
         )
 
