@@ -43,12 +43,12 @@ class Patience:
                 return question()
             except Unreachable:
                 now = self._clock()
-                lost_at = lost_at if lost_at is not None else now
+                if lost_at is None:
+                    lost_at = now
+                    message = f"the server is away, asking again for {PATIENCE_S:.0f} s"
+                    self._progress(Event(stage="wait", message=message))
                 if now - lost_at >= PATIENCE_S:
                     raise
-                left = PATIENCE_S - (now - lost_at)
-                message = f"the connection is lost, asking again for {left:.0f} s"
-                self._progress(Event(stage="wait", message=message))
             pause = self.pause(pause)
 
     def pause(self, seconds: float) -> float:
