@@ -20,7 +20,7 @@ from elivepatch.client.host.loading import VerifiedModule, insert, open_verified
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.host.sysfs import DIRECTORY, Rules, read_livepatch
 from elivepatch.client.host.watcher import Transition, Watch, follow, require_done
-from elivepatch.client.standing import Standing, settle
+from elivepatch.client.standing import Standing, look, settle
 from elivepatch.client.state import Entry, Record
 from elivepatch.client.store import Store
 from elivepatch.model.errors import HostError
@@ -121,12 +121,25 @@ def carry_out(tools: Tools, standing: Standing, coming: Record) -> Changed:
         finally:
             now = settle(machine, store)
             if now.moving is None:
-                involved = (*standing.live, *coming.set.entries)
-                left = _clean_up(tools, now, [entry.name for entry in involved])
                 _note_guard(tools, now, coming, before)
             _write_history(tools, standing, now, transitions, coming.set.reason)
+            if now.moving is None:
+                left = _clean_up(tools, now, (*standing.live, *coming.set.entries))
     store.prune(now.record)
     return Changed(standing=now, transitions=tuple(transitions), left=left)
+
+
+def take_out_foreign(tools: Tools, standing: Standing, name: str, *, unload: bool) -> Changed:
+    """Take a livepatch out that is live but not recorded here; the caller holds the lock.
+
+    Raises HostError where it stays in force, KeyboardInterrupt where it was interrupted and stays.
+    """
+    with Interruption() as interruption:
+        transition = _take(tools, Disable(name=name), interruption)
+        _write_history(tools, standing, look(tools.machine, standing.record), [transition], f"take out {name}")
+        require_done(transition)
+        left = () if not unload or remove(tools.machine, name) else (name,)
+    return Changed(standing=look(tools.machine, standing.record), transitions=(transition,), left=left)
 
 
 def _take(tools: Tools, step: Step, interruption: Interruption) -> Transition:
@@ -208,11 +221,12 @@ def _disable(machine: Machine, name: str) -> None:
         ) from error
 
 
-def _clean_up(tools: Tools, now: Standing, names: Sequence[str]) -> tuple[str, ...]:
-    """Unload the modules of `names` that are out of force; return those that could not be."""
+def _clean_up(tools: Tools, now: Standing, involved: Sequence[Entry]) -> tuple[str, ...]:
+    """Unload the modules of `involved` that are out of force; return the names of those that could not be."""
     loaded = {module.name for module in loaded_modules(tools.machine.host)}
     live = {one.name for one in now.kernel if one.enabled or one.transition}
-    out = [name for name in dict.fromkeys(names) if name in loaded - live and name not in tools.keep_loaded]
+    names = dict.fromkeys(entry.name for entry in involved)
+    out = [name for name in names if name in loaded - live and name not in tools.keep_loaded]
     return tuple(name for name in out if not remove(tools.machine, name))
 
 

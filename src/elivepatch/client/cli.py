@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 
 from elivepatch import commandline
@@ -11,7 +13,21 @@ from elivepatch.commandline import Command
 
 __all__ = ["Command", "main"]
 
+_OWN_OPTIONS = {"-h", "--help", "-v", "--version"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status (docs/exit-status.md)."""
+    """Run one command and return its exit status (docs/exit-status.md).
+
+    A command line that begins with another option than our own is that of the client of 2019.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0].startswith("-") and argv[0] not in _OWN_OPTIONS:
+        from elivepatch.client import legacy
+
+        return legacy.run(argv, _run, release=os.uname().release)
+    return _run(argv)
+
+
+def _run(argv: Sequence[str]) -> int:
     return commandline.run("elivepatch", "Change a running Linux kernel without a reboot.", commands, argv)

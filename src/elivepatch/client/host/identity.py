@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-import platform
+import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ def read_boot_id(host: Host) -> str:
 def read_arch(host: Host) -> str:
     """Return the kernel's name of the architecture, x86_64 for example."""
     # /proc/sys/kernel/arch exists since Linux 6.1; before, uname(2) says the same unless a personality is set.
-    return host.text("proc/sys/kernel/arch") or platform.machine()
+    return host.text("proc/sys/kernel/arch") or os.uname().machine
 
 
 def find_config(host: Host, release: Release) -> FoundConfig | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 _TEXT_LIMIT = 16 << 20
+_PIECE = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,12 @@ class Host:
 
     def read(self, relative: str, limit: int = _TEXT_LIMIT) -> bytes:
         """Return at most `limit` bytes of a file; raises OSError where it cannot be read."""
-        with self.path(relative).open("rb") as file:
-            return file.read(limit)
+        content = bytearray()
+        with self.path(relative).open("rb", buffering=0) as file:
+            # In small pieces: a sysctl answers ENOMEM to whoever offers it megabytes (proc_sys_call_handler).
+            while len(content) < limit and (piece := file.read(min(_PIECE, limit - len(content)))):
+                content += piece
+        return bytes(content)
 
     def text(self, relative: str) -> str | None:
         """Return a file's text without white space at its ends, None where it is not there or may not be read."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 from pathlib import Path
 
 from elivepatch.model.errors import HostError
@@ -48,7 +47,7 @@ class RealKernel:
 
 
 def _call(which: int, *arguments: object) -> None:
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine not in _NUMBERS:
         raise HostError(
             "architecture",

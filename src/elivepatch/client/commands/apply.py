@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch apply`: from source patches to a livepatch in force on this host, carrying everything live along."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from elivepatch.client.bringing import Account, Delivery, bring_in, require_asked_for, tell_account
+from elivepatch.client.connection import add_connection, settings_of
+from elivepatch.client.files import read_series
+from elivepatch.client.follow import Patience
+from elivepatch.client.handout import SigningServer
+from elivepatch.client.host.identity import read_identity
+from elivepatch.client.options import SETTINGS_FILE, add_changing
+from elivepatch.client.session import Session, changing
+from elivepatch.client.standing import require_settled
+from elivepatch.client.state import RecordedPatch
+from elivepatch.commandline import Subparsers
+from elivepatch.model.build import BuildRequest
+from elivepatch.model.errors import BuildStopped, ExitStatus, HostError, TrustError
+from elivepatch.model.kernel import KernelIdentity
+from elivepatch.model.progress import Event
+from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.model.trial import Expectation
+from elivepatch.output import Output
+from elivepatch.trust.envelope import verify_envelope
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "apply", help="build source patches for this host and load them", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("patches", metavar="PATCH", nargs="+", type=Path, help="source patches, in order")
+    parser.add_argument("--dry-run", action="store_true", help="do everything but load it, and tell the same")
+    parser.add_argument(
+        "--stack", action="store_true", help="put it beside what is live instead of carrying everything in one"
+    )
+    parser.add_argument(
+        "--expect",
+        metavar="'COMMAND =~ REGEX'",
+        action="append",
+        default=[],
+        help="what a command prints in the server's trial while the livepatch is enabled, and only then",
+    )
+    parser.add_argument("--no-trial", action="store_true", help="do not boot the kernel to try the livepatch first")
+    add_connection(parser)
+    add_changing(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Check, build, verify, look closely, load, watch, record."""
+    given = read_series(arguments.patches)
+    expectations = tuple(Expectation.parse(text) for text in arguments.expect)
+    with changing(arguments, output, doing="apply") as session:
+        require_settled(session.standing)
+        kernel = read_identity(session.machine.host)
+        account = Account(kernel=kernel, dry_run=arguments.dry_run, findings=list(session.findings))
+        series = _series(session, given.patches, stack=arguments.stack)
+        if series is None:
+            account.already_live = True
+        else:
+            _require_trust(session)
+            request = BuildRequest(
+                release=kernel.release, series=series, expectations=expectations, trial=not arguments.no_trial
+            )
+            delivery = _build(session, arguments, account, request)
+            said = verify_envelope(delivery.envelope, session.tools.pinned)
+            require_asked_for(said, series=[patch.digest for patch in series.patches], replace=not arguments.stack)
+            names = ", ".join(file.name for file in arguments.patches)
+            bring_in(session, delivery, account, reason=f"apply {names}"[:200])
+    output.document(account.document())
+    tell_account(account, output)
+    return ExitStatus.OK
+
+
+def _series(session: Session, given: Sequence[SourcePatch], *, stack: bool) -> PatchSeries | None:
+    """Return what is to be built: everything live and what is new, each once; None where nothing is new."""
+    live = list(dict.fromkeys(patch for entry in session.standing.live for patch in entry.series))
+    texts = {patch.digest: patch for patch in given}
+    new = [patch for digest, patch in texts.items() if digest not in {one.digest for one in live}]
+    if not new:
+        return None
+    carried = [] if stack else [texts.get(one.digest) or _kept(session, one) for one in live]
+    return PatchSeries((*carried, *new))
+
+
+def _kept(session: Session, recorded: RecordedPatch) -> SourcePatch:
+    try:
+        patch = SourcePatch(recorded.name, session.store.kept(recorded.digest, "patch"))
+    except HostError as error:
+        raise HostError(
+            "source-gone",
+            f"The text of {recorded.name} is not kept here, but it is live and must be carried along.",
+            advice="Give that source patch again, before the new one: `elivepatch apply OLD NEW`.",
+        ) from error
+    if patch.digest != recorded.digest:
+        raise HostError(
+            "source-gone",
+            f"The kept text of {recorded.name} was changed.",
+            advice="Give that source patch again, before the new one: `elivepatch apply OLD NEW`.",
+        )
+    return patch
+
+
+def _require_trust(session: Session) -> None:
+    """Refuse before the build, not after it, where nothing could be believed anyway."""
+    if not session.tools.pinned:
+        raise TrustError(
+            "not-enrolled",
+            "This host trusts no server yet.",
+            advice="Run `elivepatch enroll URL` and compare the fingerprint with the one that the server prints.",
+        )
+
+
+def _build(session: Session, arguments: argparse.Namespace, account: Account, request: BuildRequest) -> Delivery:
+    """Have the server build, wait, fetch module and signature; raises BuildStopped with the server's own problem."""
+    host, progress = session.machine.host, session.tools.progress
+    settings = settings_of(arguments, environ=os.environ, file=host.path(SETTINGS_FILE))
+    patience = Patience(progress)
+    with SigningServer(settings) as server:
+        _require_same_build(server.kernels(), account.kernel)
+        account.job = job = server.submit(request)
+        progress(Event(stage="job", message=f"{job} at {server.url}"))
+        try:
+            report = patience.follow(server, job)
+        except KeyboardInterrupt:
+            progress(Event(stage="job", message="it goes on at the server; the same command takes it up again"))
+            raise
+        if report.problem is not None:
+            raise BuildStopped(report.problem)
+        module = patience.ask(lambda: server.download(job, "module", report.module_sha256))
+        envelope = patience.ask(lambda: server.envelope(job))
+    return Delivery(module=module, envelope=envelope, sources=request.series.patches)
+
+
+def _require_same_build(offered: Sequence[KernelIdentity], ours: KernelIdentity) -> None:
+    """Raise HostError where the server knows this release, but only another build of it.
+
+    A release that it does not know at all is its own matter: it may be able to prepare it.
+    """
+    same = [kernel for kernel in offered if kernel.release == ours.release]
+    if same and all(kernel.build_id != ours.build_id for kernel in same):
+        raise HostError(
+            "other-build",
+            f"The server builds for another build of {ours.release}: its build-id is {same[0].build_id}, "
+            f"this host runs {ours.build_id}.",
+            advice="Add this very kernel on the server (`elivepatch-server kernel add`), or boot the packaged one.",
+        )

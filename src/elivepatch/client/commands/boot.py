@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch boot`: load what is recorded for this kernel; used by the units that run at boot and at shutdown.
+
+A set that the machine may have died of is skipped, and `elivepatch status` says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from elivepatch.client.change import Changed, carry_out
+from elivepatch.client.guard import Phase, judge, note_phase, note_shutdown, why_skipped
+from elivepatch.client.host import machine as machines
+from elivepatch.client.options import add_changing, host_settings
+from elivepatch.client.session import Session, change_document, changing, tell_change
+from elivepatch.client.standing import require_settled
+from elivepatch.client.store import Store, locked
+from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus, HostError
+from elivepatch.output import Output
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "boot", help="load what is recorded for this kernel (used at boot)", description=__doc__, allow_abbrev=False
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--mark-clean", action="store_true", help="note that the machine is shut down properly (used at shutdown)"
+    )
+    what.add_argument("--clear-guard", action="store_true", help="load a set again that is skipped since a crash")
+    add_changing(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Load the recorded set, or note the shutdown."""
+    if arguments.mark_clean:
+        _mark_clean(arguments)
+        output.document(_document("mark-clean", None, ""))
+        return ExitStatus.OK
+    with changing(arguments, output, doing="boot") as session:
+        standing = session.standing
+        if not standing.record.set.entries:
+            others = [record.release for record in session.store.other_kernels() if record.set.entries]
+            told = f"; what is recorded for {', '.join(others)} does not fit this kernel" if others else ""
+            output.document(_document("nothing", None, ""))
+            output.line(f"Nothing is recorded for this kernel{told}.")
+            return ExitStatus.OK
+        if not arguments.clear_guard:
+            _require_guard(session)
+        if not standing.this_boot or standing.missing:
+            changed = _load(session)
+        else:
+            changed = Changed(standing=standing, transitions=())
+    output.document(_document("loaded", changed, ""))
+    tell_change(changed, output)
+    return ExitStatus.OK
+
+
+def _load(session: Session) -> Changed:
+    standing = session.standing
+    if standing.moving is not None:
+        require_settled(standing)
+    coming = standing.record.returned_to(standing.record.current, boot_id=standing.boot_id)
+    return carry_out(session.tools, standing, coming)
+
+
+def _require_guard(session: Session) -> None:
+    """Raise HostError, and note it, where the set must not be loaded by itself."""
+    entries = session.standing.record.set.entries
+    why = judge(session.machine.host, session.store, entries, window_s=session.settings.boot_guard_s)
+    if not why:
+        return
+    if not why_skipped(session.store):
+        note_phase(session.machine, session.store, entries, Phase.SKIPPED, why=why)
+        session.store.append_history(
+            {
+                "at": session.machine.stamp(),
+                "action": f"boot: skipped, {why}",
+                "by": "",
+                "before": [],
+                "after": [],
+                "transitions": [],
+            }
+        )
+    raise HostError(
+        "boot-skipped",
+        f"{', '.join(entry.name for entry in entries)} was not loaded: {why}.",
+        advice="Find out what happened, then `elivepatch boot --clear-guard`, or drop it: `elivepatch unload NAME`.",
+    )
+
+
+def _mark_clean(arguments: argparse.Namespace) -> None:
+    machine = machines.this_machine()
+    settings = host_settings(arguments, machine.host)
+    with locked(machine, doing="boot --mark-clean", wait_s=settings.lock_wait_s):
+        note_shutdown(Store.of(machine.host))
+
+
+def _document(did: str, changed: Changed | None, why: str) -> dict[str, Any]:
+    return {"did": did, "why": why or None, "change": change_document("boot", changed) if changed is not None else None}

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch disable`: take a livepatch out of force; its module stays loaded."""
+
+from __future__ import annotations
+
+import argparse
+
+from elivepatch.client.options import add_changing
+from elivepatch.client.removal import take_out
+from elivepatch.client.session import change_document, changing, tell_change
+from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus
+from elivepatch.output import Output
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "disable", help="take a livepatch out of force", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("name", metavar="NAME", help="a livepatch of `elivepatch list`")
+    add_changing(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Disable it, watch, record."""
+    with changing(arguments, output, doing=f"disable {arguments.name}", keep_loaded=True) as session:
+        changed = take_out(session, arguments.name, action="disable")
+    output.document(change_document("disable", changed))
+    tell_change(changed, output)
+    return ExitStatus.OK

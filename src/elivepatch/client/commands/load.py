@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch load`: load a livepatch from a file, without a server, verified as if it came from one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from elivepatch.client.bringing import Account, Delivery, bring_in, tell_account
+from elivepatch.client.host.identity import read_identity
+from elivepatch.client.host.loading import MODULE_LIMIT
+from elivepatch.client.options import add_changing
+from elivepatch.client.session import changing
+from elivepatch.client.standing import require_settled
+from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus, TrustError, UsageError
+from elivepatch.model.series import SourcePatch
+from elivepatch.output import Output
+from elivepatch.trust.envelope import MAX_BYTES
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser("load", help="load a livepatch from a file", description=__doc__, allow_abbrev=False)
+    parser.add_argument("module", metavar="FILE.ko", type=Path, help="the module that a server handed out")
+    parser.add_argument(
+        "--signature", metavar="FILE", type=Path, help="its signed statement (default: FILE.ko.sig beside it)"
+    )
+    parser.add_argument(
+        "--source",
+        metavar="PATCH",
+        action="append",
+        default=[],
+        type=Path,
+        help="a source patch in it, kept so that later builds can carry it on (may be given more than once)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="do everything but load it")
+    add_changing(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Verify, look closely, load, watch, record."""
+    module: Path = arguments.module
+    content = _read(module, MODULE_LIMIT, "module")
+    signature = arguments.signature or module.with_name(f"{module.name}.sig")
+    if arguments.signature is None and not signature.exists():
+        raise TrustError(
+            "unsigned",
+            f"{module} has no signature beside it: {signature.name} does not exist.",
+            advice="Copy the .sig file that the server handed out with it, or name it with --signature.",
+        )
+    envelope = _read(signature, MAX_BYTES, "signature")
+    sources = [SourcePatch(file.name, _read(file, MODULE_LIMIT, "source patch")) for file in arguments.source]
+    with changing(arguments, output, doing=f"load {module.name}") as session:
+        require_settled(session.standing)
+        account = Account(
+            kernel=read_identity(session.machine.host), dry_run=arguments.dry_run, findings=list(session.findings)
+        )
+        delivery = Delivery(module=content, envelope=envelope, sources=sources)
+        bring_in(session, delivery, account, reason=f"load {module.name}")
+    output.document(account.document())
+    tell_account(account, output)
+    return ExitStatus.OK
+
+
+def _read(file: Path, limit: int, what: str) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(limit + 1)
+    except OSError as error:
+        raise UsageError(
+            "file", f"{file} cannot be read as a {what}: {error.strerror}.", advice="Give an existing file."
+        ) from error
+    if len(content) > limit:
+        raise UsageError("file", f"{file} is too large for a {what}.", advice="Give a file that the server handed out.")
+    return content

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch rollback`: go back to the livepatches that were live before the last change."""
+
+from __future__ import annotations
+
+import argparse
+
+from elivepatch.client.change import carry_out
+from elivepatch.client.options import add_changing
+from elivepatch.client.session import change_document, changing, tell_change
+from elivepatch.client.standing import require_settled
+from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus, HostError
+from elivepatch.output import Output
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "rollback", help="go back to what was live before the last change", description=__doc__, allow_abbrev=False
+    )
+    add_changing(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Make the previous set live; done twice, it goes back twice."""
+    with changing(arguments, output, doing="rollback") as session:
+        standing = session.standing
+        require_settled(standing)
+        previous = standing.record.previous
+        if previous is None:
+            raise HostError(
+                "nothing-before",
+                "There is nothing to go back to: no change is recorded before this one.",
+                advice="`elivepatch history` shows what happened; `elivepatch unload NAME` takes a livepatch out.",
+            )
+        coming = standing.record.returned_to(previous.number, boot_id=standing.boot_id)
+        changed = carry_out(session.tools, standing, coming)
+    output.document(change_document("rollback", changed))
+    tell_change(changed, output)
+    return ExitStatus.OK

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every livepatch that the kernel has or the record knows, in one list."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from elivepatch.client.standing import Standing
+from elivepatch.client.state import Entry
+
+
+def described(standing: Standing, loaded: set[str]) -> list[dict[str, Any]]:
+    """Return what is known of each livepatch: the kernel's first, in the order of loading, then what is only kept.
+
+    `state` is `live`, `moving-in`, `moving-out`, `disabled` (its module is still loaded) or `recorded`.
+    """
+    known = standing.record.known
+    rows = []
+    for one in standing.kernel:
+        moving = "moving-in" if one.enabled else "moving-out"
+        state = moving if one.transition else "live" if one.enabled else "disabled"
+        entry = known.pop(one.name, None)
+        functions = [asdict(function) for function in one.functions]
+        rows.append(_row(one.name, state, entry) | {"objects": dict(one.objects), "functions": functions})
+    rows += [_row(name, "disabled" if name in loaded else "recorded", entry) for name, entry in sorted(known.items())]
+    return rows
+
+
+def _row(name: str, state: str, entry: Entry | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "state": state,
+        "recorded": entry is not None,
+        "replace": entry.replace if entry is not None else None,
+        "digest": entry.digest if entry is not None else None,
+        "build_key": entry.build_key if entry is not None else None,
+        "series": [asdict(patch) for patch in entry.series] if entry is not None else [],
+        "objects": {},
+        "functions": [],
+    }

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Options and settings of the commands that work on this host; light, so that `status` can begin at once."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+
+from elivepatch.client.host.machine import Host
+from elivepatch.model.errors import UsageError
+from elivepatch.settings import ClientSettings, load
+
+SETTINGS_FILE = "etc/elivepatch/client.toml"
+TRUSTED_FILE = "etc/elivepatch/trusted.json"
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add the option of every command."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def add_changing(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that changes what is live."""
+    parser.add_argument(
+        "--deadline", metavar="SECONDS", type=float, help="reverse a transition that takes longer (default: 60)"
+    )
+    parser.add_argument(
+        "--wait", metavar="SECONDS", type=float, help="how long to wait for another command to finish (default: 30)"
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="DANGEROUS: at the deadline force the transition instead of reversing it; tasks may then run old and new "
+        "code mixed, and modules can no longer be unloaded",
+    )
+    add_json(parser)
+
+
+def host_settings(arguments: argparse.Namespace, host: Host) -> ClientSettings:
+    """Return the settings for work on this host; raises UsageError where one is malformed."""
+    flags = {
+        "transition_s": getattr(arguments, "deadline", None),
+        "lock_wait_s": getattr(arguments, "wait", None),
+    }
+    settings = load(ClientSettings(), file=host.path(SETTINGS_FILE), flags=flags, environ=os.environ)
+    for name in ("transition_s", "lock_wait_s", "boot_guard_s"):
+        value = getattr(settings, name)
+        if not math.isfinite(value) or not 0 <= value <= 86400:
+            raise UsageError(
+                "settings", f"{name} is {value}, not a time of 0 to 86400 seconds.", advice="Give seconds, such as 60."
+            )
+    return settings
