@@ -230,6 +230,12 @@ def test_a_command_line_that_cannot_be_understood_ends_with_2_and_asks_nothing(
     assert "hint: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("change", [{"module_sha256": None}, {"kernel": "6.1.0-49-cloud-amd64"}])
+def test_a_success_that_is_not_what_was_asked_for_is_none(run: Run, tmp_path: Path, change: dict[str, Any]) -> None:
+    assert run(Server(SUCCESS | change), *BUILD) == 4
+    assert [file.name for file in tmp_path.iterdir()] == ["fix.patch"]
+
+
 def test_a_server_that_is_not_there_ends_with_4_and_advice(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     def absent(_: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("connection refused")

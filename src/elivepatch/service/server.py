@@ -34,7 +34,7 @@ TOKEN_FILE = "operator.token"  # noqa: S105 - a file's name
 _LISTEN_BACKLOG = 128
 # Together under the ten seconds after which init systems lose patience.
 _CONNECTIONS_S = 2
-_JOBS_S = 5
+_JOBS_S = 4
 
 _logger = structlog.get_logger()
 

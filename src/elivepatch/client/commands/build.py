@@ -15,7 +15,7 @@ from elivepatch.client.follow import Patience
 from elivepatch.client.report import Report
 from elivepatch.commandline import Subparsers
 from elivepatch.model.build import BuildRequest
-from elivepatch.model.errors import ExitStatus, UsageError
+from elivepatch.model.errors import EnvironmentFault, ExitStatus, UsageError
 from elivepatch.model.kernel import parse_release
 from elivepatch.model.progress import Event
 from elivepatch.model.trial import Expectation
@@ -58,6 +58,8 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     with connect(arguments) as api:
         job = parse_job(arguments.follow) if request is None else api.submit(request)
         report = wait(api, job, arguments, output)
+        if request is not None:
+            _check_answers(report, request)
         files = _save(api, report, arguments.output, output)
     output.document(report.document | {"files": {what: str(file) for what, file in files.items()}})
     if not output.as_json:
@@ -111,6 +113,17 @@ def _request(arguments: argparse.Namespace) -> BuildRequest | None:
         expectations=tuple(Expectation.parse(text) for text in arguments.expect),
         trial=not arguments.no_trial,
     )
+
+
+def _check_answers(report: Report, request: BuildRequest) -> None:
+    """Raise EnvironmentFault where a report is not one of the build that was asked for."""
+    without_module = report.exit_status is ExitStatus.OK and report.module_sha256 is None
+    if report.release != request.release or without_module:
+        raise EnvironmentFault(
+            "server-answer",
+            "The server's report is of something else than what was asked for.",
+            advice="Check the version of the server, and proxies in between.",
+        )
 
 
 def _usage(message: str) -> UsageError:
