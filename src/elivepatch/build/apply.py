@@ -7,10 +7,12 @@ The outcome is a layer: a directory with only the changed files, which compilers
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from elivepatch.build.harvest import take
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, EnvironmentFault
@@ -19,6 +21,9 @@ from elivepatch.patch.lines import preserve, read_changes
 from elivepatch.patch.parse import FileKind, TouchedFile
 from elivepatch.process import Cancellation
 
+_FILE_LIMIT_BYTES = 64 << 20
+_LINES_KEPT = {FileKind.SOURCE, FileKind.HEADER}
+_PATCHED = re.compile(r"patching file '?(.+?)'?(?: \((?:renamed|copied) from .*\))?$")
 _APPLY = r"""
 set -u
 mkdir -p /tmp/old /out/layer /out/changes
@@ -30,6 +35,7 @@ for one in /in/*.patch; do
         fi
         echo "failed $one"; cat /tmp/said; exit 3
     }
+    grep '^patching file ' /tmp/said
 done
 for file; do
     [ -f "$file" ] || continue
@@ -88,17 +94,42 @@ def apply_series(
         raise EnvironmentFault(
             "apply", "The series could not be applied.", advice="Look at the log.", excerpt=done.tail()
         )
-    layer = output / "layer"
+    _check_names(done.text, touched)
+    layer = work_dir / "layer"
+    _make_directory(layer)
     for file in touched:
-        if file.kind is FileKind.SOURCE and (layer / file.path).is_file() and not file.added:
-            _keep_lines(layer / file.path, output / "changes" / file.path)
+        _take_over(file, output, layer)
     return Applied(layer)
 
 
-def _keep_lines(source: Path, diff: Path) -> None:
-    # Latin-1 maps every byte to itself, so that sources of any encoding come out as they went in.
-    changes = read_changes(diff.read_text(encoding="latin-1"))
-    content = source.read_bytes().decode("latin-1")
-    source.unlink()
-    source.write_bytes(preserve(content, changes).encode("latin-1"))
-    source.chmod(0o644)
+def _check_names(said: str, touched: Sequence[TouchedFile]) -> None:
+    """Raise where patch(1) read other file names than we did: what one of them misses would silently be lost."""
+    named = {found[1] for line in said.splitlines() if (found := _PATCHED.match(line))}
+    differing = sorted(named ^ {file.path for file in touched if not file.removed or file.path in named})
+    if differing:
+        raise BuildStopped(
+            problem("patch-malformed", f"The series names a file in a way that can be read as another: {differing[0]}.")
+        )
+
+
+def _take_over(file: TouchedFile, output: Path, layer: Path) -> None:
+    try:
+        content = take(output, f"layer/{file.path}", limit_bytes=_FILE_LIMIT_BYTES)
+    except FileNotFoundError:
+        return  # The series removes it.
+    if file.kind in _LINES_KEPT and not file.added:
+        diff = take(output, f"changes/{file.path}", limit_bytes=2 * _FILE_LIMIT_BYTES)
+        # Latin-1 maps every byte to itself, so that sources of any encoding come out as they went in.
+        content = preserve(content.decode("latin-1"), read_changes(diff.decode("latin-1"))).encode("latin-1")
+    place = layer / file.path
+    for parent in reversed(place.relative_to(layer).parents):
+        if not (layer / parent).exists():
+            _make_directory(layer / parent)
+    place.write_bytes(content)
+    os.chown(place, BUILD_UID, BUILD_UID)
+
+
+def _make_directory(path: Path) -> None:
+    # make writes beside the sources, and what a lower layer holds can be changed by its owner only.
+    path.mkdir()
+    os.chown(path, BUILD_UID, BUILD_UID)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.base import Base
+from elivepatch.build.harvest import take, take_file
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
 from elivepatch.build.tree import SECTION_FLAGS, make_arguments
 from elivepatch.kernel.units import Unit
@@ -30,6 +31,8 @@ _SAVED = re.compile(r"(?m)^(?:saved)?cmd_\S+ := (.*)$")
 _SECTIONS = re.compile(r" -f(?:function|data)-sections(?= )")
 _ERROR = re.compile(r"(?m)^.*(?:error|Error|undefined).*$")
 _COMPILE_TIMEOUT_S = 300
+_OBJECT_LIMIT_BYTES = 256 << 20
+_COMMAND_LIMIT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,8 @@ class Compiler:
                 make = [*make_arguments(self.base.cc, 1), f"KCFLAGS={SECTION_FLAGS}", unit.target]
                 done = self._run(["sh", "-c", script, "sh", *make], (), scratch, unit)
                 done.check(f"Compiling the unpatched {unit.target}")
-                (scratch / "command").write_text(_saved_command((scratch / "saved").read_text(encoding="utf-8")))
-                cached.directory.parent.mkdir(exist_ok=True)
-                _publish(scratch, cached.directory, ("sectioned.o", "command"))
+                saved = take(scratch, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
+                _publish(scratch, cached.directory, _saved_command(saved))
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         return cached
@@ -95,17 +97,22 @@ class Compiler:
             self._saved(unit, _SECTIONS.sub("", original.command), (), scratch).check(
                 f"Compiling the unpatched {unit.target}"
             )
-            (scratch / "object.o").chmod(0o644)
-            (scratch / "object.o").rename(original.plain)
+            with tempfile.TemporaryDirectory(prefix=".taken-", dir=original.directory) as taken:
+                take_file(scratch, "object.o", Path(taken) / "plain.o", limit_bytes=_OBJECT_LIMIT_BYTES).rename(
+                    original.plain
+                )
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return original.plain
 
-    def patched(self, unit: Unit, original: Original, layer: Path, output: Path) -> Path:
-        """Compile the object with the patched sources in `layer` over the tree; return it in `output`.
+    def patched(self, unit: Unit, original: Original, layer: Path, directory: Path) -> Path:
+        """Compile the object with the patched sources in `layer` over the tree; return it as a file in `directory`.
 
         Raises BuildStopped with code `compile-error` where the source does not compile.
         """
+        output = directory / "compiled"
+        output.mkdir()
+        os.chown(output, BUILD_UID, BUILD_UID)
         done = self._saved(unit, original.command, (layer,), output)
         if done.timed_out:
             raise BuildStopped(problem("out-of-time", f"Compiling {unit.source} took too long.", excerpt=done.tail()))
@@ -113,7 +120,7 @@ class Compiler:
             raise BuildStopped(
                 problem("compile-error", f"{unit.source} does not compile with the series.", excerpt=_errors(done))
             )
-        return output / "object.o"
+        return take_file(output, "object.o", directory / "patched.o", limit_bytes=_OBJECT_LIMIT_BYTES)
 
     def _saved(self, unit: Unit, command: str, layers: Sequence[Path], output: Path) -> Completed:
         script = f'{command} && cp -- "$T" /out/object.o'
@@ -153,14 +160,15 @@ class _Lock:
         self._file.close()
 
 
-def _publish(scratch: Path, directory: Path, names: Sequence[str]) -> None:
-    staged = scratch / "staged"
-    staged.mkdir()
-    for name in names:
-        (scratch / name).rename(staged / name)
-        os.chown(staged / name, 0, 0)
-        (staged / name).chmod(0o644)
-    staged.rename(directory)
+def _publish(scratch: Path, directory: Path, command: str) -> None:
+    staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=directory.parent))
+    try:
+        staged.chmod(0o755)
+        take_file(scratch, "sectioned.o", staged / "sectioned.o", limit_bytes=_OBJECT_LIMIT_BYTES)
+        (staged / "command").write_text(command, encoding="utf-8")
+        staged.rename(directory)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _saved_command(text: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from elivepatch.build.harvest import take_file
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
 from elivepatch.kernel.elf import TYPE_FILE, TYPE_FUNC, TYPE_NOTYPE, TYPE_OBJECT, TYPE_SECTION
 from elivepatch.kernel.symbols import Block, LinkedSymbols
@@ -17,6 +18,7 @@ from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, Problem
 from elivepatch.process import Cancellation, Completed
 
+_OUTPUT_LIMIT_BYTES = 256 << 20
 _CHANGED, _ERROR, _FATAL, _SAME = 0, 1, 2, 3
 _CHANGED_FUNCTION = re.compile(r"(?m)^(?:.*: )?(changed|new) function: (\S+)$")
 _KINDS = {TYPE_NOTYPE: "NOTYPE", TYPE_OBJECT: "OBJECT", TYPE_FUNC: "FUNC", TYPE_SECTION: "SECTION", TYPE_FILE: "FILE"}
@@ -114,7 +116,7 @@ class DiffTool:
             raise BuildStopped(classify(done, source))
         said = _CHANGED_FUNCTION.findall(done.text + done.log.decode(errors="replace"))
         return Difference(
-            output=output / "diff.o",
+            output=take_file(output, "diff.o", work_dir / "diff.o", limit_bytes=_OUTPUT_LIMIT_BYTES),
             changed=tuple(function for how, function in said if how == "changed"),
             added=tuple(function for how, function in said if how == "new"),
         )

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.base import Base
+from elivepatch.build.harvest import take_file
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
 from elivepatch.build.tree import make_arguments
 from elivepatch.model.codes import problem
@@ -19,6 +19,7 @@ from elivepatch.process import Cancellation, Completed
 
 _UNDEFINED = re.compile(r'(?m)^(?:ERROR|WARNING): modpost: "(\S+)" \[.*undefined!')
 _NAMESPACE = re.compile(r"module \S+ uses symbol (\S+) from namespace (\w+)")
+_MODULE_LIMIT_BYTES = 64 << 20
 _LINK = r"""
 set -e
 mkdir /out/patch
@@ -61,24 +62,23 @@ class Linker:
             timeout_s=300,
             cancellation=self.cancellation,
         )
-        module = output / "patch" / f"{name}.ko"
-        self._judge(done, module)
+        self._judge(done)
         post = work_dir / "module"
         post.mkdir()
         os.chown(post, BUILD_UID, BUILD_UID)
         command = ["/usr/lib/kpatch/create-klp-module", "--no-klp-arch-sections", f"/in/{name}.ko", f"/out/{name}.ko"]
         post_inputs = work_dir / "unprocessed"
         post_inputs.mkdir()
-        shutil.copyfile(module, post_inputs / module.name)
+        take_file(output, f"patch/{name}.ko", post_inputs / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
         made = self.helper.run(command, inputs=post_inputs, output=post, cancellation=self.cancellation)
         if not made.ok:
             raise BuildStopped(
                 problem("link-failed", "The module's livepatch relocations cannot be made.", excerpt=made.tail())
             )
-        return post / f"{name}.ko"
+        return take_file(post, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
 
     @staticmethod
-    def _judge(done: Completed, module: Path) -> None:
+    def _judge(done: Completed) -> None:
         text = done.text + done.log.decode(errors="replace")
         if found := _UNDEFINED.findall(text):
             raise BuildStopped(
@@ -98,5 +98,5 @@ class Linker:
             )
         if done.timed_out:
             raise BuildStopped(problem("out-of-time", "Linking the module took too long.", excerpt=done.tail()))
-        if not done.ok or not module.is_file() or module.is_symlink():
+        if not done.ok:
             raise BuildStopped(problem("link-failed", "The module cannot be linked.", excerpt=done.tail()))

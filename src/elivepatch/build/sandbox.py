@@ -101,11 +101,11 @@ class Sandbox:
             done = run(arguments, timeout_s=timeout_s, pass_fds=(program.fileno(),), cancellation=cancellation)
         if self.transcript is not None:
             _note(self.transcript, argv, done)
-        if done.status != 0 and done.log.startswith(b"bwrap: "):
+        if done.status != 0 and done.log.startswith((b"bwrap: ", b"setpriv: ", b"prlimit: ")):
             raise EnvironmentFault(
                 "sandbox",
-                f"The sandbox cannot be made: {done.log.decode(errors='replace').splitlines()[0]}",
-                advice="Unprivileged user namespaces and overlayfs must be allowed; see docs/operations.md.",
+                f"The sandbox cannot be made: {done.log.decode(errors='replace').splitlines()[0]}.",
+                advice="User namespaces and overlayfs must be allowed, and everybody able to enter the cache directory.",
             )
         return done
 

@@ -7,7 +7,6 @@ runs, layouts, symbol positions, sealed entries) is checked by us. docs/adr/0002
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from elivepatch.build.diff import Difference, DiffTool, symbol_table
 from elivepatch.build.headers import includes_of
 from elivepatch.build.link import Linker
 from elivepatch.build.reach import Reach, reach
-from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.sandbox import Sandbox
 from elivepatch.build.toolchain import Toolchains
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.units import Unit
@@ -105,9 +104,7 @@ class ObjectsBuilder:
             module = linker.link([one.difference.output for one in objects], name=name, work_dir=work_dir)
         with self._timed("check", "checking the module against the kernel"):
             functions = check_module(module, name, self.base, dict(_expected(objects)))
-        final = work_dir / f"{name}.ko"
-        shutil.copyfile(module, final)
-        return BuildOutcome(module=final, functions=functions, notes=reached.notes, seconds=dict(self.seconds))
+        return BuildOutcome(module=module, functions=functions, notes=reached.notes, seconds=dict(self.seconds))
 
     def _objects(self, reached: Reach, applied: Applied, name: str, work_dir: Path) -> list[_Object]:
         compiler = Compiler(
@@ -130,13 +127,10 @@ class ObjectsBuilder:
     ) -> _Object | None:
         """Compile, compare and check one object; None where its code does not change."""
         directory.mkdir()
-        output = directory / "compiled"
-        output.mkdir()
-        _own(output)
         original = compiler.original(unit)
         plain_pending = pool.submit(compiler.plain, unit, original)
         try:
-            patched = compiler.patched(unit, original, applied.layer, output)
+            patched = compiler.patched(unit, original, applied.layer, directory)
         finally:
             plain = ElfFile(plain_pending.result())
         parent = self.base.parent(unit.parents[0])
@@ -186,10 +180,6 @@ class ObjectsBuilder:
             yield
         finally:
             self.seconds[stage] = round(time.monotonic() - started, 3)
-
-
-def _own(path: Path) -> None:
-    shutil.chown(path, BUILD_UID, BUILD_UID)
 
 
 def _sources(reached: Reach) -> str:
