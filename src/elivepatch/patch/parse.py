@@ -82,27 +82,30 @@ def _read(patch: SourcePatch) -> list[TouchedFile]:
             problem("patch-path", f"{patch.name} makes a symbolic link or a submodule.", excerpt=found.group())
         )
     try:
-        files = PatchSet(text)
+        # Mail turns line ends into CR LF; patch(1) takes the CR away again where the header lines have it.
+        files = PatchSet(text.replace("\r\n", "\n"))
     except (UnidiffParseError, ValueError, IndexError, AttributeError) as error:
         raise BuildStopped(
             problem("patch-malformed", f"{patch.name} cannot be read as a diff: {str(error).strip()[:200]}.")
         ) from error
-    found_files = [_touched(patch, file.source_file, file.target_file) for file in files if len(file) or file.is_rename]
-    if not found_files:
+    if not any(len(file) or file.is_rename for file in files):
         raise BuildStopped(problem("patch-empty", f"{patch.name} holds no hunk."))
-    return found_files
+    return [one for file in files for one in _touched(patch, file.source_file, file.target_file)]
 
 
-def _touched(patch: SourcePatch, source: str, target: str) -> TouchedFile:
+def _touched(patch: SourcePatch, source: str, target: str) -> list[TouchedFile]:
     added, removed = source == _NOWHERE, target == _NOWHERE
     if added and removed:
         raise BuildStopped(problem("patch-malformed", f"{patch.name} has a diff without any file name."))
     old, new = (None if name == _NOWHERE else _inside(patch, name) for name in (source, target))
-    path = new or old or ""
     if old is not None and new is not None and old != new:
         # A rename is a deletion and an addition to the build.
-        return TouchedFile(path=path, kind=kind_of(path), added=True, removed=False)
-    return TouchedFile(path=path, kind=kind_of(path), added=added, removed=removed)
+        return [
+            TouchedFile(path=old, kind=kind_of(old), added=False, removed=True),
+            TouchedFile(path=new, kind=kind_of(new), added=True, removed=False),
+        ]
+    path = new or old or ""
+    return [TouchedFile(path=path, kind=kind_of(path), added=added, removed=removed)]
 
 
 def _inside(patch: SourcePatch, name: str) -> str:
