@@ -105,7 +105,7 @@ class Sandbox:
             raise EnvironmentFault(
                 "sandbox",
                 f"The sandbox cannot be made: {done.log.decode(errors='replace').splitlines()[0]}.",
-                advice="User namespaces and overlayfs must be allowed, and everybody able to enter the cache directory.",
+                advice="User namespaces and overlayfs must be allowed, and the cache directory open to all users.",
             )
         return done
 
