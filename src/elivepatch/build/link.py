@@ -41,7 +41,7 @@ class Linker:
     patch_headers: Path
     cancellation: Cancellation | None = None
 
-    def link(self, objects: Sequence[Path], *, name: str, work_dir: Path) -> Path:
+    def link(self, objects: Sequence[Path], *, name: str, work_dir: Path, replace: bool = True) -> Path:
         """Return the module made of `objects`, whose order decides the bytes.
 
         Raises BuildStopped with `undefined-symbol` where the kernel lacks a symbol, `link-failed` for the rest.
@@ -52,7 +52,8 @@ class Linker:
         os.chown(output, BUILD_UID, BUILD_UID)
         for number, path in enumerate(objects):
             os.link(path, inputs / f"{number:04}.o")
-        make = [*make_arguments(self.base.cc, 1), "KPATCH_BUILD=/src", f"KPATCH_NAME={name}", "CFLAGS_MODULE=-g0"]
+        flags = "-g0" if replace else "-g0 -DKLP_REPLACE_ENABLE=false"
+        make = [*make_arguments(self.base.cc, 1), "KPATCH_BUILD=/src", f"KPATCH_NAME={name}", f"CFLAGS_MODULE={flags}"]
         done = self.sandbox.run(
             ["sh", "-c", _LINK, "sh", *make],
             layers=[self.base.tree],

@@ -36,7 +36,8 @@ class BuildRequest:
     """A series for one kernel, and what the trial is to see.
 
     `release` is resolved to a base by the server. With `trial` false the module is built and checked but not booted.
-    With `check_only` the answer is the verdict: nothing is linked.
+    With `check_only` the answer is the verdict: nothing is linked. A livepatch with `replace` takes all earlier ones
+    away when it is enabled (Documentation/livepatch/cumulative-patches.rst); without, it stands beside them.
     """
 
     release: str
@@ -44,6 +45,7 @@ class BuildRequest:
     expectations: tuple[Expectation, ...] = ()
     trial: bool = True
     check_only: bool = False
+    replace: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,8 +102,8 @@ CODES: dict[str, Entry] = {
     # What create-diff-object and our own checks refuse
     "init-code": Entry(
         Kind.VERDICT,
-        "the series changes code that only runs at start-up and has already run",
-        "Leave the __init hunk out if the fix does not need it, or do its work in a pre- or post-patch callback.",
+        "the series changes code that only runs when the kernel or a module starts or ends",
+        "Leave that hunk out if the fix does not need it, or do its work in a pre- or post-patch callback.",
     ),
     "data-layout": Entry(
         Kind.VERDICT,
@@ -117,8 +117,8 @@ CODES: dict[str, Entry] = {
     ),
     "new-data": Entry(
         Kind.VERDICT,
-        "the series adds static data in a section that is shared with other objects (__read_mostly, pr_*_once)",
-        "Use an ordinary static variable instead, without the attribute or the _once macro.",
+        "the series adds static data in a section that existing data shares (__read_mostly, __ro_after_init)",
+        "Use an ordinary static variable instead, without the attribute.",
     ),
     "no-function-entry": Entry(
         Kind.VERDICT,
@@ -132,7 +132,7 @@ CODES: dict[str, Entry] = {
     ),
     "jump-label": Entry(
         Kind.VERDICT,
-        "a changed function tests a static key that a module defines",
+        "a changed function tests a static key that a module or the series itself defines",
         "Replace static_branch_likely() or static_branch_unlikely() by static_key_enabled() in the changed function.",
     ),
     "static-call": Entry(

@@ -18,6 +18,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from elivepatch.advisory.sources import etag
 from elivepatch.model.build import Status
 from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
 from elivepatch.model.kernel import Digest
@@ -33,6 +34,7 @@ from elivepatch.service.wire import (
     BuildAnswer,
     BuildBody,
     KernelsAnswer,
+    KeyAnswer,
     PageAnswer,
     ProblemAnswer,
     ReportAnswer,
@@ -40,6 +42,7 @@ from elivepatch.service.wire import (
 )
 from elivepatch.service.work import Work, cancelled
 from elivepatch.service.workshop import Workshop
+from elivepatch.trust.keys import PublicKey
 
 _EVENT_POLL_S = 0.2
 _EVENTS_AT_ONCE = 200
@@ -57,6 +60,7 @@ class Services:
     engine: Engine
     work: Work
     tokens: Tokens
+    public_key: PublicKey
     stopping: threading.Event
 
 
@@ -136,6 +140,13 @@ def which_version() -> VersionAnswer:
     return VersionAnswer(name="elivepatch", version=version("elivepatch"), api="v1")
 
 
+@private.get("/key")
+def signing_key(services: With) -> KeyAnswer:
+    """Say with which key the server signs; a host pins it when it is enrolled."""
+    key = services.public_key
+    return KeyAnswer(algorithm="ed25519", public_key=key.raw.hex(), fingerprint=key.fingerprint)
+
+
 @private.get("/openapi.json", include_in_schema=False)
 def openapi(request: Request) -> dict[str, Any]:
     """Describe this API."""
@@ -150,6 +161,28 @@ def openapi(request: Request) -> dict[str, Any]:
 def kernels(services: With) -> KernelsAnswer:
     """List the kernels that the server can build for."""
     return KernelsAnswer.model_validate({"kernels": [kernel.as_dict() for kernel in services.workshop.kernels()]})
+
+
+@private.get(
+    "/kernels/{release}/sources",
+    response_class=Response,
+    responses=_told(404)
+    | {
+        200: {"content": {"application/json": {}}, "description": "What the kernel was built from (docs/cve.md)."},
+        304: {"description": "It is what If-None-Match names."},
+    },
+)
+def sources(
+    release: Annotated[str, Path(max_length=200)],
+    services: With,
+    if_none_match: Annotated[str, Header(max_length=1000)] = "",
+) -> Response:
+    """Say which sources a kernel was built from, into which modules they went, and what its changelog closes."""
+    content = services.workshop.sources(release).encode()
+    headers = {"ETag": etag(content), "Cache-Control": "no-cache"}
+    if headers["ETag"] in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type="application/json", headers=headers)
 
 
 @private.post(
@@ -269,6 +302,15 @@ def console(job: Done, services: With) -> Response:
 def module(job: Done, services: With) -> Response:
     """Return the module of a job that ended with success."""
     return _served(services, job, job.module_digest, "livepatch.ko", "application/octet-stream")
+
+
+@private.get(
+    "/builds/{build}/signature", response_class=Response, responses=_told(404, 409) | _file("application/json")
+)
+def signature(job: Done, services: With) -> Response:
+    """Return the server's signed statement about the module (docs/host.md)."""
+    digest = (job.report or {}).get("signature")
+    return _served(services, job, digest, "livepatch.ko.sig", "application/json")
 
 
 def _served(services: Services, job: Job, digest: Digest | None, name: str, media_type: str) -> Response:

@@ -13,9 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from elivepatch.advisory.changelog import read_changelog
+from elivepatch.advisory.sources import KernelSources, source_map, vanilla_of
 from elivepatch.build.archive import Archive
 from elivepatch.build.base import VMLINUX, Base, Bases
 from elivepatch.build.builders.objects import VERSION, ObjectsBuilder
+from elivepatch.build.provenance import distribution_changelog, source_files
 from elivepatch.build.stock import StockMaker
 from elivepatch.build.toolchain import Toolchains
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch
@@ -37,6 +40,7 @@ class BuildingWorkshop:
         self.toolchains = Toolchains(settings.cache_dir / "toolchains", self.archive)
         self.bases = Bases(settings.cache_dir / "bases")
         self._known: dict[Digest, Base] = {}
+        self._sources: dict[Digest, KernelSources] = {}
 
     def maker(self, progress: Progress = silent) -> StockMaker:
         """Return what makes stock bases here."""
@@ -51,15 +55,38 @@ class BuildingWorkshop:
         """Return the kernels that can be built for."""
         return [base.identity for base in self.bases.list()]
 
-    def build_key(self, request: BuildRequest) -> Digest:
-        """Return the digest of all that determines the answer to a request."""
-        asked = [[one.command, one.pattern] for one in request.expectations]
-        return _digest([self._bytes_key(request), asked, request.trial, request.check_only])
+    def sources(self, release: str) -> KernelSources:
+        """Return what a kernel was built from, the same object again while base and builder are unchanged."""
+        base = self.base(release)
+        builder = _digest(self._builder_facts(base))
+        if builder not in self._sources:
+            units = base.units
+            changelog = distribution_changelog(base, self.archive)
+            told = read_changelog(changelog) if changelog is not None else None
+            self._sources[builder] = KernelSources(
+                release=base.release,
+                build_id=base.build_id,
+                vanilla=vanilla_of(base.release, base.version),
+                package_version=base.version if base.kind == "stock" else "",
+                builder=builder,
+                sources=source_map(
+                    ((unit.source, unit.parents) for unit in units.by_source.values()),
+                    units.includers,
+                    source_files(base),
+                ),
+                changelog=told if told is not None and told.version == base.version else None,
+            )
+        return self._sources[builder]
 
-    def _bytes_key(self, request: BuildRequest) -> Digest:
+    def build_key(self, request: BuildRequest) -> Digest:
+        """Return the digest of all that determines the module's bytes."""
         base = self.base(request.release)
         patches = [patch.digest for patch in request.series.patches]
-        return _digest(["objects", VERSION, base.digest, self.toolchains.helper().digest, patches])
+        return _digest([*self._builder_facts(base), patches, request.replace])
+
+    def _builder_facts(self, base: Base) -> list[Any]:
+        """Return all that decides, together with the source patches, what comes out of the builder."""
+        return ["objects", VERSION, base.digest, self.toolchains.helper().digest]
 
     def build(
         self,
@@ -73,7 +100,7 @@ class BuildingWorkshop:
     ) -> BuildOutcome:
         """Build the module inside `work_dir` and write what tools print to `log`."""
         base = self.base(request.release)
-        name = f"livepatch_{self._bytes_key(request)[:12]}"
+        name = f"livepatch_{build_key[:12]}"
         with self._scratch() as scratch:
             printed = scratch / "log"
             builder = ObjectsBuilder(
@@ -85,7 +112,13 @@ class BuildingWorkshop:
                 cancellation=cancellation,
             )
             (scratch / "work").mkdir()
-            outcome = builder.build(request.series, name=name, work_dir=scratch / "work", check_only=request.check_only)
+            outcome = builder.build(
+                request.series,
+                name=name,
+                work_dir=scratch / "work",
+                check_only=request.check_only,
+                replace=request.replace,
+            )
             if printed.exists():
                 shutil.copyfile(printed, log)
             if outcome.module is None:

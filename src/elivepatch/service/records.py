@@ -27,6 +27,7 @@ def keep_request(request: BuildRequest, store: Store) -> dict[str, Any]:
         "expectations": [asdict(expectation) for expectation in request.expectations],
         "trial": request.trial,
         "check_only": request.check_only,
+        "replace": request.replace,
     }
 
 
@@ -40,6 +41,7 @@ def request_from(data: dict[str, Any], store: Store) -> BuildRequest:
         expectations=tuple(Expectation(**expectation) for expectation in data["expectations"]),
         trial=data["trial"],
         check_only=data["check_only"],
+        replace=data["replace"],
     )
 
 

@@ -28,7 +28,9 @@ from elivepatch.service.store import Store
 from elivepatch.service.work import Work
 from elivepatch.service.workshop import Workshop
 from elivepatch.settings import ServerSettings
+from elivepatch.trust.keys import ServerKey
 
+KEY_FILE = "signing.key"
 TOKEN_FILE = "operator.token"  # noqa: S105 - a file's name
 
 _LISTEN_BACKLOG = 128
@@ -91,7 +93,8 @@ def assemble(state: Path, workshop: Workshop) -> api.Services:
         _logger.info("token.written", file=str(state / TOKEN_FILE))
     jobs = Jobs(database)
     store = Store.in_directory(state / "store")
-    work = Work(jobs=jobs, store=store, workshop=workshop, directory=state / "work")
+    key = ServerKey.load_or_create(state / KEY_FILE)
+    work = Work(jobs=jobs, store=store, workshop=workshop, key=key, directory=state / "work")
     return api.Services(
         jobs=jobs,
         store=store,
@@ -99,6 +102,7 @@ def assemble(state: Path, workshop: Workshop) -> api.Services:
         engine=Engine(sqlite_url(state / "engine.db"), work),
         work=work,
         tokens=tokens,
+        public_key=key.public,
         stopping=threading.Event(),
     )
 

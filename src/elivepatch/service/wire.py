@@ -75,6 +75,7 @@ class BuildBody(_Sent):
     expectations: Annotated[list[ExpectationBody], Field(max_length=MAX_EXPECTATIONS)] = []
     trial: bool = True
     check_only: bool = False
+    replace: bool = Field(default=True, description="Whether the livepatch takes all earlier ones away.")
 
     def request(self) -> BuildRequest:
         """Return the request; raises UsageError where a part of it cannot be understood."""
@@ -84,6 +85,7 @@ class BuildBody(_Sent):
             expectations=tuple(body.expectation() for body in self.expectations),
             trial=self.trial,
             check_only=self.check_only,
+            replace=self.replace,
         )
 
 
@@ -188,6 +190,14 @@ class KernelsAnswer(BaseModel):
     """The kernels that the server can build for."""
 
     kernels: list[KernelAnswer]
+
+
+class KeyAnswer(BaseModel):
+    """The key with which the server signs livepatches: Ed25519, 32 bytes in hexadecimal, and their SHA-256."""
+
+    algorithm: str
+    public_key: str
+    fingerprint: str
 
 
 class VersionAnswer(BaseModel):

@@ -29,6 +29,9 @@ from elivepatch.service.records import livepatch_from, outcome_record, request_f
 from elivepatch.service.store import Store
 from elivepatch.service.textlog import readable
 from elivepatch.service.workshop import Workshop
+from elivepatch.trust.envelope import sign_livepatch
+from elivepatch.trust.keys import ServerKey
+from elivepatch.trust.statement import Statement
 
 MAX_ATTEMPTS = 3
 """How often a job is taken up again after the server died under it."""
@@ -59,10 +62,11 @@ def failed(problem: Problem) -> Outcome:
 class Work:
     """The steps of a job (`engine.Steps`), and the two ways to end them early."""
 
-    def __init__(self, *, jobs: Jobs, store: Store, workshop: Workshop, directory: Path) -> None:
+    def __init__(self, *, jobs: Jobs, store: Store, workshop: Workshop, key: ServerKey, directory: Path) -> None:
         self._jobs = jobs
         self._store = store
         self._workshop = workshop
+        self._key = key
         self._directory = directory
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -118,6 +122,7 @@ class Work:
         """End the job in one transaction; from then on its module is served."""
         problem = built["problem"] or tried["problem"]
         result = result_of(problem)
+        served = built["module"] if problem is None else None
         outcome = Outcome(
             result=result,
             # What a VM saw may differ the next time, what a compiler said does not.
@@ -129,13 +134,24 @@ class Work:
                 "notes": built["notes"],
                 "seconds": built["seconds"] | tried["seconds"],
                 "trial": tried["trial"],
+                "signature": self._sign(job, built["livepatch"]) if served is not None else None,
             },
-            module_digest=built["module"] if problem is None else None,
+            module_digest=served,
             log_digest=built["log"],
             console_digest=tried["console"],
         )
         ended = self._jobs.finish(job, outcome, cancelled())
         _logger.info("job.done", job=job, result=ended.result if ended is not None else None)
+
+    def _sign(self, job: str, livepatch: Json) -> Digest | None:
+        """Put the signed statement about a livepatch that passed into the store; the same each time."""
+        kept = self._jobs.get(job)
+        if kept is None:
+            return None
+        request = kept.request
+        series = [Digest(patch["digest"]) for patch in request["patches"]]
+        statement = Statement.of(livepatch_from(livepatch), series=series, replace=request["replace"])
+        return self._store.put(sign_livepatch(self._key, statement))
 
     def _build(self, job: Job, directory: Path, log: Path, cancellation: Cancellation) -> Json:
         outcome = self._workshop.build(

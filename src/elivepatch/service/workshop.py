@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from elivepatch.advisory.sources import KernelSources
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Progress
@@ -24,6 +25,12 @@ class Workshop(Protocol):
 
     def kernels(self) -> list[KernelIdentity]:
         """Return the kernels that can be built for."""
+
+    def sources(self, release: str) -> KernelSources:
+        """Return what a kernel was built from; cheap when asked again.
+
+        Raises UsageError or EnvironmentFault, for example with the code `kernel-unknown`.
+        """
 
     def build_key(self, request: BuildRequest) -> Digest:
         """Return the digest of all that determines the bytes of the module.

@@ -65,18 +65,23 @@ class ObjectsBuilder:
     cancellation: Cancellation | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def build(self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False) -> BuildOutcome:
+    def build(
+        self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, replace: bool = True
+    ) -> BuildOutcome:
         """Build the livepatch `name` from `series` in the empty directory `work_dir`.
 
+        With `check_only` nothing is linked. With `replace` the livepatch takes all earlier ones away when enabled.
         Whatever is wrong with the series comes back as the outcome's problem. Raises EnvironmentFault where something
         else is broken.
         """
         try:
-            return self._build(series, name=name, work_dir=work_dir, check_only=check_only)
+            return self._build(series, name=name, work_dir=work_dir, check_only=check_only, replace=replace)
         except BuildStopped as stopped:
             return BuildOutcome(problem=stopped.problem, seconds=dict(self.seconds))
 
-    def _build(self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool) -> BuildOutcome:
+    def _build(
+        self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool, replace: bool
+    ) -> BuildOutcome:
         with self._timed("read", "reading the series"):
             touched = read_series(series)
             sandbox = self._sandbox()
@@ -101,7 +106,9 @@ class ObjectsBuilder:
                 patch_headers=self._patch_headers(),
                 cancellation=self.cancellation,
             )
-            module = linker.link([one.difference.output for one in objects], name=name, work_dir=work_dir)
+            module = linker.link(
+                [one.difference.output for one in objects], name=name, replace=replace, work_dir=work_dir
+            )
         with self._timed("check", "checking the module against the kernel"):
             functions = check_module(module, name, self.base, dict(_expected(objects)))
         return BuildOutcome(module=module, functions=functions, notes=reached.notes, seconds=dict(self.seconds))
