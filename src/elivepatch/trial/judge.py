@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from elivepatch.model.errors import Kind, Problem
 from elivepatch.trial.case import TrialCase, module_name
 from elivepatch.trial.kernel_log import headline, tail, trouble
-from elivepatch.trial.observing import Watched, watch
+from elivepatch.trial.observing import PHASES, Watched, watch
 from elivepatch.trial.results import Records, Step
 
 _STAGES = (  # the last record that came, and what the guest was doing after it
@@ -28,6 +28,10 @@ _STAGES = (  # the last record that came, and what the guest was doing after it
     ("log.before", "while the livepatch was loaded"),
     ("begin", "before the livepatch was loaded"),
 )
+_EXCERPT_LINES = 60
+_LINE_LIMIT = 400
+_EVERY_STEP = tuple(f"{step}.{turn}" for turn in (1, 2) for step in ("load", "settled", "disable", "gone", "unload"))
+_EVERY_LOG = ("log.before", "log.during", "log.after", "log.rest")
 _NO_LIVEPATCH = 1  # status of `settled` in init.sh
 _BUSYBOX_PREFIX = re.compile(r"^(?:insmod: can't insert|rmmod: can't unload module) '[^']*': ")
 
@@ -44,7 +48,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What is found out about one livepatch."""
+    """What is found out about one livepatch. `clean_log` needs a log that came to its end."""
 
     watched: tuple[Watched, ...]
     transition_s: float | None
@@ -65,8 +69,9 @@ class _Hearing:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, code: str, message: str, advice: str, excerpt: str = "") -> None:
+        lines = [line[:_LINE_LIMIT] for line in excerpt.strip("\n").splitlines()[:_EXCERPT_LINES]]
         self.problems.append(
-            Problem(code=code, kind=Kind.FAILURE, message=message, advice=advice, excerpt=excerpt.strip("\n"))
+            Problem(code=code, kind=Kind.FAILURE, message=message, advice=advice, excerpt="\n".join(lines))
         )
 
     def log(self, name: str) -> str:
@@ -107,16 +112,29 @@ def judge(scope: str, case: TrialCase, records: Records, ending: Ending, missing
     hearing.problems += [_excused(problem, unloaded) for problem in problems]
     _first_revert(hearing)
     _second_turn(hearing)
-    back = all(each.matches.get("after") is False for each in watched)
+    if not hearing.problems and not _complete(hearing, watched):
+        hearing.add(
+            "trial-lost",
+            "Records of the guest are missing or garbled, so it is not known what the livepatch did.",
+            "Try once more; if it happens again, the patched code damages the guest.",
+            tail(ending.console),
+        )
     return Verdict(
         watched=watched,
         transition_s=_transition_s(hearing) if hearing.ok("settled.1") else None,
-        reverted=hearing.ok("gone.1") and back,
+        reverted=hearing.ok("gone.1") and all(each.reverted for each in watched),
         reloaded=hearing.ok("settled.2"),
-        clean_log=clean_log,
+        clean_log=clean_log and hearing.done,
         unloaded_parents=unloaded,
         problems=tuple(hearing.problems),
     )
+
+
+def _complete(hearing: _Hearing, watched: Sequence[Watched]) -> bool:
+    """Return whether every step was seen to succeed, so that passing never rests on what did not come."""
+    steps = all(hearing.ok(step) for step in _EVERY_STEP)
+    logs = all(hearing.records.has(hearing.scope, log) for log in _EVERY_LOG)
+    return steps and logs and all(set(each.matches) == set(PHASES) for each in watched)
 
 
 def _transition_s(hearing: _Hearing) -> float | None:

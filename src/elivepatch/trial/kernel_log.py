@@ -30,7 +30,8 @@ _TROUBLE = re.compile(
 )
 _LEVEL = re.compile(r"<(\d{1,4})>")
 _TIME = re.compile(r"^\[\s*[0-9]+\.[0-9]+\]\s*(?:\[\s*[TC][0-9]+\]\s*)?")
-_LIVEPATCH = re.compile(r"\blivepatch:\s")
+# The module loader begins its lines with the module's name, and a module may be called just that.
+_LIVEPATCH = re.compile(r"\blivepatch:\s(?!loading out-of-tree module)")
 _WARNING_LEVEL = 4
 _EXCERPT_LINES = 40
 _LINE_LIMIT = 400

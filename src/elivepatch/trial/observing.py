@@ -36,6 +36,12 @@ class Watched:
         return all(self.matches.get(phase) is (phase == "during") for phase in ("before", "during", "after"))
 
     @property
+    def reverted(self) -> bool:
+        """Whether the command's output after the livepatch is again what it was before, as far as the pattern tells."""
+        after = self.matches.get("after")
+        return after is not None and after is self.matches.get("before")
+
+    @property
     def observation(self) -> Observation:
         """What goes into the report."""
         words = {phase: step.words for phase, step in self.steps.items()}
@@ -67,7 +73,7 @@ class Watched:
                 "during", "trial-expectation", f"{name} does not match {pattern} while the livepatch is enabled.",
                 "Compare the output with the pattern; is the patched code what prints it?",
             )  # fmt: skip
-        if self.matches.get("after"):
+        if self.matches.get("after") and not self.matches.get("before"):
             yield self._told(
                 "after", "trial-not-reverted", f"{name} still matches {pattern} after the livepatch was disabled.",
                 "The patch changes state that outlives it; undo that in its unpatch callbacks.",

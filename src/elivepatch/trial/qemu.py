@@ -87,24 +87,22 @@ def choose_accelerator(kernel: GuestKernel, *, programs: Programs, cache_dir: Pa
     """Return `kvm` where this kernel was seen to boot with it since the host's own boot, `tcg` otherwise.
 
     The first call for a kernel boots it (at most ten seconds) and keeps the answer in `cache_dir`: a /dev/kvm that
-    opens does not say that a guest runs, on nested or filtered hardware it may stop in the middle of its boot.
+    opens does not say that a guest runs, on nested or filtered hardware it may stop in the middle of its boot. One
+    failure is the answer for every kernel until the host boots again.
     """
     if not _KVM.exists():
         return "tcg"
-    answers = cache_dir / "accelerator"
+    boot_id = _BOOT_ID.read_text().strip()
+    answers = cache_dir / "accelerator" / boot_id
     answers.mkdir(parents=True, exist_ok=True)
-    known = answers / f"{_BOOT_ID.read_text().strip()}-{kernel.build_id}"
-    try:
-        answer = known.read_text()
-    except FileNotFoundError:
-        answer = _probe(kernel, programs)
-        with tempfile.NamedTemporaryFile("w", dir=answers, prefix=".", delete=False) as file:
-            file.write(answer)
-        Path(file.name).replace(known)
-    return answer if answer == "kvm" else "tcg"
+    broken, works = answers / "kvm-broken", answers / f"kvm-{kernel.build_id}"
+    if not broken.exists() and not works.exists():
+        (works if _probe(kernel, programs) else broken).touch()
+    return "tcg" if broken.exists() else "kvm"
 
 
-def _probe(kernel: GuestKernel, programs: Programs) -> str:
+def _probe(kernel: GuestKernel, programs: Programs) -> bool:
+    """Return whether the kernel gets through a boot with no cases on KVM."""
     with tempfile.TemporaryDirectory() as directory:
         guest = Guest(
             image=kernel.image,
@@ -113,7 +111,7 @@ def _probe(kernel: GuestKernel, programs: Programs) -> str:
             results=Path(directory, "results"),
         )
         boot(guest, programs=programs, accelerator="kvm", timeout_s=_PROBE_S)
-        return "kvm" if parse(guest.results.read_bytes()).has(GUEST, "end") else "tcg"
+        return parse(guest.results.read_bytes()).has(GUEST, "end")
 
 
 def _accelerator(name: str) -> list[str]:

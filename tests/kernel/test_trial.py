@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Trials on a stock kernel, with sample livepatches that do right or wrong in one way each."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elivepatch.model.errors import EnvironmentFault, Kind
+from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.process import Cancellation, run
+from elivepatch.trial.case import GuestKernel, TrialCase
+from elivepatch.trial.run import run_trial, run_trials
+
+pytestmark = pytest.mark.kernel
+
+CMDLINE = Expectation(command="/proc/cmdline", pattern="^patched by a sample$")
+Try = Callable[..., TrialReport]
+
+
+@pytest.fixture(scope="session")
+def samples(kernel_headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample livepatches, built for the stock kernel; their sources are in tests/kernel/samples."""
+    place = tmp_path_factory.mktemp("samples")
+    shutil.copytree(Path(__file__).with_name("samples"), place, dirs_exist_ok=True)
+    # The headers' own Makefile names the common one by the place where the package is installed.
+    common = kernel_headers.with_name(kernel_headers.name.replace("-cloud-amd64", "-common"))
+    command = ["make", "-C", kernel_headers, "-f", common / "Makefile", f"M={place}", "-j2", "modules"]
+    run(command).check("Building the samples")
+    return place
+
+
+@pytest.fixture
+def attempt(stock_kernel: GuestKernel, samples: Path, tmp_path: Path, settings: Any) -> Try:
+    """Try one sample."""
+
+    def attempted(
+        name: str,
+        *expectations: Expectation,
+        parents: Sequence[str] = (),
+        kernel: GuestKernel | None = None,
+        **more: Any,
+    ) -> TrialReport:
+        return run_trial(
+            kernel=kernel or stock_kernel,
+            livepatch=samples / f"sample_{name}.ko",
+            livepatch_name=f"sample_{name}",
+            parents=parents,
+            expectations=expectations,
+            work_dir=tmp_path / "work",
+            cache_dir=settings.cache_dir,
+            **more,
+        )
+
+    return attempted
+
+
+def codes(report: TrialReport) -> list[str]:
+    return [problem.code for problem in report.problems]
+
+
+def told(report: TrialReport) -> str:
+    return "\n".join(f"{problem.message}\n{problem.excerpt}" for problem in report.problems)
+
+
+def test_a_livepatch_that_does_right_passes(attempt: Try, stock_kernel: GuestKernel, tmp_path: Path) -> None:
+    report = attempt("good", CMDLINE)
+    assert report.problems == ()
+    assert (report.release, report.build_id) == (stock_kernel.release, stock_kernel.build_id)
+    assert (report.reverted, report.reloaded, report.clean_log) == (True, True, True)
+    assert report.transition_s is not None
+    assert 0 < report.transition_s < 20
+    (seen,) = report.observations
+    assert "console=ttyS0" in seen.before
+    assert seen.during == "patched by a sample\n"
+    assert seen.after == seen.before
+    console = (tmp_path / "work/console.log").read_text(errors="replace")
+    assert console.count("livepatch: 'sample_good': patching complete") == 2
+    assert console.count("livepatch: 'sample_good': unpatching complete") == 2
+
+
+def test_a_commands_quotes_newlines_and_dollars_reach_the_guest_as_they_are(attempt: Try) -> None:
+    command = """printf '%s\\n' "it's $(echo "\\$(nested)") `echo back`" 'a
+b' "\\\\t" é; cat /proc/cmdline; exit 3"""
+    report = attempt("good", Expectation(command=command, pattern="patched"))
+    assert report.problems == ()
+    assert report.observations[0].during == "it's $(nested) back\na\nb\n\\t\né\npatched by a sample\n"
+
+
+def test_a_command_is_bounded_in_time_and_output(attempt: Try) -> None:
+    endless = Expectation(command="cat /proc/cmdline; sleep 1000 & yes | tee /tmp/x", pattern="patched")
+    started = time.monotonic()
+    report = attempt("good", endless)
+    assert time.monotonic() - started < 60
+    assert report.problems == ()
+    assert len(report.observations[0].during) == 64 * 1024
+
+
+def test_the_modules_that_a_livepatch_patches_are_loaded_first(attempt: Try) -> None:
+    report = attempt(
+        "parent", Expectation(command="/proc/net/sctp/snmp", pattern="^patched"), parents=["sctp", "vmlinux"]
+    )
+    assert report.problems == ()
+    assert "SctpCurrEstab" in report.observations[0].before
+    assert report.unloaded_parents == ()
+
+
+def test_a_module_that_does_not_load_here_is_no_fault_of_the_patch(attempt: Try) -> None:
+    report = attempt("absent", parents=["xen-gntdev"])
+    assert report.problems == ()
+    assert report.unloaded_parents == ("xen_gntdev",)
+
+
+@pytest.mark.parametrize(
+    ("name", "expectation", "expected", "words"),
+    [
+        ("warns", CMDLINE, ["trial-kernel-log"], "sample_warns"),
+        ("oopses", CMDLINE, ["trial-kernel-log"], "cmdline_show"),
+        ("stuck", None, ["trial-transition"], "kthreadd"),
+        ("unknown", None, ["trial-load"], "symbol 'no_such_function_of_any_kernel' not found"),
+        ("plain", None, ["trial-load"], "no livepatch of its name"),
+        ("sticky", CMDLINE, ["trial-unload"], "cannot be unloaded"),
+        ("once", CMDLINE, ["trial-kernel-log", "trial-reload"], "sample_once"),
+        (
+            "lingers", Expectation(command="/proc/sample_lingers", pattern="patched"), ["trial-not-reverted"],
+            "still matches",
+        ),
+        ("good", Expectation(command="uname -s", pattern="patched"), ["trial-expectation"], "Linux"),
+        ("good", Expectation(command="uname -s", pattern="Linux"), ["trial-expectation"], "without the livepatch"),
+        ("good", Expectation(command="echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab", pattern="(a+)+$"),
+         ["trial-expectation"], "longer than"),
+    ],
+)  # fmt: skip
+def test_each_way_to_do_wrong_is_seen(
+    attempt: Try, name: str, expectation: Expectation | None, expected: list[str], words: str
+) -> None:
+    report = attempt(name, *([expectation] if expectation else []))
+    assert codes(report) == expected
+    assert words in told(report)
+    assert not report.passed
+    assert all(problem.kind is Kind.FAILURE for problem in report.problems)
+
+
+def test_a_command_that_kills_the_unpatched_kernel_is_told_as_that(attempt: Try) -> None:
+    report = attempt("good", Expectation(command="echo c >/proc/sysrq-trigger", pattern="x"))
+    assert codes(report) == ["trial-kernel-log"]
+    assert "before the livepatch was loaded" in told(report)
+
+
+def test_a_guest_that_hangs_is_stopped(attempt: Try) -> None:
+    started = time.monotonic()
+    report = attempt("hangs", CMDLINE, timeout_s=15)
+    assert time.monotonic() - started < 25
+    assert codes(report)[0] == "trial-timeout"
+
+
+def test_a_stock_kernel_with_another_build_id_is_not_the_one(attempt: Try, stock_kernel: GuestKernel) -> None:
+    report = attempt("good", kernel=replace(stock_kernel, build_id="ab" * 20))
+    assert codes(report) == ["trial-wrong-kernel"]
+    assert stock_kernel.build_id in told(report)
+
+
+def test_a_cancelled_trial_ends_at_once(attempt: Try) -> None:
+    cancellation = Cancellation.new()
+    threading.Timer(2, cancellation.event.set).start()
+    started = time.monotonic()
+    with pytest.raises(EnvironmentFault, match="cancelled"):
+        attempt("good", cancellation=cancellation)
+    assert time.monotonic() - started < 4
+
+
+def test_many_share_a_boot_until_one_damages_it(
+    stock_kernel: GuestKernel, samples: Path, tmp_path: Path, settings: Any
+) -> None:
+    names = ["good", "parent", "oopses", "good", "warns", "parent", "good"]
+    parents = {"parent": ["sctp"]}
+    expectations = {"parent": (), "warns": ()}
+    reports = run_trials(
+        kernel=stock_kernel,
+        cases=[
+            TrialCase(
+                livepatch=samples / f"sample_{name}.ko",
+                name=f"sample_{name}",
+                parents=parents.get(name, ()),
+                expectations=expectations.get(name, (CMDLINE,)),
+            )
+            for name in names
+        ],
+        work_dir=tmp_path / "work",
+        cache_dir=settings.cache_dir,
+    )
+    assert [report.passed for report in reports] == [name not in {"oopses", "warns"} for name in names]
+    assert len(list((tmp_path / "work").glob("console*.log"))) == 3

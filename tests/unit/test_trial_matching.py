@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Patterns are looked for with Python's rules and never for long."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from elivepatch.trial import matching
+from elivepatch.trial.matching import found
+
+
+def test_a_pattern_is_searched_line_by_line() -> None:
+    text = "one\ntwo 2\nthree\n"
+    assert found([("^two [0-9]$", text), ("^2", text), ("three$", text), ("four", text), ("ONE", text)]) == (
+        True, False, True, False, False,
+    )  # fmt: skip
+
+
+def test_nothing_to_look_for_needs_no_program() -> None:
+    assert found([]) == ()
+
+
+def test_any_character_gets_through_to_the_pattern() -> None:
+    assert found([("\u00e9\u2028\U0001f40d", "x\u00e9\u2028\U0001f40dy"), ("\\0", "a\0b"), ("\ufffd", "a\ufffd")]) == (
+        True, True, True,
+    )  # fmt: skip
+
+
+def test_a_pattern_that_backtracks_for_ever_is_given_up_and_earlier_answers_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matching, "LIMIT_S", 0.5)
+    started = time.monotonic()
+    assert found([("b", "ab"), ("(a+)+$", "a" * 60 + "b"), ("a", "a")]) == (True, None, None)
+    assert time.monotonic() - started < 3
