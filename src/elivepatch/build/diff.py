@@ -5,14 +5,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from elivepatch.build.harvest import take_file
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
-from elivepatch.kernel.elf import TYPE_FILE, TYPE_FUNC, TYPE_NOTYPE, TYPE_OBJECT, TYPE_SECTION
+from elivepatch.kernel.elf import (
+    R_X86_64_PC32,
+    TYPE_FILE,
+    TYPE_FUNC,
+    TYPE_NOTYPE,
+    TYPE_OBJECT,
+    TYPE_SECTION,
+    ElfFile,
+    Relocation,
+)
 from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, Problem
@@ -36,29 +45,38 @@ def _rule(pattern: str, code: str, sentence: str) -> _Rule:
     return _Rule(re.compile(pattern), code, sentence)
 
 
+_TELLING = re.compile(r"\b(?:ERROR|[Ee]rror|[Ff]ound a|changed section)\b")
+
+# A name without what gcc appends to it (.cold, .isra.0, the number of a static local).
+_NAME = r"([^\s.]+)\S*"
+
 # The first rule that matches decides. What create-diff-object prints is listed in its source; the order puts causes
 # before the consequences that it prints with them.
 _RULES = (
     _rule(r"Found a static call at (\S+?)\(", "static-call", "{0} makes a static call that a module defines."),
     _rule(r"Found a jump label at (\S+?)\(\)\S* using key (\w+)", "jump-label", "{0} tests the static key {1}."),
     _rule(r"unsupported jump label", "jump-label", "A changed function tests a static key that a module defines."),
-    _rule(r"changed section (?:\.rela)?\.init\.\S+ not selected", "init-code", "{source} changes code marked __init."),
-    _rule(r"changed section (?:\.rela)?__ksymtab\S* not", "export", "{source} changes what is exported."),
+    _rule(r"changed section (?:\.rela)?\.(init|exit)\.\S+ not selected", "init-code", "{source} changes {functions}."),
+    _rule(r"changed section (?:\.rela)?(?:_*ksymtab|__kstrtab|__kcrctab|\.export_symbol)\S* not", "export",
+          "{source} changes what is exported."),
     _rule(r"changed section (?:\.rela)?(\.(?:data|rodata|bss)\S*) not selected", "data-change",
           "{source} changes initialised data ({0})."),
     _rule(r"changed section (\S+) not selected", "data-change", "{source} changes the section {0}."),
     _rule(r"data section (\S+) selected for inclusion", "new-data", "{source} adds static data in {0}."),
+    _rule(r"object size mismatch: __UNIQUE_ID_([a-z_]+)\d+", "data-change", "{source} changes the module's {0}."),
     _rule(r"object size mismatch: (\S+)", "data-layout", "{source} changes the size of the variable {0}."),
     _rule(r"(?:changed|new)?/?\w* ?group sections? (?:are )?not supported|is part of a section group", "section-change",
           "{source} changes a section group."),
-    _rule(r"symbol (?:changed sections|info mismatch): (\S+)", "section-change", "{source} moves the symbol {0}."),
+    _rule(r"symbol changed sections: (\S+)", "section-change", "{source} moves {0} to another section."),
+    _rule(r"symbol info mismatch: (?:__pfx_)?(\S+)", "section-change",
+          "{source} changes the scope or the kind of {0}."),
     _rule(r"section header details differ", "section-change", "{source} changes the attributes of a section."),
     _rule(r"(?:function )?(\S+) (?:doesn't have patchable function entry|has no fentry/mcount call)",
           "no-function-entry", "{0} in {source} has no patchable entry."),
-    _rule(r"reference to static local variable (\S+) in (\S+) was removed", "static-local",
-          "{1} no longer uses its static variable {0}."),
-    _rule(r"static local (\S+) has been correlated with \S+, but patched (\S+) is missing", "static-local",
-          "{1} no longer uses the static variable {0}."),
+    _rule(rf"reference to static local variable {_NAME} in {_NAME} was removed", "static-local",
+          "{1} in {source} no longer uses its static variable {0}."),
+    _rule(rf"static local {_NAME} has been correlated with \S+, but patched {_NAME} is missing", "static-local",
+          "{1} in {source} no longer uses its static variable {0}."),
     _rule(r"unsupported klp relocation reference to symbol '([^']+)'", "special-section",
           "{source} refers to {0} of another module in a special section."),
     _rule(r"found duplicate matches for|duplicate local symbol found", "duplicate-symbol",
@@ -113,7 +131,7 @@ class DiffTool:
         if done.status == _SAME:
             return None
         if done.status != _CHANGED:
-            raise BuildStopped(classify(done, source))
+            raise BuildStopped(classify(done, source, started_code(ElfFile(original), ElfFile(patched))))
         said = _CHANGED_FUNCTION.findall(done.text + done.log.decode(errors="replace"))
         return Difference(
             output=take_file(output, "diff.o", work_dir / "diff.o", limit_bytes=_OUTPUT_LIMIT_BYTES),
@@ -122,20 +140,56 @@ class DiffTool:
         )
 
 
-def classify(done: Completed, source: str) -> Problem:
-    """Return what create-diff-object's exit status and words mean for the one who sent the patch."""
-    text = done.text + done.log.decode(errors="replace")
-    telling = [line for line in text.splitlines() if "rror" in line or "changed section" in line or "Found a" in line]
-    excerpt = "\n".join(dict.fromkeys(telling[:12])) or done.tail()
+def classify(done: Completed, source: str, started: Sequence[str] = ()) -> Problem:
+    """Return what create-diff-object's exit status and words mean for the one who sent the patch.
+
+    `started` are the changed functions that only run at start-up or at the end.
+    """
+    text = (done.text + done.log.decode(errors="replace")).replace("in/original.o", source)
+    telling = dict.fromkeys(line for line in text.splitlines() if _TELLING.search(line))
+    excerpt = "\n".join(list(telling)[:12]) or done.tail()
     if done.timed_out:
         return problem("out-of-time", f"Comparing the objects of {source} took too long.", excerpt=excerpt)
     for rule in _RULES:
         if found := rule.pattern.search(text):
-            sentence = rule.sentence.format(*found.groups(), source=source)
+            functions = ", ".join(started[:4]) or "what runs at start-up or at the end"
+            sentence = rule.sentence.format(*found.groups(), source=source, functions=functions)
             return problem(rule.code, sentence, excerpt=excerpt)
     if done.status < 0 or done.status > 128 or "SIGSEGV" in text:
         return problem("diff-tool-crash", f"create-diff-object crashed on {source}.", excerpt=excerpt)
     return problem("diff-tool", f"create-diff-object gave up on {source} (status {done.status}).", excerpt=excerpt)
+
+
+def started_code(original: ElfFile, patched: ElfFile) -> list[str]:
+    """Return the functions marked __init or __exit whose code differs between two objects, or that only one has."""
+    one, other = (dict(_started_functions(elf)) for elf in (original, patched))
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def _started_functions(elf: ElfFile) -> Iterator[tuple[str, tuple[bytes, tuple[tuple[int, int, str | bytes], ...]]]]:
+    """Yield name, code and what the code refers to; strings by their content, since they move when others change."""
+    for symbol in elf.symbols:
+        if symbol.kind != TYPE_FUNC or not symbol.defined:
+            continue
+        section = elf.sections[symbol.section]
+        if not section.name.startswith((".init.text", ".exit.text")) or symbol.name.startswith("__pfx_"):
+            continue
+        end = symbol.value + symbol.size
+        calls = tuple(
+            (entry.offset - symbol.value, entry.kind, _target(elf, entry))
+            for entry in elf.relocations(section)
+            if symbol.value <= entry.offset < end
+        )
+        yield symbol.name, (elf.content(section)[symbol.value : end], calls)
+
+
+def _target(elf: ElfFile, entry: Relocation) -> str | bytes:
+    symbol = elf.symbols[entry.symbol]
+    if symbol.name or not symbol.defined:
+        return symbol.name
+    # What is relative to the place behind the field has its length in the addend.
+    start = entry.addend + (4 if entry.kind == R_X86_64_PC32 else 0)
+    return elf.content(elf.sections[symbol.section])[start : start + 256].split(b"\0")[0]
 
 
 def symbol_table(linked: LinkedSymbols, block: Block | None) -> bytes:
@@ -143,19 +197,24 @@ def symbol_table(linked: LinkedSymbols, block: Block | None) -> bytes:
 
     In kernels with function padding the `__pfx_` symbols stand outside their file's block, because objtool makes them
     after linking, while the object has them inside; they are listed behind the FILE entry of `block` and nowhere else.
+    FILE entries of other objects that create-diff-object could not tell from `block` are left out.
     """
-    lines, padding = _lines(linked)
+    same = [] if block is None else linked.block_of(block.name, block.names)
+    left_out = {other.position for other in same if other != block}
+    lines, padding = _lines(linked, left_out)
     if block is None or not padding:
         return b"".join(lines)
     own = {f"__pfx_{name}" for name, kind in block.names if kind == TYPE_FUNC}
     inserted = [line for name, line in padding if name in own]
-    at = block.position + 1 - _skipped(linked, block.position)
+    at = block.position + 1 - _skipped(linked, block.position) - sum(one < block.position for one in left_out)
     return b"".join([*lines[:at], *inserted, *lines[at:]])
 
 
-def _lines(linked: LinkedSymbols) -> tuple[list[bytes], list[tuple[str, bytes]]]:
+def _lines(linked: LinkedSymbols, left_out: set[int]) -> tuple[list[bytes], list[tuple[str, bytes]]]:
     lines, padding = [], []
     for symbol in linked.symbols:
+        if symbol.number in left_out:
+            continue
         index = _SPECIAL_INDEX.get(symbol.section, str(symbol.section))
         kind = _KINDS.get(symbol.kind, "NOTYPE")
         bind = _BINDS[symbol.bind] if symbol.bind < len(_BINDS) else "GLOBAL"

@@ -32,6 +32,9 @@ def locate(plain: ElfFile, linked: LinkedSymbols, *, source: str, parent: str) -
     Raises BuildStopped with `symbols` where no block matches and `duplicate-symbol` where several do.
     """
     blocks = linked.block_of(PurePosixPath(source).name, stable_names(plain.symbols))
+    if len(blocks) > 1 and not blocks[0].names:
+        # Several objects without local symbols: their functions are global, so that none of these blocks matters.
+        blocks = blocks[:1]
     if len(blocks) > 1:
         blocks = [block for block in blocks if _local_code_matches(plain, linked, block)]
     if len(blocks) != 1:

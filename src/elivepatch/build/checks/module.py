@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.base import VMLINUX, Base
-from elivepatch.kernel.elf import R_X86_64_PLT32, TYPE_FUNC, ElfFile, Section, Symbol
+from elivepatch.kernel.elf import BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile, Section, Symbol
 from elivepatch.kernel.symbols import LinkedSymbols
 from elivepatch.kernel.traceable import TracedFunctions
 from elivepatch.model.build import PatchedFunction
@@ -121,6 +121,8 @@ def _check_position(linked: LinkedSymbols, symbol: Symbol, sympos: int) -> None:
 def _check_symbols(module: ElfFile, base: Base, parent: _Parent) -> None:
     versions = dict(_read_versions(module.named("__versions")))
     namespaces = set(module.modinfo.get("import_ns", []))
+    table = module.by_name.get("__jump_table")
+    jumps = {entry.symbol for entry in module.relocations(table)} if table else set()
     for symbol in module.symbols:
         if not symbol.name or symbol.section not in {0, 0xFF20}:
             continue
@@ -131,6 +133,11 @@ def _check_symbols(module: ElfFile, base: Base, parent: _Parent) -> None:
                 raise _wrong(f"{object_name} has no symbol {name} at position {position}")
             continue
         export = base.exports.get(symbol.name)
+        if export is None and symbol.bind == BIND_LOCAL and symbol.number in jumps:
+            # create-diff-object leaves a key out that only jump labels refer to.
+            raise BuildStopped(
+                problem("jump-label", f"The patched code tests {symbol.name}, a static key that the series adds.")
+            )
         if export is None:
             raise _wrong(f"The module needs {symbol.name}, which the kernel does not export")
         if base.modversions and versions.get(symbol.name) != export.crc:
