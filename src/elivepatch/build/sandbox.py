@@ -33,6 +33,7 @@ _MINIMUM_BWRAP = (0, 12)
 _FILE_LIMIT_BYTES = 2 << 30
 _MEMORY_LIMIT_BYTES = 6 << 30
 _PROCESS_LIMIT = 512
+_DISK_FULL = os.strerror(errno.ENOSPC).encode()
 _TRANSCRIPT_BYTES = 256 * 1024
 
 # What a compiler never needs and what kernel exploits like: keys, tracing, namespaces, mounts, modules, new system
@@ -76,7 +77,7 @@ class Sandbox:
         `layers` are shown on top of each other at /src, the last one uppermost, with a throw-away layer above them;
         `writable` is shown at /src instead, for real; `inputs` and `tools` are read-only at /in and /tools; `output`
         is the one place whose content stays, at /out. Writable directories must belong to `BUILD_UID`. Raises
-        EnvironmentFault where the sandbox itself cannot be made.
+        EnvironmentFault where the sandbox itself cannot be made, and OSError where the program found the disk full.
         """
         arguments = [*_dropped(), *_bwrap(self.helper), *_namespaces(), "--ro-bind", str(self.root), "/"]
         arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(1 << 30), "--tmpfs", "/tmp"]  # noqa: S108
@@ -101,6 +102,9 @@ class Sandbox:
             done = run(arguments, timeout_s=timeout_s, pass_fds=(program.fileno(),), cancellation=cancellation)
         if self.transcript is not None:
             _note(self.transcript, argv, done)
+        if done.status != 0 and _DISK_FULL in done.output + done.log:
+            # The compiler's words, but no word about the patch.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if done.status != 0 and done.log.startswith((b"bwrap: ", b"setpriv: ", b"prlimit: ")):
             raise EnvironmentFault(
                 "sandbox",
