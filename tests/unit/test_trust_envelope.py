@@ -37,9 +37,7 @@ def statement(module: bytes = MODULE) -> Statement:
         build_key=Digest("c" * 64),
         series=(Digest("d" * 64),),
         replace=True,
-        functions=(
-            PatchedFunction(object="vmlinux", name="meminfo_proc_show", sympos=0, source="fs/proc/meminfo.c"),
-        ),
+        functions=(PatchedFunction(object="vmlinux", name="meminfo_proc_show", sympos=0, source="fs/proc/meminfo.c"),),
     )
 
 

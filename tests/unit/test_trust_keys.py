@@ -119,9 +119,7 @@ def test_a_list_of_trusted_servers_that_others_can_write_is_not_used(tmp_path: P
     assert caught.value.problem.code == "trusted-exposed"
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"servers": [1]}', '{"servers": [{"url": 1}]}', '{"servers": 3}']
-)
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"servers": [1]}', '{"servers": [{"url": 1}]}', '{"servers": 3}'])
 def test_a_damaged_list_of_trusted_servers_is_told(tmp_path: Path, content: str) -> None:
     path = tmp_path / "trusted.json"
     path.write_text(content)

@@ -10,6 +10,7 @@ from typing import Any
 from elivepatch.client.change import Changed, carry_out
 from elivepatch.client.host.findings import Finding, require
 from elivepatch.client.host.loading import check_kernel, open_verified
+from elivepatch.client.inventory import counted
 from elivepatch.client.preflight import look_closely
 from elivepatch.client.session import Session
 from elivepatch.client.state import Entry, RecordedPatch
@@ -96,7 +97,7 @@ def bring_in(session: Session, delivery: Delivery, account: Account, *, reason: 
     coming = session.standing.record.followed_by(
         (*live, entry), boot_id=session.standing.boot_id, at=session.machine.stamp(), reason=reason
     )
-    account.changed = carry_out(session.tools, session.standing, coming)
+    account.changed = carry_out(session.tools, session.standing, coming, action=reason)
 
 
 def tell_account(account: Account, output: Output) -> None:
@@ -108,20 +109,18 @@ def tell_account(account: Account, output: Output) -> None:
     if account.already_live or said is None:
         output.line(f"Nothing to do: {said.name if said else 'every one of these source patches'} is live already.")
     elif account.changed is None:
-        output.line(f"{said.name} would load: {len(said.functions)} functions of {said.release}, {_patches(account)}.")
+        output.line(f"{said.name} would load: {_contents(account, said)}.")
     else:
         seconds = sum(transition.seconds for transition in account.changed.transitions)
-        output.line(
-            f"{said.name} is live: {len(said.functions)} functions of {said.release}, {_patches(account)}, "
-            f"in force after {seconds:.1f} s."
-        )
+        output.line(f"{said.name} is live: {_contents(account, said)}, in force after {seconds:.1f} s.")
         for name in account.changed.left:
             output.line(f"note: {name} is out of force but its module cannot be unloaded; it is harmless")
 
 
-def _patches(account: Account) -> str:
+def _contents(account: Account, said: Statement) -> str:
     new = sum(patch.digest in account.new for patch in account.series)
-    return f"{len(account.series)} source patches of which {new} {'is' if new == 1 else 'are'} new"
+    patches = counted(len(account.series), "source patch")
+    return f"{counted(len(said.functions), 'function')} of {said.release}, {patches} ({new} new)"
 
 
 def _entry(session: Session, statement: Statement, sources: Sequence[SourcePatch]) -> Entry:

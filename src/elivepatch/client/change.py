@@ -95,8 +95,8 @@ def plan(live: Sequence[Entry], wanted: Sequence[Entry], rules: Rules) -> tuple[
     return (*(Disable(name=entry.name) for entry in reversed(going)), *(Load(entry=entry) for entry in coming))
 
 
-def carry_out(tools: Tools, standing: Standing, coming: Record) -> Changed:
-    """Make the current set of `coming` live and the record; the caller holds the lock.
+def carry_out(tools: Tools, standing: Standing, coming: Record, *, action: str) -> Changed:
+    """Make the current set of `coming` live and the record; the caller holds the lock. The history tells `action`.
 
     Raises HostError or TrustError where a step fails, KeyboardInterrupt where it was interrupted: in both cases the
     record says what is live, and each livepatch is wholly in or wholly out unless the error's code is
@@ -122,7 +122,7 @@ def carry_out(tools: Tools, standing: Standing, coming: Record) -> Changed:
             now = settle(machine, store)
             if now.moving is None:
                 _note_guard(tools, now, coming, before)
-            _write_history(tools, standing, now, transitions, coming.set.reason)
+            _write_history(tools, standing, now, transitions, action)
             if now.moving is None:
                 left = _clean_up(tools, now, (*standing.live, *coming.set.entries))
     store.prune(now.record)
@@ -240,11 +240,11 @@ def _note_guard(tools: Tools, now: Standing, coming: Record, before: dict[str, A
 
 
 def _write_history(
-    tools: Tools, before: Standing, now: Standing, transitions: Sequence[Transition], reason: str
+    tools: Tools, before: Standing, now: Standing, transitions: Sequence[Transition], action: str
 ) -> None:
     event = {
         "at": tools.machine.stamp(),
-        "action": reason,
+        "action": action,
         "by": tools.machine.host.text("proc/self/loginuid") or "",
         "before": [entry.name for entry in before.live],
         "after": [entry.name for entry in now.live],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every livepatch that the kernel has or the record knows, in one list."""
+"""Every livepatch that the kernel has or the record knows, in one list, and how people are told of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 
 from elivepatch.client.standing import Standing
 from elivepatch.client.state import Entry
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 function`, `2 functions`, `2 patches`."""
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number} {noun}{ending}"
 
 
 def described(standing: Standing, loaded: set[str]) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def take_out(session: Session, name: str, *, action: str) -> Changed:
             at=session.machine.stamp(),
             reason=f"{action} {name}",
         )
-        return carry_out(session.tools, standing, coming)
+        return carry_out(session.tools, standing, coming, action=f"{action} {name}")
     if action == "unload" and _is_leftover(session, name):
         left = () if remove(session.machine, name) else (name,)
         return Changed(standing=standing, transitions=(), left=left)

@@ -39,14 +39,14 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Load the recorded set, or note the shutdown."""
     if arguments.mark_clean:
         _mark_clean(arguments)
-        output.document(_document("mark-clean", None, ""))
+        output.document(_document("mark-clean"))
         return ExitStatus.OK
     with changing(arguments, output, doing="boot") as session:
         standing = session.standing
         if not standing.record.set.entries:
             others = [record.release for record in session.store.other_kernels() if record.set.entries]
             told = f"; what is recorded for {', '.join(others)} does not fit this kernel" if others else ""
-            output.document(_document("nothing", None, ""))
+            output.document(_document("nothing"))
             output.line(f"Nothing is recorded for this kernel{told}.")
             return ExitStatus.OK
         if not arguments.clear_guard:
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             changed = _load(session)
         else:
             changed = Changed(standing=standing, transitions=())
-    output.document(_document("loaded", changed, ""))
+    output.document(_document("loaded", changed))
     tell_change(changed, output)
     return ExitStatus.OK
 
@@ -65,7 +65,7 @@ def _load(session: Session) -> Changed:
     if standing.moving is not None:
         require_settled(standing)
     coming = standing.record.returned_to(standing.record.current, boot_id=standing.boot_id)
-    return carry_out(session.tools, standing, coming)
+    return carry_out(session.tools, standing, coming, action="boot")
 
 
 def _require_guard(session: Session) -> None:
@@ -100,5 +100,5 @@ def _mark_clean(arguments: argparse.Namespace) -> None:
         note_shutdown(Store.of(machine.host))
 
 
-def _document(did: str, changed: Changed | None, why: str) -> dict[str, Any]:
-    return {"did": did, "why": why or None, "change": change_document("boot", changed) if changed is not None else None}
+def _document(did: str, changed: Changed | None = None) -> dict[str, Any]:
+    return {"did": did, "change": change_document("boot", changed) if changed is not None else None}

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             coming = record.followed_by(
                 wanted, boot_id=standing.boot_id, at=session.machine.stamp(), reason=f"enable {name}"
             )
-        changed = carry_out(session.tools, standing, coming)
+        changed = carry_out(session.tools, standing, coming, action=f"enable {name}")
     output.document(change_document("enable", changed))
     tell_change(changed, output)
     return ExitStatus.OK

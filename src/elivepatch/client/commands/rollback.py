@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
                 advice="`elivepatch history` shows what happened; `elivepatch unload NAME` takes a livepatch out.",
             )
         coming = standing.record.returned_to(previous.number, boot_id=standing.boot_id)
-        changed = carry_out(session.tools, standing, coming)
+        changed = carry_out(session.tools, standing, coming, action="rollback")
     output.document(change_document("rollback", changed))
     tell_change(changed, output)
     return ExitStatus.OK

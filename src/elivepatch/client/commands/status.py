@@ -16,7 +16,7 @@ from elivepatch.client.host.identity import loaded_modules, read_build_id, read_
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.host.sysfs import read_livepatches, supported
 from elivepatch.client.host.watcher import holders_of
-from elivepatch.client.inventory import described
+from elivepatch.client.inventory import counted, described
 from elivepatch.client.options import TRUSTED_FILE, add_json
 from elivepatch.client.standing import Standing, look
 from elivepatch.client.state import Record
@@ -144,7 +144,7 @@ def _tell(document: dict[str, Any], output: Output) -> None:
     for row in document["livepatches"]:
         patches = ", ".join(patch["name"] for patch in row["series"])
         by = f": {patches}" if patches else "" if row["recorded"] else " (not loaded by elivepatch)"
-        output.line(f"livepatch   {row['name']}, {row['state']}, {len(row['functions'])} functions{by}")
+        output.line(f"livepatch   {row['name']}, {row['state']}, {counted(len(row['functions']), 'function')}{by}")
     if document["livepatching"] and not document["livepatches"]:
         output.line("livepatch   none")
     if document["transition"] is not None:

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A small checker for the part of JSON Schema that our schemas use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "string": str, "boolean": bool, "integer": int, "number": (int, float), "null": type(None),
+    "array": list, "object": dict,
+}  # fmt: skip
+_KNOWN = {"$schema", "title", "type", "properties", "required", "additionalProperties", "items", "anyOf", "enum"}
+
+
+def faults(value: Any, schema: dict[str, Any], where: str = "$") -> list[str]:
+    """Return what is wrong with `value`; raises ValueError for a keyword that this checker does not know."""
+    if unknown := set(schema) - _KNOWN:
+        raise ValueError(f"{where}: {unknown}")
+    if "anyOf" in schema:
+        tried = [faults(value, one, where) for one in schema["anyOf"]]
+        return [] if any(not one for one in tried) else min(tried, key=len)
+    if "enum" in schema:
+        return [] if value in schema["enum"] else [f"{where}: {value!r} is none of {schema['enum']}"]
+    names = schema["type"] if isinstance(schema.get("type"), list) else [schema.get("type", "object")]
+    if not any(_is(value, name) for name in names):
+        return [f"{where}: {value!r} is no {names}"]
+    found = []
+    if isinstance(value, dict):
+        properties, extra = schema.get("properties", {}), schema.get("additionalProperties", True)
+        found += [f"{where}: {name} is missing" for name in schema.get("required", []) if name not in value]
+        for name, item in value.items():
+            rule = properties.get(name, extra)
+            if rule is False:
+                found.append(f"{where}: {name} is not known")
+            elif isinstance(rule, dict):
+                found += faults(item, rule, f"{where}.{name}")
+    if isinstance(value, list) and "items" in schema:
+        for number, item in enumerate(value):
+            found += faults(item, schema["items"], f"{where}[{number}]")
+    return found
+
+
+def _is(value: Any, name: str) -> bool:
+    return isinstance(value, _TYPES[name]) and not (isinstance(value, bool) and name in {"integer", "number"})

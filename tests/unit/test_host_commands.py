@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the commands print: documents that follow their published schema, and lines that people read."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from host_commands import Ran, enrol, run, run_json, save
+from schema_check import faults
+from simulated_host import NEVER, SimulatedHost, Task, make_livepatch
+
+SCHEMAS = files("elivepatch.client") / "schemas"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> SimulatedHost:
+    found = SimulatedHost(tmp_path)
+    enrol(found)
+    return found
+
+
+def module(host: SimulatedHost, name: str = "elp_a", *, series: int = 1, replace: bool = True) -> Path:
+    made = make_livepatch(name, series=[f"{one:064x}" for one in range(series)], replace=replace)
+    return save(made, host.root / "files")
+
+
+def assert_follows(ran: Ran, schema: str) -> None:
+    assert faults(ran.document, json.loads((SCHEMAS / f"{schema}.json").read_text())) == []
+
+
+def test_load_follows_its_schema_dry_or_not_and_when_nothing_is_to_do(host: SimulatedHost) -> None:
+    for options in (["--dry-run"], [], []):
+        assert_follows(run_json(host, "load", module(host), *options), "apply")
+
+
+def test_changes_follow_their_schema(host: SimulatedHost) -> None:
+    run(host, "load", module(host))
+    for verb in (["disable", "elp_a"], ["enable", "elp_a"], ["unload", "elp_a"], ["rollback"]):
+        ran = run_json(host, *verb)
+        assert ran.status == 0
+        assert_follows(ran, "change")
+
+
+def test_boot_follows_its_schema(host: SimulatedHost) -> None:
+    assert_follows(run_json(host, "boot"), "boot")
+    run(host, "load", module(host))
+    assert_follows(run_json(host, "boot", "--mark-clean"), "boot")
+    host.boot()
+    assert_follows(run_json(host, "boot"), "boot")
+
+
+def test_problems_follow_their_schema_with_an_excerpt_too(host: SimulatedHost) -> None:
+    assert_follows(run_json(host, "unload", "nothing"), "problem")
+    host.tasks.append(Task(9, "reader", function="meminfo_proc_show", leaves_at=NEVER))
+    ran = run_json(host, "load", module(host), "--deadline", "6")
+    assert_follows(ran, "problem")
+    assert ran.document["problem"]["excerpt"]
+
+
+def test_what_is_only_read_follows_its_schema_in_every_situation(host: SimulatedHost) -> None:
+    def assert_all() -> None:
+        for command in ("status", "list", "history", "doctor"):
+            assert_follows(run_json(host, command), command)
+
+    assert_all()
+    run(host, "load", module(host))
+    assert_all()
+    run(host, "load", module(host, "elp_s", replace=False))
+    run(host, "disable", "elp_s")
+    assert_all()
+    host.tasks.append(Task(9, "reader", function="meminfo_proc_show", leaves_at=NEVER))
+    with module(host, "kpatch_x", replace=False).open("rb") as file:
+        host.load(file.fileno())
+    assert_all()
+    host.boot()
+    run(host, "boot")
+    assert_all()
+    (host.store.kernel_directory / "state.json").write_text("{")
+    assert_follows(run_json(host, "status"), "status")
+    (host.root / "sys/kernel/notes").write_bytes(b"")
+    assert_follows(run_json(host, "doctor"), "doctor")
+
+
+def test_config_follows_its_schema_and_masks_the_token(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.put("etc/elivepatch/client.toml", 'token = "secret"\ntransition_s = 90\n')
+    monkeypatch.setenv("ELIVEPATCH_URL", "http://127.0.0.1:9")
+    ran = run_json(host, "config", "show")
+    assert_follows(ran, "config")
+    assert "secret" not in ran.out + run(host, "config", "show").out
+    rows = {row["name"]: row for row in ran.document["settings"]}
+    assert rows["url"]["source"] == "ELIVEPATCH_URL"
+    assert rows["transition_s"]["value"] == 90.0
+    assert rows["transition_s"]["source"].endswith("client.toml")
+    assert rows["lock_wait_s"]["source"] == "default"
+
+
+def test_status_tells_people_what_is_live_and_from_which_patches(host: SimulatedHost) -> None:
+    run(host, "load", module(host))
+    out = run(host, "status").out
+    assert "kernel      6.1.0-50-cloud-amd64" in out
+    assert "livepatch   elp_a, live, 1 function: 000000000000.patch" in out
+    assert "record      set 1, agrees" in out
+
+
+def test_list_shows_objects_and_functions_of_one_livepatch(host: SimulatedHost) -> None:
+    run(host, "load", module(host))
+    out = run(host, "list", "elp_a").out
+    assert "object     vmlinux" in out
+    assert "replaces   vmlinux:meminfo_proc_show,1" in out
+    assert run(host, "list", "elp_x").status == 6
+
+
+def test_list_shows_what_is_only_kept(host: SimulatedHost) -> None:
+    run(host, "load", module(host))
+    run(host, "load", module(host, "elp_b", series=2))
+    rows = {row["name"]: row["state"] for row in run_json(host, "list").document["livepatches"]}
+    assert rows == {"elp_b": "live", "elp_a": "recorded"}
+
+
+def test_names_from_the_kernel_cannot_command_the_terminal(host: SimulatedHost) -> None:
+    host.tasks.append(Task(9, "\x1b[2Jevil", function="meminfo_proc_show", leaves_at=NEVER))
+    ran = run(host, "load", module(host), "--deadline", "6")
+    assert "\x1b[2J" not in ran.err + ran.out
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "list", "history", "doctor", "load", "enable", "disable", "unload", "rollback", "boot"]
+)
+def test_every_command_has_help_and_json(host: SimulatedHost, command: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(host, command, "--help")
+    assert caught.value.code == 0
+
+
+def test_status_needs_neither_network_nor_cryptography() -> None:
+    from elivepatch import process
+
+    code = (
+        "import sys\n"
+        "from elivepatch.client.cli import main\n"
+        "main(['status'])\n"
+        "print([name for name in ('httpx2', 'cryptography', 'ssl', 'socket') if name in sys.modules])\n"
+    )
+    import sys
+
+    done = process.run([sys.executable, "-c", code])
+    assert done.text.splitlines()[-1] == "[]"

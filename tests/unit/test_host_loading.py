@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is loaded is what was signed, for this kernel; and the last look at the host before it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from host_commands import Ran, enrol, run_json, save
+from simulated_host import Made, SimulatedHost, Task, make_livepatch
+
+from elivepatch.client.host.loading import open_verified
+from elivepatch.model.errors import HostError
+from elivepatch.trust.keys import ServerKey
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> SimulatedHost:
+    found = SimulatedHost(tmp_path / "host")
+    enrol(found)
+    return found
+
+
+def load(host: SimulatedHost, made: Made, *options: str | Path) -> Ran:
+    return run_json(host, "load", save(made, host.root / "files"), *options)
+
+
+STRANGER = ServerKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+REFUSED = {
+    "for another build-id": (make_livepatch("elp_a", build_id="ff" * 20), 6, "other-kernel"),
+    "for another release": (make_livepatch("elp_a", release="6.1.0-49-cloud-amd64"), 6, "other-kernel"),
+    "signed by a stranger": (make_livepatch("elp_a", key=STRANGER), 5, "signature"),
+    "an ordinary module": (make_livepatch("elp_a", livepatch="N"), 6, "not-a-livepatch"),
+    "with another vermagic": (make_livepatch("elp_a", vermagic="6.1.0-49-cloud-amd64"), 6, "vermagic"),
+    "with another name inside": (make_livepatch("elp_a", said_name="elp_b"), 6, "module-name"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_module_that_does_not_fit_is_refused_and_the_kernel_not_touched(host: SimulatedHost, what: str) -> None:
+    made, status, code = REFUSED[what]
+    ran = load(host, made)
+    assert (ran.status, ran.code) == (status, code)
+    assert host.loads == 0
+    assert host.store.record().set.entries == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda whole: whole[:-9], "module-size"),
+        (lambda whole: whole[:-1] + b"!", "module-digest"),
+        (lambda _: b"", "module-size"),
+    ],
+    ids=["truncated", "tampered", "empty"],
+)
+def test_a_changed_file_is_refused(host: SimulatedHost, change: object, code: str) -> None:
+    module = save(make_livepatch("elp_a"), host.root / "files")
+    module.write_bytes(change(module.read_bytes()))  # type: ignore[operator]
+    ran = run_json(host, "load", module)
+    assert (ran.status, ran.code) == (5, code)
+    assert host.loads == 0
+
+
+def test_a_module_without_a_signature_is_refused(host: SimulatedHost) -> None:
+    module = save(make_livepatch("elp_a"), host.root / "files")
+    module.with_name("elp_a.ko.sig").unlink()
+    ran = run_json(host, "load", module)
+    assert (ran.status, ran.code) == (5, "unsigned")
+
+
+def test_a_host_that_trusts_nobody_loads_nothing(tmp_path: Path) -> None:
+    host = SimulatedHost(tmp_path)
+    ran = load(host, make_livepatch("elp_a"))
+    assert (ran.status, ran.code) == (5, "not-enrolled")
+
+
+def test_a_file_that_is_signed_but_no_elf_is_refused(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    import simulated_host
+
+    monkeypatch.setattr(simulated_host, "module_bytes", lambda _info: b"#!/bin/sh\n")
+    ran = load(host, make_livepatch("elp_a"))
+    assert (ran.status, ran.code) == (5, "module-malformed")
+
+
+def test_the_kept_copy_is_verified_again_whenever_it_is_loaded(host: SimulatedHost) -> None:
+    load(host, make_livepatch("elp_a"))
+    load(host, make_livepatch("elp_b", series=["a" * 64, "b" * 64]))
+    kept = host.store.path_of(make_livepatch("elp_a").statement.digest, "ko")
+    kept.write_bytes(kept.read_bytes()[:-1] + b"!")
+    ran = run_json(host, "rollback")
+    assert (ran.status, ran.code) == (5, "module-digest")
+    assert host.live == ["elp_b"]
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_only_a_plain_file_is_opened_for_loading(host: SimulatedHost, tmp_path: Path, kind: str) -> None:
+    made = make_livepatch("elp_a")
+    module = save(made, tmp_path / "files")
+    odd = tmp_path / "odd.ko"
+    if kind == "link":
+        odd.symlink_to(module)
+    elif kind == "fifo":
+        os.mkfifo(odd)
+    else:
+        odd.mkdir()
+    with pytest.raises(HostError), open_verified(host.machine.host, odd, made.envelope, []):
+        pass
+
+
+def test_loading_the_same_livepatch_twice_does_nothing_the_second_time(host: SimulatedHost) -> None:
+    load(host, make_livepatch("elp_a"))
+    ran = load(host, make_livepatch("elp_a"))
+    assert ran.status == 0
+    assert ran.document["already_live"] is True
+    assert host.loads == 1
+
+
+def test_a_livepatch_that_would_drop_a_live_fix_is_refused(host: SimulatedHost) -> None:
+    load(host, make_livepatch("elp_a", series=["a" * 64]))
+    ran = load(host, make_livepatch("elp_b", series=["b" * 64]))
+    assert (ran.status, ran.code) == (6, "not-cumulative")
+    assert host.live == ["elp_a"]
+
+
+def test_a_dry_run_tells_the_same_and_loads_nothing(host: SimulatedHost) -> None:
+    made = make_livepatch("elp_a")
+    dry = load(host, made, "--dry-run").document
+    assert host.loads == 0
+    assert list((host.root / "var/lib/elivepatch/files").iterdir()) == []
+    wet = load(host, made).document
+    assert dry["loaded"] is False
+    assert wet["loaded"] is True
+    assert dry["findings"] == wet["findings"]
+    assert dry["livepatch"] == wet["livepatch"]
+
+
+class TestPreflight:
+    def test_a_livepatch_of_others_is_not_taken_back_unasked(self, host: SimulatedHost) -> None:
+        with save(make_livepatch("kpatch_x"), host.root / "files").open("rb") as file:
+            host.load(file.fileno())
+        ran = load(host, make_livepatch("elp_a"))
+        assert (ran.status, ran.code) == (6, "foreign-livepatch")
+        assert host.live == ["kpatch_x"]
+        assert load(host, make_livepatch("elp_s", replace=False)).status == 0
+        assert host.live == ["kpatch_x", "elp_s"]
+
+    def test_a_name_in_use_is_told(self, host: SimulatedHost) -> None:
+        with save(make_livepatch("elp_a"), host.root / "files").open("rb") as file:
+            host.load(file.fileno())
+        ran = load(host, make_livepatch("elp_a", functions=["other"], replace=False))
+        assert (ran.status, ran.code) == (6, "name-taken")
+
+    def test_an_unsigned_module_on_a_kernel_that_wants_signatures_is_told_before_it_is_tried(
+        self, host: SimulatedHost
+    ) -> None:
+        host.put("sys/module/module/parameters/sig_enforce", "Y\n")
+        ran = load(host, make_livepatch("elp_a"))
+        assert (ran.status, ran.code) == (6, "kernel-signature")
+        assert host.loads == 0
+
+    def test_a_function_that_the_kernel_has_twice_is_told(self, host: SimulatedHost) -> None:
+        line = "0000000000000000 t meminfo_proc_show\n"
+        host.put("proc/kallsyms", line)
+        assert load(host, make_livepatch("elp_a"), "--dry-run").status == 0
+        for content in (line * 2, "0000000000000000 t other\n"):
+            host.put("proc/kallsyms", content)
+            ran = load(host, make_livepatch("elp_a"), "--dry-run")
+            assert (ran.status, ran.code) == (6, "function-missing")
+
+    def test_a_tracer_on_the_function_is_told(self, host: SimulatedHost) -> None:
+        host.put("sys/kernel/tracing/enabled_functions", "meminfo_proc_show (1) R I     \ttramp: x\n")
+        ran = load(host, make_livepatch("elp_a"))
+        assert (ran.status, ran.code) == (6, "tracer-holds")
+
+    def test_a_task_inside_the_function_is_named(self, host: SimulatedHost) -> None:
+        host.tasks.append(Task(42, "reader", function="meminfo_proc_show", leaves_at=host.time + 5))
+        host.pass_time(1)
+        ran = load(host, make_livepatch("elp_a"), "--dry-run")
+        told = next(one for one in ran.document["findings"] if one["code"] == "tasks-inside")
+        assert "reader (pid 42" in told["message"]
