@@ -53,7 +53,7 @@ def parse_config(data: bytes) -> KernelConfig:
         if found := _ASSIGNMENT.fullmatch(line):
             value = found["value"]
             if value.startswith('"'):
-                if "$(" in value or "`" in value:
+                if "$(" in value or "${" in value or "`" in value:
                     raise _refused(number, "holds a command substitution")
                 value = re.sub(r'\\(["\\])', r"\1", value[1:-1])
             values[found["name"]] = value

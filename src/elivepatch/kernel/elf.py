@@ -29,6 +29,7 @@ _SHF_EXECINSTR = 0x4
 _SHN_UNDEF = 0
 _SHN_LORESERVE = 0xFF00
 _SHN_XINDEX = 0xFFFF
+_NAME_LIMIT = 2048  # KSYM_NAME_LEN is 512; without a limit, a small file could stand for gigabytes of names
 
 TYPE_NOTYPE, TYPE_OBJECT, TYPE_FUNC, TYPE_SECTION, TYPE_FILE = range(5)
 BIND_LOCAL, BIND_GLOBAL, BIND_WEAK = range(3)
@@ -37,6 +38,10 @@ R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_32, R_X86_64_32S, R_X86_64_
 RELOCATION_BYTES = {R_X86_64_64: 8, R_X86_64_PC64: 8, R_X86_64_PC32: 4, R_X86_64_PLT32: 4, R_X86_64_32: 4,
                     R_X86_64_32S: 4}  # fmt: skip
 """How many bytes each relocation type that kernel objects use fills in."""
+
+
+# What pyelftools lets through where a header's fields contradict each other; OSError is a seek to nowhere.
+_UNREADABLE = (ELFError, ConstructError, ValueError, KeyError, AttributeError, IndexError, TypeError, OSError)
 
 
 class Section(NamedTuple):
@@ -98,6 +103,7 @@ class ElfFile:
     @cached_property
     def sections(self) -> tuple[Section, ...]:
         """All section headers in order."""
+        size = len(self._data)
         try:
             with self.path.open("rb") as file:
                 elf = ELFFile(file)
@@ -111,9 +117,8 @@ class ElfFile:
                     )
                     for index, section in enumerate(elf.iter_sections())
                 )  # fmt: skip
-        except (ELFError, ConstructError, UnicodeDecodeError, ValueError, KeyError, AttributeError) as error:
+        except _UNREADABLE as error:
             raise _malformed(self.path, f"cannot be read as ELF: {error}") from error
-        size = len(self._data)
         for section in found:
             if section.kind != "SHT_NOBITS" and section.offset + section.size > size:
                 raise _malformed(self.path, f"is truncated in section {section.name}")
@@ -146,13 +151,18 @@ class ElfFile:
         except IndexError as error:
             raise _malformed(self.path, "has a symbol table without names") from error
         extended = self._extended_indices()
-        found = []
+        found, count = [], len(self.sections)
         raw = self.content(table)
         raw = raw[: len(raw) - len(raw) % _SYMBOL.size]
         for index, (name, info, _other, section, value, size) in enumerate(_SYMBOL.iter_unpack(raw)):
             if section == _SHN_XINDEX and index < len(extended):
                 section = extended[index]
-            text = names[name : names.find(b"\0", name)].decode(errors="replace")
+            end = names.find(b"\0", name, name + _NAME_LIMIT)
+            if end < 0:
+                raise _malformed(self.path, "has a symbol whose name has no end")
+            if count <= section < _SHN_LORESERVE:
+                raise _malformed(self.path, "has a symbol in a section that is not there")
+            text = names[name:end].decode(errors="replace")
             found.append(Symbol(index, text, value, size, info & 0xF, info >> 4, section))
         return tuple(found)
 
@@ -171,6 +181,8 @@ class ElfFile:
         """Yield the entries of a .rela section."""
         raw = self.content(table)
         for offset, info, addend in _RELA.iter_unpack(raw[: len(raw) - len(raw) % _RELA.size]):
+            if info >> 32 >= len(self.symbols):
+                raise _malformed(self.path, "has a relocation to a symbol that is not there")
             yield Relocation(offset, info & 0xFFFFFFFF, info >> 32, addend)
 
     @cached_property
