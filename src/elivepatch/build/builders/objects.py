@@ -27,6 +27,7 @@ from elivepatch.build.reach import Reach, reach
 from elivepatch.build.sandbox import Sandbox
 from elivepatch.build.toolchain import Toolchains
 from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.symbols import Block
 from elivepatch.kernel.units import Unit
 from elivepatch.model.build import BuildOutcome, PatchedFunction
 from elivepatch.model.codes import problem
@@ -97,7 +98,9 @@ class ObjectsBuilder:
         if not objects:
             raise BuildStopped(problem("no-change", f"{_sources(reached)}: the compiled code is the same."))
         if check_only:
-            return BuildOutcome(functions=tuple(_planned(objects)), notes=reached.notes, seconds=dict(self.seconds))
+            return BuildOutcome(
+                functions=tuple(self._planned(objects)), notes=reached.notes, seconds=dict(self.seconds)
+            )
         with self._timed("link", "linking the module"):
             linker = Linker(
                 base=self.base,
@@ -110,7 +113,7 @@ class ObjectsBuilder:
                 [one.difference.output for one in objects], name=name, replace=replace, work_dir=work_dir
             )
         with self._timed("check", "checking the module against the kernel"):
-            functions = check_module(module, name, self.base, dict(_expected(objects)))
+            functions = check_module(module, name, self.base, dict(_expected(objects)), _blocks(objects))
         return BuildOutcome(module=module, functions=functions, notes=reached.notes, seconds=dict(self.seconds))
 
     def _objects(self, reached: Reach, applied: Applied, name: str, work_dir: Path) -> list[_Object]:
@@ -162,6 +165,11 @@ class ObjectsBuilder:
                 name=name,
                 work_dir=directory,
             )
+        except BuildStopped:
+            # A changed layout is why the diff finds changed data or sizes, and the one to tell of.
+            if isinstance(layout_problem := layouts.exception(), BuildStopped):
+                raise layout_problem from None
+            raise
         finally:
             layouts.exception()
         if difference is None:
@@ -169,6 +177,13 @@ class ObjectsBuilder:
         layouts.result()
         check_fidelity(plain, parent, located, difference.changed, source=unit.source, parent=unit.parents[0])
         return _Object(unit, located, difference)
+
+    def _planned(self, objects: list[_Object]) -> Iterator[PatchedFunction]:
+        for one in objects:
+            parent = self.base.parent(one.parent)
+            for function in one.difference.changed:
+                position = parent.position(one.located.functions[function])
+                yield PatchedFunction(object=one.parent, name=function, sympos=position, source=one.unit.source)
 
     def _sandbox(self) -> Sandbox:
         return self.toolchains.sandbox(self.toolchains.get(self.base.toolchain), transcript=self.log)
@@ -200,7 +215,8 @@ def _expected(objects: list[_Object]) -> Iterator[tuple[tuple[str, str], Expecte
             yield (one.parent, function), Expected(one.parent, one.unit.source, symbol)
 
 
-def _planned(objects: list[_Object]) -> Iterator[PatchedFunction]:
+def _blocks(objects: list[_Object]) -> dict[str, list[Block]]:
+    blocks: dict[str, list[Block]] = {}
     for one in objects:
-        for function in one.difference.changed:
-            yield PatchedFunction(object=one.parent, name=function, sympos=0, source=one.unit.source)
+        blocks.setdefault(one.parent, []).append(one.located.block)
+    return blocks

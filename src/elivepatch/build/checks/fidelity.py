@@ -12,7 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from elivepatch.kernel.elf import BIND_LOCAL, BIND_WEAK, RELOCATION_BYTES, TYPE_FUNC, ElfFile, Section, Symbol
+from elivepatch.kernel.elf import (
+    BIND_LOCAL,
+    BIND_WEAK,
+    RELOCATION_BYTES,
+    TYPE_FUNC,
+    TYPE_OBJECT,
+    ElfFile,
+    Section,
+    Symbol,
+)
 from elivepatch.kernel.symbols import Block, LinkedSymbols, stable_names
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
@@ -32,8 +41,8 @@ def locate(plain: ElfFile, linked: LinkedSymbols, *, source: str, parent: str) -
     Raises BuildStopped with `symbols` where no block matches and `duplicate-symbol` where several do.
     """
     blocks = linked.block_of(PurePosixPath(source).name, stable_names(plain.symbols))
-    if len(blocks) > 1 and not blocks[0].names:
-        # Several objects without local symbols: their functions are global, so that none of these blocks matters.
+    if not any(symbol.kind in {TYPE_FUNC, TYPE_OBJECT} for block in blocks for symbol in block.symbols):
+        # Objects without local functions and data: everything in them is global, so that these blocks do not matter.
         blocks = blocks[:1]
     if len(blocks) > 1:
         blocks = [block for block in blocks if _local_code_matches(plain, linked, block)]

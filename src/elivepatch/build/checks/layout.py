@@ -16,9 +16,11 @@ from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
 from elivepatch.process import Cancellation
 
-_HEAD = re.compile(r"(?:struct|union) (\w+) \{")
+_HEAD = re.compile(r"(?:typedef )?(?P<kind>struct|union) (?:(?P<tag>\w+) )?\{")
+_TYPE_NAME = re.compile(r"\} (?:__attribute__\(\(.*\)\) )?(\w+);")
 _COMMENT = re.compile(r"\s*/\* (?:XXX|size:|sum |last cacheline|padding|forced|paddings|---|bit_padding|BRAIN|saved).*")
-_OFFSET = re.compile(r"/\*\s+(\d+)(?::\s*\d+)?\s+(\d+)\s*\*/")
+_UNNAMED = "an unnamed structure"
+_EXTENT = re.compile(r"/\*\s+(\d+)(?::\s*\d+)?\s+(\d+)\s*\*/")
 _SIZE = re.compile(r"/\* size: (\d+)")
 
 
@@ -31,20 +33,29 @@ class Layout:
 
 
 def read_layouts(listing: str) -> dict[str, frozenset[Layout]]:
-    """Return the layouts in pahole's output by name; a name may stand for several structures."""
+    """Return the layouts in pahole's output by name, such as `struct kref`; a name may stand for several structures.
+
+    A structure without a tag goes by the name of its type, and all that have none of that either by one name.
+    """
     found: dict[str, set[Layout]] = {}
     name, members, size = "", list[str](), 0
     for line in listing.splitlines():
         if not name:
             if head := _HEAD.match(line):
-                name, members, size = head[1], [], 0
+                name = f"{head['kind']} {head['tag']}" if head["tag"] else _UNNAMED
+                members, size = [], 0
         elif line.startswith("}"):
+            if name == _UNNAMED and (typedef := _TYPE_NAME.match(line)):
+                name = typedef[1]
             found.setdefault(name, set()).add(Layout(size, tuple(members)))
             name = ""
         elif total := _SIZE.search(line):
             size = int(total[1])
         elif line.strip() and not _COMMENT.match(line):
             members.append(" ".join(line.split()))
+            if extent := _EXTENT.search(line):
+                # pahole tells no size of a union.
+                size = max(size, int(extent[1]) + int(extent[2]))
     return {key: frozenset(layouts) for key, layouts in found.items()}
 
 
@@ -67,9 +78,9 @@ def check_layouts(
     """Raise BuildStopped with `data-layout` where a structure's layout differs between the two objects."""
     listings = []
     for path in (original, patched):
-        # In both, only what is defined counts; --show_private_classes adds structures used in one function only.
+        # Structures used in one function only, those without a tag, and those inside others are asked for by option.
         done = sandbox.run(
-            ["pahole", "-F", "dwarf", "--show_private_classes", f"/in/{path.name}"],
+            ["pahole", "-F", "dwarf", "--show_private_classes", "-a", "-A", f"/in/{path.name}"],
             inputs=path.parent,
             timeout_s=120,
             cancellation=cancellation,
@@ -84,7 +95,7 @@ def check_layouts(
     raise BuildStopped(
         problem(
             "data-layout",
-            f"{source} changes the layout of struct {name} {how}{others}.",
+            f"{source} changes the layout of {name} {how}{others}.",
             excerpt="\n\n".join(_explain(name, *pair) for name, pair in list(changed.items())[:5]),
         )
     )
@@ -93,4 +104,4 @@ def check_layouts(
 def _explain(name: str, old: Layout, new: Layout) -> str:
     gone = [f"- {line}" for line in old.members if line not in new.members]
     come = [f"+ {line}" for line in new.members if line not in old.members]
-    return "\n".join([f"struct {name} ({old.size} to {new.size} bytes)", *gone[:8], *come[:8]])
+    return "\n".join([f"{name} ({old.size} to {new.size} bytes)", *gone[:8], *come[:8]])

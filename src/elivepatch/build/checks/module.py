@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.base import VMLINUX, Base
 from elivepatch.kernel.elf import BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile, Section, Symbol
-from elivepatch.kernel.symbols import LinkedSymbols
+from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.kernel.traceable import TracedFunctions
 from elivepatch.model.build import PatchedFunction
 from elivepatch.model.codes import problem
@@ -41,12 +41,17 @@ class Expected:
 
 
 def check_module(
-    path: Path, name: str, base: Base, expected: Mapping[tuple[str, str], Expected]
+    path: Path,
+    name: str,
+    base: Base,
+    expected: Mapping[tuple[str, str], Expected],
+    blocks: Mapping[str, Sequence[Block]],
 ) -> tuple[PatchedFunction, ...]:
     """Return the functions that the module at `path` replaces, after all checks.
 
-    `expected` maps (object, function) to where it must be. Raises BuildStopped with `module-check`, `no-function-entry`
-    or `sealed-endbr`.
+    `expected` maps (object, function) to where it must be; `blocks` maps each object to the blocks of symbols that the
+    patched sources have in it. Raises BuildStopped with `module-check`, `no-function-entry`, `jump-label` or
+    `sealed-endbr`.
     """
     module = ElfFile(path)
     _check_identity(module, name, base)
@@ -65,13 +70,13 @@ def check_module(
         place = expected.get((object_name, function))
         if place is None:
             raise _wrong(f"The module replaces {function} of {object_name}, which nobody asked for")
-        _check_position(parent(object_name), place.symbol, sympos)
-        functions.append(PatchedFunction(object=object_name, name=function, sympos=sympos, source=place.source))
+        position = _check_position(parent(object_name), place.symbol, sympos)
+        functions.append(PatchedFunction(object=object_name, name=function, sympos=position, source=place.source))
     traced = {object_name: TracedFunctions(parent(object_name)) for object_name in {one.object for one in functions}}
     for one in functions:
         if not traced[one.object].contains(expected[one.object, one.name].symbol):
             raise BuildStopped(problem("no-function-entry", f"{one.name} of {one.object} cannot be traced."))
-    _check_symbols(module, base, parent)
+    _check_symbols(module, base, parent, blocks)
     if base.ibt:
         _check_endbr(module, parent)
     return tuple(sorted(functions, key=lambda one: (one.object != VMLINUX, one.object, one.name)))
@@ -109,16 +114,17 @@ def _read_functions(module: ElfFile) -> Iterable[tuple[str, str, int]]:
         yield pointers.get(start + _FUNC_OBJNAME, ""), pointers.get(start + _FUNC_NAME, ""), sympos
 
 
-def _check_position(linked: LinkedSymbols, symbol: Symbol, sympos: int) -> None:
+def _check_position(linked: LinkedSymbols, symbol: Symbol, sympos: int) -> int:
     right = linked.position(symbol)
     if sympos != right and not (right == 0 and sympos == 1):
         raise _wrong(f"{symbol.name} is at symbol position {right}, the module says {sympos}")
     section = linked.elf.sections[symbol.section].name
     if section.startswith((".init", ".exit")):
         raise BuildStopped(problem("init-code", f"{symbol.name} lives in {section}."))
+    return right
 
 
-def _check_symbols(module: ElfFile, base: Base, parent: _Parent) -> None:
+def _check_symbols(module: ElfFile, base: Base, parent: _Parent, blocks: Mapping[str, Sequence[Block]]) -> None:
     versions = dict(_read_versions(module.named("__versions")))
     namespaces = set(module.modinfo.get("import_ns", []))
     table = module.by_name.get("__jump_table")
@@ -131,6 +137,7 @@ def _check_symbols(module: ElfFile, base: Base, parent: _Parent) -> None:
             same = parent(object_name).named.get(name, [])
             if not same or position > len(same) or (position == 0 and len(same) > 1):
                 raise _wrong(f"{object_name} has no symbol {name} at position {position}")
+            _check_block(same[max(position - 1, 0)], object_name, blocks.get(object_name, ()))
             continue
         export = base.exports.get(symbol.name)
         if export is None and symbol.bind == BIND_LOCAL and symbol.number in jumps:
@@ -144,6 +151,14 @@ def _check_symbols(module: ElfFile, base: Base, parent: _Parent) -> None:
             raise _wrong(f"The module has another checksum for {symbol.name} than the kernel")
         if export.namespace and export.namespace not in namespaces:
             raise _wrong(f"The module does not import the namespace {export.namespace} of {symbol.name}")
+
+
+def _check_block(symbol: Symbol, object_name: str, blocks: Sequence[Block]) -> None:
+    """Raise where a local symbol is another file's: code of one file cannot refer to the static symbols of another."""
+    place = (symbol.name, symbol.section, symbol.value)
+    own = any(place == (one.name, one.section, one.value) for block in blocks for one in block.symbols)
+    if symbol.bind == BIND_LOCAL and not own:
+        raise _wrong(f"The module refers to {symbol.name} of {object_name}, which is another file's")
 
 
 def _read_versions(raw: bytes) -> Iterable[tuple[str, int]]:
