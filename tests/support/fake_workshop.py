@@ -16,6 +16,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from elivepatch.advisory.changelog import Changelog
+from elivepatch.advisory.sources import KernelSources
+from elivepatch.advisory.version import KernelVersion
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, PatchedFunction
 from elivepatch.model.errors import EnvironmentFault, Kind, Problem
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release
@@ -31,6 +34,15 @@ KERNEL = KernelIdentity(
     compiler="gcc (Debian 12.2.0-14+deb12u1) 12.2.0",
 )
 FUNCTION = PatchedFunction(object="vmlinux", name="meminfo_proc_show", sympos=0, source="fs/proc/meminfo.c")
+SOURCES = KernelSources(
+    release=KERNEL.release,
+    build_id=KERNEL.build_id,
+    vanilla=KernelVersion(branch=(6, 1), level=176),
+    package_version="6.1.176-1",
+    builder=Digest("ef" * 32),
+    sources={"fs/proc/meminfo.c": ("vmlinux",), "net/8021q/vlan.c": ("8021q",), "drivers/lamp/wick.c": ()},
+    changelog=Changelog(version="6.1.176-1", closed={}, elsewhere={}, own={}, reverted={}),
+)
 
 
 class FakeWorkshop:
@@ -46,6 +58,11 @@ class FakeWorkshop:
 
     def kernels(self) -> list[KernelIdentity]:
         return [KERNEL]
+
+    def sources(self, release: str) -> KernelSources:
+        if release != KERNEL.release:
+            raise EnvironmentFault("kernel-unknown", f"There is no base for {release}.", advice="Add it on the server.")
+        return SOURCES
 
     def build_key(self, request: BuildRequest) -> Digest:
         if request.release != KERNEL.release:

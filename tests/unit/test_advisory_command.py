@@ -194,7 +194,7 @@ def test_a_version_that_ends_in_zero_is_pointed_out(cve: Callable[..., Ended]) -
         (("list", "--kernel", "6.1.176-1"), "cve-kernel-distribution", ExitStatus.USAGE),
         (("list", "--kernel", "6.1.0-50-cloud-amd64"), "cve-kernel-distribution", ExitStatus.USAGE),
         (("list", "--kernel", "banana"), "cve-kernel-version", ExitStatus.USAGE),
-        (("summary",), "usage", ExitStatus.USAGE),
+        (("index",), "usage", ExitStatus.USAGE),
         (("show", "CVE-2030-99999"), "cve-unknown", ExitStatus.USAGE),
         (("show", "10001"), "cve-id", ExitStatus.USAGE),
         (("list", "--kernel", "6.1.176", "--state", "open"), "usage", ExitStatus.USAGE),

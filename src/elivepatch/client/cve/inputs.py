@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The records and rankings that a command works with: given, or kept on this host."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from elivepatch.advisory.collect import read_records
+from elivepatch.advisory.index import is_index, read_index
+from elivepatch.advisory.overrides import read_overrides
+from elivepatch.advisory.ranking import Ranking, read_epss, read_kev
+from elivepatch.advisory.record import Findings, Record, Records
+from elivepatch.client.cve.subject import kept
+from elivepatch.model.errors import UsageError
+from elivepatch.output import Output
+
+_NAMED = 10
+
+
+def add_records(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the records come from."""
+    parser.add_argument(
+        "--records",
+        metavar="SOURCE",
+        type=Path,
+        help="the kernel's CVE list: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by `cve index` "
+        "(default: what is kept on this host)",
+    )
+    parser.add_argument(
+        "--overrides", metavar="FILE", type=Path, help="hand-kept records in TOML that go before the list"
+    )
+
+
+def add_ranking(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what ranks CVEs."""
+    parser.add_argument("--kev", metavar="FILE", type=Path, help="catalogue of exploited CVEs (JSON); they come first")
+    parser.add_argument("--epss", metavar="FILE", type=Path, help="EPSS scores (CSV, gzip or not) to order by")
+
+
+def records_of(arguments: argparse.Namespace, output: Output, previous: Records | None = None) -> Records:
+    """Return the records with their overrides; what was set aside while reading is told on standard error.
+
+    Raises UsageError where none are given or kept.
+    """
+    source = arguments.records if arguments.records is not None else _kept_records(arguments)
+    records = (
+        read_index(source) if is_index(source) else read_records(source, progress=output.progress, previous=previous)
+    )
+    _tell_findings(records.findings, output)
+    if arguments.overrides is not None:
+        return replace(records, overrides=read_overrides(arguments.overrides, records.listed))
+    return records
+
+
+def effective_records(arguments: argparse.Namespace, output: Output) -> list[Record]:
+    """Return the records that count."""
+    return records_of(arguments, output).effective()
+
+
+def ranking_of(arguments: argparse.Namespace) -> Ranking:
+    """Return what ranks CVEs."""
+    return Ranking(
+        exploited=read_kev(arguments.kev) if arguments.kev else {},
+        probability=read_epss(arguments.epss) if arguments.epss else {},
+    )
+
+
+def _kept_records(arguments: argparse.Namespace) -> Path:
+    file = kept(arguments).records
+    if not is_index(file):
+        raise UsageError(
+            "cve-records-missing",
+            "No records are kept here.",
+            advice=f"Give the kernel's CVE list with --records, or make {file} with `elivepatch cve index`.",
+        )
+    return file
+
+
+def _tell_findings(findings: Findings, output: Output) -> None:
+    """Name on standard error what was set aside, so that an answer never looks more complete than it is."""
+    for found in findings.named[:_NAMED]:
+        output.note(f"note: {found.name}: {found.message} [{found.code}]")
+    if findings.total > _NAMED:
+        counts = ", ".join(f"{count} {code}" for code, count in findings.counts.most_common())
+        output.note(f"note: {findings.total} findings in all: {counts}; `elivepatch cve index --json` names them.")

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch cve index|update`: making what questions are answered from, and fetching what a server knows."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import asdict
+
+from elivepatch.advisory.index import is_index, read_index, write_index
+from elivepatch.advisory.sources import KernelSources
+from elivepatch.client.connection import settings_of
+from elivepatch.client.cve.inputs import records_of
+from elivepatch.client.cve.server import AdvisoryServer
+from elivepatch.client.cve.subject import kept
+from elivepatch.client.files import write_whole
+from elivepatch.client.host import machine as machines
+from elivepatch.client.host.identity import read_build_id, read_release
+from elivepatch.client.options import SETTINGS_FILE
+from elivepatch.model.errors import ExitStatus, HostError, TrustError, UsageError
+from elivepatch.model.kernel import parse_release
+from elivepatch.output import Output
+
+
+def make_index(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Write an index, reading only what has changed where one is there already."""
+    previous = None
+    if is_index(arguments.output):
+        try:
+            previous = read_index(arguments.output)
+        except (UsageError, TrustError) as error:
+            output.note(f"note: {error.problem.message} It is made anew.")
+    records = records_of(arguments, output, previous)
+    size = write_index(records, arguments.output)
+    known = previous.listed if previous is not None else {}
+    unchanged = sum(known.get(name) is record for name, record in records.listed.items())
+    output.document(
+        {
+            "file": str(arguments.output),
+            "size_bytes": size,
+            "records": len(records.listed),
+            "unchanged": unchanged,
+            "overrides": len(records.overrides),
+            "rejected": len(records.rejected),
+            "set_aside": dict(records.findings.counts),
+            "findings": [asdict(found) for found in records.findings.named],
+        }
+    )
+    output.line(
+        f"{arguments.output}: {len(records.listed)} records ({unchanged} unchanged), {len(records.rejected)} rejected, "
+        f"{len(records.overrides)} overrides, {records.findings.total} findings, {size / 1e6:.1f} MB"
+    )
+    return ExitStatus.OK
+
+
+def update(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Fetch what the server knows about a kernel, where it changed, and keep it or save it."""
+    machine = machines.this_machine()
+    of_host = arguments.kernel is None
+    release = read_release(machine.host) if of_host else parse_release(arguments.kernel)
+    keep = kept(arguments)
+    known = None if arguments.output is not None else keep.raw_sources(release)
+    settings = settings_of(arguments, environ=os.environ, file=machine.host.path(SETTINGS_FILE))
+    with AdvisoryServer(settings) as server:
+        content = server.sources(release, known=known)
+    told = KernelSources.decode(content)
+    if of_host and told.build_id != read_build_id(machine.host):
+        raise HostError(
+            "other-build",
+            f"The server knows another build of {release}: its build-id is {told.build_id}.",
+            advice="Add this very kernel on the server, or boot the packaged one.",
+        )
+    if arguments.output is not None:
+        write_whole(arguments.output, content)
+    elif content is not known:
+        keep.keep_sources(release, content)
+    changed = content is not known
+    output.document(
+        {
+            "release": told.release,
+            "build_id": told.build_id,
+            "vanilla": str(told.vanilla),
+            "package_version": told.package_version,
+            "sources": len(told.sources),
+            "built": sum(bool(parents) for parents in told.sources.values()),
+            "changelog": told.changelog is not None,
+            "changed": changed,
+        }
+    )
+    built = sum(bool(parents) for parents in told.sources.values())
+    output.line(
+        f"{release}: Linux {told.vanilla}, {built} of {len(told.sources)} sources are built, "
+        f"{'changelog known' if told.changelog is not None else 'no changelog'}; {'new' if changed else 'unchanged'}"
+    )
+    return ExitStatus.OK

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is kept about CVEs, so that questions are answered without a network: below /var/lib/elivepatch/advisories.
+
+records.idx             all records (elivepatch.advisory.index)
+sources/RELEASE.json    what a kernel was built from (elivepatch.advisory.sources)
+verdicts/RELEASE.json   what became of the fixes on it (elivepatch.advisory.verdicts)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.advisory.sources import MAX_BYTES, KernelSources
+from elivepatch.advisory.verdicts import Verdicts
+from elivepatch.client.files import write_whole
+from elivepatch.model.errors import HostError, UsageError
+from elivepatch.model.kernel import Release, parse_release
+
+DIRECTORY = "var/lib/elivepatch/advisories"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The files below one directory. Nothing is made before something is kept."""
+
+    directory: Path
+
+    @property
+    def records(self) -> Path:
+        """Where the index of all records is."""
+        return self.directory / "records.idx"
+
+    def sources(self, release: str) -> KernelSources | None:
+        """Return what is kept about a kernel, None where nothing is.
+
+        Raises HostError where it may not be read, UsageError where it is damaged.
+        """
+        content = self._read(self._sources_file(release))
+        return None if content is None else KernelSources.decode(content)
+
+    def has_sources(self, release: str) -> bool:
+        """Tell whether anything is kept about a kernel and may be read."""
+        return os.access(self._sources_file(release), os.R_OK)
+
+    def raw_sources(self, release: str) -> bytes | None:
+        """Return the bytes that are kept about a kernel, None where there are none."""
+        return self._read(self._sources_file(release))
+
+    def keep_sources(self, release: str, content: bytes) -> None:
+        """Keep what a server said about a kernel; raises HostError where that fails."""
+        self._write(self._sources_file(release), content)
+
+    def verdicts(self, release: str) -> Verdicts:
+        """Return the verdicts for a kernel, none where nothing is kept; raises as `sources` does."""
+        file = self._verdicts_file(release)
+        content = self._read(file)
+        if content is None:
+            return Verdicts(release=Release(release))
+        try:
+            read = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(
+                "cve-verdicts", f"{file} is damaged.", advice="Remove the file; the server is asked again then."
+            ) from error
+        return Verdicts.from_dict(read)
+
+    def keep_verdicts(self, verdicts: Verdicts) -> None:
+        """Keep the verdicts for their kernel; raises HostError where that fails."""
+        content = json.dumps(verdicts.as_dict(), indent=1, ensure_ascii=False).encode() + b"\n"
+        self._write(self._verdicts_file(verdicts.release), content)
+
+    def _sources_file(self, release: str) -> Path:
+        return self.directory / "sources" / f"{parse_release(release)}.json"
+
+    def _verdicts_file(self, release: str) -> Path:
+        return self.directory / "verdicts" / f"{parse_release(release)}.json"
+
+    @staticmethod
+    def _read(file: Path) -> bytes | None:
+        try:
+            with file.open("rb") as opened:
+                return opened.read(MAX_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise HostError(
+                "advisories-unreadable",
+                f"{file} cannot be read: {error.strerror}.",
+                advice="Run the command as root, or give another directory with --keep.",
+            ) from error
+
+    @staticmethod
+    def _write(file: Path, content: bytes) -> None:
+        try:
+            for directory in (*reversed(file.parent.parents), file.parent):
+                if not directory.exists():
+                    directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise HostError(
+                "advisories-unwritable",
+                f"{file.parent} cannot be made: {error.strerror}.",
+                advice="Run the command as root, or give another directory with --keep.",
+            ) from error
+        write_whole(file, content)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch cve update`: what a real server knows about a kernel, kept by a client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_workshop import KERNEL, SOURCES
+from host_commands import Ran, run_json
+from running_server import RunningServer
+from simulated_host import SimulatedHost
+
+from elivepatch.advisory.sources import KernelSources
+from elivepatch.client.cve.kept import DIRECTORY, Kept
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with RunningServer(tmp_path_factory.mktemp("server") / "state") as found:
+        yield found
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> SimulatedHost:
+    return SimulatedHost(tmp_path / "host", build_id=KERNEL.build_id)
+
+
+def update(host: SimulatedHost, server: RunningServer, *options: str | Path) -> Ran:
+    return run_json(host, "cve", "update", "--url", server.url, "--token-file", server.token_file, *options)
+
+
+def test_the_hosts_own_kernel_is_kept_and_fetched_again_only_when_it_changed(
+    host: SimulatedHost, server: RunningServer
+) -> None:
+    ran = update(host, server)
+    assert ran.status == 0
+    assert ran.document["changed"] is True
+    assert (ran.document["vanilla"], ran.document["built"]) == ("6.1.176", 2)
+    kept = Kept(host.root / DIRECTORY)
+    assert kept.sources(KERNEL.release) == SOURCES
+    assert update(host, server).document["changed"] is False
+    kept.keep_sources(KERNEL.release, replace(SOURCES, sources={}).encode())
+    assert update(host, server).document["changed"] is True
+    assert kept.sources(KERNEL.release) == SOURCES
+
+
+def test_another_build_of_the_kernel_is_refused_and_nothing_kept(tmp_path: Path, server: RunningServer) -> None:
+    host = SimulatedHost(tmp_path / "host")
+    ran = update(host, server)
+    assert (ran.status, ran.code) == (6, "other-build")
+    assert Kept(host.root / DIRECTORY).sources(KERNEL.release) is None
+
+
+def test_another_hosts_kernel_is_fetched_by_its_release_or_saved(tmp_path: Path, server: RunningServer) -> None:
+    host = SimulatedHost(tmp_path / "host", release="5.10.3-other")
+    file = tmp_path / "sources.json"
+    assert update(host, server, "--kernel", KERNEL.release, "-o", file).status == 0
+    assert KernelSources.decode(file.read_bytes()) == SOURCES
+    assert not (host.root / DIRECTORY).exists()
+    assert update(host, server, "--kernel", KERNEL.release).status == 0
+    assert Kept(host.root / DIRECTORY).sources(KERNEL.release) == SOURCES
+
+
+def test_a_kernel_that_the_server_lacks_is_told_in_its_words(host: SimulatedHost, server: RunningServer) -> None:
+    ran = update(host, server, "--kernel", "5.10.3-other")
+    assert ran.code == "kernel-unknown"
+
+
+def test_a_server_that_is_away_leaves_what_is_kept(host: SimulatedHost, server: RunningServer) -> None:
+    update(host, server)
+    ran = run_json(host, "cve", "update", "--url", "http://127.0.0.1:9")
+    assert (ran.status, ran.code) == (4, "server-unreachable")
+    assert Kept(host.root / DIRECTORY).sources(KERNEL.release) == SOURCES
