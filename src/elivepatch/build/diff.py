@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from elivepatch.build.harvest import take_file
@@ -56,13 +57,15 @@ _RULES = (
     _rule(r"Found a static call at (\S+?)\(", "static-call", "{0} makes a static call that a module defines."),
     _rule(r"Found a jump label at (\S+?)\(\)\S* using key (\w+)", "jump-label", "{0} tests the static key {1}."),
     _rule(r"unsupported jump label", "jump-label", "A changed function tests a static key that a module defines."),
-    _rule(r"changed section (?:\.rela)?\.(init|exit)\.\S+ not selected", "init-code", "{source} changes {functions}."),
+    _rule(r"changed section (?:\.rela)?(?P<section>\.(?:init|exit)\.\S+) not selected", "init-code",
+          "{source} changes what only runs at start-up or at the end: {names}."),
     _rule(r"changed section (?:\.rela)?(?:_*ksymtab|__kstrtab|__kcrctab|\.export_symbol)\S* not", "export",
           "{source} changes what is exported."),
-    _rule(r"changed section (?:\.rela)?(\.(?:data|rodata|bss)\S*) not selected", "data-change",
-          "{source} changes initialised data ({0})."),
+    _rule(r"changed section (?:\.rela)?(?P<section>\.(?:data|rodata|bss)\S*) not selected", "data-change",
+          "{source} changes initialised data: {names}."),
     _rule(r"changed section (\S+) not selected", "data-change", "{source} changes the section {0}."),
-    _rule(r"data section (\S+) selected for inclusion", "new-data", "{source} adds static data in {0}."),
+    _rule(r"data section (?P<section>\S+) selected for inclusion", "new-data",
+          "{source} adds static data to the section {section}: {names}."),
     _rule(r"object size mismatch: __UNIQUE_ID_([a-z_]+)\d+", "data-change", "{source} changes the module's {0}."),
     _rule(r"object size mismatch: (\S+)", "data-layout", "{source} changes the size of the variable {0}."),
     _rule(r"(?:changed|new)?/?\w* ?group sections? (?:are )?not supported|is part of a section group", "section-change",
@@ -131,7 +134,7 @@ class DiffTool:
         if done.status == _SAME:
             return None
         if done.status != _CHANGED:
-            raise BuildStopped(classify(done, source, started_code(ElfFile(original), ElfFile(patched))))
+            raise BuildStopped(classify(done, source, changed_symbols(ElfFile(original), ElfFile(patched))))
         said = _CHANGED_FUNCTION.findall(done.text + done.log.decode(errors="replace"))
         return Difference(
             output=take_file(output, "diff.o", work_dir / "diff.o", limit_bytes=_OUTPUT_LIMIT_BYTES),
@@ -140,10 +143,10 @@ class DiffTool:
         )
 
 
-def classify(done: Completed, source: str, started: Sequence[str] = ()) -> Problem:
+def classify(done: Completed, source: str, changed: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Problem:
     """Return what create-diff-object's exit status and words mean for the one who sent the patch.
 
-    `started` are the changed functions that only run at start-up or at the end.
+    `changed` are the symbols that differ, by their section, to name them where the tool names a section only.
     """
     text = (done.text + done.log.decode(errors="replace")).replace("in/original.o", source)
     telling = dict.fromkeys(line for line in text.splitlines() if _TELLING.search(line))
@@ -152,44 +155,54 @@ def classify(done: Completed, source: str, started: Sequence[str] = ()) -> Probl
         return problem("out-of-time", f"Comparing the objects of {source} took too long.", excerpt=excerpt)
     for rule in _RULES:
         if found := rule.pattern.search(text):
-            functions = ", ".join(started[:4]) or "what runs at start-up or at the end"
-            sentence = rule.sentence.format(*found.groups(), source=source, functions=functions)
+            section = found.groupdict().get("section") or ""
+            names = ", ".join(changed.get(section, ())[:4]) or section
+            sentence = rule.sentence.format(*found.groups(), source=source, section=section, names=names)
             return problem(rule.code, sentence, excerpt=excerpt)
     if done.status < 0 or done.status > 128 or "SIGSEGV" in text:
         return problem("diff-tool-crash", f"create-diff-object crashed on {source}.", excerpt=excerpt)
     return problem("diff-tool", f"create-diff-object gave up on {source} (status {done.status}).", excerpt=excerpt)
 
 
-def started_code(original: ElfFile, patched: ElfFile) -> list[str]:
-    """Return the functions marked __init or __exit whose code differs between two objects, or that only one has."""
-    one, other = (dict(_started_functions(elf)) for elf in (original, patched))
-    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+def changed_symbols(original: ElfFile, patched: ElfFile) -> dict[str, list[str]]:
+    """Return the functions and data that differ between two objects, or that only one has, by their section."""
+    one, other = (dict(_contents(elf)) for elf in (original, patched))
+    found: dict[str, list[str]] = {}
+    for section, name in sorted(one.keys() | other.keys()):
+        if one.get((section, name)) != other.get((section, name)):
+            found.setdefault(section, []).append(name)
+    return found
 
 
-def _started_functions(elf: ElfFile) -> Iterator[tuple[str, tuple[bytes, tuple[tuple[int, int, str | bytes], ...]]]]:
-    """Yield name, code and what the code refers to; strings by their content, since they move when others change."""
-    for symbol in elf.symbols:
-        if symbol.kind != TYPE_FUNC or not symbol.defined:
+_Reference = tuple[int, int, "str | bytes"]
+
+
+def _contents(elf: ElfFile) -> Iterator[tuple[tuple[str, str], tuple[bytes, tuple[_Reference, ...]]]]:
+    """Yield (section, name) with bytes and what they refer to; strings by their content, since they move."""
+    symbols = [one for one in elf.symbols if one.kind in {TYPE_FUNC, TYPE_OBJECT} and one.defined]
+    tables = {number: list(elf.relocations(elf.sections[number])) for number in {one.section for one in symbols}}
+    for symbol in symbols:
+        if symbol.name.startswith("__pfx_"):
             continue
-        section = elf.sections[symbol.section]
-        if not section.name.startswith((".init.text", ".exit.text")) or symbol.name.startswith("__pfx_"):
-            continue
-        end = symbol.value + symbol.size
-        calls = tuple(
+        section, end = elf.sections[symbol.section], symbol.value + symbol.size
+        references = tuple(
             (entry.offset - symbol.value, entry.kind, _target(elf, entry))
-            for entry in elf.relocations(section)
+            for entry in tables[symbol.section]
             if symbol.value <= entry.offset < end
         )
-        yield symbol.name, (elf.content(section)[symbol.value : end], calls)
+        yield (section.name, symbol.name), (elf.content(section)[symbol.value : end], references)
 
 
 def _target(elf: ElfFile, entry: Relocation) -> str | bytes:
     symbol = elf.symbols[entry.symbol]
     if symbol.name or not symbol.defined:
         return symbol.name
+    section = elf.sections[symbol.section]
+    if ".str" not in section.name:
+        return f"{section.name}+{entry.addend}"
     # What is relative to the place behind the field has its length in the addend.
     start = entry.addend + (4 if entry.kind == R_X86_64_PC32 else 0)
-    return elf.content(elf.sections[symbol.section])[start : start + 256].split(b"\0")[0]
+    return elf.content(section)[start : start + 256].split(b"\0")[0]
 
 
 def symbol_table(linked: LinkedSymbols, block: Block | None) -> bytes:
