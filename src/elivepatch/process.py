@@ -27,6 +27,7 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _GRACE_S = 2.0
 _TICK_S = 0.1
 _TAIL_BYTES = 64 * 1024
+_OUTPUT_LIMIT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Completed:
     """How a program ended.
 
     `status` is its exit status, or minus the signal that ended it. `output` is stdout and `log` stderr; where both
-    went to one place, `log` is empty.
+    went to one place, `log` is empty. `truncated` says that a program printed more than is kept.
     """
 
     argv: tuple[str, ...]
@@ -43,11 +44,12 @@ class Completed:
     log: bytes
     seconds: float
     timed_out: bool
+    truncated: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether the program ended with status 0 in time."""
-        return self.status == 0 and not self.timed_out
+        """Whether the program ended with status 0 in time, and all it printed is here."""
+        return self.status == 0 and not self.timed_out and not self.truncated
 
     @property
     def text(self) -> str:
@@ -63,7 +65,9 @@ class Completed:
         """Return self, or raise EnvironmentFault where the program failed; `doing` completes `... failed`."""
         if self.ok:
             return self
-        how = "ran out of time" if self.timed_out else f"ended with status {self.status}"
+        how = f"ended with status {self.status}"
+        if self.timed_out or self.truncated:
+            how = "ran out of time" if self.timed_out else f"printed more than {_OUTPUT_LIMIT_BYTES >> 20} MiB"
         raise EnvironmentFault(
             "program-failed",
             f"{doing} failed: {Path(self.argv[0]).name} {how}.",
@@ -122,6 +126,12 @@ def _wait(
         os.close(descriptor)
 
 
+def _content(file: IO[bytes]) -> bytes:
+    """Return what a program printed, and one byte more than is kept where there is more."""
+    file.seek(0)
+    return file.read(_OUTPUT_LIMIT_BYTES + 1)
+
+
 def run(
     argv: Sequence[str | os.PathLike[str]],
     *,
@@ -174,13 +184,13 @@ def run(
         finally:
             _end_group(process, grace_s=_GRACE_S)
             process.wait()
-        output.seek(0)
-        errors.seek(0)
+        printed, said = (_content(file) for file in (output, errors))
         return Completed(
             argv=arguments,
             status=process.returncode,
-            output=output.read(),
-            log=errors.read(),
+            output=printed[:_OUTPUT_LIMIT_BYTES],
+            log=said[:_OUTPUT_LIMIT_BYTES],
+            truncated=max(len(printed), len(said)) > _OUTPUT_LIMIT_BYTES,
             seconds=time.monotonic() - started,
             timed_out=not in_time,
         )
