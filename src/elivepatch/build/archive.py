@@ -8,17 +8,15 @@ it was downloaded by an earlier run.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from elivepatch.build.locking import locked
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.process import run
@@ -102,16 +100,9 @@ class Archive:
         )
         return where
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
     def refresh(self, progress: Progress = silent, *, force: bool = False) -> None:
         """Fetch the signed indexes where there are none or they are older than a day. Raises EnvironmentFault."""
-        with self._locked():
+        with locked(self.directory / "lock"):
             stamp = self.directory / "refreshed"
             if not force and stamp.exists() and time.time() - stamp.stat().st_mtime < _INDEX_AGE_S:
                 return
@@ -160,7 +151,7 @@ class Archive:
         Raises EnvironmentFault where a download fails or a file is not what the index says.
         """
         wanted = [(package, self.packages_dir / f"{package.sha256}.deb") for package in packages]
-        with self._locked():
+        with locked(self.directory / "lock"):
             missing = [(package, path) for package, path in wanted if not _matches(path, package)]
             total = sum(package.size_bytes for package, _ in missing)
             for package, path in missing:

@@ -8,7 +8,6 @@ does the rest, which saves make's start of half a second each time.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from elivepatch.build.base import Base
 from elivepatch.build.harvest import take, take_file
+from elivepatch.build.locking import locked
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
 from elivepatch.build.tree import SECTION_FLAGS, make_arguments
 from elivepatch.kernel.units import Unit
@@ -72,7 +72,7 @@ class Compiler:
         cached = Original(self.base.directory / "originals" / key)
         if cached.sectioned.exists():
             return cached
-        with self._locked(key):
+        with locked(self.base.directory / "originals" / f".{key}.lock"):
             if cached.sectioned.exists():
                 return cached
             scratch = self._scratch()
@@ -142,22 +142,6 @@ class Compiler:
         scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=originals))
         os.chown(scratch, BUILD_UID, BUILD_UID)
         return scratch
-
-    def _locked(self, key: str) -> _Lock:
-        return _Lock(self.base.directory / "originals" / f".{key}.lock")
-
-
-class _Lock:
-    """Keeps two jobs from compiling the same original at once."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w")
-
-    def __enter__(self) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_exception: object) -> None:
-        self._file.close()
 
 
 def _publish(scratch: Path, directory: Path, command: str) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from elivepatch.build.archive import Archive, Package
 from elivepatch.build.base import VMLINUX, Base, Bases
+from elivepatch.build.locking import locked
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
 from elivepatch.build.toolchain import HELPER, Toolchain, Toolchains, declarations
 from elivepatch.build.tree import SECTION_FLAGS, SOURCE_TOPS, make_arguments
@@ -123,20 +124,23 @@ class StockMaker:
         Raises UsageError or EnvironmentFault; nothing half-made is ever seen under the release's name.
         """
         release = resolve(name, self.archive)
-        for base in self.bases.list():
-            if base.release == release:
-                return base
-        packages = find_packages(release, self.archive)
-        paths = self.archive.download(packages.all(), self.progress)
-        self.bases.directory.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{release}-", dir=self.bases.directory))
-        try:
-            scratch.chmod(0o755)
-            base = self._make(packages, dict(zip(packages.all(), paths, strict=True)), scratch)
-            base.directory.parent.mkdir(parents=True, exist_ok=True)
-            scratch.rename(base.directory)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        lock = self.bases.directory / f".{release}.lock"
+        with locked(lock, progress=self.progress, waiting_for=f"the base of {release}"):
+            for base in self.bases.list():
+                if base.release == release:
+                    return base
+            # What a killed process left half-made, and a base made by an older recipe.
+            for left in (*self.bases.directory.glob(f".{release}-*"), self.bases.directory / release):
+                shutil.rmtree(left, ignore_errors=True)
+            packages = find_packages(release, self.archive)
+            paths = self.archive.download(packages.all(), self.progress)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{release}-", dir=self.bases.directory))
+            try:
+                scratch.chmod(0o755)
+                base = self._make(packages, dict(zip(packages.all(), paths, strict=True)), scratch)
+                scratch.rename(base.directory)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
         self._tell(f"{release}: ready in {base.seconds:.0f} s", 1.0)
         return base
 

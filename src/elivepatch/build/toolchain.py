@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from elivepatch.build.archive import Archive
+from elivepatch.build.locking import locked
 from elivepatch.build.sandbox import MOUNT_POINTS, Sandbox
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.kernel import Digest
@@ -139,11 +140,16 @@ class Toolchains:
     def add(self, name: str, progress: Progress = silent) -> Toolchain:
         """Make a toolchain, or return it where it is there already. Nothing half-made is ever seen under its name."""
         declaration = _declared(name)
-        if (found := self._load(name)) is not None:
-            return found
-        started = time.monotonic()
+        with locked(self.directory / f".{name}.lock", progress=progress, waiting_for=f"the toolchain {name}"):
+            if (found := self._load(name)) is not None:
+                return found
+            for left in (*self.directory.glob(f".{name}-*"), self.directory / name):
+                shutil.rmtree(left, ignore_errors=True)
+            return self._make(declaration, progress)
+
+    def _make(self, declaration: Declaration, progress: Progress) -> Toolchain:
+        started, name = time.monotonic(), declaration.name
         self.archive.refresh(progress)
-        self.directory.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.directory))
         try:
             scratch.chmod(0o755)

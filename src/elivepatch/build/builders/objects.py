@@ -31,7 +31,7 @@ from elivepatch.kernel.symbols import Block
 from elivepatch.kernel.units import Unit
 from elivepatch.model.build import BuildOutcome, PatchedFunction
 from elivepatch.model.codes import problem
-from elivepatch.model.errors import BuildStopped
+from elivepatch.model.errors import BuildStopped, EnvironmentFault
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.series import PatchSeries
 from elivepatch.patch.parse import read_series
@@ -186,7 +186,14 @@ class ObjectsBuilder:
                 yield PatchedFunction(object=one.parent, name=function, sympos=position, source=one.unit.source)
 
     def _sandbox(self) -> Sandbox:
-        return self.toolchains.sandbox(self.toolchains.get(self.base.toolchain), transcript=self.log)
+        toolchain = self.toolchains.get(self.base.toolchain)
+        if toolchain.digest != self.base.toolchain_digest:
+            raise EnvironmentFault(
+                "toolchain-changed",
+                f"The toolchain {toolchain.name} was made anew since the base of {self.base.release} was.",
+                advice=f"Make the base anew: elivepatch-server kernel remove {self.base.release}, then kernel add.",
+            )
+        return self.toolchains.sandbox(toolchain, transcript=self.log)
 
     def _helper(self) -> Sandbox:
         return self.toolchains.sandbox(self.toolchains.helper(), transcript=self.log)
