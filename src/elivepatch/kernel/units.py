@@ -70,7 +70,7 @@ class Units:
                 source: Unit(source, target, tuple(parents)) for source, (target, *parents) in data["units"].items()
             }
             return cls(units, {name: tuple(names) for name, names in data["includers"].items()})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise EnvironmentFault(
                 "base-damaged",
                 "The base's list of objects cannot be read.",

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where a source file's symbols stand in a linked kernel, and which of several of one name is meant."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from elf_maker import FUNC, GLOBAL, NOTYPE, OBJECT, Made
+
+from elivepatch.kernel.elf import TYPE_FUNC, TYPE_OBJECT, ElfFile
+from elivepatch.kernel.symbols import LinkedSymbols, stable_names
+from elivepatch.kernel.traceable import TracedFunctions
+
+TEXT = 0xFFFFFFFF81000000
+
+
+def kernel() -> Made:
+    """Two files called core.c, one of another name, and `helper` three times, not in the order of addresses."""
+    made = Made(kind=2).section(".text", bytes(0x1000), code=True, address=TEXT)
+    made.section(".init.text", bytes(0x100), code=True, address=TEXT + 0x2000)
+    made.file("core.c")
+    made.symbol("helper", ".text", value=TEXT + 0x300, size=16)
+    made.symbol("first", ".text", value=TEXT + 0x310, size=16)
+    made.symbol("__UNIQUE_ID_license1", ".text", kind=OBJECT)
+    made.file("core.c")
+    made.symbol("helper", ".text", value=TEXT + 0x100, size=16)
+    made.symbol("second", ".text", value=TEXT + 0x110, size=16)
+    made.symbol("second_table", ".text", value=TEXT + 0x800, kind=OBJECT)
+    made.file("other.c")
+    made.symbol("helper", ".text", value=TEXT + 0x200, size=16)
+    made.symbol("only", ".text", value=TEXT + 0x210, size=16)
+    made.symbol("__pfx_only", ".text", value=TEXT + 0x20C, size=4)
+    made.symbol("open_call", ".text", value=TEXT + 0x400, size=16, bind=GLOBAL)
+    made.symbol("gone", 0, kind=NOTYPE, bind=GLOBAL)
+    return made
+
+
+def linked(tmp_path: Path, made: Made | None = None, *, is_vmlinux: bool = True) -> LinkedSymbols:
+    return LinkedSymbols(ElfFile((made or kernel()).write(tmp_path / "linked")), is_vmlinux=is_vmlinux)
+
+
+def test_blocks_of_equal_file_names_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
+    table = linked(tmp_path)
+    assert [len(table.blocks[name]) for name in ("core.c", "other.c")] == [2, 1]
+    wanted = frozenset({("helper", TYPE_FUNC), ("second", TYPE_FUNC), ("second_table", TYPE_OBJECT)})
+    (block,) = table.block_of("core.c", wanted)
+    assert [symbol.name for symbol in block.symbols] == ["helper", "second", "second_table"]
+    assert table.symbols[block.position].name == "core.c"
+
+
+def test_a_block_with_one_symbol_more_or_less_is_not_the_one(tmp_path: Path) -> None:
+    table = linked(tmp_path)
+    assert table.block_of("core.c", frozenset({("helper", TYPE_FUNC)})) == []
+    assert table.block_of("nowhere.c", frozenset({("helper", TYPE_FUNC)})) == []
+
+
+def test_names_that_linking_drops_or_adds_do_not_count(tmp_path: Path) -> None:
+    table = linked(tmp_path)
+    assert stable_names(table.blocks["core.c"][0].symbols) == {("helper", TYPE_FUNC), ("first", TYPE_FUNC)}
+    assert stable_names(table.blocks["other.c"][0].symbols) == {("helper", TYPE_FUNC), ("only", TYPE_FUNC)}
+
+
+def test_global_symbols_belong_to_no_block(tmp_path: Path) -> None:
+    table = linked(tmp_path)
+    assert not any(
+        symbol.name == "open_call" for blocks in table.blocks.values() for b in blocks for symbol in b.symbols
+    )
+
+
+def test_the_kernel_counts_vmlinux_symbols_by_address(tmp_path: Path) -> None:
+    table = linked(tmp_path)
+    in_order_of_the_table = [symbol for symbol in table.symbols if symbol.name == "helper"]
+    assert [table.position(symbol) for symbol in in_order_of_the_table] == [3, 1, 2]
+
+
+def test_the_kernel_counts_module_symbols_by_their_table(tmp_path: Path) -> None:
+    table = linked(tmp_path, is_vmlinux=False)
+    in_order_of_the_table = [symbol for symbol in table.symbols if symbol.name == "helper"]
+    assert [table.position(symbol) for symbol in in_order_of_the_table] == [1, 2, 3]
+
+
+def test_a_unique_name_has_position_zero(tmp_path: Path) -> None:
+    table = linked(tmp_path)
+    assert table.position(table.named["open_call"][0]) == 0
+    assert table.position(table.named["only"][0]) == 0
+
+
+def test_undefined_symbols_and_file_names_are_not_what_kallsyms_lists(tmp_path: Path) -> None:
+    assert not {"gone", "core.c"} & linked(tmp_path).named.keys()
+
+
+def test_a_stripped_module_takes_its_blocks_from_the_debug_listing(tmp_path: Path) -> None:
+    shipped = Made().section(".note", b"").section(".text", bytes(64), code=True)
+    shipped.symbol("helper", ".text", size=16)
+    listing = Made().section(".text", bytes(64), code=True)
+    listing.file("module.c")
+    listing.symbol("helper", ".text", size=16)
+    files = [ElfFile(made.write(tmp_path / name)) for made, name in ((shipped, "m.ko"), (listing, "m.debug"))]
+    table = LinkedSymbols(files[0], is_vmlinux=False, listing=files[1])
+    (block,) = table.blocks["module.c"]
+    assert block.symbols[0].section == shipped.number(".text") != listing.number(".text")
+    assert table.position(block.symbols[0]) == 0
+
+
+def sealed_kernel() -> Made:
+    places = [TEXT + 0x400, TEXT + 0x110]
+    start = TEXT + 0x3000
+    relative = struct.pack("<2i", *(place - (start + 4 * number) for number, place in enumerate(places)))
+    made = kernel().section(".init.seal", relative, address=start)
+    made.symbol("__ibt_endbr_seal", ".init.seal", value=start, kind=NOTYPE, bind=GLOBAL)
+    made.symbol("__ibt_endbr_seal_end", ".init.seal", value=start + 8, kind=NOTYPE, bind=GLOBAL)
+    return made
+
+
+def test_sealed_functions_of_vmlinux_are_those_that_its_list_points_to(tmp_path: Path) -> None:
+    table = linked(tmp_path, sealed_kernel())
+    assert table.sealed(1) == {TEXT + 0x400, TEXT + 0x110}
+    assert linked(tmp_path).sealed(1) == frozenset()
+
+
+def test_sealed_functions_of_a_module_are_those_that_its_relocations_name(tmp_path: Path) -> None:
+    made = Made().section(".text", bytes(64), code=True).section(".ibt_endbr_seal", bytes(4))
+    text = made.symbol("", ".text", kind=3)
+    made.symbol("sealed", ".text", value=32, size=8)
+    made.relocation(".ibt_endbr_seal", 0, text, addend=32)
+    table = linked(tmp_path, made, is_vmlinux=False)
+    assert table.sealed(made.number(".text")) == {32}
+    assert table.sealed(made.number(".ibt_endbr_seal")) == frozenset()
+
+
+def test_functions_with_an_entry_call_can_be_traced_in_vmlinux(tmp_path: Path) -> None:
+    start = TEXT + 0x4000
+    # The second call stands behind an ENDBR.
+    made = kernel().section(".mcount", struct.pack("<2Q", TEXT + 0x400, TEXT + 0x214), address=start)
+    made.symbol("__start_mcount_loc", ".mcount", value=start, kind=NOTYPE, bind=GLOBAL)
+    made.symbol("__stop_mcount_loc", ".mcount", value=start + 16, kind=NOTYPE, bind=GLOBAL)
+    table = linked(tmp_path, made)
+    traced = TracedFunctions(table)
+    assert traced.contains(table.named["open_call"][0])
+    assert traced.contains(table.named["only"][0])
+    assert not traced.contains(table.named["first"][0])
+
+
+def test_functions_with_an_entry_call_can_be_traced_in_a_module(tmp_path: Path) -> None:
+    made = Made().section(".text", bytes(64), code=True).section("__mcount_loc", bytes(8))
+    made.symbol("plain", ".text", value=32, size=8, kind=FUNC)
+    text = made.symbol("", ".text", kind=3)
+    made.symbol("traced", ".text", value=0, size=8, kind=FUNC)
+    made.relocation("__mcount_loc", 0, text, kind=1, addend=4)
+    table = linked(tmp_path, made, is_vmlinux=False)
+    traced = TracedFunctions(table)
+    assert traced.contains(table.named["traced"][0])
+    assert not traced.contains(table.named["plain"][0])
