@@ -6,42 +6,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from elivepatch import process
 from elivepatch.advisory.archive import RECORD_FILE_MAX
 from elivepatch.advisory.directory import Listed
+from elivepatch.advisory.git import git
 from elivepatch.advisory.record import COMMIT, Findings
 from elivepatch.model.errors import EnvironmentFault
 
 _BATCH_BYTES = 16 * 1024 * 1024  # read by one run of git, and so in memory at a time
-_TIMEOUT_S = 120.0
-_SAFE = {
-    # A clone's own configuration may name programs to run for a protocol; a clone that lacks objects would use them.
-    "GIT_ALLOW_PROTOCOL": "none",
-    "GIT_NO_LAZY_FETCH": "1",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_OPTIONAL_LOCKS": "0",
-}
 
 
-def git_directory(top: Path) -> Path | None:
-    """Return the git directory where `top` is itself a clone, with a working tree or bare, else None."""
-    if (top / ".git").exists():
-        return top / ".git"
-    bare = (top / "HEAD").is_file() and (top / "objects").is_dir() and (top / "refs").is_dir()
-    return top if bare else None
-
-
-def head(git: Path) -> str:
+def head(repository: Path) -> str:
     """Return the id of the commit that HEAD names; raises EnvironmentFault where git cannot say."""
-    commit = _git(git, "rev-parse", "--verify", "HEAD^{commit}").check("reading the clone's HEAD").text.strip()
+    commit = git(repository, "rev-parse", "--verify", "HEAD^{commit}").check("reading the clone's HEAD").text.strip()
     if not COMMIT.fullmatch(commit):
         raise _odd_answer("rev-parse")
     return commit
 
 
-def list_clone(git: Path, commit: str, findings: Findings, *, wanted: Callable[[str], bool]) -> Iterator[Listed]:
+def list_clone(repository: Path, commit: str, findings: Findings, *, wanted: Callable[[str], bool]) -> Iterator[Listed]:
     """Give every wanted file of `commit`; its mark is its blob id. What else has a wanted name goes to `findings`."""
-    listing = _git(git, "ls-tree", "-r", "-z", "-l", "--full-tree", commit).check("listing the clone's files")
+    listing = git(repository, "ls-tree", "-r", "-z", "-l", "--full-tree", commit).check("listing the clone's files")
     for line in listing.output.split(b"\0")[:-1]:
         about, _, name = line.partition(b"\t")
         path = name.decode(errors="replace")
@@ -58,11 +42,11 @@ def list_clone(git: Path, commit: str, findings: Findings, *, wanted: Callable[[
             yield Listed(path=path, size=int(size), mark=blob)
 
 
-def read_clone(git: Path, files: Sequence[Listed]) -> Iterator[tuple[str, bytes]]:
+def read_clone(repository: Path, files: Sequence[Listed]) -> Iterator[tuple[str, bytes]]:
     """Give path and content of each file; raises EnvironmentFault where git cannot hand one out."""
     for batch in _batches(files):
         asked = "".join(f"{file.mark}\n" for file in batch).encode()
-        answer = _git(git, "cat-file", "--batch", stdin=asked).check("reading the clone's files").output
+        answer = git(repository, "cat-file", "--batch", stdin=asked).check("reading the clone's files").output
         at = 0
         for file in batch:
             # gitformat: `<id> blob <size>`, a line feed, the content, a line feed
@@ -86,11 +70,6 @@ def _batches(files: Sequence[Listed]) -> Iterator[list[Listed]]:
         size += file.size
     if batch:
         yield batch
-
-
-def _git(git: Path, *arguments: str, stdin: bytes | None = None) -> process.Completed:
-    argv = ["git", f"--git-dir={git.resolve()}", "--no-pager", *arguments]
-    return process.run(argv, env=_SAFE, stdin=stdin, timeout_s=_TIMEOUT_S)
 
 
 def _odd_answer(command: str) -> EnvironmentFault:

@@ -16,6 +16,7 @@ from pathlib import Path
 from elivepatch.advisory import archive, clone, directory
 from elivepatch.advisory.directory import Listed
 from elivepatch.advisory.dyad import parse_dyad
+from elivepatch.advisory.git import git_directory
 from elivepatch.advisory.published import Published, parse_published
 from elivepatch.advisory.record import Findings, Introduction, Origin, Record, Records
 from elivepatch.model.errors import UsageError
@@ -46,7 +47,7 @@ def read_records(source: Path, *, progress: Progress, previous: Records | None =
     reader = _Reader(progress, previous)
     if not source.is_dir():
         records = reader.from_archive(source)
-    elif (git := clone.git_directory(source)) is not None:
+    elif (git := git_directory(source)) is not None:
         records = reader.from_clone(git)
     else:
         records = reader.from_directory(source)

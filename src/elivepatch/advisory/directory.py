@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.advisory.archive import RECORD_FILE_MAX
 from elivepatch.advisory.record import Findings
+from elivepatch.advisory.regular import Unusable, read_regular
 from elivepatch.model.errors import UsageError
 
 _DEPTH_MAX = 12
@@ -65,18 +65,8 @@ def list_directory(top: Path, findings: Findings, *, wanted: Callable[[str], boo
 def read_directory(top: Path, files: Iterable[Listed], findings: Findings) -> Iterator[tuple[str, bytes]]:
     """Give path and content of each file; one that is too large, gone or no longer a file goes to `findings`."""
     for path in (file.path for file in files):
-        try:
-            # Whatever was put in the file's place since it was listed: no link is followed and no pipe waited for.
-            descriptor = os.open(top / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            findings.add("unreadable", path, f"It cannot be read: {error.strerror}.")
-            continue
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                findings.add("not-a-file", path, "It is a link or a device.")
-                continue
-            content = file.read(RECORD_FILE_MAX + 1)
-        if len(content) > RECORD_FILE_MAX:
-            findings.add("too-large", path, f"It is larger than {RECORD_FILE_MAX // 1024} KiB.")
-            continue
-        yield path, content
+        read = read_regular(top / path, RECORD_FILE_MAX)
+        if isinstance(read, Unusable):
+            findings.add(read.code, path, read.why)
+        else:
+            yield path, read[0]
