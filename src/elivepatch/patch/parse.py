@@ -21,6 +21,8 @@ _BINARY = re.compile(rb"(?m)^(GIT binary patch|Binary files .* differ)\r?$")
 _LINK_MODE = re.compile(r"(?m)^(?:new file mode|new mode|old mode|deleted file mode) (120000|160000)$")
 _NAME = re.compile(r"[A-Za-z0-9_+,.@=~ -]{1,255}")
 _NOWHERE = "/dev/null"
+# C that is compiled for what it makes at build time: constants for assembly, a program for certificates.
+_RUN_AT_BUILD = frozenset({"kernel/bounds.c", "kernel/sched/rq-offsets.c", "certs/extract-cert.c"})
 
 
 class FileKind(enum.StrEnum):
@@ -123,7 +125,9 @@ def kind_of(path: str) -> FileKind:
     if top == "Documentation" or name in {"MAINTAINERS", "CREDITS", ".mailmap", "README", "TODO"}:
         return FileKind.DOCUMENT
     if (
-        top in {"scripts", "tools", "usr", "certs"}
+        top in {"scripts", "tools", "usr"}
+        or path in _RUN_AT_BUILD
+        or name.startswith("asm-offsets")
         or name.startswith(("Makefile", "Kconfig", "Kbuild", "."))
         or suffix in {".mk", ".lds", ".sh", ".py", ".pl", ".awk"}
         or name.endswith((".lds.S", ".tbl"))
