@@ -1,14 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Write the pages of docs/ that are made from the code: `make docs`; a unit test says when they are out of date."""
+"""Write what is made from the code: pages of docs/, man pages, completion. A unit test says when they are old."""
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from elivepatch.model.codes import CODES
+import shtab
 
-HERE = Path(__file__).parent
+from elivepatch.client import commands as client_commands
+from elivepatch.commandline import build_parser
+from elivepatch.model.codes import CODES
+from elivepatch.service import commands as server_commands
+
+TOP = Path(__file__).parent.parent
+# argparse folds help to the width of the terminal; pages must not depend on whose that is.
+os.environ["COLUMNS"] = "100"
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return both command lines, whole."""
+    return {
+        "elivepatch": build_parser("elivepatch", "Change a running Linux kernel without a reboot.", client_commands),
+        "elivepatch-server": build_parser(
+            "elivepatch-server", "Build livepatches and try them in a VM.", server_commands
+        ),
+    }
 
 
 def codes_page() -> str:
@@ -28,13 +48,64 @@ def codes_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"codes.md": codes_page}
+def commands_page() -> str:
+    """Return docs/commands.md."""
+    parts = ["# Commands\n\nWhat `--help` prints, made from the code.\n"]
+    for parser in parsers().values():
+        parts += [f"## {one.prog}\n\n```\n{one.format_help().rstrip()}\n```\n" for one in _all(parser)]
+    return "\n".join(parts)
+
+
+def man_page(name: str, section: int) -> str:
+    """Return a man page of one command, in roff's man macros (man(7))."""
+    parser = parsers()[name]
+    lines = [f'.TH {name.upper()} {section} "" elivepatch', ".SH NAME", f"{name} \\- {_roff(parser.description or '')}"]
+    lines += [".SH SYNOPSIS", f".B {name}", ".I COMMAND", "[options]", ".SH COMMANDS"]
+    for one in list(_all(parser))[1:]:
+        lines += [f".SS {_roff(one.prog.removeprefix(name).strip())}", ".nf", _roff(one.format_help().rstrip()), ".fi"]
+    lines += [".SH EXIT STATUS", "0 done, 1 the patch cannot be built or its trial failed, 2 usage,"]
+    lines += ["3 cannot be a livepatch, 4 server or network, 5 trust, 6 host, 130 interrupted."]
+    return "\n".join(lines) + "\n"
+
+
+def completion(name: str, shell: str) -> str:
+    """Return a shell's completion for one command."""
+    return str(shtab.complete(parsers()[name], shell))
+
+
+def _roff(text: str) -> str:
+    lines = text.replace("\\", "\\e").replace("-", "\\-").splitlines()
+    return "\n".join(f"\\&{line}" if line.startswith((".", "'")) else line for line in lines)
+
+
+def _all(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield a parser and those of its subcommands, at any depth, by name."""
+    yield parser
+    # argparse has no public way to ask for its subcommands.
+    for action in parser._actions:  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for name in sorted(action.choices):
+                yield from _all(action.choices[name])
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "docs/codes.md": codes_page,
+    "docs/commands.md": commands_page,
+    "packaging/man/elivepatch.1": lambda: man_page("elivepatch", 1),
+    "packaging/man/elivepatch-server.8": lambda: man_page("elivepatch-server", 8),
+    "packaging/completion/elivepatch.bash": lambda: completion("elivepatch", "bash"),
+    "packaging/completion/elivepatch.zsh": lambda: completion("elivepatch", "zsh"),
+    "packaging/completion/elivepatch-server.bash": lambda: completion("elivepatch-server", "bash"),
+    "packaging/completion/elivepatch-server.zsh": lambda: completion("elivepatch-server", "zsh"),
+}
 
 
 def main() -> int:
     """Write all pages."""
     for name, page in PAGES.items():
-        (HERE / name).write_text(page(), encoding="utf-8")
+        path = TOP / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page().rstrip() + "\n", encoding="utf-8")
     return 0
 
 

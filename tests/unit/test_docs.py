@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[2] / "docs"
-_spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+TOP = Path(__file__).parents[2]
+_spec = importlib.util.spec_from_file_location("generate", TOP / "docs/generate.py")
 assert _spec is not None
 assert _spec.loader is not None
 generate = importlib.util.module_from_spec(_spec)
@@ -18,4 +18,4 @@ _spec.loader.exec_module(generate)
 
 @pytest.mark.parametrize("name", sorted(generate.PAGES))
 def test_generated_page_is_up_to_date(name: str) -> None:
-    assert (DOCS / name).read_text(encoding="utf-8") == generate.PAGES[name](), "run make docs"
+    assert (TOP / name).read_text(encoding="utf-8").rstrip() == generate.PAGES[name]().rstrip(), "run make docs"
