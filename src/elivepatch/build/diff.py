@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,7 @@ class DiffTool:
         output.mkdir()
         os.chown(output, BUILD_UID, BUILD_UID)
         for place, content in (("original.o", original), ("patched.o", patched), ("Module.symvers", symvers)):
-            os.link(content, inputs / place)
+            shutil.copyfile(content, inputs / place)
         (inputs / "table").write_bytes(table)
         command = ["/usr/lib/kpatch/create-diff-object", "/in/original.o", "/in/patched.o", parent, "/in/table",
                    "/in/Module.symvers", name, "/out/diff.o"]  # fmt: skip
