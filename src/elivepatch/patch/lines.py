@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+_BRANCH = re.compile(r"\s*#\s*(?:else|elif|elifdef|elifndef|endif)\b")
 _TOKEN = re.compile(
     r"""(?P<comment>/\*) | (?P<line>//) | (?P<text>"(?:\\.|[^"\\])*"?)
         | (?P<char>'(?:\\.|[^'\\])*'?) | (?P<paren>[()])""",
@@ -51,14 +52,18 @@ def preserve(text: str, changes: Iterable[Change]) -> str:
     numbers = _old_numbers(len(lines), list(changes))
     result: list[str] = []
     scanner = _Scanner()
-    ahead = 0  # the number the compiler gives a line, minus its number in `text`
+    # The number the compiler gives a line, minus its number in `text`; None where it is not known.
+    ahead: int | None = 0
     for number, line in enumerate(lines, 1):
         old = numbers[number - 1]
-        if old is not None and old != number + ahead and scanner.between_statements:
+        if old is not None and scanner.between_statements and (ahead is None or old != number + ahead):
             result.append(f"#line {old}\n")
             ahead = old - number
         result.append(line)
         scanner.feed(line)
+        if len(result) > number and _BRANCH.match(line):
+            # A directive in a part that the preprocessor skips did nothing.
+            ahead = None
     return "".join(result)
 
 

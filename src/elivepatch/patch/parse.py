@@ -127,8 +127,7 @@ def kind_of(path: str) -> FileKind:
     if (
         top in {"scripts", "tools", "usr"}
         or path in _RUN_AT_BUILD
-        or name.startswith("asm-offsets")
-        or name.startswith(("Makefile", "Kconfig", "Kbuild", "."))
+        or name.startswith(("Makefile", "Kconfig", "Kbuild", "asm-offsets", "."))
         or suffix in {".mk", ".lds", ".sh", ".py", ".pl", ".awk"}
         or name.endswith((".lds.S", ".tbl"))
     ):
