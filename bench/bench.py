@@ -183,7 +183,7 @@ class Bench:
             output.chmod(0o777)
             started = time.monotonic()
             compiler.patched(unit, compiler.original(unit), built / "applied/layer", output)
-            linker.link([built / "object-0/out/diff.o"], name="livepatch_bench", work_dir=work_dir)
+            linker.link([built / "object-0/diff.o"], name="livepatch_bench", work_dir=work_dir)
             runs.append(time.monotonic() - started)
         return runs, _peak_mib()
 
