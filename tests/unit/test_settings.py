@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Settings: flags over environment over file over defaults, and a clear word about what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from elivepatch.model.errors import Problem, UsageError
+from elivepatch.settings import ClientSettings, ServerSettings, load
+
+
+def refusal(file: Path, *, environ: dict[str, str] | None = None, required: bool = False) -> Problem:
+    with pytest.raises(UsageError) as caught:
+        load(ServerSettings(), file=file, flags={}, environ=environ or {}, required=required)
+    assert caught.value.problem.code == "settings"
+    return caught.value.problem
+
+
+def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
+    assert load(ClientSettings(), file=tmp_path / "none.toml", flags={}, environ={}) == ClientSettings()
+
+
+def test_each_source_overrides_the_one_before(tmp_path: Path) -> None:
+    file = tmp_path / "client.toml"
+    file.write_text('url = "http://file"\ntoken = "file"\ntimeout_s = 5\n')
+    found = load(
+        ClientSettings(),
+        file=file,
+        environ={"ELIVEPATCH_TOKEN": "environment", "ELIVEPATCH_TIMEOUT_S": "6", "OTHER": "x"},
+        flags={"timeout_s": 7.5, "url": None, "verbose": True},
+    )
+    assert (found.url, found.token, found.timeout_s) == ("http://file", "environment", 7.5)
+
+
+def test_values_get_the_type_of_their_setting(tmp_path: Path) -> None:
+    found = load(
+        ServerSettings(),
+        file=tmp_path / "none.toml",
+        flags={},
+        environ={"ELIVEPATCH_PORT": "80", "ELIVEPATCH_CACHE_DIR": "/c"},
+    )
+    assert (found.port, found.cache_dir) == (80, Path("/c"))
+
+
+def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "none.toml", required=True).message
+
+
+def test_an_unknown_setting_is_named_with_those_that_exist(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("prot = 1\n")
+    problem = refusal(tmp_path / "s.toml")
+    assert "prot" in problem.message
+    assert "port" in problem.advice
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe", b"[port\n", b"port 1"])
+def test_a_damaged_file_is_told_as_such(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "s.toml").write_bytes(content)
+    assert "cannot be read" in refusal(tmp_path / "s.toml").message
+
+
+def test_a_directory_in_place_of_the_file_is_told_as_such(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path).message
+
+
+@pytest.mark.parametrize(
+    "content", ["port = true", "port = [1]", "port = {a = 1}", 'port = "eighty"', "port = 2026-01-01"]
+)
+def test_a_value_of_the_wrong_type_is_refused_with_its_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / "s.toml").write_text(content + "\n")
+    assert "port" in refusal(tmp_path / "s.toml").message
+
+
+def test_a_wrong_value_in_the_environment_is_refused_with_its_name(tmp_path: Path) -> None:
+    assert "jobs" in refusal(tmp_path / "none.toml", environ={"ELIVEPATCH_JOBS": "many"}).message
