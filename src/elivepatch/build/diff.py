@@ -85,7 +85,7 @@ _RULES = (
           "{source} refers to {0} of another module in a special section."),
     _rule(r"found duplicate matches for|duplicate local symbol found", "duplicate-symbol",
           "The kernel has several objects that look like {source}."),
-    _rule(r"couldn't find matching (\S+) local symbols|can't find (?:local )?symbol|expected 0$", "symbols",
+    _rule(r"couldn't find matching (\S+) local symbols|can't find (?:local )?symbol|expected 0\b", "symbols",
           "The symbols of {source} do not match those of the running kernel."),
 )  # fmt: skip
 
