@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The main job as users do it: a real server, the real commands, real kernels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess  # noqa: TID251 - a server runs beside its test
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from running_server import free_port
+
+from elivepatch.build.base import Base
+from elivepatch.settings import ServerSettings
+from elivepatch.trust.envelope import verify_livepatch
+from elivepatch.trust.keys import PublicKey
+
+BIN = Path(sys.executable).parent
+PATCHES = Path(__file__).parents[2] / "demo/patches"
+
+
+@dataclass
+class Server:
+    """`elivepatch-server serve` with a state directory of its own; it can be killed and started again."""
+
+    state: Path
+    cache: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [BIN / "elivepatch-server", "serve", "--state", self.state, "--cache", self.cache, "--jobs", "2"]
+        with self.state.with_suffix(".log").open("ab") as log:
+            self.process = subprocess.Popen([*command, "--port", str(self.port)], stdout=log, stderr=log)
+        for _ in range(300):
+            try:
+                if httpx2.get(f"{self.url}/healthz", trust_env=False, timeout=2).status_code == 200:
+                    return
+            except httpx2.TransportError:
+                time.sleep(0.1)
+        self.end(signal.SIGKILL)
+        pytest.fail("the server does not answer")
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(timeout=30)
+            self.process = None
+
+    def get(self, path: str) -> httpx2.Response:
+        token = (self.state / "operator.token").read_text().strip()
+        answer = httpx2.get(f"{self.url}{path}", headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+        answer.raise_for_status()
+        return answer
+
+    def client(self, *words: str | Path) -> subprocess.Popen[bytes]:
+        connection = ["-u", self.url, "--token-file", self.state / "operator.token"]
+        return subprocess.Popen(
+            [BIN / "elivepatch", *words, *connection], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def run(self, *words: str | Path) -> tuple[int, dict[str, Any], str]:
+        """Run a command with --json to its end; return its exit status, its document and what it told."""
+        client = self.client(*words, "--json")
+        out, err = client.communicate(timeout=180)
+        return client.returncode, json.loads(out), err.decode()
+
+
+@pytest.fixture(scope="module")
+def server(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    served = Server(tmp_path_factory.mktemp("server") / "state", settings.cache_dir, free_port())
+    served.start()
+    yield served
+    served.end()
+
+
+@pytest.fixture(scope="module")
+def built(server: Server, base_6_1: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A vmlinux livepatch for 6.1, built and tried; what the command left behind."""
+    output = tmp_path_factory.mktemp("output") / "fix.ko"
+    status, report, told = server.run(
+        "build", PATCHES / "vmlinux-meminfo.patch", "--kernel", base_6_1.release, "-o", output,
+        "--expect", "/proc/meminfo =~ VMALLOCCHUNK",
+    )  # fmt: skip
+    return {"status": status, "report": report, "told": told, "output": output}
+
+
+def test_a_source_patch_becomes_a_livepatch_that_works_on_the_stock_kernel(built: dict[str, Any]) -> None:
+    assert built["status"] == 0
+    trial = built["report"]["trial"]
+    (seen,) = trial["observations"]
+    assert "VmallocChunk" in seen["before"]
+    assert "VMALLOCCHUNK" in seen["during"]
+    assert "VMALLOCCHUNK" not in seen["after"]
+    assert (trial["reverted"], trial["reloaded"], trial["clean_log"]) == (True, True, True)
+
+
+def test_the_trial_ran_the_very_kernel_of_the_base(built: dict[str, Any], base_6_1: Base) -> None:
+    assert built["report"]["trial"]["build_id"] == base_6_1.build_id == built["report"]["build_id"]
+
+
+def test_the_module_the_logs_and_the_report_are_saved(built: dict[str, Any]) -> None:
+    output: Path = built["output"]
+    assert hashlib.sha256(output.read_bytes()).hexdigest() == built["report"]["module_sha256"]
+    assert "create-diff-object" in output.with_suffix(".log").read_text()
+    assert "Linux version 6.1" in output.with_suffix(".console.log").read_text(errors="replace")
+    assert json.loads(output.with_suffix(".report.json").read_text())["id"] == built["report"]["id"]
+
+
+def test_progress_is_told_while_it_is_made(built: dict[str, Any]) -> None:
+    for stage in ("apply", "compile", "link", "check", "trial"):
+        assert f"{stage}: " in built["told"]
+
+
+def test_the_module_comes_with_the_servers_signature(server: Server, built: dict[str, Any], base_6_1: Base) -> None:
+    key = PublicKey.from_hex(server.get("/v1/key").json()["public_key"])
+    envelope = server.get(f"/v1/builds/{built['report']['id']}/signature").content
+    statement = verify_livepatch(envelope, built["output"].read_bytes(), [key])
+    assert (statement.build_id, statement.replace) == (base_6_1.build_id, True)
+
+
+def test_a_module_patch_works_on_a_kernel_with_ibt(server: Server, base_6_12: Base, tmp_path: Path) -> None:
+    status, report, _ = server.run(
+        "build", PATCHES / "module-8021q.patch", "--kernel", base_6_12.release, "-o", tmp_path / "vlan.ko",
+        "--expect", "/proc/net/vlan/config =~ VLAN id",
+    )  # fmt: skip
+    assert status == 0
+    assert [(one["object"], one["name"]) for one in report["functions"]] == [("8021q", "vlan_seq_show")]
+    assert report["trial"]["observations"][0]["met"]
+
+
+def test_an_expectation_that_is_not_met_fails_the_build(server: Server, base_6_1: Base, tmp_path: Path) -> None:
+    status, report, _ = server.run(
+        "build", PATCHES / "vmlinux-meminfo.patch", "--kernel", base_6_1.release, "-o", tmp_path / "x.ko",
+        "--expect", "/proc/meminfo =~ NEVERTHERE",
+    )  # fmt: skip
+    assert (status, report["problem"]["code"]) == (1, "trial-expectation")
+    assert not (tmp_path / "x.ko").exists()
+
+
+def test_check_answers_with_the_verdict_only(server: Server, base_6_1: Base, tmp_path: Path) -> None:
+    status, _, _ = server.run("check", PATCHES / "vmlinux-meminfo.patch", "--kernel", base_6_1.release)
+    assert status == 0
+    makefile = tmp_path / "makefile.patch"
+    makefile.write_text("--- a/Makefile\n+++ b/Makefile\n@@ -1,1 +1,1 @@\n-VERSION = 6\n+VERSION = 7\n")
+    status, answer, _ = server.run("check", makefile, "--kernel", base_6_1.release)
+    assert status == 3
+    assert "patch-build-files" in json.dumps(answer)
+
+
+def test_a_kernel_without_a_base_is_named(server: Server, base_6_1: Base, tmp_path: Path) -> None:
+    status, answer, _ = server.run("check", PATCHES / "vmlinux-meminfo.patch", "--kernel", "5.4.0-1-amd64")
+    assert status == 4
+    assert answer["problem"]["code"] == "kernel-unknown"
+    assert base_6_1.release in answer["problem"]["message"]
+
+
+def test_a_server_killed_while_it_compiles_goes_on_and_hands_out_a_whole_module(
+    settings: ServerSettings, base_6_1: Base, tmp_path: Path
+) -> None:
+    server = Server(tmp_path / "state", settings.cache_dir, free_port())
+    server.start()
+    try:
+        patch = tmp_path / "mine.patch"
+        patch.write_text((PATCHES / "vmlinux-meminfo.patch").read_text().replace("VMALLOCCHUNK", f"V{os.getpid()}"))
+        client = server.client(
+            "build", patch, "--kernel", base_6_1.release, "-o", tmp_path / "mine.ko", "--no-trial", "--json"
+        )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not any((tmp_path / "state/work").glob("*/")):
+            time.sleep(0.05)
+        server.end(signal.SIGKILL)
+        assert not (tmp_path / "mine.ko").exists()
+        server.start()
+        out, _ = client.communicate(timeout=120)
+        report = json.loads(out)
+        assert (client.returncode, report["result"]) == (0, "success")
+        assert hashlib.sha256((tmp_path / "mine.ko").read_bytes()).hexdigest() == report["module_sha256"]
+    finally:
+        server.end()
