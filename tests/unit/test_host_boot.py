@@ -112,6 +112,14 @@ def test_a_machine_that_dies_of_a_new_set_comes_back_with_the_old_one(host: Simu
     assert host.live == ["elp_a"]
 
 
+def test_the_kernels_command_line_can_keep_everything_out(host: SimulatedHost) -> None:
+    run(host, "boot", "--mark-clean")
+    host.boot()
+    host.put("proc/cmdline", "root=/dev/vda1 ro elivepatch.off quiet\n")
+    assert run_json(host, "boot").document == {"did": "switched-off", "change": None}
+    assert host.live == []
+
+
 def test_another_kernel_gets_nothing_and_is_told_for_which_one_it_is(host: SimulatedHost) -> None:
     run(host, "boot", "--mark-clean")
     host.release, host.build_id = "6.1.0-51-cloud-amd64", "fe" * 20

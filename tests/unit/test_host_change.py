@@ -233,6 +233,7 @@ def test_after_a_kill_at_any_act_the_next_command_finds_the_truth(
     load(host, "elp_c", series=3)
     assert host.live == ["elp_c"]
     assert_true(host)
+    assert len([one for one in host.store.history() if one["action"].startswith("found cut off")]) <= 1
 
 
 def keep(host: SimulatedHost, file: Path) -> None:

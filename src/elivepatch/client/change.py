@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from elivepatch.client.guard import Phase, note_phase
@@ -26,6 +26,8 @@ from elivepatch.client.store import Store
 from elivepatch.model.errors import HostError
 from elivepatch.model.progress import Event, Progress
 from elivepatch.trust.keys import PublicKey
+
+_NO_LOGIN = "4294967295"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +149,8 @@ def _take(tools: Tools, step: Step, interruption: Interruption) -> Transition:
     name = step.entry.name if isinstance(step, Load) else step.name
     enabling = isinstance(step, Load)
     tools.progress(Event(stage="load" if enabling else "disable", message=name))
+    # The kernel may end the transition before the system call returns, so the clock starts before it.
+    started = machine.clock.monotonic()
     try:
         if isinstance(step, Load):
             _load(tools, step.entry)
@@ -156,11 +160,13 @@ def _take(tools: Tools, step: Step, interruption: Interruption) -> Transition:
         interruption.asked = True
         if enabling and read_livepatch(machine.host, name) is None:
             raise
+    called_s = machine.clock.monotonic() - started
     try:
-        return _follow(tools, name, enabling, interruption)
+        seen = _follow(tools, name, enabling, interruption)
     except KeyboardInterrupt:
         interruption.asked = True
-        return _follow(tools, name, enabling, interruption)
+        seen = _follow(tools, name, enabling, interruption)
+    return replace(seen, seconds=called_s + seen.seconds)
 
 
 def _follow(tools: Tools, name: str, enabling: bool, interruption: Interruption) -> Transition:
@@ -245,7 +251,7 @@ def _write_history(
     event = {
         "at": tools.machine.stamp(),
         "action": action,
-        "by": tools.machine.host.text("proc/self/loginuid") or "",
+        "by": _who(tools.machine),
         "before": [entry.name for entry in before.live],
         "after": [entry.name for entry in now.live],
         "transitions": [
@@ -256,6 +262,12 @@ def _write_history(
         tools.store.append_history(event)
     except HostError as error:
         tools.progress(Event(stage="history", message=error.problem.message))
+
+
+def _who(machine: Machine) -> str:
+    """Return the user id under which whoever runs this logged in, empty for what no login began (units at boot)."""
+    told = machine.host.text("proc/self/loginuid") or ""
+    return "" if told == _NO_LOGIN else told
 
 
 def _replaces(name: str) -> HostError:

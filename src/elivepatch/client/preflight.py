@@ -10,6 +10,7 @@ from elivepatch.client.host.findings import Finding, fine, note, stop
 from elivepatch.client.host.identity import loaded_modules
 from elivepatch.client.host.machine import Host, Machine
 from elivepatch.client.host.tasks import standing_in
+from elivepatch.client.inventory import counted
 from elivepatch.client.standing import Standing
 from elivepatch.trust.statement import Statement
 
@@ -141,7 +142,7 @@ def _tasks(machine: Machine, statement: Statement) -> Finding:
     if holders:
         return note(
             "tasks-inside",
-            f"The transition will wait for {len(holders)} tasks that stand in these functions now, first {holders[0]}.",
+            f"The transition will wait for {counted(len(holders), 'task')} in these functions now, first {holders[0]}.",
             "Restart them first, or let the watcher wait: it goes back by itself when that takes too long.",
         )
     return fine("tasks", "no task stands in its functions")

@@ -52,7 +52,7 @@ def changing(
         output.note("warning: --force gives up the kernel's consistency: a task may run old and new code mixed.")
     store = Store.of(machine.host)
     with locked(machine, doing=doing, wait_s=settings.lock_wait_s):
-        standing = settle(machine, store)
+        standing = _settled(machine, store)
         yield Session(
             machine=machine,
             store=store,
@@ -61,6 +61,25 @@ def changing(
             findings=findings,
             tools=_tools(machine, store, settings, arguments, output, standing if keep_loaded else None),
         )
+
+
+def _settled(machine: Machine, store: Store) -> Standing:
+    """Bring the record in line with the kernel, and note it where a command before this one was cut off."""
+    cut_off = store.next_record()
+    standing = settle(machine, store)
+    if cut_off is not None and store.next_record() is None:
+        live = [entry.name for entry in standing.live]
+        store.append_history(
+            {
+                "at": machine.stamp(),
+                "action": f"found cut off: {cut_off.set.reason}",
+                "by": "",
+                "before": [],
+                "after": live,
+                "transitions": [],
+            }
+        )
+    return standing
 
 
 def change_document(action: str, changed: Changed) -> dict[str, Any]:

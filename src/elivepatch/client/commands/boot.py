@@ -20,6 +20,9 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.output import Output
 
+_OFF = "elivepatch.off"
+"""On the kernel's command line, keeps a machine that will not come up from loading anything."""
+
 
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
@@ -40,6 +43,10 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     if arguments.mark_clean:
         _mark_clean(arguments)
         output.document(_document("mark-clean"))
+        return ExitStatus.OK
+    if not arguments.clear_guard and _OFF in (machines.this_machine().host.text("proc/cmdline") or "").split():
+        output.document(_document("switched-off"))
+        output.line(f"Nothing was loaded: the kernel was started with {_OFF}.")
         return ExitStatus.OK
     with changing(arguments, output, doing="boot") as session:
         standing = session.standing

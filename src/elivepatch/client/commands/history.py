@@ -13,6 +13,7 @@ from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
 
 _SHOWN = 20
+_ACTION_SHOWN = 60
 
 
 def register(subparsers: Subparsers) -> None:
@@ -34,7 +35,7 @@ def run(_arguments: argparse.Namespace, output: Output) -> ExitStatus:
     rows = [
         (
             event.get("at", ""),
-            event.get("action", ""),
+            str(event.get("action", ""))[:_ACTION_SHOWN],
             ", ".join(event.get("before", [])) or "-",
             ", ".join(event.get("after", [])) or "-",
             ", ".join(f"{one['ending']} in {one['seconds']:.1f} s" for one in event.get("transitions", [])) or "-",

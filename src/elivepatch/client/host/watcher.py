@@ -103,7 +103,7 @@ def follow(
         back_seconds=back.seconds,
         interrupted=interruption.asked,
         holders=seen.holders or back.holders,
-        waiting=max(seen.waiting, back.waiting),
+        waiting=seen.waiting or back.waiting,
     )
 
 
