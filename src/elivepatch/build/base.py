@@ -138,11 +138,11 @@ class Bases:
         if not self.directory.is_dir():
             return []
         names = sorted(path.parent.name for path in self.directory.glob("*/base.json"))
-        return [base for name in names if not name.startswith(".") and (base := self._load(name)) is not None]
+        return [base for name in names if not name.startswith(".") and (base := self.find(Release(name))) is not None]
 
     def get(self, release: str) -> Base:
         """Return the base of a release. Raises UsageError for an impossible one, EnvironmentFault for a missing one."""
-        found = self._load(parse_release(release))
+        found = self.find(parse_release(release))
         if found is None:
             known = ", ".join(base.release for base in self.list()) or "none yet"
             raise EnvironmentFault(
@@ -153,13 +153,16 @@ class Bases:
         return found
 
     def remove(self, release: str) -> None:
-        """Remove a base and what was compiled for it."""
-        base = self.get(release)
-        doomed = self.directory / f".{base.release}-removed-{os.getpid()}"
-        base.directory.rename(doomed)
+        """Remove a base and what was compiled for it, also a damaged one. Raises as `get` does for a missing one."""
+        place = self.directory / parse_release(release)
+        if not place.is_dir():
+            self.get(release)
+        doomed = self.directory / f".{release}.new-removed-{os.getpid()}"
+        place.rename(doomed)
         shutil.rmtree(doomed)
 
-    def _load(self, release: str) -> Base | None:
+    def find(self, release: Release) -> Base | None:
+        """Return the base of a release, None where there is none. Raises EnvironmentFault for a damaged one."""
         place = self.directory / release
         try:
             facts = json.loads((place / "base.json").read_text(encoding="utf-8"))
@@ -172,5 +175,5 @@ class Bases:
             raise EnvironmentFault(
                 "base-damaged",
                 f"The description of base {release} cannot be read.",
-                advice=f"Remove {place} and add the kernel again.",
+                advice=f"elivepatch-server kernel remove {release}, then kernel add {release}.",
             ) from error

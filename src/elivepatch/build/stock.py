@@ -98,13 +98,13 @@ def find_packages(release: Release, archive: Archive) -> Packages:
     image = images[0]
     # From 7.2 on the image is split, and linux-image only depends on the parts.
     parts = re.findall(rf"linux-(?:binary|modules|base)-{re.escape(release)}(?=[ ,(]|$)", image.depends)
-    series = ".".join(image.version.split(".")[:2])
+    series = image.version.split("-")[0].split("~")[0].split(".")[:2]
     return Packages(
         release=release,
         image=(image, *[archive.find(part, image.version) for part in sorted(set(parts))]),
         headers=archive.find(f"linux-headers-{release}", image.version),
         debug=archive.find(f"linux-image-{release}-dbg", image.version),
-        source=archive.find(f"linux-source-{series}", image.version),
+        source=archive.find(f"linux-source-{'.'.join(series)}", image.version),
     )
 
 
@@ -126,15 +126,14 @@ class StockMaker:
         release = resolve(name, self.archive)
         lock = self.bases.directory / f".{release}.lock"
         with locked(lock, progress=self.progress, waiting_for=f"the base of {release}"):
-            for base in self.bases.list():
-                if base.release == release:
-                    return base
+            if (found := self.bases.find(release)) is not None:
+                return found
             # What a killed process left half-made, and a base made by an older recipe.
-            for left in (*self.bases.directory.glob(f".{release}-*"), self.bases.directory / release):
+            for left in (*self.bases.directory.glob(f".{release}.new-*"), self.bases.directory / release):
                 shutil.rmtree(left, ignore_errors=True)
             packages = find_packages(release, self.archive)
             paths = self.archive.download(packages.all(), self.progress)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{release}-", dir=self.bases.directory))
+            scratch = Path(tempfile.mkdtemp(prefix=f".{release}.new-", dir=self.bases.directory))
             try:
                 scratch.chmod(0o755)
                 base = self._make(packages, dict(zip(packages.all(), paths, strict=True)), scratch)

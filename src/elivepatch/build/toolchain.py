@@ -143,14 +143,14 @@ class Toolchains:
         with locked(self.directory / f".{name}.lock", progress=progress, waiting_for=f"the toolchain {name}"):
             if (found := self._load(name)) is not None:
                 return found
-            for left in (*self.directory.glob(f".{name}-*"), self.directory / name):
+            for left in (*self.directory.glob(f".{name}.new-*"), self.directory / name):
                 shutil.rmtree(left, ignore_errors=True)
             return self._make(declaration, progress)
 
     def _make(self, declaration: Declaration, progress: Progress) -> Toolchain:
         started, name = time.monotonic(), declaration.name
         self.archive.refresh(progress)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.directory))
+        scratch = Path(tempfile.mkdtemp(prefix=f".{name}.new-", dir=self.directory))
         try:
             scratch.chmod(0o755)
             self._bootstrap(declaration, scratch, progress)
@@ -227,9 +227,10 @@ class Toolchains:
         return digest_of(toolchain.root)[0] == toolchain.digest
 
     def remove(self, name: str) -> None:
-        """Remove a toolchain; bases that need it cannot be built against until it is made again."""
-        self.get(name)
-        doomed = self.directory / f".{name}-removed-{os.getpid()}"
+        """Remove a toolchain, also a damaged one; bases that need it cannot be used until it is made again."""
+        if not (self.directory / _declared(name).name).is_dir():
+            self.get(name)
+        doomed = self.directory / f".{name}.new-removed-{os.getpid()}"
         (self.directory / name).rename(doomed)
         shutil.rmtree(doomed)
 
@@ -243,7 +244,7 @@ class Toolchains:
             raise EnvironmentFault(
                 "toolchain-damaged",
                 f"The description of toolchain {name} cannot be read.",
-                advice=f"Remove {self.directory / name} and make it anew.",
+                advice=f"elivepatch-server toolchain remove {name}, then toolchain add {name}.",
             ) from error
 
 
