@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the programs of a build say: patch, make, gcc and modpost."""
+
+from __future__ import annotations
+
+import pytest
+
+from elivepatch.build.apply import _check_names
+from elivepatch.build.compile import _SECTIONS, _errors, _saved_command
+from elivepatch.build.link import Linker
+from elivepatch.build.tree import SECTION_FLAGS, make_arguments
+from elivepatch.model.errors import BuildStopped, EnvironmentFault, Problem
+from elivepatch.patch.parse import TouchedFile, kind_of
+from elivepatch.process import Completed
+
+
+def done(output: str = "", log: str = "", status: int = 0, *, timed_out: bool = False) -> Completed:
+    return Completed(
+        argv=("make",), status=status, output=output.encode(), log=log.encode(), seconds=0.1, timed_out=timed_out
+    )
+
+
+def touched(path: str, *, removed: bool = False) -> TouchedFile:
+    return TouchedFile(path=path, kind=kind_of(path), added=False, removed=removed)
+
+
+def test_patch_and_we_read_the_same_names() -> None:
+    said = "patching file fs/a.c\npatching file 'Documentation/b c.txt'\npatching file fs/a.c\nHunk #1 succeeded\n"
+    _check_names(said, [touched("fs/a.c"), touched("Documentation/b c.txt")])
+
+
+def test_the_old_name_of_a_renamed_file_need_not_be_named() -> None:
+    said = "patching file Documentation/b.txt (renamed from Documentation/a.txt)\n"
+    _check_names(said, [touched("Documentation/a.txt", removed=True), touched("Documentation/b.txt")])
+
+
+@pytest.mark.parametrize("said", ["", "patching file fs/a.c\npatching file fs/b.c\n", "patching file fs/other.c\n"])
+def test_a_file_that_only_one_of_us_saw_is_refused(said: str) -> None:
+    with pytest.raises(BuildStopped) as caught:
+        _check_names(said, [touched("fs/a.c")])
+    assert caught.value.problem.code == "patch-malformed"
+
+
+@pytest.mark.parametrize("name", ["cmd_fs/a.o", "savedcmd_fs/a.o"])
+def test_the_saved_command_is_what_the_shell_ran(name: str) -> None:
+    text = f"{name} := gcc -D'A=\"x\"' -DP=$(pound) -DD=$$ -o a.o a.c ; objtool a.o\n\nsource_fs/a.o := fs/a.c\n"
+    assert _saved_command(text) == "gcc -D'A=\"x\"' -DP=# -DD=$ -o a.o a.c ; objtool a.o"
+
+
+def test_a_missing_saved_command_is_told() -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        _saved_command("nothing here\n")
+    assert caught.value.problem.code == "saved-command"
+
+
+def test_a_plain_compile_is_the_same_command_without_section_flags() -> None:
+    command = f"gcc -O2 -g {SECTION_FLAGS} -c -o a.o a.c"
+    assert _SECTIONS.sub("", command) == "gcc -O2 -g -I/tools/patch -gz=none -c -o a.o a.c"
+
+
+def test_the_excerpt_of_a_compile_error_is_the_errors() -> None:
+    log = "a.c: In function 'f':\na.c:3:5: error: unknown type name 'x'\n    3 | x y;\na.c:4:1: warning: w\n"
+    assert _errors(done(log=log, status=1)) == "a.c:3:5: error: unknown type name 'x'"
+    many = "\n".join(f"a.c:{n}:1: error: e" for n in range(100))
+    assert len(_errors(done(log=many, status=1)).splitlines()) == 12
+
+
+def test_a_compiler_that_fails_without_an_error_shows_its_last_words() -> None:
+    assert _errors(done(log="killed\n", status=137)) == "killed"
+
+
+def test_make_is_told_the_kernels_compiler() -> None:
+    assert make_arguments("x86_64-linux-gnu-gcc-14", 2) == [
+        "make", "-j2", "CC=x86_64-linux-gnu-gcc-14", "HOSTCC=gcc-14",
+    ]  # fmt: skip
+
+
+def judged(answer: Completed) -> Problem:
+    with pytest.raises(BuildStopped) as caught:
+        Linker._judge(answer)
+    return caught.value.problem
+
+
+@pytest.mark.parametrize("level", ["ERROR", "WARNING"])
+def test_an_undefined_symbol_is_named(level: str) -> None:
+    problem = judged(done(log=f'{level}: modpost: "no_such_fn" [/out/patch/lp.ko] undefined!\n', status=2))
+    assert problem.code == "undefined-symbol"
+    assert "no_such_fn" in problem.message
+
+
+def test_a_namespace_that_is_not_imported_is_named_with_the_way_out() -> None:
+    text = "ERROR: modpost: module lp uses symbol dma_buf_get from namespace DMA_BUF, but does not import it.\n"
+    problem = judged(done(log=text, status=2))
+    assert problem.code == "undefined-symbol"
+    assert "dma_buf_get of the namespace DMA_BUF" in problem.message
+    assert 'MODULE_IMPORT_NS("DMA_BUF")' in problem.excerpt
+
+
+def test_any_other_failure_of_the_link_is_our_matter() -> None:
+    problem = judged(done(log="ld: out of memory\n", status=2))
+    assert (problem.code, problem.kind.value) == ("link-failed", "error")
+    assert "out of memory" in problem.excerpt
+
+
+def test_a_link_that_takes_too_long_is_told() -> None:
+    assert judged(done(status=-9, timed_out=True)).code == "out-of-time"
+
+
+def test_a_link_without_complaint_is_fine() -> None:
+    Linker._judge(done(output="  LD [M]  /out/patch/lp.ko\n"))
