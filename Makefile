@@ -35,7 +35,7 @@ integration: $(VENV)/ready ## run the tests with real servers on loopback
 	$(BIN)/pytest tests/integration
 
 kernel: $(VENV)/ready ## run the tests that build livepatches and boot kernels
-	$(BIN)/pytest tests/kernel --durations=10
+	$(BIN)/pytest tests/kernel -n 2 --dist loadfile --durations=10
 
 bench: $(VENV)/ready ## measure where the time goes, into bench/results.json
 	$(BIN)/python bench/bench.py
