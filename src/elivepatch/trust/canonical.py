@@ -16,9 +16,7 @@ def encode(value: dict[str, Any]) -> bytes:
     and raises TypeError.
     """
     _refuse_floats(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode(
-        "ascii"
-    )
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
 def decode(data: bytes, *, limit: int, what: str) -> dict[str, Any]:
