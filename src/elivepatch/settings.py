@@ -15,10 +15,10 @@ from elivepatch.model.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Where the server keeps things and what it listens on.
+    """Where the server keeps things, what it listens on, how much it takes (docs/settings.md).
 
     `state_dir` is what must be backed up: database, files of the store, keys. `cache_dir` can be made again:
-    packages, toolchains, bases. `jobs` is how many compilers run at once.
+    packages, toolchains, bases. `jobs` is how many compilers run at once. An empty text means: not used.
     """
 
     state_dir: Path = Path("/var/lib/elivepatch-server")
@@ -26,6 +26,21 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8440
     jobs: int = os.cpu_count() or 1
+    database: str = ""
+    store: str = ""
+    worker: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    overlays: str = ""
+    requests_per_s: float = 200.0
+    queue_limit: int = 1000
+    tenant_limit: int = 200
+    step_limit_s: float = 3600.0
+    disk_reserve_mib: int = 64
+    keep_days: int = 90
+    legacy: str = ""
+    legacy_tenant: str = "legacy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,17 +12,15 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from postgres import PROGRAMS, Postgres
+from running_server import free_port
 
 from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
-from elivepatch.process import run
 from elivepatch.service.auth import Tokens
 from elivepatch.service.database import metadata, migrate, open_database
 from elivepatch.service.jobs import Asked, Jobs, Outcome
-
-PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-USER = "postgres"
 
 pytestmark = [
     pytest.mark.integration,
@@ -39,28 +34,11 @@ SUCCESS = Outcome(result=Result.SUCCESS, reusable=True, report={"n": 1}, module_
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[sa.Engine]:
-    # Not in pytest's own directory, which the other user may not enter.
-    with tempfile.TemporaryDirectory() as top:
-        directory = Path(top)
-        identity = pwd.getpwnam(USER)
-        os.chown(directory, identity.pw_uid, identity.pw_gid)
-        as_user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
-        cluster = str(directory / "cluster")
-        control = [*as_user, PROGRAMS[-1] / "pg_ctl", "-D", cluster, "-w"]
-        run([*as_user, PROGRAMS[-1] / "initdb", "-D", cluster, "-A", "trust", "--no-sync"]).check("initdb")
-        options = f"-c listen_addresses='' -c unix_socket_directories={directory} -c fsync=off"
-        run(
-            [*as_user, "sh", "-c", 'exec "$@" >/dev/null 2>&1', "sh", *control[4:], "-o", options, "start"],
-            timeout_s=60,
-        )
-        engine = open_database(f"postgresql+psycopg://{USER}@/postgres?host={directory}")
-        try:
-            migrate(engine)
-            yield engine
-        finally:
-            engine.dispose()
-            run([*control, "-m", "immediate", "stop"], timeout_s=60)
-            shutil.rmtree(directory / "cluster", ignore_errors=True)
+    with Postgres(free_port()) as server:
+        engine = open_database(server.url)
+        migrate(engine)
+        yield engine
+        engine.dispose()
 
 
 def asked(key: str) -> Asked:

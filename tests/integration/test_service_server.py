@@ -259,7 +259,8 @@ def test_a_disk_that_runs_full_is_said_to_be_and_a_second_try_works(tmp_path: Pa
     state = tmp_path / "state"
     state.mkdir()
     mount = f'mount -t tmpfs -o size=12m none "{state}" && touch "{state}/runs.txt" && exec "$@"'
-    with RunningServer(state, inside=(*NAMESPACE, "sh", "-c", mount, "sh")) as server:
+    inside = (*NAMESPACE, "sh", "-c", mount, "sh")
+    with RunningServer(state, inside=inside, environment={"ELIVEPATCH_DISK_RESERVE_MIB": "0"}) as server:
         # The namespace's own view of its mounts, for the token and the journal.
         outside = Path(f"/proc/{server._process.pid}/root{state}")  # type: ignore[union-attr]
         server.state = outside

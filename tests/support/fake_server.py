@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server with a fake workshop, as a program: `fake_server.py STATE_DIR PORT`."""
+"""The server with a fake workshop, as a program: `fake_server.py STATE_DIR PORT`; `worker` or `front` for one part.
+
+Settings come from the environment, as they do for the real one.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,10 +14,17 @@ from fake_workshop import FakeWorkshop
 
 from elivepatch.service import log
 from elivepatch.service.server import serve
-from elivepatch.settings import ServerSettings
+from elivepatch.service.worker import work
+from elivepatch.settings import ServerSettings, load
 
 if __name__ == "__main__":
-    state = Path(sys.argv[1])
+    state, port, part = Path(sys.argv[1]), sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "serve"
     state.mkdir(parents=True, exist_ok=True)
     log.set_up()
-    serve(ServerSettings(state_dir=state, port=int(sys.argv[2])), FakeWorkshop(state / "runs.txt"))
+    flags = {"state_dir": state, "cache_dir": state, "port": port}
+    settings = load(ServerSettings(), file=state / "none.toml", flags=flags, environ=os.environ)
+    journal = Path(os.environ.get("FAKE_JOURNAL", state / "runs.txt"))
+    if part == "worker":
+        work(settings, FakeWorkshop(journal))
+    else:
+        serve(settings, FakeWorkshop(journal) if part == "serve" else None)

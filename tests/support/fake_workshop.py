@@ -64,12 +64,13 @@ class FakeWorkshop:
             raise EnvironmentFault("kernel-unknown", f"There is no base for {release}.", advice="Add it on the server.")
         return SOURCES
 
-    def build_key(self, request: BuildRequest) -> Digest:
-        if request.release != KERNEL.release:
-            raise EnvironmentFault(
-                "kernel-unknown", f"There is no base for {request.release}.", advice="Add it on the server."
-            )
-        return Digest(hashlib.sha256(f"{request.release} {request.series.digest}".encode()).hexdigest())
+    def facts(self, release: str) -> Digest:
+        if release != KERNEL.release:
+            raise EnvironmentFault("kernel-unknown", f"There is no base for {release}.", advice="Add it on the server.")
+        return Digest(hashlib.sha256(b"fake " + release.encode()).hexdigest())
+
+    def sweep(self) -> None:
+        """Nothing is left behind here."""
 
     def build(
         self,

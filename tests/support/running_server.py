@@ -12,7 +12,7 @@ import subprocess  # noqa: TID251 - a server runs beside its test, process.run w
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,11 +33,20 @@ def free_port() -> int:
 class RunningServer:
     """One state directory and port; the process may be ended and started again."""
 
-    def __init__(self, state: Path, *, inside: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        state: Path,
+        *,
+        inside: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        part: str = "serve",
+    ) -> None:
         self.state = state
         self.port = free_port()
         self.log = state.with_name(state.name + ".stderr")
+        self.part = part
         self._inside = tuple(inside)
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -52,7 +61,7 @@ class RunningServer:
     @property
     def workshop(self) -> FakeWorkshop:
         """The workshop's journal, read from outside."""
-        return FakeWorkshop(self.state / "runs.txt")
+        return FakeWorkshop(Path(self._environment.get("FAKE_JOURNAL", self.state / "runs.txt")))
 
     @property
     def url(self) -> str:
@@ -66,14 +75,26 @@ class RunningServer:
         """Start another process and leave it alone."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [*self._inside, sys.executable, "-W", "error", str(PROGRAM), str(self.state), str(self.port)],
+                [
+                    *self._inside,
+                    sys.executable,
+                    "-W",
+                    "error",
+                    str(PROGRAM),
+                    str(self.state),
+                    str(self.port),
+                    self.part,
+                ],
+                env=os.environ | self._environment,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
 
     def start(self) -> None:
-        """Start the process and wait until it answers."""
+        """Start the process and wait until it answers; a worker of its own answers nobody."""
         self._process = self.launch()
+        if self.part == "worker":
+            return
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             try:
@@ -96,6 +117,15 @@ class RunningServer:
         if self._process is not None and self._process.poll() is None:
             os.kill(self._process.pid, signal.SIGKILL)
             self._process.wait(timeout=10)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the process a signal."""
+        os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """Ask the process to end."""

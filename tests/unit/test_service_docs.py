@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from elivepatch.model.errors import ExitStatus
-from elivepatch.service import api
+from elivepatch.service import admin, api, builds
+from elivepatch.service.auth import RIGHTS, Right, Role
 from elivepatch.service.problems import _CODE_OF_STATUS, _STATUS_OF_CODE
 from elivepatch.settings import ClientSettings, ServerSettings
 
@@ -23,7 +24,7 @@ def test_every_setting_is_described(settings: type[ServerSettings | ClientSettin
     for field in fields(settings):
         assert f"| `{field.name}` |" in page
         assert f"`ELIVEPATCH_{field.name.upper()}`" in page
-        if field.name not in {"jobs", "token"}:
+        if field.name != "jobs" and field.default != "":
             assert f"`{field.default}`" in page
 
 
@@ -36,8 +37,12 @@ def test_every_route_is_described() -> None:
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     described = set(re.findall(r"^\| `(\w+) ([^`?]+)", page, re.MULTILINE))
     routes = {
-        (method, route.path)
-        for router in (api.public, api.private)
+        (method, prefix + route.path)
+        for prefix, router in [
+            ("", api.public),
+            ("", api.operations),
+            *(("/v1", part) for part in (api.catalogue, builds.router, admin.router)),
+        ]
         for route in router.routes
         for method in getattr(route, "methods", ())
     }
@@ -48,3 +53,11 @@ def test_every_code_of_the_api_is_described_with_its_status() -> None:
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     for code, status in [*_STATUS_OF_CODE.items(), *((code, status) for status, code in _CODE_OF_STATUS.items())]:
         assert re.search(rf"^\| {int(status)} \|.*`{code}`", page, re.MULTILINE), code
+
+
+def test_every_role_and_right_is_described() -> None:
+    page = (DOCS / "accounts.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    assert rows[0][1:] == [role.value for role in Role]
+    described = {row[0].partition(":")[0].replace(" ", "_").upper(): row[1:] for row in rows[2:]}
+    assert described == {right.name: ["yes" if right in RIGHTS[role] else "" for role in Role] for right in Right}

@@ -13,7 +13,7 @@ import pytest
 
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service.database import sqlite_url
-from elivepatch.service.engine import Engine, Execution, Json, Stopped
+from elivepatch.service.engine import Engine, Execution, Json, Runner, Standing, Stopped, prepare
 
 DEADLINE_S = 20.0
 
@@ -53,19 +53,40 @@ class Diary:
         self.lines.append(("publish", f"{built['made']} {tried}, {job}"))
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[Diary], Engine]]:
-    running: list[Engine] = []
+class House:
+    """An engine and a runner on one database."""
 
-    def start_one(diary: Diary) -> Engine:
-        engine = Engine(sqlite_url(tmp_path / "engine.db"), diary)
-        engine.start()
-        running.append(engine)
-        return engine
+    def __init__(self, url: str, diary: Diary, name: str = "one") -> None:
+        self.engine = Engine(url)
+        self.runner = Runner(url, diary, name=name)
+        self.runner.start(["line"])
+
+    def submit(self, job: str, *, place: int = 1, route: str = "line") -> None:
+        self.engine.submit(job, route=route, place=place)
+
+    def execution(self, job: str) -> Execution:
+        return self.engine.standing(job).execution
+
+    def stop(self, grace_s: int = 0) -> None:
+        self.engine.stop()
+        self.runner.stop(grace_s=grace_s)
+        self.engine.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., House]]:
+    running: list[House] = []
+    url = sqlite_url(tmp_path / "engine.db")
+    prepare(url)
+
+    def start_one(diary: Diary, name: str = "one") -> House:
+        house = House(url, diary, name)
+        running.append(house)
+        return house
 
     yield start_one
-    for engine in running:
-        engine.stop(grace_s=0)
+    for house in running:
+        house.stop()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -75,70 +96,98 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_the_steps_of_a_job_are_done_in_order(start: Callable[[Diary], Engine]) -> None:
+def test_the_steps_of_a_job_are_done_in_order(start: Callable[..., House]) -> None:
     diary = Diary()
-    engine = start(diary)
-    engine.submit("one")
-    until(lambda: engine.execution("one") is Execution.ENDED)
+    house = start(diary)
+    house.submit("one")
+    until(lambda: house.execution("one") is Execution.ENDED)
     assert diary.lines == [
         ("begin", "one"),
         ("build", "one"),
         ("trial", "of one, one"),
         ("publish", "of one {'seen': 1.5, 'none': None}, one"),
     ]
-    assert engine.execution("another") is Execution.UNKNOWN
+    assert house.engine.standing("another") == Standing(Execution.UNKNOWN)
 
 
-def test_a_job_that_is_submitted_twice_runs_once(start: Callable[[Diary], Engine]) -> None:
+def test_a_job_that_is_submitted_twice_runs_once(start: Callable[..., House]) -> None:
     diary = Diary()
-    engine = start(diary)
-    engine.submit("one")
-    engine.submit("one")
-    until(lambda: engine.execution("one") is Execution.ENDED)
-    engine.submit("one")
+    house = start(diary)
+    house.submit("one")
+    house.submit("one")
+    until(lambda: house.execution("one") is Execution.ENDED)
+    house.submit("one")
     time.sleep(0.6)
     assert diary.lines.count(("build", "one")) == 1
 
 
-def test_a_job_that_is_not_wanted_any_more_ends_at_once(start: Callable[[Diary], Engine]) -> None:
+def test_a_job_that_is_not_wanted_any_more_ends_at_once(start: Callable[..., House]) -> None:
     diary = Diary()
-    engine = start(diary)
-    engine.submit("not-wanted")
-    until(lambda: engine.execution("not-wanted") is Execution.ENDED)
+    house = start(diary)
+    house.submit("not-wanted")
+    until(lambda: house.execution("not-wanted") is Execution.ENDED)
     assert diary.lines == [("begin", "not-wanted")]
 
 
-def test_one_job_runs_at_a_time_the_oldest_first(start: Callable[[Diary], Engine]) -> None:
+def test_one_job_runs_at_a_time_by_its_place_then_the_oldest_first(start: Callable[..., House]) -> None:
     diary = Diary()
-    engine = start(diary)
-    for name in ("held-1", "b", "a"):
-        engine.submit(name)
+    house = start(diary)
+    house.submit("held-1")
     until(lambda: ("build", "held-1") in diary.lines)
-    assert engine.is_active("held-1")
-    assert engine.execution("a") is Execution.WAITING
+    for name, place in (("d", 4), ("b", 2), ("a", 2), ("c", 3)):
+        house.submit(name, place=place)
+    assert house.runner.is_active("held-1")
+    assert house.engine.standing("held-1") == Standing(Execution.RUNNING, "one")
+    assert house.engine.running_on() == {"one"}
+    assert house.execution("a") is Execution.WAITING
     diary.hold.set()
-    until(lambda: engine.execution("a") is Execution.ENDED)
-    assert [job for step, job in diary.lines if step == "build"] == ["held-1", "b", "a"]
+    until(lambda: house.execution("d") is Execution.ENDED)
+    assert [job for step, job in diary.lines if step == "build"] == ["held-1", "b", "a", "c", "d"]
+
+
+def test_a_job_waits_for_a_worker_of_its_route(start: Callable[..., House]) -> None:
+    diary = Diary()
+    house = start(diary)
+    house.submit("elsewhere", route="another")
+    time.sleep(1.5)
+    assert house.execution("elsewhere") is Execution.WAITING
+    house.runner.listen(["line", "another"])
+    until(lambda: house.execution("elsewhere") is Execution.ENDED)
+    house.runner.listen(["another"])
+    house.submit("back", route="another")
+    until(lambda: house.execution("back") is Execution.ENDED)
+
+
+def test_one_step_is_done_at_a_time_whatever_the_routes(start: Callable[..., House]) -> None:
+    diary = Diary()
+    house = start(diary)
+    house.runner.listen(["line", "another"])
+    house.submit("held-1")
+    house.submit("held-2", route="another")
+    until(lambda: any(step == "build" for step, _ in diary.lines))
+    time.sleep(1.5)
+    diary.hold.set()
+    until(lambda: house.execution("held-1") is house.execution("held-2") is Execution.ENDED)
     assert diary.most_at_once == 1
 
 
-def test_a_job_that_a_stop_cut_off_is_taken_up_at_the_next_start(start: Callable[[Diary], Engine]) -> None:
+def test_a_job_that_a_stop_cut_off_is_taken_up_at_the_next_start(start: Callable[..., House]) -> None:
     first = Diary()
-    engine = start(first)
-    engine.submit("held")
+    house = start(first)
+    house.submit("held")
     until(lambda: ("build", "held") in first.lines)
     first.stopping.set()
     started = time.monotonic()
-    engine.stop(grace_s=5)
+    house.stop(grace_s=5)
     assert time.monotonic() - started < 5
     with pytest.raises(EnvironmentFault) as refused:
-        engine.submit("late")
+        house.submit("late")
     assert refused.value.problem.code == "server-stopping"
 
     second = Diary()
     second.hold.set()
-    engine = start(second)
-    until(lambda: engine.execution("held") is Execution.ENDED)
+    house = start(second)
+    until(lambda: house.execution("held") is Execution.ENDED)
     assert second.lines == [
         ("begin", "held"),
         ("build", "held"),
@@ -147,10 +196,41 @@ def test_a_job_that_a_stop_cut_off_is_taken_up_at_the_next_start(start: Callable
     ]
 
 
-def test_nothing_of_python_s_own_is_written_into_the_database(start: Callable[[Diary], Engine], tmp_path: Path) -> None:
-    engine = start(Diary())
-    engine.submit("one")
-    until(lambda: engine.execution("one") is Execution.ENDED)
+def test_the_jobs_of_a_dead_worker_are_taken_over_and_those_of_a_living_one_are_not(
+    start: Callable[..., House],
+) -> None:
+    first = Diary()
+    house = start(first, name="dead")
+    house.submit("held")
+    until(lambda: ("build", "held") in first.lines)
+    first.stopping.set()
+    house.stop(grace_s=5)
+
+    second = Diary()
+    house = start(second, name="alive")
+    time.sleep(1)
+    assert second.lines == []
+    assert house.runner.take_over("dead") == 1
+    until(lambda: ("build", "held") in second.lines)
+    assert house.engine.standing("held") == Standing(Execution.RUNNING, "alive")
+    assert house.runner.take_over("dead") == 0
+    second.hold.set()
+    until(lambda: house.execution("held") is Execution.ENDED)
+    assert second.lines.count(("build", "held")) == 1
+
+
+def test_what_is_forgotten_is_unknown(start: Callable[..., House]) -> None:
+    house = start(Diary())
+    house.submit("one")
+    until(lambda: house.execution("one") is Execution.ENDED)
+    house.engine.forget(["one"])
+    assert house.execution("one") is Execution.UNKNOWN
+
+
+def test_nothing_of_python_s_own_is_written_into_the_database(start: Callable[..., House], tmp_path: Path) -> None:
+    house = start(Diary())
+    house.submit("one")
+    until(lambda: house.execution("one") is Execution.ENDED)
     with sqlite3.connect(tmp_path / "engine.db") as database:
         kinds = set(database.execute("SELECT serialization FROM workflow_status").fetchall())
         kinds |= set(database.execute("SELECT serialization FROM operation_outputs").fetchall())

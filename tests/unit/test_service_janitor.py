@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
 import pytest
+import sqlalchemy as sa
 
 from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
-from elivepatch.service.database import migrate, open_database, sqlite_url
-from elivepatch.service.engine import Engine, Execution
+from elivepatch.service.database import builds, migrate, open_database, sqlite_url
+from elivepatch.service.engine import Engine, Execution, Runner, Standing
+from elivepatch.service.fleet import Fleet
 from elivepatch.service.janitor import Janitor
 from elivepatch.service.jobs import Asked, Jobs
 from elivepatch.service.work import cancelled
@@ -24,115 +27,145 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.state = Execution.WAITING
-        self.active = False
+        self.worker = "me"
         self.asked: list[tuple[str, str]] = []
         self.looked_at: list[str] = []
 
-    def execution(self, job: str) -> Execution:
-        self.looked_at.append(job)
-        return self.state
+    def standings(self, jobs: list[str]) -> dict[str, Standing]:
+        self.looked_at += jobs
+        return {job: Standing(self.state, self.worker) for job in jobs}
 
-    def is_active(self, job: str) -> bool:
-        self.looked_at.append(job)
-        return self.active
-
-    def submit(self, job: str) -> None:
+    def submit(self, job: str, **_: object) -> None:
         self.asked.append(("submit", job))
 
-    def resume(self, job: str) -> None:
+    def resume(self, job: str, **_: object) -> None:
         self.asked.append(("resume", job))
 
 
+class FakeRunner:
+    """A runner that runs all jobs or none."""
+
+    def __init__(self) -> None:
+        self.active = False
+
+    def is_active(self, _job: str) -> bool:
+        return self.active
+
+
+class House:
+    """A janitor and what it looks over."""
+
+    def __init__(self, database: sa.Engine) -> None:
+        self.jobs = Jobs(database)
+        self.engine = FakeEngine()
+        self.runner = FakeRunner()
+        self.janitor = Janitor(
+            self.jobs,
+            cast("Engine", self.engine),
+            Fleet(database),
+            runner=cast("Runner", self.runner),
+            worker="me",
+            interval_s=0.02,
+        )
+        self.database = database
+
+    def submit(self) -> str:
+        asked = Asked(
+            job_key=Digest("aa" * 32), build_key=Digest("bb" * 32), release="6.1.0", kernel_build_id="", request={}
+        )
+        return self.jobs.submit(asked)[0].id
+
+    def look_twice(self) -> None:
+        self.janitor.look()
+        self.janitor.look()
+
+
 @pytest.fixture
-def jobs(tmp_path: Path) -> Iterator[Jobs]:
+def house(tmp_path: Path) -> Iterator[House]:
     engine = open_database(sqlite_url(tmp_path / "db"))
     migrate(engine)
-    yield Jobs(engine)
+    yield House(engine)
     engine.dispose()
 
 
-def submit(jobs: Jobs) -> str:
-    asked = Asked(
-        job_key=Digest("aa" * 32), build_key=Digest("bb" * 32), release="6.1.0", kernel_build_id="", request={}
-    )
-    return jobs.submit(asked)[0].id
+def test_a_job_that_never_reached_the_engine_is_handed_over_at_the_second_sight(house: House) -> None:
+    job = house.submit()
+    house.engine.state = Execution.UNKNOWN
+    house.janitor.look()
+    assert house.engine.asked == []
+    house.janitor.look()
+    assert house.engine.asked == [("submit", job)]
 
 
-def test_a_job_that_never_reached_the_engine_is_handed_over_at_the_second_sight(jobs: Jobs) -> None:
-    engine = FakeEngine()
-    janitor = Janitor(jobs, cast("Engine", engine))
-    job = submit(jobs)
-    engine.state = Execution.UNKNOWN
-    janitor.look()
-    assert engine.asked == []
-    janitor.look()
-    assert engine.asked == [("submit", job)]
+def test_an_execution_that_nobody_runs_although_it_is_ours_is_resumed(house: House) -> None:
+    job = house.submit()
+    house.engine.state = Execution.RUNNING
+    house.look_twice()
+    assert house.engine.asked == [("resume", job)]
 
 
-def test_an_execution_that_nobody_runs_is_resumed(jobs: Jobs) -> None:
-    engine = FakeEngine()
-    janitor = Janitor(jobs, cast("Engine", engine))
-    job = submit(jobs)
-    engine.state = Execution.RUNNING
-    janitor.look()
-    janitor.look()
-    assert engine.asked == [("resume", job)]
-
-
-def test_an_execution_that_ended_without_an_answer_gets_one(jobs: Jobs) -> None:
-    engine = FakeEngine()
-    janitor = Janitor(jobs, cast("Engine", engine))
-    job = submit(jobs)
-    jobs.begin(job)
-    engine.state = Execution.ENDED
-    janitor.look()
-    janitor.look()
-    ended = jobs.get(job)
+def test_an_execution_that_ended_without_an_answer_gets_one(house: House) -> None:
+    job = house.submit()
+    house.jobs.begin(job)
+    house.engine.state = Execution.ENDED
+    house.look_twice()
+    ended = house.jobs.get(job)
     assert ended is not None
     assert (ended.status, ended.result) == (Status.DONE, Result.ERROR)
 
 
 @pytest.mark.parametrize(
-    ("state", "active"), [(Execution.WAITING, False), (Execution.RUNNING, True), (Execution.ENDED, True)]
+    ("state", "active", "worker"),
+    [
+        (Execution.WAITING, False, ""),
+        (Execution.RUNNING, True, "me"),
+        (Execution.ENDED, True, ""),
+        (Execution.RUNNING, False, "another"),
+    ],
 )
-def test_what_agrees_is_left_alone(jobs: Jobs, state: Execution, active: bool) -> None:
-    engine = FakeEngine()
-    engine.state, engine.active = state, active
-    janitor = Janitor(jobs, cast("Engine", engine))
-    job = submit(jobs)
+def test_what_agrees_is_left_alone(house: House, state: Execution, active: bool, worker: str) -> None:
+    house.engine.state, house.runner.active, house.engine.worker = state, active, worker
+    job = house.submit()
     for _ in range(4):
-        janitor.look()
-    kept = jobs.get(job)
+        house.janitor.look()
+    kept = house.jobs.get(job)
     assert kept is not None
-    assert (engine.asked, kept.status) == ([], Status.QUEUED)
+    assert (house.engine.asked, kept.status) == ([], Status.QUEUED)
 
 
-def test_a_job_that_is_done_is_not_looked_at(jobs: Jobs) -> None:
-    engine = FakeEngine()
-    engine.state = Execution.UNKNOWN
-    jobs.cancel(submit(jobs), cancelled())
-    janitor = Janitor(jobs, cast("Engine", engine))
-    janitor.look()
-    janitor.look()
-    assert engine.asked == []
+def test_a_job_that_no_worker_can_do_any_more_is_ended_after_a_while(house: House) -> None:
+    job = house.submit()
+    house.look_twice()
+    with house.database.begin() as connection:
+        connection.execute(sa.update(builds).values(created_at=datetime.now(UTC) - timedelta(hours=1)))
+    house.look_twice()
+    ended = house.jobs.get(job)
+    assert ended is not None
+    assert ended.report is not None
+    assert (ended.result, ended.report["problem"]["code"]) == (Result.ERROR, "no-worker")
 
 
-def test_a_round_that_fails_is_not_the_last(jobs: Jobs) -> None:
-    engine = FakeEngine()
+def test_a_job_that_is_done_is_not_looked_at(house: House) -> None:
+    house.engine.state = Execution.UNKNOWN
+    house.jobs.cancel(house.submit(), cancelled())
+    house.look_twice()
+    assert house.engine.asked == []
+
+
+def test_a_round_that_fails_is_not_the_last(house: House) -> None:
     looks: list[int] = []
 
-    def fails_once(job: str) -> Execution:
+    def fails_once(jobs: list[str]) -> dict[str, Standing]:
         looks.append(1)
         if len(looks) == 1:
             raise OSError(28, "No space left on device")
-        return Execution.UNKNOWN
+        return {job: Standing(Execution.UNKNOWN) for job in jobs}
 
-    engine.execution = fails_once  # type: ignore[method-assign]
-    submit(jobs)
-    janitor = Janitor(jobs, cast("Engine", engine), interval_s=0.02)
-    janitor.start()
+    house.engine.standings = fails_once  # type: ignore[method-assign]
+    house.submit()
+    house.janitor.start()
     deadline = time.monotonic() + 10
-    while not engine.asked and time.monotonic() < deadline:
+    while not house.engine.asked and time.monotonic() < deadline:
         time.sleep(0.02)
-    janitor.stop()
-    assert engine.asked
+    house.janitor.stop()
+    assert house.engine.asked

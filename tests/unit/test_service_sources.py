@@ -16,7 +16,7 @@ from elivepatch.client.cve.server import AdvisoryServer
 from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.service import api
 from elivepatch.service.server import TOKEN_FILE, assemble
-from elivepatch.settings import ClientSettings
+from elivepatch.settings import ClientSettings, ServerSettings
 
 PATH = f"/v1/kernels/{KERNEL.release}/sources"
 
@@ -24,7 +24,7 @@ PATH = f"/v1/kernels/{KERNEL.release}/sources"
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     state = tmp_path_factory.mktemp("state")
-    services = assemble(state, FakeWorkshop(state / "runs.txt"))
+    services = assemble(ServerSettings(state_dir=state), FakeWorkshop(state / "runs.txt"))
     token = (state / TOKEN_FILE).read_text().strip()
     with TestClient(api.create(services), headers={"Authorization": f"Bearer {token}"}) as found:
         yield found

@@ -1,25 +1,104 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who may ask: bearer tokens, of which the database keeps the digest only.
+"""Who may ask for what: bearer tokens, of which the database keeps the digest only, and the roles they give.
 
-A token is 256 random bits, so a plain SHA-256 cannot be turned back and needs no salt.
+A token is 256 random bits, so a plain SHA-256 cannot be turned back and needs no salt; and since nobody can choose
+what a token's digest begins with, looking it up by the digest tells a guesser nothing.
 """
 
 from __future__ import annotations
 
+import enum
 import hashlib
-import hmac
 import os
+import re
 import secrets
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.service.database import tokens
+from elivepatch.service.jobs import DEFAULT_TENANT
 
 _OPERATOR = "operator"
 _MAX_TOKEN_LENGTH = 200
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}", re.ASCII)
+_MAX_DAYS = 3650
+
+
+class Role(enum.StrEnum):
+    """What a token's owner is to the server."""
+
+    HOST = "host"
+    SUBMITTER = "submitter"
+    PATCHER = "patcher"
+    APPROVER = "approver"
+    OPERATOR = "operator"
+    WORKER = "worker"
+
+
+class Right(enum.Enum):
+    """What a request needs. The roles that have it: `RIGHTS`, and as a table in docs/accounts.md."""
+
+    CATALOGUE = enum.auto()  # kernels, their sources, the signing key, the API's description
+    FOLLOW = enum.auto()  # jobs of the own tenant: where they stand, what happened, what came out
+    ASK = enum.auto()  # builds of patches that the server's overlays hold
+    ANY_PATCH = enum.auto()  # builds of any patch
+    CANCEL = enum.auto()
+    FRESH = enum.auto()  # a build although an answer is there
+    EVERY_TENANT = enum.auto()
+    TOKENS = enum.auto()
+    AUDIT = enum.auto()
+    METRICS = enum.auto()
+
+
+RIGHTS: dict[Role, frozenset[Right]] = {
+    Role.HOST: frozenset({Right.CATALOGUE, Right.FOLLOW}),
+    Role.SUBMITTER: frozenset({Right.CATALOGUE, Right.FOLLOW, Right.ASK, Right.CANCEL}),
+    Role.PATCHER: frozenset({Right.CATALOGUE, Right.FOLLOW, Right.ASK, Right.ANY_PATCH, Right.CANCEL}),
+    Role.APPROVER: frozenset({Right.CATALOGUE, Right.FOLLOW}),
+    Role.OPERATOR: frozenset(Right),
+    Role.WORKER: frozenset({Right.CATALOGUE, Right.METRICS}),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """The owner of a token. With `kernel` it sees the jobs for that release only."""
+
+    name: str
+    role: Role
+    tenant: str
+    kernel: str = ""
+
+    def may(self, right: Right) -> bool:
+        """Whether the role has the right."""
+        return right in RIGHTS[self.role]
+
+    def sees(self, *, tenant: str, release: str) -> bool:
+        """Whether a job of this tenant for this kernel exists for the account."""
+        return (self.may(Right.EVERY_TENANT) or tenant == self.tenant) and self.kernel in {"", release}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A token as the database knows it; the token itself is shown once and never again."""
+
+    name: str
+    role: Role
+    tenant: str
+    kernel: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it is let in now."""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > datetime.now(UTC))
 
 
 class Tokens:
@@ -36,27 +115,100 @@ class Tokens:
         with self._database.connect() as connection:
             if connection.execute(sa.select(tokens.c.digest).where(tokens.c.name == _OPERATOR)).first() is not None:
                 return False
-        token = f"elp_{secrets.token_urlsafe(32)}"
+        token = _new()
         _write_private(file, token + "\n")
-        with self._database.begin() as connection:
-            connection.execute(
-                sa.insert(tokens).values(digest=_digest(token), name=_OPERATOR, created_at=datetime.now(UTC))
-            )
+        self._keep(token, Account(name=_OPERATOR, role=Role.OPERATOR, tenant=DEFAULT_TENANT), None)
         return True
 
-    def check(self, token: str) -> None:
-        """Return where the token is one of ours, else raise EnvironmentFault with the code `token-refused`."""
-        presented = _digest(token[:_MAX_TOKEN_LENGTH])
+    def add(self, account: Account, *, days: int | None = None) -> str:
+        """Make a token and return it: this is the only time that it can be seen.
+
+        Raises UsageError where name or tenant is malformed or the name is taken.
+        """
+        for what, text in (("name", account.name), ("tenant", account.tenant)):
+            if not _NAME.fullmatch(text):
+                raise UsageError(
+                    "token-name",
+                    f"{text[:80]!r} cannot be the {what} of a token.",
+                    advice="1 to 40 lower-case letters, digits, dots, dashes and underscores.",
+                )
+        if days is not None and not 0 < days <= _MAX_DAYS:
+            raise UsageError("token-days", "A token is valid for 1 to 3650 days.", advice="Give another number.")
+        token = _new()
+        try:
+            self._keep(token, account, days)
+        except sa.exc.IntegrityError as error:
+            raise UsageError(
+                "token-exists",
+                f"There is, or was, a token of the name {account.name}.",
+                advice="Choose another name: that of a token is never used again, so that the audit log stays true.",
+            ) from error
+        return token
+
+    def list(self) -> Sequence[Token]:
+        """Return all tokens by name, revoked and expired ones too."""
         with self._database.connect() as connection:
-            known = connection.execute(sa.select(tokens.c.digest)).scalars().all()
-        # All are compared, each in constant time, so that the time taken says nothing about a digest.
-        matches = [hmac.compare_digest(presented, digest) for digest in known]
-        if not any(matches):
+            rows = connection.execute(sa.select(tokens).order_by(tokens.c.name)).mappings().all()
+        return [_read(row) for row in rows]
+
+    def revoke(self, name: str) -> Token:
+        """Let a token in no more; doing it twice is the same as once. Raises UsageError where there is none."""
+        with self._database.begin() as connection:
+            known = tokens.c.name == name[:_MAX_TOKEN_LENGTH]
+            now = sa.func.coalesce(
+                tokens.c.revoked_at, sa.bindparam("now", datetime.now(UTC), tokens.c.revoked_at.type)
+            )
+            row = (
+                connection.execute(sa.update(tokens).where(known).values(revoked_at=now).returning(*tokens.c))
+                .mappings()
+                .one_or_none()
+            )
+        if row is None:
+            raise UsageError(
+                "token-unknown", "There is no token of this name.", advice="`elivepatch-server token list` has them."
+            )
+        return _read(row)
+
+    def check(self, token: str) -> Account:
+        """Return whose token it is, else raise EnvironmentFault with the code `token-refused`."""
+        with self._database.connect() as connection:
+            row = (
+                connection.execute(sa.select(tokens).where(tokens.c.digest == _digest(token[:_MAX_TOKEN_LENGTH])))
+                .mappings()
+                .one_or_none()
+            )
+        known = None if row is None else _read(row)
+        if known is None or not known.is_valid:
+            # Not which of the two: a revoked token's finder need not learn that it was one.
             raise EnvironmentFault(
                 "token-refused",
                 "The server does not know this token.",
-                advice="Take the token of the server's file operator.token, and check for cut-off characters.",
+                advice="Take the token of the server's file operator.token, or ask its operator; tokens expire.",
             )
+        return Account(name=known.name, role=known.role, tenant=known.tenant, kernel=known.kernel)
+
+    def _keep(self, token: str, account: Account, days: int | None) -> None:
+        now = datetime.now(UTC)
+        with self._database.begin() as connection:
+            connection.execute(
+                sa.insert(tokens).values(
+                    digest=_digest(token),
+                    name=account.name,
+                    role=account.role.value,
+                    tenant=account.tenant,
+                    kernel=account.kernel,
+                    created_at=now,
+                    expires_at=None if days is None else now + timedelta(days=days),
+                )
+            )
+
+
+def _read(row: sa.RowMapping) -> Token:
+    return Token(role=Role(row["role"]), **{key: row[key] for key in row if key not in {"digest", "role"}})
+
+
+def _new() -> str:
+    return f"elp_{secrets.token_urlsafe(32)}"
 
 
 def _digest(token: str) -> str:

@@ -42,6 +42,10 @@ class BuildingWorkshop:
         self._known: dict[Digest, Base] = {}
         self._sources: dict[Digest, KernelSources] = {}
 
+    def sweep(self) -> None:
+        """Remove what a process that was killed left behind; no other process may be building here."""
+        shutil.rmtree(self._settings.cache_dir / "scratch", ignore_errors=True)
+
     def maker(self, progress: Progress = silent) -> StockMaker:
         """Return what makes stock bases here."""
         return StockMaker(self.archive, self.toolchains, self.bases, self._settings.jobs, progress)
@@ -58,7 +62,7 @@ class BuildingWorkshop:
     def sources(self, release: str) -> KernelSources:
         """Return what a kernel was built from, the same object again while base and builder are unchanged."""
         base = self.base(release)
-        builder = _digest(self._builder_facts(base))
+        builder = self.facts(release)
         if builder not in self._sources:
             units = base.units
             changelog = distribution_changelog(base, self.archive)
@@ -78,15 +82,9 @@ class BuildingWorkshop:
             )
         return self._sources[builder]
 
-    def build_key(self, request: BuildRequest) -> Digest:
-        """Return the digest of all that determines the module's bytes."""
-        base = self.base(request.release)
-        patches = [patch.digest for patch in request.series.patches]
-        return _digest([*self._builder_facts(base), patches, request.replace])
-
-    def _builder_facts(self, base: Base) -> list[Any]:
-        """Return all that decides, together with the source patches, what comes out of the builder."""
-        return ["objects", VERSION, base.digest, self.toolchains.helper().digest]
+    def facts(self, release: str) -> Digest:
+        """Return the digest of all that decides, together with the source patches, what comes out of the builder."""
+        return _digest(["objects", VERSION, self.base(release).digest, self.toolchains.helper().digest])
 
     def build(
         self,
@@ -112,15 +110,17 @@ class BuildingWorkshop:
                 cancellation=cancellation,
             )
             (scratch / "work").mkdir()
-            outcome = builder.build(
-                request.series,
-                name=name,
-                work_dir=scratch / "work",
-                check_only=request.check_only,
-                replace=request.replace,
-            )
-            if printed.exists():
-                shutil.copyfile(printed, log)
+            try:
+                outcome = builder.build(
+                    request.series,
+                    name=name,
+                    work_dir=scratch / "work",
+                    check_only=request.check_only,
+                    replace=request.replace,
+                )
+            finally:
+                if printed.exists():
+                    shutil.copyfile(printed, log)
             if outcome.module is None:
                 return outcome
             module = work_dir / f"{name}.ko"

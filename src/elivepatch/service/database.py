@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from alembic import command
@@ -14,8 +17,14 @@ from alembic.config import Config
 from sqlalchemy.engine import Dialect
 
 from elivepatch.model.build import Result, Status
+from elivepatch.model.errors import EnvironmentFault
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
+# An advisory lock of PostgreSQL, so that processes that start at once do not make the same tables.
+_MIGRATING = 0x656C7001
+_PATIENCE_S = 120.0
+
+_Answer = TypeVar("_Answer")
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
@@ -85,6 +94,12 @@ builds = sa.Table(
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("started_at", UtcTime),
     sa.Column("done_at", UtcTime),
+    sa.Column("tenant", sa.String(40), nullable=False, server_default="default"),
+    sa.Column("asked_by", sa.String(40), nullable=False, server_default="operator"),
+    # Which workers can do it, and its turn among those who wait (service/turns.py).
+    sa.Column("route", sa.String(16), nullable=False, server_default=""),
+    sa.Column("automatic", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("place", sa.Integer, nullable=False, server_default="0"),
     sa.CheckConstraint(_one_of("status", Status), name="status"),
     sa.CheckConstraint(f"result IS NULL OR {_one_of('result', Result)}", name="result"),
     sa.CheckConstraint("(status = 'done') = (result IS NOT NULL)", name="done_has_result"),
@@ -94,6 +109,9 @@ builds = sa.Table(
 _LIVE = sa.text("status <> 'done' OR reusable")
 sa.Index("uq_builds_live_job_key", builds.c.job_key, unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE)
 sa.Index("ix_builds_status", builds.c.status)
+sa.Index("ix_builds_place", builds.c.place)
+sa.Index("ix_builds_done_at", builds.c.done_at)
+sa.Index("ix_builds_tenant_number", builds.c.tenant, builds.c.number)
 
 events = sa.Table(
     "events",
@@ -113,6 +131,35 @@ tokens = sa.Table(
     sa.Column("digest", sa.String(64), primary_key=True),
     sa.Column("name", sa.String(40), nullable=False, unique=True),
     sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("role", sa.String(10), nullable=False, server_default="operator"),
+    sa.Column("tenant", sa.String(40), nullable=False, server_default="default"),
+    # The only kernel that the token of a host is about; empty for any.
+    sa.Column("kernel", sa.String(100), nullable=False, server_default=""),
+    sa.Column("expires_at", UtcTime),
+    sa.Column("revoked_at", UtcTime),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.String(32), nullable=False),
+    sa.Column("who", sa.String(40), nullable=False),
+    sa.Column("tenant", sa.String(40), nullable=False),
+    sa.Column("action", sa.String(40), nullable=False),
+    sa.Column("subject", sa.String(200), nullable=False),
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+)
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("name", sa.String(60), primary_key=True),
+    # Of this life of the worker: whoever takes its jobs over empties it.
+    sa.Column("generation", sa.String(16), nullable=False),
+    sa.Column("seen_at", UtcTime, nullable=False),
+    sa.Column("kernels", sa.JSON, nullable=False),
 )
 
 
@@ -121,12 +168,69 @@ def sqlite_url(path: Path) -> str:
     return sa.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
 
 
-def open_database(url: str) -> sa.Engine:
-    """Open the database at `url` (`sqlite:///FILE` or `postgresql+psycopg://...`) without changing it."""
-    engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+def open_database(url: str, *, pool_size: int = 20) -> sa.Engine:
+    """Open the database at `url` (`sqlite:///FILE` or `postgresql+psycopg://...`) without changing it.
+
+    Raises EnvironmentFault where the URL cannot be understood.
+    """
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            engine = sa.create_engine(parsed)
+            sa.event.listen(engine, "connect", set_up_sqlite)
+            return engine
+        if parsed.get_driver_name() != "psycopg":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        # A database that went away with its host is noticed in seconds, not after the kernel's quarter of an hour.
+        patience = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+        return sa.create_engine(parsed, pool_pre_ping=True, pool_size=pool_size, max_overflow=20, connect_args=patience)
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
+        raise EnvironmentFault(
+            "database-url",
+            "The database's URL cannot be understood.",
+            advice="Write postgresql://USER:PASSWORD@HOST/NAME, or leave it out for SQLite in the state directory.",
+        ) from error
+
+
+def is_away(error: BaseException) -> bool:
+    """Return whether `error` says that PostgreSQL is not there, or not now: restarted, starting, unreachable."""
+    if isinstance(error, sa.exc.DBAPIError) and type(error.orig).__module__.startswith("psycopg"):
+        return bool(error.connection_invalidated) or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
+    return False
+
+
+def patiently(statement: Callable[[], _Answer], *, patience_s: float = _PATIENCE_S) -> _Answer:
+    """Return what `statement` returns, tried again while PostgreSQL is away; `statement` must bear being done twice."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return statement()
+        except sa.exc.DBAPIError as error:
+            if not is_away(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.5)
+
+
+def now(connection: sa.Connection) -> datetime:
+    """Return the moment by the one clock that all processes share: PostgreSQL's, or this machine's for SQLite."""
+    if connection.dialect.name == "sqlite":
+        return datetime.now(UTC)
+    moment: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    return moment.astimezone(UTC)
+
+
+@contextmanager
+def one_at_a_time(engine: sa.Engine, number: int) -> Iterator[None]:
+    """Hold PostgreSQL's advisory lock `number`; nothing on SQLite, whose server is alone with its state directory."""
     if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", set_up_sqlite)
-    return engine
+        yield
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("SELECT pg_advisory_lock(:number)"), {"number": number})
+        try:
+            yield
+        finally:
+            connection.execute(sa.text("SELECT pg_advisory_unlock(:number)"), {"number": number})
 
 
 def set_up_sqlite(connection: SqliteConnection, _record: Any) -> None:
@@ -140,14 +244,14 @@ def set_up_sqlite(connection: SqliteConnection, _record: Any) -> None:
         connection.execute(f"PRAGMA {pragma}").close()
 
 
-def migrate(engine: sa.Engine) -> None:
-    """Bring the database to this version's tables; does nothing where it is there already."""
+def migrate(engine: sa.Engine, revision: str = "head") -> None:
+    """Bring the database to `revision` of the tables; does nothing where it is there already."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    with engine.begin() as connection:
+    with one_at_a_time(engine, _MIGRATING), engine.begin() as connection:
         if engine.dialect.name == "sqlite":
             # Python's driver opens a transaction before INSERT and UPDATE, not before CREATE TABLE: a server killed
             # here would leave half of the tables behind.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from obstore.exceptions import BaseError
 
 from elivepatch.model.errors import ElivepatchError, Kind, Problem
+from elivepatch.service.database import is_away
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -33,6 +34,34 @@ CRASHED = Problem(
     advice="Look for the reason in the server's and the kernel's log, memory above all, then submit the job again.",
 )
 
+OVERDUE = Problem(
+    code="job-overdue",
+    kind=Kind.ERROR,
+    message="A step of the job took longer than the server lets it.",
+    advice="Look into the job's log for what takes so long; the server's setting step_limit_s may be too low.",
+)
+
+NO_WORKER = Problem(
+    code="no-worker",
+    kind=Kind.ERROR,
+    message="No worker can build for this kernel any more.",
+    advice="Add the kernel to a worker again (elivepatch-server kernel add), or start one; then submit the job again.",
+)
+
+DATABASE_AWAY = Problem(
+    code="database-away",
+    kind=Kind.ERROR,
+    message="The server's database does not answer.",
+    advice="Ask again in a moment; where this lasts, look after PostgreSQL.",
+)
+
+STORE_AWAY = Problem(
+    code="store-away",
+    kind=Kind.ERROR,
+    message="The server's store does not answer as it should.",
+    advice="Ask again in a moment; where this lasts, look after the object store and the server's log.",
+)
+
 CANCELLED = Problem(
     code="cancelled",
     kind=Kind.ERROR,
@@ -45,7 +74,11 @@ def problem_of(error: Exception) -> Problem:
     """Return the problem that people are told for `error`; nothing of an unexpected exception's text is in it."""
     if isinstance(error, ElivepatchError):
         return error.problem
-    return DISK_FULL if is_disk_full(error) else INTERNAL
+    if is_disk_full(error):
+        return DISK_FULL
+    if isinstance(error, BaseError):
+        return STORE_AWAY
+    return DATABASE_AWAY if is_away(error) else INTERNAL
 
 
 def is_disk_full(error: BaseException | None) -> bool:

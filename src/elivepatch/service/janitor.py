@@ -8,28 +8,44 @@ noted but never handed to the engine, an execution that ended without being able
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from elivepatch.service.engine import Engine, Execution
-from elivepatch.service.faults import INTERNAL
-from elivepatch.service.jobs import Jobs
+from elivepatch.model.errors import Problem
+from elivepatch.service.engine import Engine, Execution, Runner, Standing
+from elivepatch.service.faults import INTERNAL, NO_WORKER
+from elivepatch.service.fleet import KNOWN_S, Fleet
+from elivepatch.service.jobs import Job, Jobs
 from elivepatch.service.work import cancelled, failed
 
 _logger = structlog.get_logger()
 
 
 class Janitor:
-    """Looks over the unfinished jobs every `interval_s` seconds.
+    """Looks over the unfinished jobs every `interval_s` seconds; every process may have one.
 
-    A disagreement counts when it is seen in two rounds: in between, one of the two may just be on its way.
+    A disagreement counts when it is seen in two rounds: in between, one of the two may just be on its way. `runner` is
+    what runs jobs in this process under the name `worker`; the jobs of other workers are theirs.
     """
 
-    def __init__(self, jobs: Jobs, engine: Engine, *, interval_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        engine: Engine,
+        fleet: Fleet,
+        *,
+        runner: Runner | None = None,
+        worker: str = "",
+        interval_s: float = 10.0,
+    ) -> None:
         self._jobs = jobs
         self._engine = engine
+        self._fleet = fleet
+        self._runner = runner
+        self._worker = worker
         self._interval_s = interval_s
-        self._suspects: dict[str, Execution] = {}
+        self._suspects: dict[str, Standing] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._rounds, name="janitor", daemon=True)
 
@@ -44,25 +60,39 @@ class Janitor:
 
     def look(self) -> None:
         """Go round once."""
-        seen: dict[str, Execution] = {}
-        for job in self._jobs.unfinished():
-            execution = self._engine.execution(job.id)
-            if execution is Execution.WAITING or self._engine.is_active(job.id):
+        seen: dict[str, Standing] = {}
+        unfinished = self._jobs.unfinished()
+        standings = self._engine.standings([job.id for job in unfinished])
+        routes = self._fleet.routes()
+        for job in unfinished:
+            standing = standings[job.id]
+            if self._agrees(job, standing, routes):
                 continue
-            if self._suspects.get(job.id) is execution:
-                self._mend(job.id, execution)
+            if self._suspects.get(job.id) == standing:
+                self._mend(job, standing)
             else:
-                seen[job.id] = execution
+                seen[job.id] = standing
         self._suspects = seen
 
-    def _mend(self, job: str, execution: Execution) -> None:
-        _logger.warning("job.mended", job=job, execution=execution.name.lower())
-        if execution is Execution.UNKNOWN:
-            self._engine.submit(job)
-        elif execution is Execution.RUNNING:
-            self._engine.resume(job)
+    def _agrees(self, job: Job, standing: Standing, routes: set[str]) -> bool:
+        if self._runner is not None and self._runner.is_active(job.id):
+            return True
+        if standing.execution is Execution.WAITING:
+            young = datetime.now(UTC) - job.created_at < timedelta(seconds=KNOWN_S)
+            return young or job.route in routes
+        return standing.execution is Execution.RUNNING and standing.worker != self._worker
+
+    def _mend(self, job: Job, standing: Standing) -> None:
+        _logger.warning("job.mended", job=job.id, execution=standing.execution.name.lower())
+        if standing.execution is Execution.UNKNOWN:
+            self._engine.submit(job.id, route=job.route, place=job.place)
+        elif standing.execution is Execution.RUNNING:
+            self._engine.resume(job.id, route=job.route)
         else:
-            self._jobs.finish(job, failed(INTERNAL), cancelled())
+            self._end(job, NO_WORKER if standing.execution is Execution.WAITING else INTERNAL)
+
+    def _end(self, job: Job, problem: Problem) -> None:
+        self._jobs.finish(job.id, failed(problem), cancelled())
 
     def _rounds(self) -> None:
         while not self._stopping.wait(self._interval_s):

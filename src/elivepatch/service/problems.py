@@ -5,23 +5,37 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from obstore.exceptions import BaseError
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
 from elivepatch.model.errors import ElivepatchError, Kind, Problem
-from elivepatch.service.faults import problem_of
+from elivepatch.service.faults import INTERNAL, problem_of
+from elivepatch.service.limits import TooMany
 
 _STATUS_OF_CODE = {
     "token-missing": HTTPStatus.UNAUTHORIZED,
     "token-refused": HTTPStatus.UNAUTHORIZED,
+    "role-insufficient": HTTPStatus.FORBIDDEN,
+    "patch-not-trusted": HTTPStatus.FORBIDDEN,
     "kernel-unknown": HTTPStatus.NOT_FOUND,
     "build-unknown": HTTPStatus.NOT_FOUND,
     "file-unknown": HTTPStatus.NOT_FOUND,
+    "token-unknown": HTTPStatus.NOT_FOUND,
+    "token-exists": HTTPStatus.CONFLICT,
     "blob-missing": HTTPStatus.GONE,
     "build-not-done": HTTPStatus.CONFLICT,
+    "range-not-satisfiable": HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    "rate-limited": HTTPStatus.TOO_MANY_REQUESTS,
+    "too-many-builds": HTTPStatus.TOO_MANY_REQUESTS,
+    "queue-full": HTTPStatus.TOO_MANY_REQUESTS,
     "server-stopping": HTTPStatus.SERVICE_UNAVAILABLE,
+    "database-away": HTTPStatus.SERVICE_UNAVAILABLE,
+    "store-away": HTTPStatus.SERVICE_UNAVAILABLE,
     "disk-full": HTTPStatus.INSUFFICIENT_STORAGE,
     "internal-error": HTTPStatus.INTERNAL_SERVER_ERROR,
     "blob-damaged": HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -35,7 +49,11 @@ _STATUS_OF_KIND = {
     Kind.HOST: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "request-too-large"}
+_COUNTED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
+_RETRY_S = 5
 _API_ADVICE = "The API is described in docs/api.md and by /v1/openapi.json."
+
+_logger = structlog.get_logger()
 
 
 def answer(problem: Problem, status: HTTPStatus | None = None) -> JSONResponse:
@@ -50,8 +68,14 @@ def answer(problem: Problem, status: HTTPStatus | None = None) -> JSONResponse:
         },
         status_code=chosen,
         media_type="application/problem+json",
-        headers={"WWW-Authenticate": "Bearer"} if chosen is HTTPStatus.UNAUTHORIZED else None,
+        headers=_headers(chosen),
     )
+
+
+def _headers(status: HTTPStatus) -> dict[str, str]:
+    if status is HTTPStatus.UNAUTHORIZED:
+        return {"WWW-Authenticate": "Bearer"}
+    return {"Retry-After": str(_RETRY_S)} if status is HTTPStatus.SERVICE_UNAVAILABLE else {}
 
 
 def install(app: FastAPI) -> None:
@@ -59,13 +83,21 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ElivepatchError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _of_the_protocol)
+    # Named, since for a plain Exception the traceback goes to the log even where the cause is known.
+    app.add_exception_handler(DBAPIError, _unexpected)
+    app.add_exception_handler(BaseError, _unexpected)
     app.add_exception_handler(Exception, _unexpected)
 
 
-def _ours(_request: Request, error: Exception) -> JSONResponse:
+def _ours(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, ElivepatchError):
         raise TypeError(type(error))
-    return answer(error.problem)
+    response = answer(error.problem)
+    if isinstance(error, TooMany):
+        response.headers["Retry-After"] = str(error.retry_s)
+    if response.status_code in _COUNTED:
+        request.app.state.services.metrics.refused(error.problem.code)
+    return response
 
 
 def _invalid(_request: Request, error: Exception) -> JSONResponse:
@@ -101,4 +133,7 @@ def _of_the_protocol(_request: Request, error: Exception) -> JSONResponse:
 
 
 def _unexpected(_request: Request, error: Exception) -> JSONResponse:
-    return answer(problem_of(error))
+    problem = problem_of(error)
+    if problem is INTERNAL:
+        _logger.error("request.unexpected-exception", exc_info=error)
+    return answer(problem)

@@ -13,7 +13,7 @@ from elivepatch.model.errors import Kind
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
-from elivepatch.service.jobs import Job
+from elivepatch.service.jobs import DEFAULT_TENANT, Job
 from elivepatch.service.store import Store
 
 _OURS = {Kind.ERROR, Kind.TRUST, Kind.HOST}
@@ -45,9 +45,13 @@ def request_from(data: dict[str, Any], store: Store) -> BuildRequest:
     )
 
 
-def job_key(build_key: Digest, request: BuildRequest) -> Digest:
-    """Return the digest of all that the answer depends on: the module's bytes and what is done with them."""
+def job_key(build_key: Digest, request: BuildRequest, tenant: str = DEFAULT_TENANT) -> Digest:
+    """Return the digest of all that the answer depends on: the module's bytes and what is done with them.
+
+    And of the tenant: one that got the answer to another's request at once would learn that it was asked.
+    """
     depends = {
+        "tenant": tenant,
         "build_key": build_key,
         "expectations": [asdict(expectation) for expectation in request.expectations],
         "trial": request.trial,

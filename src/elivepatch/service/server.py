@@ -3,40 +3,43 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import resource
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
 
-from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.service import api
-from elivepatch.service.auth import Tokens
-from elivepatch.service.database import migrate, open_database, sqlite_url
-from elivepatch.service.engine import Engine
+from elivepatch.service.catalogue import Catalogue, FleetCatalogue, LocalCatalogue
+from elivepatch.service.exclusive import alone
 from elivepatch.service.faults import DISK_FULL, is_disk_full
 from elivepatch.service.janitor import Janitor
-from elivepatch.service.jobs import Jobs
-from elivepatch.service.store import Store
-from elivepatch.service.work import Work
+from elivepatch.service.limits import Rate, Room
+from elivepatch.service.metrics import Metrics
+from elivepatch.service.overlays import Overlays
+from elivepatch.service.parts import KEY_FILE, TOKEN_FILE, make_state_directory, open_parts
+from elivepatch.service.retention import Retention
+from elivepatch.service.services import Services
+from elivepatch.service.watch import Watch
+from elivepatch.service.worker import Worker
 from elivepatch.service.workshop import Workshop
 from elivepatch.settings import ServerSettings
 from elivepatch.trust.keys import ServerKey
 
-KEY_FILE = "signing.key"
-TOKEN_FILE = "operator.token"  # noqa: S105 - a file's name
-
-_LISTEN_BACKLOG = 128
+# A thousand clients may come at once.
+_LISTEN_BACKLOG = 2048
+_FILES = 65_536
 # Together under the ten seconds after which init systems lose patience.
 _CONNECTIONS_S = 2
-_JOBS_S = 4
 
 _logger = structlog.get_logger()
 
@@ -44,7 +47,7 @@ _logger = structlog.get_logger()
 class _Uvicorn(uvicorn.Server):
     """Tells the rest of the process at once when a signal asks it to end."""
 
-    def __init__(self, config: uvicorn.Config, services: api.Services) -> None:
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
         self._services = services
 
@@ -56,64 +59,85 @@ class _Uvicorn(uvicorn.Server):
 
     def _stop(self) -> None:
         self._services.stopping.set()
-        self._services.work.stop()
+        self._services.watch.stop()
+        if self._services.worker is not None:
+            self._services.worker.interrupt()
 
 
-def serve(settings: ServerSettings, workshop: Workshop) -> None:
-    """Serve until SIGTERM or SIGINT, then end within ten seconds.
+def serve(settings: ServerSettings, workshop: Workshop | None) -> None:
+    """Serve until SIGTERM or SIGINT, then end within ten seconds. Without a workshop jobs are left to workers.
 
     Raises EnvironmentFault where the state directory is in use or cannot be written, or the port is taken.
     """
+    if workshop is None and not settings.database:
+        raise UsageError(
+            "worker-database",
+            "Workers of their own need a database that they share with the server.",
+            advice="Give PostgreSQL's URL with --database, or leave out --no-worker.",
+        )
     state = settings.state_dir
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        # People's patches, which may describe holes that are not public yet, and the digests of tokens.
-        state.chmod(0o700)
-    except OSError as error:
-        raise EnvironmentFault(
-            "state-directory",
-            f"{state} cannot be made the server's own: {error.strerror}.",
-            advice="Give a directory that this user may write with --state.",
-        ) from error
-    with _alone(state / "server.lock"), _listening(settings.host, settings.port) as listener:
+    make_state_directory(state)
+    with alone(state / "server.lock"), _listening(settings.host, settings.port) as listener:
         try:
-            _serve(state, workshop, listener)
+            _serve(settings, workshop, listener)
         except Exception as error:
             if is_disk_full(error):
                 raise EnvironmentFault(DISK_FULL.code, DISK_FULL.message, advice=DISK_FULL.advice) from error
             raise
 
 
-def assemble(state: Path, workshop: Workshop) -> api.Services:
-    """Return the parts of a server that keeps everything in `state`, none of them running yet."""
-    database = open_database(sqlite_url(state / "elivepatch.db"))
-    migrate(database)
-    tokens = Tokens(database)
-    if tokens.ensure_operator(state / TOKEN_FILE):
+def assemble(settings: ServerSettings, workshop: Workshop | None) -> Services:
+    """Return the parts of a server, none of them running yet."""
+    state = settings.state_dir
+    parts = open_parts(settings)
+    if parts.tokens.ensure_operator(state / TOKEN_FILE):
         _logger.info("token.written", file=str(state / TOKEN_FILE))
-    jobs = Jobs(database)
-    store = Store.in_directory(state / "store")
-    key = ServerKey.load_or_create(state / KEY_FILE)
-    work = Work(jobs=jobs, store=store, workshop=workshop, key=key, directory=state / "work")
-    return api.Services(
-        jobs=jobs,
-        store=store,
-        workshop=workshop,
-        engine=Engine(sqlite_url(state / "engine.db"), work),
-        work=work,
-        tokens=tokens,
-        public_key=key.public,
+    catalogue: Catalogue = (
+        FleetCatalogue(parts.fleet, parts.store) if workshop is None or parts.shared else LocalCatalogue(workshop)
+    )
+    room = Room(
+        parts.jobs,
+        queue=settings.queue_limit,
+        tenant=settings.tenant_limit,
+        reserve_mib=settings.disk_reserve_mib,
+        directories=tuple(place for place in (state, settings.cache_dir) if place.is_dir()),
+    )
+    return Services(
+        parts=parts,
+        jobs=parts.jobs,
+        store=parts.store,
+        engine=parts.engine,
+        tokens=parts.tokens,
+        audit=parts.audit,
+        fleet=parts.fleet,
+        catalogue=catalogue,
+        overlays=Overlays(settings.overlays),
+        rate=Rate(settings.requests_per_s),
+        room=room,
+        metrics=Metrics(parts.database, parts.fleet, room),
+        watch=Watch(parts.database),
+        key=ServerKey.load_or_create(state / KEY_FILE),
+        worker=Worker(parts, workshop) if workshop is not None else None,
         stopping=threading.Event(),
     )
 
 
-def _serve(state: Path, workshop: Workshop, listener: socket.socket) -> None:
-    services = assemble(state, workshop)
-    janitor = Janitor(services.jobs, services.engine)
-    services.work.sweep()
-    services.engine.start()
-    janitor.start()
-    _logger.info("server.listening", address=_address(listener), token_file=str(state / TOKEN_FILE))
+def _serve(settings: ServerSettings, workshop: Workshop | None, listener: socket.socket) -> None:
+    _allow_many_files()
+    services = assemble(settings, workshop)
+    janitor = Janitor(services.jobs, services.engine, services.fleet)
+    retention = Retention(services.parts)
+    if services.worker is not None:
+        services.worker.start()
+    else:
+        janitor.start()
+    retention.start()
+    services.watch.start()
+    _logger.info(
+        "server.listening",
+        address=_address(listener, tls=bool(settings.tls_certificate)),
+        token_file=str(settings.state_dir / TOKEN_FILE),
+    )
     server = _Uvicorn(
         uvicorn.Config(
             api.create(services),
@@ -121,6 +145,7 @@ def _serve(state: Path, workshop: Workshop, listener: socket.socket) -> None:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=_CONNECTIONS_S,
+            **_tls(settings),
         ),
         services,
     )
@@ -128,33 +153,53 @@ def _serve(state: Path, workshop: Workshop, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _no_news)
     server.run(sockets=[listener])
-    services.work.stop()
-    janitor.stop()
-    services.engine.stop(grace_s=_JOBS_S)
-    left = sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("dbos-executor"))
+    services.stopping.set()
+    services.engine.stop()
+    left: list[str] = []
+    if services.worker is not None:
+        left = services.worker.stop()
+    else:
+        janitor.stop()
+    retention.stop()
     _logger.info("server.stopped", busy_threads=left)
     if left:
         # A step that does not heed its cancellation; nothing it still does would be recorded.
         os._exit(0)
+    services.parts.close()
+
+
+def _tls(settings: ServerSettings) -> dict[str, Any]:
+    if not settings.tls_certificate:
+        return {}
+    try:
+        # uvicorn would say less about what is wrong.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key or None)
+        if settings.tls_client_ca:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(settings.tls_client_ca)
+    except (OSError, ssl.SSLError) as error:
+        raise EnvironmentFault(
+            "tls-files",
+            f"The server's certificate, key or client authority cannot be used: {error}.",
+            advice="Give PEM files that belong together: --tls-certificate, --tls-key, --tls-client-ca.",
+        ) from error
+    return {
+        "ssl_certfile": settings.tls_certificate,
+        "ssl_keyfile": settings.tls_key or None,
+        "ssl_ca_certs": settings.tls_client_ca or None,
+        "ssl_cert_reqs": ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
+    }
+
+
+def _allow_many_files() -> None:
+    """Raise the limit on open files, of which every follower of a job has one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _no_news(_number: int, _frame: FrameType | None) -> None:
     """Heed a signal by doing nothing; SIG_IGN would be handed down to the programs that jobs start."""
-
-
-@contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Hold the state directory: two servers in it would run each job twice."""
-    with file.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EnvironmentFault(
-                "state-in-use",
-                f"Another server uses {file.parent}.",
-                advice="Stop that one, or give this one a directory of its own with --state.",
-            ) from error
-        yield
 
 
 @contextmanager
@@ -172,6 +217,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _address(listener: socket.socket) -> str:
+def _address(listener: socket.socket, *, tls: bool) -> str:
+    scheme = "https" if tls else "http"
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

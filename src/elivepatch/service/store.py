@@ -4,16 +4,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, ObjectStore
+from obstore.store import LocalStore, ObjectStore, from_url
 
 from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.model.kernel import Digest
 
+GRACE = timedelta(hours=24)
+"""A blob that nothing names is left alone for so long: what names it may just be on its way."""
+
+_PROBE = "probe"
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -38,13 +46,32 @@ class Store:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return cls(LocalStore(directory))
 
+    @classmethod
+    def at(cls, url: str) -> Store:
+        """Return the store at `url`, for example `s3://BUCKET/PREFIX`.
+
+        Endpoint, region and credentials come from the environment as obstore reads them (AWS_ENDPOINT_URL,
+        AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION). Raises EnvironmentFault where the URL is not understood.
+        """
+        try:
+            local = url.startswith("s3://") and os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+            options: Any = {"client_options": {"allow_http": True}} if local else {}
+            return cls(from_url(url, **options))
+        except (BaseError, ValueError) as error:
+            raise EnvironmentFault(
+                "store-url",
+                "The store's URL cannot be understood.",
+                advice="Write s3://BUCKET/PREFIX, or leave it out for a directory in the state directory.",
+            ) from error
+
     def put(self, data: bytes) -> Digest:
         """Keep `data` and return its digest. A damaged blob of that name is replaced."""
         digest = digest_of(data)
         try:
             obstore.put(self._backend, _key(digest), data, mode="create")
         except AlreadyExistsError:
-            if not self._is_whole(digest):
+            # One that is about to be collected is written again: that makes it young.
+            if self._is_old(digest) or not self._is_whole(digest):
                 obstore.put(self._backend, _key(digest), data, mode="overwrite")
         return digest
 
@@ -68,6 +95,35 @@ class Store:
                 advice="Submit the job again, and have the server's disk and its users looked at.",
             )
         return data
+
+    def collect(self, named: set[str], *, grace: timedelta = GRACE) -> int:
+        """Remove the blobs that `named` does not have and that are older than `grace`; return how many they were."""
+        until = datetime.now(UTC) - grace
+        removed = 0
+        for path, modified in self._all():
+            if path.rpartition("/")[2] not in named and modified < until:
+                obstore.delete(self._backend, path)
+                removed += 1
+        return removed
+
+    def check(self) -> None:
+        """Write, read and remove a small file; raises what the backend raises where that does not work."""
+        obstore.put(self._backend, _PROBE, b"probe")
+        obstore.get(self._backend, _PROBE).bytes()
+        obstore.delete(self._backend, _PROBE)
+
+    def _all(self) -> Iterator[tuple[str, datetime]]:
+        for chunk in obstore.list(self._backend, "sha256"):
+            found: Sequence[Any] = chunk
+            for blob in found:
+                yield str(blob["path"]), blob["last_modified"]
+
+    def _is_old(self, digest: Digest) -> bool:
+        try:
+            modified = obstore.head(self._backend, _key(digest))["last_modified"]
+        except FileNotFoundError:
+            return False
+        return modified < datetime.now(UTC) - GRACE / 2
 
     def _is_whole(self, digest: Digest) -> bool:
         try:

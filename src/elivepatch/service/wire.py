@@ -6,8 +6,9 @@ from __future__ import annotations
 import base64
 import binascii
 import unicodedata
+from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +17,9 @@ from elivepatch.model.errors import Kind, UsageError
 from elivepatch.model.kernel import parse_release
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
-from elivepatch.service.jobs import Job
+from elivepatch.service.audit import Entry
+from elivepatch.service.auth import Account, Role, Token
+from elivepatch.service.jobs import DEFAULT_TENANT, Job
 
 MAX_BODY_BYTES = 24 * 1024 * 1024
 MAX_PATCHES = 64
@@ -76,6 +79,8 @@ class BuildBody(_Sent):
     trial: bool = True
     check_only: bool = False
     replace: bool = Field(default=True, description="Whether the livepatch takes all earlier ones away.")
+    priority: Literal["interactive", "automatic"] = "interactive"
+    fresh: bool = Field(default=False, description="Build although there is an answer; needs the role operator.")
 
     def request(self) -> BuildRequest:
         """Return the request; raises UsageError where a part of it cannot be understood."""
@@ -133,7 +138,85 @@ class PageAnswer(BaseModel):
     """Jobs, newest first. `next` is the `before` of the page that follows, null on the last one."""
 
     builds: list[BuildAnswer]
+    next: str | None
+
+
+class TokenBody(_Sent):
+    """A token to be made. `kernel` binds it to the jobs for one release; without `days` it never expires."""
+
+    name: str = Field(max_length=40, pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    role: Role = Field(strict=False)
+    tenant: str = Field(default=DEFAULT_TENANT, max_length=40, pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    kernel: str = Field(default="", max_length=100)
+    days: int | None = Field(default=None, ge=1, le=3650)
+
+    def account(self) -> Account:
+        """Return the account; raises UsageError where the kernel is no release."""
+        return Account(
+            name=self.name, role=self.role, tenant=self.tenant, kernel=parse_release(self.kernel) if self.kernel else ""
+        )
+
+
+class TokenAnswer(BaseModel):
+    """A token, without the token itself."""
+
+    name: str
+    role: Role
+    tenant: str
+    kernel: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, token: Token) -> Self:
+        """Return what the network is told about `token`."""
+        return cls.model_validate(asdict(token))
+
+
+class TokensAnswer(BaseModel):
+    """All tokens, by name."""
+
+    tokens: list[TokenAnswer]
+
+
+class MadeTokenAnswer(BaseModel):
+    """A new token; it is never shown again."""
+
+    name: str
+    token: str
+
+
+class EntryAnswer(BaseModel):
+    """One line of the audit log."""
+
+    number: int
+    at: str
+    who: str
+    tenant: str
+    action: str
+    subject: str
+    previous: str
+    digest: str
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        """Return what the network is told about `entry`."""
+        return cls.model_validate(asdict(entry))
+
+
+class AuditAnswer(BaseModel):
+    """Lines of the audit log, oldest first. `next` is the `after` of the page that follows, null on the last one."""
+
+    entries: list[EntryAnswer]
     next: int | None
+
+
+class ReadyAnswer(BaseModel):
+    """Whether the server can work, and what it lacks."""
+
+    status: Literal["ready", "not-ready"]
+    lacks: list[str]
 
 
 class ProblemAnswer(BaseModel):

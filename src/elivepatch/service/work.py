@@ -23,15 +23,12 @@ from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event, Progress
 from elivepatch.process import Cancellation
 from elivepatch.service.engine import Json, Stopped
-from elivepatch.service.faults import CANCELLED, CRASHED, INTERNAL, problem_of
+from elivepatch.service.faults import CANCELLED, CRASHED, INTERNAL, OVERDUE, problem_of
 from elivepatch.service.jobs import Job, Jobs, Outcome
 from elivepatch.service.records import livepatch_from, outcome_record, request_from, result_of
 from elivepatch.service.store import Store
 from elivepatch.service.textlog import readable
 from elivepatch.service.workshop import Workshop
-from elivepatch.trust.envelope import sign_livepatch
-from elivepatch.trust.keys import ServerKey
-from elivepatch.trust.statement import Statement
 
 MAX_ATTEMPTS = 3
 """How often a job is taken up again after the server died under it."""
@@ -39,6 +36,9 @@ MAX_ATTEMPTS = 3
 _EVENTS_PER_ATTEMPT = 5000
 _EVENT_INTERVAL_S = 0.1
 _LOG_BYTES = 10 * 1024 * 1024
+
+STEP_LIMIT_S = 3600.0
+"""How long a build, or a trial, may take."""
 
 _Step = Callable[[Job, Path, Path, Cancellation], Json]
 
@@ -59,21 +59,38 @@ def failed(problem: Problem) -> Outcome:
     return Outcome(result=Result.ERROR, reusable=False, report={"problem": problem.as_dict()})
 
 
+class _Running:
+    """A step that is being done, and why it is to end early."""
+
+    def __init__(self) -> None:
+        self.cancellation = Cancellation.new()
+        self.lost = threading.Event()
+        self.overdue = threading.Event()
+
+    def run_out(self) -> None:
+        """End the step because its time is over."""
+        self.overdue.set()
+        self.cancellation.event.set()
+
+
 class Work:
     """The steps of a job (`engine.Steps`), and the two ways to end them early."""
 
-    def __init__(self, *, jobs: Jobs, store: Store, workshop: Workshop, key: ServerKey, directory: Path) -> None:
+    def __init__(
+        self, *, jobs: Jobs, store: Store, workshop: Workshop, directory: Path, step_limit_s: float = STEP_LIMIT_S
+    ) -> None:
         self._jobs = jobs
         self._store = store
         self._workshop = workshop
-        self._key = key
         self._directory = directory
+        self._step_limit_s = step_limit_s
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._running: dict[str, Cancellation] = {}
+        self._running: dict[str, _Running] = {}
 
     def sweep(self) -> None:
         """Remove what an earlier process left behind, and make the directory of the work directories."""
+        self._workshop.sweep()
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -81,14 +98,21 @@ class Work:
         """End the programs that this process runs for a job whose cancellation is noted in the database."""
         with self._lock:
             if job in self._running:
-                self._running[job].event.set()
+                self._running[job].cancellation.event.set()
+
+    def abandon(self) -> None:
+        """End all programs of the jobs that are under way here: other workers have taken them over."""
+        with self._lock:
+            for running in self._running.values():
+                running.lost.set()
+                running.cancellation.event.set()
 
     def stop(self) -> None:
         """End all programs; the jobs are left as they are, to be taken up at the next start."""
         self._stopping.set()
         with self._lock:
-            for cancellation in self._running.values():
-                cancellation.event.set()
+            for running in self._running.values():
+                running.cancellation.event.set()
 
     def begin(self, job: str) -> bool:
         """Count an attempt; False for a job that is done, or that has had all its attempts and is ended here."""
@@ -134,7 +158,6 @@ class Work:
                 "notes": built["notes"],
                 "seconds": built["seconds"] | tried["seconds"],
                 "trial": tried["trial"],
-                "signature": self._sign(job, built["livepatch"]) if served is not None else None,
             },
             module_digest=served,
             log_digest=built["log"],
@@ -142,16 +165,6 @@ class Work:
         )
         ended = self._jobs.finish(job, outcome, cancelled())
         _logger.info("job.done", job=job, result=ended.result if ended is not None else None)
-
-    def _sign(self, job: str, livepatch: Json) -> Digest | None:
-        """Put the signed statement about a livepatch that passed into the store; the same each time."""
-        kept = self._jobs.get(job)
-        if kept is None:
-            return None
-        request = kept.request
-        series = [Digest(patch["digest"]) for patch in request["patches"]]
-        statement = Statement.of(livepatch_from(livepatch), series=series, replace=request["replace"])
-        return self._store.put(sign_livepatch(self._key, statement))
 
     def _build(self, job: Job, directory: Path, log: Path, cancellation: Cancellation) -> Json:
         outcome = self._workshop.build(
@@ -200,15 +213,15 @@ class Work:
         The answer has under `kept_as` the digest of what the step's tools printed.
         """
         top = self._directory / job
-        with self._tracked(job) as cancellation:
+        with self._tracked(job) as running:
             try:
-                answer = self._answered(job, lambda: self._in_directory(job, top, kept_as, work, cancellation))
+                answer = self._answered(job, lambda: self._in_directory(job, top, kept_as, work, running))
             finally:
                 shutil.rmtree(top, ignore_errors=True)
-            self._leave_if_stopping(job)
+            self._leave_if_told(job)
             return answer
 
-    def _in_directory(self, job: str, top: Path, kept_as: str, work: _Step, cancellation: Cancellation) -> Json:
+    def _in_directory(self, job: str, top: Path, kept_as: str, work: _Step, running: _Running) -> Json:
         shutil.rmtree(top, ignore_errors=True)
         directory = top / "work"
         directory.mkdir(mode=0o700, parents=True)
@@ -216,7 +229,9 @@ class Work:
         kept = self._jobs.get(job)
         if kept is None or kept.cancel_requested:
             return _unanswered(CANCELLED)
-        answer = self._answered(job, lambda: work(kept, directory, printed, cancellation))
+        answer = self._answered(job, lambda: work(kept, directory, printed, running.cancellation))
+        if running.overdue.is_set():
+            answer = _unanswered(OVERDUE)
         # First, so that there is room for what explains a full disk.
         shutil.rmtree(directory, ignore_errors=True)
         if printed.is_file():
@@ -227,23 +242,33 @@ class Work:
         try:
             return work()
         except Exception as error:  # noqa: BLE001 - the one edge at which any exception becomes a job's answer
-            self._leave_if_stopping(job)
+            self._leave_if_told(job)
             return _unanswered(self._told(job, error))
 
     @contextmanager
-    def _tracked(self, job: str) -> Iterator[Cancellation]:
-        cancellation = Cancellation.new()
+    def _tracked(self, job: str) -> Iterator[_Running]:
+        running = _Running()
         with self._lock:
-            self._running[job] = cancellation
+            self._running[job] = running
         if self._stopping.is_set():
-            cancellation.event.set()
+            running.cancellation.event.set()
+        alarm = threading.Timer(self._step_limit_s, running.run_out)
+        alarm.daemon = True
+        alarm.start()
         try:
-            yield cancellation
+            yield running
         finally:
+            alarm.cancel()
             with self._lock:
-                del self._running[job]
+                # A job that was lost and came back here has its own entry by now.
+                if self._running.get(job) is running:
+                    del self._running[job]
 
-    def _leave_if_stopping(self, job: str) -> None:
+    def _leave_if_told(self, job: str) -> None:
+        with self._lock:
+            running = self._running.get(job)
+        if running is not None and running.lost.is_set():
+            raise Stopped
         if self._stopping.is_set():
             self._jobs.interrupt(job)
             raise Stopped

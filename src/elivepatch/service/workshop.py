@@ -23,6 +23,9 @@ class Workshop(Protocol):
     return or raise within two seconds; what they return then is not looked at.
     """
 
+    def sweep(self) -> None:
+        """Remove what a process that was killed left behind; called before anything is built."""
+
     def kernels(self) -> list[KernelIdentity]:
         """Return the kernels that can be built for."""
 
@@ -32,8 +35,8 @@ class Workshop(Protocol):
         Raises UsageError or EnvironmentFault, for example with the code `kernel-unknown`.
         """
 
-    def build_key(self, request: BuildRequest) -> Digest:
-        """Return the digest of all that determines the bytes of the module.
+    def facts(self, release: str) -> Digest:
+        """Return the digest of all that determines, together with the series, the bytes of a module.
 
         Raises UsageError or EnvironmentFault, for example with the code `kernel-unknown`.
         """

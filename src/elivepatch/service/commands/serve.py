@@ -22,7 +22,25 @@ def register(subparsers: Subparsers) -> None:
     add_settings(parser)
     parser.add_argument("--host", help="the address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="the port to listen on (default: 8440)")
+    parser.add_argument(
+        "--no-worker", action="store_true", help="answer only; `elivepatch-server worker` does the jobs"
+    )
+    add_worker(parser)
+    parser.add_argument("--tls-certificate", metavar="FILE", help="speak TLS with this certificate chain (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", help="its private key, where it is not in the same file")
+    parser.add_argument("--tls-client-ca", metavar="FILE", help="let in only clients with a certificate of these")
+    parser.add_argument("--overlays", metavar="DIR", help="patches that the role submitter may ask for")
+    parser.add_argument(
+        "--legacy", metavar="NETWORKS", help="speak the protocol of 2017 with clients of these addresses"
+    )
+    parser.add_argument("--legacy-tenant", metavar="NAME", help="whose their builds are (default: legacy)")
     parser.set_defaults(run=run)
+
+
+def add_worker(parser: argparse.ArgumentParser) -> None:
+    """Add the options of whoever runs jobs."""
+    parser.add_argument("--worker", metavar="NAME", help="this worker's own name (default: the host's)")
+    parser.add_argument("--step-limit-s", metavar="S", type=float, help="how long a build may take (default: 3600)")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +49,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", metavar="DIR", dest="state_dir", type=Path, help="what must be backed up")
     parser.add_argument("--cache", metavar="DIR", dest="cache_dir", type=Path, help="what can be made again")
     parser.add_argument("--jobs", metavar="N", type=int, help="how many compilers run at once (default: all cores)")
+    parser.add_argument("--database", metavar="URL", help="PostgreSQL; SQLite in the state directory without")
+    parser.add_argument("--store", metavar="URL", help="S3 and the like; a directory in the state directory without")
 
 
 def settings_of(arguments: argparse.Namespace) -> ServerSettings:
@@ -48,5 +68,5 @@ def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
     """Serve until told to stop."""
     settings = settings_of(arguments)
     log.set_up()
-    serve(settings, BuildingWorkshop(settings))
+    serve(settings, None if arguments.no_worker else BuildingWorkshop(settings))
     return ExitStatus.OK

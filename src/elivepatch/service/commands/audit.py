@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch-server audit`: who did what, and whether the log of it is whole."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import asdict
+
+from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus, UsageError
+from elivepatch.output import Output
+from elivepatch.service.audit import START, Audit
+from elivepatch.service.commands.serve import add_settings, settings_of
+from elivepatch.service.database import migrate, open_database
+from elivepatch.service.parts import database_url, make_state_directory
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser("audit", help="the log of who did what: verify", allow_abbrev=False)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    verify = actions.add_parser("verify", help="check that no entry was changed or taken out", allow_abbrev=False)
+    verify.add_argument("--head", metavar="DIGEST", help="a digest noted earlier, which must still be part of it")
+    verify.add_argument("--json", action="store_true", help="print JSON")
+    add_settings(verify)
+    verify.set_defaults(run=_verify)
+
+
+def _verify(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    head = arguments.head or START
+    if not re.fullmatch(r"[0-9a-f]{64}", head, re.ASCII):
+        raise UsageError("audit-head", "That is no digest.", advice="Give the 64 digits that an earlier run printed.")
+    settings = settings_of(arguments)
+    make_state_directory(settings.state_dir)
+    database = open_database(database_url(settings))
+    try:
+        migrate(database)
+        seen = Audit(database).verify(head)
+    finally:
+        database.dispose()
+    output.document(asdict(seen))
+    if seen.broken is not None:
+        output.line(f"The log was changed: entry {seen.broken} does not follow from the one before.")
+        return ExitStatus.TRUST
+    if not seen.seen:
+        output.line("The log was cut: the digest noted earlier is no part of it any more.")
+        return ExitStatus.TRUST
+    output.line(f"{seen.entries} entries, none changed. Note the last one's digest elsewhere: {seen.head}")
+    return ExitStatus.OK

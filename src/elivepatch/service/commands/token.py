@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch-server token`: who may ask the server for what."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus
+from elivepatch.model.kernel import parse_release
+from elivepatch.output import Output
+from elivepatch.service.audit import Audit
+from elivepatch.service.auth import Account, Role, Token, Tokens
+from elivepatch.service.commands.serve import add_settings, settings_of
+from elivepatch.service.database import migrate, open_database
+from elivepatch.service.jobs import DEFAULT_TENANT
+from elivepatch.service.parts import database_url, make_state_directory
+
+_HERE = "console"
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser("token", help="tokens of clients: add, list, revoke", allow_abbrev=False)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    add = actions.add_parser("add", help="make a token and show it, once", allow_abbrev=False)
+    add.add_argument("name", metavar="NAME", help="who will use it; never used again")
+    add.add_argument("--role", required=True, choices=[role.value for role in Role])
+    add.add_argument("--tenant", default=DEFAULT_TENANT, help="whose builds it sees (default: default)")
+    add.add_argument("--kernel", metavar="RELEASE", help="the only kernel that it sees builds for")
+    add.add_argument("--days", type=int, help="how long it is valid (default: until it is revoked)")
+    _common(add, _add)
+    _common(actions.add_parser("list", help="list the tokens", allow_abbrev=False), _list)
+    revoke = actions.add_parser("revoke", help="let a token in no more", allow_abbrev=False)
+    revoke.add_argument("name", metavar="NAME")
+    _common(revoke, _revoke)
+
+
+def _common(parser: argparse.ArgumentParser, run: object) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_settings(parser)
+    parser.set_defaults(run=run)
+
+
+@contextmanager
+def _opened(arguments: argparse.Namespace) -> Iterator[tuple[Tokens, Audit]]:
+    settings = settings_of(arguments)
+    make_state_directory(settings.state_dir)
+    database = open_database(database_url(settings))
+    try:
+        migrate(database)
+        yield Tokens(database), Audit(database)
+    finally:
+        database.dispose()
+
+
+def _add(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    account = Account(
+        name=arguments.name,
+        role=Role(arguments.role),
+        tenant=arguments.tenant,
+        kernel=parse_release(arguments.kernel) if arguments.kernel else "",
+    )
+    with _opened(arguments) as (tokens, audit):
+        token = tokens.add(account, days=arguments.days)
+        audit.note(who=_HERE, tenant=account.tenant, action="token.add", subject=account.name)
+    output.document({"name": account.name, "token": token})
+    output.line(token)
+    output.note("This is the only time that the token is shown.")
+    return ExitStatus.OK
+
+
+def _list(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    with _opened(arguments) as (tokens, _):
+        found = tokens.list()
+    output.document([asdict(token) for token in found])
+    rows = [(token.name, token.role.value, token.tenant, token.kernel or "any", _state(token)) for token in found]
+    output.table(("NAME", "ROLE", "TENANT", "KERNEL", "STATE"), rows)
+    return ExitStatus.OK
+
+
+def _state(token: Token) -> str:
+    if token.revoked_at is not None:
+        return "revoked"
+    if not token.is_valid:
+        return "expired"
+    return "valid" if token.expires_at is None else f"valid until {token.expires_at:%Y-%m-%d}"
+
+
+def _revoke(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    with _opened(arguments) as (tokens, audit):
+        revoked = tokens.revoke(arguments.name)
+        audit.note(who=_HERE, tenant=revoked.tenant, action="token.revoke", subject=revoked.name)
+    output.document(asdict(revoked))
+    output.line(f"{revoked.name} is let in no more.")
+    return ExitStatus.OK

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch-server worker`: work on the jobs of a server that runs elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+
+from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus
+from elivepatch.output import Output
+from elivepatch.service import log
+from elivepatch.service.building import BuildingWorkshop
+from elivepatch.service.commands.serve import add_settings, add_worker, settings_of
+from elivepatch.service.worker import work
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser("worker", help="work on the jobs of a server elsewhere", allow_abbrev=False)
+    add_settings(parser)
+    add_worker(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
+    """Work until told to stop."""
+    settings = settings_of(arguments)
+    log.set_up()
+    work(settings, BuildingWorkshop(settings))
+    return ExitStatus.OK

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files over HTTP: with their digest, whole or in part, and not at all where the client has them already (RFC 9110)."""
+
+from __future__ import annotations
+
+import base64
+import re
+
+from fastapi import Request, Response
+
+from elivepatch.model.errors import EnvironmentFault, Kind, Problem, TrustError, UsageError
+from elivepatch.model.kernel import Digest
+from elivepatch.service.jobs import Job
+from elivepatch.service.problems import answer
+from elivepatch.service.services import Services
+from elivepatch.service.store import digest_of
+
+_RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})", re.ASCII)
+
+_OUT_OF_RANGE = Problem(
+    code="range-not-satisfiable",
+    kind=Kind.USAGE,
+    message="The range begins behind the end of the file.",
+    advice="Ask without a range; Content-Range says how long the file is.",
+)
+
+
+def of_job(
+    request: Request, services: Services, job: Job, digest: Digest | None, name: str, media_type: str
+) -> Response:
+    """Answer with a file of a job from the store; raises UsageError where the job has none.
+
+    A job whose file is gone or damaged answers no more requests: the next one of the same is built anew.
+    """
+    if digest is None:
+        raise missing(name)
+    if _has(request, digest):
+        return Response(status_code=304, headers={"ETag": f'"{digest}"'})
+    try:
+        content = services.store.get(digest)
+    except (EnvironmentFault, TrustError):
+        services.jobs.forget(job.id)
+        raise
+    return of_bytes(request, content, name, media_type)
+
+
+def missing(name: str) -> UsageError:
+    """Return the error of a job that has no such file."""
+    return UsageError("file-unknown", f"This job has no {name}.", advice="The job's report says how it ended.")
+
+
+def of_bytes(request: Request, content: bytes, name: str, media_type: str) -> Response:
+    """Answer with `content`, or with the one range of it that was asked for."""
+    digest = digest_of(content)
+    if _has(request, digest):
+        return Response(status_code=304, headers={"ETag": f'"{digest}"'})
+    encoded = base64.b64encode(bytes.fromhex(digest)).decode("ascii")
+    headers = {
+        "ETag": f'"{digest}"',
+        "Repr-Digest": f"sha-256=:{encoded}:",
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "X-Content-Type-Options": "nosniff",
+        "Accept-Ranges": "bytes",
+    }
+    span = _span(request, digest, len(content))
+    if span is None:
+        return Response(content, media_type=media_type, headers=headers)
+    first, last = span
+    if first > last:
+        refused = answer(_OUT_OF_RANGE)
+        refused.headers["Content-Range"] = f"bytes */{len(content)}"
+        return refused
+    headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+    return Response(content[first : last + 1], status_code=206, media_type=media_type, headers=headers)
+
+
+def _has(request: Request, digest: Digest) -> bool:
+    return digest in request.headers.get("if-none-match", "")
+
+
+def _span(request: Request, digest: Digest, size: int) -> tuple[int, int] | None:
+    """Return the first and last byte that are asked for; None for all, the first behind the last for none.
+
+    What is no single range of bytes is no range at all (RFC 9110 §14.2), and so is one of another representation.
+    """
+    found = _RANGE.fullmatch(request.headers.get("range", ""))
+    if found is None or found.group(0) == "bytes=-" or digest not in request.headers.get("if-range", digest):
+        return None
+    first, last = found.groups()
+    if not first:
+        length = min(int(last), size)
+        return (size - length, size - 1) if length else (1, 0)
+    if last and int(last) < int(first):
+        return None
+    return (int(first), min(int(last) if last else size - 1, size - 1)) if int(first) < size else (1, 0)

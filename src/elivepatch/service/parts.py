@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the server, a worker and the commands about them share: database, store and engine, by the settings."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.service import engine
+from elivepatch.service.audit import Audit
+from elivepatch.service.auth import Tokens
+from elivepatch.service.database import is_away, migrate, open_database, sqlite_url
+from elivepatch.service.fleet import Fleet
+from elivepatch.service.jobs import Jobs
+from elivepatch.service.store import Store
+from elivepatch.settings import ServerSettings
+
+DATABASE_FILE = "elivepatch.db"
+ENGINE_FILE = "engine.db"
+STORE_DIRECTORY = "store"
+WORK_DIRECTORY = "work"
+KEY_FILE = "signing.key"
+TOKEN_FILE = "operator.token"  # noqa: S105 - a file's name
+
+_EMBEDDED = "server"
+_WORKER_PATIENCE_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts, none of which runs anything. `shared` says that other processes may work on the same jobs."""
+
+    settings: ServerSettings
+    database: sa.Engine
+    engine_url: str
+    engine: engine.Engine
+    store: Store
+    jobs: Jobs
+    tokens: Tokens
+    audit: Audit
+    fleet: Fleet
+    shared: bool
+
+    @property
+    def worker_jobs(self) -> Jobs:
+        """The jobs for a worker, which waits for a database that is restarted."""
+        return Jobs(self.database, patience_s=_WORKER_PATIENCE_S)
+
+    @property
+    def worker_name(self) -> str:
+        """The name under which this process runs jobs."""
+        if not self.shared:
+            return _EMBEDDED
+        return self.settings.worker or socket.gethostname()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.engine.close()
+        self.database.dispose()
+
+
+def database_url(settings: ServerSettings) -> str:
+    """Return the URL of the database with jobs, tokens, audit log."""
+    return settings.database or sqlite_url(settings.state_dir / DATABASE_FILE)
+
+
+def engine_url(settings: ServerSettings) -> str:
+    """Return the URL of the database with the execution of jobs: the same one, in a schema of its own, or a file."""
+    return settings.database or sqlite_url(settings.state_dir / ENGINE_FILE)
+
+
+def make_state_directory(directory: Path) -> None:
+    """Make the state directory the server's own; raises EnvironmentFault where that cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # People's patches, which may describe holes that are not public yet, and the digests of tokens.
+        directory.chmod(0o700)
+    except OSError as error:
+        raise EnvironmentFault(
+            "state-directory",
+            f"{directory} cannot be made the server's own: {error.strerror}.",
+            advice="Give a directory that this user may write with --state.",
+        ) from error
+
+
+def open_parts(settings: ServerSettings) -> Parts:
+    """Open database and store, make or migrate the tables.
+
+    Raises EnvironmentFault where the database does not answer or a URL cannot be understood.
+    """
+    database = open_database(database_url(settings))
+    try:
+        migrate(database)
+        engine.prepare(engine_url(settings))
+        opened = engine.Engine(engine_url(settings))
+    except sa.exc.DBAPIError as error:
+        if not is_away(error):
+            raise
+        raise EnvironmentFault(
+            "database-away",
+            "The database does not answer.",
+            advice="Look whether PostgreSQL runs and lets this user in, and at the setting `database`.",
+        ) from error
+    directory = settings.state_dir / STORE_DIRECTORY
+    return Parts(
+        settings=settings,
+        database=database,
+        engine_url=engine_url(settings),
+        engine=opened,
+        store=Store.at(settings.store) if settings.store else Store.in_directory(directory),
+        jobs=Jobs(database),
+        tokens=Tokens(database),
+        audit=Audit(database),
+        fleet=Fleet(database),
+        shared=bool(settings.database),
+    )

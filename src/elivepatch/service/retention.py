@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is not kept for ever: old jobs and their events, the engine's notes about jobs that ended, files nobody names.
+
+A file goes only when no job, whatever its state, and no worker's offer names it, and when it is a day old: what names
+it may just be on its way into the database.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+import structlog
+
+from elivepatch.model.build import Status
+from elivepatch.service.database import builds, events, one_at_a_time
+from elivepatch.service.parts import Parts
+
+_EVERY_S = 3600.0
+_FIRST_S = 60.0
+_SWEEPING = 0x656C7003
+_AT_ONCE = 500
+_FILES = ("module_digest", "log_digest", "console_digest")
+# For so long the progress of a job that ended can be read again, and its execution be looked up.
+_PROGRESS = timedelta(days=7)
+_EXECUTION = timedelta(hours=1)
+_SILENT_WORKER_S = 7 * 24 * 3600.0
+
+_logger = structlog.get_logger()
+
+
+class Retention:
+    """Goes round every hour."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._keep = timedelta(days=parts.settings.keep_days)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._rounds, name="retention", daemon=True)
+        # Ended jobs whose execution was forgotten already, up to this moment.
+        self._forgotten = datetime.min.replace(tzinfo=UTC)
+
+    def start(self) -> None:
+        """Begin to go round, in a thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Go round no more."""
+        self._stopping.set()
+        self._thread.join(timeout=2.0)
+
+    def sweep(self, *, now: datetime | None = None) -> dict[str, int]:
+        """Go round once and return how much was removed, by kind."""
+        moment = now or datetime.now(UTC)
+        with one_at_a_time(self._parts.database, _SWEEPING):
+            removed = {
+                "executions": self._forget_executions(moment),
+                "events": self._delete_progress(moment - _PROGRESS),
+                "jobs": self._delete_jobs(moment - self._keep),
+                "workers": self._parts.fleet.forget(silent_s=_SILENT_WORKER_S),
+            }
+            removed["files"] = self._parts.store.collect(self._named())
+        if any(removed.values()):
+            _logger.info("retention.swept", **removed)
+        return removed
+
+    def _forget_executions(self, moment: datetime) -> int:
+        until = moment - _EXECUTION
+        ended = sa.select(builds.c.id).where(
+            builds.c.status == Status.DONE, builds.c.done_at > self._forgotten, builds.c.done_at <= until
+        )
+        with self._parts.database.connect() as connection:
+            jobs = list(connection.execute(ended).scalars())
+        self._parts.engine.forget(jobs)
+        self._forgotten = until
+        return len(jobs)
+
+    def _delete_progress(self, until: datetime) -> int:
+        old = sa.select(builds.c.id).where(builds.c.status == Status.DONE, builds.c.done_at < until)
+        with self._parts.database.begin() as connection:
+            return connection.execute(
+                sa.delete(events).where(events.c.kind == "progress", events.c.build.in_(old))
+            ).rowcount
+
+    def _delete_jobs(self, until: datetime) -> int:
+        # Never one that is under way, however long that is.
+        old = (builds.c.status == Status.DONE, builds.c.done_at < until)
+        with self._parts.database.begin() as connection:
+            return connection.execute(sa.delete(builds).where(*old)).rowcount
+
+    def _named(self) -> set[str]:
+        named = {str(offer.sources) for member in self._parts.fleet.members() for offer in member.offers}
+        last = 0
+        while rows := self._after(last):
+            for row in rows:
+                named.update(str(row[column]) for column in _FILES if row[column] is not None)
+                named.update(patch["digest"] for patch in row["request"].get("patches", []))
+            last = rows[-1]["number"]
+        return named
+
+    def _after(self, number: int) -> Sequence[sa.RowMapping]:
+        columns = [builds.c[name] for name in ("number", "request", *_FILES)]
+        query = sa.select(*columns).where(builds.c.number > number).order_by(builds.c.number).limit(_AT_ONCE)
+        with self._parts.database.connect() as connection:
+            return connection.execute(query).mappings().all()
+
+    def _rounds(self) -> None:
+        wait_s = _FIRST_S
+        while not self._stopping.wait(wait_s):
+            wait_s = _EVERY_S
+            try:
+                self.sweep()
+            except Exception:
+                # A round that fails, while the database is away for one, must not be the last.
+                _logger.exception("retention.round-failed")
