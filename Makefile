@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export ELIVEPATCH_CACHE_DIR ?= /var/cache/elivepatch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit integration kernel bench corpus requirements docs clean
+.PHONY: help setup demo test lint unit integration kernel bench chaos corpus requirements docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ kernel: $(VENV)/ready ## run the tests that build livepatches and boot kernels
 
 bench: $(VENV)/ready ## measure where the time goes, into bench/results.json
 	$(BIN)/python bench/bench.py
+
+chaos: $(VENV)/ready ## kill, freeze and restart what does the jobs, into bench/chaos.json
+	$(BIN)/python bench/chaos.py
 
 corpus: $(VENV)/ready ## build and try a folder of real fixes (DIR=...), into bench/corpus.json
 	$(BIN)/python bench/corpus.py $(DIR)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.service import engine
 from elivepatch.service.audit import Audit
 from elivepatch.service.auth import Tokens
@@ -71,6 +71,16 @@ def database_url(settings: ServerSettings) -> str:
 def engine_url(settings: ServerSettings) -> str:
     """Return the URL of the database with the execution of jobs: the same one, in a schema of its own, or a file."""
     return settings.database or sqlite_url(settings.state_dir / ENGINE_FILE)
+
+
+def require_shared(settings: ServerSettings) -> None:
+    """Raise UsageError unless database and store can be shared by several processes."""
+    if not (settings.database and settings.store):
+        raise UsageError(
+            "worker-shared",
+            "Server and workers of their own need a database and a store that they share.",
+            advice="Give both the same --database (PostgreSQL) and --store (s3://BUCKET/PREFIX, file:///DIRECTORY).",
+        )
 
 
 def make_state_directory(directory: Path) -> None:

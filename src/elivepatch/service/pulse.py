@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A worker's sign of life, and the watch over the others: on PostgreSQL, the jobs of a dead worker are taken over.
 
-A living worker holds an advisory lock of the database by its name and notes a sign of life every second. Whoever finds
+A living worker holds an advisory lock of the database by its name and notes a sign of life twice a second. Whoever finds
 the lock free and the sign old ends that life and puts its jobs back into their lines. A worker that is frozen keeps
 its connection and so its lock: where its sign is old enough the connection is ended from here. A worker that finds its
 life ended by others abandons what it does and begins a new one.
@@ -27,12 +27,12 @@ from elivepatch.service.store import Store
 from elivepatch.service.work import Work
 from elivepatch.service.workshop import Workshop
 
-_BEAT_S = 1.0
+_BEAT_S = 0.5
 _ANNOUNCE_S = 5.0
 # A free lock alone is no proof: a database that was restarted has forgotten all locks.
-_LOST_S = 3.0
+_LOST_S = 2.0
 # After the database was away everyone gets so long to give a sign.
-_SETTLE_S = 5.0
+_SETTLE_S = 2.5
 _NAME_WAIT_S = 20.0
 
 _logger = structlog.get_logger()

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 import uvicorn
 
-from elivepatch.model.errors import EnvironmentFault, UsageError
+from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service import api
 from elivepatch.service.catalogue import Catalogue, FleetCatalogue, LocalCatalogue
 from elivepatch.service.exclusive import alone
@@ -26,7 +26,7 @@ from elivepatch.service.janitor import Janitor
 from elivepatch.service.limits import Rate, Room
 from elivepatch.service.metrics import Metrics
 from elivepatch.service.overlays import Overlays
-from elivepatch.service.parts import KEY_FILE, TOKEN_FILE, make_state_directory, open_parts
+from elivepatch.service.parts import KEY_FILE, TOKEN_FILE, make_state_directory, open_parts, require_shared
 from elivepatch.service.retention import Retention
 from elivepatch.service.services import Services
 from elivepatch.service.watch import Watch
@@ -69,12 +69,8 @@ def serve(settings: ServerSettings, workshop: Workshop | None) -> None:
 
     Raises EnvironmentFault where the state directory is in use or cannot be written, or the port is taken.
     """
-    if workshop is None and not settings.database:
-        raise UsageError(
-            "worker-database",
-            "Workers of their own need a database that they share with the server.",
-            advice="Give PostgreSQL's URL with --database, or leave out --no-worker.",
-        )
+    if workshop is None:
+        require_shared(settings)
     state = settings.state_dir
     make_state_directory(state)
     with alone(state / "server.lock"), _listening(settings.host, settings.port) as listener:

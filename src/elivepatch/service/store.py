@@ -48,12 +48,14 @@ class Store:
 
     @classmethod
     def at(cls, url: str) -> Store:
-        """Return the store at `url`, for example `s3://BUCKET/PREFIX`.
+        """Return the store at `url`: `s3://BUCKET/PREFIX`, or `file:///DIRECTORY` on a shared file system.
 
         Endpoint, region and credentials come from the environment as obstore reads them (AWS_ENDPOINT_URL,
         AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION). Raises EnvironmentFault where the URL is not understood.
         """
         try:
+            if url.startswith("file://"):
+                return cls.in_directory(Path(url.removeprefix("file://")))
             local = url.startswith("s3://") and os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
             options: Any = {"client_options": {"allow_http": True}} if local else {}
             return cls(from_url(url, **options))

@@ -10,11 +10,10 @@ from types import FrameType
 
 import structlog
 
-from elivepatch.model.errors import UsageError
 from elivepatch.service.engine import Runner
 from elivepatch.service.exclusive import alone
 from elivepatch.service.janitor import Janitor
-from elivepatch.service.parts import WORK_DIRECTORY, Parts, make_state_directory, open_parts
+from elivepatch.service.parts import WORK_DIRECTORY, Parts, make_state_directory, open_parts, require_shared
 from elivepatch.service.pulse import Pulse
 from elivepatch.service.work import Work
 from elivepatch.service.workshop import Workshop
@@ -73,14 +72,9 @@ class Worker:
 def work(settings: ServerSettings, workshop: Workshop) -> None:
     """Run jobs until SIGTERM or SIGINT, then end within ten seconds.
 
-    Raises UsageError without a shared database, EnvironmentFault where the worker's name or directory is in use.
+    Raises UsageError without shared database and store, EnvironmentFault where its name or directory is in use.
     """
-    if not settings.database:
-        raise UsageError(
-            "worker-database",
-            "A worker of its own needs a database that it shares with the server.",
-            advice="Give PostgreSQL's URL with --database; with SQLite `serve` works on the jobs itself.",
-        )
+    require_shared(settings)
     make_state_directory(settings.state_dir)
     stop = threading.Event()
 

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kills, freezes and restarts what does the jobs, on both databases, and counts what is lost, done twice, how late.
+
+Real processes on loopback with a workshop that only waits. Writes bench/chaos.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import sqlalchemy as sa
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+from postgres import Postgres
+from running_server import RunningServer, free_port
+
+from elivepatch.service.database import builds, events, open_database, patiently, sqlite_url
+
+RESULT = Path(__file__).with_name("chaos.json")
+RESTARTS = 10
+FREEZES = 10
+FREEZE_S = {"sqlite": 2.0, "postgresql": 13.0}
+EVERY_S = 3.0
+DEADLINE_S = 400.0
+WORKERS = 3
+# Nothing here waits for people: no limits that are for them.
+LIMITS = {"ELIVEPATCH_TENANT_LIMIT": "1000", "ELIVEPATCH_QUEUE_LIMIT": "1000", "ELIVEPATCH_REQUESTS_PER_S": "1000"}
+
+
+@dataclass
+class Seen:
+    """What was done to one database's processes, and when."""
+
+    kills: int = 0
+    restarts: int = 0
+    freezes: int = 0
+    # Jobs that ran on a worker at the moment of its kill, or of its being frozen.
+    struck: list[tuple[str, datetime]] = field(default_factory=list)
+    frozen: list[tuple[str, datetime]] = field(default_factory=list)
+
+
+class House:
+    """The processes of one round, and the ways to hurt them."""
+
+    def __init__(self, top: Path, stack: ExitStack) -> None:
+        self.top = top
+        self.stack = stack
+        self.seen = Seen()
+        self.front: RunningServer
+        self.database: sa.Engine
+
+    def finished(self) -> int:
+        count = sa.select(sa.func.count()).select_from(builds).where(builds.c.status == "done")
+        with self.database.connect() as connection:
+            return int(connection.execute(count).scalar_one())
+
+    def kill(self) -> None:
+        raise NotImplementedError
+
+    def restart(self) -> None:
+        raise NotImplementedError
+
+    def freeze(self) -> None:
+        raise NotImplementedError
+
+
+class Embedded(House):
+    """One server on SQLite."""
+
+    def __init__(self, top: Path, stack: ExitStack) -> None:
+        super().__init__(top, stack)
+        self.front = stack.enter_context(RunningServer(top / "state", environment=LIMITS))
+        self.database = open_database(sqlite_url(top / "state" / "elivepatch.db"))
+        stack.callback(self.database.dispose)
+
+    def kill(self) -> None:
+        self.front.kill()
+        self.seen.kills += 1
+        self.front.start()
+
+    def restart(self) -> None:
+        # The database is in the server's process: it ends with it.
+        self.front.terminate()
+        self.front.ended_within(15)
+        self.seen.restarts += 1
+        self.front.start()
+
+    def freeze(self) -> None:
+        self.front.signal(signal.SIGSTOP)
+        time.sleep(FREEZE_S["sqlite"])
+        self.front.signal(signal.SIGCONT)
+        self.seen.freezes += 1
+
+
+class Spread(House):
+    """A server that only answers and three workers, on PostgreSQL."""
+
+    def __init__(self, top: Path, stack: ExitStack) -> None:
+        super().__init__(top, stack)
+        self.postgres = stack.enter_context(Postgres(free_port()))
+        self.environment = LIMITS | {
+            "ELIVEPATCH_DATABASE": self.postgres.url,
+            "ELIVEPATCH_STORE": f"file://{top / 'store'}",
+            "FAKE_JOURNAL": str(top / "runs.txt"),
+        }
+        self.front = stack.enter_context(RunningServer(top / "front", environment=self.environment, part="front"))
+        self.database = open_database(self.postgres.url)
+        stack.callback(self.database.dispose)
+        self.numbers = itertools.count(1)
+        self.choice = random.Random(11)  # noqa: S311 - whom to hurt
+        self.workers: dict[str, RunningServer] = {}
+        self.asleep: set[str] = set()
+        self.thaws: list[threading.Timer] = []
+        for _ in range(WORKERS):
+            self.add()
+        stack.callback(self.end)
+
+    def add(self) -> None:
+        name = f"w{next(self.numbers)}"
+        environment = self.environment | {"ELIVEPATCH_WORKER": name}
+        worker = RunningServer(self.top / name, environment=environment, part="worker")
+        worker.start()
+        self.workers[name] = worker
+
+    def end(self) -> None:
+        for timer in self.thaws:
+            timer.cancel()
+        for worker in self.workers.values():
+            worker.signal(signal.SIGCONT)
+            worker.kill()
+
+    def awake(self) -> list[str]:
+        return sorted(set(self.workers) - self.asleep)
+
+    def running_on(self, name: str) -> list[str]:
+        query = sa.text(
+            "SELECT workflow_uuid FROM dbos.workflow_status WHERE status = 'PENDING' AND executor_id = :name"
+        )
+
+        def ask() -> list[str]:
+            with self.database.connect() as connection:
+                return list(connection.execute(query, {"name": name}).scalars())
+
+        return patiently(ask, patience_s=30)
+
+    def kill(self) -> None:
+        if len(self.awake()) < 2:
+            return
+        name = self.choice.choice(self.awake())
+        worker = self.workers.pop(name)
+        worker.kill()
+        at = datetime.now(UTC)
+        self.seen.struck += [(job, at) for job in self.running_on(name)]
+        self.seen.kills += 1
+        self.add()
+
+    def restart(self) -> None:
+        self.postgres.stop()
+        time.sleep(self.choice.uniform(0.1, 1.5))
+        self.postgres.start()
+        self.seen.restarts += 1
+
+    def freeze(self) -> None:
+        if len(self.awake()) < 2:
+            return
+        name = self.choice.choice(self.awake())
+        worker = self.workers[name]
+        worker.signal(signal.SIGSTOP)
+        at = datetime.now(UTC)
+        self.asleep.add(name)
+        self.seen.frozen += [(job, at) for job in self.running_on(name)]
+
+        def thaw() -> None:
+            worker.signal(signal.SIGCONT)
+            self.asleep.discard(name)
+
+        timer = threading.Timer(FREEZE_S["postgresql"], thaw)
+        timer.start()
+        self.thaws.append(timer)
+        self.seen.freezes += 1
+
+
+def blows(house: House) -> Iterator[Callable[[], None]]:
+    """Give, without end, what to do next: kills all the time, restarts and freezes until there were enough."""
+    while True:
+        yield house.kill
+        if house.seen.restarts < RESTARTS:
+            yield house.restart
+        if house.seen.freezes < FREEZES:
+            yield house.freeze
+
+
+def hurt(house: House, jobs: int) -> None:
+    """Strike every few seconds until all jobs are done and there were enough blows."""
+    deadline = time.monotonic() + DEADLINE_S
+    for blow in blows(house):
+        time.sleep(EVERY_S)
+        done = patiently(house.finished, patience_s=60)
+        enough = house.seen.restarts >= RESTARTS and house.seen.freezes >= FREEZES
+        if done >= jobs or time.monotonic() > deadline:
+            if not enough:
+                print(f"  the jobs were done before all blows were struck: {house.seen}", flush=True)
+            return
+        blow()
+
+
+def ask(house: House, number: int, work_s: float) -> str:
+    """Ask for one build, again where the server is just being restarted."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return house.front.ask(f"sleep {work_s}\nnumber {number}")
+        except (httpx2.TransportError, AssertionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def verdict(house: House, jobs: list[str], seconds: float) -> dict[str, Any]:
+    """Wait for the last jobs and count."""
+    results, attempts = {}, {}
+    for job in jobs:
+        try:
+            report = house.front.report(job, within_s=60)
+        except (AssertionError, httpx2.TransportError):
+            report = {"result": None}
+        results[job] = report["result"]
+        attempts[job] = 0
+    with house.database.connect() as connection:
+        rows = connection.execute(sa.select(events.c.build, events.c.at, events.c.kind, events.c.data)).all()
+    ends = dict.fromkeys(jobs, 0)
+    begun: dict[str, list[datetime]] = {job: [] for job in jobs}
+    for row in rows:
+        ends[row.build] += row.kind == "done"
+        if "attempt" in row.data:
+            begun[row.build].append(row.at)
+            attempts[row.build] = max(attempts[row.build], row.data["attempt"])
+    late = {
+        what: [
+            min(after)
+            for job, at in struck
+            if (after := [(one - at).total_seconds() for one in begun[job] if one > at])
+        ]
+        for what, struck in (("killed", house.seen.struck), ("frozen", house.seen.frozen))
+    }
+    return {
+        "jobs": len(jobs),
+        "kills": house.seen.kills,
+        "restarts": house.seen.restarts,
+        "freezes": house.seen.freezes,
+        "lost": sum(result != "success" for result in results.values()),
+        "duplicated": sum(count > 1 for count in ends.values()),
+        "taken_over": len(late["killed"]),
+        "takeover_max_s": round(max(late["killed"], default=0.0), 2),
+        "frozen_taken_over": len(late["frozen"]),
+        "frozen_takeover_max_s": round(max(late["frozen"], default=0.0), 2),
+        "attempts_max": max(attempts.values()),
+        "seconds": round(seconds, 1),
+    }
+
+
+def round_of(kind: str, jobs: int) -> dict[str, Any]:
+    """Run the jobs on one database under blows and return the figures."""
+    with tempfile.TemporaryDirectory(prefix="elivepatch-chaos-") as top, ExitStack() as stack:
+        house: House = (Embedded if kind == "sqlite" else Spread)(Path(top), stack)
+        work_s = 0.3 if kind == "sqlite" else 1.5
+        started = time.monotonic()
+        while not httpx_ready(house):
+            time.sleep(0.2)
+        asked = [ask(house, number, work_s) for number in range(jobs)]
+        hurt(house, jobs)
+        return verdict(house, asked, time.monotonic() - started)
+
+
+def httpx_ready(house: House) -> bool:
+    """Whether a worker lives."""
+    return house.front.request("GET", "/readyz").status_code == 200
+
+
+def main() -> int:
+    """Run both rounds, print and write the figures; 1 where a job was lost or ended twice."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--only", choices=["sqlite", "postgresql"])
+    arguments = parser.parse_args()
+    os.environ.pop("ELIVEPATCH_DATABASE", None)
+    figures = {}
+    for kind in ("sqlite", "postgresql"):
+        if arguments.only in {None, kind}:
+            figures[kind] = round_of(kind, arguments.jobs)
+            print(kind, json.dumps(figures[kind]), flush=True)
+    if arguments.only is None:
+        RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+    good = all(figure["lost"] == figure["duplicated"] == 0 for figure in figures.values())
+    return 0 if good and all(figure["takeover_max_s"] < 10 for figure in figures.values()) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
