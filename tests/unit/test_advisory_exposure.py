@@ -10,9 +10,9 @@ from fake_workshop import SOURCES
 
 from elivepatch.advisory.dyad import parse_dyad
 from elivepatch.advisory.exposure import Certainty, Closing, Exposure, Subject, expose
-from elivepatch.advisory.funnel import at_least, exposure_dict, funnel
+from elivepatch.advisory.funnel import exposure_dict, funnel
 from elivepatch.advisory.ranking import Ranking
-from elivepatch.advisory.record import Record
+from elivepatch.advisory.record import Record, at_least
 from elivepatch.advisory.rule import State
 from elivepatch.advisory.verdicts import Verdict
 from elivepatch.model.codes import problem

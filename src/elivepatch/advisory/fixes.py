@@ -30,6 +30,7 @@ PATCH_MAX = 4 * 1024 * 1024
 _PATCHES_MAX = 32  # of one fix
 _SUFFIXES = (".patch", ".diff")
 _DATE = re.compile(rb"^Date: +(.{6,80})$", re.MULTILINE)
+_TOUCHED = re.compile(rb"^(?:---|\+\+\+) [ab]/([^\t\n\r]{1,400})", re.MULTILINE)
 _NAMED = re.compile(r"(CVE-[0-9]{4}-[0-9]{4,7})(?:[-._].*)?\.(?:patch|diff)")
 
 
@@ -70,6 +71,12 @@ class Fix:
     def digests(self) -> tuple[Digest, ...]:
         """SHA-256 of the patches, in order."""
         return tuple(patch.digest for patch in self.patches)
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The files that the patches change, as they name them."""
+        found = (name for patch in self.patches for name in _TOUCHED.findall(patch.content))
+        return frozenset(name.decode(errors="replace") for name in found)
 
 
 class FixSource(Protocol):

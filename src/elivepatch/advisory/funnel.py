@@ -13,14 +13,6 @@ from elivepatch.advisory.report import answer_dict
 from elivepatch.advisory.rule import State
 from elivepatch.advisory.verdicts import Outcome
 
-SEVERITIES = ("none", "low", "medium", "high", "critical")
-"""CVSS 3.1's words, the least first."""
-
-
-def at_least(severity: str, least: str) -> bool:
-    """Tell whether a record's severity is at least `least`; one without a score never is."""
-    return severity in SEVERITIES and SEVERITIES.index(severity) >= SEVERITIES.index(least)
-
 
 def exposure_dict(exposed: Exposure, subject: Subject, ranking: Ranking) -> dict[str, Any]:
     """Return one CVE on one kernel: the answer by version, and of the later stages those that can be told here.

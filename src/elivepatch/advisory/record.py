@@ -12,7 +12,10 @@ from elivepatch.advisory.version import KernelVersion
 CVE_ID = re.compile(r"CVE-[0-9]{4}-[0-9]{4,7}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
-_SEVERITIES = ((90, "critical"), (70, "high"), (40, "medium"), (1, "low"), (0, "none"))
+SEVERITIES = ("none", "low", "medium", "high", "critical")
+"""CVSS 3.1's words for scores, the least first."""
+
+_SCALE = ((90, "critical"), (70, "high"), (40, "medium"), (1, "low"), (0, "none"))
 
 NAMED_MAX = 1000
 """How many findings are kept by name; the rest are only counted, so that hostile input cannot fill memory."""
@@ -68,7 +71,7 @@ class Record:
         """CVSS 3.1's word for the score (specification, section 5), `unrated` where there is none."""
         if self.score is None:
             return "unrated"
-        return next(word for least, word in _SEVERITIES if self.score >= least)
+        return next(word for least, word in _SCALE if self.score >= least)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +134,11 @@ class Records:
     def find(self, name: str) -> Record | None:
         """Return the record of this id that counts, None where there is none."""
         return self.overrides.get(name) or self.listed.get(name)
+
+
+def at_least(severity: str, least: str) -> bool:
+    """Tell whether a severity is at least `least`; that of a record without a score never is."""
+    return severity in SEVERITIES and SEVERITIES.index(severity) >= SEVERITIES.index(least)
 
 
 def id_order(name: str) -> tuple[int, int]:

@@ -33,6 +33,7 @@ class Outcome(enum.StrEnum):
 
 
 _NOTHING_TO_DO = frozenset({"already-applied", "not-built", "no-change"})
+_CONTEXT = frozenset({"does-not-apply", "compile-error", "undefined-symbol"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +42,9 @@ class Verdict:
 
     `patches` are the SHA-256 of its source patches in order. `builder` is KernelSources.builder at the time, and
     `problem` what the server said, None where nothing speaks against a livepatch or nobody asked yet. `functions` are
-    what the fix replaces, as `object:function`. `beside` are digests of the other source patches of the series in which
-    the fix failed though it works alone, none where it failed alone. `at` is when it was asked (UTC, ISO 8601).
+    what the fix replaces, as `object:function`. `after` are digests of other source patches to the same files that went
+    before it when it was asked, none where it was asked alone. `beside` are those of the whole series in which it
+    failed though it works without, none where it did not. `at` is when it was asked (UTC, ISO 8601).
     """
 
     patches: tuple[Digest, ...]
@@ -50,6 +52,7 @@ class Verdict:
     asked: bool = False
     problem: Problem | None = None
     functions: tuple[str, ...] = ()
+    after: tuple[Digest, ...] = ()
     beside: tuple[Digest, ...] = ()
     at: str = ""
 
@@ -59,6 +62,11 @@ class Verdict:
         if self.problem is None:
             return Outcome.CONVERTIBLE if self.asked else Outcome.UNTRIED
         return Outcome.NOTHING_TO_DO if self.problem.code in _NOTHING_TO_DO else Outcome.NEEDS_REBOOT
+
+    @property
+    def lacks_context(self) -> bool:
+        """Whether the fix may work after others that change the same files."""
+        return self.problem is not None and self.problem.code in _CONTEXT and not self.beside
 
     def holds(self, patches: Sequence[Digest], builder: Digest) -> bool:
         """Tell whether the server was asked about exactly these patches with this builder."""
@@ -117,6 +125,7 @@ def _verdict(read: Any) -> Verdict:
         asked=read["asked"] is True,
         problem=Problem.from_dict({**problem, "excerpt": ""}) if problem is not None else None,
         functions=tuple(_matching(_FUNCTION, one) for one in read["functions"]),
+        after=tuple(Digest(_matching(_DIGEST, one)) for one in read["after"]),
         beside=tuple(Digest(_matching(_DIGEST, one)) for one in read["beside"]),
         at=_matching(_STAMP, read["at"]),
     )

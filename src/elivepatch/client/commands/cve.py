@@ -7,10 +7,10 @@ import argparse
 from pathlib import Path
 
 from elivepatch.advisory.exposure import Certainty
-from elivepatch.advisory.funnel import SEVERITIES
+from elivepatch.advisory.record import SEVERITIES
 from elivepatch.advisory.rule import State
 from elivepatch.client.connection import add_connection
-from elivepatch.client.cve import keeping, looking
+from elivepatch.client.cve import closing, keeping, looking, planning
 from elivepatch.client.cve.inputs import add_ranking, add_records
 from elivepatch.client.cve.subject import add_keep, add_kernel
 from elivepatch.commandline import Command, Subparsers
@@ -45,6 +45,17 @@ def register(subparsers: Subparsers) -> None:
     add_keep(update)
     add_connection(update)
     update.set_defaults(run=keeping.update)
+
+    plan = commands.add_parser("plan", help="what the policy would close, and what needs a reboot", allow_abbrev=False)
+    planning.add_planning(plan)
+    plan.set_defaults(run=planning.plan_cves)
+
+    close = commands.add_parser(
+        "close", help="close all that the policy chooses with one livepatch", allow_abbrev=False
+    )
+    planning.add_planning(close)
+    close.add_argument("-o", "--output", metavar="OUT.ko", type=Path, help="save it here instead of loading it")
+    close.set_defaults(run=closing.close_cves)
 
 
 def _add(commands: Subparsers, name: str, help_text: str, run: Command) -> argparse.ArgumentParser:

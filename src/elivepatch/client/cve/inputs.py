@@ -48,7 +48,7 @@ def records_of(arguments: argparse.Namespace, output: Output, previous: Records 
     records = (
         read_index(source) if is_index(source) else read_records(source, progress=output.progress, previous=previous)
     )
-    _tell_findings(records.findings, output)
+    tell_findings(records.findings, output)
     if arguments.overrides is not None:
         return replace(records, overrides=read_overrides(arguments.overrides, records.listed))
     return records
@@ -78,7 +78,7 @@ def _kept_records(arguments: argparse.Namespace) -> Path:
     return file
 
 
-def _tell_findings(findings: Findings, output: Output) -> None:
+def tell_findings(findings: Findings, output: Output) -> None:
     """Name on standard error what was set aside, so that an answer never looks more complete than it is."""
     for found in findings.named[:_NAMED]:
         output.note(f"note: {found.name}: {found.message} [{found.code}]")

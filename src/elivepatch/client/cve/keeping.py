@@ -11,11 +11,13 @@ from elivepatch.advisory.index import is_index, read_index, write_index
 from elivepatch.advisory.sources import KernelSources
 from elivepatch.client.connection import settings_of
 from elivepatch.client.cve.inputs import records_of
+from elivepatch.client.cve.kept import Kept
 from elivepatch.client.cve.server import AdvisoryServer
 from elivepatch.client.cve.subject import kept
 from elivepatch.client.files import write_whole
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import read_build_id, read_release
+from elivepatch.client.host.machine import Machine
 from elivepatch.client.options import SETTINGS_FILE
 from elivepatch.model.errors import ExitStatus, HostError, TrustError, UsageError
 from elivepatch.model.kernel import parse_release
@@ -56,25 +58,20 @@ def make_index(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 def update(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Fetch what the server knows about a kernel, where it changed, and keep it or save it."""
     machine = machines.this_machine()
-    of_host = arguments.kernel is None
-    release = read_release(machine.host) if of_host else parse_release(arguments.kernel)
+    own = machine if arguments.kernel is None else None
+    release = read_release(machine.host) if own is not None else parse_release(arguments.kernel)
     keep = kept(arguments)
-    known = None if arguments.output is not None else keep.raw_sources(release)
     settings = settings_of(arguments, environ=os.environ, file=machine.host.path(SETTINGS_FILE))
     with AdvisoryServer(settings) as server:
-        content = server.sources(release, known=known)
-    told = KernelSources.decode(content)
-    if of_host and told.build_id != read_build_id(machine.host):
-        raise HostError(
-            "other-build",
-            f"The server knows another build of {release}: its build-id is {told.build_id}.",
-            advice="Add this very kernel on the server, or boot the packaged one.",
-        )
-    if arguments.output is not None:
-        write_whole(arguments.output, content)
-    elif content is not known:
-        keep.keep_sources(release, content)
-    changed = content is not known
+        if arguments.output is not None:
+            content = server.sources(release, known=None)
+            write_whole(arguments.output, content)
+            told, changed = KernelSources.decode(content), True
+        else:
+            before = keep.raw_sources(release)
+            told = fetch_sources(server, keep, release, own)
+            changed = keep.raw_sources(release) != before
+    built = sum(bool(parents) for parents in told.sources.values())
     output.document(
         {
             "release": told.release,
@@ -82,14 +79,32 @@ def update(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             "vanilla": str(told.vanilla),
             "package_version": told.package_version,
             "sources": len(told.sources),
-            "built": sum(bool(parents) for parents in told.sources.values()),
+            "built": built,
             "changelog": told.changelog is not None,
             "changed": changed,
         }
     )
-    built = sum(bool(parents) for parents in told.sources.values())
     output.line(
         f"{release}: Linux {told.vanilla}, {built} of {len(told.sources)} sources are built, "
         f"{'changelog known' if told.changelog is not None else 'no changelog'}; {'new' if changed else 'unchanged'}"
     )
     return ExitStatus.OK
+
+
+def fetch_sources(server: AdvisoryServer, keep: Kept, release: str, own: Machine | None) -> KernelSources:
+    """Return what the server knows about a kernel, and keep it where it is new.
+
+    Raises HostError where `own`, the machine that runs it, runs another build of it.
+    """
+    known = keep.raw_sources(release)
+    content = server.sources(release, known=known)
+    told = KernelSources.decode(content)
+    if own is not None and told.build_id != read_build_id(own.host):
+        raise HostError(
+            "other-build",
+            f"The server knows another build of {release}: its build-id is {told.build_id}.",
+            advice="Add this very kernel on the server, or boot the packaged one.",
+        )
+    if content is not known:
+        keep.keep_sources(release, content)
+    return told

@@ -4,10 +4,12 @@
 records.idx             all records (elivepatch.advisory.index)
 sources/RELEASE.json    what a kernel was built from (elivepatch.advisory.sources)
 verdicts/RELEASE.json   what became of the fixes on it (elivepatch.advisory.verdicts)
+git/                    commits fetched from the URLs that the policy names
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -71,6 +73,10 @@ class Kept:
         """Keep the verdicts for their kernel; raises HostError where that fails."""
         content = json.dumps(verdicts.as_dict(), indent=1, ensure_ascii=False).encode() + b"\n"
         self._write(self._verdicts_file(verdicts.release), content)
+
+    def repository(self, url: str) -> Path:
+        """Return where commits that are fetched from `url` are."""
+        return self.directory / "git" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.git"
 
     def _sources_file(self, release: str) -> Path:
         return self.directory / "sources" / f"{parse_release(release)}.json"

@@ -12,10 +12,10 @@ from typing import Any
 
 from elivepatch.advisory import report
 from elivepatch.advisory.exposure import Certainty, Exposure, Subject, expose
-from elivepatch.advisory.funnel import at_least, exposure_dict, funnel
+from elivepatch.advisory.funnel import exposure_dict, funnel
 from elivepatch.advisory.openvex import openvex
 from elivepatch.advisory.ranking import Ranking
-from elivepatch.advisory.record import CVE_ID
+from elivepatch.advisory.record import CVE_ID, at_least
 from elivepatch.advisory.rule import State
 from elivepatch.advisory.version import KernelVersion, parse_kernel_version
 from elivepatch.client.cve.inputs import effective_records, ranking_of, records_of

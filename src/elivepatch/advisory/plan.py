@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What to close on a kernel: every CVE that concerns it with a decision and its reason, by the administrator's policy.
+
+Nothing here asks anybody: what is known comes in, decisions come out. docs/closing.md has the order of the questions.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from elivepatch.advisory.exposure import Certainty, Exposure
+from elivepatch.advisory.fixes import Fix, Found
+from elivepatch.advisory.policy import Policy
+from elivepatch.advisory.ranking import Ranking
+from elivepatch.advisory.record import at_least, id_order
+from elivepatch.advisory.rule import State
+from elivepatch.advisory.verdicts import Outcome, Verdict
+from elivepatch.model.kernel import Digest
+from elivepatch.model.series import SourcePatch
+
+
+class Choice(enum.StrEnum):
+    """What is to become of a CVE."""
+
+    CLOSED = "closed"  # a livepatch closes it already
+    CHOSEN = "chosen"
+    LEFT_OUT = "left-out"  # the policy does not want it, or not yet
+    NO_FIX = "no-fix"
+    NEEDS_REBOOT = "needs-reboot"
+    NOTHING_TO_DO = "nothing-to-do"
+    UNANSWERED = "unanswered"  # the server could not say, through a fault that is not the fix's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One CVE, what is to become of it and why. `fix` is there from the moment one is known."""
+
+    exposed: Exposure
+    choice: Choice
+    reason: str
+    fix: Fix | None = None
+    functions: tuple[str, ...] = ()
+
+    @property
+    def cve(self) -> str:
+        """The CVE's id."""
+        return self.exposed.record.id
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping of what people and programs want to know."""
+        return {
+            "id": self.cve,
+            "title": self.exposed.record.title,
+            "severity": self.exposed.record.severity,
+            "choice": str(self.choice),
+            "reason": self.reason,
+            "fix": None
+            if self.fix is None
+            else {"from": self.fix.origin, "patches": [[one.name, one.digest] for one in self.fix.patches]},
+            "functions": list(self.functions),
+        }
+
+
+@dataclass(slots=True)
+class Plan:
+    """Every CVE that concerns a kernel, by id, with its decision of today."""
+
+    decisions: dict[str, Decision] = field(default_factory=dict)
+
+    def decide(self, cve: str, choice: Choice, reason: str, **more: Any) -> None:
+        """Replace the decision about a CVE."""
+        self.decisions[cve] = replace(self.decisions[cve], choice=choice, reason=reason, **more)
+
+    def having(self, choice: Choice) -> list[Decision]:
+        """Return the decisions of this kind, by CVE."""
+        return sorted(
+            (one for one in self.decisions.values() if one.choice is choice), key=lambda one: id_order(one.cve)
+        )
+
+    def chosen(self) -> list[tuple[Decision, Fix]]:
+        """Return what is chosen, in the order in which the fixes went into the branch."""
+        both = [(one, one.fix) for one in self.having(Choice.CHOSEN) if one.fix is not None]
+        return sorted(both, key=lambda pair: in_order(pair[1]))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many CVEs have which decision."""
+        counted = Counter(one.choice for one in self.decisions.values())
+        return {str(choice): counted[choice] for choice in Choice}
+
+
+def in_order(fix: Fix) -> tuple[tuple[int, ...], datetime, tuple[int, int]]:
+    """Return the key that sorts fixes as they went into the branch: by version, then date, then CVE."""
+    return fix.order, fix.dated, id_order(fix.cve)
+
+
+def select(exposed: Iterable[Exposure], policy: Policy, ranking: Ranking) -> Plan:
+    """Return a plan with every CVE that concerns the kernel, chosen or left out by what the policy says about it."""
+    plan = Plan()
+    for one in exposed:
+        if one.concerned:
+            choice, reason = _wish(one, policy, exploited=one.record.id in ranking.exploited)
+            plan.decisions[one.record.id] = Decision(exposed=one, choice=choice, reason=reason)
+    return plan
+
+
+def _wish(one: Exposure, policy: Policy, *, exploited: bool) -> tuple[Choice, str]:
+    record = one.record
+    if one.closed is not None:
+        return Choice.CLOSED, one.closed.reason
+    if record.id in policy.exclude:
+        return Choice.LEFT_OUT, "the policy excludes it"
+    if record.id in policy.include:
+        return Choice.CHOSEN, "the policy includes it"
+    if one.answer.state is State.UNKNOWN:
+        return Choice.LEFT_OUT, f"it is not certain that this kernel is affected: {one.answer.evidence[0].reason}"
+    if policy.loaded_only and one.loaded.certainty is Certainty.NO:
+        return Choice.LEFT_OUT, one.loaded.reason
+    if exploited:
+        return Choice.CHOSEN, "it is known to be exploited"
+    if record.severity == "unrated":
+        return (Choice.CHOSEN, "it has no score") if policy.unrated else (Choice.LEFT_OUT, "it has no score")
+    if not at_least(record.severity, policy.severity):
+        return Choice.LEFT_OUT, f"its severity is {record.severity}"
+    return Choice.CHOSEN, f"its severity is {record.severity}"
+
+
+def with_fixes(plan: Plan, found: Found, policy: Policy, now: datetime) -> None:
+    """Give every chosen CVE its fix; one without, or with one that is too young, is no longer chosen."""
+    for one in plan.having(Choice.CHOSEN):
+        fix = found.fixes.get(one.cve)
+        if fix is None:
+            plan.decide(one.cve, Choice.NO_FIX, found.missing.get(one.cve, "no fix was found"))
+        elif now - fix.dated < timedelta(days=policy.min_age_days) and one.cve not in policy.include:
+            reason = f"its fix is of {fix.dated:%Y-%m-%d}: less than {policy.min_age_days} days old"
+            plan.decide(one.cve, Choice.LEFT_OUT, reason, fix=fix)
+        else:
+            plan.decide(one.cve, Choice.CHOSEN, one.reason, fix=fix)
+
+
+def with_verdicts(plan: Plan, verdicts: Mapping[str, Verdict], live: Collection[Digest]) -> None:
+    """Take out of what is chosen what the server says cannot be a livepatch, or needs none.
+
+    A fix that only works after others stays where these are chosen or live; one that did not go with the others stays
+    out while these are the same.
+    """
+    chosen = plan.chosen()
+    good = [(one, fix) for one, fix in chosen if (verdict := verdicts.get(one.cve)) is None or verdict.problem is None]
+    there = {digest for _, fix in good for digest in fix.digests} | set(live)
+    for one, _ in chosen:
+        verdict = verdicts.get(one.cve)
+        if verdict is None:
+            continue
+        if verdict.problem is None and set(verdict.after) <= there:
+            plan.decide(one.cve, Choice.CHOSEN, one.reason, functions=verdict.functions)
+        elif verdict.problem is None:
+            plan.decide(one.cve, Choice.LEFT_OUT, "it only applies after another fix, which is not chosen")
+        elif verdict.beside and set(verdict.beside) != there:
+            plan.decide(one.cve, Choice.CHOSEN, "it did not go with the others before; they changed since")
+        else:
+            nothing = verdict.outcome is Outcome.NOTHING_TO_DO
+            with_others = "it does not go with the others: " if verdict.beside else ""
+            reason = f"{with_others}{verdict.problem.message} [{verdict.problem.code}]"
+            plan.decide(one.cve, Choice.NOTHING_TO_DO if nothing else Choice.NEEDS_REBOOT, reason)
+
+
+def within_limit(plan: Plan, policy: Policy, ranking: Ranking, live: Collection[str]) -> None:
+    """Leave out what would make more functions live than the policy allows, the least urgent first."""
+
+    def urgency(one: Decision) -> tuple[bool, bool, float, int, tuple[int, int]]:
+        name, score = one.cve, one.exposed.record.score
+        return (
+            name not in policy.include,
+            name not in ranking.exploited,
+            -ranking.probability.get(name, 0.0),
+            -(score or 0),
+            id_order(name),
+        )
+
+    functions = set(live)
+    for one in sorted(plan.having(Choice.CHOSEN), key=urgency):
+        more = functions | set(one.functions)
+        if len(more) > policy.max_functions:
+            reason = f"with it, {len(more)} functions would be live: the policy allows {policy.max_functions}"
+            plan.decide(one.cve, Choice.LEFT_OUT, reason)
+        else:
+            functions = more
+
+
+def series_of(fixes: Iterable[Fix], carried: Sequence[SourcePatch]) -> tuple[SourcePatch, ...]:
+    """Return the series that closes everything: what is carried, then the fixes in order, each patch once."""
+    patches: dict[Digest, SourcePatch] = {patch.digest: patch for patch in carried}
+    for fix in fixes:
+        for patch in fix.patches:
+            patches.setdefault(patch.digest, patch)
+    return tuple(patches.values())

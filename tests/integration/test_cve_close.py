@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a policy to everything closed: a real client, a server on loopback that judges by word, a simulated kernel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cve_list import CveList
+from cve_server import MINE, CveServer
+from host_commands import Ran, enrol, run, run_json
+from simulated_host import RELEASE, SimulatedHost
+
+from elivepatch.client.cve.kept import DIRECTORY, Kept
+from elivepatch.model.kernel import Digest
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def server() -> Iterator[CveServer]:
+    with CveServer().running() as found:
+        yield found
+
+
+@pytest.fixture
+def host(tmp_path: Path, server: CveServer, monkeypatch: pytest.MonkeyPatch) -> SimulatedHost:
+    monkeypatch.setattr("elivepatch.client.follow.PATIENCE_S", 0.3)
+    found = SimulatedHost(tmp_path / "host")
+    found.put("etc/elivepatch/client.toml", f'url = "{server.url}"\ntimeout_s = 2\n')
+    enrol(found, server.url)
+    return found
+
+
+@pytest.fixture
+def cves(tmp_path: Path) -> CveList:
+    return CveList(tmp_path / "list")
+
+
+def cve(host: SimulatedHost, cves: CveList, command: str, *options: str | Path) -> Ran:
+    return run_json(host, "cve", command, "--policy", cves.policy, *options)
+
+
+def choices(ran: Ran) -> dict[str, str]:
+    assert ran.status == 0, ran.err
+    return {one["id"]: one["choice"] for one in ran.document["decisions"]}
+
+
+def reasons(ran: Ran) -> dict[str, str]:
+    return {one["id"]: one["reason"] for one in ran.document["decisions"]}
+
+
+def states(host: SimulatedHost, cves: CveList) -> dict[str, Any]:
+    found: dict[str, Any] = run_json(host, "cve", "summary", "--records", cves.records).document["funnel"]
+    return found
+
+
+class TestPlan:
+    def test_every_cve_that_concerns_the_kernel_has_a_decision_with_its_reason(
+        self, host: SimulatedHost, cves: CveList
+    ) -> None:
+        good = cves.add(1, "ok")
+        refused = cves.add(2, "refused")
+        cves.add(3, "ok", file="drivers/lamp/off.c")
+        without = cves.add(4)
+        done = cves.add(5, "applied")
+        same = cves.add(6, "unchanged")
+        broken = cves.add(7, "confuses")
+        ran = cve(host, cves, "plan")
+        assert choices(ran) == {
+            good: "chosen",
+            refused: "needs-reboot",
+            without: "no-fix",
+            done: "nothing-to-do",
+            same: "nothing-to-do",
+            broken: "unanswered",
+        }
+        assert "[data-layout]" in reasons(ran)[refused]
+        assert host.loads == 0
+
+    def test_nothing_is_asked_twice_until_kernel_patch_or_builder_change(
+        self, host: SimulatedHost, cves: CveList, server: CveServer
+    ) -> None:
+        cves.add(1, "ok")
+        refused = cves.add(2, "refused")
+        cve(host, cves, "plan")
+        cve(host, cves, "plan")
+        assert server.count("check") == 2
+        cves.add(2, "ok")
+        assert choices(cve(host, cves, "plan"))[refused] == "chosen"
+        assert server.count("check") == 3
+        server.sources = replace(MINE, builder=Digest("9" * 64))
+        cve(host, cves, "plan")
+        assert server.count("check") == 5
+
+    def test_what_the_server_could_not_say_is_asked_again(
+        self, host: SimulatedHost, cves: CveList, server: CveServer
+    ) -> None:
+        cves.add(1, "confuses")
+        cve(host, cves, "plan")
+        cve(host, cves, "plan")
+        assert server.count("check") == 2
+
+    def test_a_fix_that_lacks_context_is_asked_again_after_those_to_the_same_file(
+        self, host: SimulatedHost, cves: CveList, server: CveServer
+    ) -> None:
+        first = cves.add(1, "ok", fixed=178)
+        second = cves.add(2, f"needs {first}", file="drivers/lamp/part1.c", fixed=179)
+        other = cves.add(3, f"needs {first}", fixed=179)
+        ran = cve(host, cves, "plan")
+        assert choices(ran) == {first: "chosen", second: "chosen", other: "needs-reboot"}
+        assert server.asked[-1] == ("check", [f"{first}.patch", f"{second}.patch"])
+        assert choices(cve(host, cves, "plan")) == choices(ran)
+        assert server.count("check") == 4
+        cves.write_policy(f'exclude = ["{first}"]')
+        assert choices(cve(host, cves, "plan"))[second] == "left-out"
+
+    @pytest.mark.parametrize(
+        ("choose", "chosen"),
+        [
+            ("", {1, 2, 3, 4}),
+            ('severity = "high"', {1, 2, 4}),
+            ('severity = "critical"\nunrated = false', {1}),
+            ('severity = "medium"\nunrated = false', {1, 2, 3}),
+            ('exclude = ["CVE-2030-30001", "CVE-2030-30004"]', {2, 3}),
+            ('severity = "critical"\nunrated = false\ninclude = ["CVE-2030-30003"]', {1, 3}),
+            ("min_age_days = 1", set()),
+            ('min_age_days = 1\ninclude = ["CVE-2030-30002"]', {2}),
+            ("max_functions = 2", {1, 2}),
+            ('max_functions = 1\ninclude = ["CVE-2030-30004"]', {4}),
+        ],
+    )
+    def test_the_policy_chooses(self, host: SimulatedHost, cves: CveList, choose: str, chosen: set[int]) -> None:
+        for number, score in ((1, 9.8), (2, 7.5), (3, 5.5), (4, None)):
+            cves.add(number, "ok", score=score)
+        cves.write_policy(choose)
+        found = choices(cve(host, cves, "plan"))
+        assert {int(name[-1]) for name, choice in found.items() if choice == "chosen"} == chosen
+
+    def test_an_exploited_cve_is_chosen_whatever_its_severity(self, host: SimulatedHost, cves: CveList) -> None:
+        name = cves.add(1, "ok", score=2.0)
+        kev = host.root / "kev.json"
+        kev.write_text(json.dumps({"vulnerabilities": [{"cveID": name, "dateAdded": "2030-05-01"}]}))
+        cves.write_policy('severity = "critical"')
+        assert choices(cve(host, cves, "plan"))[name] == "left-out"
+        text = cves.policy.read_text().replace("[records]", f'[records]\nkev = "{kev}"')
+        cves.policy.write_text(text)
+        assert choices(cve(host, cves, "plan"))[name] == "chosen"
+
+    def test_code_that_is_not_loaded_is_left_out_where_the_policy_says_so(
+        self, host: SimulatedHost, cves: CveList, server: CveServer
+    ) -> None:
+        server.sources = replace(MINE, sources={**MINE.sources, "drivers/lamp/part1.c": ("lamp",)})
+        name = cves.add(1, "ok")
+        cves.write_policy("loaded_only = true")
+        assert choices(cve(host, cves, "plan"))[name] == "left-out"
+        cves.write_policy()
+        assert choices(cve(host, cves, "plan"))[name] == "chosen"
+
+    def test_a_server_that_knows_another_build_of_the_kernel_is_refused(
+        self, host: SimulatedHost, cves: CveList, server: CveServer
+    ) -> None:
+        server.sources = replace(MINE, build_id="ff" * 20)  # type: ignore[arg-type]
+        cves.add(1, "ok")
+        ran = cve(host, cves, "plan")
+        assert (ran.status, ran.code) == (6, "other-build")
+
+    def test_without_a_policy_nothing_is_guessed(self, host: SimulatedHost) -> None:
+        ran = run_json(host, "cve", "plan")
+        assert (ran.status, ran.code) == (2, "policy")
+
+
+class TestClose:
+    def test_everything_convertible_is_closed_by_one_livepatch_and_the_rest_told(
+        self, host: SimulatedHost, cves: CveList
+    ) -> None:
+        good = [cves.add(number, "ok") for number in (1, 2, 3)]
+        refused = cves.add(4, "refused")
+        ran = cve(host, cves, "close")
+        assert ran.status == 0
+        assert ran.document["closed_now"] == good
+        assert len(host.live) == 1
+        assert [patch.name for patch in host.store.record().set.series] == [f"{name}.patch" for name in good]
+        stages = states(host, cves)
+        assert (stages["closed"], stages["open"]) == (3, 1)
+        assert stages["fixes"]["needs-reboot"] == 1
+        listed = run_json(host, "cve", "list", "--closed", "--records", cves.records).document
+        assert [one["closed"] for one in listed] == [
+            {"by": host.live[0], "functions": [f"vmlinux:fix_{number}"]} for number in (1, 2, 3)
+        ]
+        assert choices(ran)[good[0]] == "closed"
+        assert choices(ran)[refused] == "needs-reboot"
+
+    def test_a_second_run_changes_nothing_and_asks_for_nothing(
+        self, host: SimulatedHost, cves: CveList, server: CveServer
+    ) -> None:
+        cves.add(1, "ok")
+        cves.add(2, "refused")
+        cve(host, cves, "close")
+        asked, record = len(server.asked), host.store.record()
+        ran = cve(host, cves, "close")
+        assert (ran.status, ran.document["closed_now"], ran.document["livepatch"]) == (0, [], None)
+        assert (len(server.asked), host.store.record(), host.loads) == (asked, record, 1)
+        assert "Nothing to do" in run(host, "cve", "close", "--policy", cves.policy).out
+
+    def test_what_comes_later_is_added_and_everything_live_carried_along(
+        self, host: SimulatedHost, cves: CveList, server: CveServer
+    ) -> None:
+        first = cves.add(2, "ok", fixed=180)
+        cve(host, cves, "close")
+        second = cves.add(1, "ok", fixed=178)
+        assert cve(host, cves, "close").document["closed_now"] == [second]
+        assert server.asked[-1] == ("trial", [f"{first}.patch", f"{second}.patch"])
+        assert len(host.live) == 1
+        assert states(host, cves)["closed"] == 2
+
+    @pytest.mark.parametrize("form", ["clashes", "crashes-with"])
+    def test_the_culprit_is_found_left_out_and_the_rest_goes_on(
+        self, host: SimulatedHost, cves: CveList, server: CveServer, form: str
+    ) -> None:
+        names = [cves.add(number, "ok", fixed=180 + number) for number in range(1, 9)]
+        culprits = [cves.add(10 + number, f"{form} {names[number]}", fixed=185 + number) for number in (1, 3)]
+        ran = cve(host, cves, "close")
+        assert ran.status == 0
+        assert sorted(ran.document["closed_now"]) == names
+        assert sorted(one["id"] for one in ran.document["left_out"]) == culprits
+        found = choices(ran)
+        assert {found[name] for name in culprits} == {"needs-reboot"}
+        assert "does not go with the others" in reasons(ran)[culprits[0]]
+        assert server.count("trial") <= 15
+
+    def test_a_culprit_is_not_tried_again_while_the_others_are_the_same(
+        self, host: SimulatedHost, cves: CveList, server: CveServer
+    ) -> None:
+        first = cves.add(1, "ok", fixed=178)
+        culprit = cves.add(2, f"clashes {first}", fixed=179)
+        cve(host, cves, "close")
+        asked = len(server.asked)
+        ran = cve(host, cves, "close")
+        assert choices(ran)[culprit] == "needs-reboot"
+        assert len(server.asked) == asked
+        cves.add(3, "ok")
+        assert cve(host, cves, "close").document["closed_now"] == ["CVE-2030-30003"]
+        assert states(host, cves)["closed"] == 2
+
+    def test_what_was_applied_by_hand_counts_where_it_is_the_fix(self, host: SimulatedHost, cves: CveList) -> None:
+        name = cves.add(1, "ok")
+        assert run(host, "apply", cves.fixes / f"{name}.patch").status == 0
+        ran = cve(host, cves, "close")
+        assert (ran.document["closed_now"], choices(ran)[name]) == ([], "closed")
+        assert states(host, cves)["closed"] == 1
+
+    def test_a_livepatch_for_another_host_is_saved_with_its_signature(
+        self, host: SimulatedHost, cves: CveList, tmp_path: Path
+    ) -> None:
+        cves.add(1, "ok")
+        out = tmp_path / "out.ko"
+        ran = cve(host, cves, "close", "--kernel", RELEASE, "-o", out)
+        assert ran.status == 0
+        assert host.loads == 0
+        assert set(ran.document["files"]) == {"module", "signature", "report"}
+        assert run(host, "load", out).status == 0
+        assert states(host, cves)["closed"] == 1
+
+    def test_another_hosts_livepatch_is_not_loaded_here(self, host: SimulatedHost, cves: CveList) -> None:
+        ran = cve(host, cves, "close", "--kernel", RELEASE)
+        assert (ran.status, ran.code) == (2, "usage")
+
+    def test_what_is_live_and_cannot_be_built_any_more_stops_the_run_and_changes_nothing(
+        self, host: SimulatedHost, cves: CveList, server: CveServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cves.add(1, "ok")
+        cve(host, cves, "close")
+        live = host.live
+        cves.add(2, "ok")
+        judge = server._judge
+
+        def refuse(patches: Any, form: str) -> Any:
+            first = judge(patches, form)
+            return judge([replace(patches[0], content=b"refused")], form) if "30001" in patches[0].name else first
+
+        monkeypatch.setattr(server, "_judge", refuse, raising=False)
+        ran = cve(host, cves, "close")
+        assert (ran.status, ran.code, host.live) == (6, "carried-fails", live)
+
+    @pytest.mark.parametrize("mood", ["unsigned", "stranger", "swapped"])
+    def test_what_is_not_signed_as_it_must_be_is_not_loaded(
+        self, host: SimulatedHost, cves: CveList, server: CveServer, mood: str
+    ) -> None:
+        cves.add(1, "ok")
+        server.mood = mood
+        ran = cve(host, cves, "close")
+        assert ran.status == 5
+        assert host.loads == 0
+        assert states(host, cves)["closed"] == 0
+
+    def test_damaged_verdicts_stop_a_plan_with_advice(self, host: SimulatedHost, cves: CveList) -> None:
+        cves.add(1, "ok")
+        cve(host, cves, "plan")
+        file = Kept(host.root / DIRECTORY)._verdicts_file(RELEASE)
+        file.write_text("{")
+        assert cve(host, cves, "plan").code == "cve-verdicts"

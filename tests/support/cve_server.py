@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A server on loopback that judges source patches by their own words and hands out signed livepatches of them.
+
+Lines of a patch that are understood: `function NAME` (what it replaces), `refused`, `applied`, `unchanged`,
+`needs NAME` (does not compile unless the patch of that name goes before), `clashes NAME` (does not apply after it),
+`crashes-with NAME` (fails its trial together with it), `confuses` (an error of the server's own).
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.server import ThreadingHTTPServer
+from typing import Any
+
+from fake_workshop import SOURCES
+from signing_server import STRANGER, SigningServer, _Handler
+from simulated_host import BUILD_ID, RELEASE, make_livepatch
+
+from elivepatch.advisory.sources import KernelSources, etag
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import Kind, Problem
+from elivepatch.model.series import SourcePatch
+
+MINE = replace(
+    SOURCES,
+    build_id=BUILD_ID,
+    sources={f"drivers/lamp/part{number}.c": ("vmlinux",) for number in range(20)} | {"drivers/lamp/off.c": ()},
+)
+
+
+@dataclass
+class CveServer(SigningServer):
+    """`asked` is what was asked for: (check, build or trial, names of the patches)."""
+
+    sources: KernelSources = MINE
+    asked: list[tuple[str, list[str]]] = field(default_factory=list)
+    problems: dict[str, Problem | None] = field(default_factory=dict)
+    bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @contextmanager
+    def running(self) -> Iterator[CveServer]:
+        """Listen on loopback until the end of the block."""
+        outer = self
+
+        class Handler(_CveHandler):
+            known = outer
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+            http.daemon_threads = True
+            thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+            thread.start()
+            self.url = f"http://127.0.0.1:{http.server_port}"
+            try:
+                yield self
+            finally:
+                self.released.set()
+                http.shutdown()
+                thread.join()
+
+    def build(self, body: dict[str, Any]) -> str:
+        self.requests.append(body)
+        patches = [SourcePatch(one["name"], base64.b64decode(one["content"])) for one in body["patches"]]
+        form = "check" if body["check_only"] else "trial" if body["trial"] else "build"
+        self.asked.append((form, [patch.name for patch in patches]))
+        job = f"{len(self.requests):016x}"
+        self.bodies[job] = body
+        self.problems[job] = self._judge(patches, form)
+        name = f"elp_{len(self.requests)}"
+        key = STRANGER if self.mood == "stranger" else self.key
+        self.jobs[job] = make_livepatch(
+            name, functions=self._functions(patches), series=[patch.digest for patch in patches], key=key
+        )
+        return job
+
+    def count(self, form: str) -> int:
+        """How often something was asked for in this form."""
+        return sum(one == form for one, _ in self.asked)
+
+    @staticmethod
+    def _functions(patches: list[SourcePatch]) -> list[str]:
+        words = [line for patch in patches for line in patch.content.decode().splitlines()]
+        return [line.split()[1] for line in words if line.startswith("function ")]
+
+    @staticmethod
+    def _judge(patches: list[SourcePatch], form: str) -> Problem | None:
+        before: list[str] = []
+        for patch in patches:
+            for line in patch.content.decode().splitlines():
+                word, _, rest = line.partition(" ")
+                together = any(rest in name for name in before)
+                if word == "refused":
+                    return problem("data-layout", f"{patch.name} grows a structure.")
+                if word == "applied":
+                    return problem("already-applied", f"{patch.name} is already in this kernel's source.")
+                if word == "unchanged":
+                    return problem("no-change", f"{patch.name}: the compiled code is the same.")
+                if word == "needs" and not together:
+                    return problem("compile-error", f"{patch.name} does not compile.")
+                if word == "clashes" and together:
+                    return problem("does-not-apply", f"{patch.name} does not apply.")
+                if word == "crashes-with" and together and form == "trial":
+                    return Problem(code="trial-oops", kind=Kind.FAILURE, message="The kernel oopsed.", advice="-")
+                if word == "confuses":
+                    return problem("diff-tool-crash", "The diff tool crashed.")
+            before.append(patch.name)
+        return None
+
+
+class _CveHandler(_Handler):
+    known: CveServer
+
+    def do_GET(self) -> None:  # noqa: N802 - the base class names it so
+        if self.path == f"/v1/kernels/{RELEASE}/sources":
+            content = self.known.sources.encode()
+            if self.headers.get("If-None-Match") == etag(content):
+                self._send(b"", "application/json", status=304)
+            else:
+                self._send(content, "application/json")
+            return
+        super().do_GET()
+
+    def _report(self, job: str) -> None:
+        made, found, body = self.known.jobs[job], self.known.problems[job], self.known.bodies[job]
+        functions = [
+            {"object": "vmlinux", "name": one.name, "sympos": 0, "source": one.source}
+            for one in made.statement.functions
+        ]
+        built = found is None and not body["check_only"]
+        self._json(
+            {
+                "id": job,
+                "kernel": RELEASE,
+                "functions": functions if found is None else [],
+                "notes": [],
+                "trial": {"accelerator": "tcg", "passed": True} if built and body["trial"] else None,
+                "result": "success" if found is None else "error" if found.kind is Kind.ERROR else "failure",
+                "problem": None if found is None else found.as_dict(),
+                "livepatch": {"name": made.statement.name} if built else None,
+                "module_sha256": made.statement.digest if built else None,
+            }
+        )
