@@ -61,10 +61,18 @@ def base_6_12(workshop: BuildingWorkshop) -> Base:
     return workshop.base(workshop.maker(_tell).add("debian-13").release)
 
 
+@pytest.fixture(params=["6.1", "6.12"])
+def base(request: pytest.FixtureRequest) -> Base:
+    """Each of the two, one after the other."""
+    found: Base = request.getfixturevalue(f"base_{request.param.replace('.', '_')}")
+    return found
+
+
 @pytest.fixture
 def reachable_path(settings: ServerSettings) -> Iterator[Path]:
     """An empty directory that the sandbox's user can reach, which pytest's own temporary directories are not."""
-    top = settings.cache_dir / "scratch"
+    # Not the scratch of jobs: a server that starts sweeps that.
+    top = settings.cache_dir / "tests"
     top.mkdir(parents=True, exist_ok=True)
     path = Path(tempfile.mkdtemp(prefix="test-", dir=top))
     path.chmod(0o755)

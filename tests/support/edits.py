@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Source patches made from a kernel's own source by replacing texts, so that one serves many kernels."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Edit(NamedTuple):
+    """In the file `path` of the tree, `old` becomes `new`; `old` must be there exactly once."""
+
+    path: str
+    old: str
+    new: str
+
+
+def before(path: str, anchor: str, added: str) -> Edit:
+    """Put text before an anchor."""
+    return Edit(path, anchor, added + anchor)
+
+
+def after(path: str, anchor: str, added: str) -> Edit:
+    """Put text behind an anchor."""
+    return Edit(path, anchor, anchor + added)
+
+
+def patch_of(tree: Path, *edits: Edit) -> str:
+    """Return the diff that makes the edits, as diff -u would."""
+    old = {path: _text(tree / path) for path in dict.fromkeys(edit.path for edit in edits)}
+    new = dict(old)
+    for edit in edits:
+        count = new[edit.path].count(edit.old)
+        assert count == 1, f"{edit.path} has {edit.old!r} {count} times"
+        new[edit.path] = new[edit.path].replace(edit.old, edit.new)
+    return "".join(
+        line
+        for path in old
+        for line in difflib.unified_diff(_lines(old[path]), _lines(new[path]), f"a/{path}", f"b/{path}")
+    )
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("latin-1")
+
+
+def _lines(text: str) -> list[str]:
+    return [f"{line}\n" for line in text.removesuffix("\n").split("\n")]
