@@ -13,8 +13,12 @@ help: ## list the targets
 
 setup: $(VENV)/ready ## install the system packages and the virtual environment
 
-$(VENV)/ready: requirements/dev.txt packaging/debian-packages.txt pyproject.toml packaging/setup
+$(VENV)/ready: requirements/dev.txt packaging/debian-packages.txt packaging/setup pyproject.toml
 	packaging/setup $(VENV)
+	touch $@
+
+$(VENV)/testable: $(VENV)/ready packaging/debian-packages-tests.txt packaging/install-packages
+	packaging/install-packages packaging/debian-packages-tests.txt
 	touch $@
 
 demo: $(VENV)/ready ## turn source patches into livepatches for stock kernels and show them work in a VM
@@ -28,19 +32,19 @@ lint: $(VENV)/ready ## check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(VENV)/ready ## run the tests that need nothing but the checkout
+unit: $(VENV)/testable ## run the tests that need nothing but the checkout
 	$(BIN)/pytest tests/unit
 
-integration: $(VENV)/ready ## run the tests with real servers on loopback
+integration: $(VENV)/testable ## run the tests with real servers on loopback
 	$(BIN)/pytest tests/integration
 
-kernel: $(VENV)/ready ## run the tests that build livepatches and boot kernels
+kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernels
 	$(BIN)/pytest tests/kernel -n 2 --dist loadfile --durations=10
 
 bench: $(VENV)/ready ## measure where the time goes, into bench/results.json
 	$(BIN)/python bench/bench.py
 
-chaos: $(VENV)/ready ## kill, freeze and restart what does the jobs, into bench/chaos.json
+chaos: $(VENV)/testable ## kill, freeze and restart what does the jobs, into bench/chaos.json
 	$(BIN)/python bench/chaos.py
 
 corpus: $(VENV)/ready ## build and try a folder of real fixes (DIR=...), into bench/corpus.json
