@@ -211,6 +211,14 @@ class TestEnrolment:
         assert (ran.status, ran.code) == (5, "other-key")
         assert not (fresh.root / "etc/elivepatch/trusted.json").exists()
 
+    @pytest.mark.parametrize(("mood", "status", "code"), [("unsigned", 5, "unsigned"), ("garbage", 4, "server-answer")])
+    def test_a_server_without_a_key_cannot_be_enrolled(
+        self, fresh: SimulatedHost, server: SigningServer, mood: str, status: int, code: str
+    ) -> None:
+        server.mood = mood
+        ran = run_json(fresh, "enroll", server.url, "--fingerprint", "ab" * 32)
+        assert (ran.status, ran.code) == (status, code)
+
     @pytest.mark.usefixtures("no_terminal")
     def test_without_a_terminal_and_without_a_fingerprint_nothing_is_trusted(
         self, fresh: SimulatedHost, server: SigningServer

@@ -87,21 +87,21 @@ class _Handler(BaseHTTPRequestHandler):
         known, parts = self.known, self.path.strip("/").split("/")
         if self._misbehaves():
             return
-        if parts == ["v1", "key"]:
-            self._json({"algorithm": "ed25519", "public_key": known.key.public.raw.hex()})
+        if parts == ["v1", "key"] and known.mood != "unsigned":
+            self._json(known.key.public.as_dict())
         elif parts == ["v1", "kernels"]:
             kernel = {"release": RELEASE, "build_id": known.build_id, "arch": "x86_64"}
             self._json({"kernels": [kernel | {"config_digest": "0" * 64, "compiler": "gcc-12"}]})
-        elif len(parts) == 3:
+        elif len(parts) == 3 and parts[1] == "builds":
             self._json({"id": parts[2], "status": "done"})
-        elif parts[3] == "events":
+        elif parts[3:] == ["events"]:
             event = json.dumps({"stage": "compile", "message": "fs/proc/meminfo.c", "fraction": 0.5})
             self._send(f"id: 1\nevent: progress\ndata: {event}\n\n".encode(), "text/event-stream")
-        elif parts[3] == "report":
+        elif parts[3:] == ["report"]:
             self._report(parts[2])
-        elif parts[3] == "module":
+        elif parts[3:] == ["module"]:
             self._module(known.jobs[parts[2]])
-        elif parts[3] == "signature" and known.mood != "unsigned":
+        elif parts[3:] == ["signature"] and known.mood != "unsigned":
             self._send(known.jobs[parts[2]].envelope, "application/json")
         else:
             problem = {"code": "file-unknown", "kind": "usage", "message": "There is no such file.", "advice": "-"}

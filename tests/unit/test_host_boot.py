@@ -182,3 +182,17 @@ def test_a_module_that_was_changed_on_the_disk_is_not_loaded_at_boot(host: Simul
     ran = run_json(host, "boot")
     assert (ran.status, ran.code) == (5, "module-size")
     assert host.live == []
+
+
+def test_a_machine_that_goes_down_in_the_middle_of_an_unload_comes_back_with_the_livepatch(host: SimulatedHost) -> None:
+    run(host, "boot", "--mark-clean")
+    if os.fork() == 0:
+        host.before = lambda _act: os._exit(9)
+        run(host, "unload", "elp_a")
+        os._exit(0)
+    os.wait()
+    assert host.store.next_record() is not None
+    host.boot(seconds_down=30)
+    assert run(host, "boot").status == 0
+    assert host.live == ["elp_a"]
+    assert host.store.next_record() is None

@@ -337,3 +337,50 @@ def test_a_record_that_cannot_be_written_stops_before_the_kernel_is_touched(host
     moved.rename(directory)
     assert host.live == ["elp_a"]
     assert host.loads == 1
+
+
+def two_sets(host: SimulatedHost) -> None:
+    """First a livepatch with another stacked on it, then one that replaced both: going back takes two steps."""
+    load(host, "elp_a")
+    load(host, "elp_s", replace=False)
+    load(host, "elp_b", series=2)
+    assert host.live == ["elp_b"]
+
+
+def test_all_modules_are_verified_before_the_first_step_of_a_change(host: SimulatedHost) -> None:
+    two_sets(host)
+    kept = host.store.path_of(make_livepatch("elp_s", series=[f"{0:064x}"], replace=False).statement.digest, "ko")
+    kept.write_bytes(kept.read_bytes()[:-1] + b"!")
+    ran = run_json(host, "rollback")
+    assert (ran.status, ran.code) == (5, "module-digest")
+    assert (host.live, host.loads) == (["elp_b"], 3)
+    assert_true(host)
+
+
+def test_an_interruption_between_two_steps_ends_there_and_is_recorded(host: SimulatedHost) -> None:
+    two_sets(host)
+    host.after = lambda act: send_sigint() if act == "load" else None
+    assert run(host, "rollback").status == 130
+    host.after = lambda _act: None
+    assert host.live == ["elp_a"]
+    assert_true(host)
+    assert run(host, "rollback").status == 0
+    assert host.live == ["elp_b"]
+
+
+def test_going_back_does_not_take_a_livepatch_of_others_with_it(host: SimulatedHost) -> None:
+    load(host, "elp_a")
+    load(host, "elp_b", series=2)
+    with save(make_livepatch("kpatch_x", replace=False), host.root / "files").open("rb") as file:
+        host.load(file.fileno())
+    ran = run_json(host, "rollback")
+    assert (ran.status, ran.code) == (6, "foreign-livepatch")
+    assert host.live == ["elp_b", "kpatch_x"]
+
+
+def test_an_interruption_goes_before_force(host: SimulatedHost) -> None:
+    hold(host, leaves_after=NEVER)
+    host.after = nth(3, send_sigint)
+    assert load(host, "elp_a", "--deadline", "10", "--force").status == 130
+    assert host.live == host.modules == []
+    assert_true(host)

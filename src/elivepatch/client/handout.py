@@ -13,10 +13,19 @@ class SigningServer(Api):
     """A server whose livepatches come with signed statements."""
 
     def public_key(self) -> PublicKey:
-        """Return the key with which the server says it signs; it proves nothing before a person compared it."""
-        with self._understood():
-            answer = self._json("GET", "/v1/key")
-            text = str(answer["public_key"])
+        """Return the key with which the server says it signs; it proves nothing before a person compared it.
+
+        Raises TrustError where the server has none.
+        """
+        try:
+            with self._understood():
+                text = str(self._json("GET", "/v1/key")["public_key"])
+        except Refused as refusal:
+            raise TrustError(
+                "unsigned",
+                f"The server at {self.url} has no key to sign with: {refusal.problem.message}",
+                advice="A host loads only what is signed: bring the server up to date, then enrol again.",
+            ) from refusal
         return PublicKey.from_hex(text)
 
     def envelope(self, job: str) -> bytes:

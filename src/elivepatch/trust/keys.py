@@ -73,6 +73,10 @@ class PublicKey:
         digits = self.fingerprint
         return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
 
+    def as_dict(self) -> dict[str, str]:
+        """Return what a server tells of its key (GET /v1/key)."""
+        return {"algorithm": "ed25519", "public_key": self.raw.hex(), "fingerprint": self.fingerprint}
+
     def verifies(self, signature: bytes, message: bytes) -> bool:
         """Whether `signature` was made over exactly `message` with this key's private half."""
         if len(signature) != SIGNATURE_BYTES:
