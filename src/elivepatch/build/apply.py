@@ -24,6 +24,7 @@ from elivepatch.process import Cancellation
 _FILE_LIMIT_BYTES = 64 << 20
 _LINES_KEPT = {FileKind.SOURCE, FileKind.HEADER}
 _PATCHED = re.compile(r"patching file '?(.+?)'?(?: \((?:renamed|copied) from .*\))?$")
+_REFUSED = re.compile(r"(?:already|failed) /in/\d{5}\.patch$", re.ASCII)
 _APPLY = r"""
 set -u
 mkdir -p /tmp/old /out/layer /out/changes
@@ -82,8 +83,8 @@ def apply_series(
         cancellation=cancellation,
     )
     if done.status in {3, 4}:
-        first, _, rest = done.text.partition("\n")
-        name = series.patches[int(first.split("/")[-1].removesuffix(".patch"))].name
+        number, rest = _refusal(done.text)
+        name = series.patches[number].name
         if done.status == 4:
             raise BuildStopped(problem("already-applied", f"{name} is already in this kernel's source."))
         excerpt = "\n".join(line for line in rest.splitlines() if line.strip())[:4000]
@@ -100,6 +101,16 @@ def apply_series(
     for file in touched:
         _take_over(file, output, layer)
     return Applied(layer)
+
+
+def _refusal(said: str) -> tuple[int, str]:
+    """Return which patch of the series was refused and what patch(1) said about it.
+
+    The script tells the files of the patches before it first.
+    """
+    lines = said.splitlines()
+    at = next(number for number, line in enumerate(lines) if _REFUSED.match(line))
+    return int(lines[at][-len("00000.patch") :][:5]), "\n".join(lines[at + 1 :])
 
 
 def _check_names(said: str, touched: Sequence[TouchedFile]) -> None:
