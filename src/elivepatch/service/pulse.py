@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A worker's sign of life, and the watch over the others: on PostgreSQL, the jobs of a dead worker are taken over.
 
-A living worker holds an advisory lock of the database by its name and notes a sign of life twice a second. Whoever finds
-the lock free and the sign old ends that life and puts its jobs back into their lines. A worker that is frozen keeps
-its connection and so its lock: where its sign is old enough the connection is ended from here. A worker that finds its
-life ended by others abandons what it does and begins a new one.
+A living worker holds an advisory lock of the database by its name and notes a sign of life twice a second. Whoever
+finds the lock free and the sign old ends that life and puts its jobs back into their lines. A worker that is frozen
+keeps its connection and so its lock: where its sign is old enough the connection is ended from here. A worker that
+finds its life ended by others abandons what it does and begins a new one.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from elivepatch.model.errors import EnvironmentFault, TrustError
@@ -69,12 +69,10 @@ class Store:
     def put(self, data: bytes) -> Digest:
         """Keep `data` and return its digest. A damaged blob of that name is replaced."""
         digest = digest_of(data)
-        try:
-            obstore.put(self._backend, _key(digest), data, mode="create")
-        except AlreadyExistsError:
-            # One that is about to be collected is written again: that makes it young.
-            if self._is_old(digest) or not self._is_whole(digest):
-                obstore.put(self._backend, _key(digest), data, mode="overwrite")
+        # Not a conditional put, which not every object store knows: whoever else puts it at the same moment puts the
+        # same bytes. One that is about to be collected is written again, which makes it young.
+        if self._is_old_or_missing(digest) or not self._is_whole(digest):
+            obstore.put(self._backend, _key(digest), data)
         return digest
 
     def get(self, digest: Digest) -> bytes:
@@ -120,11 +118,11 @@ class Store:
             for blob in found:
                 yield str(blob["path"]), blob["last_modified"]
 
-    def _is_old(self, digest: Digest) -> bool:
+    def _is_old_or_missing(self, digest: Digest) -> bool:
         try:
             modified = obstore.head(self._backend, _key(digest))["last_modified"]
         except FileNotFoundError:
-            return False
+            return True
         return modified < datetime.now(UTC) - GRACE / 2
 
     def _is_whole(self, digest: Digest) -> bool:

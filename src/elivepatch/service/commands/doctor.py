@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch-server doctor`: whether a server can work here, and what to do where it cannot."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus
+from elivepatch.output import Output
+from elivepatch.service.checkup import look
+from elivepatch.service.commands.serve import add_settings, settings_of
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser("doctor", help="look whether a server can work here", allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_settings(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Look, and end with 4 where something is missing."""
+    findings = look(settings_of(arguments))
+    output.document([asdict(finding) for finding in findings])
+    output.table(
+        ("", "WHAT", "SEEN"), [("ok" if finding.well else "--", finding.what, finding.seen) for finding in findings]
+    )
+    for finding in findings:
+        if not finding.well:
+            output.line(f"{finding.what}: {finding.advice}")
+    return ExitStatus.OK if all(finding.well for finding in findings) else ExitStatus.SERVICE

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch-server restore`: what a backup holds, back into a state directory."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus
+from elivepatch.output import Output
+from elivepatch.service.backup import restore
+from elivepatch.service.commands.serve import add_settings, settings_of
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser("restore", help="bring a backup's state back", allow_abbrev=False)
+    parser.add_argument("file", metavar="FILE", type=Path, help="what `elivepatch-server backup` wrote")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_settings(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Restore the backup."""
+    settings = settings_of(arguments)
+    restore(settings, arguments.file)
+    output.document({"state_dir": str(settings.state_dir)})
+    output.line(f"{settings.state_dir} is as it was; start the server. Jobs that ran then are taken up again.")
+    return ExitStatus.OK
