@@ -100,17 +100,26 @@ def test_a_dry_run_builds_and_looks_but_loads_nothing(host: SimulatedHost, serve
     assert run(host, "status").status == 0
 
 
-def test_stack_asks_for_the_new_patches_only_and_refuses_a_livepatch_that_replaces(
+def test_stack_asks_for_the_new_patches_only_and_puts_them_beside_what_is_live(
     host: SimulatedHost, server: SigningServer
 ) -> None:
     apply(host, "one")
-    ran = apply(host, "two", options=("--stack",))
+    assert apply(host, "two", options=("--stack",)).status == 0
     assert sent(server) == ["two.patch"]
+    assert host.live == ["elp_1", "elp_2"]
+    assert apply(host, "three").status == 0
+    assert sent(server) == ["one.patch", "two.patch", "three.patch"]
+    assert host.live == ["elp_3"]
+
+
+def test_a_livepatch_that_replaces_is_not_taken_where_one_beside_the_others_was_asked_for(
+    host: SimulatedHost, server: SigningServer
+) -> None:
+    apply(host, "one")
+    server.stacks = False
+    ran = apply(host, "two", options=("--stack",))
     assert (ran.status, ran.code) == (5, "other-mode")
     assert host.live == ["elp_1"]
-    server.replace = False
-    assert apply(host, "two", options=("--stack",)).status == 0
-    assert len(host.live) == 2
 
 
 def test_a_source_patch_whose_text_was_lost_is_asked_for_again(host: SimulatedHost, server: SigningServer) -> None:

@@ -39,7 +39,7 @@ class SigningServer:
     mood: str = "well"
     build_id: str = BUILD_ID
     key: ServerKey = KEY
-    replace: bool = True
+    stacks: bool = True
     requests: list[dict[str, Any]] = field(default_factory=list)
     jobs: dict[str, Made] = field(default_factory=dict)
     released: threading.Event = field(default_factory=threading.Event)
@@ -75,7 +75,8 @@ class SigningServer:
         functions = [f"function_{number}" for number in range(len(patches))]
         key = STRANGER if self.mood == "stranger" else self.key
         job = f"{len(self.requests):016x}"
-        self.jobs[job] = make_livepatch(name, functions=functions, series=series, key=key, replace=self.replace)
+        replace = body["replace"] or not self.stacks
+        self.jobs[job] = make_livepatch(name, functions=functions, series=series, key=key, replace=replace)
         return job
 
 

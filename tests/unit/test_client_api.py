@@ -74,6 +74,7 @@ def test_a_request_is_sent_as_the_server_reads_it() -> None:
         "expectations": [{"command": "x", "pattern": "y"}],
         "trial": True,
         "check_only": False,
+        "replace": True,
     }
     assert seen[0].headers["authorization"] == "Bearer elp_secret"
 

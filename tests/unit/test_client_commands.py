@@ -113,6 +113,7 @@ def test_a_build_saves_module_log_console_and_report(
         "expectations": [{"command": "/proc/meminfo", "pattern": "VMALLOC"}],
         "trial": True,
         "check_only": False,
+        "replace": True,
     }
     saved = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.name != "fix.patch"}
     assert json.loads(saved.pop("livepatch_meminfo.report.json")) == SUCCESS

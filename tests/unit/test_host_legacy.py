@@ -59,10 +59,10 @@ def test_the_running_kernels_version_is_taken_and_another_is_not(version: str) -
     assert caught.value.problem.code == "other-kernel"
 
 
-def test_the_cve_mode_points_at_what_there_is_now() -> None:
-    with pytest.raises(UsageError) as caught:
-        legacy.translate(["-e", "-a", "5.1.6", "-u", "http://127.0.0.1:5000"], release=RELEASE)
-    assert "elivepatch cve list --kernel 5.1.6" in caught.value.problem.advice
+def test_the_cve_mode_becomes_cve_close() -> None:
+    found = legacy.translate(["-e", "-a", "5.1.6", "-u", "http://127.0.0.1:5000"], release=RELEASE)
+    assert found.argv == ("cve", "close", "--url", "http://127.0.0.1:5000")
+    assert "policy.toml" in "".join(found.hints)
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

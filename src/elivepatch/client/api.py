@@ -105,6 +105,7 @@ class Api:
                 "expectations": [asdict(expectation) for expectation in request.expectations],
                 "trial": request.trial,
                 "check_only": request.check_only,
+                "replace": request.replace,
             }
         ).encode()
         if len(body) > MAX_BODY_BYTES:

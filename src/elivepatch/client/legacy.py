@@ -109,17 +109,15 @@ def translate(argv: Sequence[str], *, release: str) -> Translation:
         hints.append("-k is not needed: the server knows the kernel by its build-id and has its configuration.")
     _require_running(given["kernel_version"], release)
     if given["cve"]:
-        new = ["cve", "list", "--kernel", given["kernel_version"] or release]
-        raise UsageError(
-            "old-cve",
-            "The CVE list of 2019 that -e used is gone, and nothing closes CVEs unasked any more.",
-            advice=f"See what is open with `elivepatch {shlex.join(new)} --records LIST`, then apply what you choose.",
-        )
-    if not given["patch"]:
+        hints.append("the list of 2019 is gone: what is closed, and from where, is chosen in policy.toml.")
+        new = ["cve", "close"]
+    elif given["patch"]:
+        new = ["apply", given["patch"]]
+    else:
         raise UsageError(
             "usage", "Neither a patch (-p) nor -e was given.", advice="The new form is `elivepatch apply PATCH`."
         )
-    new = ["apply", given["patch"], *(["--url", given["url"]] if given["url"] else [])]
+    new += ["--url", given["url"]] if given["url"] else []
     return Translation(
         argv=tuple(new),
         hints=(f"this is the old form; the new one is `elivepatch {shlex.join(new)}`", *hints),

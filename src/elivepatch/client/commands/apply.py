@@ -66,7 +66,11 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         else:
             _require_trust(session)
             request = BuildRequest(
-                release=kernel.release, series=series, expectations=expectations, trial=not arguments.no_trial
+                release=kernel.release,
+                series=series,
+                expectations=expectations,
+                trial=not arguments.no_trial,
+                replace=not arguments.stack,
             )
             delivery = _build(session, arguments, account, request)
             said = verify_envelope(delivery.envelope, session.tools.pinned)
