@@ -120,13 +120,13 @@ def _configuration(host: Host) -> Finding:
         return note(
             "config-unknown",
             "The running kernel's configuration was not found in /proc/config.gz, /boot or /lib/modules.",
-            "A distribution's kernel needs none; for your own one give it with --config FILE.",
+            "Nothing needs to be done: the server has it, with the base for this build-id.",
         )
     if _config(host) is None:
         return note(
             "config-malformed",
             f"{found.source} is not a kernel configuration throughout.",
-            "Give the .config that the kernel was built with, with --config FILE.",
+            "Nothing needs to be done here: the server has its own, with the base for this build-id.",
         )
     return fine("config", f"configuration in {found.source}")
 
