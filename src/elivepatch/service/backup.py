@@ -64,7 +64,7 @@ def backup(settings: ServerSettings, file: Path) -> int:
 def restore(settings: ServerSettings, file: Path) -> None:
     """Put the state that `file` holds into the state directory, which must not have one.
 
-    Raises UsageError where there is a state already or `file` is no backup, EnvironmentFault where it cannot write.
+    Raises UsageError where there is a state already or `file` is no backup, EnvironmentFault where writing fails.
     """
     state = settings.state_dir
     make_state_directory(state)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A server without its process: the real parts and routes, and a workshop that builds nothing."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from fake_workshop import KERNEL, FakeWorkshop
+from starlette.testclient import TestClient
+
+from elivepatch.service import api
+from elivepatch.service.auth import Account, Role
+from elivepatch.service.parts import TOKEN_FILE
+from elivepatch.service.server import assemble
+from elivepatch.service.services import Services
+from elivepatch.settings import ServerSettings
+
+DEADLINE_S = 20.0
+
+
+@dataclass
+class Assembled:
+    """The server, and a client of it that has the operator's token."""
+
+    http: TestClient
+    services: Services
+    workshop: FakeWorkshop
+    state: Path
+
+    def token(self, name: str, role: Role, *, tenant: str = "default", kernel: str = "") -> dict[str, str]:
+        """Make a token and return the header that carries it."""
+        made = self.services.tokens.add(Account(name=name, role=role, tenant=tenant, kernel=kernel))
+        return {"Authorization": f"Bearer {made}"}
+
+    def ask(self, patch: str, headers: dict[str, str] | None = None, **more: Any) -> httpx2.Response:
+        content = base64.b64encode(patch.encode()).decode()
+        body = {"kernel": KERNEL.release, "patches": [{"name": "fix.patch", "content": content}]} | more
+        return self.http.post("/v1/builds", json=body, headers=headers)
+
+    def done(self, patch: str, headers: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+        """Ask, wait, and return the report."""
+        asked = self.ask(patch, headers, **more)
+        assert asked.status_code in {200, 202}, asked.text
+        job = asked.json()["id"]
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            report = self.http.get(f"/v1/builds/{job}/report")
+            if report.status_code == 200:
+                document: dict[str, Any] = report.json()
+                return document
+            time.sleep(0.05)
+        raise AssertionError(job)
+
+
+@contextmanager
+def assembled(state: Path, *, client: tuple[str, int] = ("127.0.0.1", 50000), **settings: Any) -> Iterator[Assembled]:
+    """Run a server without its process while the block lasts."""
+    workshop = FakeWorkshop(state / "runs.txt")
+    known = {"requests_per_s": 5000.0, "cache_dir": state} | settings
+    services = assemble(ServerSettings(state_dir=state, **known), workshop)
+    assert services.worker is not None
+    services.worker.start()
+    services.watch.start()
+    token = (state / TOKEN_FILE).read_text().strip()
+    headers = {"Authorization": f"Bearer {token}"}
+    with TestClient(api.create(services), headers=headers, raise_server_exceptions=False, client=client) as http:
+        yield Assembled(http, services, workshop, state)
+    services.stopping.set()
+    services.watch.stop()
+    services.engine.stop()
+    services.worker.stop()
+    services.parts.close()
