@@ -78,6 +78,7 @@ class SimulatedHost:
     after: Callable[[str], None] = lambda _act: None
     refuse_load: int = 0
     time: float = 1000.0
+    look_s: float = 0.0  # what a look at the clock takes: the more, the slower the machine
     started: datetime = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
     livepatches: list[_Livepatch] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
@@ -99,6 +100,7 @@ class SimulatedHost:
         return Store.of(self.machine.host)
 
     def monotonic(self) -> float:
+        self.time += self.look_s
         return self.time
 
     def now(self) -> datetime:

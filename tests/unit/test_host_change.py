@@ -141,6 +141,26 @@ def test_a_transition_that_takes_too_long_is_reversed_and_says_who_held_it(host:
     assert_true(host)
 
 
+def test_on_a_slow_machine_who_held_a_transition_is_found_too(host: SimulatedHost) -> None:
+    host.tasks += [Task(pid, "worker") for pid in range(100, 130)]
+    hold(host, leaves_after=NEVER)
+    host.look_s = 0.05
+    ran = load(host, "elp_a", "--deadline", "20")
+    assert ran.code == "transition-stalled"
+    assert "1 task held it" in ran.document["problem"]["message"]
+    assert "reader (pid 900" in ran.document["problem"]["excerpt"]
+
+
+def test_tasks_on_their_way_back_are_not_said_to_have_held_a_transition(host: SimulatedHost) -> None:
+    host.tasks += [Task(pid, "worker") for pid in range(100, 400)]
+    hold(host, leaves_after=NEVER)
+    host.look_s = 0.05
+    ran = load(host, "elp_a", "--deadline", "20")
+    assert ran.code == "transition-stalled"
+    assert "something held it" in ran.document["problem"]["message"]
+    assert "looked at switched" in ran.err
+
+
 def test_a_transition_that_takes_its_time_is_waited_for(host: SimulatedHost) -> None:
     hold(host, leaves_after=17)
     ran = load(host, "elp_a")

@@ -24,7 +24,8 @@ KERNEL_SIGNALS_EVERY_S = 15.0
 STALLED_AFTER_S = 5.0
 _POLL_S = 0.2
 _CENSUS_EVERY_S = 1.0
-_CENSUS_WITHIN_S = 0.5
+# Emulated or very busy machines take a second for fifty tasks; the others are through long before this.
+_CENSUS_WITHIN_S = 5.0
 _HOLDERS_SHOWN = 10
 
 
@@ -97,11 +98,12 @@ def follow(
         if (state is None or not state.transition) and _arrived(state, enabling=enabling):
             return replace(seen, ending=Ending.DONE, interrupted=interruption.asked)
     back = _until(machine, name, enabling=not enabling, within_s=watch.deadline_s, stop=None, progress=progress)
+    returned = replace(seen, ending=Ending.REVERSED, back_seconds=back.seconds, interrupted=interruption.asked)
+    if back.ending is Ending.DONE:
+        return returned  # whoever had to move back held nothing
     return replace(
-        seen,
-        ending=Ending.REVERSED if back.ending is Ending.DONE else Ending.STUCK,
-        back_seconds=back.seconds,
-        interrupted=interruption.asked,
+        returned,
+        ending=Ending.STUCK,
         holders=seen.holders or back.holders,
         waiting=seen.waiting or back.waiting,
     )
@@ -161,11 +163,13 @@ def _until(
             break
         if clock.monotonic() >= next_census:
             census = count(machine.host, clock, target=enabling, within_s=_CENSUS_WITHIN_S)
-            waiting = len(census.waiting)
-            next_census = clock.monotonic() + _CENSUS_EVERY_S
+            # Time may run out before the one that waits was reached: what was seen before still holds.
+            waiting = len(census.waiting) if census.complete or census.waiting else waiting
+            took = clock.monotonic() - started - passed
+            next_census = clock.monotonic() + max(_CENSUS_EVERY_S, took)
             _tell(progress, name, census, passed)
             if passed >= STALLED_AFTER_S:
-                holders = _holders(machine, state, census)
+                holders = _holders(machine, state, census) or holders
                 if holders and not told_stall:
                     told_stall = True
                     progress(Event(stage="stalled", message=f"{name} waits for {holders[0]}"))
@@ -190,7 +194,7 @@ def _arrived(state: KernelLivepatch | None, *, enabling: bool) -> bool:
 
 def _tell(progress: Progress, name: str, census: Census, passed: float) -> None:
     moved = census.tasks - len(census.waiting)
-    message = f"{name}: {moved} of {census.tasks} tasks switched"
+    message = f"{name}: {moved} of {census.tasks} tasks {'' if census.complete else 'looked at '}switched"
     if passed >= STALLED_AFTER_S and census.waiting:
         signals_in = KERNEL_SIGNALS_EVERY_S - passed % KERNEL_SIGNALS_EVERY_S
         message += f"; the kernel signals the others in about {signals_in:.0f} s"
