@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from edits import series_of
 
 from elivepatch.build.archive import Archive
 from elivepatch.build.base import Base
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.progress import Event
-from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.process import run
 from elivepatch.service.building import BuildingWorkshop, guest_kernel
 from elivepatch.settings import ServerSettings
@@ -68,9 +68,7 @@ def base(request: pytest.FixtureRequest) -> Base:
     return found
 
 
-@pytest.fixture
-def reachable_path(settings: ServerSettings) -> Iterator[Path]:
-    """An empty directory that the sandbox's user can reach, which pytest's own temporary directories are not."""
+def _reachable(settings: ServerSettings) -> Iterator[Path]:
     # Not the scratch of jobs: a server that starts sweeps that.
     top = settings.cache_dir / "tests"
     top.mkdir(parents=True, exist_ok=True)
@@ -78,6 +76,18 @@ def reachable_path(settings: ServerSettings) -> Iterator[Path]:
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def reachable_path(settings: ServerSettings) -> Iterator[Path]:
+    """An empty directory that the sandbox's user can reach, which pytest's own temporary directories are not."""
+    yield from _reachable(settings)
+
+
+@pytest.fixture(scope="module")
+def shared_path(settings: ServerSettings) -> Iterator[Path]:
+    """The same, for what the tests of one module share."""
+    yield from _reachable(settings)
 
 
 @pytest.fixture
@@ -92,10 +102,8 @@ def build(workshop: BuildingWorkshop, reachable_path: Path) -> Build:
         count += 1
         work_dir = reachable_path / str(count)
         work_dir.mkdir()
-        contents = [patch.encode() if isinstance(patch, str) else patch for patch in patches]
-        series = PatchSeries(tuple(SourcePatch(f"{n}.patch", content) for n, content in enumerate(contents)))
         builder = ObjectsBuilder(base=base, toolchains=workshop.toolchains, jobs=2)
-        return builder.build(series, name=name, work_dir=work_dir, check_only=check_only)
+        return builder.build(series_of(*patches), name=name, work_dir=work_dir, check_only=check_only)
 
     return built
 

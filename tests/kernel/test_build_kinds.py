@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edits import Edit, after, before, patch_of
+from edits import Edit, after, before, patch_of, series_of
 
 from elivepatch.build.base import Base
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.kernel.elf import TYPE_FILE, ElfFile
 from elivepatch.model.build import BuildOutcome
-from elivepatch.model.series import PatchSeries, SourcePatch
 
 pytestmark = pytest.mark.kernel
 
@@ -208,7 +207,7 @@ def test_what_the_tools_printed_is_kept(base_6_1: Base, workshop: Any, reachable
         log=log,
         progress=lambda event: events.append(event.stage),
     )
-    series = PatchSeries((SourcePatch("a", patch_of(base_6_1.tree, MEMINFO).encode()),))
+    series = series_of(patch_of(base_6_1.tree, MEMINFO))
     (reachable_path / "work").mkdir()
     assert builder.build(series, name="livepatch_test", work_dir=reachable_path / "work").problem is None
     said = log.read_text()

@@ -7,6 +7,8 @@ import difflib
 from pathlib import Path
 from typing import NamedTuple
 
+from elivepatch.model.series import PatchSeries, SourcePatch
+
 
 class Edit(NamedTuple):
     """In the file `path` of the tree, `old` becomes `new`; `old` must be there exactly once."""
@@ -39,6 +41,12 @@ def patch_of(tree: Path, *edits: Edit) -> str:
         for path in old
         for line in difflib.unified_diff(_lines(old[path]), _lines(new[path]), f"a/{path}", f"b/{path}")
     )
+
+
+def series_of(*patches: str | bytes) -> PatchSeries:
+    """Return a series of patches called 0.patch, 1.patch and so on."""
+    contents = [patch.encode() if isinstance(patch, str) else patch for patch in patches]
+    return PatchSeries(tuple(SourcePatch(f"{n}.patch", content) for n, content in enumerate(contents)))
 
 
 def _text(path: Path) -> str:
