@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from cve_list import CveList
 from cve_server import MINE, CveServer
+from git_repository import Repository
 from host_commands import Ran, enrol, run, run_json
 from simulated_host import RELEASE, SimulatedHost
 
+from elivepatch import process
 from elivepatch.client.cve.kept import DIRECTORY, Kept
 from elivepatch.model.kernel import Digest
 
@@ -172,6 +174,28 @@ class TestPlan:
     def test_without_a_policy_nothing_is_guessed(self, host: SimulatedHost) -> None:
         ran = run_json(host, "cve", "plan")
         assert (ran.status, ran.code) == (2, "policy")
+
+
+def test_the_overlays_of_a_host_give_fixes_that_say_what_their_trial_must_see(
+    host: SimulatedHost, cves: CveList, server: CveServer, tmp_path: Path
+) -> None:
+    name = cves.add(1)
+    process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"]).check("making a key")
+    (tmp_path / "signers").write_text(f"keeper {(tmp_path / 'key.pub').read_text()}")
+    config = {"gpg.format": "ssh", "user.signingkey": str(tmp_path / "key")}
+    overlay = Repository(tmp_path / "overlay", config=config)
+    text = (
+        f"overlay: 1\nname: lamps\npatches:\n  - id: light\n    files: [light.patch]\n    cves: [{name}]\n"
+        '    kernels: ["6.1.*"]\n    expect: ["/proc/lamp =~ light"]\n    licence: GPL-2.0-only\n    author: A\n'
+    )
+    overlay.commit("Begin", {"overlay.yaml": text, "light.patch": "function fix_1\n+light\n"}, "-S")
+    url = f"file://{overlay.top}"
+    assert run(host, "overlay", "add", "lamps", url, "--signers", tmp_path / "signers").status == 0
+    cves.policy.write_text(f'[records]\nsource = "{cves.records}"\n[[fixes]]\noverlays = true\n')
+    ran = cve(host, cves, "close")
+    assert ran.document["closed_now"] == [name], ran.err
+    assert server.requests[-1]["expectations"] == [{"command": "/proc/lamp", "pattern": "light"}]
+    assert states(host, cves)["closed"] == 1
 
 
 class TestClose:

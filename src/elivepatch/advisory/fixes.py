@@ -23,6 +23,7 @@ from elivepatch.advisory.version import KernelVersion, listed_version
 from elivepatch.model.errors import ElivepatchError, UsageError
 from elivepatch.model.kernel import Digest
 from elivepatch.model.series import SourcePatch
+from elivepatch.model.trial import Expectation
 
 PATCH_MAX = 4 * 1024 * 1024
 """Bytes of one source patch; the largest fixes of the list have some 200 KiB."""
@@ -57,7 +58,8 @@ class Fix:
     """Source patches that close a CVE, in order, and the place they come from.
 
     `dated` is when the youngest of them was made. `order` sorts fixes as they went into the branch: the version that
-    first has the last of them. `hints` say what else changed the same files before, for when it does not apply.
+    first has the last of them. `hints` say what else changed the same files before, for when it does not apply;
+    `expectations` are what its trial must see.
     """
 
     cve: str
@@ -66,6 +68,7 @@ class Fix:
     dated: datetime
     order: tuple[int, ...]
     hints: tuple[str, ...] = ()
+    expectations: tuple[Expectation, ...] = ()
 
     @property
     def digests(self) -> tuple[Digest, ...]:

@@ -17,7 +17,7 @@ from elivepatch.advisory.plan import Choice, series_of
 from elivepatch.advisory.verdicts import Verdict, remembered
 from elivepatch.client import commands
 from elivepatch.client.commands import apply
-from elivepatch.client.cve.cumulative import Cumulative, build_cumulative
+from elivepatch.client.cve.cumulative import Cumulative, build_cumulative, expectations_of
 from elivepatch.client.cve.planning import Planned, planned, tell_plan
 from elivepatch.client.files import write_whole
 from elivepatch.client.follow import Patience
@@ -186,6 +186,8 @@ def _apply(
             files[-1].write_bytes(patch.content)
         options = ["--url", arguments.url] if arguments.url else []
         options += ["--token-file", str(arguments.token_file)] if arguments.token_file else []
+        for one in expectations_of(fixes):
+            options += ["--expect", f"{one.command} =~ {one.pattern}"]
         argv = ["apply", *options, "--json", "--", *map(str, files)]
         given = build_parser("elivepatch", "", commands, argv).parse_args(argv)
         said = io.StringIO()

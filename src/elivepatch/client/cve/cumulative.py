@@ -18,6 +18,7 @@ from elivepatch.client.report import Report
 from elivepatch.model.errors import HostError, Problem
 from elivepatch.model.progress import Event
 from elivepatch.model.series import SourcePatch
+from elivepatch.model.trial import Expectation
 
 
 class Form(enum.Enum):
@@ -66,8 +67,14 @@ def build_cumulative(
 
 
 def _ask(judge: Judge, fixes: Sequence[Fix], carried: Sequence[SourcePatch], form: Form) -> Report:
-    series = series_of(fixes, carried)
-    return judge.ask(series, check_only=form is Form.VERDICT, trial=form is Form.TRIAL)
+    series, tried = series_of(fixes, carried), form is Form.TRIAL
+    expected = expectations_of(fixes) if tried else ()
+    return judge.ask(series, check_only=form is Form.VERDICT, trial=tried, expectations=expected)
+
+
+def expectations_of(fixes: Sequence[Fix]) -> tuple[Expectation, ...]:
+    """Return what the trial of these fixes must see, each once."""
+    return tuple(dict.fromkeys(one for fix in fixes for one in fix.expectations))
 
 
 def _culprit(

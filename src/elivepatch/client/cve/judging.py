@@ -19,6 +19,7 @@ from elivepatch.model.errors import BuildStopped, Kind, Problem
 from elivepatch.model.kernel import Digest, Release
 from elivepatch.model.progress import Event, Progress
 from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.model.trial import Expectation
 
 _AHEAD = 8  # requests that wait at the server, so that it never waits for us
 
@@ -58,9 +59,16 @@ class Judge:
         self.verdicts.by_cve[cve] = verdict
         self.kept.keep_verdicts(self.verdicts)
 
-    def ask(self, series: Sequence[SourcePatch], *, check_only: bool, trial: bool) -> Report:
+    def ask(
+        self,
+        series: Sequence[SourcePatch],
+        *,
+        check_only: bool,
+        trial: bool,
+        expectations: Sequence[Expectation] = (),
+    ) -> Report:
         """Return the report about a series. Raises BuildStopped where time is up or the server is at fault."""
-        job = self._submit(series, check_only=check_only, trial=trial)
+        job = self._submit(series, check_only=check_only, trial=trial, expectations=expectations)
         report = Patience(self.progress).follow(self.server, job)
         if report.problem is not None and not lasting(report.problem):
             raise BuildStopped(report.problem)
@@ -71,10 +79,21 @@ class Judge:
         if self.out_of_time():
             raise BuildStopped(out_of_time())
 
-    def _submit(self, series: Sequence[SourcePatch], *, check_only: bool, trial: bool) -> str:
+    def _submit(
+        self,
+        series: Sequence[SourcePatch],
+        *,
+        check_only: bool,
+        trial: bool,
+        expectations: Sequence[Expectation] = (),
+    ) -> str:
         self.require_time()
         request = BuildRequest(
-            release=self.release, series=PatchSeries(tuple(series)), trial=trial, check_only=check_only
+            release=self.release,
+            series=PatchSeries(tuple(series)),
+            expectations=tuple(expectations),
+            trial=trial,
+            check_only=check_only,
         )
         return Patience(self.progress).ask(lambda: self.server.submit(request))
 

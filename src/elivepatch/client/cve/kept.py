@@ -5,6 +5,7 @@ records.idx             all records (elivepatch.advisory.index)
 sources/RELEASE.json    what a kernel was built from (elivepatch.advisory.sources)
 verdicts/RELEASE.json   what became of the fixes on it (elivepatch.advisory.verdicts)
 git/                    commits fetched from the URLs that the policy names
+overlays/NAME/          overlays subscribed to (elivepatch.client.cve.subscriptions)
 """
 
 from __future__ import annotations
@@ -98,16 +99,20 @@ class Kept:
                 advice="Run the command as root, or give another directory with --keep.",
             ) from error
 
+    def _write(self, file: Path, content: bytes) -> None:
+        self.make(file.parent)
+        write_whole(file, content)
+
     @staticmethod
-    def _write(file: Path, content: bytes) -> None:
+    def make(directory: Path) -> None:
+        """Make a directory and those above it, root's alone; raises HostError where that fails."""
         try:
-            for directory in (*reversed(file.parent.parents), file.parent):
-                if not directory.exists():
-                    directory.mkdir(mode=0o700, exist_ok=True)
+            for one in (*reversed(directory.parents), directory):
+                if not one.exists():
+                    one.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise HostError(
                 "advisories-unwritable",
-                f"{file.parent} cannot be made: {error.strerror}.",
+                f"{directory} cannot be made: {error.strerror}.",
                 advice="Run the command as root, or give another directory with --keep.",
             ) from error
-        write_whole(file, content)

@@ -17,6 +17,7 @@ from elivepatch.advisory.fixes import DirectoryFixes, FixSource, find_fixes, wan
 from elivepatch.advisory.funnel import funnel
 from elivepatch.advisory.gitfixes import FetchedGitFixes, GitFixes
 from elivepatch.advisory.httpfixes import HttpFixes
+from elivepatch.advisory.overlayrepo import OverlayFixes
 from elivepatch.advisory.plan import Choice, Plan, select, with_fixes, with_verdicts, within_limit
 from elivepatch.advisory.policy import Place, Policy, read_policy
 from elivepatch.advisory.ranking import Ranking
@@ -28,13 +29,14 @@ from elivepatch.client.cve.kept import Kept
 from elivepatch.client.cve.looking import tell_funnel
 from elivepatch.client.cve.server import AdvisoryServer
 from elivepatch.client.cve.subject import Question, add_keep, kept, question
+from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import read_release
 from elivepatch.client.options import SETTINGS_FILE
 from elivepatch.client.standing import look
 from elivepatch.client.state import Entry
 from elivepatch.client.store import Store
-from elivepatch.model.errors import ExitStatus, UsageError
+from elivepatch.model.errors import ExitStatus
 from elivepatch.model.kernel import parse_release
 from elivepatch.output import Output
 
@@ -134,7 +136,18 @@ def planned(
 
 def fix_places(policy: Policy, keep: Kept) -> list[FixSource]:
     """Return the places that the policy names, in its order; raises UsageError for one that cannot be used."""
-    return [_place(place, keep) for place in policy.places]
+    commits = [_place(place, keep) for place in policy.places if place.kind in {"git", "http"}]
+    ready = iter(commits)
+    places: list[FixSource] = []
+    for place in policy.places:
+        if place.kind == "overlays":
+            accepted = [one.accepted for one in Subscriptions(keep).all()]
+            places.append(OverlayFixes(accepted, commits))
+        elif place.kind == "directory":
+            places.append(DirectoryFixes(Path(place.where)))
+        else:
+            places.append(next(ready))
+    return places
 
 
 def tell_plan(made: Planned, output: Output) -> None:
@@ -201,12 +214,9 @@ def _fill_in(arguments: argparse.Namespace, policy: Policy) -> None:
 
 
 def _place(place: Place, keep: Kept) -> FixSource:
-    if place.kind == "directory":
-        return DirectoryFixes(Path(place.where))
+    """Return a place that is asked for commits."""
     if place.kind == "http":
         return HttpFixes(place.where)
-    if place.kind == "git" and place.where.startswith("/"):
+    if place.where.startswith("/"):
         return GitFixes(Path(place.where))
-    if place.kind == "git":
-        return FetchedGitFixes(place.where, keep.repository(place.where))
-    raise UsageError("policy", f"Fixes cannot come from {place.kind}.", advice="docs/closing.md shows the kinds.")
+    return FetchedGitFixes(place.where, keep.repository(place.where))
