@@ -39,7 +39,8 @@ FREEZES = 10
 FREEZE_S = {"sqlite": 2.0, "postgresql": 13.0}
 EVERY_S = 3.0
 DEADLINE_S = 400.0
-WORKERS = 3
+WORKERS = 5
+ASLEEP_AT_ONCE = 2
 # Nothing here waits for people: no limits that are for them.
 LIMITS = {"ELIVEPATCH_TENANT_LIMIT": "1000", "ELIVEPATCH_QUEUE_LIMIT": "1000", "ELIVEPATCH_REQUESTS_PER_S": "1000"}
 
@@ -161,8 +162,6 @@ class Spread(House):
         return patiently(ask, patience_s=30)
 
     def kill(self) -> None:
-        if len(self.awake()) < 2:
-            return
         name = self.choice.choice(self.awake())
         worker = self.workers.pop(name)
         worker.kill()
@@ -178,7 +177,7 @@ class Spread(House):
         self.seen.restarts += 1
 
     def freeze(self) -> None:
-        if len(self.awake()) < 2:
+        if len(self.asleep) >= ASLEEP_AT_ONCE:
             return
         name = self.choice.choice(self.awake())
         worker = self.workers[name]
@@ -280,7 +279,7 @@ def round_of(kind: str, jobs: int) -> dict[str, Any]:
     """Run the jobs on one database under blows and return the figures."""
     with tempfile.TemporaryDirectory(prefix="elivepatch-chaos-") as top, ExitStack() as stack:
         house: House = (Embedded if kind == "sqlite" else Spread)(Path(top), stack)
-        work_s = 0.3 if kind == "sqlite" else 1.5
+        work_s = 0.3 if kind == "sqlite" else 2.0
         started = time.monotonic()
         while not httpx_ready(house):
             time.sleep(0.2)

@@ -23,6 +23,8 @@ import pytest
 from fake_workshop import KERNEL
 from running_server import RunningServer
 
+from elivepatch.service.work import MAX_ATTEMPTS
+
 pytestmark = pytest.mark.integration
 
 
@@ -91,7 +93,7 @@ def test_a_job_that_kills_its_server_each_time_is_given_up_and_others_are_not(se
         watch.join(timeout=10)
     assert [report["result"] for report in reports] == ["error", "success"]
     assert reports[0]["problem"]["code"] == "job-crashes-server"  # type: ignore[index]
-    assert server.workshop.runs("build") == 4
+    assert server.workshop.runs("build") == MAX_ATTEMPTS + 1
 
 
 def test_jobs_survive_a_server_that_is_killed_again_and_again(server: RunningServer) -> None:

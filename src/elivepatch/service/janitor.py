@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from elivepatch.model.errors import Problem
+from elivepatch.service.database import is_away
 from elivepatch.service.engine import Engine, Execution, Runner, Standing
 from elivepatch.service.faults import INTERNAL, NO_WORKER
 from elivepatch.service.fleet import KNOWN_S, Fleet
@@ -98,6 +99,9 @@ class Janitor:
         while not self._stopping.wait(self._interval_s):
             try:
                 self.look()
-            except Exception:
+            except Exception as error:
                 # A round that fails, on a full disk for one, must not be the last.
-                _logger.exception("janitor.round-failed")
+                if is_away(error):
+                    _logger.warning("janitor.database-away")
+                else:
+                    _logger.exception("janitor.round-failed")

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import structlog
 
 from elivepatch.model.build import Status
-from elivepatch.service.database import builds, events, one_at_a_time
+from elivepatch.service.database import builds, events, is_away, one_at_a_time
 from elivepatch.service.parts import Parts
 
 _EVERY_S = 3600.0
@@ -112,6 +112,9 @@ class Retention:
             wait_s = _EVERY_S
             try:
                 self.sweep()
-            except Exception:
-                # A round that fails, while the database is away for one, must not be the last.
-                _logger.exception("retention.round-failed")
+            except Exception as error:
+                # A round that fails, on a full disk for one, must not be the last.
+                if is_away(error):
+                    _logger.warning("retention.database-away")
+                else:
+                    _logger.exception("retention.round-failed")

@@ -30,8 +30,8 @@ from elivepatch.service.store import Store
 from elivepatch.service.textlog import readable
 from elivepatch.service.workshop import Workshop
 
-MAX_ATTEMPTS = 3
-"""How often a job is taken up again after the server died under it."""
+MAX_ATTEMPTS = 5
+"""How often a job is taken up although the worker died under it each time: a machine may die for other reasons too."""
 
 _EVENTS_PER_ATTEMPT = 5000
 _EVENT_INTERVAL_S = 0.1
