@@ -33,7 +33,7 @@ def test_a_request_is_read_as_it_was_meant() -> None:
     "wrong",
     [
         {"patches": []},
-        {"patches": [{"name": "x", "content": ""}] * 65},
+        {"patches": [{"name": "x", "content": ""}] * 513},
         {"patches": [{"name": "x"}]},
         {"patches": [{"name": 1, "content": ""}]},
         {"patches": "x"},

@@ -22,7 +22,7 @@ from elivepatch.service.auth import Account, Role, Token
 from elivepatch.service.jobs import DEFAULT_TENANT, Job
 
 MAX_BODY_BYTES = 24 * 1024 * 1024
-MAX_PATCHES = 64
+MAX_PATCHES = 512
 MAX_EXPECTATIONS = 64
 _NAME_LENGTH = 120
 
