@@ -7,16 +7,13 @@ import hashlib
 import json
 import os
 import signal
-import subprocess  # noqa: TID251 - a server runs beside its test
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
+from real_server import Server
 from running_server import free_port
 
 from elivepatch.build.base import Base
@@ -24,59 +21,7 @@ from elivepatch.settings import ServerSettings
 from elivepatch.trust.envelope import verify_livepatch
 from elivepatch.trust.keys import PublicKey
 
-BIN = Path(sys.executable).parent
 PATCHES = Path(__file__).parents[2] / "demo/patches"
-
-
-@dataclass
-class Server:
-    """`elivepatch-server serve` with a state directory of its own; it can be killed and started again."""
-
-    state: Path
-    cache: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [BIN / "elivepatch-server", "serve", "--state", self.state, "--cache", self.cache, "--jobs", "2"]
-        with self.state.with_suffix(".log").open("ab") as log:
-            self.process = subprocess.Popen([*command, "--port", str(self.port)], stdout=log, stderr=log)
-        for _ in range(300):
-            try:
-                if httpx2.get(f"{self.url}/healthz", trust_env=False, timeout=2).status_code == 200:
-                    return
-            except httpx2.TransportError:
-                time.sleep(0.1)
-        self.end(signal.SIGKILL)
-        pytest.fail("the server does not answer")
-
-    def end(self, number: int = signal.SIGTERM) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
-            self.process.wait(timeout=30)
-            self.process = None
-
-    def get(self, path: str) -> httpx2.Response:
-        token = (self.state / "operator.token").read_text().strip()
-        answer = httpx2.get(f"{self.url}{path}", headers={"Authorization": f"Bearer {token}"}, trust_env=False)
-        answer.raise_for_status()
-        return answer
-
-    def client(self, *words: str | Path) -> subprocess.Popen[bytes]:
-        connection = ["-u", self.url, "--token-file", self.state / "operator.token"]
-        return subprocess.Popen(
-            [BIN / "elivepatch", *words, *connection], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-
-    def run(self, *words: str | Path) -> tuple[int, dict[str, Any], str]:
-        """Run a command with --json to its end; return its exit status, its document and what it told."""
-        client = self.client(*words, "--json")
-        out, err = client.communicate(timeout=180)
-        return client.returncode, json.loads(out), err.decode()
 
 
 @pytest.fixture(scope="module")
