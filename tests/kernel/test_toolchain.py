@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Toolchains: real root file systems, known by what is in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from elivepatch.build.base import Base
+from elivepatch.build.sandbox import MOUNT_POINTS
+from elivepatch.build.stock import StockMaker
+from elivepatch.build.toolchain import Toolchains
+from elivepatch.kernel.config import KernelConfig
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.progress import Event
+from elivepatch.process import run
+from elivepatch.service.building import BuildingWorkshop
+
+pytestmark = pytest.mark.kernel
+
+
+class Stop(Exception):
+    """What ends the making of a toolchain in the middle."""
+
+
+def test_a_toolchain_is_found_by_what_its_kernels_objects_say(workshop: BuildingWorkshop, base: Base) -> None:
+    found = workshop.toolchains.for_compiler(base.compiler, rust=False)
+    assert (found.name, found.digest) == (base.toolchain, base.toolchain_digest)
+    comments = ElfFile(base.directory / "vmlinux").named(".comment").split(b"\0")
+    assert found.comment.encode() in comments
+
+
+def test_a_toolchain_has_room_for_what_the_sandbox_shows(workshop: BuildingWorkshop, base: Base) -> None:
+    root = workshop.toolchains.get(base.toolchain).root
+    assert all((root / name).is_dir() and not list((root / name).iterdir()) for name in MOUNT_POINTS)
+
+
+def test_the_helper_has_the_tools_in_the_versions_that_are_needed(workshop: BuildingWorkshop, base_6_1: Base) -> None:
+    toolchains = workshop.toolchains
+    sandbox = toolchains.sandbox(toolchains.helper())
+    for program in ("/usr/lib/kpatch/create-diff-object", "/usr/lib/kpatch/create-klp-module", "/usr/bin/bwrap"):
+        assert (toolchains.helper().root / program.lstrip("/")).is_file()
+    assert sandbox.run(["pahole", "--version"]).text.startswith("v1.")
+    assert (toolchains.helper().root / "usr/share/kpatch/patch/kpatch-macros.h").is_file()
+
+
+def test_a_toolchain_that_is_there_is_not_made_again(workshop: BuildingWorkshop, base_6_1: Base) -> None:
+    events: list[Event] = []
+    assert workshop.toolchains.add("debian-12", events.append) == workshop.toolchains.get("debian-12")
+    assert events == []
+
+
+def test_a_changed_file_is_noticed(workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path) -> None:
+    """On a copy whose files are shared with the real one, except the one that is changed."""
+    real = workshop.toolchains.get("debian-12")
+    copy = Toolchains(reachable_path, workshop.archive)
+    run(["cp", "-al", real.root.parent, reachable_path / "debian-12"]).check("Copying a toolchain")
+    assert copy.verify("debian-12")
+    compiler = reachable_path / "debian-12/root/usr/bin/x86_64-linux-gnu-gcc-12"
+    content = bytearray(compiler.read_bytes())
+    content[len(content) // 2] ^= 1
+    mode = compiler.stat().st_mode
+    compiler.unlink()
+    compiler.write_bytes(content)
+    compiler.chmod(mode)
+    assert not copy.verify("debian-12")
+    assert workshop.toolchains.verify("debian-12")
+
+
+def test_a_toolchain_whose_making_was_interrupted_is_not_there(
+    workshop: BuildingWorkshop, reachable_path: Path
+) -> None:
+    def stop(event: Event) -> None:
+        if "installing" in event.message:
+            raise Stop
+
+    made = Toolchains(reachable_path, workshop.archive)
+    with pytest.raises(Stop):
+        made.add("debian-12", stop)
+    assert made.list() == []
+    assert [path.name for path in reachable_path.iterdir()] == [".debian-12.lock"]
+
+
+def test_what_a_killed_process_left_of_another_toolchain_is_left_alone(
+    workshop: BuildingWorkshop, reachable_path: Path
+) -> None:
+    def stop(event: Event) -> None:
+        raise Stop
+
+    for name in (".debian-13.new-left", ".debian-13-rust.new-busy"):
+        (reachable_path / name / "root").mkdir(parents=True)
+    with pytest.raises(Stop):
+        Toolchains(reachable_path, workshop.archive).add("debian-13", stop)
+    assert not (reachable_path / ".debian-13.new-left").exists()
+    assert (reachable_path / ".debian-13-rust.new-busy").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gcc-11 (Debian 11.2.0-19) 11.2.0", ["(Debian 11.2.0-19) 11.2.0", "debian-12 has (Debian 12.2.0-14"]),
+        ("gcc-12 (Debian 12.2.0-14) 12.2.0", ["(Debian 12.2.0-14) 12.2.0", "debian-12 has (Debian 12.2.0-14+deb12u1"]),
+        ("Debian clang version 19.1.7", ["Debian clang version 19.1.7"]),
+        ("", ["not supported"]),
+    ],
+)
+def test_a_compiler_that_no_toolchain_has_is_told_with_those_there_are(
+    workshop: BuildingWorkshop, base_6_1: Base, text: str, words: list[str]
+) -> None:
+    maker = StockMaker(workshop.archive, workshop.toolchains, workshop.bases, 2)
+    with pytest.raises(EnvironmentFault) as caught:
+        maker._toolchain(KernelConfig({"CC_VERSION_TEXT": text}))
+    assert caught.value.problem.code == "toolchain-match"
+    for word in words:
+        assert word in caught.value.problem.message
+
+
+def test_the_description_says_what_was_made(workshop: BuildingWorkshop, base_6_1: Base) -> None:
+    made = workshop.toolchains.get("debian-12")
+    kept = json.loads((made.root.parent / "toolchain.json").read_text())
+    assert kept["digest"] == made.digest
+    assert made.size_bytes > 100 << 20
+    assert os.stat(made.root).st_uid == 0  # noqa: PTH116 - the root itself
+    assert replace(made, seconds=1.0).version == "(Debian 12.2.0-14+deb12u1) 12.2.0"
+    assert shutil.which("gcc-12", path=str(made.root / "usr/bin")) is not None
