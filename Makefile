@@ -33,13 +33,13 @@ lint: $(VENV)/ready ## check style, types and the direction of imports
 	$(BIN)/lint-imports
 
 unit: $(VENV)/testable ## run the tests that need nothing but the checkout
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit -n 2
 
 integration: $(VENV)/testable ## run the tests with real servers on loopback
-	$(BIN)/pytest tests/integration
+	packaging/lane $(VENV) tests/integration
 
 kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernels
-	$(BIN)/pytest tests/kernel -n 2 --dist loadfile --durations=10
+	packaging/lane $(VENV) tests/kernel -n 2 --dist loadfile --durations=10
 
 bench: $(VENV)/ready ## measure where the time goes, into bench/results.json
 	$(BIN)/python bench/bench.py
