@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 
 from elivepatch.advisory.changelog import judge
 from elivepatch.advisory.record import Record
@@ -170,10 +169,9 @@ def _doubt(file: str, sources: KernelSources) -> str:
         return ""
     if file.startswith(_OWN_IMAGES):
         return "goes into an image of its own"
-    suffix = PurePosixPath(file).suffix
-    if suffix == ".h":
+    if file.endswith(".h"):
         return "is a header: nobody listed who includes it"
-    if suffix in _CODE and file not in sources.sources:
+    if file.endswith(_CODE) and file not in sources.sources:
         return "is not in this kernel's source: the code may be elsewhere in it"
     return ""
 

@@ -87,6 +87,10 @@ class Plan:
         both = [(one, one.fix) for one in self.having(Choice.CHOSEN) if one.fix is not None]
         return sorted(both, key=lambda pair: in_order(pair[1]))
 
+    def unanswered(self) -> list[Decision]:
+        """Return what the server could not say."""
+        return self.having(Choice.UNANSWERED)
+
     def counts(self) -> dict[str, int]:
         """Return how many CVEs have which decision."""
         counted = Counter(one.choice for one in self.decisions.values())

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from elivepatch.advisory.record import plain
@@ -67,7 +66,7 @@ def parse_published(content: bytes, name: str) -> Published | str:
 
 def inside_tree(file: str) -> bool:
     """Tell whether `file` can be a path inside a kernel's source tree: relative, without `..`, plain characters."""
-    return _SOURCE_FILE.fullmatch(file) is not None and not {".", ".."} & set(PurePosixPath(file).parts)
+    return _SOURCE_FILE.fullmatch(file) is not None and not {".", ".."} & set(file.split("/"))
 
 
 def _cvss(cna: dict[str, Any]) -> tuple[int | None, str]:

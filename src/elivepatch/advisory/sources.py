@@ -12,6 +12,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from elivepatch.advisory.changelog import Changelog, package_vanilla
@@ -70,7 +71,7 @@ class KernelSources:
     def decode(cls, content: bytes) -> KernelSources:
         """Read what `encode` wrote; raises UsageError for anything else."""
         try:
-            return _read(json.loads(content[: MAX_BYTES + 1]))
+            return _decoded(content)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
             raise UsageError(
                 "kernel-sources",
@@ -134,6 +135,11 @@ def source_map(
 def etag(content: bytes) -> str:
     """Return the entity tag of a document (RFC 9110, 8.8.3): its SHA-256."""
     return f'"{hashlib.sha256(content).hexdigest()}"'
+
+
+@lru_cache(maxsize=1)
+def _decoded(content: bytes) -> KernelSources:
+    return _read(json.loads(content[: MAX_BYTES + 1]))
 
 
 def _read(read: Any) -> KernelSources:

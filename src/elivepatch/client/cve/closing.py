@@ -7,7 +7,8 @@ import argparse
 import io
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,17 +76,26 @@ def close_cves(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         )
     with planned(arguments, output) as made:
         closed = close(made, arguments, output)
-    output.document(closed.document())
     tell_closed(closed, output)
     return ExitStatus.OK
 
 
-def close(made: Planned, arguments: argparse.Namespace, output: Output) -> Closed:
-    """Carry a plan out; raises what building and loading raise, with everything learnt on the way remembered."""
+def close(
+    made: Planned,
+    arguments: argparse.Namespace,
+    output: Output,
+    *,
+    around_building: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Closed:
+    """Carry a plan out; raises what building and loading raise, with everything learnt on the way remembered.
+
+    `around_building` is held while the server builds, and not while the kernel is changed.
+    """
     fixes = [fix for _, fix in made.plan.chosen()]
     carried = _carried(made) if fixes else ()
-    cumulative = build_cumulative(made.judge, [_named(fix) for fix in fixes], carried)
-    _remember(made, cumulative, carried)
+    with around_building():
+        cumulative = build_cumulative(made.judge, [_named(fix) for fix in fixes], carried)
+        _remember(made, cumulative, carried)
     closed = Closed(planned=made, made=cumulative)
     if cumulative.report is None:
         return closed
@@ -99,7 +109,10 @@ def close(made: Planned, arguments: argparse.Namespace, output: Output) -> Close
 
 
 def tell_closed(closed: Closed, output: Output) -> None:
-    """Tell people what a run did."""
+    """Tell what a run did."""
+    if output.as_json:
+        output.document(closed.document())
+        return
     tell_plan(closed.planned, output)
     output.line()
     report = closed.made.report

@@ -48,9 +48,14 @@ def records_of(arguments: argparse.Namespace, output: Output, previous: Records 
     records = (
         read_index(source) if is_index(source) else read_records(source, progress=output.progress, previous=previous)
     )
+    return completed(records, arguments.overrides, output)
+
+
+def completed(records: Records, overrides: Path | None, output: Output) -> Records:
+    """Return the records with hand-kept ones, and tell what was set aside while they were read."""
     tell_findings(records.findings, output)
-    if arguments.overrides is not None:
-        return replace(records, overrides=read_overrides(arguments.overrides, records.listed))
+    if overrides is not None:
+        return replace(records, overrides=read_overrides(overrides, records.listed))
     return records
 
 

@@ -6,8 +6,11 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import asdict
+from pathlib import Path
 
+from elivepatch.advisory.collect import read_records
 from elivepatch.advisory.index import is_index, read_index, write_index
+from elivepatch.advisory.record import Records
 from elivepatch.advisory.sources import KernelSources
 from elivepatch.client.connection import settings_of
 from elivepatch.client.cve.inputs import records_of
@@ -108,3 +111,24 @@ def fetch_sources(server: AdvisoryServer, keep: Kept, release: str, own: Machine
     if content is not known:
         keep.keep_sources(release, content)
     return told
+
+
+def current_records(source: Path, keep: Kept, output: Output) -> Records:
+    """Return the records in `source`, and bring the kept index up to date with them where `source` is none itself.
+
+    Only what changed since is read; nothing is written where that is nothing.
+    """
+    if is_index(source):
+        return read_index(source)
+    previous = None
+    if is_index(keep.records):
+        try:
+            previous = read_index(keep.records)
+        except (UsageError, TrustError) as error:
+            output.note(f"note: {error.problem.message} It is made anew.")
+    records = read_records(source, progress=output.progress, previous=previous)
+    same = previous is not None and (records.listed, records.rejected) == (previous.listed, previous.rejected)
+    if not same or records.marks != (previous.marks if previous is not None else {}):
+        keep.make(keep.directory)
+        write_index(records, keep.records)
+    return records

@@ -21,10 +21,11 @@ from elivepatch.advisory.overlayrepo import OverlayFixes
 from elivepatch.advisory.plan import Choice, Plan, select, with_fixes, with_verdicts, within_limit
 from elivepatch.advisory.policy import Place, Policy, read_policy
 from elivepatch.advisory.ranking import Ranking
+from elivepatch.advisory.record import Record
 from elivepatch.client.connection import add_connection, settings_of
-from elivepatch.client.cve.inputs import add_records, effective_records, ranking_of, tell_findings
+from elivepatch.client.cve.inputs import add_records, completed, effective_records, ranking_of, tell_findings
 from elivepatch.client.cve.judging import Judge, note_fixes
-from elivepatch.client.cve.keeping import fetch_sources
+from elivepatch.client.cve.keeping import current_records, fetch_sources
 from elivepatch.client.cve.kept import Kept
 from elivepatch.client.cve.looking import tell_funnel
 from elivepatch.client.cve.server import AdvisoryServer
@@ -32,6 +33,7 @@ from elivepatch.client.cve.subject import Question, add_keep, kept, question
 from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import read_release
+from elivepatch.client.host.machine import Machine
 from elivepatch.client.options import SETTINGS_FILE
 from elivepatch.client.standing import look
 from elivepatch.client.state import Entry
@@ -67,17 +69,21 @@ class Planned:
 
     def exposed_now(self) -> list[Exposure]:
         """Return every CVE on the kernel with what the server said meanwhile."""
-        subject = replace(self.question.subject, verdicts=self.judge.verdicts.by_cve)
-        return expose((one.record for one in self.exposed), subject)
+        verdicts = self.judge.verdicts.by_cve
+        subject = replace(self.question.subject, verdicts=verdicts)
+        fresh = expose((one.record for one in self.exposed if one.record.id in verdicts), subject)
+        by_id = {one.record.id: one for one in fresh}
+        return [by_id.get(one.record.id, one) for one in self.exposed]
 
 
-def add_planning(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every command that plans."""
+def add_planning(parser: argparse.ArgumentParser, *, other_kernels: bool = True) -> None:
+    """Add the options of every command that plans, for kernels of other hosts too where that is of use."""
     parser.add_argument(
         "--policy", metavar="FILE", type=Path, help=f"what is to be closed and where fixes may come from "
         f"(default: /{POLICY_FILE}; docs/closing.md)",
     )  # fmt: skip
-    parser.add_argument("--kernel", metavar="RELEASE", help="`uname -r` of another host (default: of this one)")
+    if other_kernels:
+        parser.add_argument("--kernel", metavar="RELEASE", help="`uname -r` of another host (default: of this one)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_records(parser)
     add_keep(parser)
@@ -87,7 +93,6 @@ def add_planning(parser: argparse.ArgumentParser) -> None:
 def plan_cves(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Print what would be closed, asking the server what it has not been asked before; nothing is built or loaded."""
     with planned(arguments, output) as made:
-        output.document(made.document())
         tell_plan(made, output)
     return ExitStatus.OK
 
@@ -102,16 +107,15 @@ def planned(
     where time is up or the server is at fault.
     """
     machine = machines.this_machine()
-    policy = read_policy(arguments.policy or machine.host.path(POLICY_FILE))
-    _fill_in(arguments, policy)
-    keep = kept(arguments)
+    policy, keep = policy_of(arguments, machine), kept(arguments)
+    arguments.sources, arguments.kev, arguments.epss = None, policy.kev, policy.epss
     release = parse_release(arguments.kernel) if arguments.kernel else read_release(machine.host)
     settings = settings_of(arguments, environ=os.environ, file=machine.host.path(SETTINGS_FILE))
     with AdvisoryServer(settings) as server:
         sources = fetch_sources(server, keep, release, machine if arguments.kernel is None else None)
         asked = question(arguments, output)
         ranking = ranking_of(arguments)
-        exposed = expose(effective_records(arguments, output), asked.subject)
+        exposed = expose(_records(arguments, policy, keep, output), asked.subject)
         verdicts = keep.verdicts(release)
         judge = Judge(
             server=server,
@@ -134,6 +138,11 @@ def planned(
         yield made
 
 
+def policy_of(arguments: argparse.Namespace, machine: Machine) -> Policy:
+    """Return the policy that was given, else the host's own; raises UsageError where it cannot be used."""
+    return read_policy(arguments.policy or machine.host.path(POLICY_FILE))
+
+
 def fix_places(policy: Policy, keep: Kept) -> list[FixSource]:
     """Return the places that the policy names, in its order; raises UsageError for one that cannot be used."""
     commits = [_place(place, keep) for place in policy.places if place.kind in {"git", "http"}]
@@ -151,7 +160,10 @@ def fix_places(policy: Policy, keep: Kept) -> list[FixSource]:
 
 
 def tell_plan(made: Planned, output: Output) -> None:
-    """Print a plan for people: what is chosen and what needs a reboot, each with its reason, then the sums."""
+    """Print a plan: what is chosen and what needs a reboot, each with its reason, then the sums."""
+    if output.as_json:
+        output.document(made.document())
+        return
     plan = made.plan
     rows = [
         (one.cve, one.choice, one.exposed.record.severity, one.reason[:100])
@@ -205,12 +217,13 @@ def _live(asked: Question) -> tuple[Entry, ...]:
     return look(asked.machine, Store.of(asked.machine.host).record()).live if asked.machine is not None else ()
 
 
-def _fill_in(arguments: argparse.Namespace, policy: Policy) -> None:
-    """Let the policy say what the command line leaves open."""
-    arguments.sources = None
-    arguments.records = arguments.records or policy.records
+def _records(arguments: argparse.Namespace, policy: Policy, keep: Kept, output: Output) -> list[Record]:
+    """Return the records that count: what the command line names, else the policy, else what is kept."""
     arguments.overrides = arguments.overrides or policy.overrides
-    arguments.kev, arguments.epss = policy.kev, policy.epss
+    if arguments.records is None and policy.records is not None:
+        records = current_records(policy.records, keep, output)
+        return completed(records, arguments.overrides, output).effective()
+    return effective_records(arguments, output)
 
 
 def _place(place: Place, keep: Kept) -> FixSource:

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch auto`: what a timer runs. Learns what is new, closes what the policy chooses, and says so in few words.
+
+One at a time, after a random wait, inside the policy's window, and never longer than its limit. Whatever cuts a run
+short, the next one goes on from what is kept: verdicts are written as they come, and the kernel is changed by `apply`
+alone, whose record survives a cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from elivepatch.advisory.policy import Policy
+from elivepatch.client.cve.closing import Closed, close, tell_closed
+from elivepatch.client.cve.judging import out_of_time
+from elivepatch.client.cve.kept import Kept
+from elivepatch.client.cve.planning import Planned, planned, policy_of, tell_plan
+from elivepatch.client.cve.subject import kept
+from elivepatch.client.cve.subscriptions import Subscriptions
+from elivepatch.client.host import machine as machines
+from elivepatch.client.host.machine import Machine
+from elivepatch.model.errors import BuildStopped, ElivepatchError, ExitStatus, HostError
+from elivepatch.model.progress import Event
+from elivepatch.output import Output
+
+
+@dataclass(slots=True, kw_only=True)
+class Deadline:
+    """When a run must be over. `armed` while it is planning and building: loading has time limits of its own."""
+
+    limit_s: float
+    started: float = field(default_factory=time.monotonic)
+    _before: Any = None
+
+    def passed(self) -> bool:
+        """Tell whether the time is up."""
+        return time.monotonic() - self.started >= self.limit_s
+
+    @contextmanager
+    def armed(self) -> Iterator[None]:
+        """Raise BuildStopped, wherever the block is, when the time is up."""
+        left = self.limit_s - (time.monotonic() - self.started)
+        self._before = signal.signal(signal.SIGALRM, self._ring)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._before)
+
+    def _ring(self, _number: int, _frame: FrameType | None) -> None:
+        raise BuildStopped(out_of_time())
+
+
+class _Calm(Output):
+    """Shows progress to people only: cron mails whatever is printed."""
+
+    def progress(self, event: Event) -> None:
+        """Show an event where somebody may be looking."""
+        if self.err.isatty():
+            Output.progress(self, event)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Do one run; the status is that of what went wrong, 0 where nothing did."""
+    output = _Calm(as_json=output.as_json, out=output.out, err=output.err)
+    machine = machines.this_machine()
+    policy = policy_of(arguments, machine)
+    keep = kept(arguments)
+    if not arguments.now:
+        _wait(policy, machine, output)
+        if policy.window is not None and not policy.window.contains(machine.clock.now().astimezone().time()):
+            output.document({"outside_window": True})
+            output.line("Nothing to do: it is not the time of the policy's window.")
+            return ExitStatus.OK
+    with _alone(keep):
+        deadline = Deadline(limit_s=policy.limit_s)
+        with deadline.armed():
+            _update_overlays(policy, keep, output)
+        return _plan_and_close(arguments, output, deadline)
+
+
+def _plan_and_close(arguments: argparse.Namespace, output: Output, deadline: Deadline) -> ExitStatus:
+    with ExitStack() as stack:
+        with deadline.armed():
+            made = stack.enter_context(planned(arguments, output, out_of_time=deadline.passed))
+        if arguments.plan_only:
+            tell_plan(made, output)
+            return ExitStatus.OK
+        closed = close(made, arguments, output, around_building=deadline.armed)
+    _tell(made, closed, output)
+    return ExitStatus.OK
+
+
+def _tell(made: Planned, closed: Closed, output: Output) -> None:
+    """Tell in one line where nothing changed: a timer's mail should be short."""
+    if output.as_json or closed.made.report is not None:
+        tell_closed(closed, output)
+        return
+    counts = made.plan.counts()
+    output.line(
+        f"Nothing to do on {made.question.title}: {counts['closed']} closed, {counts['needs-reboot']} need a reboot, "
+        f"{counts['no-fix']} without a fix, {counts['left-out']} left out by the policy."
+    )
+    for one in made.plan.unanswered():
+        output.note(f"note: {one.cve}: {one.reason}")
+
+
+def _update_overlays(policy: Policy, keep: Kept, output: Output) -> None:
+    """Fetch what is new where the policy takes fixes from overlays; one that fails is told and used as it was."""
+    if not any(place.kind == "overlays" for place in policy.places):
+        return
+    for one in Subscriptions(keep).all():
+        try:
+            one.repository.update()
+        except BuildStopped:
+            raise
+        except ElivepatchError as error:
+            output.note(f"note: overlay {one.name}: {error.problem.message} [{error.problem.code}]")
+
+
+def _wait(policy: Policy, machine: Machine, output: Output) -> None:
+    """Wait a random part of the policy's jitter, so that a thousand hosts do not ask at once."""
+    if policy.jitter_s:
+        seconds = secrets.randbelow(policy.jitter_s + 1)
+        output.progress(Event(stage="wait", message=f"{seconds} s, so that not all hosts ask at once"))
+        machine.clock.sleep(seconds)
+
+
+@contextmanager
+def _alone(keep: Kept) -> Iterator[None]:
+    """Be the only run on this host; raises HostError at once where there is another one."""
+    keep.make(keep.directory)
+    path = keep.directory / "auto.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _busy(path) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _busy(path: Path) -> HostError:
+    return HostError(
+        "auto-running",
+        f"Another run of `elivepatch auto` holds {path}.",
+        advice="Wait until it is done; it ends by itself after the policy's limit_minutes.",
+    )
