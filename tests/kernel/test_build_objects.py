@@ -148,3 +148,35 @@ def test_what_cannot_be_linked_is_our_matter(workshop: BuildingWorkshop, base_6_
         linker.link([reachable_path / "diff.o"], name="livepatch_test", work_dir=reachable_path)
     assert (caught.value.problem.code, caught.value.problem.kind) == ("link-failed", Kind.ERROR)
     assert caught.value.problem.excerpt
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "changed section %s not selected for inclusion",
+        "changed section %s is part of a section group",
+        "new/changed group sections are not supported",
+        "data section %s selected for inclusion",
+        "section header details differ",
+        "symbol info mismatch: %s",
+        "symbol changed sections: %s",
+        "object size mismatch: %s",
+        "function %s doesn't have patchable function entry",
+        "reference to static local variable %s in %s was removed",
+        "static local %s has been correlated with %s, but patched %s is missing a reference",
+        "Found a jump label at %s()+0x%lx, using key %s",
+        "unsupported jump label(s)",
+        "Found a static call at %s()+0x%lx, using key %s",
+        "unsupported klp relocation reference to symbol '%s' in module-specific special section '%s'",
+        "found duplicate matches for %s local symbols",
+        "couldn't find matching %s local symbols",
+        "can't find symbol '%s' in symbol table",
+        "can't find local symbol '%s' in symbol table",
+        "symbol %s at offset %lu within section %s, expected %lu",
+        "%s: changed function: %s",
+        "%s: new function: %s",
+    ],
+)
+def test_what_we_understand_is_what_the_diff_tool_says(workshop: BuildingWorkshop, phrase: str) -> None:
+    tool = workshop.toolchains.helper().root / "usr/lib/kpatch/create-diff-object"
+    assert phrase.encode() in tool.read_bytes()
