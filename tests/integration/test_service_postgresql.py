@@ -18,7 +18,7 @@ from running_server import free_port
 from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
-from elivepatch.service.auth import Tokens
+from elivepatch.service.auth import Role, Tokens
 from elivepatch.service.database import metadata, migrate, open_database
 from elivepatch.service.jobs import Asked, Jobs, Outcome
 
@@ -92,3 +92,17 @@ def test_a_token_is_made_once(database: sa.Engine, tmp_path: Path) -> None:
     assert tokens.ensure_operator(tmp_path / "t")
     assert not tokens.ensure_operator(tmp_path / "t")
     tokens.check((tmp_path / "t").read_text().strip())
+
+
+def test_a_database_of_the_version_before_keeps_what_it_has() -> None:
+    with Postgres(free_port()) as server:
+        engine = open_database(server.url)
+        migrate(engine, "0001")
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO tokens (digest, name, created_at) VALUES ('00', 'operator', '2026-11-20 12:00:00+00:00')"
+            )
+        migrate(engine)
+        (token,) = Tokens(engine).list()
+        assert (token.name, token.role, token.tenant) == ("operator", Role.OPERATOR, "default")
+        engine.dispose()

@@ -22,7 +22,7 @@ def tokens(services: With, _asker: Annotated[Account, may(Right.TOKENS)]) -> Tok
     return TokensAnswer(tokens=[TokenAnswer.of(token) for token in services.tokens.list()])
 
 
-@router.post("/tokens", status_code=201, responses=told(409, 413))
+@router.post("/tokens", status_code=201, responses=told(400, 409, 413))
 def add_token(services: With, asker: Annotated[Account, may(Right.TOKENS)], body: TokenBody) -> MadeTokenAnswer:
     """Make a token. This is the only answer that ever shows it."""
     account = body.account()

@@ -137,7 +137,7 @@ def page(
 
 
 @router.get("/builds/{build}", responses=told(404))
-def status(job: Known) -> BuildAnswer:
+async def status(job: Known) -> BuildAnswer:
     """Say where a job stands."""
     return BuildAnswer.of(job)
 
@@ -185,7 +185,7 @@ async def events(
 
 
 @router.get("/builds/{build}/report", responses=told(404, 409))
-def report(job: Done) -> ReportAnswer:
+async def report(job: Done) -> ReportAnswer:
     """Say how a job ended."""
     return ReportAnswer.model_validate(report_of(job))
 

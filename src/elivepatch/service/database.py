@@ -175,21 +175,31 @@ def open_database(url: str, *, pool_size: int = 20) -> sa.Engine:
     """
     try:
         parsed = sa.make_url(url)
-        if parsed.get_backend_name() == "sqlite":
-            engine = sa.create_engine(parsed)
-            sa.event.listen(engine, "connect", set_up_sqlite)
-            return engine
-        if parsed.get_driver_name() != "psycopg":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        # A database that went away with its host is noticed in seconds, not after the kernel's quarter of an hour.
-        patience = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
-        return sa.create_engine(parsed, pool_pre_ping=True, pool_size=pool_size, max_overflow=20, connect_args=patience)
-    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
-        raise EnvironmentFault(
-            "database-url",
-            "The database's URL cannot be understood.",
-            advice="Write postgresql://USER:PASSWORD@HOST/NAME, or leave it out for SQLite in the state directory.",
-        ) from error
+    except sa.exc.ArgumentError as error:
+        raise _not_understood() from error
+    if parsed.get_backend_name() == "sqlite":
+        engine = sa.create_engine(parsed)
+        sa.event.listen(engine, "connect", set_up_sqlite)
+        return engine
+    if parsed.get_backend_name() not in {"postgresql", "postgres"}:
+        raise _not_understood()
+    # A database that went away with its host is noticed in seconds, not after the kernel's quarter of an hour.
+    patience = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+    return sa.create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        pool_size=pool_size,
+        max_overflow=20,
+        connect_args=patience,
+    )
+
+
+def _not_understood() -> EnvironmentFault:
+    return EnvironmentFault(
+        "database-url",
+        "The database's URL cannot be understood.",
+        advice="Write postgresql://USER:PASSWORD@HOST/NAME, or leave it out for SQLite in the state directory.",
+    )
 
 
 def is_away(error: BaseException) -> bool:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,16 +99,21 @@ def make_state_directory(directory: Path) -> None:
         ) from error
 
 
-def open_parts(settings: ServerSettings) -> Parts:
-    """Open database and store, make or migrate the tables.
+def open_tables(settings: ServerSettings) -> sa.Engine:
+    """Open the database with jobs, tokens and audit log, its tables made or migrated.
 
-    Raises EnvironmentFault where the database does not answer or a URL cannot be understood.
+    Raises EnvironmentFault where the database does not answer or its URL cannot be understood.
     """
     database = open_database(database_url(settings))
-    try:
+    with _answering():
         migrate(database)
-        engine.prepare(engine_url(settings))
-        opened = engine.Engine(engine_url(settings))
+    return database
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
     except sa.exc.DBAPIError as error:
         if not is_away(error):
             raise
@@ -115,6 +122,17 @@ def open_parts(settings: ServerSettings) -> Parts:
             "The database does not answer.",
             advice="Look whether PostgreSQL runs and lets this user in, and at the setting `database`.",
         ) from error
+
+
+def open_parts(settings: ServerSettings) -> Parts:
+    """Open database and store, make or migrate the tables.
+
+    Raises EnvironmentFault where the database does not answer or a URL cannot be understood.
+    """
+    database = open_tables(settings)
+    with _answering():
+        engine.prepare(engine_url(settings))
+        opened = engine.Engine(engine_url(settings))
     directory = settings.state_dir / STORE_DIRECTORY
     return Parts(
         settings=settings,

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ from elivepatch.trust.keys import ServerKey
 # A thousand clients may come at once.
 _LISTEN_BACKLOG = 2048
 _FILES = 65_536
+_TURN_S = 0.001
 # Together under the ten seconds after which init systems lose patience.
 _CONNECTIONS_S = 2
 
@@ -120,6 +122,8 @@ def assemble(settings: ServerSettings, workshop: Workshop | None) -> Services:
 
 def _serve(settings: ServerSettings, workshop: Workshop | None, listener: socket.socket) -> None:
     _allow_many_files()
+    # An answer must not wait long for a thread of the builder that computes; Python's own choice is 5 ms a turn.
+    sys.setswitchinterval(_TURN_S)
     services = assemble(settings, workshop)
     janitor = Janitor(services.jobs, services.engine, services.fleet)
     retention = Retention(services.parts)

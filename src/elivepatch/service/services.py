@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
 from elivepatch.model.build import Status
 from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
@@ -51,7 +52,9 @@ class Services:
     stopping: threading.Event
 
 
-def _services(request: Request) -> Services:
+# These are asynchronous although they wait for nothing: FastAPI gives every other one a thread's turn, and the sum of
+# those is most of what a short answer takes.
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
@@ -59,7 +62,7 @@ def _services(request: Request) -> Services:
 With = Annotated[Services, Depends(_services)]
 
 
-def _asker(
+async def _asker(
     request: Request,
     services: With,
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
@@ -73,7 +76,9 @@ def _asker(
             advice="Give it with --token-file or ELIVEPATCH_TOKEN; the server wrote one to its file operator.token.",
         )
     try:
-        account = services.tokens.check(given.credentials)
+        account = services.tokens.recall(given.credentials)
+        if account is None:
+            account = await run_in_threadpool(services.tokens.check, given.credentials)
     except EnvironmentFault:
         # So nobody can try tokens without end, nor use up another one's share.
         services.rate.take(f"address {address}")
@@ -88,7 +93,7 @@ Asker = Annotated[Account, Depends(_asker)]
 def may(right: Right) -> Any:
     """Return the dependency that lets only those accounts through that have `right`."""
 
-    def checked(asker: Asker) -> Account:
+    async def checked(asker: Asker) -> Account:
         demand(asker, right)
         return asker
 
@@ -126,7 +131,7 @@ def visible(services: Services, asker: Account, build: str) -> Job:
 Known = Annotated[Job, Depends(_job)]
 
 
-def _done(job: Known) -> Job:
+async def _done(job: Known) -> Job:
     if job.status is not Status.DONE:
         raise UsageError(
             "build-not-done",

@@ -7,6 +7,7 @@ before anything points to it; so a job that was cut off leaves nothing that coul
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -39,6 +40,8 @@ _LOG_BYTES = 10 * 1024 * 1024
 
 STEP_LIMIT_S = 3600.0
 """How long a build, or a trial, may take."""
+
+_NICE = 10
 
 _Step = Callable[[Job, Path, Path, Cancellation], Json]
 
@@ -213,6 +216,8 @@ class Work:
         The answer has under `kept_as` the digest of what the step's tools printed.
         """
         top = self._directory / job
+        # This thread's, and so that of all programs it starts: who asks is answered while compilers have all cores.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         with self._tracked(job) as running:
             try:
                 answer = self._answered(job, lambda: self._in_directory(job, top, kept_as, work, running))

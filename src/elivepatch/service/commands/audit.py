@@ -12,8 +12,7 @@ from elivepatch.model.errors import ExitStatus, UsageError
 from elivepatch.output import Output
 from elivepatch.service.audit import START, Audit
 from elivepatch.service.commands.serve import add_settings, settings_of
-from elivepatch.service.database import migrate, open_database
-from elivepatch.service.parts import database_url, make_state_directory
+from elivepatch.service.parts import make_state_directory, open_tables
 
 
 def register(subparsers: Subparsers) -> None:
@@ -33,9 +32,8 @@ def _verify(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         raise UsageError("audit-head", "That is no digest.", advice="Give the 64 digits that an earlier run printed.")
     settings = settings_of(arguments)
     make_state_directory(settings.state_dir)
-    database = open_database(database_url(settings))
+    database = open_tables(settings)
     try:
-        migrate(database)
         seen = Audit(database).verify(head)
     finally:
         database.dispose()

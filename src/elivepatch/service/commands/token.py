@@ -15,9 +15,8 @@ from elivepatch.output import Output
 from elivepatch.service.audit import Audit
 from elivepatch.service.auth import Account, Role, Token, Tokens
 from elivepatch.service.commands.serve import add_settings, settings_of
-from elivepatch.service.database import migrate, open_database
 from elivepatch.service.jobs import DEFAULT_TENANT
-from elivepatch.service.parts import database_url, make_state_directory
+from elivepatch.service.parts import make_state_directory, open_tables
 
 _HERE = "console"
 
@@ -49,9 +48,8 @@ def _common(parser: argparse.ArgumentParser, run: object) -> None:
 def _opened(arguments: argparse.Namespace) -> Iterator[tuple[Tokens, Audit]]:
     settings = settings_of(arguments)
     make_state_directory(settings.state_dir)
-    database = open_database(database_url(settings))
+    database = open_tables(settings)
     try:
-        migrate(database)
         yield Tokens(database), Audit(database)
     finally:
         database.dispose()

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The API answers everything that its published description allows as that description says, and never with a 5xx."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from assembled import Assembled, assembled
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+pytestmark = [
+    pytest.mark.integration,
+    # Its strategies use the random module themselves.
+    pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning"),
+]
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+BOUNDED = settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assembled]:
+    state = tmp_path_factory.mktemp("described")
+    with assembled(state, requests_per_s=100_000.0, tenant_limit=100_000, queue_limit=100_000) as found:
+        found.done("sleep 0\ndescribed")
+        yield found
+
+
+def operations(server: Assembled) -> list[schemathesis.APIOperation]:
+    schema = schemathesis.openapi.from_dict(server.http.get("/v1/openapi.json").json())
+    schema.app = server.http.app
+    return [found.ok() for found in schema.get_all_operations()]
+
+
+@pytest.mark.parametrize("token", ["operator", "none", "wrong"])
+def test_every_answer_is_one_that_is_described(server: Assembled, token: str) -> None:
+    given_token = {"operator": server.http.headers["authorization"], "none": None, "wrong": "Bearer elp_wrong"}[token]
+    known = server.http.get("/v1/builds").json()["builds"][-1]["id"]
+    asked = 0
+    for operation, mode in itertools.product(operations(server), schemathesis.GenerationMode):
+
+        @BOUNDED
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def answers(case: schemathesis.Case) -> None:
+            nonlocal asked
+            asked += 1
+            case.headers = {key: value for key, value in (case.headers or {}).items() if key != "Authorization"}
+            if asked % 2 and "build" in case.path_parameters:
+                case.path_parameters["build"] = known
+            answer = case.call(headers={"Authorization": given_token} if given_token is not None else {})
+            case.validate_response(answer, checks=CHECKS)
+
+        # What takes nothing cannot be asked wrongly.
+        with contextlib.suppress(*([Unsatisfiable] if mode is schemathesis.GenerationMode.NEGATIVE else [])):
+            answers()
+    assert asked > 200
