@@ -10,11 +10,24 @@
 
 _shtab_elivepatch_server_commands() {
   local _commands=(
+    audit:'the log of who did what: verify'
+    backup:'write the server'"'"'s state into one file'
+    doctor:'look whether a server can work here'
     kernel:'the kernels to build for: add, list, show, remove'
+    restore:'bring a backup'"'"'s state back'
     serve:'answer clients and work on their jobs'
+    token:'tokens of clients: add, list, revoke'
     toolchain:'compilers: add, list, verify, remove'
+    worker:'work on the jobs of a server elsewhere'
   )
   _describe 'elivepatch-server commands' _commands
+}
+
+_shtab_elivepatch_server_audit_commands() {
+  local _commands=(
+    verify:'check that no entry was changed or taken out'
+  )
+  _describe 'elivepatch-server audit commands' _commands
 }
 
 _shtab_elivepatch_server_kernel_commands() {
@@ -25,6 +38,15 @@ _shtab_elivepatch_server_kernel_commands() {
     show:'tell everything about one base'
   )
   _describe 'elivepatch-server kernel commands' _commands
+}
+
+_shtab_elivepatch_server_token_commands() {
+  local _commands=(
+    add:'make a token and show it, once'
+    list:'list the tokens'
+    revoke:'let a token in no more'
+  )
+  _describe 'elivepatch-server token commands' _commands
 }
 
 _shtab_elivepatch_server_toolchain_commands() {
@@ -45,6 +67,57 @@ _shtab_elivepatch_server_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_server_defaults_added=0
 
+_shtab_elivepatch_server_audit_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_audit_defaults_added=0
+
+_shtab_elivepatch_server_audit_verify_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--head[a digest noted earlier, which must still be part of it]:DIGEST:"
+  "--json[print JSON]"
+  "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
+  "--state[what must be backed up]:DIR:"
+  "--cache[what can be made again]:DIR:"
+  "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_audit_verify_defaults_added=0
+
+_shtab_elivepatch_server_backup_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[print JSON]"
+  "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
+  "--state[what must be backed up]:DIR:"
+  "--cache[what can be made again]:DIR:"
+  "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  ":a new tar archive, for its owner only:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_backup_defaults_added=0
+
+_shtab_elivepatch_server_doctor_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[print JSON]"
+  "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
+  "--state[what must be backed up]:DIR:"
+  "--cache[what can be made again]:DIR:"
+  "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_doctor_defaults_added=0
+
 _shtab_elivepatch_server_kernel_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
 )
@@ -59,6 +132,8 @@ _shtab_elivepatch_server_kernel_add_options=(
   "--state[what must be backed up]:DIR:"
   "--cache[what can be made again]:DIR:"
   "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
   ":a release as \`uname -r\` prints it, or the newest stock cloud kernel of debian-12, debian-13, debian-13-backports:"
 )
 
@@ -72,6 +147,8 @@ _shtab_elivepatch_server_kernel_list_options=(
   "--state[what must be backed up]:DIR:"
   "--cache[what can be made again]:DIR:"
   "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -84,6 +161,8 @@ _shtab_elivepatch_server_kernel_remove_options=(
   "--state[what must be backed up]:DIR:"
   "--cache[what can be made again]:DIR:"
   "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
   ":a release:"
 )
 
@@ -97,11 +176,28 @@ _shtab_elivepatch_server_kernel_show_options=(
   "--state[what must be backed up]:DIR:"
   "--cache[what can be made again]:DIR:"
   "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
   ":a release:"
 )
 
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_server_kernel_show_defaults_added=0
+
+_shtab_elivepatch_server_restore_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[print JSON]"
+  "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
+  "--state[what must be backed up]:DIR:"
+  "--cache[what can be made again]:DIR:"
+  "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  ":what \`elivepatch-server backup\` wrote:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_restore_defaults_added=0
 
 _shtab_elivepatch_server_serve_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -109,12 +205,78 @@ _shtab_elivepatch_server_serve_options=(
   "--state[what must be backed up]:DIR:"
   "--cache[what can be made again]:DIR:"
   "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
   "--host[the address to listen on (default\: 127.0.0.1)]:host:"
   "--port[the port to listen on (default\: 8440)]:port:"
+  "--no-worker[answer only\; \`elivepatch-server worker\` does the jobs]"
+  "--worker[this worker\'s own name (default\: the host\'s)]:NAME:"
+  "--step-limit-s[how long a build may take (default\: 3600)]:S:"
+  "--tls-certificate[speak TLS with this certificate chain (PEM)]:FILE:"
+  "--tls-key[its private key, where it is not in the same file]:FILE:"
+  "--tls-client-ca[let in only clients with a certificate of these]:FILE:"
+  "--overlays[patches that the role submitter may ask for]:DIR:"
+  "--legacy[speak the protocol of 2017 with clients of these addresses]:NETWORKS:"
+  "--legacy-tenant[whose their builds are (default\: legacy)]:NAME:"
 )
 
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_server_serve_defaults_added=0
+
+_shtab_elivepatch_server_token_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_token_defaults_added=0
+
+_shtab_elivepatch_server_token_add_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--role[role]:role:(host submitter patcher approver operator worker)"
+  "--tenant[whose builds it sees (default\: default)]:tenant:"
+  "--kernel[the only kernel that it sees builds for]:RELEASE:"
+  "--days[how long it is valid (default\: until it is revoked)]:days:"
+  "--json[print JSON]"
+  "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
+  "--state[what must be backed up]:DIR:"
+  "--cache[what can be made again]:DIR:"
+  "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  ":who will use it\; never used again:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_token_add_defaults_added=0
+
+_shtab_elivepatch_server_token_list_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[print JSON]"
+  "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
+  "--state[what must be backed up]:DIR:"
+  "--cache[what can be made again]:DIR:"
+  "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_token_list_defaults_added=0
+
+_shtab_elivepatch_server_token_revoke_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[print JSON]"
+  "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
+  "--state[what must be backed up]:DIR:"
+  "--cache[what can be made again]:DIR:"
+  "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  ":NAME:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_token_revoke_defaults_added=0
 
 _shtab_elivepatch_server_toolchain_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -130,6 +292,8 @@ _shtab_elivepatch_server_toolchain_add_options=(
   "--state[what must be backed up]:DIR:"
   "--cache[what can be made again]:DIR:"
   "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
   ":one of debian-12, debian-13, debian-13-rust:"
 )
 
@@ -143,6 +307,8 @@ _shtab_elivepatch_server_toolchain_list_options=(
   "--state[what must be backed up]:DIR:"
   "--cache[what can be made again]:DIR:"
   "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -155,6 +321,8 @@ _shtab_elivepatch_server_toolchain_remove_options=(
   "--state[what must be backed up]:DIR:"
   "--cache[what can be made again]:DIR:"
   "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
   ":one of debian-12, debian-13, debian-13-rust:"
 )
 
@@ -168,11 +336,28 @@ _shtab_elivepatch_server_toolchain_verify_options=(
   "--state[what must be backed up]:DIR:"
   "--cache[what can be made again]:DIR:"
   "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
   ":one of debian-12, debian-13, debian-13-rust:"
 )
 
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_server_toolchain_verify_defaults_added=0
+
+_shtab_elivepatch_server_worker_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
+  "--state[what must be backed up]:DIR:"
+  "--cache[what can be made again]:DIR:"
+  "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--worker[this worker\'s own name (default\: the host\'s)]:NAME:"
+  "--step-limit-s[how long a build may take (default\: 3600)]:S:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_worker_defaults_added=0
 
 
 _shtab_elivepatch_server() {
@@ -193,9 +378,38 @@ _shtab_elivepatch_server() {
       (( CURRENT += 1 ))
       curcontext="${curcontext%:*:*}:_shtab_elivepatch_server-$line[1]:"
       case $line[1] in
+        audit) _shtab_elivepatch_server_audit ;;
+        backup) _arguments -C -s $_shtab_elivepatch_server_backup_options ;;
+        doctor) _arguments -C -s $_shtab_elivepatch_server_doctor_options ;;
         kernel) _shtab_elivepatch_server_kernel ;;
+        restore) _arguments -C -s $_shtab_elivepatch_server_restore_options ;;
         serve) _arguments -C -s $_shtab_elivepatch_server_serve_options ;;
+        token) _shtab_elivepatch_server_token ;;
         toolchain) _shtab_elivepatch_server_toolchain ;;
+        worker) _arguments -C -s $_shtab_elivepatch_server_worker_options ;;
+      esac
+  esac
+}
+
+_shtab_elivepatch_server_audit() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->audit'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_elivepatch_server_audit_defaults_added )); then
+    if (( ${_shtab_elivepatch_server_audit_options[(I)${(q)one_or_more}*]} +          ${_shtab_elivepatch_server_audit_options[(I)${(q)remainder}*]} +          ${_shtab_elivepatch_server_audit_options[(I)${(q)default}]} == 0 )); then
+      _shtab_elivepatch_server_audit_options+=(': :_shtab_elivepatch_server_audit_commands' '*::: :->audit')
+    fi
+    _shtab_elivepatch_server_audit_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_elivepatch_server_audit_options
+
+  case $state in
+    audit)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_elivepatch_server_audit-$line[1]:"
+      case $line[1] in
+        verify) _arguments -C -s $_shtab_elivepatch_server_audit_verify_options ;;
       esac
   esac
 }
@@ -222,6 +436,31 @@ _shtab_elivepatch_server_kernel() {
         list) _arguments -C -s $_shtab_elivepatch_server_kernel_list_options ;;
         remove) _arguments -C -s $_shtab_elivepatch_server_kernel_remove_options ;;
         show) _arguments -C -s $_shtab_elivepatch_server_kernel_show_options ;;
+      esac
+  esac
+}
+
+_shtab_elivepatch_server_token() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->token'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_elivepatch_server_token_defaults_added )); then
+    if (( ${_shtab_elivepatch_server_token_options[(I)${(q)one_or_more}*]} +          ${_shtab_elivepatch_server_token_options[(I)${(q)remainder}*]} +          ${_shtab_elivepatch_server_token_options[(I)${(q)default}]} == 0 )); then
+      _shtab_elivepatch_server_token_options+=(': :_shtab_elivepatch_server_token_commands' '*::: :->token')
+    fi
+    _shtab_elivepatch_server_token_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_elivepatch_server_token_options
+
+  case $state in
+    token)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_elivepatch_server_token-$line[1]:"
+      case $line[1] in
+        add) _arguments -C -s $_shtab_elivepatch_server_token_add_options ;;
+        list) _arguments -C -s $_shtab_elivepatch_server_token_list_options ;;
+        revoke) _arguments -C -s $_shtab_elivepatch_server_token_revoke_options ;;
       esac
   esac
 }

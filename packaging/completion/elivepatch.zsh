@@ -11,6 +11,7 @@
 _shtab_elivepatch_commands() {
   local _commands=(
     apply:'`elivepatch apply`: from source patches to a livepatch in force on this host, carrying everything live along.'
+    auto:'`elivepatch auto`: close what the policy chooses, from a timer, again and again.'
     boot:'`elivepatch boot`: load what is recorded for this kernel; used by the units that run at boot and at shutdown. A set that the machine may have died of is skipped, and `elivepatch status` says so.'
     build:'`elivepatch build`: have a server build a livepatch, wait for it and save what it made.'
     check:'`elivepatch check`: ask a server whether source patches can be a livepatch, and build nothing.'
@@ -24,6 +25,7 @@ _shtab_elivepatch_commands() {
     kernels:'`elivepatch kernels`: list the kernels that a server can build for.'
     list:'`elivepatch list`: the livepatches of this host, live or only recorded, and what they replace.'
     load:'`elivepatch load`: load a livepatch from a file, without a server, verified as if it came from one.'
+    overlay:'`elivepatch overlay`: subscribing to collections of source patches, and checking one that you keep.'
     rollback:'`elivepatch rollback`: go back to the livepatches that were live before the last change.'
     status:'`elivepatch status`: what is live on this host, whether the record agrees, and what holds a transition. It asks no network and answers at once. Status 0 means that all is in order, 6 that something needs a look.'
     unload:'`elivepatch unload`: take a livepatch out of force, unload its module, drop it from what is loaded at boot.'
@@ -40,13 +42,27 @@ _shtab_elivepatch_config_commands() {
 
 _shtab_elivepatch_cve_commands() {
   local _commands=(
+    close:'close all that the policy chooses with one livepatch'
     index:'make one small file of all records, or bring it up to date'
     list:'every CVE with its state on one kernel'
+    plan:'what the policy would close, and what needs a reboot'
     show:'everything that is known of one CVE'
     summary:'how many CVEs are in which state, and how many stay open'
     update:'fetch what the server knows about a kernel'
   )
   _describe 'elivepatch cve commands' _commands
+}
+
+_shtab_elivepatch_overlay_commands() {
+  local _commands=(
+    add:'subscribe to an overlay'
+    lint:'check an overlay that you keep, before you commit'
+    list:'the overlays this host is subscribed to'
+    remove:'unsubscribe; what is live stays live'
+    show:'what an overlay holds'
+    update:'fetch what is new'
+  )
+  _describe 'elivepatch overlay commands' _commands
 }
 
 _shtab_elivepatch_options=(
@@ -74,6 +90,22 @@ _shtab_elivepatch_apply_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_apply_defaults_added=0
+
+_shtab_elivepatch_auto_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--plan-only[say what would be closed\; build and load nothing]"
+  "--now[neither wait nor heed the policy\'s window]"
+  "--policy[what is to be closed and where fixes may come from (default\: \/etc\/elivepatch\/policy.toml\; docs\/closing.md)]:FILE:"
+  "--json[print one JSON document]"
+  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--overrides[hand-kept records in TOML that go before the list]:FILE:"
+  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
+  "--token-file[a file with the token for the server]:FILE:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_auto_defaults_added=0
 
 _shtab_elivepatch_boot_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -138,6 +170,22 @@ _shtab_elivepatch_cve_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_cve_defaults_added=0
 
+_shtab_elivepatch_cve_close_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--policy[what is to be closed and where fixes may come from (default\: \/etc\/elivepatch\/policy.toml\; docs\/closing.md)]:FILE:"
+  "--kernel[\`uname -r\` of another host (default\: of this one)]:RELEASE:"
+  "--json[print one JSON document]"
+  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--overrides[hand-kept records in TOML that go before the list]:FILE:"
+  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
+  "--token-file[a file with the token for the server]:FILE:"
+  {-o,--output}"[save it here instead of loading it]:OUT.ko:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_cve_close_defaults_added=0
+
 _shtab_elivepatch_cve_index_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
@@ -172,6 +220,21 @@ _shtab_elivepatch_cve_list_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_cve_list_defaults_added=0
+
+_shtab_elivepatch_cve_plan_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--policy[what is to be closed and where fixes may come from (default\: \/etc\/elivepatch\/policy.toml\; docs\/closing.md)]:FILE:"
+  "--kernel[\`uname -r\` of another host (default\: of this one)]:RELEASE:"
+  "--json[print one JSON document]"
+  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--overrides[hand-kept records in TOML that go before the list]:FILE:"
+  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
+  "--token-file[a file with the token for the server]:FILE:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_cve_plan_defaults_added=0
 
 _shtab_elivepatch_cve_show_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -299,6 +362,78 @@ _shtab_elivepatch_load_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_load_defaults_added=0
 
+_shtab_elivepatch_overlay_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_overlay_defaults_added=0
+
+_shtab_elivepatch_overlay_add_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--json[print one JSON document]"
+  "--signers[whose signatures count\: a file of allowed signers as ssh-keygen(1) has it]:FILE:"
+  "--branch[the branch to follow (default\: the repository\'s own)]:branch:"
+  "--precedence[overlays with a higher number are asked first (default\: 0)]:precedence:"
+  ":what it is called on this host:"
+  ":a git repository\: https\:\/\/, ssh\:\/\/ or file\:\/\/:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_overlay_add_defaults_added=0
+
+_shtab_elivepatch_overlay_lint_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--json[print one JSON document]"
+  ":DIR:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_overlay_lint_defaults_added=0
+
+_shtab_elivepatch_overlay_list_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--json[print one JSON document]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_overlay_list_defaults_added=0
+
+_shtab_elivepatch_overlay_remove_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--json[print one JSON document]"
+  ":NAME:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_overlay_remove_defaults_added=0
+
+_shtab_elivepatch_overlay_show_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--json[print one JSON document]"
+  "--kernel[only entries for this vanilla version]:VERSION:"
+  ":NAME:"
+  ":only this entry:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_overlay_show_defaults_added=0
+
+_shtab_elivepatch_overlay_update_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--json[print one JSON document]"
+  "(*)::which ones (default\: all):"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_overlay_update_defaults_added=0
+
 _shtab_elivepatch_rollback_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
@@ -350,6 +485,7 @@ _shtab_elivepatch() {
       curcontext="${curcontext%:*:*}:_shtab_elivepatch-$line[1]:"
       case $line[1] in
         apply) _arguments -C -s $_shtab_elivepatch_apply_options ;;
+        auto) _arguments -C -s $_shtab_elivepatch_auto_options ;;
         boot) _arguments -C -s $_shtab_elivepatch_boot_options ;;
         build) _arguments -C -s $_shtab_elivepatch_build_options ;;
         check) _arguments -C -s $_shtab_elivepatch_check_options ;;
@@ -363,6 +499,7 @@ _shtab_elivepatch() {
         kernels) _arguments -C -s $_shtab_elivepatch_kernels_options ;;
         list) _arguments -C -s $_shtab_elivepatch_list_options ;;
         load) _arguments -C -s $_shtab_elivepatch_load_options ;;
+        overlay) _shtab_elivepatch_overlay ;;
         rollback) _arguments -C -s $_shtab_elivepatch_rollback_options ;;
         status) _arguments -C -s $_shtab_elivepatch_status_options ;;
         unload) _arguments -C -s $_shtab_elivepatch_unload_options ;;
@@ -411,11 +548,41 @@ _shtab_elivepatch_cve() {
       (( CURRENT += 1 ))
       curcontext="${curcontext%:*:*}:_shtab_elivepatch_cve-$line[1]:"
       case $line[1] in
+        close) _arguments -C -s $_shtab_elivepatch_cve_close_options ;;
         index) _arguments -C -s $_shtab_elivepatch_cve_index_options ;;
         list) _arguments -C -s $_shtab_elivepatch_cve_list_options ;;
+        plan) _arguments -C -s $_shtab_elivepatch_cve_plan_options ;;
         show) _arguments -C -s $_shtab_elivepatch_cve_show_options ;;
         summary) _arguments -C -s $_shtab_elivepatch_cve_summary_options ;;
         update) _arguments -C -s $_shtab_elivepatch_cve_update_options ;;
+      esac
+  esac
+}
+
+_shtab_elivepatch_overlay() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->overlay'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_elivepatch_overlay_defaults_added )); then
+    if (( ${_shtab_elivepatch_overlay_options[(I)${(q)one_or_more}*]} +          ${_shtab_elivepatch_overlay_options[(I)${(q)remainder}*]} +          ${_shtab_elivepatch_overlay_options[(I)${(q)default}]} == 0 )); then
+      _shtab_elivepatch_overlay_options+=(': :_shtab_elivepatch_overlay_commands' '*::: :->overlay')
+    fi
+    _shtab_elivepatch_overlay_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_elivepatch_overlay_options
+
+  case $state in
+    overlay)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_elivepatch_overlay-$line[1]:"
+      case $line[1] in
+        add) _arguments -C -s $_shtab_elivepatch_overlay_add_options ;;
+        lint) _arguments -C -s $_shtab_elivepatch_overlay_lint_options ;;
+        list) _arguments -C -s $_shtab_elivepatch_overlay_list_options ;;
+        remove) _arguments -C -s $_shtab_elivepatch_overlay_remove_options ;;
+        show) _arguments -C -s $_shtab_elivepatch_overlay_show_options ;;
+        update) _arguments -C -s $_shtab_elivepatch_overlay_update_options ;;
       esac
   esac
 }
