@@ -136,18 +136,25 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def host(settings: ServerSettings, archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+def host(
+    settings: ServerSettings, archive: Archive, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Base], GuestHost]]:
     """Make a host that runs the kernel of a base."""
+    hosts: list[GuestHost] = []
 
     def made(base: Base) -> GuestHost:
         place, logs = tmp_path_factory.mktemp("host"), settings.cache_dir / "guest-host/logs"
-        return GuestHost(guest_kernel(base), userland(settings.cache_dir, archive), place=place, logs=logs)
+        disk = userland(settings.cache_dir, archive)
+        hosts.append(GuestHost(guest_kernel(base), disk, place=place, logs=logs))
+        return hosts[-1]
 
-    return made
+    yield made
+    for one in hosts:
+        one.scrap()
 
 
 @pytest.fixture(scope="module")
-def host_6_1(base_6_1: Base, host: Callable[..., GuestHost]) -> GuestHost:
+def host_6_1(base_6_1: Base, host: Callable[[Base], GuestHost]) -> GuestHost:
     return host(base_6_1)
 
 
@@ -163,9 +170,7 @@ def first(
 ) -> Boot:
     """An operator's day, and a livepatch for another kernel in its hands."""
     other = tmp_path_factory.mktemp("other") / "other.ko"
-    status, report, told = server.run(
-        "build", MEMINFO, "--kernel", base_6_12.release, "-o", other, "--no-trial"
-    )  # fmt: skip
+    status, report, told = server.run("build", MEMINFO, "--kernel", base_6_12.release, "-o", other, "--no-trial")
     assert status == 0, told
     foreign = {
         "root/other.ko": other.read_bytes(),
@@ -190,7 +195,7 @@ def third(host_6_1: GuestHost, second: Boot) -> Boot:
 
 @pytest.fixture(scope="module")
 def on_6_12(
-    base_6_12: Base, host: Callable[..., GuestHost], variables: str, installed: dict[str, bytes], server: Server
+    base_6_12: Base, host: Callable[[Base], GuestHost], variables: str, installed: dict[str, bytes], server: Server
 ) -> Boot:
     assert server.process is not None
     return host(base_6_12).boot("1", variables + SHORT, installed)

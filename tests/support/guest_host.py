@@ -192,6 +192,10 @@ class GuestHost:
             seconds=done.seconds,
         )
 
+    def scrap(self) -> None:
+        """Remove the disk; it is too large to be kept with a test's other files."""
+        self._disk.unlink()
+
     def _initramfs(self, payload: Mapping[str, bytes]) -> Iterator[cpio.Entry]:
         for name in ("bin", "proc", "sys", "dev", "disk", "modules", "payload"):
             yield cpio.directory(name)
