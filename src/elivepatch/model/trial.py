@@ -46,7 +46,8 @@ class Expectation:
             )
         try:
             re.compile(self.pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
+            # The latter two: one that repeats or nests more than Python's expressions can.
             raise UsageError(
                 "expectation",
                 f"The pattern {self.pattern[:80]!r} is not a regular expression: {error}.",

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +33,8 @@ from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import GuestKernel
 from elivepatch.trial.run import run_trial
 
+_YOUNG_S = 60.0
+
 
 class BuildingWorkshop:
     """Builds and tries livepatches with what is below `settings.cache_dir`."""
@@ -43,8 +48,16 @@ class BuildingWorkshop:
         self._sources: dict[Digest, KernelSources] = {}
 
     def sweep(self) -> None:
-        """Remove what a process that was killed left behind; no other process may be building here."""
-        shutil.rmtree(self._settings.cache_dir / "scratch", ignore_errors=True)
+        """Remove what processes that were killed left behind; what a living one uses is locked."""
+        now = time.time()
+        for scratch in (self._settings.cache_dir / "scratch").glob("job-*"):
+            try:
+                # One that was just made may not be locked yet.
+                if now - scratch.stat().st_mtime > _YOUNG_S:
+                    with _locked(scratch):
+                        shutil.rmtree(scratch, ignore_errors=True)
+            except (BlockingIOError, FileNotFoundError):
+                continue
 
     def maker(self, progress: Progress = silent) -> StockMaker:
         """Return what makes stock bases here."""
@@ -176,7 +189,8 @@ class BuildingWorkshop:
         scratch = Path(tempfile.mkdtemp(prefix="job-", dir=top))
         try:
             scratch.chmod(0o755)
-            yield scratch
+            with _locked(scratch):
+                yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -193,3 +207,14 @@ def guest_kernel(base: Base) -> GuestKernel:
 
 def _digest(facts: list[Any]) -> Digest:
     return Digest(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a directory; raises BlockingIOError where another process does. The lock ends with the process."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

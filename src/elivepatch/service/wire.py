@@ -60,14 +60,7 @@ class ExpectationBody(_Sent):
 
     def expectation(self) -> Expectation:
         """Return the expectation; raises UsageError where the expression does not compile."""
-        try:
-            return Expectation(command=self.command, pattern=self.pattern).checked()
-        except (OverflowError, RecursionError) as error:
-            raise UsageError(
-                "expectation",
-                "A pattern nests or repeats more than a regular expression can.",
-                advice="Write a simpler pattern.",
-            ) from error
+        return Expectation(command=self.command, pattern=self.pattern).checked()
 
 
 class BuildBody(_Sent):
