@@ -249,6 +249,11 @@ def test_a_client_that_goes_away_costs_nothing(server: RunningServer) -> None:
                 f"GET /v1/builds/{job}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
             )
             raw.recv(10)
+    for sent in (0, 10, 100_000):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+            head = f"POST /v1/builds HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+            raw.sendall(head.encode() + b"Content-Length: 500000\r\n\r\n" + b" " * sent)
+            time.sleep(0.2)
     assert server.report(job)["result"] == "success"
     assert "Traceback" not in server.log.read_text()
 

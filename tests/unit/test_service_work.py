@@ -256,3 +256,39 @@ def test_a_log_without_end_is_kept_in_part(house: House) -> None:
     log = house.store.get(job.log_digest)
     assert len(log) < 11_000_000
     assert b"bytes left out" in log
+
+
+def test_a_step_that_takes_longer_than_it_may_is_ended(house: House) -> None:
+    hurried = Work(
+        jobs=house.jobs, store=house.store, workshop=house.workshop, directory=house.top / "work", step_limit_s=0.3
+    )
+    job = house.ask("sleep 30")
+    assert hurried.begin(job)
+    built = hurried.build(job)
+    hurried.publish(job, built, hurried.trial(job, built))
+    ended = house.jobs.get(job)
+    assert ended is not None
+    assert (ended.result, report_of(ended)["problem"]["code"]) == (Result.ERROR, "job-overdue")
+    assert ended.log_digest is not None
+
+
+def test_a_job_that_others_took_over_is_abandoned_and_left_as_it_is(house: House) -> None:
+    job = house.ask("sleep 30")
+    left: list[type[BaseException]] = []
+
+    def run() -> None:
+        try:
+            house.run(job)
+        except Stopped as stopped:
+            left.append(type(stopped))
+
+    worker = threading.Thread(target=run)
+    worker.start()
+    while house.workshop.runs("build") == 0:
+        time.sleep(0.01)
+    house.work.abandon()
+    worker.join(timeout=10)
+    stands = house.jobs.get(job)
+    assert stands is not None
+    assert (left, stands.status, stands.attempts) == ([Stopped], Status.RUNNING, 1)
+    assert house.work.begin(job), "the worker itself goes on"

@@ -35,5 +35,5 @@ def set_up() -> None:
     dbos = logging.getLogger("dbos")
     dbos.handlers = [handler]
     dbos.propagate = False
-    for chatty in ("alembic", "uvicorn", "httpx2"):
+    for chatty in ("alembic", "dbos", "uvicorn", "httpx2"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

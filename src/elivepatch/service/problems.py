@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from obstore.exceptions import BaseError
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from elivepatch.model.errors import ElivepatchError, Kind, Problem
 from elivepatch.service.faults import INTERNAL, problem_of
@@ -53,6 +54,10 @@ _COUNTED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_R
 _RETRY_S = 5
 _API_ADVICE = "The API is described in docs/api.md and by /v1/openapi.json."
 
+_CUT_OFF = Problem(
+    code="request-invalid", kind=Kind.USAGE, message="The request broke off in its middle.", advice=_API_ADVICE
+)
+
 _logger = structlog.get_logger()
 
 
@@ -83,6 +88,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ElivepatchError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _of_the_protocol)
+    app.add_exception_handler(ClientDisconnect, _cut_off)
     # Named, since for a plain Exception the traceback goes to the log even where the cause is known.
     app.add_exception_handler(DBAPIError, _unexpected)
     app.add_exception_handler(BaseError, _unexpected)
@@ -130,6 +136,11 @@ def _of_the_protocol(_request: Request, error: Exception) -> JSONResponse:
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
     return response
+
+
+def _cut_off(_request: Request, _error: Exception) -> JSONResponse:
+    """Answer a client that went away in the middle of its request: nobody hears it, and nothing is wrong here."""
+    return answer(_CUT_OFF, HTTPStatus.BAD_REQUEST)
 
 
 def _unexpected(_request: Request, error: Exception) -> JSONResponse:
