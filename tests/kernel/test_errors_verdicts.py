@@ -110,6 +110,10 @@ CASES: dict[str, Case] = {
         "assembly", [before("arch/x86/entry/entry_64.S", "SYM_CODE_START(entry_SYSCALL_64)", "/* */\n")],
         ("arch/x86/entry/entry_64.S",), on=BOTH,
     ),
+    "a constant that assembly uses too": Case(
+        "assembly", [Edit("arch/x86/kvm/vmx/run_flags.h", "#define VMX_RUN_VMRESUME	", "#define VMX_RUN_VMRESUME 0 +")],
+        ("arch/x86/kvm/vmx/run_flags.h", "arch/x86/kvm/vmx/vmenter.S"), on=BOTH,
+    ),
     "a directory that is built without function entries": Case(
         "no-function-entry", [Edit("lib/uuid.c", "	return __uuid_parse(uuid, u->b, guid_index);",
                                    "	return -__uuid_parse(uuid, u->b, guid_index);")],

@@ -46,7 +46,8 @@ def tree(tmp_path: Path) -> Path:
         "fs/pipe.c", "fs/Kconfig", "net/8021q/vlan.c", "net/8021q/vlan.h", "kernel/sched/rt.c", "drivers/gpu/i915.c",
         "arch/arm64/kernel/process.c", "arch/arm64/include/asm/page.h", "arch/x86/boot/main.c", "arch/x86/boot/boot.h",
         "arch/x86/entry/vdso/vma.c", "arch/x86/mm/ident_map.c", "lib/vdso/gettimeofday.c", ENTRY, "crypto/x509.asn1",
-        "include/linux/mm.h", "drivers/gpu/i915.h", "rust/kernel/lib.rs", "arch/arm/boot/dts/a.dts",
+        "include/linux/mm.h", "fs/internal.h", "arch/x86/boot/header.S",
+        "drivers/gpu/i915.h", "rust/kernel/lib.rs", "arch/arm/boot/dts/a.dts",
     ):  # fmt: skip
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
@@ -55,7 +56,8 @@ def tree(tmp_path: Path) -> Path:
 
 USERS = {
     "net/8021q/vlan.h": frozenset({"net/8021q/vlan.c", "drivers/gpu/i915.c"}),
-    "include/linux/mm.h": frozenset({"fs/pipe.c", "arch/x86/boot/compressed/misc.c", ENTRY}),
+    "include/linux/mm.h": frozenset({"fs/pipe.c", ENTRY}),
+    "fs/internal.h": frozenset({"fs/pipe.c", "arch/x86/boot/compressed/misc.c", "arch/x86/boot/header.S"}),
     "arch/x86/boot/boot.h": frozenset({"arch/x86/boot/main.c"}),
 }
 
@@ -171,12 +173,19 @@ def test_a_header_reaches_the_objects_that_include_it(tree: Path) -> None:
 
 
 def test_what_includes_a_header_and_cannot_be_replaced_is_noted(tree: Path) -> None:
-    found = reached(tree, touched("include/linux/mm.h"), built=units(unit(ENTRY)))
+    found = reached(tree, touched("fs/internal.h"), built=units(unit(ENTRY)))
     assert sources(found) == ["fs/pipe.c"]
     (note,) = found.notes
     assert note.code == "left-out"
-    assert ENTRY in note.message
     assert "arch/x86/boot/compressed/misc.c" in note.message
+
+
+@pytest.mark.parametrize("built", [units(), units(unit(ENTRY))], ids=["not named", "named"])
+def test_a_header_whose_constants_assembly_uses_too_is_refused(tree: Path, built: Units) -> None:
+    problem = refusal(tree, touched("include/linux/mm.h"), built=built)
+    assert problem.code == "assembly"
+    assert "include/linux/mm.h" in problem.message
+    assert ENTRY in problem.message
 
 
 def test_a_new_header_is_part_of_what_includes_it(tree: Path) -> None:

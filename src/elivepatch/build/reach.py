@@ -92,7 +92,7 @@ def _reached(
     """Return the objects that may contain code of a file, and the files it is part of that no livepatch can replace."""
     reached, beyond = units.reached_by(file.path), _beyond(units.closure(file.path), units)
     if file.kind is FileKind.HEADER:
-        reached, beyond = _users(file.path, units, header_users)
+        reached, beyond = _users(file.path, units, tree, header_users)
     if beyond and not reached:
         where = "" if file.path in beyond else f" (part of {_listed(beyond)})"
         raise BuildStopped(
@@ -112,13 +112,18 @@ def _reached(
     return reached, beyond
 
 
-def _users(path: str, units: Units, header_users: HeaderUsers) -> tuple[tuple[Unit, ...], list[str]]:
+def _users(path: str, units: Units, tree: Path, header_users: HeaderUsers) -> tuple[tuple[Unit, ...], list[str]]:
     includers = {path, *header_users(path)}
     users = {unit.source: unit for includer in includers for unit in units.reached_by(includer)}
     patchable = tuple(unit for name, unit in sorted(users.items()) if name.endswith(".c"))
     if len(patchable) > OBJECTS_LIMIT:
         sentence = f"The series changes {path}, which up to {len(patchable)} objects of this kernel include."
         raise BuildStopped(problem("header", sentence, excerpt=_listed([unit.source for unit in patchable])))
+    # Assembly would go on with the old constants of a header whose C users got new ones.
+    assembly = sorted(name for name in includers if name.endswith(".S") and _runs(name, units, tree))
+    if assembly:
+        sentence = f"The series changes {path}, which the assembly {_listed(assembly)} includes."
+        raise BuildStopped(problem("assembly", sentence))
     beyond = {name for includer in includers for name in _beyond(units.closure(includer), units)}
     return patchable, sorted(beyond | {name for name in users if not name.endswith(".c")})
 
@@ -126,6 +131,13 @@ def _users(path: str, units: Units, header_users: HeaderUsers) -> tuple[tuple[Un
 def _beyond(names: Iterable[str], units: Units) -> list[str]:
     """Return those of `names` that are built, but not into the kernel proper."""
     return sorted(name for name in names if name.startswith(_OUTSIDE) and name not in units.by_source)
+
+
+def _runs(assembly: str, units: Units, tree: Path) -> bool:
+    """Whether assembly is, or may be, part of the kernel proper."""
+    if assembly.startswith(_OUTSIDE) or _foreign(assembly) or assembly.endswith(".lds.S"):
+        return False
+    return assembly in units.by_source or _may_be_built(assembly, units, tree)
 
 
 def _may_be_built(assembly: str, units: Units, tree: Path) -> bool:

@@ -70,7 +70,7 @@ CODES: dict[str, Entry] = {
     ),
     "assembly": Entry(
         Kind.VERDICT,
-        "the series changes assembly, which has no entry that livepatch could redirect",
+        "the series changes assembly, or a header that it includes; it has no entry that livepatch could redirect",
         "Patch the C function that calls it, or reboot into a fixed kernel.",
     ),
     "unpatchable-code": Entry(
