@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ _FILE_LIMIT_BYTES = 2 << 30
 _MEMORY_LIMIT_BYTES = 6 << 30
 _PROCESS_LIMIT = 512
 _DISK_FULL = os.strerror(errno.ENOSPC).encode()
+_ROOM_BYTES = 16 << 20
 _TRANSCRIPT_BYTES = 256 * 1024
 
 # What a compiler never needs and what kernel exploits like: keys, tracing, namespaces, mounts, modules, new system
@@ -102,7 +104,7 @@ class Sandbox:
             done = run(arguments, timeout_s=timeout_s, pass_fds=(program.fileno(),), cancellation=cancellation)
         if self.transcript is not None:
             _note(self.transcript, argv, done)
-        if done.status != 0 and _DISK_FULL in done.output + done.log:
+        if done.status != 0 and _DISK_FULL in done.output + done.log and _without_room(output, writable):
             # The compiler's words, but no word about the patch.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if done.status != 0 and done.log.startswith((b"bwrap: ", b"setpriv: ", b"prlimit: ")):
@@ -112,6 +114,12 @@ class Sandbox:
                 advice="User namespaces and overlayfs must be allowed, and the cache directory open to all users.",
             )
         return done
+
+
+def _without_room(*places: Path | None) -> bool:
+    # A patch can make a compiler say these words (#error), and the throw-away layers can be full while the disk is not.
+    used = [place for place in (*places, Path(tempfile.gettempdir())) if place is not None]
+    return any(shutil.disk_usage(place).free < _ROOM_BYTES for place in used)
 
 
 def _note(transcript: Path, argv: Sequence[str], done: Completed) -> None:
