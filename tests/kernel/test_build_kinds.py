@@ -198,6 +198,40 @@ def test_what_is_not_built_here_is_left_out_with_a_note(base_6_1: Base, build: A
     ]
 
 
+MACROS = before(VERSION, SHOW, '#include "kpatch-macros.h"\n')
+
+
+def test_a_series_that_overrides_a_rule_is_built_with_a_note(base_6_1: Base, build: Any) -> None:
+    text = patch_of(
+        base_6_1.tree, MACROS, before(VERSION, SHOW, 'KPATCH_IGNORE_SECTION(".init.text");\n'),
+        Edit(VERSION, 'proc_create_single("version", 0,', 'proc_create_single("version", 0444,'),
+        before(VERSION, END, '	seq_puts(m, "patched\\n");\n'),
+    )  # fmt: skip
+    outcome = build(base_6_1, text)
+    assert replaced(outcome) == VMLINUX_VERSION
+    (note,) = outcome.notes
+    assert note.code == "override"
+    assert "KPATCH_IGNORE_SECTION(.init.text)" in note.message
+    assert VERSION in note.message
+
+
+def test_a_series_that_leaves_its_own_change_out_is_told(base_6_1: Base, build: Any) -> None:
+    ignoring = before(VERSION, "fs_initcall(", "KPATCH_IGNORE_FUNCTION(version_proc_show);\n")
+    change = before(VERSION, END, '	seq_puts(m, "patched\\n");\n')
+    problem = build(base_6_1, patch_of(base_6_1.tree, MACROS, ignoring, change)).problem
+    assert problem is not None
+    assert problem.code == "no-change"
+    assert "KPATCH_IGNORE_FUNCTION(version_proc_show)" in problem.message
+
+
+def test_a_series_may_bring_callbacks(base: Base, build: Any) -> None:
+    callback = "static int first(struct klp_object *object)\n{\n	return 0;\n}\nKPATCH_PRE_PATCH_CALLBACK(first);\n"
+    change = before(VERSION, END, '	seq_puts(m, "patched\\n");\n')
+    outcome = build(base, patch_of(base.tree, MACROS, before(VERSION, SHOW, callback), change))
+    assert replaced(outcome) == VMLINUX_VERSION
+    assert outcome.notes == ()
+
+
 def test_what_the_tools_printed_is_kept(base_6_1: Base, workshop: Any, reachable_path: Path) -> None:
     log, events = reachable_path / "log", []
     builder = ObjectsBuilder(

@@ -10,7 +10,7 @@ from elf_maker import FUNC, GLOBAL, OBJECT, Made
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.build.diff import changed_symbols, classify, symbol_table
+from elivepatch.build.diff import changed_symbols, classify, overrides, symbol_table
 from elivepatch.kernel.elf import TYPE_FUNC, ElfFile
 from elivepatch.kernel.symbols import LinkedSymbols
 from elivepatch.model.codes import CODES
@@ -175,6 +175,23 @@ def built(limit: bytes = b"\1", call: str = "alpha", greeting: bytes = b"hello\0
 def test_what_differs_between_two_objects_is_found(tmp_path: Path, patched: Made, wanted: dict[str, list[str]]) -> None:
     files = [ElfFile(made.write(tmp_path / name)) for made, name in ((built(), "a.o"), (patched, "b.o"))]
     assert changed_symbols(*files) == wanted
+
+
+def test_what_a_source_tells_the_tool_to_ignore_is_found(tmp_path: Path) -> None:
+    made = built().section(".kpatch.ignore.sections", bytes(8)).section(".kpatch.ignore.functions", bytes(8))
+    made.section(".kpatch.force", bytes(16)).section(".rodata.str1.8", b".init.text\0")
+    text = made.symbol("", ".text.alpha", kind=3)
+    named = made.symbol("everybody", ".text.beta", size=1, bind=GLOBAL)
+    name = made.symbol("", ".rodata.str1.8", kind=3)
+    made.relocation(".kpatch.ignore.sections", 0, name, kind=1).relocation(".kpatch.ignore.functions", 0, text, kind=1)
+    made.relocation(".kpatch.force", 0, named, kind=1).relocation(".kpatch.force", 8, text, kind=1)
+    assert overrides(ElfFile(made.write(tmp_path / "a.o"))) == (
+        "KPATCH_FORCE_UNSAFE(alpha)",
+        "KPATCH_FORCE_UNSAFE(everybody)",
+        "KPATCH_IGNORE_FUNCTION(alpha)",
+        "KPATCH_IGNORE_SECTION(.init.text)",
+    )
+    assert overrides(ElfFile(built().write(tmp_path / "b.o"))) == ()
 
 
 def linked(tmp_path: Path) -> LinkedSymbols:

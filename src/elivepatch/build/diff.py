@@ -47,6 +47,11 @@ def _rule(pattern: str, code: str, sentence: str) -> _Rule:
     return _Rule(re.compile(pattern), code, sentence)
 
 
+_OVERRIDES = {
+    ".kpatch.force": "KPATCH_FORCE_UNSAFE",
+    ".kpatch.ignore.functions": "KPATCH_IGNORE_FUNCTION",
+    ".kpatch.ignore.sections": "KPATCH_IGNORE_SECTION",
+}
 _TELLING = re.compile(r"\b(?:ERROR|[Ee]rror|[Ff]ound a|changed section)\b")
 
 # A name without what gcc appends to it (.cold, .isra.0, the number of a static local).
@@ -163,6 +168,18 @@ def classify(done: Completed, source: str, changed: Mapping[str, Sequence[str]] 
     if done.status < 0 or done.status > 128 or "SIGSEGV" in text:
         return problem("diff-tool-crash", f"create-diff-object crashed on {source}.", excerpt=excerpt)
     return problem("diff-tool", f"create-diff-object gave up on {source} (status {done.status}).", excerpt=excerpt)
+
+
+def overrides(patched: ElfFile) -> tuple[str, ...]:
+    """Return the macros by which the source tells create-diff-object to go on in spite of its rules."""
+    found = []
+    for name, macro in _OVERRIDES.items():
+        if section := patched.by_name.get(name):
+            for entry in patched.relocations(section):
+                target = _target(patched, entry)
+                shown = target.decode(errors="replace") if isinstance(target, bytes) else target
+                found.append(f"{macro}({shown.removeprefix('.text.').removesuffix('+0')})")
+    return tuple(sorted(found))
 
 
 def changed_symbols(original: ElfFile, patched: ElfFile) -> dict[str, list[str]]:

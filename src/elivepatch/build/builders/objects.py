@@ -20,7 +20,7 @@ from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.layout import check_layouts
 from elivepatch.build.checks.module import Expected, check_module
 from elivepatch.build.compile import Compiler
-from elivepatch.build.diff import Difference, DiffTool, symbol_table
+from elivepatch.build.diff import Difference, DiffTool, overrides, symbol_table
 from elivepatch.build.headers import includes_of
 from elivepatch.build.link import Linker
 from elivepatch.build.reach import Reach, reach
@@ -29,7 +29,7 @@ from elivepatch.build.toolchain import Toolchains
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import Block
 from elivepatch.kernel.units import Unit
-from elivepatch.model.build import BuildOutcome, PatchedFunction
+from elivepatch.model.build import BuildOutcome, Note, PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, EnvironmentFault
 from elivepatch.model.progress import Event, Progress, silent
@@ -48,6 +48,7 @@ class _Object:
     unit: Unit
     located: Located
     difference: Difference
+    overrides: tuple[str, ...]
 
     @property
     def parent(self) -> str:
@@ -97,10 +98,9 @@ class ObjectsBuilder:
             objects = self._objects(reached, applied, name, work_dir)
         if not objects:
             raise BuildStopped(problem("no-change", f"{_sources(reached)}: the compiled code is the same."))
+        notes = (*reached.notes, *_notes(objects))
         if check_only:
-            return BuildOutcome(
-                functions=tuple(self._planned(objects)), notes=reached.notes, seconds=dict(self.seconds)
-            )
+            return BuildOutcome(functions=tuple(self._planned(objects)), notes=notes, seconds=dict(self.seconds))
         with self._timed("link", "linking the module"):
             linker = Linker(
                 base=self.base,
@@ -114,7 +114,7 @@ class ObjectsBuilder:
             )
         with self._timed("check", "checking the module against the kernel"):
             functions = check_module(module, name, self.base, dict(_expected(objects)), _blocks(objects))
-        return BuildOutcome(module=module, functions=functions, notes=reached.notes, seconds=dict(self.seconds))
+        return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
 
     def _objects(self, reached: Reach, applied: Applied, name: str, work_dir: Path) -> list[_Object]:
         compiler = Compiler(
@@ -172,11 +172,15 @@ class ObjectsBuilder:
             raise
         finally:
             layouts.exception()
+        told = overrides(ElfFile(patched))
         if difference is None:
+            if told:
+                sentence = f"{unit.source}: nothing changes but what the series itself leaves out: {', '.join(told)}."
+                raise BuildStopped(problem("no-change", sentence))
             return None
         layouts.result()
         check_fidelity(plain, parent, located, difference.changed, source=unit.source, parent=unit.parents[0])
-        return _Object(unit, located, difference)
+        return _Object(unit, located, difference, told)
 
     def _planned(self, objects: list[_Object]) -> Iterator[PatchedFunction]:
         for one in objects:
@@ -220,6 +224,13 @@ def _expected(objects: list[_Object]) -> Iterator[tuple[tuple[str, str], Expecte
         for function in one.difference.changed:
             symbol = one.located.functions[function]
             yield (one.parent, function), Expected(one.parent, one.unit.source, symbol)
+
+
+def _notes(objects: list[_Object]) -> Iterator[Note]:
+    for one in objects:
+        if one.overrides:
+            message = f"{one.unit.source} tells the tools to go on in spite of their rules: {', '.join(one.overrides)}."
+            yield Note(code="override", message=message)
 
 
 def _blocks(objects: list[_Object]) -> dict[str, list[Block]]:
