@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch auto` on a running host: Debian 12 in a VM, its own stock kernel, a real server, real fixes."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from guest_host import HOST_ADDRESS, Boot, GuestHost, client_files, userland
+from real_server import Server
+from running_server import free_port
+
+from elivepatch.build.archive import Archive
+from elivepatch.build.base import Base
+from elivepatch.client.cli import main
+from elivepatch.service.building import guest_kernel
+from elivepatch.settings import ServerSettings
+
+SHARED = Path(__file__).parents[3] / "shared/data"
+FIXES = SHARED / "cve-fixes-6.1.176"
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(not FIXES.is_dir(), reason="the collection of real fixes is not there"),
+]
+
+POLICY = '[records]\nsource = "/root/records.idx"\n[[fixes]]\ndirectory = "/root/fixes"\n'
+SCRIPT = """
+network
+step enroll elivepatch enroll "$URL" --fingerprint "$FINGERPRINT" --json
+step update elivepatch cve update --json
+step before elivepatch cve summary --records /root/records.idx --json
+step auto elivepatch auto --json
+step live ls /sys/kernel/livepatch
+step functions sh -c 'ls -d /sys/kernel/livepatch/*/*/*,*'
+step taint cat /proc/sys/kernel/tainted
+step summary elivepatch cve summary --records /root/records.idx --json
+step closed elivepatch cve list --closed --records /root/records.idx --json
+step people elivepatch cve summary --records /root/records.idx
+step again elivepatch auto
+step record elivepatch status --json
+systemctl reboot
+"""
+
+
+@pytest.fixture(scope="module")
+def server(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    served = Server(tmp_path_factory.mktemp("server") / "state", settings.cache_dir, free_port())
+    served.start()
+    yield served
+    served.end()
+
+
+@pytest.fixture(scope="module")
+def boot(
+    server: Server, settings: ServerSettings, archive: Archive, base_6_1: Base, tmp_path_factory: pytest.TempPathFactory
+) -> Boot:
+    """One boot of a host with a policy, the CVE list and sixty fixes."""
+    place = tmp_path_factory.mktemp("cve")
+    index, policy = place / "records.idx", place / "policy.toml"
+    assert main(["cve", "index", "--records", str(SHARED / "vulns-sample.tar.xz"), "-o", str(index), "--json"]) == 0
+    # The server makes up its mind before: the guest's processor is emulated, and its waiting would be all there is.
+    policy.write_text(POLICY.replace("/root/records.idx", str(index)).replace("/root/fixes", str(FIXES)))
+    status, _, told = server.run(
+        "cve", "close", "--kernel", base_6_1.release, "--policy", policy, "--keep", place / "keep", "-o", place / "x.ko"
+    )  # fmt: skip
+    assert status == 0, told
+    files = client_files(place / "client") | {
+        "root/records.idx": index.read_bytes(),
+        "etc/elivepatch/policy.toml": POLICY.encode(),
+        **{f"root/fixes/{path.name}": path.read_bytes() for path in FIXES.glob("*.patch")},
+    }
+    token = (server.state / "operator.token").read_text().strip()
+    fingerprint = server.get("/v1/key").json()["fingerprint"]
+    variables = f"export URL=http://{HOST_ADDRESS}:{server.port} FINGERPRINT={fingerprint} ELIVEPATCH_TOKEN={token}\n"
+    host = GuestHost(
+        guest_kernel(base_6_1),
+        userland(settings.cache_dir, archive),
+        place=place,
+        logs=settings.cache_dir / "guest-host/logs",
+    )
+    seen = host.boot("cve", variables + SCRIPT, files)
+    for key, step in seen.steps.items():
+        sys.stderr.write(f"{key}: {step.ended_s - step.began_s:.1f} s in the guest\n")
+    return seen
+
+
+def test_auto_closes_everything_convertible_with_one_livepatch(boot: Boot) -> None:
+    assert boot["auto"].status == 0, boot["auto"].err
+    document = boot["auto"].document
+    assert len(document["closed_now"]) >= 15
+    assert document["left_out"] == []
+    assert document["applied"]["loaded"] is True
+    assert boot["live"].out.split() == [document["livepatch"]["name"]]
+    functions = boot["functions"].out.split()
+    assert len(functions) == document["livepatch"]["functions"]
+
+
+def test_the_kernel_runs_on_without_a_warning(boot: Boot) -> None:
+    # Documentation/admin-guide/tainted-kernels.rst: a livepatch (15) that is not of the tree (12) and not signed (13).
+    assert int(boot["taint"].out) & ~(1 << 12 | 1 << 13 | 1 << 15) == 0
+    assert "WARNING:" not in boot.console
+    assert "BUG:" not in boot.console
+
+
+def test_the_summary_shows_them_closed_and_the_rest_open(boot: Boot) -> None:
+    before, after = boot["before"].document["funnel"], boot["summary"].document["funnel"]
+    closed = boot["auto"].document["closed_now"]
+    assert (before["closed"], after["closed"]) == (0, len(closed))
+    assert after["open"] == after["built"]["yes"] + after["built"]["unknown"] - len(closed)
+    assert re.search(rf"closed by livepatches +{len(closed)}\n", boot["people"].out)
+    listed = {one["id"]: one["closed"]["functions"] for one in boot["closed"].document}
+    assert sorted(listed) == sorted(closed)
+    assert all(listed.values())
+
+
+def test_a_second_run_changes_nothing_and_says_so_in_one_line(boot: Boot) -> None:
+    assert boot["again"].status == 0
+    assert boot["again"].out.startswith("Nothing to do on Linux 6.1.176")
+    assert boot["again"].err == ""
+    assert boot["record"].document is not None
