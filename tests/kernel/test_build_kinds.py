@@ -224,6 +224,19 @@ def test_a_series_that_leaves_its_own_change_out_is_told(base_6_1: Base, build: 
     assert "KPATCH_IGNORE_FUNCTION(version_proc_show)" in problem.message
 
 
+def test_a_symbol_of_a_namespace_can_be_used_as_the_refusal_says(base_6_1: Base, build: Any) -> None:
+    include = before(VERSION, SHOW, "#include <linux/dma-buf.h>\n#include <linux/module.h>\n")
+    use = before(VERSION, END, "	dma_buf_put(NULL);\n")
+    problem = build(base_6_1, patch_of(base_6_1.tree, include, use)).problem
+    assert problem is not None
+    assert problem.code == "undefined-symbol"
+    assert "dma_buf_put of the namespace DMA_BUF" in problem.message
+    line = problem.excerpt.removeprefix("Add ").removesuffix(" to the patched file.")
+    outcome = build(base_6_1, patch_of(base_6_1.tree, include, before(VERSION, SHOW, f"{line}\n"), use))
+    assert replaced(outcome) == VMLINUX_VERSION
+    assert ElfFile(outcome.module).modinfo["import_ns"] == ["DMA_BUF"]
+
+
 def test_a_series_may_bring_callbacks(base: Base, build: Any) -> None:
     callback = "static int first(struct klp_object *object)\n{\n	return 0;\n}\nKPATCH_PRE_PATCH_CALLBACK(first);\n"
     change = before(VERSION, END, '	seq_puts(m, "patched\\n");\n')
