@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -90,6 +91,14 @@ def test_every_code_is_a_stable_word_with_a_meaning_and_a_way_out(code: str) -> 
     assert entry.advice.endswith(".")
     assert entry.advice[0].isupper()
     assert "|" not in entry.meaning + entry.advice
+
+
+@pytest.mark.parametrize("code", sorted(CODES))
+def test_every_code_is_used_and_tested(code: str) -> None:
+    top = Path(__file__).parents[2]
+    for part in ("src/elivepatch", "tests"):
+        files = [path for path in (top / part).rglob("*.py") if path.name not in {"codes.py", Path(__file__).name}]
+        assert any(f'"{code}"' in path.read_text(encoding="utf-8") for path in files), part
 
 
 def test_a_problem_takes_kind_and_advice_from_the_catalogue() -> None:
