@@ -12,6 +12,8 @@ from pathlib import Path
 
 from fake_workshop import FakeWorkshop
 
+from elivepatch.model.errors import ElivepatchError
+from elivepatch.output import Output
 from elivepatch.service import log
 from elivepatch.service.server import serve
 from elivepatch.service.worker import work
@@ -24,7 +26,12 @@ if __name__ == "__main__":
     flags = {"state_dir": state, "cache_dir": state, "port": port}
     settings = load(ServerSettings(), file=state / "none.toml", flags=flags, environ=os.environ)
     journal = Path(os.environ.get("FAKE_JOURNAL", state / "runs.txt"))
-    if part == "worker":
-        work(settings, FakeWorkshop(journal))
-    else:
-        serve(settings, FakeWorkshop(journal) if part == "serve" else None)
+    try:
+        if part == "worker":
+            work(settings, FakeWorkshop(journal))
+        else:
+            serve(settings, FakeWorkshop(journal) if part == "serve" else None)
+    except ElivepatchError as error:
+        # As the real command ends: a code and a sentence, no traceback.
+        Output().problem(error.problem)
+        sys.exit(error.problem.kind.exit_status)
