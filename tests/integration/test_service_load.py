@@ -117,4 +117,4 @@ def test_a_certificate_that_cannot_be_used_is_said_to_be(tmp_path: Path) -> None
     settings = {"ELIVEPATCH_TLS_CERTIFICATE": str(tmp_path / "bad.pem")}
     server = RunningServer(tmp_path / "state", environment=settings)
     assert server.launch().wait(timeout=30) != 0
-    assert "tls-files" in server.log.read_text()
+    assert "key or client authority cannot be used" in server.log.read_text()

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
@@ -159,29 +160,46 @@ def cancel(
     return BuildAnswer.of(now or job)
 
 
-@router.get("/builds/{build}/events", response_class=EventSourceResponse, responses=told(404))
+@router.get(
+    "/builds/{build}/events",
+    response_class=Response,
+    responses=told(404)
+    | {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events, until the job is done."}},
+)
 async def events(
     job: Known,
     services: With,
     last_event_id: Annotated[int, Header(ge=0, le=_MAX_NUMBER)] = 0,
-) -> AsyncIterator[ServerSentEvent]:
-    """Tell what happens to a job from its beginning, or from after Last-Event-ID, until it is done."""
-    last = last_event_id
-    with services.watch.listening(job.id) as something:
+) -> Response:
+    """Tell what happens to a job from its beginning, or from after Last-Event-ID, until it is done.
+
+    FastAPI's own events need a group of tasks for each stream, which ends with an error where a client goes away.
+    """
+    return StreamingResponse(
+        _stream(services, job.id, last_event_id),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _stream(services: Services, job: str, last: int) -> AsyncIterator[str]:
+    yield ": welcome\n\n"
+    with services.watch.listening(job) as something:
         while not services.stopping.is_set():
             something.clear()
             # Asked before the events are read: what is there afterwards is then all that there will be.
-            current = await run_in_threadpool(services.jobs.get, job.id)
-            while found := await run_in_threadpool(services.jobs.events_after, job.id, last, limit=_EVENTS_AT_ONCE):
+            current = await run_in_threadpool(services.jobs.get, job)
+            while found := await run_in_threadpool(services.jobs.events_after, job, last, limit=_EVENTS_AT_ONCE):
                 for event in found:
                     last = event.id
-                    yield ServerSentEvent(id=str(event.id), event=event.kind, data=event.data)
+                    yield f"event: {event.kind}\ndata: {json.dumps(event.data)}\nid: {event.id}\n\n"
             if current is None or current.status is Status.DONE:
                 return
             try:
                 await asyncio.wait_for(something.wait(), _LOOK_AGAIN_S)
             except TimeoutError:
-                continue
+                # So that whoever is in between does not take the silence for the end.
+                yield ": still here\n\n"
 
 
 @router.get("/builds/{build}/report", responses=told(404, 409))

@@ -33,7 +33,7 @@ _ANNOUNCE_S = 5.0
 _LOST_S = 2.0
 # After the database was away everyone gets so long to give a sign.
 _SETTLE_S = 2.5
-_NAME_WAIT_S = 20.0
+_NAME_WAIT_S = 12.0
 
 _logger = structlog.get_logger()
 

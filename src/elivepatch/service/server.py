@@ -121,6 +121,7 @@ def assemble(settings: ServerSettings, workshop: Workshop | None) -> Services:
 
 
 def _serve(settings: ServerSettings, workshop: Workshop | None, listener: socket.socket) -> None:
+    tls = _tls(settings)
     _allow_many_files()
     # An answer must not wait long for a thread of the builder that computes; Python's own choice is 5 ms a turn.
     sys.setswitchinterval(_TURN_S)
@@ -145,7 +146,7 @@ def _serve(settings: ServerSettings, workshop: Workshop | None, listener: socket
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=_CONNECTIONS_S,
-            **_tls(settings),
+            **tls,
         ),
         services,
     )
