@@ -271,6 +271,19 @@ class TestClose:
         assert cve(host, cves, "close").document["closed_now"] == ["CVE-2030-30003"]
         assert states(host, cves)["closed"] == 2
 
+    def test_a_fix_that_another_one_brings_along_is_closed_with_it(
+        self, host: SimulatedHost, cves: CveList, server: CveServer
+    ) -> None:
+        first = cves.add(1, "ok", fixed=178)
+        same = cves.add(2, f"same-as {first}", "function fix_1", fixed=179)
+        ran = cve(host, cves, "close")
+        assert ran.document["closed_now"] == [first]
+        assert (choices(ran)[same], reasons(ran)[same]) == ("nothing-to-do", "another fix brings the same change")
+        assert (states(host, cves)["closed"], states(host, cves)["open"]) == (2, 0)
+        asked = len(server.asked)
+        assert choices(cve(host, cves, "close")) == {first: "closed", same: "closed"}
+        assert len(server.asked) == asked
+
     def test_what_was_applied_by_hand_counts_where_it_is_the_fix(self, host: SimulatedHost, cves: CveList) -> None:
         name = cves.add(1, "ok")
         assert run(host, "apply", cves.fixes / f"{name}.patch").status == 0

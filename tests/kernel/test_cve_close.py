@@ -19,6 +19,8 @@ from elivepatch.build.base import Base
 from elivepatch.settings import ServerSettings
 from elivepatch.trust.pins import Pin, write_pins
 
+pytestmark = pytest.mark.kernel
+
 ROOT = Path(__file__).parents[2]
 OURS = ROOT / "demo/patches"
 SHARED = ROOT.parent / "shared/data"

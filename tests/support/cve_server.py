@@ -3,6 +3,7 @@
 
 Lines of a patch that are understood: `function NAME` (what it replaces), `refused`, `applied`, `unchanged`,
 `needs NAME` (does not compile unless the patch of that name goes before), `clashes NAME` (does not apply after it),
+`same-as NAME` (is there already after it),
 `crashes-with NAME` (fails its trial together with it), `confuses` (an error of the server's own).
 """
 
@@ -100,6 +101,8 @@ class CveServer(SigningServer):
                     return problem("no-change", f"{patch.name}: the compiled code is the same.")
                 if word == "needs" and not together:
                     return problem("compile-error", f"{patch.name} does not compile.")
+                if word == "same-as" and together:
+                    return problem("already-applied", f"{patch.name} is already in this kernel's source.")
                 if word == "clashes" and together:
                     return problem("does-not-apply", f"{patch.name} does not apply.")
                 if word == "crashes-with" and together and form == "trial":

@@ -168,6 +168,8 @@ def with_verdicts(plan: Plan, verdicts: Mapping[str, Verdict], live: Collection[
             plan.decide(one.cve, Choice.CHOSEN, one.reason, functions=verdict.functions)
         elif verdict.problem is None:
             plan.decide(one.cve, Choice.LEFT_OUT, "it only applies after another fix, which is not chosen")
+        elif verdict.outcome is Outcome.COVERED and verdict.closed_by <= there:
+            plan.decide(one.cve, Choice.NOTHING_TO_DO, "another fix brings the same change")
         elif verdict.beside and set(verdict.beside) != there:
             plan.decide(one.cve, Choice.CHOSEN, "it did not go with the others before; they changed since")
         else:

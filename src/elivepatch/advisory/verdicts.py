@@ -30,6 +30,7 @@ class Outcome(enum.StrEnum):
     CONVERTIBLE = "convertible"
     NEEDS_REBOOT = "needs-reboot"
     NOTHING_TO_DO = "nothing-to-do"  # the source has the fix already, or the compiled code is the same with it
+    COVERED = "covered"  # another fix brings the very same change
 
 
 _NOTHING_TO_DO = frozenset({"already-applied", "not-built", "no-change"})
@@ -61,7 +62,15 @@ class Verdict:
         """What follows from it."""
         if self.problem is None:
             return Outcome.CONVERTIBLE if self.asked else Outcome.UNTRIED
-        return Outcome.NOTHING_TO_DO if self.problem.code in _NOTHING_TO_DO else Outcome.NEEDS_REBOOT
+        if self.problem.code not in _NOTHING_TO_DO:
+            return Outcome.NEEDS_REBOOT
+        # What is there already beside other fixes, and was not alone, came with one of these.
+        return Outcome.COVERED if self.beside else Outcome.NOTHING_TO_DO
+
+    @property
+    def closed_by(self) -> frozenset[Digest]:
+        """The source patches that close the CVE once all of them are live."""
+        return frozenset(self.beside if self.outcome is Outcome.COVERED else self.patches)
 
     @property
     def lacks_context(self) -> bool:

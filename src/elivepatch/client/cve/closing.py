@@ -15,7 +15,7 @@ from typing import Any
 
 from elivepatch.advisory.fixes import Fix
 from elivepatch.advisory.plan import Choice, series_of
-from elivepatch.advisory.verdicts import Verdict, remembered
+from elivepatch.advisory.verdicts import Outcome, Verdict, remembered
 from elivepatch.client import commands
 from elivepatch.client.commands import apply
 from elivepatch.client.cve.cumulative import Cumulative, build_cumulative, expectations_of
@@ -162,9 +162,11 @@ def _remember(made: Planned, cumulative: Cumulative, carried: Sequence[SourcePat
     for fix, problem in cumulative.culprits:
         known = made.judge.verdicts.by_cve.get(fix.cve) or Verdict(patches=fix.digests, builder=made.judge.builder)
         made.judge.remember(fix.cve, replace(known, asked=True, problem=remembered(problem), beside=beside))
-        made.plan.decide(
-            fix.cve, Choice.NEEDS_REBOOT, f"it does not go with the others: {problem.message} [{problem.code}]"
-        )
+        if made.judge.verdicts.by_cve[fix.cve].outcome is Outcome.COVERED:
+            made.plan.decide(fix.cve, Choice.NOTHING_TO_DO, "another fix brings the same change")
+        else:
+            reason = f"it does not go with the others: {problem.message} [{problem.code}]"
+            made.plan.decide(fix.cve, Choice.NEEDS_REBOOT, reason)
 
 
 def _save(made: Planned, report: Report, module: Path) -> dict[str, Path]:

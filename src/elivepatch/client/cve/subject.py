@@ -188,7 +188,7 @@ def live_closings(machine: Machine, verdicts: dict[str, Verdict]) -> dict[str, C
     }
     found = {}
     for name, verdict in verdicts.items():
-        wanted = set(verdict.patches)
+        wanted = verdict.closed_by
         for entry in standing.live:
             carried = {patch.digest for patch in entry.series}
             functions = tuple(one for one in verdict.functions if one in replaced[entry.name])
