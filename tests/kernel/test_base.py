@@ -12,7 +12,9 @@ import pytest
 from elivepatch.build import stock
 from elivepatch.build.archive import Archive, Package
 from elivepatch.build.base import Base, Bases
-from elivepatch.build.stock import StockMaker, _config_gate
+from elivepatch.build.making import Workplace
+from elivepatch.build.preparing import config_gate
+from elivepatch.build.stock import StockMaker
 from elivepatch.kernel.config import parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
@@ -117,7 +119,7 @@ def maker(workshop: BuildingWorkshop, directory: Path, stop_at: str) -> StockMak
         if stop_at in event.message:
             raise Stop
 
-    return StockMaker(workshop.archive, workshop.toolchains, Bases(directory), 2, stop)
+    return StockMaker(workshop.archive, Workplace(workshop.toolchains, Bases(directory), 2, stop))
 
 
 def test_a_base_whose_making_was_interrupted_is_not_there(
@@ -159,10 +161,10 @@ def test_the_prepared_configuration_is_the_shipped_one_and_a_lost_option_is_noti
     prepared = parse_config((base.tree / ".config").read_bytes())
     assert prepared.enabled("LIVEPATCH")
     assert prepared.enabled("X86_KERNEL_IBT") == base.ibt
-    _config_gate(prepared, prepared, base.release)
+    config_gate(prepared, prepared, base.release)
     lost = parse_config((base.tree / ".config").read_bytes().replace(b"CONFIG_DEBUG_INFO_BTF_MODULES=y\n", b""))
     with pytest.raises(EnvironmentFault) as caught:
-        _config_gate(prepared, lost, base.release)
+        config_gate(prepared, lost, base.release)
     assert caught.value.problem.code == "config-gate"
     assert caught.value.problem.excerpt == "CONFIG_DEBUG_INFO_BTF_MODULES: y became n"
 

@@ -12,15 +12,9 @@ import pytest
 from elf_maker import Made
 
 from elivepatch.build.archive import Archive, Package, _matches
-from elivepatch.build.stock import (
-    _check_compiler,
-    _config_gate,
-    _objtool_per_object,
-    _struct_sizes,
-    aliases,
-    find_packages,
-    resolve,
-)
+from elivepatch.build.preparing import config_gate, objtool_per_object, source_version
+from elivepatch.build.reading import check_compiler, struct_sizes
+from elivepatch.build.stock import aliases, find_packages, resolve
 from elivepatch.build.toolchain import Toolchain
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
@@ -168,17 +162,17 @@ def test_a_differing_configuration_stops_the_base_and_is_shown() -> None:
     shipped = KernelConfig({"DEBUG_INFO_BTF_MODULES": "y", "BUILD_SALT": "a", **{f"A{n}": "y" for n in range(40)}})
     prepared = KernelConfig({"BUILD_SALT": "b"})
     with pytest.raises(EnvironmentFault) as caught:
-        _config_gate(shipped, prepared, "6.1")
+        config_gate(shipped, prepared, "6.1")
     problem = caught.value.problem
     assert problem.code == "config-gate"
     assert "41 options differ" in problem.message
     assert len(problem.excerpt.splitlines()) == 20
-    _config_gate(shipped, shipped, "6.1")
+    config_gate(shipped, shipped, "6.1")
 
 
 def test_a_lost_option_is_shown_with_both_values() -> None:
     with pytest.raises(EnvironmentFault) as caught:
-        _config_gate(KernelConfig({"RUST": "y"}), KernelConfig({}), "7.2")
+        config_gate(KernelConfig({"RUST": "y"}), KernelConfig({}), "7.2")
     assert caught.value.problem.excerpt == "CONFIG_RUST: y became n"
 
 
@@ -194,14 +188,14 @@ TOOLCHAIN: dict[str, Any] = {
 def test_a_kernel_of_another_compiler_than_its_configuration_names_is_refused(tmp_path: Path, comment: bytes) -> None:
     elf = ElfFile(Made().section(".comment", comment).write(tmp_path / "vmlinux"))
     with pytest.raises(EnvironmentFault) as caught:
-        _check_compiler(elf, Toolchain(**TOOLCHAIN), "6.1")
+        check_compiler(elf, Toolchain(**TOOLCHAIN), "6.1")
     assert caught.value.problem.code == "toolchain-match"
     assert "12.2.0-14+deb12u1" in caught.value.problem.message
 
 
 def test_a_kernel_of_the_toolchains_compiler_is_accepted(tmp_path: Path) -> None:
     comment = TOOLCHAIN["comment"].encode() + b"\0"
-    _check_compiler(
+    check_compiler(
         ElfFile(Made().section(".comment", comment * 2).write(tmp_path / "vmlinux")), Toolchain(**TOOLCHAIN), "6.1"
     )
 
@@ -210,15 +204,15 @@ SIZES = "alt_instr\t14\t0\nbug_entry\t12\t0\nexception_table_entry\t12\t0\njump_
 
 
 def test_sizes_of_special_structures_are_read() -> None:
-    sizes = _struct_sizes(SIZES + "static_call_site\t8\t0\nlist_head\t16\t0\n")
+    sizes = struct_sizes(SIZES + "static_call_site\t8\t0\nlist_head\t16\t0\n")
     assert sizes["ALT_STRUCT_SIZE"] == 14
     assert sizes["STATIC_CALL_STRUCT_SIZE"] == 8
     assert sizes["PARA_STRUCT_SIZE"] == 0, "kernels from 6.8 on have none"
 
 
 def test_a_missing_special_structure_is_named() -> None:
-    with pytest.raises(EnvironmentFault, match="STATIC_CALL_STRUCT_SIZE"):
-        _struct_sizes(SIZES)
+    with pytest.raises(EnvironmentFault, match="ORC_STRUCT_SIZE"):
+        struct_sizes(SIZES.replace("orc_entry", "other"))
 
 
 def test_objtool_runs_on_each_object_of_a_kernel_with_ibt(tmp_path: Path) -> None:
@@ -227,7 +221,7 @@ def test_objtool_runs_on_each_object_of_a_kernel_with_ibt(tmp_path: Path) -> Non
     makefile.write_text(
         "objtool-args-$(CONFIG_X86_KERNEL_IBT) += --ibt\ndelay-objtool := $(or $(A),$(B))\nother := 1\n"
     )
-    _objtool_per_object(tmp_path)
+    objtool_per_object(tmp_path)
     assert makefile.read_text() == (
         "# objtool-args-$(CONFIG_X86_KERNEL_IBT) += --ibt\ndelay-objtool := $(CONFIG_LTO_CLANG)\nother := 1\n"
     )
@@ -237,5 +231,17 @@ def test_a_build_system_that_delays_objtool_in_another_way_is_told(tmp_path: Pat
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts/Makefile.lib").write_text("nothing of the kind\n")
     with pytest.raises(EnvironmentFault) as caught:
-        _objtool_per_object(tmp_path)
+        objtool_per_object(tmp_path)
     assert caught.value.problem.code == "kernel-unsupported"
+
+
+@pytest.mark.parametrize(
+    ("makefile", "version"),
+    [
+        ("# SPDX\nVERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 107\nEXTRAVERSION =\nNAME = Baby\n", "6.12.107"),
+        ("VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 0\nEXTRAVERSION = -rc7\n", "7.3.0-rc7"),
+        ("all:\n", ""),
+    ],
+)
+def test_the_version_of_a_source_is_read_from_its_makefile(makefile: str, version: str) -> None:
+    assert source_version(makefile) == version

@@ -10,6 +10,7 @@ On disk, below the directory of bases:
     RELEASE/modules/      the shipped modules
     RELEASE/symbols/      their symbols as they were linked, which shipping has stripped of FILE entries
     RELEASE/units.json    which source file belongs to which object and parent (class Units)
+    RELEASE/config        of a custom base: the configuration as its operator gave it
     RELEASE/originals/    unpatched objects that jobs have compiled so far
 """
 
@@ -40,7 +41,11 @@ VMLINUX = "vmlinux"
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """One base. `struct_sizes` are in bytes; `packages` maps file names of packages to their SHA-256."""
+    """One base. `struct_sizes` are in bytes; `packages` maps what it was made from to SHA-256.
+
+    `build_id` is that of the vmlinux in it, `claimed_build_id` that of a host whose kernel was accepted as the same
+    without proof.
+    """
 
     directory: Path
     release: Release
@@ -59,6 +64,7 @@ class Base:
     size_bytes: int
     seconds: float
     recipe: int = RECIPE
+    claimed_build_id: BuildId | None = None
 
     @property
     def tree(self) -> Path:
@@ -70,7 +76,7 @@ class Base:
         """What a livepatch for this base is bound to."""
         return KernelIdentity(
             release=self.release,
-            build_id=self.build_id,
+            build_id=self.claimed_build_id or self.build_id,
             arch="x86_64",
             config_digest=self.config_digest,
             compiler=self.compiler,
@@ -120,10 +126,18 @@ class Base:
             ) from None
         return LinkedSymbols(ElfFile(path), is_vmlinux=False, listing=ElfFile(self.directory / "symbols" / path.name))
 
+    def save(self, directory: Path) -> None:
+        """Write the facts to where the base is being made."""
+        staged = directory / f".base.{os.getpid()}"
+        staged.write_text(json.dumps(self.as_dict(), indent=2))
+        staged.replace(directory / "base.json")
+
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping of the facts, without the place."""
         facts = asdict(self)
         facts.pop("directory")
+        if self.claimed_build_id is None:
+            facts.pop("claimed_build_id")
         return facts
 
 

@@ -115,6 +115,10 @@ class Toolchains:
         """Return the toolchain that carries the sandbox and the tools."""
         return self.get(HELPER)
 
+    def patch_headers(self) -> Path:
+        """Return the directory of kpatch's helper headers and module makefile."""
+        return self.helper().root / "usr/share/kpatch"
+
     def sandbox(self, toolchain: Toolchain, *, transcript: Path | None = None) -> Sandbox:
         """Return a sandbox in the root of `toolchain` whose programs' output is added to `transcript`."""
         return Sandbox(root=toolchain.root, helper=self.helper().root, transcript=transcript)

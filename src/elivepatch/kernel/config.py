@@ -20,9 +20,15 @@ _LIMIT_BYTES = 4 << 20
 # What olddefconfig adds or changes because the distribution's own configuration lives elsewhere: its salt and its
 # keys are set by the package's build, and neither takes part in any object's code. CC_VERSION_TEXT only differs in
 # the name under which the same compiler was called; its version is compared apart.
+FILE_NAMES = (
+    "SYSTEM_TRUSTED_KEYS", "SYSTEM_REVOCATION_KEYS", "SYSTEM_BLACKLIST_HASH_LIST", "INITRAMFS_SOURCE", "EXTRA_FIRMWARE",
+)  # fmt: skip
+"""Options that name files of the machine where the kernel was configured: data, emptied before anything is built."""
+
 ALLOWED_DIFFERENCES = frozenset(
-    {"BUILD_SALT", "CC_VERSION_TEXT", "MODULE_SIG_ALL", "MODULE_SIG_KEY", "SYSTEM_TRUSTED_KEYS"}
-)
+    {"BUILD_SALT", "CC_VERSION_TEXT", "MODULE_SIG_ALL", "MODULE_SIG_KEY", "EXTRA_FIRMWARE_DIR", "INITRAMFS_ROOT_UID",
+     "INITRAMFS_ROOT_GID", *FILE_NAMES}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

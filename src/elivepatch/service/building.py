@@ -21,10 +21,12 @@ from elivepatch.advisory.sources import KernelSources, source_map, vanilla_of
 from elivepatch.build.archive import Archive
 from elivepatch.build.base import VMLINUX, Base, Bases
 from elivepatch.build.builders.objects import VERSION, ObjectsBuilder
+from elivepatch.build.custom import CustomMaker
+from elivepatch.build.making import Workplace
 from elivepatch.build.provenance import distribution_changelog, source_files
 from elivepatch.build.stock import StockMaker
 from elivepatch.build.toolchain import Toolchains
-from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch
+from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Progress, silent
 from elivepatch.model.trial import Expectation, TrialReport
@@ -61,7 +63,15 @@ class BuildingWorkshop:
 
     def maker(self, progress: Progress = silent) -> StockMaker:
         """Return what makes stock bases here."""
-        return StockMaker(self.archive, self.toolchains, self.bases, self._settings.jobs, progress)
+        return StockMaker(self.archive, self.workplace(progress))
+
+    def custom_maker(self, progress: Progress = silent) -> CustomMaker:
+        """Return what makes custom bases here."""
+        return CustomMaker(self.archive, self.workplace(progress))
+
+    def workplace(self, progress: Progress = silent) -> Workplace:
+        """Return where bases are made."""
+        return Workplace(self.toolchains, self.bases, self._settings.jobs, progress)
 
     def base(self, release: str) -> Base:
         """Return a base, the same object again while it is unchanged, so that its tables are read once."""
@@ -82,7 +92,7 @@ class BuildingWorkshop:
             told = read_changelog(changelog) if changelog is not None else None
             self._sources[builder] = KernelSources(
                 release=base.release,
-                build_id=base.build_id,
+                build_id=base.identity.build_id,
                 vanilla=vanilla_of(base.release, base.version),
                 package_version=base.version if base.kind == "stock" else "",
                 builder=builder,
@@ -138,6 +148,8 @@ class BuildingWorkshop:
                 return outcome
             module = work_dir / f"{name}.ko"
             shutil.copyfile(outcome.module, module)
+        if base.claimed_build_id is not None:
+            outcome = replace(outcome, notes=(*outcome.notes, _unproved(base)))
         content = module.read_bytes()
         livepatch = Livepatch(
             name=name,
@@ -193,6 +205,14 @@ class BuildingWorkshop:
                 yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _unproved(base: Base) -> Note:
+    return Note(
+        code="unproved",
+        message=f"The base of {base.release} was accepted without proof that it is the host's kernel: its own build-id "
+        f"is {base.build_id}.",
+    )
 
 
 def guest_kernel(base: Base) -> GuestKernel:

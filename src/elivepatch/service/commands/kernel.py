@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import re
+from pathlib import Path
 
 from elivepatch.build.base import Base
+from elivepatch.build.custom import CustomKernel, KeptBuild
 from elivepatch.build.stock import aliases
 from elivepatch.commandline import Subparsers
-from elivepatch.model.errors import ExitStatus
+from elivepatch.model.errors import ExitStatus, UsageError
+from elivepatch.model.kernel import BuildId, parse_release
 from elivepatch.output import Output
 from elivepatch.service.building import BuildingWorkshop
 from elivepatch.service.commands.serve import add_settings, settings_of
@@ -22,14 +26,43 @@ def register(subparsers: Subparsers) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     names = f"a release as `uname -r` prints it, or the newest stock cloud kernel of {', '.join(aliases())}"
     for name, run, help_text in (
-        ("add", _add, "make the base of a distribution's stock kernel"),
+        ("add", _add, "make the base of a stock kernel, or of one built from source"),
         ("show", _show, "tell everything about one base"),
         ("remove", _remove, "remove a base and what was compiled for it"),
     ):
         action = actions.add_parser(name, help=help_text, allow_abbrev=False)
         action.add_argument("kernel", metavar="KERNEL", help=names if name == "add" else "a release")
+        if name == "add":
+            _add_custom(action)
         _common(action, run)
     _common(actions.add_parser("list", help="list the bases", allow_abbrev=False), _list)
+
+
+def _add_custom(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a kernel of your own")
+    group.add_argument(
+        "--source",
+        metavar="SOURCE",
+        help="what it was built from: a directory, REPOSITORY#TAG, a tar archive, a .dsc, or a package such as "
+        "linux-source-6.12 or linux-source-6.12=VERSION",
+    )
+    group.add_argument("--config", metavar="FILE", type=Path, help="the .config that it was built with")
+    group.add_argument(
+        "--base-patch",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="a patch that is in the running kernel but not in the source; in order, as often as there are",
+    )
+    group.add_argument("--vmlinux", metavar="FILE", type=Path, help="the vmlinux that the build left; nothing is built")
+    group.add_argument("--vmlinuz", metavar="FILE", type=Path, help="with --vmlinux: what a trial boots (bzImage)")
+    group.add_argument("--symvers", metavar="FILE", type=Path, help="with --vmlinux: the build's Module.symvers")
+    group.add_argument("--modules", metavar="DIR", type=Path, help="with --vmlinux: lib/modules/RELEASE of the build")
+    group.add_argument("--build-id", metavar="HEX", help="the build-id of the host's kernel (`elivepatch doctor`)")
+    group.add_argument(
+        "--accept-unproved", action="store_true", help="take it for the host's kernel though the build-ids differ"
+    )
 
 
 def _common(parser: argparse.ArgumentParser, run: object) -> None:
@@ -43,10 +76,60 @@ def _workshop(arguments: argparse.Namespace) -> BuildingWorkshop:
 
 
 def _add(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    base = _workshop(arguments).maker(output.progress).add(arguments.kernel)
+    workshop = _workshop(arguments)
+    custom = _custom_kernel(arguments)
+    if custom is None:
+        base = workshop.maker(output.progress).add(arguments.kernel)
+    else:
+        base = workshop.custom_maker(output.progress).add(custom)
     output.document(_described(base))
-    output.line(f"{base.release} is ready: build-id {base.build_id}, {base.size_bytes >> 20} MiB.")
+    output.line(f"{base.release} is ready: build-id {base.identity.build_id}, {base.size_bytes >> 20} MiB.")
+    if base.claimed_build_id is not None:
+        output.note(f"note: it was not proved to be the host's kernel; its own build-id is {base.build_id}.")
+    elif custom is not None and custom.kept is None and custom.build_id is None:
+        output.note("note: hosts whose kernel has another build-id are refused; --build-id names the one of a host.")
     return ExitStatus.OK
+
+
+def _custom_kernel(arguments: argparse.Namespace) -> CustomKernel | None:
+    """Return the kernel that the options describe, None where they name none: then it is a stock one."""
+    kept = {name: getattr(arguments, name) for name in ("vmlinux", "vmlinuz", "symvers", "modules")}
+    others = [*kept.values(), *arguments.base_patch, arguments.config, arguments.build_id]
+    if arguments.source is None:
+        if any(others) or arguments.accept_unproved:
+            raise UsageError(
+                "source-missing",
+                "A kernel of your own needs its source.",
+                advice="Add --source, and --config for its .config.",
+            )
+        return None
+    if arguments.config is None:
+        raise UsageError(
+            "config-missing",
+            "A kernel of your own needs the .config that it was built with.",
+            advice="Add --config; on the host it is /proc/config.gz (unpacked) or /boot/config-RELEASE.",
+        )
+    if any(kept.values()) and not all(kept[name] for name in ("vmlinux", "vmlinuz", "symvers")):
+        raise UsageError(
+            "kept-incomplete",
+            "What was kept of a build is --vmlinux, --vmlinuz and --symvers together, and --modules where it has any.",
+            advice="Give all of them, or none: then the kernel is built here.",
+        )
+    if arguments.build_id is not None and not re.fullmatch(r"[0-9a-f]{16,64}", arguments.build_id):
+        raise UsageError(
+            "build-id-malformed",
+            f"{arguments.build_id[:80]!r} is not a build-id.",
+            advice="Give the hexadecimal digits that `elivepatch doctor` prints on the host.",
+        )
+    return CustomKernel(
+        release=parse_release(arguments.kernel),
+        source=arguments.source,
+        config=arguments.config,
+        base_patches=tuple(arguments.base_patch),
+        kept=KeptBuild(**kept) if arguments.vmlinux is not None else None,
+        build_id=BuildId(arguments.build_id) if arguments.build_id is not None else None,
+        accept_unproved=arguments.accept_unproved,
+    )
 
 
 def _list(arguments: argparse.Namespace, output: Output) -> ExitStatus:
@@ -56,8 +139,8 @@ def _list(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         output.table(
             ("RELEASE", "VERSION", "KIND", "TOOLCHAIN", "MIB", "BUILD-ID", "DIGEST"),
             [
-                (base.release, base.version, base.kind, base.toolchain, base.size_bytes >> 20, base.build_id[:12],
-                 base.digest[:12])
+                (base.release, base.version, base.kind, base.toolchain, base.size_bytes >> 20,
+                 base.identity.build_id[:12], base.digest[:12])
                 for base in bases
             ],
         )  # fmt: skip
@@ -72,7 +155,7 @@ def _show(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     output.document(described)
     output.table(("FACT", "VALUE"), [(key, value) for key, value in described.items() if not isinstance(value, dict)])
     output.line()
-    output.table(("PACKAGE", "SHA-256"), base.packages.items())
+    output.table(("MADE FROM", "SHA-256"), base.packages.items())
     return ExitStatus.OK
 
 
@@ -84,4 +167,8 @@ def _remove(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 
 def _described(base: Base) -> dict[str, object]:
-    return base.as_dict() | {"digest": base.digest, "objects": len(base.units.by_source)}
+    return base.as_dict() | {
+        "digest": base.digest,
+        "objects": len(base.units.by_source),
+        "proved": base.claimed_build_id is None,
+    }

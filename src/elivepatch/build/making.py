@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the making of every base has in common, whether its kernel came in packages or was built here."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.build.base import Base, Bases
+from elivepatch.build.locking import locked
+from elivepatch.build.toolchain import HELPER, Toolchain, Toolchains, declarations
+from elivepatch.kernel.config import KernelConfig
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import Release
+from elivepatch.model.progress import Event, Progress, silent
+from elivepatch.process import run
+
+_CC = re.compile(
+    r"(?P<command>(?:x86_64-linux-gnu-)?gcc(?P<suffix>-[0-9]+)?) (?P<version>\(.+\) (?P<major>[0-9]+)\..+)"
+)
+
+
+@dataclass(slots=True)
+class Workplace:
+    """Where bases are made, and with what."""
+
+    toolchains: Toolchains
+    bases: Bases
+    jobs: int
+    progress: Progress = silent
+
+    def tell(self, message: str, fraction: float | None = None) -> None:
+        """Report how the making goes."""
+        self.progress(Event(stage="base", message=message, fraction=fraction))
+
+    def publish(self, release: Release, make: Callable[[Path], Base]) -> Base:
+        """Return the base that is there, or the one that `make` makes in an empty directory of its own.
+
+        Nothing half-made is ever seen under the release's name, and two processes never make the same base.
+        """
+        lock = self.bases.directory / f".{release}.lock"
+        with locked(lock, progress=self.progress, waiting_for=f"the base of {release}"):
+            if (found := self.bases.find(release)) is not None:
+                return found
+            # What a killed process left half-made, and a base made by an older recipe.
+            for left in (*self.bases.directory.glob(f".{release}.new-*"), self.bases.directory / release):
+                shutil.rmtree(left, ignore_errors=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{release}.new-", dir=self.bases.directory))
+            try:
+                scratch.chmod(0o755)
+                base = make(scratch)
+                scratch.rename(base.directory)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        self.tell(f"{release}: ready in {base.seconds:.0f} s", 1.0)
+        return base
+
+    def toolchain(self, config: KernelConfig) -> tuple[str, Toolchain]:
+        """Return the compiler's command and the toolchain that a configuration names, made where it is missing.
+
+        Raises EnvironmentFault with the code `toolchain-match` where there is none.
+        """
+        text = config.get("CC_VERSION_TEXT")
+        found = _CC.fullmatch(text)
+        if found is None:
+            raise EnvironmentFault(
+                "toolchain-match",
+                f"The kernel was built by a compiler that is not supported: {text[:120]}.",
+                advice="Only gcc is supported, and the configuration must name its version (CONFIG_CC_VERSION_TEXT).",
+            )
+        command = found["command"] if found["suffix"] else f"gcc-{found['major']}"
+        # The helper is needed for every kernel; a toolchain that could be the right one is made where it is missing.
+        compiler, rust = command.removeprefix("x86_64-linux-gnu-"), config.enabled("RUST")
+        for declaration in declarations().values():
+            fits = declaration.compiler == compiler and declaration.rust == rust
+            if fits or declaration.name == HELPER:
+                self.toolchains.add(declaration.name, self.progress)
+        return command, self.toolchains.for_compiler(found["version"], rust=rust)
+
+
+def size_of(directory: Path) -> int:
+    """Return how many bytes the files below a directory have."""
+    return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
+
+
+def decompress_modules(directory: Path) -> None:
+    """Decompress all modules below a directory, in place."""
+    for suffix, command in ((".xz", ["xz", "-d"]), (".gz", ["gzip", "-d"])):
+        found = run(["find", str(directory), "-name", f"*.ko{suffix}", "-type", "f", "-print0"]).output
+        run(["xargs", "-0", "-r", "-P2", "-n50", *command], stdin=found).check("Unpacking modules")

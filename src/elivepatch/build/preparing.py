@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Preparing a source tree: configured exactly as the kernel was, ready to compile single objects of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.tree import SECTION_FLAGS, SOURCE_TOPS, make_arguments
+from elivepatch.kernel.config import FILE_NAMES, KernelConfig, differences, parse_config
+from elivepatch.kernel.units import Units, make_units
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import Release
+
+_RELEASE_HEADER = re.compile(r'#define UTS_RELEASE "([^"]*)"')
+_VERSION_PART = re.compile(r"(?m)^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(\S*)$")
+_SUFFIX_ONLY = "$(KERNELVERSION)$$($(CONFIG_SHELL) $(srctree)/scripts/setlocalversion"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeMaker:
+    """Prepares the tree at `tree`, which belongs to the sandbox's user; `patch_headers` are kpatch's."""
+
+    tree: Path
+    release: Release
+    config: KernelConfig
+    cc: str
+    jobs: int
+    sandbox: Sandbox
+    patch_headers: Path
+
+    def configure(self, content: bytes) -> None:
+        """Write the configuration and freeze the release. Raises EnvironmentFault where they are not the kernel's."""
+        self._write(".config", content)
+        # Debian's makefile reads this file; it gives vermagic the release with its local version.
+        self._write(".kernelvariables", f"override KERNELRELEASE = {self.release}\n".encode())
+        emptied = [name for name in FILE_NAMES if self.config.get(name) not in {"n", ""}]
+        changes = ["-d", "MODULE_SIG_ALL", "--set-str", "MODULE_SIG_KEY", ""]
+        for name in emptied:
+            changes += ["--set-str", name, ""]
+        self.make(["scripts/config", *changes], "Configuring the source tree")
+        self.make([*make_arguments(self.cc, self.jobs), "olddefconfig"], "Configuring the source tree")
+        config_gate(self.config, parse_config((self.tree / ".config").read_bytes()), self.release)
+
+    def freeze_release(self) -> None:
+        """Make the build system say the kernel's own release, which came from a git repository or a user's files.
+
+        Raises EnvironmentFault with the code `release-mismatch` where the source is of another version.
+        """
+        makefile = (self.tree / "Makefile").read_text(encoding="utf-8", errors="replace")
+        version = source_version(makefile)
+        if self.release != version and not re.match(rf"{re.escape(version)}[^0-9]", self.release):
+            raise EnvironmentFault(
+                "release-mismatch",
+                f"The source is of Linux {version or 'an unknown version'}, which cannot be a kernel {self.release}.",
+                advice="Give the source that the kernel was built from, and the release as `uname -r` says it there.",
+            )
+        # Until 6.3 the script says only what comes behind the version.
+        said = self.release.removeprefix(version) if _SUFFIX_ONLY in makefile else self.release
+        self._write("scripts/setlocalversion", f"#!/bin/sh\necho '{said}'\n".encode())
+        (self.tree / "scripts/setlocalversion").chmod(0o755)
+
+    def prepare(self) -> list[str]:
+        """Prepare for single objects; return the tree's lines that include a .c file, and all its .c files."""
+        if self.config.enabled("X86_KERNEL_IBT"):
+            objtool_per_object(self.tree)
+        _replace(
+            self.tree / "scripts/Makefile.modfinal", "CONFIG_DEBUG_INFO_BTF_MODULES", "CONFIG_NO_BTF_IN_LIVEPATCHES"
+        )
+        make = [*make_arguments(self.cc, self.jobs), f"KCFLAGS={SECTION_FLAGS}", "modules_prepare"]
+        self.make(make, "Preparing the source tree", tools=self.patch_headers)
+        header = (self.tree / "include/generated/utsrelease.h").read_text(encoding="utf-8")
+        if (found := _RELEASE_HEADER.search(header)) is None or found[1] != self.release:
+            raise EnvironmentFault(
+                "release-mismatch",
+                f"The source makes a kernel {found[1] if found else 'without a name'}, not {self.release}.",
+                advice="Give the release as `uname -r` says it on the host.",
+            )
+        grep = f"grep -rE --include='*.c' '^[[:space:]]*#[[:space:]]*include.*[.]c[\">]' {SOURCE_TOPS} 2>/dev/null; "
+        script = grep + f"echo; find {SOURCE_TOPS} -name '*.c' 2>/dev/null"
+        return self.sandbox.run(["sh", "-c", script], layers=[self.tree]).text.splitlines()
+
+    def make(self, command: list[str], doing: str, *, tools: Path | None = None, timeout_s: float = 1800) -> None:
+        """Run a command in the tree. Raises EnvironmentFault where it fails."""
+        self.sandbox.run(command, writable=self.tree, tools=tools, timeout_s=timeout_s).check(
+            f"{doing} ({command[-1]})"
+        )
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.tree / name
+        # Not through what a source's author put in its place.
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+        os.chown(path, BUILD_UID, BUILD_UID)
+
+
+def unpack_source(archive: Path, tree: Path, sandbox: Sandbox) -> None:
+    """Unpack a tar archive of a kernel's source, whose one top directory becomes the new directory `tree`."""
+    tree.mkdir()
+    os.chown(tree, BUILD_UID, BUILD_UID)
+    command = ["tar", "-x", "-f", f"/in/{archive.name}", "--strip-components=1", "--no-same-permissions", "-C", "/src"]
+    sandbox.run(command, inputs=archive.parent, writable=tree).check("Unpacking the kernel source")
+
+
+def units_of(compiled: dict[str, tuple[str, set[str]]], listed: list[str]) -> Units:
+    """Return the units from debug information and from what `TreeMaker.prepare` listed."""
+    split = listed.index("") if "" in listed else len(listed)
+    return make_units(compiled, listed[:split], set(listed[split + 1 :]))
+
+
+def source_version(makefile: str) -> str:
+    """Return the version that a kernel's top makefile states, such as `6.12.107` or `7.3.0-rc7`."""
+    parts = dict(_VERSION_PART.findall(makefile))
+    numbers = [parts.get(name, "") for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
+    return ".".join(number for number in numbers if number) + parts.get("EXTRAVERSION", "")
+
+
+def objtool_per_object(tree: Path) -> None:
+    """Make objtool run on each object instead of once over the linked kernel, so that single objects are complete.
+
+    Kernels with IBT delay objtool to find functions whose ENDBR can be sealed; that needs the whole kernel, and the
+    sealing has been done by the shipped one (checks/module.py looks at its list instead).
+    """
+    makefile = tree / "scripts/Makefile.lib"
+    sealing = _replace(makefile, r"(?m)^objtool-args-\$\(CONFIG_X86_KERNEL_IBT\)", r"# \g<0>")
+    delaying = _replace(makefile, r"(?m)^delay-objtool := .*", "delay-objtool := $(CONFIG_LTO_CLANG)")
+    if not sealing or not delaying:
+        raise EnvironmentFault(
+            "kernel-unsupported",
+            "This kernel's build system delays objtool in a way that is not known yet.",
+            advice="Report the kernel version; it needs a change in elivepatch.",
+        )
+
+
+def config_gate(shipped: KernelConfig, prepared: KernelConfig, release: str) -> None:
+    """Raise EnvironmentFault where the prepared configuration is not the one the kernel was built with."""
+    differing = differences(shipped, prepared)
+    if differing:
+        raise EnvironmentFault(
+            "config-gate",
+            f"The prepared configuration of {release} is not the shipped one: {len(differing)} options differ.",
+            advice="The toolchain lacks a program that the configuration depends on (pahole, rustc, a plugin).",
+            excerpt="\n".join(
+                f"CONFIG_{name}: {old} became {new}" for name, (old, new) in list(differing.items())[:20]
+            ),
+        )
+
+
+def _replace(path: Path, pattern: str, replacement: str) -> int:
+    text, count = re.subn(pattern, replacement, path.read_text(encoding="utf-8"))
+    path.write_text(text, encoding="utf-8")
+    return count

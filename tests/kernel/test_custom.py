@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernels of one's own: a source, a configuration and local patches become a base that livepatches are built on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from edits import Edit, patch_of, series_of
+
+from elivepatch.build.base import Base, Bases
+from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.build.custom import CustomKernel, CustomMaker, KeptBuild
+from elivepatch.build.making import Workplace
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
+from elivepatch.model.kernel import BuildId, parse_release
+from elivepatch.model.trial import Expectation
+from elivepatch.service.building import BuildingWorkshop, guest_kernel
+from elivepatch.settings import ServerSettings
+from elivepatch.trial.run import run_trial
+from small_kernels import small_kernel
+
+pytestmark = pytest.mark.kernel
+
+CMDLINE, LOADAVG = "fs/proc/cmdline.c", "fs/proc/loadavg.c"
+BASE_PATCH = Path(__file__).with_name("data") / "cmdline-base.patch"
+"""What the operator has put into the kernel: /proc/cmdline begins with a word of theirs."""
+
+FIRST = Edit(CMDLINE, '"local: "', '"local, patched live: "')
+SECOND = Edit(
+    LOADAVG, '"%lu.%02lu %lu.%02lu %lu.%02lu %u/%d %d\\n"', '"load %lu.%02lu %lu.%02lu %lu.%02lu %u/%d %d\\n"'
+)
+
+
+@pytest.fixture(scope="module")
+def own(workshop: BuildingWorkshop) -> Base:
+    """A small 6.12 with a patch of its operator's."""
+    return small_kernel(workshop, "6.12", BASE_PATCH, suffix="-own")
+
+
+def livepatch(
+    workshop: BuildingWorkshop, base: Base, work_dir: Path, *edits: Edit, name: str, replaces: bool = True
+) -> Path:
+    work_dir.mkdir()
+    builder = ObjectsBuilder(base=base, toolchains=workshop.toolchains, jobs=2)
+    outcome = builder.build(series_of(patch_of(base.tree, *edits)), name=name, work_dir=work_dir, replace=replaces)
+    assert outcome.problem is None, outcome.problem
+    assert outcome.module is not None
+    return outcome.module
+
+
+def test_a_base_is_the_kernel_that_was_built(own: Base) -> None:
+    assert own.kind == "custom"
+    assert ElfFile(own.directory / "vmlinux").build_id == own.build_id == own.identity.build_id
+    assert own.packages.keys() >= {"base patch cmdline-base.patch"}
+    assert any(name.startswith("linux-source-6.12_") for name in own.packages)
+    assert {"loop", "minix"} <= own.module_files.keys()
+    assert own.units.by_source[CMDLINE].parents == ("vmlinux",)
+    assert own.units.by_source["fs/minix/inode.c"].parents == ("minix",)
+    assert own.size_bytes < 4 << 30
+    assert not list(own.tree.rglob("vmlinux.o")), "what was built is not kept"
+
+
+def test_a_base_patch_then_a_livepatch_on_it_then_a_second_are_all_live_at_once(
+    workshop: BuildingWorkshop, own: Base, reachable_path: Path, tmp_path: Path, settings: ServerSettings
+) -> None:
+    first = livepatch(workshop, own, reachable_path / "1", FIRST, name="livepatch_first", replaces=False)
+    second = livepatch(workshop, own, reachable_path / "2", SECOND, name="livepatch_second", replaces=False)
+    # The first one is loaded before the case like a module that the second one needs.
+    modules = tmp_path / "modules"
+    shutil.copytree(own.directory / "modules", modules)
+    shutil.copyfile(first, modules / "livepatch_first.ko")
+    report = run_trial(
+        kernel=replace(guest_kernel(own), modules_dir=modules),
+        livepatch=second,
+        livepatch_name="livepatch_second",
+        parents=["livepatch_first"],
+        expectations=[
+            Expectation(
+                command="sleep 3; cat /proc/cmdline /proc/loadavg; cat /sys/kernel/livepatch/*/enabled",
+                pattern=r"^local, patched live: .*\nload \d.*\n1\n1$",
+            )
+        ],
+        work_dir=tmp_path / "work",
+        cache_dir=settings.cache_dir,
+    )
+    assert report.problems == (), report.problems
+    (seen,) = report.observations
+    assert seen.before.startswith("local, patched live: "), "the first one is there alone"
+
+
+def test_a_cumulative_livepatch_carries_both(
+    workshop: BuildingWorkshop, own: Base, reachable_path: Path, tmp_path: Path, settings: ServerSettings
+) -> None:
+    module = livepatch(workshop, own, reachable_path / "1", FIRST, SECOND, name="livepatch_both")
+    report = run_trial(
+        kernel=guest_kernel(own),
+        livepatch=module,
+        livepatch_name="livepatch_both",
+        parents=[],
+        expectations=[Expectation(command="cat /proc/cmdline /proc/loadavg", pattern=r"^local, patched .*\nload \d")],
+        work_dir=tmp_path / "work",
+        cache_dir=settings.cache_dir,
+    )
+    assert report.problems == (), report.problems
+    assert report.observations[0].before.startswith("local: "), "the base patch is in the kernel itself"
+
+
+@pytest.fixture
+def kept(own: Base, tmp_path: Path) -> KeptBuild:
+    """What an operator would have kept of the build, but for debug information."""
+    return KeptBuild(
+        vmlinux=own.directory / "vmlinux",
+        vmlinuz=own.directory / "vmlinuz",
+        symvers=own.tree / "Module.symvers",
+        modules=own.directory / "modules",
+    )
+
+
+def described(own: Base, **changed: object) -> CustomKernel:
+    source = next(name for name in own.packages if name.startswith("linux-source")).replace("_", "=")
+    config = own.directory / "config"
+    return replace(
+        CustomKernel(release=own.release, source=source, config=config, base_patches=(BASE_PATCH,)), **changed
+    )
+
+
+def maker(workshop: BuildingWorkshop, bases: Bases) -> CustomMaker:
+    return CustomMaker(workshop.archive, Workplace(workshop.toolchains, bases, 2))
+
+
+def refusal(workshop: BuildingWorkshop, kernel: CustomKernel, bases: Bases) -> str:
+    with pytest.raises(ElivepatchError) as caught:
+        maker(workshop, bases).add(kernel)
+    assert bases.list() == [], "nothing half-made is left"
+    return caught.value.problem.code
+
+
+def test_a_kernel_that_is_there_is_not_built_again(workshop: BuildingWorkshop, own: Base) -> None:
+    assert maker(workshop, workshop.bases).add(described(own)) == own
+
+
+def test_another_kernel_of_the_same_release_is_refused(workshop: BuildingWorkshop, own: Base) -> None:
+    with pytest.raises(UsageError) as caught:
+        maker(workshop, workshop.bases).add(described(own, base_patches=()))
+    assert caught.value.problem.code == "kernel-present"
+
+
+def test_a_host_of_another_build_id_must_be_accepted_and_is_then_told(
+    workshop: BuildingWorkshop, own: Base, shared_path: Path
+) -> None:
+    bases = Bases(shared_path / "claimed")
+    bases.directory.mkdir()
+    shutil.copytree(own.directory, bases.directory / own.release, symlinks=True)
+    claimed = BuildId("ab" * 20)
+    with pytest.raises(EnvironmentFault) as caught:
+        maker(workshop, bases).add(described(own, build_id=claimed))
+    assert caught.value.problem.code == "unproved"
+    assert own.build_id in caught.value.problem.message
+    bound = maker(workshop, bases).add(described(own, build_id=claimed, accept_unproved=True))
+    assert (bound.identity.build_id, bound.build_id) == (claimed, own.build_id)
+    assert bound.digest != own.digest
+    assert bases.get(own.release) == bound
+    again = maker(workshop, bases).add(described(own, build_id=own.build_id))
+    assert again.claimed_build_id is None
+
+
+def test_what_was_kept_of_a_build_must_have_debug_information(
+    workshop: BuildingWorkshop, own: Base, kept: KeptBuild, reachable_path: Path
+) -> None:
+    assert refusal(workshop, described(own, kept=kept), Bases(reachable_path)) == "debug-info"
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        ("a source that is not there", "source-unknown"),
+        ("a base patch that does not apply", "base-patch"),
+        ("a source of another version", "release-mismatch"),
+        ("a configuration that is shell code", "config-line"),
+        ("a configuration without livepatches", "config-livepatch"),
+        ("a compiler that no toolchain has", "toolchain-match"),
+        ("a file that is not there", "file-missing"),
+    ],
+)
+def test_a_kernel_that_cannot_be_made_is_told_and_leaves_nothing(
+    workshop: BuildingWorkshop, own: Base, reachable_path: Path, tmp_path: Path, what: str, code: str
+) -> None:
+    text = (own.directory / "config").read_text()
+    wrong = tmp_path / "wrong"
+    changed: dict[str, object] = {}
+    match what:
+        case "a source that is not there":
+            changed["source"] = "/nonexistent/linux"
+        case "a base patch that does not apply":
+            changed["base_patches"] = (BASE_PATCH, BASE_PATCH)
+        case "a source of another version":
+            changed["release"] = parse_release("6.11.1-own")
+        case "a configuration that is shell code":
+            wrong.write_text(text + "touch /tmp/owned\n")
+            changed["config"] = wrong
+        case "a configuration without livepatches":
+            wrong.write_text(text.replace("CONFIG_LIVEPATCH=y", "# CONFIG_LIVEPATCH is not set"))
+            changed["config"] = wrong
+        case "a compiler that no toolchain has":
+            wrong.write_text(re.sub(r'CC_VERSION_TEXT=".*"', 'CC_VERSION_TEXT="gcc (GCC) 9.9.9"', text))
+            changed["config"] = wrong
+        case _:
+            changed["config"] = tmp_path / "absent"
+    bases = Bases(reachable_path)
+    assert refusal(workshop, described(own, **changed), bases) == code
+    assert [path.name for path in bases.directory.iterdir() if not path.name.endswith(".lock")] == []
