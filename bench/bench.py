@@ -34,6 +34,7 @@ from elivepatch.build.base import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.compile import Compiler
 from elivepatch.build.link import Linker
+from elivepatch.build.making import Workplace
 from elivepatch.build.stock import StockMaker
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
@@ -113,7 +114,8 @@ class Bench:
         runs = []
         for number in range(self.runs):
             bases = Bases(directory / str(number))
-            maker = StockMaker(self.workshop.archive, self.workshop.toolchains, bases, os.cpu_count() or 1)
+            workplace = Workplace(self.workshop.toolchains, bases, os.cpu_count() or 1)
+            maker = StockMaker(self.workshop.archive, workplace)
             started = time.monotonic()
             maker.add(self.base.release)
             runs.append(time.monotonic() - started)

@@ -82,8 +82,7 @@ step after.live ls /sys/kernel/livepatch
 step after.modules cat /proc/modules
 step after.vlan cat /proc/net/vlan/config
 step after.status elivepatch status --json
-sync
-echo b >/proc/sysrq-trigger
+crash
 """
 THIRD = """
 step unit systemctl show elivepatch-boot -p ActiveState -p Result

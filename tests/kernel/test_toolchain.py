@@ -13,7 +13,7 @@ import pytest
 
 from elivepatch.build.base import Base
 from elivepatch.build.sandbox import MOUNT_POINTS
-from elivepatch.build.stock import StockMaker
+from elivepatch.build.making import Workplace
 from elivepatch.build.toolchain import Toolchains
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
@@ -113,9 +113,9 @@ def test_what_a_killed_process_left_of_another_toolchain_is_left_alone(
 def test_a_compiler_that_no_toolchain_has_is_told_with_those_there_are(
     workshop: BuildingWorkshop, base_6_1: Base, text: str, words: list[str]
 ) -> None:
-    maker = StockMaker(workshop.archive, workshop.toolchains, workshop.bases, 2)
+    workplace = Workplace(workshop.toolchains, workshop.bases, 2)
     with pytest.raises(EnvironmentFault) as caught:
-        maker._toolchain(KernelConfig({"CC_VERSION_TEXT": text}))
+        workplace.toolchain(KernelConfig({"CC_VERSION_TEXT": text}))
     assert caught.value.problem.code == "toolchain-match"
     for word in words:
         assert word in caught.value.problem.message

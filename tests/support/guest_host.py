@@ -111,6 +111,12 @@ background() { # KEY COMMAND...
 wait_for() { # KEY of a step in the background
     while [ ! -e "/run/$1.done" ]; do $bb usleep 100000; done
 }
+crash() {
+    sync
+    # Setting a terminal waits until what was written to it is out.
+    $bb stty -F /dev/ttyS1 -echo
+    echo b >/proc/sysrq-trigger
+}
 network() {
     $bb ip link set eth0 up
     $bb ip address add 10.0.2.15/24 dev eth0

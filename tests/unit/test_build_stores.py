@@ -129,11 +129,20 @@ def toolchains(directory: Path, **comments: str) -> Toolchains:
             name=place.name, root=place / "root", digest=digest, compiler="gcc", comment=comment, size_bytes=size,
             seconds=1.0,
         )  # fmt: skip
-        (place / "toolchain.json").write_text(json.dumps(made.as_dict()))
+        described = made.as_dict() | {"declared": declarations()[place.name].digest}
+        (place / "toolchain.json").write_text(json.dumps(described))
     return Toolchains(directory, Archive(directory / "archive"))
 
 
 GCC_12, GCC_14 = "GCC: (Debian 12.2.0-14+deb12u1) 12.2.0", "GCC: (Debian 14.2.0-19) 14.2.0"
+
+
+def test_a_toolchain_that_was_made_from_another_declaration_is_not_there(tmp_path: Path) -> None:
+    made = toolchains(tmp_path, debian_12=GCC_12)
+    assert [one.name for one in made.list()] == ["debian-12"]
+    described = tmp_path / "debian-12/toolchain.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"declared": "0" * 64}))
+    assert made.list() == []
 
 
 def test_the_toolchain_of_a_kernel_is_the_one_with_exactly_its_compiler(tmp_path: Path) -> None:

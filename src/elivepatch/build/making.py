@@ -44,9 +44,9 @@ class Workplace:
         """
         lock = self.bases.directory / f".{release}.lock"
         with locked(lock, progress=self.progress, waiting_for=f"the base of {release}"):
-            if (found := self.bases.find(release)) is not None:
+            if (found := self.bases.find(release)) is not None and self._is_current(found):
                 return found
-            # What a killed process left half-made, and a base made by an older recipe.
+            # What a killed process left half-made, and a base made by an older recipe or with an older toolchain.
             for left in (*self.bases.directory.glob(f".{release}.new-*"), self.bases.directory / release):
                 shutil.rmtree(left, ignore_errors=True)
             scratch = Path(tempfile.mkdtemp(prefix=f".{release}.new-", dir=self.bases.directory))
@@ -58,6 +58,9 @@ class Workplace:
                 shutil.rmtree(scratch, ignore_errors=True)
         self.tell(f"{release}: ready in {base.seconds:.0f} s", 1.0)
         return base
+
+    def _is_current(self, base: Base) -> bool:
+        return self.toolchains.add(base.toolchain, self.progress).digest == base.toolchain_digest
 
     def toolchain(self, config: KernelConfig) -> tuple[str, Toolchain]:
         """Return the compiler's command and the toolchain that a configuration names, made where it is missing.

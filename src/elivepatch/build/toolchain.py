@@ -48,6 +48,11 @@ class Declaration:
     rust: bool
     unpack: tuple[dict[str, str], ...]
 
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of the declaration."""
+        return Digest(hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolchain:
@@ -176,7 +181,8 @@ class Toolchains:
                 size_bytes=size,
                 seconds=round(time.monotonic() - started, 1),
             )
-            (scratch / "toolchain.json").write_text(json.dumps(made.as_dict(), indent=2))
+            described = made.as_dict() | {"declared": declaration.digest}
+            (scratch / "toolchain.json").write_text(json.dumps(described, indent=2))
             scratch.rename(self.directory / name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -241,6 +247,8 @@ class Toolchains:
     def _load(self, name: str) -> Toolchain | None:
         try:
             data = json.loads((self.directory / name / "toolchain.json").read_text(encoding="utf-8"))
+            if data.pop("declared", "") != _declared(name).digest:
+                return None  # It was made from another list of packages.
             return Toolchain(**(data | {"root": self.directory / name / "root", "digest": Digest(data["digest"])}))
         except FileNotFoundError:
             return None
