@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export ELIVEPATCH_CACHE_DIR ?= /var/cache/elivepatch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit integration kernel bench chaos corpus requirements docs clean
+.PHONY: help setup demo test lint unit integration kernel bench chaos load corpus requirements docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -36,7 +36,7 @@ unit: $(VENV)/testable ## run the tests that need nothing but the checkout
 	$(BIN)/pytest tests/unit -n 2
 
 integration: $(VENV)/testable ## run the tests with real servers on loopback
-	packaging/lane $(VENV) tests/integration
+	packaging/lane $(VENV) tests/integration -n 3 --dist loadfile
 
 kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernels
 	packaging/lane $(VENV) tests/kernel -n 2 --dist loadfile --durations=10
@@ -46,6 +46,9 @@ bench: $(VENV)/ready ## measure where the time goes, into bench/results.json
 
 chaos: $(VENV)/testable ## kill, freeze and restart what does the jobs, into bench/chaos.json
 	$(BIN)/python bench/chaos.py
+
+load: $(VENV)/testable ## ask the server for much at once while it builds, into bench/load.json
+	$(BIN)/python bench/load.py
 
 corpus: $(VENV)/ready ## build and try a folder of real fixes (DIR=...), into bench/corpus.json
 	$(BIN)/python bench/corpus.py $(DIR)
