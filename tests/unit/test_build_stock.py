@@ -131,6 +131,13 @@ def test_an_unknown_release_is_told_with_the_names_there_are() -> None:
     assert "debian-13" in caught.value.problem.advice
 
 
+def test_a_kernel_of_another_architecture_is_refused_with_the_reason() -> None:
+    release = "7.2.12+deb13-cloud-arm64"
+    with pytest.raises(EnvironmentFault) as caught:
+        find_packages(parse_release(release), shelf(*kernel(release, "7.2.12-1", "linux-source-7.2")))
+    assert caught.value.problem.code == "arch-unsupported"
+
+
 def test_a_kernel_whose_debug_package_is_gone_is_told() -> None:
     release = "6.1.0-50-cloud-amd64"
     packages = [one for one in kernel(release, "6.1.176-1", "linux-source-6.1") if not one.name.endswith("-dbg")]

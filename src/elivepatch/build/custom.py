@@ -23,7 +23,7 @@ from pathlib import Path
 
 from elivepatch.build.archive import Archive
 from elivepatch.build.base import VMLINUX, Base
-from elivepatch.build.making import Workplace, decompress_modules, size_of
+from elivepatch.build.making import Workplace, decompress_modules, other_architecture, size_of
 from elivepatch.build.preparing import TreeMaker, source_version, units_of, unpack_source
 from elivepatch.build.reading import check_compiler, read_debug
 from elivepatch.build.sandbox import BUILD_UID
@@ -290,6 +290,8 @@ class CustomMaker:
 
 
 def _check_config(config: KernelConfig) -> None:
+    if not config.enabled("X86_64"):
+        raise other_architecture("The configuration is not one of x86_64.")
     for name in _NEEDED:
         if not config.enabled(name):
             raise UsageError(

@@ -85,6 +85,15 @@ class Workplace:
         return command, self.toolchains.for_compiler(found["version"], rust=rust)
 
 
+def other_architecture(sentence: str) -> EnvironmentFault:
+    """Return the refusal of a kernel of another architecture than x86_64; `sentence` says which kernel that is."""
+    return EnvironmentFault(
+        "arch-unsupported",
+        sentence,
+        advice="Livepatches are built for x86_64 only; docs/adr/0010 says what arm64 lacks.",
+    )
+
+
 def size_of(directory: Path) -> int:
     """Return how many bytes the files below a directory have."""
     return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())

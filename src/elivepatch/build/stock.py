@@ -20,7 +20,7 @@ from pathlib import Path
 
 from elivepatch.build.archive import Archive, Package
 from elivepatch.build.base import VMLINUX, Base
-from elivepatch.build.making import Workplace, decompress_modules, size_of
+from elivepatch.build.making import Workplace, decompress_modules, other_architecture, size_of
 from elivepatch.build.preparing import TreeMaker, units_of, unpack_source
 from elivepatch.build.reading import DebugFacts, check_compiler, read_debug
 from elivepatch.build.toolchain import Toolchain
@@ -29,6 +29,10 @@ from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import BuildId, Digest, Release, parse_release
 from elivepatch.process import run
+
+# How the releases of a distribution's other architectures end.
+_OTHER_ARCHITECTURES = ("-arm64", "-arm64-16k", "-armmp", "-armmp-lpae", "-686", "-686-pae", "-powerpc64le", "-s390x",
+                        "-riscv64", "-loong64")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +74,8 @@ def resolve(name: str, archive: Archive) -> Release:
 
 def find_packages(release: Release, archive: Archive) -> Packages:
     """Return the packages of exactly the version that `release` is. Raises EnvironmentFault where one is missing."""
+    if release.endswith(_OTHER_ARCHITECTURES):
+        raise other_architecture(f"{release} is a kernel of another architecture.")
     images = archive.versions(f"linux-image-{release}")
     if not images:
         raise EnvironmentFault(

@@ -46,7 +46,7 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
         help="what it was built from: a directory, REPOSITORY#TAG, a tar archive, a .dsc, or a package such as "
         "linux-source-6.12 or linux-source-6.12=VERSION",
     )
-    group.add_argument("--config", metavar="FILE", type=Path, help="the .config that it was built with")
+    group.add_argument("--kernel-config", metavar="FILE", type=Path, help="the .config that it was built with")
     group.add_argument(
         "--base-patch",
         metavar="FILE",
@@ -94,20 +94,20 @@ def _add(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 def _custom_kernel(arguments: argparse.Namespace) -> CustomKernel | None:
     """Return the kernel that the options describe, None where they name none: then it is a stock one."""
     kept = {name: getattr(arguments, name) for name in ("vmlinux", "vmlinuz", "symvers", "modules")}
-    others = [*kept.values(), *arguments.base_patch, arguments.config, arguments.build_id]
+    others = [*kept.values(), *arguments.base_patch, arguments.kernel_config, arguments.build_id]
     if arguments.source is None:
         if any(others) or arguments.accept_unproved:
             raise UsageError(
                 "source-missing",
                 "A kernel of your own needs its source.",
-                advice="Add --source, and --config for its .config.",
+                advice="Add --source, and --kernel-config for its .config.",
             )
         return None
-    if arguments.config is None:
+    if arguments.kernel_config is None:
         raise UsageError(
             "config-missing",
             "A kernel of your own needs the .config that it was built with.",
-            advice="Add --config; on the host it is /proc/config.gz (unpacked) or /boot/config-RELEASE.",
+            advice="Add --kernel-config; on the host it is /proc/config.gz (unpacked) or /boot/config-RELEASE.",
         )
     if any(kept.values()) and not all(kept[name] for name in ("vmlinux", "vmlinuz", "symvers")):
         raise UsageError(
@@ -124,7 +124,7 @@ def _custom_kernel(arguments: argparse.Namespace) -> CustomKernel | None:
     return CustomKernel(
         release=parse_release(arguments.kernel),
         source=arguments.source,
-        config=arguments.config,
+        config=arguments.kernel_config,
         base_patches=tuple(arguments.base_patch),
         kept=KeptBuild(**kept) if arguments.vmlinux is not None else None,
         build_id=BuildId(arguments.build_id) if arguments.build_id is not None else None,
