@@ -58,6 +58,22 @@ class ClientSettings:
     boot_guard_s: float = 600.0
 
 
+RANGES: dict[str, tuple[int, int]] = {
+    "port": (0, 65_535),
+    "jobs": (1, 1024),
+    "requests_per_s": (1, 1_000_000),
+    "queue_limit": (1, 1_000_000),
+    "tenant_limit": (1, 1_000_000),
+    "step_limit_s": (1, 604_800),
+    "disk_reserve_mib": (0, 1 << 30),
+    "keep_days": (1, 36_500),
+    "timeout_s": (1, 86_400),
+    "transition_s": (0, 86_400),
+    "lock_wait_s": (0, 86_400),
+    "boot_guard_s": (0, 86_400),
+}
+"""The smallest and the largest value of every setting that is a number."""
+
 SERVER_FILE = Path("/etc/elivepatch/server.toml")
 CLIENT_FILE = Path("/etc/elivepatch/client.toml")
 
@@ -69,16 +85,21 @@ def load(
 ) -> _Settings:
     """Return `default` with what `file`, then ELIVEPATCH_* variables, then `flags` (None means not given) say.
 
-    Raises UsageError for an unreadable file, an unknown key or a value of the wrong type.
+    Raises UsageError for an unreadable file, an unknown key, a value of the wrong type or out of its range.
     """
     known = {field.name: type(getattr(default, field.name)) for field in fields(default)}
-    values: dict[str, Any] = {}
-    values.update(_from_file(file, set(known), required=required))
-    values.update(
-        {name: environ[f"ELIVEPATCH_{name.upper()}"] for name in known if f"ELIVEPATCH_{name.upper()}" in environ}
+    values: dict[str, tuple[Any, str]] = {}
+    for name, value in _from_file(file, set(known), required=required).items():
+        values[name] = (value, f"in {file}")
+    for name in known:
+        variable = f"ELIVEPATCH_{name.upper()}"
+        if variable in environ:
+            values[name] = (environ[variable], f"in the variable {variable}")
+        if flags.get(name) is not None:
+            values[name] = (flags[name], "on the command line")
+    return replace(
+        default, **{name: _convert(name, value, known[name], place) for name, (value, place) in values.items()}
     )
-    values.update({name: value for name, value in flags.items() if name in known and value is not None})
-    return replace(default, **{name: _convert(name, value, known[name]) for name, value in values.items()})
 
 
 def _from_file(file: Path, known: set[str], *, required: bool) -> dict[str, Any]:
@@ -104,13 +125,33 @@ def _from_file(file: Path, known: set[str], *, required: bool) -> dict[str, Any]
     return read
 
 
-def _convert(name: str, value: Any, kind: type) -> Any:
-    wanted: type = Path if issubclass(kind, Path) else kind
-    if isinstance(value, bool) or not isinstance(value, (str, int, float, Path)):
-        raise UsageError("settings", f"The setting {name} is not a {wanted.__name__}.", advice="See docs/settings.md.")
+def _convert(name: str, value: Any, kind: type, place: str) -> Any:
+    if kind in {int, float}:
+        low, high = RANGES[name]
+        number = _number(value, kind)
+        if number is not None and low <= number <= high:
+            return number
+        wanted = f"a {'whole ' if kind is int else ''}number from {low} to {high}"
+    elif kind is str:
+        if isinstance(value, str):
+            return value
+        wanted = "a text"
+    else:
+        # An empty text would be the working directory.
+        if isinstance(value, (str, Path)) and str(value):
+            return Path(value)
+        wanted = "the path of a directory"
+    raise UsageError(
+        "settings", f"{name} {place} is {str(value)[:80]!r}; it must be {wanted}.", advice="See docs/settings.md."
+    )
+
+
+def _number(value: Any, kind: type) -> int | float | None:
+    """Return `value` as a number of this kind, None where it is none; 3.5 is no whole number, nor is True."""
+    if isinstance(value, bool) or not isinstance(value, (str, int) if kind is int else (str, int, float)):
+        return None
     try:
-        return wanted(value)
-    except ValueError as error:
-        raise UsageError(
-            "settings", f"The setting {name} is not a {wanted.__name__}: {value!r}.", advice="See docs/settings.md."
-        ) from error
+        number: int | float = kind(value)
+    except (ValueError, OverflowError):
+        return None
+    return number

@@ -146,7 +146,7 @@ MISTAKES: list[tuple[Callable[[Scene], list[str | Path]], int, str, str]] = [
     (two_at_once, 6, "is working on this host's livepatches.", "elivepatch status"),
     (a_patch_that_cannot_be_a_livepatch, 3, "changes the layout of struct task_struct", "shadow variable"),
     (an_ordinary_module, 6, "is a kernel module but not a livepatch.", "modprobe"),
-    (a_time_that_is_none, 2, "transition_s is -5.0, not a time", "Give seconds"),
+    (a_time_that_is_none, 2, "must be a number from 0 to 86400", "docs/settings.md"),
     (a_command_of_another_tool, 2, "invalid choice: 'install'", "elivepatch --help"),
 ]
 

@@ -8,12 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from assembled import assembled
 
 from elivepatch.model.errors import ExitStatus
-from elivepatch.service import admin, api, builds
 from elivepatch.service.auth import RIGHTS, Right, Role
 from elivepatch.service.problems import _CODE_OF_STATUS, _STATUS_OF_CODE
-from elivepatch.settings import ClientSettings, ServerSettings
+from elivepatch.settings import RANGES, ClientSettings, ServerSettings
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -26,6 +26,9 @@ def test_every_setting_is_described(settings: type[ServerSettings | ClientSettin
         assert f"`ELIVEPATCH_{field.name.upper()}`" in page
         if field.name != "jobs" and field.default != "":
             assert f"`{field.default}`" in page
+        if field.name in RANGES:
+            low, high = RANGES[field.name]
+            assert re.search(rf"^\| `{field.name}` \|.*\| {low} to {high} \|", page, re.MULTILINE), field.name
 
 
 def test_every_exit_status_is_described() -> None:
@@ -33,20 +36,13 @@ def test_every_exit_status_is_described() -> None:
     assert [int(number) for number in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)] == [*ExitStatus, 130]
 
 
-def test_every_route_is_described() -> None:
+def test_every_route_is_described(tmp_path: Path) -> None:
     page = (DOCS / "api.md").read_text(encoding="utf-8")
-    described = set(re.findall(r"^\| `(\w+) ([^`?]+)", page, re.MULTILINE))
-    routes = {
-        (method, prefix + route.path)
-        for prefix, router in [
-            ("", api.public),
-            ("", api.operations),
-            *(("/v1", part) for part in (api.catalogue, builds.router, admin.router)),
-        ]
-        for route in router.routes
-        for method in getattr(route, "methods", ())
-    }
-    assert described == routes
+    described = {f"{method} {path}" for method, path in re.findall(r"^\| `(\w+) ([^`?]+)", page, re.MULTILINE)}
+    with assembled(tmp_path) as server:
+        paths = server.http.get("/v1/openapi.json").json()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert described == routes | {"GET /v1/openapi.json"}
 
 
 def test_every_code_of_the_api_is_described_with_its_status() -> None:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from elivepatch.model.errors import Problem, UsageError
-from elivepatch.settings import ClientSettings, ServerSettings, load
+from elivepatch.settings import RANGES, ClientSettings, ServerSettings, load
 
 
 def refusal(file: Path, *, environ: dict[str, str] | None = None, required: bool = False) -> Problem:
@@ -73,5 +74,39 @@ def test_a_value_of_the_wrong_type_is_refused_with_its_name(tmp_path: Path, cont
     assert "port" in refusal(tmp_path / "s.toml").message
 
 
-def test_a_wrong_value_in_the_environment_is_refused_with_its_name(tmp_path: Path) -> None:
-    assert "jobs" in refusal(tmp_path / "none.toml", environ={"ELIVEPATCH_JOBS": "many"}).message
+@pytest.mark.parametrize("text", ["many", "3.5", "nan", "inf", "-1", "0", "1025", "", " ", "9" * 5000])
+def test_a_wrong_value_in_the_environment_is_refused_with_its_variable_and_what_is_allowed(
+    tmp_path: Path, text: str
+) -> None:
+    problem = refusal(tmp_path / "none.toml", environ={"ELIVEPATCH_JOBS": text})
+    assert problem.message.startswith(f"jobs in the variable ELIVEPATCH_JOBS is {text[:80]!r};")
+    assert problem.message.endswith("it must be a whole number from 1 to 1024.")
+
+
+@pytest.mark.parametrize("number", ["8440.5", "8440.0", "nan", "-1", "65536"])
+def test_a_number_out_of_its_range_is_refused_with_its_file_and_what_is_allowed(tmp_path: Path, number: str) -> None:
+    (tmp_path / "s.toml").write_text(f"port = {number}\n")
+    problem = refusal(tmp_path / "s.toml")
+    assert f"port in {tmp_path / 's.toml'} is '{number}'" in problem.message
+    assert "a whole number from 0 to 65535" in problem.message
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1, 0.5])
+def test_a_number_out_of_its_range_is_refused_on_the_command_line(tmp_path: Path, number: float) -> None:
+    with pytest.raises(UsageError, match=r"step_limit_s on the command line is .* a number from 1 to 604800"):
+        load(ServerSettings(), file=tmp_path / "none.toml", flags={"step_limit_s": number}, environ={})
+
+
+def test_no_text_is_made_of_a_number_and_no_directory_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("host = 1\n")
+    assert "must be a text" in refusal(tmp_path / "s.toml").message
+    assert "the path of a directory" in refusal(tmp_path / "none", environ={"ELIVEPATCH_STATE_DIR": ""}).message
+
+
+@pytest.mark.parametrize("settings", [ServerSettings(), ClientSettings()])
+def test_every_number_has_a_range_and_its_default_is_in_it(settings: ServerSettings | ClientSettings) -> None:
+    numbers = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    for name, value in numbers.items():
+        if isinstance(value, (int, float)):
+            low, high = RANGES[name]
+            assert low <= value <= high

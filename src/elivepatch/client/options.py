@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 
 from elivepatch.client.host.machine import Host
-from elivepatch.model.errors import UsageError
 from elivepatch.settings import ClientSettings, load
 
 SETTINGS_FILE = "etc/elivepatch/client.toml"
@@ -43,11 +41,4 @@ def host_settings(arguments: argparse.Namespace, host: Host) -> ClientSettings:
         "transition_s": getattr(arguments, "deadline", None),
         "lock_wait_s": getattr(arguments, "wait", None),
     }
-    settings = load(ClientSettings(), file=host.path(SETTINGS_FILE), flags=flags, environ=os.environ)
-    for name in ("transition_s", "lock_wait_s", "boot_guard_s"):
-        value = getattr(settings, name)
-        if not math.isfinite(value) or not 0 <= value <= 86400:
-            raise UsageError(
-                "settings", f"{name} is {value}, not a time of 0 to 86400 seconds.", advice="Give seconds, such as 60."
-            )
-    return settings
+    return load(ClientSettings(), file=host.path(SETTINGS_FILE), flags=flags, environ=os.environ)
