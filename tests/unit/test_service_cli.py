@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from fake_workshop import FakeWorkshop
 
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service import cli
+from elivepatch.service.building import BuildingWorkshop
 from elivepatch.service.commands import serve as command
 from elivepatch.settings import ServerSettings
 
@@ -72,3 +75,28 @@ def test_help_and_version_are_told(argv: list[str], capsys: pytest.CaptureFixtur
         cli.main(argv)
     assert ended.value.code == 0
     assert "elivepatch-server" in capsys.readouterr().out
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """The umask of a careful person's shell."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def test_a_strict_umask_does_not_keep_the_sandbox_from_what_the_server_makes(
+    strict: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, state = tmp_path / "cache", tmp_path / "state"
+    settings = ["--state", str(state), "--cache", str(cache)]
+    assert cli.main(["kernel", "remove", "6.1.0-1-amd64", *settings]) != 0
+    assert cli.main(["token", "add", "someone", "--role", "host", *settings]) == 0
+    with BuildingWorkshop(ServerSettings(cache_dir=cache))._scratch() as scratch:
+        (scratch / "work").mkdir()
+        (scratch / "work" / "fix.c").write_text("int x;")
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (cache, *cache.rglob("*"))}
+    assert modes["fix.c"] == 0o644
+    assert {mode for name, mode in modes.items() if name != "fix.c"} == {0o755}
+    assert state.stat().st_mode & 0o777 == 0o700
+    assert "Traceback" not in capsys.readouterr().err
