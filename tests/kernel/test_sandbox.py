@@ -9,12 +9,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from elivepatch.build.base import Base
+from elivepatch.build.cgroup import own_group
 from elivepatch.build.compile import Compiler, Original
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
 from elivepatch.model.errors import EnvironmentFault
@@ -174,6 +176,21 @@ def test_programs_files_and_memory_are_bounded(probe: Callable[..., dict[str, st
     assert int(probe("forks")["forks"]) < 600
     assert probe("memory")["memory"] == "ENOMEM"
     assert probe("size", output=output) == {"size_small": "done", "size": "EFBIG", "truncate": "EFBIG"}
+
+
+@pytest.mark.skipif(own_group() is None, reason="no control group can be made here")
+def test_the_memory_of_all_programs_together_is_bounded(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = own_group()
+    assert group is not None
+    monkeypatch.setattr("elivepatch.build.sandbox.own_group", lambda: replace(group, limit=128 << 20))
+    # Each holds 64 MiB until the program behind it, which reads nothing, has ended.
+    hold = "head -c 64M /dev/zero | tail -c 64M | sleep 1 &"
+    assert shell(sandbox, f"{hold} wait; exit 3").status == 3
+    with pytest.raises(EnvironmentFault, match="more than the 128 MiB") as caught:
+        shell(sandbox, f"{hold * 4} wait; exit 3")
+    assert caught.value.problem.code == "memory-used-up"
+    monkeypatch.undo()
+    assert shell(sandbox, f"{hold * 4} wait; exit 3").status == 3
 
 
 def test_temporary_files_are_bounded(sandbox: Sandbox) -> None:

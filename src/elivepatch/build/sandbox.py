@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pyseccomp
 
+from elivepatch.build.cgroup import own_group
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.process import Cancellation, Completed, run
 
@@ -66,6 +67,7 @@ class Sandbox:
         argv: Sequence[str],
         *,
         layers: Sequence[Path] = (),
+        upper: Path | None = None,
         writable: Path | None = None,
         inputs: Path | None = None,
         output: Path | None = None,
@@ -76,18 +78,29 @@ class Sandbox:
     ) -> Completed:
         """Run one program inside and return how it ended.
 
-        `layers` are shown on top of each other at /src, the last one uppermost, with a throw-away layer above them;
+        `layers` are shown on top of each other at /src, the last one uppermost, with a throw-away layer above them
+        that is kept in memory, or where a whole kernel is built, in the empty directory `upper` on disk;
         `writable` is shown at /src instead, for real; `inputs` and `tools` are read-only at /in and /tools; `output`
         is the one place whose content stays, at /out. Writable directories must belong to `BUILD_UID`. Raises
-        EnvironmentFault where the sandbox itself cannot be made, and OSError where the program found the disk full.
+        EnvironmentFault where the sandbox itself cannot be made, or where all programs of this process's sandboxes
+        together used up their memory, and OSError where the program found the disk full.
         """
-        arguments = [*_dropped(), *_bwrap(self.helper), *_namespaces(), "--ro-bind", str(self.root), "/"]
+        group = own_group()
+        ended = 0
+        arguments: list[str] = []
+        if group is not None:
+            group.make()
+            ended = group.ended()
+            arguments += group.entering()
+        arguments += [*_dropped(), *_bwrap(self.helper), *_namespaces(), "--ro-bind", str(self.root), "/"]
         arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(1 << 30), "--tmpfs", "/tmp"]  # noqa: S108
         if writable is not None:
             arguments += ["--bind", str(writable), "/src"]
         for layer in layers:
             arguments += ["--overlay-src", str(layer)]
-        if layers:
+        if upper is not None:
+            arguments += ["--overlay", *_upper(upper), "/src"]
+        elif layers:
             arguments += ["--tmp-overlay", "/src"]
         for path, place in ((inputs, "/in"), (tools, "/tools")):
             if path is not None:
@@ -104,16 +117,30 @@ class Sandbox:
             done = run(arguments, timeout_s=timeout_s, pass_fds=(program.fileno(),), cancellation=cancellation)
         if self.transcript is not None:
             _note(self.transcript, argv, done)
-        if done.status != 0 and _DISK_FULL in done.output + done.log and _without_room(output, writable):
+        if done.status != 0 and _DISK_FULL in done.output + done.log and _without_room(output, writable, upper):
             # The compiler's words, but no word about the patch.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if done.status != 0 and done.log.startswith((b"bwrap: ", b"setpriv: ", b"prlimit: ")):
+        if done.status != 0 and group is not None and group.ended() > ended:
+            raise EnvironmentFault(
+                "memory-used-up",
+                f"The build needed more than the {group.limit >> 20} MiB that all its programs may have together.",
+                advice="Build on a machine with more memory, or with fewer compilers at once (the setting `jobs`).",
+            )
+        if done.status != 0 and done.log.startswith((b"bwrap: ", b"setpriv: ", b"prlimit: ", b"cgroup: ")):
             raise EnvironmentFault(
                 "sandbox",
                 f"The sandbox cannot be made: {done.log.decode(errors='replace').splitlines()[0]}.",
                 advice="User namespaces and overlayfs must be allowed, and the cache directory open to all users.",
             )
         return done
+
+
+def _upper(directory: Path) -> list[str]:
+    places = [directory / "changed", directory / "work"]
+    for place in places:
+        place.mkdir()
+        os.chown(place, BUILD_UID, BUILD_UID)
+    return [str(place) for place in places]
 
 
 def _without_room(*places: Path | None) -> bool:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from obstore.exceptions import BaseError
 
+from elivepatch.build.cgroup import own_group
 from elivepatch.build.toolchain import declarations
 from elivepatch.model.errors import ElivepatchError
 from elivepatch.process import SEARCH_PATH
@@ -49,6 +50,7 @@ def look(settings: ServerSettings) -> list[Finding]:
         _guarded("database", lambda: _database(settings)),
     ]
     findings += [_guarded("store", lambda: _store(settings)), _guarded("disk", lambda: _disk(settings))]
+    findings += [_guarded("cache directory", lambda: _cache(settings)), _guarded("memory of builds", _memory)]
     findings += [_program(name, purpose) for name, purpose in _PROGRAMS.items()]
     findings += [_guarded("toolchains", lambda: _toolchains(settings)), _guarded("kernels", lambda: _kernels(settings))]
     return [*findings, *_tls(settings)]
@@ -109,6 +111,31 @@ def _disk(settings: ServerSettings) -> Finding:
         seen=f"{free} MiB free",
         advice="" if enough else "Make room: a toolchain takes about 2 GiB, a kernel about 3.",
     )
+
+
+def _cache(settings: ServerSettings) -> Finding:
+    cache = settings.cache_dir.absolute()
+    closed = [str(place) for place in (cache, *cache.parents) if place.is_dir() and not place.stat().st_mode & 0o001]
+    return Finding(
+        what="cache directory",
+        well=not closed,
+        seen=f"{closed[0]} is closed to others" if closed else f"{cache}: open to the sandbox's user",
+        advice=f"chmod o+x {closed[0]}: programs in the sandbox read the cache as nobody's user." if closed else "",
+    )
+
+
+def _memory() -> Finding:
+    group = own_group()
+    if group is None:
+        return Finding(
+            what="memory of builds",
+            well=False,
+            seen="each program is bounded, not all of a build together",
+            advice="Run as root, or by systemd with Delegate=memory: a build then gets a control group.",
+        )
+    seen = f"at most {group.limit >> 20} MiB for all programs of a build (control group v{group.version})"
+    group.remove()
+    return Finding(what="memory of builds", well=True, seen=seen)
 
 
 def _program(name: str, purpose: str) -> Finding:

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The memory that all programs of a build may have together: a control group of this process's own.
+
+rlimits bound each program, and a build may start hundreds. Jobs run one after the other in a process, so one group
+bounds a job. Both versions of the interface: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_PREFIX = "elivepatch-"
+# The rest is for the server, and for what else the machine does.
+_SHARE = 0.75
+_PROCESSES = "cgroup.procs"
+_NOT_ENTERED = "cgroup: the control group of the build cannot be entered"
+_ENTER = f'{{ echo 0 > "$0"; }} 2>/dev/null || {{ echo "{_NOT_ENTERED}" >&2; exit 125; }}; exec "$@"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A control group: `directory` is its place, `version` that of the interface, `limit` its memory in bytes."""
+
+    directory: Path
+    version: int
+    limit: int
+
+    def entering(self) -> list[str]:
+        """Return the start of a command that runs what follows inside the group.
+
+        The program enters by itself, before it becomes what follows: nothing that it starts can be outside.
+        """
+        return ["sh", "-c", _ENTER, str(self.directory / _PROCESSES)]
+
+    def ended(self) -> int:
+        """Return how many programs of the group the kernel has ended because the memory was used up."""
+        file = self.directory / ("memory.events" if self.version == 2 else "memory.oom_control")
+        found = re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE)
+        return int(found[1]) if found is not None else 0
+
+    def make(self) -> None:
+        """Make the group with its limit, or set that again; raises OSError where that cannot be done."""
+        self.directory.mkdir(exist_ok=True)
+        memory, with_swap, swap = _LIMITS[self.version]
+        (self.directory / memory).write_text(str(self.limit))
+        # There only where the kernel counts swap.
+        if (self.directory / with_swap).exists():
+            (self.directory / with_swap).write_text(str(swap if swap is not None else self.limit))
+
+    def remove(self) -> None:
+        """Remove the group, in which no program may be any more; `make` brings it back."""
+        self.directory.rmdir()
+
+
+# The file of the limit, that of the limit that counts swap, and what goes into that one where it is not the limit.
+_LIMITS: dict[int, tuple[str, str, int | None]] = {
+    1: ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", None),
+    2: ("memory.max", "memory.swap.max", 0),
+}
+
+
+@cache
+def own_group() -> Group | None:
+    """Return the group for the builds of this process, made; None where this process can make none.
+
+    It stays for the life of the process; `sweep` of a later one removes it.
+    """
+    for version, parent in _parents():
+        found = Group(directory=parent / f"{_PREFIX}{os.getpid()}", version=version, limit=_limit_bytes())
+        try:
+            if version == 2:
+                _hand_down_memory(parent)
+            sweep(parent)
+            found.make()
+        except OSError:
+            continue
+        return found
+    return None
+
+
+def sweep(parent: Path) -> None:
+    """Remove the groups that processes left behind which are no more."""
+    for left in parent.glob(f"{_PREFIX}*"):
+        number = left.name.removeprefix(_PREFIX)
+        if number.isdecimal() and not Path("/proc", number).exists():
+            left.rmdir()
+
+
+def _limit_bytes() -> int:
+    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _SHARE)
+
+
+def _parents() -> Iterator[tuple[int, Path]]:
+    """Give the groups in which ours may be made, best first: the process's own, then those above it."""
+    own = {kind: Path(path) for _, kind, path in (line.split(":", 2) for line in _lines("/proc/self/cgroup"))}
+    # The fields before the dash are a mount's, those behind it its file system's (proc_pid_mountinfo(5)).
+    mounts = [line.split() for line in _lines("/proc/self/mountinfo")]
+    for fields in mounts:
+        kind, options = fields[fields.index("-") + 1], fields[-1].split(",")
+        if kind == "cgroup" and "memory" in options:
+            version, path = 1, next((path for kinds, path in own.items() if "memory" in kinds.split(",")), Path("/"))
+        elif kind == "cgroup2":
+            version, path = 2, own.get("", Path("/"))
+        else:
+            continue
+        # A container may see the upper part of its own path cut off.
+        here = Path(fields[4], *path.relative_to("/").parts)
+        top = Path(fields[4])
+        for place in (here, *here.parents):
+            if place.is_relative_to(top) and place.is_dir():
+                yield version, place
+
+
+def _lines(file: str) -> list[str]:
+    return Path(file).read_text().splitlines()
+
+
+def _hand_down_memory(parent: Path) -> None:
+    """Have groups below `parent` bound memory; raises OSError where that cannot be.
+
+    A group with processes hands nothing down, so where this process is alone in its group it makes room: it moves into
+    a group below. That is what systemd's Delegate= is for. Other groups are left as they are.
+    """
+    control = parent / "cgroup.subtree_control"
+    if "memory" in control.read_text().split():
+        return
+    if _lines(str(parent / _PROCESSES)) != [str(os.getpid())]:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    below = parent / "server"
+    below.mkdir(exist_ok=True)
+    (below / _PROCESSES).write_text(str(os.getpid()))
+    control.write_text("+memory")

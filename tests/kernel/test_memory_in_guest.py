@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The control group of builds under version 2 of the interface: Debian with systemd in a VM.
+
+A server that systemd has handed its group (Delegate=) makes one below; one that was started by hand makes it beside.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from guest_host import Boot, GuestHost, client_files, userland
+
+from elivepatch.build.archive import Archive
+from elivepatch.build.base import Base
+from elivepatch.service.building import guest_kernel
+from elivepatch.settings import ServerSettings
+
+pytestmark = pytest.mark.kernel
+
+PROBE = b"""
+import dataclasses, json, pathlib, sys
+from elivepatch.build.cgroup import own_group
+from elivepatch.process import run
+
+own = pathlib.Path("/proc/self/cgroup").read_text().strip().removeprefix("0::/")
+found = own_group()
+group = dataclasses.replace(found, limit=48 << 20)
+group.make()
+statuses = []
+for size in ("8M", "100M"):
+    hold = f"head -c {size} /dev/zero | tail -c {size} | sleep 0.1"
+    statuses.append((run([*group.entering(), "sh", "-c", hold]).status, group.ended() > 0))
+place = str(group.directory.relative_to("/sys/fs/cgroup"))
+seen = {"own": own, "place": place, "version": group.version, "limit": found.limit, "seen": statuses}
+pathlib.Path(sys.argv[1]).write_text(json.dumps(seen))
+group.remove()
+"""
+UNIT = b"""
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/python3 /root/probe.py /root/delegated.json
+Delegate=memory
+"""
+SCRIPT = """
+step byhand python3 /root/probe.py /root/byhand.json
+step byhand.seen cat /root/byhand.json
+step delegated systemctl start probe.service
+step delegated.seen cat /root/delegated.json
+systemctl reboot --force --force
+"""
+
+
+@pytest.fixture(scope="module")
+def boot(settings: ServerSettings, archive: Archive, base_6_12: Base, tmp_path_factory: pytest.TempPathFactory) -> Boot:
+    place = tmp_path_factory.mktemp("memory")
+    host = GuestHost(guest_kernel(base_6_12), userland(settings.cache_dir, archive), place=place, logs=place / "logs")
+    (place / "client").mkdir()
+    files = {"root/probe.py": PROBE, "etc/systemd/system/probe.service": UNIT}
+    try:
+        return host.boot("memory", SCRIPT, client_files(place / "client") | files)
+    finally:
+        host.scrap()
+
+
+def seen(boot: Boot, how: str) -> dict[str, Any]:
+    assert boot[how].status == 0, boot[how].err + boot.console[-2000:]
+    return boot[f"{how}.seen"].document
+
+
+@pytest.mark.parametrize("how", ["byhand", "delegated"])
+def test_a_build_gets_no_more_memory_than_its_group_has(boot: Boot, how: str) -> None:
+    found = seen(boot, how)
+    assert found["version"] == 2
+    assert found["limit"] > 300 << 20
+    assert found["seen"] == [[0, False], [0, True]], "the pipe's last program ends well, the one before is ended"
+
+
+def test_a_group_that_systemd_handed_over_is_used(boot: Boot) -> None:
+    found = seen(boot, "delegated")
+    assert Path(found["place"]).parent == Path(found["own"]) == Path("system.slice/probe.service")
+
+
+def test_the_group_of_a_person_s_session_is_left_as_it_is(boot: Boot) -> None:
+    found = seen(boot, "byhand")
+    assert Path(found["place"]).parent in Path(found["own"]).parents
