@@ -60,9 +60,15 @@ class Assembled:
 
 
 @contextmanager
-def assembled(state: Path, *, client: tuple[str, int] = ("127.0.0.1", 50000), **settings: Any) -> Iterator[Assembled]:
+def assembled(
+    state: Path,
+    *,
+    client: tuple[str, int] = ("127.0.0.1", 50000),
+    kind: type[FakeWorkshop] = FakeWorkshop,
+    **settings: Any,
+) -> Iterator[Assembled]:
     """Run a server without its process while the block lasts."""
-    workshop = FakeWorkshop(state / "runs.txt")
+    workshop = kind(state / "runs.txt")
     known = {"requests_per_s": 5000.0, "cache_dir": state} | settings
     services = assemble(ServerSettings(state_dir=state, **known), workshop)
     assert services.worker is not None

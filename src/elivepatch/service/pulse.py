@@ -66,6 +66,7 @@ class Pulse:
         self._generation = secrets.token_hex(8)
         self._offers: tuple[Offer, ...] = ()
         self._told: dict[str, Any] = {}
+        self._left_out: set[str] = set()
         self._lock: sa.Connection | None = None
         self._quiet_until = 0.0
         self._stopping = threading.Event()
@@ -186,12 +187,23 @@ class Pulse:
             self._runner.listen({offer.route for offer in offers})
 
     def _offered(self) -> tuple[Offer, ...]:
-        offers = []
+        offers, left_out = [], {}
         for kernel in self._workshop.kernels():
-            facts = self._workshop.facts(kernel.release)
-            if facts not in self._told:
-                self._told[facts] = self._store.put(self._workshop.sources(kernel.release).encode())
+            try:
+                facts = self._workshop.facts(kernel.release)
+                if facts not in self._told:
+                    self._told[facts] = self._store.put(self._workshop.sources(kernel.release).encode())
+            except EnvironmentFault as fault:
+                # Its toolchain is gone, or not what this version wants: no reason to leave the others.
+                left_out[kernel.release] = fault.problem
+                continue
             offers.append(Offer(kernel=kernel, facts=facts, sources=self._told[facts]))
+        for release, problem in left_out.items():
+            if release not in self._left_out:
+                _logger.warning(
+                    "kernel.left-out", kernel=release, code=problem.code, message=problem.message, advice=problem.advice
+                )
+        self._left_out = set(left_out)
         return tuple(offers)
 
     def _repeat(self, round_: Callable[[], None], every_s: float) -> None:
