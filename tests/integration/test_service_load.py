@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -58,6 +60,21 @@ def test_polls_are_answered_at_once_while_a_build_runs(server: RunningServer) ->
     assert len(took) == POLLS
     # The median: what other programs of this machine do decides about the slowest hundredth. bench/load.py has that.
     assert took[POLLS // 2] < 0.05
+    assert memory_mib(server) < 250
+
+
+def test_a_hundred_who_fetch_a_large_file_slowly_do_not_fill_the_memory(server: RunningServer) -> None:
+    job = server.ask(f"log {9 << 20}\nlarge")
+    server.report(job)
+    token = server.token_file.read_text().strip()
+    with ExitStack() as open_connections:
+        for _ in range(100):
+            raw = open_connections.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+            raw.sendall(
+                f"GET /v1/builds/{job}/log HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+            )
+            assert raw.recv(12) == b"HTTP/1.1 200"
+        assert len(server.request("GET", f"/v1/builds/{job}/log").content) > 9 << 20
     assert memory_mib(server) < 250
 
 

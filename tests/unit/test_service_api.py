@@ -257,6 +257,15 @@ def test_a_request_beyond_24_mib_is_refused(service: Service) -> None:
     problem(service.http.post("/v1/builds", content=iter([within, b" "])), 413, "request-too-large")
 
 
+@pytest.mark.parametrize("token", [{}, {"Authorization": "Bearer wrong"}])
+def test_only_requests_with_patches_may_be_large(service: Service, token: dict[str, str]) -> None:
+    body = b'{"name": "' + b"x" * 300_000 + b'"}'
+    for sent in (body, iter([body[:200_000], body[200_000:]])):
+        problem(service.http.post("/v1/tokens", content=sent, headers=token), 413, "request-too-large")
+    within = service.http.post("/v1/tokens", content=body[:200_000])
+    problem(within, 422, "request-invalid")
+
+
 def test_a_request_without_a_token_is_refused_before_its_body_is_read(service: Service) -> None:
     refused = service.http.post("/v1/builds", content=b"{", headers={"Authorization": "Bearer wrong"})
     problem(refused, 401, "token-refused")

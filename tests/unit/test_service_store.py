@@ -83,3 +83,12 @@ def test_many_threads_may_put_the_same_blob_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(timeout=30)
     assert failures == []
+
+
+@given(st.binary(max_size=600_000), st.integers(0, 700_000), st.integers(0, 700_000))
+def test_a_part_of_a_blob_is_that_part(data: bytes, first: int, last: int) -> None:
+    store = Store(MemoryStore())
+    digest = store.put(data)
+    assert store.verify(digest) == len(data)
+    last = min(last, len(data) - 1)
+    assert b"".join(store.chunks(digest, first, last)) == data[first : last + 1]

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Callable, Iterator
 
 from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
 
 from elivepatch.model.errors import EnvironmentFault, Kind, Problem, TrustError, UsageError
 from elivepatch.model.kernel import Digest
@@ -37,11 +39,13 @@ def of_job(
     if _has(request, digest):
         return Response(status_code=304, headers={"ETag": f'"{digest}"'})
     try:
-        content = services.store.get(digest)
+        size = services.store.verify(digest)
     except (EnvironmentFault, TrustError):
         services.jobs.forget(job.id)
         raise
-    return of_bytes(request, content, name, media_type)
+    return _answer(
+        request, digest, size, name, media_type, lambda first, last: services.store.chunks(digest, first, last)
+    )
 
 
 def missing(name: str) -> UsageError:
@@ -54,6 +58,20 @@ def of_bytes(request: Request, content: bytes, name: str, media_type: str) -> Re
     digest = digest_of(content)
     if _has(request, digest):
         return Response(status_code=304, headers={"ETag": f'"{digest}"'})
+    return _answer(
+        request, digest, len(content), name, media_type, lambda first, last: iter([content[first : last + 1]])
+    )
+
+
+def _answer(
+    request: Request,
+    digest: Digest,
+    size: int,
+    name: str,
+    media_type: str,
+    read: Callable[[int, int], Iterator[bytes]],
+) -> Response:
+    """Answer with the bytes that `read` gives for the first and the last one that are asked for."""
     encoded = base64.b64encode(bytes.fromhex(digest)).decode("ascii")
     headers = {
         "ETag": f'"{digest}"',
@@ -62,16 +80,19 @@ def of_bytes(request: Request, content: bytes, name: str, media_type: str) -> Re
         "X-Content-Type-Options": "nosniff",
         "Accept-Ranges": "bytes",
     }
-    span = _span(request, digest, len(content))
-    if span is None:
-        return Response(content, media_type=media_type, headers=headers)
-    first, last = span
-    if first > last:
-        refused = answer(_OUT_OF_RANGE)
-        refused.headers["Content-Range"] = f"bytes */{len(content)}"
-        return refused
-    headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-    return Response(content[first : last + 1], status_code=206, media_type=media_type, headers=headers)
+    status = 200
+    first, last = 0, size - 1
+    span = _span(request, digest, size)
+    if span is not None:
+        first, last = span
+        if first > last:
+            refused = answer(_OUT_OF_RANGE)
+            refused.headers["Content-Range"] = f"bytes */{size}"
+            return refused
+        status = 206
+        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    headers["Content-Length"] = str(last - first + 1)
+    return StreamingResponse(read(first, last), status_code=status, media_type=media_type, headers=headers)
 
 
 def _has(request: Request, digest: Digest) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
@@ -21,6 +22,10 @@ from elivepatch.service.jobs import Jobs
 
 _DIGITS = 18
 _BUCKETS = 10_000
+# The routes that take source patches; they read the body by themselves, after they have looked who asks. Every other
+# body is read before that.
+_LARGE = re.compile(r"/v1/builds|/elivepatch/api/v1\.0/get_files")
+_SMALL_BYTES = 256 * 1024
 _BURST_S = 5.0
 _QUEUE_RETRY_S = 30
 
@@ -103,7 +108,9 @@ class Room:
 
 
 class BodyLimit:
-    """Ends reading a request's body with status 413 where it is, or says that it is, larger than `limit_bytes`.
+    """Ends reading a request's body with status 413 where it is, or says that it is, larger than it may be.
+
+    `limit_bytes` is for requests with source patches, a small part of it for all others.
 
     FastAPI's own `max_body_size` answers some of these in plain text; every error of this API is a problem document.
     """
@@ -117,22 +124,24 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        read = self._limit_bytes + 1 if self._says_too_much(Headers(scope=scope)) else 0
+        limit = self._limit_bytes if _LARGE.fullmatch(scope["path"]) else min(_SMALL_BYTES, self._limit_bytes)
+        read = limit + 1 if _says_too_much(Headers(scope=scope), limit) else 0
 
         async def bounded() -> Message:
             # Raised where the route reads its body, so that it is answered as every other error is.
             nonlocal read
-            if read > self._limit_bytes:
+            if read > limit:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self._limit_bytes:
+            if read > limit:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             return message
 
         await self._app(scope, bounded, send)
 
-    def _says_too_much(self, headers: Headers) -> bool:
-        declared = headers.get("content-length", "")
-        # More digits than a size has are too much without a look at their value.
-        return declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > self._limit_bytes)
+
+def _says_too_much(headers: Headers, limit: int) -> bool:
+    declared = headers.get("content-length", "")
+    # More digits than a size has are too much without a look at their value.
+    return declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > limit)

@@ -22,6 +22,7 @@ GRACE = timedelta(hours=24)
 """A blob that nothing names is left alone for so long: what names it may just be on its way."""
 
 _PROBE = "probe"
+_PIECE_BYTES = 256 * 1024
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -33,8 +34,9 @@ def digest_of(data: bytes) -> Digest:
 class Store:
     """Blobs under `sha256/ab/abcd...`, in a directory or in any other object store that obstore knows.
 
-    Whole blobs are held in memory: modules and logs are some megabytes. A blob is put in one step (a reader sees all
-    of it or nothing), and putting it twice is the same as once.
+    A blob is put in one step (a reader sees all of it or nothing), and putting it twice is the same as once. What is
+    put or got is held in memory whole: patches, modules and logs are some megabytes. What is handed to clients, of whom
+    there may be many and slow ones, is read by `chunks` after `verify`.
     """
 
     def __init__(self, backend: ObjectStore) -> None:
@@ -80,21 +82,26 @@ class Store:
 
         Raises EnvironmentFault where there is no such blob, TrustError where its bytes have changed.
         """
-        try:
-            data = bytes(obstore.get(self._backend, _key(digest)).bytes())
-        except FileNotFoundError as error:
-            raise EnvironmentFault(
-                "blob-missing",
-                "A file of this job is no longer in the server's store.",
-                advice="Submit the job again; the server's operator may restore the store from its backup.",
-            ) from error
+        data = b"".join(self._pieces(digest))
         if digest_of(data) != digest:
-            raise TrustError(
-                "blob-damaged",
-                "A file of this job was changed in the server's store and is not handed out.",
-                advice="Submit the job again, and have the server's disk and its users looked at.",
-            )
+            raise _damaged()
         return data
+
+    def verify(self, digest: Digest) -> int:
+        """Compare the blob's bytes with the digest and return how many they are; raises as `get` does."""
+        seen, size = hashlib.sha256(), 0
+        for piece in self._pieces(digest):
+            seen.update(piece)
+            size += len(piece)
+        if seen.hexdigest() != digest:
+            raise _damaged()
+        return size
+
+    def chunks(self, digest: Digest, first: int, last: int) -> Iterator[bytes]:
+        """Yield the blob's bytes from `first` to `last`, both counted from 0 and included, piece by piece."""
+        if first <= last:
+            found = obstore.get(self._backend, _key(digest), options={"range": (first, last + 1)})
+            yield from found.stream(min_chunk_size=_PIECE_BYTES)
 
     def collect(self, named: set[str], *, grace: timedelta = GRACE) -> int:
         """Remove the blobs that `named` does not have and that are older than `grace`; return how many they were."""
@@ -111,6 +118,16 @@ class Store:
         obstore.put(self._backend, _PROBE, b"probe")
         obstore.get(self._backend, _PROBE).bytes()
         obstore.delete(self._backend, _PROBE)
+
+    def _pieces(self, digest: Digest) -> Iterator[bytes]:
+        try:
+            yield from obstore.get(self._backend, _key(digest)).stream(min_chunk_size=_PIECE_BYTES)
+        except FileNotFoundError as error:
+            raise EnvironmentFault(
+                "blob-missing",
+                "A file of this job is no longer in the server's store.",
+                advice="Submit the job again; the server's operator may restore the store from its backup.",
+            ) from error
 
     def _all(self) -> Iterator[tuple[str, datetime]]:
         for chunk in obstore.list(self._backend, "sha256"):
@@ -131,6 +148,14 @@ class Store:
         except (EnvironmentFault, TrustError, BaseError):
             return False
         return True
+
+
+def _damaged() -> TrustError:
+    return TrustError(
+        "blob-damaged",
+        "A file of this job was changed in the server's store and is not handed out.",
+        advice="Submit the job again, and have the server's disk and its users looked at.",
+    )
 
 
 def _key(digest: Digest) -> str:
