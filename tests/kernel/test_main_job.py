@@ -136,3 +136,34 @@ def test_a_server_killed_while_it_compiles_goes_on_and_hands_out_a_whole_module(
         assert hashlib.sha256((tmp_path / "mine.ko").read_bytes()).hexdigest() == report["module_sha256"]
     finally:
         server.end()
+
+
+def test_a_server_that_starts_leaves_the_builds_of_another_one_on_its_cache_alone(
+    server: Server, settings: ServerSettings, base_6_1: Base, tmp_path: Path
+) -> None:
+    patch = tmp_path / "shared.patch"
+    patch.write_text((PATCHES / "vmlinux-meminfo.patch").read_text().replace("VMALLOCCHUNK", f"S{os.getpid()}"))
+    scratch = settings.cache_dir / "scratch"
+    before = set(scratch.glob("job-*"))
+    client = server.client(
+        "build", patch, "--kernel", base_6_1.release, "-o", tmp_path / "shared.ko", "--no-trial", "--json"
+    )
+    deadline = time.monotonic() + 30
+    while not (under_way := set(scratch.glob("job-*")) - before) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert under_way
+    for place in under_way:
+        # A sweep leaves what is young alone anyway.
+        os.utime(place, (time.time() - 3600,) * 2)
+    second = Server(tmp_path / "state", settings.cache_dir, free_port())
+    second.start()
+    try:
+        out, told = client.communicate(timeout=120)
+        assert client.returncode == 0, told
+        report = json.loads(out)
+        status, other, _ = second.run(
+            "build", patch, "--kernel", base_6_1.release, "-o", tmp_path / "other.ko", "--no-trial"
+        )
+        assert (status, other["module_sha256"]) == (0, report["module_sha256"]), "the same bytes, built twice"
+    finally:
+        second.end()
