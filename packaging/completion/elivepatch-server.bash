@@ -6,16 +6,19 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_elivepatch_server_audit_subparsers=(verify)
+_shtab_elivepatch_server_cve_subparsers=(index)
 _shtab_elivepatch_server_kernel_subparsers=(add show remove list)
 _shtab_elivepatch_server_token_subparsers=(add list revoke)
 _shtab_elivepatch_server_toolchain_subparsers=(add verify remove list)
-_shtab_elivepatch_server_subparsers=(audit backup doctor kernel restore serve token toolchain worker)
+_shtab_elivepatch_server_subparsers=(audit backup cve doctor kernel restore serve token toolchain worker)
 
 _shtab_elivepatch_server_audit_verify_option_strings=(-h --help --head --json --config --state --cache --jobs --database --store)
 _shtab_elivepatch_server_audit_option_strings=(-h --help)
 _shtab_elivepatch_server_backup_option_strings=(-h --help --json --config --state --cache --jobs --database --store)
+_shtab_elivepatch_server_cve_index_option_strings=(-h --help --records --older --overrides --json --config --state --cache --jobs --database --store)
+_shtab_elivepatch_server_cve_option_strings=(-h --help)
 _shtab_elivepatch_server_doctor_option_strings=(-h --help --json --config --state --cache --jobs --database --store)
-_shtab_elivepatch_server_kernel_add_option_strings=(-h --help --json --config --state --cache --jobs --database --store)
+_shtab_elivepatch_server_kernel_add_option_strings=(-h --help --source --kernel-config --base-patch --vmlinux --vmlinuz --symvers --modules --build-id --accept-unproved --json --config --state --cache --jobs --database --store)
 _shtab_elivepatch_server_kernel_show_option_strings=(-h --help --json --config --state --cache --jobs --database --store)
 _shtab_elivepatch_server_kernel_remove_option_strings=(-h --help --json --config --state --cache --jobs --database --store)
 _shtab_elivepatch_server_kernel_list_option_strings=(-h --help --json --config --state --cache --jobs --database --store)
@@ -37,11 +40,12 @@ _shtab_elivepatch_server_option_strings=(-h --help -v --version)
 
 
 _shtab_elivepatch_server_audit_pos_0_choices=(verify)
+_shtab_elivepatch_server_cve_pos_0_choices=(index)
 _shtab_elivepatch_server_kernel_pos_0_choices=(add show remove list)
 _shtab_elivepatch_server_token_add___role_choices=(host submitter patcher approver operator worker)
 _shtab_elivepatch_server_token_pos_0_choices=(add list revoke)
 _shtab_elivepatch_server_toolchain_pos_0_choices=(add verify remove list)
-_shtab_elivepatch_server_pos_0_choices=(audit backup doctor kernel restore serve token toolchain worker)
+_shtab_elivepatch_server_pos_0_choices=(audit backup cve doctor kernel restore serve token toolchain worker)
 
 _shtab_elivepatch_server_audit_verify__h_nargs=0
 _shtab_elivepatch_server_audit_verify___help_nargs=0
@@ -52,11 +56,18 @@ _shtab_elivepatch_server_audit___help_nargs=0
 _shtab_elivepatch_server_backup__h_nargs=0
 _shtab_elivepatch_server_backup___help_nargs=0
 _shtab_elivepatch_server_backup___json_nargs=0
+_shtab_elivepatch_server_cve_index__h_nargs=0
+_shtab_elivepatch_server_cve_index___help_nargs=0
+_shtab_elivepatch_server_cve_index___json_nargs=0
+_shtab_elivepatch_server_cve_pos_0_nargs=A...
+_shtab_elivepatch_server_cve__h_nargs=0
+_shtab_elivepatch_server_cve___help_nargs=0
 _shtab_elivepatch_server_doctor__h_nargs=0
 _shtab_elivepatch_server_doctor___help_nargs=0
 _shtab_elivepatch_server_doctor___json_nargs=0
 _shtab_elivepatch_server_kernel_add__h_nargs=0
 _shtab_elivepatch_server_kernel_add___help_nargs=0
+_shtab_elivepatch_server_kernel_add___accept_unproved_nargs=0
 _shtab_elivepatch_server_kernel_add___json_nargs=0
 _shtab_elivepatch_server_kernel_show__h_nargs=0
 _shtab_elivepatch_server_kernel_show___help_nargs=0

@@ -12,6 +12,7 @@ _shtab_elivepatch_server_commands() {
   local _commands=(
     audit:'the log of who did what: verify'
     backup:'write the server'"'"'s state into one file'
+    cve:'the CVE records that hosts are given'
     doctor:'look whether a server can work here'
     kernel:'the kernels to build for: add, list, show, remove'
     restore:'bring a backup'"'"'s state back'
@@ -30,9 +31,16 @@ _shtab_elivepatch_server_audit_commands() {
   _describe 'elivepatch-server audit commands' _commands
 }
 
+_shtab_elivepatch_server_cve_commands() {
+  local _commands=(
+    index:'make the index of all records, or bring it up to date'
+  )
+  _describe 'elivepatch-server cve commands' _commands
+}
+
 _shtab_elivepatch_server_kernel_commands() {
   local _commands=(
-    add:'make the base of a distribution'"'"'s stock kernel'
+    add:'make the base of a stock kernel, or of one built from source'
     list:'list the bases'
     remove:'remove a base and what was compiled for it'
     show:'tell everything about one base'
@@ -104,6 +112,30 @@ _shtab_elivepatch_server_backup_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_server_backup_defaults_added=0
 
+_shtab_elivepatch_server_cve_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_cve_defaults_added=0
+
+_shtab_elivepatch_server_cve_index_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index]:SOURCE:"
+  "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves]:DIR:"
+  "--overrides[hand-kept records that go before the list]:FILE:"
+  "--json[print JSON]"
+  "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
+  "--state[what must be backed up]:DIR:"
+  "--cache[what can be made again]:DIR:"
+  "--jobs[how many compilers run at once (default\: all cores)]:N:"
+  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
+  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_cve_index_defaults_added=0
+
 _shtab_elivepatch_server_doctor_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
@@ -127,6 +159,15 @@ _shtab_elivepatch_server_kernel_defaults_added=0
 
 _shtab_elivepatch_server_kernel_add_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--source[what it was built from\: a directory, REPOSITORY\#TAG, a tar archive, a .dsc, or a package such as linux-source-6.12 or linux-source-6.12\=VERSION]:SOURCE:"
+  "--kernel-config[the .config that it was built with]:FILE:"
+  "*--base-patch[a patch that is in the running kernel but not in the source\; in order, as often as there are]:FILE:"
+  "--vmlinux[the vmlinux that the build left\; nothing is built]:FILE:"
+  "--vmlinuz[with --vmlinux\: what a trial boots (bzImage)]:FILE:"
+  "--symvers[with --vmlinux\: the build\'s Module.symvers]:FILE:"
+  "--modules[with --vmlinux\: lib\/modules\/RELEASE of the build]:DIR:"
+  "--build-id[the build-id of the host\'s kernel (\`elivepatch doctor\`)]:HEX:"
+  "--accept-unproved[take it for the host\'s kernel though the build-ids differ]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
   "--state[what must be backed up]:DIR:"
@@ -380,6 +421,7 @@ _shtab_elivepatch_server() {
       case $line[1] in
         audit) _shtab_elivepatch_server_audit ;;
         backup) _arguments -C -s $_shtab_elivepatch_server_backup_options ;;
+        cve) _shtab_elivepatch_server_cve ;;
         doctor) _arguments -C -s $_shtab_elivepatch_server_doctor_options ;;
         kernel) _shtab_elivepatch_server_kernel ;;
         restore) _arguments -C -s $_shtab_elivepatch_server_restore_options ;;
@@ -410,6 +452,29 @@ _shtab_elivepatch_server_audit() {
       curcontext="${curcontext%:*:*}:_shtab_elivepatch_server_audit-$line[1]:"
       case $line[1] in
         verify) _arguments -C -s $_shtab_elivepatch_server_audit_verify_options ;;
+      esac
+  esac
+}
+
+_shtab_elivepatch_server_cve() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->cve'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_elivepatch_server_cve_defaults_added )); then
+    if (( ${_shtab_elivepatch_server_cve_options[(I)${(q)one_or_more}*]} +          ${_shtab_elivepatch_server_cve_options[(I)${(q)remainder}*]} +          ${_shtab_elivepatch_server_cve_options[(I)${(q)default}]} == 0 )); then
+      _shtab_elivepatch_server_cve_options+=(': :_shtab_elivepatch_server_cve_commands' '*::: :->cve')
+    fi
+    _shtab_elivepatch_server_cve_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_elivepatch_server_cve_options
+
+  case $state in
+    cve)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_elivepatch_server_cve-$line[1]:"
+      case $line[1] in
+        index) _arguments -C -s $_shtab_elivepatch_server_cve_index_options ;;
       esac
   esac
 }

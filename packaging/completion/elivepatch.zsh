@@ -14,6 +14,7 @@ _shtab_elivepatch_commands() {
     auto:'`elivepatch auto`: close what the policy chooses, from a timer, again and again.'
     boot:'`elivepatch boot`: load what is recorded for this kernel; used by the units that run at boot and at shutdown. A set that the machine may have died of is skipped, and `elivepatch status` says so.'
     build:'`elivepatch build`: have a server build a livepatch, wait for it and save what it made.'
+    cancel:'`elivepatch cancel`: have the server end a job.'
     check:'`elivepatch check`: ask a server whether source patches can be a livepatch, and build nothing.'
     config:'`elivepatch config show`: the settings in force and where each comes from; secrets are masked.'
     cve:'`elivepatch cve`: which CVEs a kernel has, and closing them without a reboot.'
@@ -98,6 +99,7 @@ _shtab_elivepatch_auto_options=(
   "--policy[what is to be closed and where fixes may come from (default\: \/etc\/elivepatch\/policy.toml\; docs\/closing.md)]:FILE:"
   "--json[print one JSON document]"
   "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
   "--overrides[hand-kept records in TOML that go before the list]:FILE:"
   "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
@@ -126,6 +128,7 @@ _shtab_elivepatch_build_options=(
   {-o,--output}"[where to save (default\: .\/NAME.ko, and NAME.log and so on)]:OUT.ko:"
   "*--expect[what a command prints in the trial while the livepatch is enabled, and only then]:'COMMAND =~ REGEX':"
   "--no-trial[do not boot the kernel to try the livepatch]"
+  "--fresh[build although there is an answer (a token of the role operator)]"
   "--follow[wait for a job that was asked for before]:ID:"
   "--json[print the report as one JSON document]"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
@@ -135,6 +138,17 @@ _shtab_elivepatch_build_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_build_defaults_added=0
+
+_shtab_elivepatch_cancel_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[print one JSON document]"
+  {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
+  "--token-file[a file with the token for the server]:FILE:"
+  ":what \`elivepatch build\` printed as the job:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_cancel_defaults_added=0
 
 _shtab_elivepatch_check_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -176,6 +190,7 @@ _shtab_elivepatch_cve_close_options=(
   "--kernel[\`uname -r\` of another host (default\: of this one)]:RELEASE:"
   "--json[print one JSON document]"
   "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
   "--overrides[hand-kept records in TOML that go before the list]:FILE:"
   "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
@@ -189,6 +204,7 @@ _shtab_elivepatch_cve_close_defaults_added=0
 _shtab_elivepatch_cve_index_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
   "--overrides[hand-kept records in TOML that go before the list]:FILE:"
   "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
@@ -201,6 +217,7 @@ _shtab_elivepatch_cve_index_defaults_added=0
 _shtab_elivepatch_cve_list_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
   "--overrides[hand-kept records in TOML that go before the list]:FILE:"
   "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
@@ -227,6 +244,7 @@ _shtab_elivepatch_cve_plan_options=(
   "--kernel[\`uname -r\` of another host (default\: of this one)]:RELEASE:"
   "--json[print one JSON document]"
   "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
   "--overrides[hand-kept records in TOML that go before the list]:FILE:"
   "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
@@ -239,6 +257,7 @@ _shtab_elivepatch_cve_plan_defaults_added=0
 _shtab_elivepatch_cve_show_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
   "--overrides[hand-kept records in TOML that go before the list]:FILE:"
   "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
@@ -253,6 +272,7 @@ _shtab_elivepatch_cve_show_defaults_added=0
 _shtab_elivepatch_cve_summary_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
   "--overrides[hand-kept records in TOML that go before the list]:FILE:"
   "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
@@ -488,6 +508,7 @@ _shtab_elivepatch() {
         auto) _arguments -C -s $_shtab_elivepatch_auto_options ;;
         boot) _arguments -C -s $_shtab_elivepatch_boot_options ;;
         build) _arguments -C -s $_shtab_elivepatch_build_options ;;
+        cancel) _arguments -C -s $_shtab_elivepatch_cancel_options ;;
         check) _arguments -C -s $_shtab_elivepatch_check_options ;;
         config) _shtab_elivepatch_config ;;
         cve) _shtab_elivepatch_cve ;;

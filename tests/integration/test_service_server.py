@@ -192,6 +192,15 @@ def test_the_client_that_is_interrupted_leaves_the_job_and_finds_it_again(
     assert server.workshop.runs("build") == 1
 
 
+def test_a_job_that_its_owner_cancels_ends_within_five_seconds(server: RunningServer, tmp_path: Path) -> None:
+    job = server.ask("sleep 60")
+    server.wait_for("build")
+    cancelling = client(server, tmp_path, "cancel", job)
+    out, told = cancelling.communicate(timeout=20)
+    assert (cancelling.returncode, out.decode()) == (0, f"{job} is about to end.\n"), told
+    assert server.report(job, within_s=5)["result"] == "cancelled"
+
+
 def test_a_token_is_made_at_the_first_start_and_holds_after_the_next(server: RunningServer) -> None:
     token = server.token_file.read_text()
     assert server.token_file.stat().st_mode & 0o777 == 0o600

@@ -77,6 +77,8 @@ def test_a_request_is_sent_as_the_server_reads_it() -> None:
         "replace": True,
     }
     assert seen[0].headers["authorization"] == "Bearer elp_secret"
+    api(handler).submit(REQUEST, fresh=True, automatic=True)
+    assert json.loads(seen[1].content) == json.loads(seen[0].content) | {"fresh": True, "priority": "automatic"}
 
 
 def test_no_token_means_no_header() -> None:

@@ -89,7 +89,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
 
     def run_it(server: Callable[[httpx2.Request], httpx2.Response], *argv: str) -> int:
-        for command in ("build", "check", "kernels"):
+        for command in ("build", "cancel", "check", "kernels"):
             monkeypatch.setattr(
                 f"elivepatch.client.commands.{command}.connect",
                 lambda _: Api(ClientSettings(), transport=httpx2.MockTransport(server)),
@@ -125,6 +125,24 @@ def test_a_build_saves_module_log_console_and_report(
     printed = capsys.readouterr().out
     for words in ("livepatch_meminfo", "vmlinux:meminfo_proc_show", "g is inlined. [inlined]", "trial passed"):
         assert words in printed
+
+
+def test_a_build_may_be_wanted_anew(run: Run) -> None:
+    server = Server(SUCCESS)
+    assert run(server, *BUILD) == 0
+    assert "fresh" not in server.body()
+    server.asked.clear()
+    assert run(server, *BUILD, "--fresh") == 0
+    assert server.body()["fresh"] is True
+    assert run(server, "build", "--follow", JOB, "--fresh") == 2
+
+
+def test_a_job_is_ended(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    server = Server(SUCCESS)
+    assert run(server, "cancel", JOB) == 0
+    assert [(one.method, one.url.path) for one in server.asked] == [("DELETE", f"/v1/builds/{JOB}")]
+    assert "is done" in capsys.readouterr().out
+    assert run(server, "cancel", "../tokens") == 2
 
 
 def test_files_go_where_they_are_wanted(run: Run, tmp_path: Path) -> None:

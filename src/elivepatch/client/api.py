@@ -28,7 +28,7 @@ from elivepatch.settings import ClientSettings
 MAX_BODY_BYTES = 24 * 1024 * 1024
 _MAX_ANSWER_BYTES = 32 * 1024 * 1024
 _MAX_FILE_BYTES = 256 * 1024 * 1024
-# The server sends a comment every 15 s where nothing happens: silence beyond that is a lost connection.
+# The server sends a comment every 10 s where nothing happens: silence beyond that is a lost connection.
 _EVENT_SILENCE_S = 45.0
 _JOB = re.compile(r"[0-9a-f]{16}", re.ASCII)
 # What reading an answer of another shape than expected raises.
@@ -93,8 +93,11 @@ class Api:
         with self._understood():
             return [_kernel(kernel) for kernel in self._json("GET", "/v1/kernels")["kernels"]]
 
-    def submit(self, request: BuildRequest) -> str:
-        """Ask for a build and return the job's name. Asking again gives the same job while that is of use."""
+    def submit(self, request: BuildRequest, *, fresh: bool = False, automatic: bool = False) -> str:
+        """Ask for a build and return the job's name. Asking again gives the same job while that is of use.
+
+        `fresh` asks for a build although there is an answer; with `automatic` it waits behind what people wait for.
+        """
         body = json.dumps(
             {
                 "kernel": request.release,
@@ -107,6 +110,8 @@ class Api:
                 "check_only": request.check_only,
                 "replace": request.replace,
             }
+            | ({"fresh": True} if fresh else {})
+            | ({"priority": "automatic"} if automatic else {})
         ).encode()
         if len(body) > MAX_BODY_BYTES:
             raise UsageError(
@@ -123,6 +128,12 @@ class Api:
         path = f"/v1/builds/{parse_job(job)}"
         with self._understood():
             return Status(self._json("GET", path)["status"]) is Status.DONE
+
+    def cancel(self, job: str) -> bool:
+        """Have the server end a job; return whether it is done, else it is ended within seconds."""
+        path = f"/v1/builds/{parse_job(job)}"
+        with self._understood():
+            return Status(self._json("DELETE", path)["status"]) is Status.DONE
 
     def report(self, job: str) -> Report:
         """Return how a done job ended."""

@@ -40,6 +40,9 @@ def register(subparsers: Subparsers) -> None:
         help="what a command prints in the trial while the livepatch is enabled, and only then",
     )
     parser.add_argument("--no-trial", action="store_true", help="do not boot the kernel to try the livepatch")
+    parser.add_argument(
+        "--fresh", action="store_true", help="build although there is an answer (a token of the role operator)"
+    )
     parser.add_argument("--follow", metavar="ID", help="wait for a job that was asked for before")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
     add_connection(parser)
@@ -56,7 +59,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             advice="Make it first, or choose another --output.",
         )
     with connect(arguments) as api:
-        job = parse_job(arguments.follow) if request is None else api.submit(request)
+        job = parse_job(arguments.follow) if request is None else api.submit(request, fresh=arguments.fresh)
         report = wait(api, job, arguments, output)
         if request is not None:
             _check_answers(report, request)
@@ -78,6 +81,7 @@ def wait(api: Api, job: str, arguments: argparse.Namespace, output: Output) -> R
         again += ["--url", arguments.url] if arguments.url else []
         again += ["--token-file", str(arguments.token_file)] if arguments.token_file else []
         output.note(f"The job goes on at the server. To follow it again: {shlex.join(again)}")
+        output.note(f"To end it: {shlex.join(['elivepatch', 'cancel', *again[3:]])}")
         raise
 
 
@@ -100,8 +104,8 @@ def tell(report: Report, output: Output) -> None:
 def _request(arguments: argparse.Namespace) -> BuildRequest | None:
     """Return what is to be asked for, None where an earlier job is to be followed."""
     if arguments.follow is not None:
-        if arguments.patches or arguments.kernel or arguments.expect or arguments.no_trial:
-            raise _usage("--follow takes a job as it was asked for: no patches, kernel or trial options go with it.")
+        if arguments.patches or arguments.kernel or arguments.expect or arguments.no_trial or arguments.fresh:
+            raise _usage("--follow takes a job as it was asked for: no patches, kernel or other options go with it.")
         return None
     if not arguments.patches or not arguments.kernel:
         raise _usage("PATCH and --kernel are needed.")

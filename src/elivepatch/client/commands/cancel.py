@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch cancel`: have the server end a job."""
+
+from __future__ import annotations
+
+import argparse
+
+from elivepatch.client.connection import add_connection, connect
+from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus
+from elivepatch.output import Output
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser("cancel", help="end a job at the server", description=__doc__, allow_abbrev=False)
+    parser.add_argument("job", metavar="ID", help="what `elivepatch build` printed as the job")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_connection(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """End the job for everyone who waits for it; one that is done stays as it is."""
+    with connect(arguments) as api:
+        done = api.cancel(arguments.job)
+    output.document({"id": arguments.job, "done": done})
+    output.line(f"{arguments.job} is {'done' if done else 'about to end'}.")
+    return ExitStatus.OK
