@@ -18,7 +18,7 @@ from elivepatch.build.stock import aliases, find_packages, resolve
 from elivepatch.build.toolchain import Toolchain
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
-from elivepatch.model.errors import EnvironmentFault, UsageError
+from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
 from elivepatch.model.kernel import Digest, parse_release
 
 
@@ -252,3 +252,16 @@ def test_a_build_system_that_delays_objtool_in_another_way_is_told(tmp_path: Pat
 )
 def test_the_version_of_a_source_is_read_from_its_makefile(makefile: str, version: str) -> None:
     assert source_version(makefile) == version
+
+
+@pytest.mark.parametrize("linked", ["scripts", "scripts/Makefile.lib"])
+def test_nothing_is_written_through_a_link_in_a_source(tmp_path: Path, linked: str) -> None:
+    tree, outside = tmp_path / "tree", tmp_path / "outside"
+    (outside / "scripts").mkdir(parents=True)
+    kept = outside / "scripts/Makefile.lib"
+    kept.write_text("objtool-args-$(CONFIG_X86_KERNEL_IBT) += --ibt\ndelay-objtool := x\n")
+    (tree / linked).parent.mkdir(parents=True, exist_ok=True)
+    (tree / linked).symlink_to(outside / linked)
+    with pytest.raises(ElivepatchError):
+        objtool_per_object(tree)
+    assert "# objtool" not in kept.read_text()

@@ -8,15 +8,17 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from elivepatch.build.harvest import take
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
 from elivepatch.build.tree import SECTION_FLAGS, SOURCE_TOPS, make_arguments
 from elivepatch.kernel.config import FILE_NAMES, KernelConfig, differences, parse_config
 from elivepatch.kernel.units import Units, make_units
-from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.kernel import Release
 
 _RELEASE_HEADER = re.compile(r'#define UTS_RELEASE "([^"]*)"')
 _VERSION_PART = re.compile(r"(?m)^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(\S*)$")
+_FILE_LIMIT_BYTES = 4 << 20
 _SUFFIX_ONLY = "$(KERNELVERSION)$$($(CONFIG_SHELL) $(srctree)/scripts/setlocalversion"
 
 
@@ -43,19 +45,25 @@ class TreeMaker:
             changes += ["--set-str", name, ""]
         self.make(["scripts/config", *changes], "Configuring the source tree")
         self.make([*make_arguments(self.cc, self.jobs), "olddefconfig"], "Configuring the source tree")
-        config_gate(self.config, parse_config((self.tree / ".config").read_bytes()), self.release)
+        config_gate(self.config, parse_config(_read(self.tree, ".config").encode()), self.release)
 
     def freeze_release(self) -> None:
         """Make the build system say the kernel's own release, which came from a git repository or a user's files.
 
         Raises EnvironmentFault with the code `release-mismatch` where the source is of another version.
         """
-        makefile = (self.tree / "Makefile").read_text(encoding="utf-8", errors="replace")
+        makefile = _read(self.tree, "Makefile")
         version = source_version(makefile)
+        if not version:
+            raise UsageError(
+                "source-unknown",
+                "The source is not of a kernel: it has no Makefile that states a version.",
+                advice="Give the top directory of the kernel's source, or an archive with one top directory.",
+            )
         if self.release != version and not re.match(rf"{re.escape(version)}[^0-9]", self.release):
             raise EnvironmentFault(
                 "release-mismatch",
-                f"The source is of Linux {version or 'an unknown version'}, which cannot be a kernel {self.release}.",
+                f"The source is of Linux {version}, which cannot be a kernel {self.release}.",
                 advice="Give the source that the kernel was built from, and the release as `uname -r` says it there.",
             )
         # Until 6.3 the script says only what comes behind the version.
@@ -65,14 +73,14 @@ class TreeMaker:
 
     def prepare(self) -> list[str]:
         """Prepare for single objects; return the tree's lines that include a .c file, and all its .c files."""
-        if self.config.enabled("X86_KERNEL_IBT"):
+        if self.config.enabled("X86_KERNEL_IBT") or self.config.enabled("KLP_BUILD"):
             objtool_per_object(self.tree)
         _replace(
-            self.tree / "scripts/Makefile.modfinal", "CONFIG_DEBUG_INFO_BTF_MODULES", "CONFIG_NO_BTF_IN_LIVEPATCHES"
+            self.tree, "scripts/Makefile.modfinal", "CONFIG_DEBUG_INFO_BTF_MODULES", "CONFIG_NO_BTF_IN_LIVEPATCHES"
         )
         make = [*make_arguments(self.cc, self.jobs), f"KCFLAGS={SECTION_FLAGS}", "modules_prepare"]
         self.make(make, "Preparing the source tree", tools=self.patch_headers)
-        header = (self.tree / "include/generated/utsrelease.h").read_text(encoding="utf-8")
+        header = _read(self.tree, "include/generated/utsrelease.h")
         if (found := _RELEASE_HEADER.search(header)) is None or found[1] != self.release:
             raise EnvironmentFault(
                 "release-mismatch",
@@ -90,11 +98,7 @@ class TreeMaker:
         )
 
     def _write(self, name: str, content: bytes) -> None:
-        path = self.tree / name
-        # Not through what a source's author put in its place.
-        path.unlink(missing_ok=True)
-        path.write_bytes(content)
-        os.chown(path, BUILD_UID, BUILD_UID)
+        _write(self.tree, name, content)
 
 
 def unpack_source(archive: Path, tree: Path, sandbox: Sandbox) -> None:
@@ -121,12 +125,13 @@ def source_version(makefile: str) -> str:
 def objtool_per_object(tree: Path) -> None:
     """Make objtool run on each object instead of once over the linked kernel, so that single objects are complete.
 
-    Kernels with IBT delay objtool to find functions whose ENDBR can be sealed; that needs the whole kernel, and the
-    sealing has been done by the shipped one (checks/module.py looks at its list instead).
+    Kernels that klp-build can serve delay objtool because that compares whole kernels. Kernels with IBT delay it to
+    find functions whose ENDBR can be sealed; that needs the whole kernel, and the sealing has been done by the shipped
+    one (checks/module.py looks at its list instead).
     """
-    makefile = tree / "scripts/Makefile.lib"
-    sealing = _replace(makefile, r"(?m)^objtool-args-\$\(CONFIG_X86_KERNEL_IBT\)", r"# \g<0>")
-    delaying = _replace(makefile, r"(?m)^delay-objtool := .*", "delay-objtool := $(CONFIG_LTO_CLANG)")
+    makefile = "scripts/Makefile.lib"
+    sealing = _replace(tree, makefile, r"(?m)^objtool-args-\$\(CONFIG_X86_KERNEL_IBT\)", r"# \g<0>")
+    delaying = _replace(tree, makefile, r"(?m)^delay-objtool := .*", "delay-objtool := $(CONFIG_LTO_CLANG)")
     if not sealing or not delaying:
         raise EnvironmentFault(
             "kernel-unsupported",
@@ -149,7 +154,31 @@ def config_gate(shipped: KernelConfig, prepared: KernelConfig, release: str) -> 
         )
 
 
-def _replace(path: Path, pattern: str, replacement: str) -> int:
-    text, count = re.subn(pattern, replacement, path.read_text(encoding="utf-8"))
-    path.write_text(text, encoding="utf-8")
+def _replace(tree: Path, name: str, pattern: str, replacement: str) -> int:
+    text, count = re.subn(pattern, replacement, _read(tree, name))
+    _write(tree, name, text.encode())
     return count
+
+
+def _read(tree: Path, name: str) -> str:
+    try:
+        return take(tree, name, limit_bytes=_FILE_LIMIT_BYTES).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _write(tree: Path, name: str, content: bytes) -> None:
+    """Write a file of the tree, never through a link that the source's author put in its place or on the way there."""
+    path = tree / name
+    linked = [parent for parent in path.relative_to(tree).parents if (tree / parent).is_symlink()]
+    if linked:
+        raise UsageError(
+            "source-links",
+            f"In the source, {linked[0]} is a symbolic link where a kernel has a directory.",
+            advice="Give the kernel's source as it was released.",
+        )
+    mode = path.lstat().st_mode & 0o777 if path.exists() else 0o644
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+    path.chmod(mode)
+    os.chown(path, BUILD_UID, BUILD_UID)

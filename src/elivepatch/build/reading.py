@@ -32,7 +32,7 @@ _LISTING = "readelf -wi --dwarf-depth=1 {} 2>/dev/null | grep -E '^File: |DW_AT_
 _SCRIPT = f"""
 set -e
 {_STRIP} "/in/$1" /out/vmlinux
-pahole -F btf -s /out/vmlinux >/out/sizes 2>/dev/null || pahole -F dwarf -s "/in/$1" >/out/sizes
+pahole -F btf -s /out/vmlinux >/out/sizes 2>/dev/null || pahole -F dwarf -s "/in/$1" >/out/sizes || :
 {_LISTING.format('"/in/$1"')} >/out/vmlinux.units || :
 cd /in
 find . -name '*.ko' | sort | xargs -r {_LISTING.format("/out/vmlinux")} >/out/modules.units || :
