@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn, TypeAlias
 
-from elivepatch.model.errors import ElivepatchError, ExitStatus, UsageError
+from elivepatch.model.errors import ElivepatchError, ExitStatus, Kind, Problem, UsageError
 from elivepatch.output import Output
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - argparse names it nowhere else
@@ -73,8 +73,19 @@ def run(prog: str, description: str, commands: ModuleType, argv: Sequence[str] |
     except ElivepatchError as error:
         output.problem(error.problem)
         return int(error.problem.kind.exit_status)
-    except KeyboardInterrupt:
-        output.line()
+    except KeyboardInterrupt as interruption:
+        output.problem(_interrupted(" ".join(map(str, interruption.args))))
         return INTERRUPTED
     except BrokenPipeError:
         return int(ExitStatus.OK)
+
+
+def _interrupted(left: str) -> Problem:
+    """Return how an interruption is told; `left` says what the command left behind, empty where nothing."""
+    return Problem(
+        code="interrupted",
+        kind=Kind.ERROR,
+        message="The command was interrupted.",
+        advice="Run it again; on a host, `elivepatch status` says what is live.",
+        excerpt=left,
+    )

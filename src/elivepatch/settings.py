@@ -48,6 +48,7 @@ class ClientSettings:
     """Which server the client talks to, and how long it waits: for an answer, a transition, another command.
 
     A boot skips a set after whose load the machine went down without a shutdown and was back within `boot_guard_s`.
+    `limit_s` is how long a command waits for a server in all.
     """
 
     url: str = "http://127.0.0.1:8440"
@@ -56,6 +57,7 @@ class ClientSettings:
     transition_s: float = 60.0
     lock_wait_s: float = 30.0
     boot_guard_s: float = 600.0
+    limit_s: float = 3600.0
 
 
 RANGES: dict[str, tuple[int, int]] = {
@@ -71,6 +73,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "transition_s": (0, 86_400),
     "lock_wait_s": (0, 86_400),
     "boot_guard_s": (0, 86_400),
+    "limit_s": (1, 604_800),
 }
 """The smallest and the largest value of every setting that is a number."""
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -192,6 +193,35 @@ def test_an_interruption_while_the_server_builds_changes_nothing(host: Simulated
     assert host.loads == 0
     server.mood = "well"
     assert apply(host, "one").status == 0
+
+
+@pytest.mark.parametrize(("mood", "left"), [("working", "`elivepatch cancel 00000000"), ("drops", "No job is left")])
+def test_a_server_that_is_never_done_is_waited_for_no_longer_than_the_limit(
+    host: SimulatedHost, server: SigningServer, mood: str, left: str
+) -> None:
+    host.put("etc/elivepatch/client.toml", f'url = "{server.url}"\ntimeout_s = 20\nlimit_s = 600\n')
+    server.mood = mood
+    started = time.monotonic()
+    ran = apply(host, "one", options=("--limit", "1"))
+    assert time.monotonic() - started < 10
+    assert (ran.status, ran.code) == (4, "limit-reached")
+    assert "nothing was changed on this host" in ran.document["problem"]["message"]
+    assert left in ran.document["problem"]["advice"]
+    assert host.loads == 0
+    server.mood = "well"
+    assert apply(host, "one").status == 0
+
+
+def test_a_server_that_is_never_done_ends_other_commands_too(
+    host: SimulatedHost, server: SigningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ELIVEPATCH_URL", server.url)
+    monkeypatch.setenv("ELIVEPATCH_LIMIT_S", "1")
+    server.mood = "drops"
+    commands = (["check", patch(host, "one"), "--kernel", "6.1.0-50-cloud-amd64"], ["kernels"], ["enroll", server.url])
+    for command in commands:
+        ran = run_json(host, *command)
+        assert (ran.status, ran.code) == (4, "limit-reached")
 
 
 class TestEnrolment:

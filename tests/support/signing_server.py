@@ -2,7 +2,8 @@
 """A server on loopback that speaks version 1 of the API and hands out signed livepatches without building any.
 
 It misbehaves on demand: `mood` is `well`, `garbage`, `silent`, `dies` (in the middle of the module), `verdict`,
-`unsigned`, `stranger` (signs with another key), `swapped` (another module than signed) or `other-series`.
+`working` (a job is never done), `drops` (an answer that never ends), `unsigned`, `stranger` (signs with another key),
+`swapped` (another module than signed) or `other-series`.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
             kernel = {"release": RELEASE, "build_id": known.build_id, "arch": "x86_64"}
             self._json({"kernels": [kernel | {"config_digest": "0" * 64, "compiler": "gcc-12"}]})
         elif len(parts) == 3 and parts[1] == "builds":
-            self._json({"id": parts[2], "status": "done"})
+            self._json({"id": parts[2], "status": "running" if known.mood == "working" else "done"})
         elif parts[3:] == ["events"]:
             event = json.dumps({"stage": "compile", "message": "fs/proc/meminfo.c", "fraction": 0.5})
             self._send(f"id: 1\nevent: progress\ndata: {event}\n\n".encode(), "text/event-stream")
@@ -119,6 +120,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _misbehaves(self) -> bool:
         if self.known.mood == "garbage":
             self._send(b"<html>Welcome to nginx!</html>", "text/html")
+            return True
+        if self.known.mood == "drops":
+            self.send_response(200)
+            self.end_headers()
+            while not self.known.released.wait(0.05):
+                self.wfile.write(b" ")
             return True
         if self.known.mood == "silent":
             self.known.released.wait(30)

@@ -69,6 +69,7 @@ class Api:
         if not re.fullmatch(r"[\x21-\x7e]*", settings.token):
             raise UsageError("token", "The token has characters that no token has.", advice="Copy the token again.")
         self.url = settings.url.rstrip("/")
+        self.limit_s = settings.limit_s
         self._timeout_s = settings.timeout_s
         self._client = httpx2.Client(
             base_url=_parsed(self.url),

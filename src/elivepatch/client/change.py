@@ -119,7 +119,7 @@ def carry_out(tools: Tools, standing: Standing, coming: Record, *, action: str) 
                 transitions.append(_take(tools, step, interruption))
                 require_done(transitions[-1])
                 if interruption.asked and step is not steps[-1]:
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt("Some of the steps were done: the record says which.")
         finally:
             now = settle(machine, store)
             if now.moving is None:

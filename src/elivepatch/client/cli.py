@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from elivepatch import commandline
 from elivepatch.client import commands
+from elivepatch.client.host.interruption import like_ctrl_c
 from elivepatch.commandline import Command
 
 __all__ = ["Command", "main"]
@@ -22,6 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     A command line that begins with another option than our own is that of the client of 2019.
     """
     argv = sys.argv[1:] if argv is None else argv
+    with like_ctrl_c():
+        return _told(argv)
+
+
+def _told(argv: Sequence[str]) -> int:
     if argv and argv[0].startswith("-") and argv[0] not in _OWN_OPTIONS:
         from elivepatch.client import legacy
 

@@ -23,6 +23,13 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with the token for the server")
 
 
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """Add the option of every command that waits for a job at a server."""
+    parser.add_argument(
+        "--limit", metavar="SECONDS", type=float, help="how long to wait for the server in all (default: 3600)"
+    )
+
+
 def connect(arguments: argparse.Namespace) -> Api:
     """Return the server that the command line, the environment and client.toml name; nothing is sent yet."""
     return Api(settings_of(arguments, environ=os.environ))
@@ -37,7 +44,8 @@ def settings_of(
 ) -> ClientSettings:
     """Return the client's settings; raises UsageError where they or the token's file cannot be read."""
     token = _token(arguments.token_file) if arguments.token_file is not None else None
-    settings = load(ClientSettings(), file=file, flags={"url": arguments.url, "token": token}, environ=environ)
+    flags = {"url": arguments.url, "token": token, "limit_s": getattr(arguments, "limit", None)}
+    settings = load(ClientSettings(), file=file, flags=flags, environ=environ)
     if not settings.token and is_loopback(settings.url) and os.access(local_token, os.R_OK):
         return replace(settings, token=_token(local_token))
     return settings

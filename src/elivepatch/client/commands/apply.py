@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from elivepatch.client.bringing import Account, Delivery, bring_in, require_asked_for, tell_account
-from elivepatch.client.connection import add_connection, settings_of
+from elivepatch.client.connection import add_connection, add_limit, settings_of
 from elivepatch.client.files import read_series
 from elivepatch.client.follow import Patience
 from elivepatch.client.handout import SigningServer
 from elivepatch.client.host.identity import read_identity
+from elivepatch.client.limit import time_limit
 from elivepatch.client.options import SETTINGS_FILE, add_changing
 from elivepatch.client.session import Session, changing
 from elivepatch.client.standing import require_settled
@@ -47,6 +48,7 @@ def register(subparsers: Subparsers) -> None:
         help="what a command prints in the server's trial while the livepatch is enabled, and only then",
     )
     parser.add_argument("--no-trial", action="store_true", help="do not boot the kernel to try the livepatch first")
+    add_limit(parser)
     add_connection(parser)
     add_changing(parser)
     parser.set_defaults(run=run)
@@ -126,15 +128,16 @@ def _build(session: Session, arguments: argparse.Namespace, account: Account, re
     host, progress = session.machine.host, session.tools.progress
     settings = settings_of(arguments, environ=os.environ, file=host.path(SETTINGS_FILE))
     patience = Patience(progress)
-    with SigningServer(settings) as server:
+    limit = time_limit(settings.limit_s, unchanged="; nothing was changed on this host")
+    with SigningServer(settings) as server, limit as waiting:
         _require_same_build(server.kernels(), account.kernel)
-        account.job = job = server.submit(request)
+        account.job = waiting.job = job = server.submit(request)
         progress(Event(stage="job", message=f"{job} at {server.url}"))
         try:
             report = patience.follow(server, job)
-        except KeyboardInterrupt:
-            progress(Event(stage="job", message="it goes on at the server; the same command takes it up again"))
-            raise
+        except KeyboardInterrupt as interruption:
+            left = f"Job {job} goes on at the server; the same command takes it up again."
+            raise KeyboardInterrupt(left) from interruption
         if report.problem is not None:
             raise BuildStopped(report.problem)
         module = patience.ask(lambda: server.download(job, "module", report.module_sha256))

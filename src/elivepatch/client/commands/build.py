@@ -9,9 +9,10 @@ import shlex
 from pathlib import Path
 
 from elivepatch.client.api import Api, Refused, parse_job
-from elivepatch.client.connection import add_connection, connect
+from elivepatch.client.connection import add_connection, add_limit, connect
 from elivepatch.client.files import read_series, write_whole
 from elivepatch.client.follow import Patience
+from elivepatch.client.limit import time_limit
 from elivepatch.client.report import Report
 from elivepatch.commandline import Subparsers
 from elivepatch.model.build import BuildRequest
@@ -45,6 +46,7 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--follow", metavar="ID", help="wait for a job that was asked for before")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+    add_limit(parser)
     add_connection(parser)
     parser.set_defaults(run=run)
 
@@ -58,8 +60,9 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             f"{arguments.output.parent} is not a directory.",
             advice="Make it first, or choose another --output.",
         )
-    with connect(arguments) as api:
+    with connect(arguments) as api, time_limit(api.limit_s) as waiting:
         job = parse_job(arguments.follow) if request is None else api.submit(request, fresh=arguments.fresh)
+        waiting.job = job
         report = wait(api, job, arguments, output)
         if request is not None:
             _check_answers(report, request)
@@ -76,13 +79,13 @@ def wait(api: Api, job: str, arguments: argparse.Namespace, output: Output) -> R
     output.progress(Event(stage="job", message=job))
     try:
         return Patience(output.progress).follow(api, job)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         again = ["elivepatch", "build", "--follow", job]
         again += ["--url", arguments.url] if arguments.url else []
         again += ["--token-file", str(arguments.token_file)] if arguments.token_file else []
         output.note(f"The job goes on at the server. To follow it again: {shlex.join(again)}")
         output.note(f"To end it: {shlex.join(['elivepatch', 'cancel', *again[3:]])}")
-        raise
+        raise KeyboardInterrupt(f"Job {job} goes on at the server.") from interruption
 
 
 def tell(report: Report, output: Output) -> None:

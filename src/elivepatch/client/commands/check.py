@@ -7,8 +7,9 @@ import argparse
 from pathlib import Path
 
 from elivepatch.client.commands.build import tell, wait
-from elivepatch.client.connection import add_connection, connect
+from elivepatch.client.connection import add_connection, add_limit, connect
 from elivepatch.client.files import read_series
+from elivepatch.client.limit import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.build import BuildRequest
 from elivepatch.model.errors import ExitStatus
@@ -24,6 +25,7 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("patches", metavar="PATCH", nargs="+", type=Path, help="source patches, in order")
     parser.add_argument("--kernel", metavar="RELEASE", required=True, help="`uname -r` of the host")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+    add_limit(parser)
     add_connection(parser)
     parser.set_defaults(run=run)
 
@@ -33,8 +35,9 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     request = BuildRequest(
         release=parse_release(arguments.kernel), series=read_series(arguments.patches), trial=False, check_only=True
     )
-    with connect(arguments) as api:
-        report = wait(api, api.submit(request), arguments, output)
+    with connect(arguments) as api, time_limit(api.limit_s) as waiting:
+        waiting.job = api.submit(request)
+        report = wait(api, waiting.job, arguments, output)
     output.document(report.document)
     if not output.as_json:
         tell(report, output)

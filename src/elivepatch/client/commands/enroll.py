@@ -11,6 +11,7 @@ import sys
 from elivepatch.client.handout import SigningServer
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.machine import Machine
+from elivepatch.client.limit import time_limit
 from elivepatch.client.options import SETTINGS_FILE, TRUSTED_FILE, add_json
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError, TrustError
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         flags={"url": arguments.url.rstrip("/")},
         environ=os.environ,
     )
-    with SigningServer(settings) as server:
+    with SigningServer(settings) as server, time_limit(settings.limit_s):
         key = server.public_key()
     pinned = next((pin for pin in pins if pin.url == settings.url), None)
     if pinned is None or pinned.public_key != key.raw.hex():

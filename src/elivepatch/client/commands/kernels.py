@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 
 from elivepatch.client.connection import add_connection, connect
+from elivepatch.client.limit import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
@@ -23,7 +24,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Ask and list."""
-    with connect(arguments) as api:
+    with connect(arguments) as api, time_limit(api.limit_s):
         kernels = api.kernels()
     output.document({"kernels": [kernel.as_dict() for kernel in kernels]})
     if kernels:

@@ -5,10 +5,27 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def like_ctrl_c() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, unless they are ignored."""
+    taken = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                taken[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in taken.items():
+            signal.signal(number, handler)
 
 
 class Interruption:
@@ -25,7 +42,8 @@ class Interruption:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._before[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has a reason
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -34,7 +52,7 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self.asked and kind is None:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("What it was about to do on this host was done.")
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True

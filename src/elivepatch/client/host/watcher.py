@@ -130,7 +130,7 @@ def require_done(transition: Transition) -> None:
             excerpt=transition.explained(),
         )
     if transition.interrupted:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"{name} was not {doing}: the kernel is as it was before.")
     raise HostError(
         "transition-stalled",
         f"{name} was not {doing} within {waited}: {tasks} held it, so it was reversed.",
