@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 
 from elivepatch.client.connection import add_connection, connect
+from elivepatch.client.limit import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
@@ -22,7 +23,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """End the job for everyone who waits for it; one that is done stays as it is."""
-    with connect(arguments) as api:
+    with connect(arguments) as api, time_limit(api.limit_s):
         done = api.cancel(arguments.job)
     output.document({"id": arguments.job, "done": done})
     output.line(f"{arguments.job} is {'done' if done else 'about to end'}.")
