@@ -13,11 +13,12 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base import Base
+from elivepatch.build.base import VMLINUX, Base
 from elivepatch.build.harvest import take, take_file
 from elivepatch.build.locking import locked
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
@@ -29,6 +30,8 @@ from elivepatch.process import Cancellation, Completed
 
 _SAVED = re.compile(r"(?m)^(?:saved)?cmd_\S+ := (.*)$")
 _SECTIONS = re.compile(r" -f(?:function|data)-sections(?= )")
+_COMPILING = re.compile(r" -c -o \S+ (?=\S+ *(?:;|$))")
+_MODULE_NAME = re.compile(r""" -DKBUILD_MODNAME='"(\w+)"' """)
 _ERROR = re.compile(r"(?m)^.*(?:error|Error|undefined).*$")
 _COMPILE_TIMEOUT_S = 300
 _OBJECT_LIMIT_BYTES = 256 << 20
@@ -105,6 +108,35 @@ class Compiler:
             shutil.rmtree(scratch, ignore_errors=True)
         return original.plain
 
+    def reads_the_same(self, unit: Unit, original: Original, layer: Path) -> bool:
+        """Whether the compiler reads the same text with the patched sources in `layer` as without.
+
+        False also where that cannot be told; the compiler says then what is wrong.
+        """
+        command = preprocessing(original.command)
+        if command is None:
+            return False
+        kept = original.directory / "text"
+        if not kept.exists():
+            digest = self._text(unit, command, ())
+            if digest is None:
+                return False
+            # Whoever comes second writes the same.
+            staged = kept.with_name(f".text.{os.getpid()}.{threading.get_ident()}")
+            staged.write_text(digest, encoding="ascii")
+            staged.replace(kept)
+        return self._text(unit, command, (layer,)) == kept.read_text(encoding="ascii")
+
+    def _text(self, unit: Unit, command: str, layers: Sequence[Path]) -> str | None:
+        scratch = self._scratch()
+        try:
+            done = self._run(["sh", "-c", f"{command} >/out/text"], layers, scratch, unit)
+            if not done.ok:
+                return None
+            return hashlib.sha256(take(scratch, "text", limit_bytes=_OBJECT_LIMIT_BYTES)).hexdigest()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
     def patched(self, unit: Unit, original: Original, layer: Path, directory: Path) -> Path:
         """Compile the object with the patched sources in `layer` over the tree; return it as a file in `directory`.
 
@@ -121,6 +153,26 @@ class Compiler:
                 problem("compile-error", f"{unit.source} does not compile with the series.", excerpt=_errors(done))
             )
         return take_file(output, "object.o", directory / "patched.o", limit_bytes=_OBJECT_LIMIT_BYTES)
+
+    def added(self, source: str, layer: Path, directory: Path) -> tuple[Path, str]:
+        """Compile a source that the series adds; return the object, a file in `directory`, and its parent.
+
+        Raises BuildStopped with the code `compile-error`, also where no rule of the patched tree builds it.
+        """
+        unit = Unit(source, f"{source.removesuffix('.c')}.o", ())
+        output = directory / "compiled"
+        output.mkdir()
+        os.chown(output, BUILD_UID, BUILD_UID)
+        script = '"$@" && objcopy --strip-debug "$T" /out/object.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
+        make = [*make_arguments(self.base.cc, 1), f"KCFLAGS={SECTION_FLAGS}", unit.target]
+        done = self._run(["sh", "-c", script, "sh", *make], (layer,), output, unit)
+        if done.timed_out:
+            raise BuildStopped(problem("out-of-time", f"Compiling {source} took too long.", excerpt=done.tail()))
+        if not done.ok:
+            raise BuildStopped(problem("compile-error", f"The new {source} does not compile.", excerpt=_errors(done)))
+        saved = take(output, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
+        made = take_file(output, "object.o", directory / "added.o", limit_bytes=_OBJECT_LIMIT_BYTES)
+        return made, parent_of(_saved_command(saved))
 
     def _saved(self, unit: Unit, command: str, layers: Sequence[Path], output: Path) -> Completed:
         script = f'{command} && cp -- "$T" /out/object.o'
@@ -165,6 +217,22 @@ def _saved_command(text: str) -> str:
         )
     # What scripts/Kbuild.include's make-cmd escaped.
     return found[1].replace("$(pound)", "#").replace("$$", "$")
+
+
+def preprocessing(command: str) -> str | None:
+    """Return the command that only preprocesses what a saved command compiles, None where it is none of gcc's.
+
+    Line markers are left out of the text; a line number that the code itself uses (`__LINE__`) stays in it.
+    """
+    compiling = command.partition(";")[0]
+    text, count = _COMPILING.subn(" -E -P ", compiling)
+    return text if count == 1 else None
+
+
+def parent_of(command: str) -> str:
+    """Return what an object becomes part of, as kbuild tells its compiler (scripts/Makefile.lib)."""
+    name = _MODULE_NAME.search(command)
+    return name[1] if " -DMODULE " in command and name is not None else VMLINUX
 
 
 def _errors(done: Completed) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from elivepatch.kernel.units import Unit, Units
 from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
+from elivepatch.patch.additions import Additions
 from elivepatch.patch.parse import FileKind, TouchedFile
 
 # Code that never runs in the kernel proper, or runs before it can be patched, except what debug information says is
@@ -26,11 +28,19 @@ _OUTSIDE = (
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The objects to compile, and what was left out with the reason."""
+    """The objects to compile, those that are compared only if the compiler reads another text, and what was left out.
+
+    `added` are new sources that become objects of their own, `indirect` those of the `units` that only include what
+    the series changes.
+    """
 
     units: tuple[Unit, ...]
     notes: tuple[Note, ...]
+    added: tuple[str, ...] = ()
+    indirect: frozenset[str] = frozenset()
 
+
+_NO_ADDITIONS = Additions()
 
 HeaderUsers = Callable[[str], frozenset[str]]
 """Returns the files that may include a header, at any depth."""
@@ -39,18 +49,27 @@ OBJECTS_LIMIT = 64
 """How many objects one header may reach: each is compiled twice, and each is one more thing that can go wrong."""
 
 
-def reach(touched: Sequence[TouchedFile], units: Units, tree: Path, header_users: HeaderUsers) -> Reach:
+def reach(
+    touched: Sequence[TouchedFile],
+    units: Units,
+    tree: Path,
+    header_users: HeaderUsers,
+    additions: Additions = _NO_ADDITIONS,
+) -> Reach:
     """Return the objects that `touched` files are built into.
 
     Raises BuildStopped with the verdict where nothing can be patched, or where something would silently be missing.
     """
-    _refuse(touched, FileKind.BUILD, "patch-build-files", "The series edits files that take part in the build: {}.")
+    _refuse_build_files(touched, additions)
+    touched = [file for file in touched if file.path not in additions.makefiles]
     found: dict[str, Unit] = {}
     unbuilt: list[str] = []
     notes: list[Note] = []
     for file in touched:
         # A new header does nothing by itself: the series also changes the files that include it.
         if file.kind is FileKind.DOCUMENT or (file.kind is FileKind.HEADER and file.added):
+            continue
+        if _is_let_in(file, additions):
             continue
         reached, beyond = ([], []) if _foreign(file.path) else _reached(file, units, tree, header_users)
         found.update({unit.source: unit for unit in reached})
@@ -77,13 +96,27 @@ def reach(touched: Sequence[TouchedFile], units: Units, tree: Path, header_users
         Note(code="not-built", message=f"{path} is not built in this configuration and was left out.")
         for path in unbuilt
     ]
-    return Reach(tuple(found[name] for name in sorted(found)), tuple(notes))
+    direct = {file.path for file in touched if file.kind is FileKind.SOURCE}
+    return Reach(
+        units=tuple(found[name] for name in sorted(found)),
+        notes=tuple(notes),
+        added=tuple(sorted(additions.objects)),
+        indirect=frozenset(found) - direct,
+    )
 
 
-def _refuse(touched: Sequence[TouchedFile], kind: FileKind, code: str, sentence: str) -> None:
-    paths = [file.path for file in touched if file.kind is kind]
+def _refuse_build_files(touched: Sequence[TouchedFile], additions: Additions) -> None:
+    paths = [file.path for file in touched if file.kind is FileKind.BUILD and file.path not in additions.makefiles]
     if paths:
-        raise BuildStopped(problem(code, sentence.format(_listed(paths))))
+        raise BuildStopped(
+            problem("patch-build-files", f"The series edits files that take part in the build: {_listed(paths)}.")
+        )
+
+
+def _is_let_in(file: TouchedFile, additions: Additions) -> bool:
+    """Whether a source is new and gets in through what else the series changes."""
+    included = posixpath.basename(file.path) in additions.included
+    return file.kind is FileKind.SOURCE and file.added and (included or file.path in additions.objects)
 
 
 def _reached(

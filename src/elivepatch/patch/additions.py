@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Source files that a series adds, and how they get into the kernel: included by others, or as objects of their own.
+
+A makefile is a program, so that a series must not edit one; the one edit that is let through says nothing but which
+new objects there are (Documentation/kbuild/makefiles.rst, "The kbuild files").
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unidiff.patch import PatchedFile, PatchSet
+
+from elivepatch.model.series import PatchSeries
+from elivepatch.patch.parse import FileKind, TouchedFile
+
+_MAKEFILES = {"Makefile", "Kbuild"}
+_OBJECTS = re.compile(
+    r"[A-Za-z0-9_-]+-(?:y|objs|\$\(CONFIG_[A-Z0-9_]+\))[ \t]*[:+]=(?P<objects>(?:[ \t]*[A-Za-z0-9_-]+\.o)+)[ \t]*\n"
+)
+_INCLUDE = re.compile(r"""[ \t]*#[ \t]*include[ \t]+["<](?P<name>[^">]+\.c)[">]""")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Additions:
+    """The new sources of a series by the way they get in.
+
+    `objects` are compiled on their own because one of `makefiles` says so, in a line that says nothing else; `included`
+    are the file names of sources that the series includes somewhere.
+    """
+
+    makefiles: frozenset[str] = frozenset()
+    objects: frozenset[str] = frozenset()
+    included: frozenset[str] = frozenset()
+
+
+def read_additions(series: PatchSeries, touched: Sequence[TouchedFile]) -> Additions:
+    """Return the additions of a series; `touched` is what `read_series` made of it, having refused what is no diff."""
+    added = {file.path for file in touched if file.kind is FileKind.SOURCE and file.added}
+    if not added:
+        return Additions()
+    candidates = {
+        file.path
+        for file in touched
+        if posixpath.basename(file.path) in _MAKEFILES and not file.added and not file.removed
+    }
+    objects: dict[str, set[str]] = {path: set() for path in candidates}
+    included = set()
+    for patch in series.patches:
+        for file in PatchSet(patch.content.decode().replace("\r\n", "\n")):
+            path = file.target_file.partition("/")[2]
+            if path in objects:
+                listed = _listed(file, posixpath.dirname(path))
+                if listed is None or not listed <= added:
+                    del objects[path]
+                else:
+                    objects[path] |= listed
+            included |= {
+                posixpath.basename(found["name"])
+                for hunk in file
+                for line in hunk
+                if line.is_added and (found := _INCLUDE.match(line.value))
+            }
+    return Additions(
+        makefiles=frozenset(objects),
+        objects=frozenset().union(*objects.values()),
+        included=frozenset(included),
+    )
+
+
+def _listed(file: PatchedFile, directory: str) -> set[str] | None:
+    """Return the sources whose objects the lines added to a makefile list, None where it is changed in another way."""
+    listed = set()
+    for line in (line for hunk in file for line in hunk):
+        if line.is_removed:
+            return None
+        if line.is_added:
+            found = _OBJECTS.fullmatch(line.value)
+            if found is None:
+                return None
+            listed |= {posixpath.join(directory, f"{name[:-2]}.c") for name in found["objects"].split()}
+    return listed
