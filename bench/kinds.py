@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kinds of change that a livepatch can make, as source patches for the small kernels: what builders are compared with.
+
+Each is made from the kernel's own source by replacing texts that are the same from 6.12 to 7.2.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+from edits import Edit, after, before, patch_of
+
+from elivepatch.model.series import PatchSeries, SourcePatch
+
+VERSION, LOADAVG, UPTIME = "fs/proc/version.c", "fs/proc/loadavg.c", "fs/proc/uptime.c"
+SHOW, END = "static int version_proc_show", "	return 0;\n}\n\nstatic int __init proc_version_init"
+POLL = "	poll_wait(file, &ctx->wqh, wait);\n"
+HEADER = "fs/proc/patched.h"
+
+LOAD = Edit(LOADAVG, '"%lu.%02lu %lu.%02lu %lu.%02lu %u/%d %d\\n"', '"load %lu.%02lu %lu.%02lu %lu.%02lu %u/%d %d\\n"')
+MINUTES = Edit(UPTIME, '"%lu.%02lu %lu.%02lu\\n"', '"up %lu.%02lu %lu.%02lu\\n"')
+SAYS = before(VERSION, END, '	seq_puts(m, "patched\\n");\n')
+LOOP = Edit("drivers/block/loop.c", 'sysfs_emit(buf, "%llu\\n", (unsigned long long)lo->lo_offset)',
+            'sysfs_emit(buf, "at %llu\\n", (unsigned long long)lo->lo_offset)')  # fmt: skip
+MINIX = Edit("fs/minix/inode.c", "	buf->f_namelen = sbi->s_namelen;\n", "	buf->f_namelen = sbi->s_namelen - 1;\n")
+SAYS_PATCHED = "/proc/version =~ (?m)^patched$"
+
+
+class Kind(NamedTuple):
+    """Edits of existing files, what a trial is to see (None: that it can be loaded and reverted), and new files."""
+
+    edits: tuple[Edit, ...]
+    expectation: str | None = None
+    added: tuple[tuple[str, str], ...] = ()
+
+    def patch(self, tree: Path) -> str:
+        """Return the patch against the source in `tree`."""
+        return patch_of(tree, *self.edits) + "".join(_new_file(path, text) for path, text in self.added)
+
+    def series(self, tree: Path) -> PatchSeries:
+        """Return it as a series of one patch."""
+        return PatchSeries((SourcePatch("kind.patch", self.patch(tree).encode("latin-1")),))
+
+
+def _new_file(path: str, text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    return f"--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{len(lines)} @@\n" + "".join(f"+{line}" for line in lines)
+
+
+KINDS: dict[str, Kind] = {
+    "one line": Kind((LOAD,), "/proc/loadavg =~ ^load "),
+    "several functions": Kind((LOAD, MINUTES, SAYS), "cat /proc/loadavg /proc/uptime =~ ^load .*\\nup "),
+    "new function": Kind(
+        (
+            before(
+                VERSION, SHOW, 'static noinline void says(struct seq_file *m)\n{\n	seq_puts(m, "patched\\n");\n}\n\n'
+            ),
+            before(VERSION, END, "	says(m);\n"),
+        ),
+        SAYS_PATCHED,
+    ),
+    "static local": Kind(
+        (Edit("fs/drop_caches.c", "stfu |= sysctl_drop_caches & 4;", "stfu |= sysctl_drop_caches & 12;"),)
+    ),
+    "jump label": Kind(
+        (
+            before(
+                "drivers/char/random.c",
+                "	return get_random_bytes_user(iter);\n}\n\nstatic ssize_t random_read_iter",
+                "	mb();\n",
+            ),
+        )
+    ),
+    "static call": Kind((before(VERSION, END, "	cond_resched();\n"), SAYS), SAYS_PATCHED),
+    "alternatives": Kind(
+        (
+            after(
+                "fs/select.c",
+                "	fdcount = do_poll(head, &table, end_time);\n	poll_freewait(&table);\n",
+                "	mb();\n",
+            ),
+        )
+    ),
+    "module": Kind((LOOP,)),
+    "two modules": Kind((LOOP, MINIX)),
+    "header": Kind(
+        (
+            before(
+                "fs/minix/minix.h",
+                "	return container_of(inode, struct minix_inode_info, vfs_inode);\n",
+                "	mb();\n",
+            ),
+        )
+    ),
+    "new file": Kind(
+        (
+            after(VERSION, '#include "internal.h"\n', '#include "patched.h"\n'),
+            before(VERSION, END, "	says_patched(m);\n"),
+        ),
+        SAYS_PATCHED,
+        added=(
+            (HEADER, 'static inline void says_patched(struct seq_file *m)\n{\n	seq_puts(m, "patched\\n");\n}\n'),
+        ),
+    ),
+    "line shift": Kind(
+        (
+            before("fs/eventfd.c", "#include <linux/file.h>\n", "/*\n * three\n * lines\n * more */\n"),
+            after("fs/eventfd.c", POLL, "	WARN_ON(!ctx);\n"),
+        )
+    ),
+}
+"""By name: at least the twelve that builders must agree on."""
+
+FOUR = ("several functions", "jump label", "two modules", "line shift")
+"""Those that the test suite tries each time; `make equal` tries all."""
