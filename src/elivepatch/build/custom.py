@@ -232,7 +232,7 @@ class CustomMaker:
             done.check("Applying the distribution's patches")
         if source.built_in:
             maker.make(["make", "mrproper"], "Cleaning the source tree")
-        patches = {}
+        patches: dict[str, str] = {}
         for path in kernel.base_patches:
             inputs = scratch / f"patch-{len(patches)}"
             inputs.mkdir()

@@ -117,7 +117,7 @@ def units_of(compiled: dict[str, tuple[str, set[str]]], listed: list[str]) -> Un
 
 def source_version(makefile: str) -> str:
     """Return the version that a kernel's top makefile states, such as `6.12.107` or `7.3.0-rc7`."""
-    parts = dict(_VERSION_PART.findall(makefile))
+    parts: dict[str, str] = dict(_VERSION_PART.findall(makefile))
     numbers = [parts.get(name, "") for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
     return ".".join(number for number in numbers if number) + parts.get("EXTRAVERSION", "")
 
