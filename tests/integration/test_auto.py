@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
+import pickle
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,6 @@ from cve_server import CveServer
 from host_commands import Ran, enrol, run, run_json
 from simulated_host import SimulatedHost
 
-from elivepatch.client.cve import kept as kept_files
 from elivepatch.client.cve.kept import DIRECTORY, Kept
 from elivepatch.client.cve.server import AdvisoryServer
 from elivepatch.model.errors import ExitStatus
@@ -101,6 +105,61 @@ def test_what_is_new_is_closed_by_the_next_run(host: SimulatedHost, cves: CveLis
     assert len(host.live) == 1
 
 
+def test_without_a_list_of_its_own_it_takes_the_servers_and_keeps_it(
+    host: SimulatedHost, server: CveServer, cves: CveList, tmp_path: Path
+) -> None:
+    index = tmp_path / "cve.idx"
+    assert run(host, "cve", "index", "--records", cves.records, "-o", index).status == 0
+    server.records = index.read_bytes()
+    host.put("etc/elivepatch/policy.toml", f'[[fixes]]\ndirectory = "{cves.fixes}"\n')
+    assert auto(host).document["closed_now"] == ["CVE-2030-30001", "CVE-2030-30002"]
+    server.fetched.clear()
+    assert auto(host).document["closed_now"] == []
+    assert [same for _, same in server.fetched] == [True, True]
+    host.put("etc/elivepatch/client.toml", 'url = "http://127.0.0.1:9"\ntimeout_s = 1\n')
+    assert run_json(host, "cve", "summary").document["funnel"]["closed"] == 2
+
+
+def test_what_an_impostor_tells_is_no_plan(host: SimulatedHost, server: CveServer) -> None:
+    server.mood = "impostor"
+    ran = auto(host)
+    assert (ran.status, ran.code) == (ExitStatus.TRUST, "document-signature")
+    assert (host.loads, server.asked) == (0, [])
+
+
+def test_the_server_is_told_how_each_run_ended(host: SimulatedHost, server: CveServer) -> None:
+    host.put("proc/sys/kernel/hostname", "web-1\n")
+    auto(host)
+    auto(host, "--plan-only")
+    auto(host)
+    (live,) = host.live
+    told = {"kernel": host.release, "build_id": host.build_id, "problem": "", "livepatches": [live]}
+    counts = {"open": 1, "closed": 2, "needs_reboot": 1}
+    assert server.reports == [
+        ("/v1/hosts/web-1", told | {"result": "closed"} | counts),
+        ("/v1/hosts/web-1", told | {"result": "nothing-to-do"} | counts),
+    ]
+
+
+def test_a_run_that_fails_is_told_too(host: SimulatedHost, server: CveServer) -> None:
+    host.refuse_load = errno.ENOEXEC
+    ran = auto(host)
+    assert ran.status == ExitStatus.HOST
+    ((_, told),) = server.reports
+    assert (told["result"], told["problem"], told["livepatches"], told["open"]) == ("failed", ran.code, [], 3)
+
+
+def test_what_killed_runs_left_is_removed_when_it_is_old(host: SimulatedHost) -> None:
+    kept = Kept(host.root / DIRECTORY)
+    kept.make(kept.directory / "sources")
+    left = [kept.directory / ".records.idx.77.partial", kept.directory / "sources/.x.json.0a1b2c3d"]
+    for file in left:
+        file.write_bytes(b"half")
+    os.utime(left[0], (0, 0))
+    auto(host)
+    assert [file.exists() for file in left] == [False, True]
+
+
 def test_two_at_once_are_one_too_many(host: SimulatedHost) -> None:
     Kept.make(host.root / DIRECTORY)
     with (host.root / DIRECTORY / "auto.lock").open("w") as held:
@@ -175,21 +234,19 @@ def test_a_policy_that_cannot_be_used_is_told(host: SimulatedHost) -> None:
     assert (auto(host).status, auto(host).code) == (ExitStatus.USAGE, "policy")
 
 
-class _Killed(BaseException):
-    """Ends a run where it stands, past everything that catches errors."""
-
-
 class _Reaper:
-    """Counts the points at which a run can be cut, and cuts it at one of them."""
+    """Counts the steps of a run, and kills its process at one of them as a power cut would."""
 
     def __init__(self) -> None:
         self.points = 0
         self.deadly = -1
+        self.dying: Callable[[], None] = lambda: None
 
     def pass_point(self, *_: object) -> None:
         self.points += 1
         if self.points == self.deadly:
-            raise _Killed
+            self.dying()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*given: Any, **named: Any) -> Any:
@@ -201,29 +258,50 @@ class _Reaper:
         return wrapped
 
 
-def test_killed_at_any_point_and_run_again_it_ends_in_the_same_state(
-    tmp_path: Path, server: CveServer, cves: CveList, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reaper = _Reaper()
-    for name in ("submit", "report", "download", "envelope", "sources"):
-        monkeypatch.setattr(AdvisoryServer, name, reaper.around(getattr(AdvisoryServer, name)))
-    monkeypatch.setattr(kept_files, "write_whole", reaper.around(kept_files.write_whole))
+@pytest.fixture
+def reaper(monkeypatch: pytest.MonkeyPatch) -> _Reaper:
+    """Steps are the server's answers, every file that is put in place, and every act on the kernel."""
+    made = _Reaper()
+    for name in ("submit", "report", "download", "envelope", "sources", "records", "report_host"):
+        monkeypatch.setattr(AdvisoryServer, name, made.around(getattr(AdvisoryServer, name)))
+    monkeypatch.setattr(Path, "replace", made.around(Path.replace))
+    return made
 
+
+def cut(host: SimulatedHost, reaper: _Reaper, point: int, kernel: Path) -> None:
+    """Run `auto` in a process of its own that is killed at a step; the kernel goes on without it."""
+    what_stays = [field.name for field in fields(host) if field.name not in {"before", "after"}]
+    child = os.fork()
+    if child == 0:
+        reaper.points, reaper.deadly = 0, point
+        reaper.dying = lambda: kernel.write_bytes(pickle.dumps({name: getattr(host, name) for name in what_stays}))
+        auto(host)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), point
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    for name, value in pickle.loads(kernel.read_bytes()).items():  # noqa: S301 - the child has just written it
+        setattr(host, name, value)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_killed_at_any_step_and_run_again_it_ends_in_the_same_state(
+    tmp_path: Path, server: CveServer, cves: CveList, reaper: _Reaper
+) -> None:
     def fresh(name: str) -> SimulatedHost:
         found = make_host(tmp_path / name, server, cves)
         found.before = found.after = reaper.pass_point
         return found
 
     calm = fresh("calm")
+    reaper.points = 0
     assert auto(calm).status == 0
     expected, points = settled(calm), reaper.points
-    assert points > 20
-    for deadly in range(1, points + 1, 2):
+    assert points > 40
+    for deadly in range(1, points + 1):
         host = fresh(f"cut-{deadly}")
-        reaper.points, reaper.deadly = 0, deadly
-        with pytest.raises(_Killed):
-            auto(host)
-        reaper.deadly = -1
+        cut(host, reaper, deadly, tmp_path / "kernel")
         ran = auto(host)
         assert ran.status == 0, (deadly, ran.err)
         assert settled(host) == expected, deadly
+    sys.stderr.write(f"\nauto was killed at each of {points} steps\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch cve update`: what a real server knows about a kernel, kept by a client."""
+"""`elivepatch cve update`: what a real server knows about a kernel and all CVEs, kept by a client."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from host_commands import Ran, run_json
 from running_server import RunningServer
 from simulated_host import SimulatedHost
 
+from elivepatch.advisory.index import read_index
 from elivepatch.advisory.sources import KernelSources
 from elivepatch.client.cve.kept import DIRECTORY, Kept
+from elivepatch.service import cli
+from elivepatch.trust.pins import Pin, write_pins
 
 pytestmark = pytest.mark.integration
+
+LIST = Path(__file__).parents[1] / "unit/data/cve-list"
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,32 @@ def test_the_hosts_own_kernel_is_kept_and_fetched_again_only_when_it_changed(
     kept.keep_sources(KERNEL.release, replace(SOURCES, sources={}).encode())
     assert update(host, server).document["changed"] is True
     assert kept.sources(KERNEL.release) == SOURCES
+
+
+def test_the_records_are_kept_and_answer_without_the_server(host: SimulatedHost, server: RunningServer) -> None:
+    assert update(host, server).document["records"] is None
+    assert cli.main(["cve", "index", "--records", str(LIST), "--state", str(server.state)]) == 0
+    enrol_at(host, server)
+    assert update(host, server).document["records"] == {"count": 8, "changed": True}
+    again = update(host, server)
+    assert again.document["records"] == {"count": 8, "changed": False}
+    assert again.err == ""
+    assert len(read_index(Kept(host.root / DIRECTORY).records).listed) == 8
+    answered = run_json(host, "cve", "list", "--kernel", "6.12.40", "--state", "affected")
+    assert len(answered.document) == 3
+
+
+def test_what_a_server_tells_that_is_not_trusted_is_not_kept(host: SimulatedHost, server: RunningServer) -> None:
+    enrol_at(host, server, key="00" * 31 + "01")
+    ran = update(host, server)
+    assert (ran.status, ran.code) == (5, "document-signature")
+    assert not (host.root / DIRECTORY).exists()
+
+
+def enrol_at(host: SimulatedHost, server: RunningServer, *, key: str = "") -> None:
+    key = key or server.request("GET", "/v1/key").json()["public_key"]
+    pin = Pin(url=server.url, public_key=key, enrolled_at="2026-11-21T03:00:00+00:00")
+    write_pins(host.root / "etc/elivepatch/trusted.json", [pin])
 
 
 def test_another_build_of_the_kernel_is_refused_and_nothing_kept(tmp_path: Path, server: RunningServer) -> None:

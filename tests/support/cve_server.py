@@ -10,6 +10,7 @@ Lines of a patch that are understood: `function NAME` (what it replaces), `refus
 from __future__ import annotations
 
 import base64
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from elivepatch.advisory.sources import KernelSources, etag
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import Kind, Problem
 from elivepatch.model.series import SourcePatch
+from elivepatch.trust.document import HEADER, sign_document
+from elivepatch.trust.document import RECORDS as RECORDS_TYPE
+from elivepatch.trust.document import SOURCES as SOURCES_TYPE
 
 MINE = replace(
     SOURCES,
@@ -35,10 +39,16 @@ MINE = replace(
 
 @dataclass
 class CveServer(SigningServer):
-    """`asked` is what was asked for: (check, build or trial, names of the patches)."""
+    """`asked` is what was asked for: (check, build or trial, names of the patches); `fetched` which documents, and
+    whether they were still the same. `records` is the index that it hands out,
+    `reports` what hosts said: (path, report). In the mood `impostor` it signs documents with another key.
+    """
 
     sources: KernelSources = MINE
+    records: bytes | None = None
     asked: list[tuple[str, list[str]]] = field(default_factory=list)
+    fetched: list[tuple[str, bool]] = field(default_factory=list)
+    reports: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     problems: dict[str, Problem | None] = field(default_factory=dict)
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -118,13 +128,25 @@ class _CveHandler(_Handler):
 
     def do_GET(self) -> None:  # noqa: N802 - the base class names it so
         if self.path == f"/v1/kernels/{RELEASE}/sources":
-            content = self.known.sources.encode()
-            if self.headers.get("If-None-Match") == etag(content):
-                self._send(b"", "application/json", status=304)
-            else:
-                self._send(content, "application/json")
-            return
-        super().do_GET()
+            self._signed(SOURCES_TYPE, self.known.sources.encode())
+        elif self.path == "/v1/cve/records" and self.known.records is not None:
+            self._signed(RECORDS_TYPE, self.known.records)
+        elif self.path == "/v1/cve/records":
+            found = {"code": "records-unknown", "kind": "usage", "message": "There are none.", "advice": "-"}
+            self._send(json.dumps(found).encode(), "application/problem+json", status=404)
+        else:
+            super().do_GET()
+
+    def do_PUT(self) -> None:  # noqa: N802 - the base class names it so
+        told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.known.reports.append((self.path, told))
+        self._json(told)
+
+    def _signed(self, kind: str, content: bytes) -> None:
+        key = STRANGER if self.known.mood == "impostor" else self.known.key
+        headers = {HEADER: sign_document(key, kind, content)}
+        self.known.fetched.append((self.path, same := self.headers.get("If-None-Match") == etag(content)))
+        self._send(b"" if same else content, "application/json", status=304 if same else 200, headers=headers)
 
     def _report(self, job: str) -> None:
         made, found, body = self.known.jobs[job], self.known.problems[job], self.known.bodies[job]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import zlib
 from dataclasses import replace
@@ -75,6 +76,12 @@ def test_a_directory_that_is_missing_is_an_error_with_advice(records: Records, t
     assert caught.value.problem.code == "cve-index-write"
 
 
+def test_what_a_killed_run_left_is_in_nobodys_way(file: Path, records: Records) -> None:
+    (file.parent / f".{file.name}.{os.getpid()}.partial").write_bytes(b"half")
+    write_index(records, file)
+    assert list(file.parent.iterdir()) == [file]
+
+
 def test_every_damaged_byte_is_noticed(file: Path) -> None:
     content = file.read_bytes()
     chosen = range(len(content) // 200, len(content), len(content) // 200)
@@ -93,7 +100,7 @@ def test_a_cut_index_is_noticed(file: Path) -> None:
 
 
 def test_an_index_of_another_format_is_named_so(file: Path) -> None:
-    file.write_bytes(file.read_bytes().replace(b"-index 1\n", b"-index 2\n", 1))
+    file.write_bytes(file.read_bytes().replace(b"-index 2\n", b"-index 3\n", 1))
     assert is_index(file)
     with pytest.raises(UsageError) as caught:
         read_index(file)
@@ -101,7 +108,7 @@ def test_an_index_of_another_format_is_named_so(file: Path) -> None:
 
 
 def _with_body(file: Path, body: bytes) -> None:
-    file.write_bytes(b"elivepatch-cve-index 1\n" + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    file.write_bytes(b"elivepatch-cve-index 2\n" + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
 @given(

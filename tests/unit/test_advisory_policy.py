@@ -25,6 +25,7 @@ exclude = ["CVE-2030-10002", "CVE-2030-10003"]
 max_functions = 200
 [records]
 source = "/srv/vulns"
+older = "/srv/older"
 overrides = "/etc/elivepatch/overrides.toml"
 kev = "/srv/kev.json"
 epss = "/srv/epss.csv.gz"
@@ -59,6 +60,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         exclude=frozenset({"CVE-2030-10002", "CVE-2030-10003"}),
         max_functions=200,
         records=Path("/srv/vulns"),
+        older=Path("/srv/older"),
         overrides=Path("/etc/elivepatch/overrides.toml"),
         kev=Path("/srv/kev.json"),
         epss=Path("/srv/epss.csv.gz"),

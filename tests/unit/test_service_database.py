@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from elivepatch.service import database
-from elivepatch.service.database import builds, events, metadata, migrate, open_database, sqlite_url, tokens
+from elivepatch.service.database import builds, events, hosts, metadata, migrate, open_database, sqlite_url, tokens
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -70,7 +70,7 @@ def test_sqlite_keeps_its_promises(engine: sa.Engine) -> None:
 
 def test_the_tables_suit_postgresql() -> None:
     dialect = postgresql.dialect()
-    written = [str(CreateTable(table).compile(dialect=dialect)) for table in (builds, events, tokens)]
+    written = [str(CreateTable(table).compile(dialect=dialect)) for table in (builds, events, hosts, tokens)]
     written += [str(CreateIndex(index).compile(dialect=dialect)) for index in builds.indexes]
     assert any("BIGSERIAL" in statement for statement in written)
     assert any("WHERE status <> 'done' OR reusable" in statement for statement in written)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from elivepatch.advisory import archive, clone, directory
@@ -40,8 +40,9 @@ def read_records(source: Path, *, progress: Progress, previous: Records | None =
     """Return the records of `source`, a directory, a git clone or an archive.
 
     With `previous`, what has not changed since is taken from there: an archive of the same SHA-256 and a clone with
-    the same HEAD whole; else in a clone the records whose blobs are the same, in a directory those whose files have
-    the same size and times. Records with a finding are read again, so that it is told every time.
+    the same HEAD whole, but for what was put beside the list; else in a clone the records whose blobs are the same, in
+    a directory those whose files have the same size and times. Records with a finding are read again, so that it is
+    told every time.
     Raises UsageError where there is nothing to read, EnvironmentFault where git fails.
     """
     reader = _Reader(progress, previous)
@@ -141,7 +142,7 @@ class _Reader:
     def from_archive(self, source: Path) -> Records:
         origin = Origin(kind="archive", revision=_digest(source))
         if self.previous is not None and self.previous.origin == origin:
-            return self.previous
+            return _list_alone(self.previous)
         files = archive.archive_files(source, self.collection.findings, wanted=is_record_file)
         for number, (path, content) in enumerate(files):
             if number and number % _EVERY == 0:
@@ -158,7 +159,7 @@ class _Reader:
         commit = clone.head(git)
         origin = Origin(kind="git", revision=commit)
         if self.previous is not None and self.previous.origin == origin:
-            return self.previous
+            return _list_alone(self.previous)
         listed = clone.list_clone(git, commit, self.collection.findings, wanted=is_record_file)
         return self._from_listing(listed, lambda files: clone.read_clone(git, files), origin)
 
@@ -202,6 +203,12 @@ class _Reader:
             findings=collection.findings,
             marks={name: marks[name] for name in made if name not in collection.flagged},
         )
+
+
+def _list_alone(records: Records) -> Records:
+    """Return the records without those that were put beside the list."""
+    listed = {name: record for name, record in records.listed.items() if not record.older}
+    return replace(records, listed=listed, overrides={})
 
 
 def _record(name: str, parts: _Parts, published: Published, defect: str) -> Record:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The compact index: all records in one file of some 3 MB, read in a fraction of a second, without a network.
 
-Layout: a line `elivepatch-cve-index 1`, a line with the SHA-256 of everything after it, the length of the first part
+Layout: a line `elivepatch-cve-index 2`, a line with the SHA-256 of everything after it, the length of the first part
 (8 bytes, big-endian), then two parts. The first is zlib-compressed JSON: columns with one entry per record, and tables
 of the versions, files and vectors that they point into. The second holds what does not compress: the commit
 ids (20 bytes each, in the order in which the ranges name them) and the marks (12 bytes for each record, zeros
@@ -38,8 +38,10 @@ from elivepatch.advisory.version import BEGINNING, KernelVersion, listed_version
 from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
 
 MAGIC = b"elivepatch-cve-index "
-_FORMAT = 1
-_FILE_MAX = 64 * 1024**2
+FILE_MAX = 64 * 1024**2
+"""Bytes of an index that are read; the whole list has some 3 MB."""
+
+_FORMAT = 2
 _TABLES_MAX = 512 * 1024**2
 _COMMIT_BYTES = 20
 _MARK_BYTES = 12
@@ -70,6 +72,8 @@ def write_index(records: Records, file: Path) -> int:
     content = _encode(records)
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
+        # Left by a run that was killed: nobody else alive has this number.
+        partial.unlink(missing_ok=True)
         with partial.open("xb") as opened:
             opened.write(content)
             opened.flush()
@@ -93,36 +97,44 @@ def write_index(records: Records, file: Path) -> int:
 def read_index(file: Path) -> Records:
     """Return the records of an index.
 
-    Raises UsageError where the file is none or has another version of the format, TrustError where its digest or
-    its structure does not hold.
+    Raises what `decode_index` raises, UsageError where the file cannot be read.
     """
     try:
         with file.open("rb") as opened:
-            content = opened.read(_FILE_MAX + 1)
+            content = opened.read(FILE_MAX + 1)
     except OSError as error:
         raise UsageError(
             "cve-records", f"The index {file} cannot be read: {error.strerror}.", advice="Check the file's name."
         ) from error
+    return decode_index(content, str(file))
+
+
+def decode_index(content: bytes, name: str) -> Records:
+    """Return the records of an index; `name` is what people call it.
+
+    Raises UsageError where it is none or has another version of the format, TrustError where its digest or its
+    structure does not hold.
+    """
     first, _, rest = content.partition(b"\n")
     if first != MAGIC + str(_FORMAT).encode():
         raise UsageError(
             "cve-index-format",
-            f"{file} is not an index of format {_FORMAT}.",
+            f"{name} is not an index of format {_FORMAT}.",
             advice="Make it again with `elivepatch cve index --records LIST -o FILE`.",
         )
     digest, _, body = rest.partition(b"\n")
-    if len(content) > _FILE_MAX or digest != hashlib.sha256(body).hexdigest().encode():
-        raise _damaged(file)
+    if len(content) > FILE_MAX or digest != hashlib.sha256(body).hexdigest().encode():
+        raise _damaged(name)
     try:
         return _decode(body)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, zlib.error, RecursionError) as error:
-        raise _damaged(file) from error
+        raise _damaged(name) from error
 
 
-def _damaged(file: Path) -> TrustError:
+def _damaged(name: str) -> TrustError:
     return TrustError(
         "cve-index-damaged",
-        f"The index {file} is damaged: its content does not match its digest or its format.",
+        f"The index {name} is damaged: its content does not match its digest or its format.",
         advice="Copy it again from where it came, or make it again with `elivepatch cve index`.",
     )
 
@@ -152,6 +164,7 @@ def _encode(records: Records) -> bytes:
         "vectors": [vectors.number(row.vector) for row in rows],
         "ranges": [_encode_ranges(row.introductions, versions, blobs) for row in rows],
         "defects": {str(at): row.defect for at, row in enumerate(rows) if row.defect},
+        "older": [at for at, row in enumerate(rows) if row.older],
         "reasons": [records.overrides[name].overridden for name in overridden],
         "rejected": sorted(records.rejected, key=id_order),
         "origin": [records.origin.kind, records.origin.revision],
@@ -217,6 +230,7 @@ def _decode_rows(tables: dict[str, Any], blob: bytes) -> list[Record]:
     if not _SCORES.issuperset(tables["scores"]):
         raise ValueError("scores")
     commits = _decode_commits(blob)
+    older = frozenset(tables["older"])
     columns = ("ids", "titles", "files", "ranges", "scores", "vectors")
     return [
         Record(
@@ -234,6 +248,7 @@ def _decode_rows(tables: dict[str, Any], blob: bytes) -> list[Record]:
             score=score,
             vector=vectors[vector],
             defect=plain(tables["defects"].get(str(at), ""), 300),
+            older=at in older,
         )
         for at, (name, title, numbers, groups, score, vector) in enumerate(
             zip(*(tables[column] for column in columns), strict=True)

@@ -64,6 +64,7 @@ class Policy:
     epss: Path | None = None
     records: Path | None = None
     overrides: Path | None = None
+    older: Path | None = None
     places: tuple[Place, ...] = ()
     window: Window | None = None
     jitter_s: int = 0
@@ -95,7 +96,7 @@ class _Reader:
             "choose": {
                 "severity", "unrated", "loaded_only", "min_age_days", "include", "exclude", "max_functions",
             },
-            "records": {"source", "overrides", "kev", "epss"},
+            "records": {"source", "older", "overrides", "kev", "epss"},
             "auto": {"window", "jitter_minutes", "limit_minutes"},
         }
     )  # fmt: skip
@@ -118,6 +119,7 @@ class _Reader:
             max_functions=self._number(choose, "max_functions", 1000, 100_000),
             records=self._path(records, "source"),
             overrides=self._path(records, "overrides"),
+            older=self._path(records, "older"),
             kev=self._path(records, "kev"),
             epss=self._path(records, "epss"),
             places=self._places(tables.get("fixes", [])),

@@ -69,14 +69,22 @@ def inside_tree(file: str) -> bool:
     return _SOURCE_FILE.fullmatch(file) is not None and not {".", ".."} & set(file.split("/"))
 
 
+def cvss_of(entry: Any, *, score: str, vector: str) -> tuple[int | None, str]:
+    """Return the score (in tenths) and the vector that a CVSS 3 entry holds under these keys, None and "" for none."""
+    told, text = _mapping(entry).get(score), _mapping(entry).get(vector)
+    try:
+        value = float(told) if isinstance(told, (int, float, str)) else -1.0
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 10:
+        return None, ""
+    return round(value * 10), text if isinstance(text, str) and _VECTOR.fullmatch(text) else ""
+
+
 def _cvss(cna: dict[str, Any]) -> tuple[int | None, str]:
-    for metric in _list(cna.get("metrics")):
-        entry = _mapping(_mapping(metric).get("cvssV3_1"))
-        score, vector = entry.get("baseScore"), entry.get("vectorString")
-        if isinstance(score, (int, float)) and 0 <= score <= 10:
-            known = isinstance(vector, str) and _VECTOR.fullmatch(vector)
-            return round(score * 10), str(vector) if known else ""
-    return None, ""
+    entries = (_mapping(metric).get("cvssV3_1") for metric in _list(cna.get("metrics")))
+    scored = (cvss_of(entry, score="baseScore", vector="vectorString") for entry in entries)
+    return next((one for one in scored if one[0] is not None), (None, ""))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

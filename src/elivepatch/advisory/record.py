@@ -54,7 +54,8 @@ class Record:
 
     `files` are paths inside the kernel's source. `score` is the CVSS 3.1 base score in tenths, None where the record
     has none, and `vector` its vector, possibly empty. `defect` says why the ranges cannot be used, empty where they
-    can. `overridden` is the reason a person gave for replacing what the list says, empty where nobody did.
+    can. `overridden` is the reason a person gave for replacing what the list says, empty where nobody did. `older` says
+    that it is not from the kernel's own list but from the one before it (elivepatch.advisory.older).
     """
 
     id: str
@@ -65,6 +66,7 @@ class Record:
     vector: str = ""
     defect: str = ""
     overridden: str = ""
+    older: bool = False
 
     @property
     def severity(self) -> str:

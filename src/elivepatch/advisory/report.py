@@ -28,6 +28,8 @@ def record_dict(record: Record) -> dict[str, Any]:
     }
     if record.overridden:
         told["overridden"] = record.overridden
+    if record.older:
+        told["older"] = True
     return told
 
 

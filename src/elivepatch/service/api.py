@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, FastAPI, Header, Path, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from elivepatch.advisory.sources import etag
-from elivepatch.service import admin, builds, legacy, problems
+from elivepatch.service import admin, advisories, builds, hosts, legacy, problems
 from elivepatch.service.auth import Right
 from elivepatch.service.fleet import ALIVE_S
 from elivepatch.service.limits import BodyLimit
-from elivepatch.service.services import EVERYWHERE, Services, With, may, told
+from elivepatch.service.services import EVERYWHERE, Services, With, may
 from elivepatch.service.wire import MAX_BODY_BYTES, BuildBody, KernelsAnswer, KeyAnswer, ReadyAnswer, VersionAnswer
 
 _METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -88,29 +87,7 @@ def kernels(services: With) -> KernelsAnswer:
     return KernelsAnswer.model_validate({"kernels": [kernel.as_dict() for kernel in services.catalogue.kernels()]})
 
 
-@catalogue.get(
-    "/kernels/{release}/sources",
-    response_class=Response,
-    responses=told(404)
-    | {
-        200: {"content": {"application/json": {}}, "description": "What the kernel was built from (docs/cve.md)."},
-        304: {"description": "It is what If-None-Match names."},
-    },
-)
-def sources(
-    release: Annotated[str, Path(max_length=200)],
-    services: With,
-    if_none_match: Annotated[str, Header(max_length=1000)] = "",
-) -> Response:
-    """Say which sources a kernel was built from, into which modules they went, and what its changelog closes."""
-    content = services.catalogue.sources(release)
-    headers = {"ETag": etag(content), "Cache-Control": "no-cache"}
-    if headers["ETag"] in if_none_match:
-        return Response(status_code=304, headers=headers)
-    return Response(content, media_type="application/json", headers=headers)
-
-
-for part in (catalogue, builds.router, admin.router):
+for part in (catalogue, advisories.router, builds.router, hosts.router, admin.router):
     private.include_router(part)
 
 

@@ -46,11 +46,13 @@ class Role(enum.StrEnum):
 class Right(enum.Enum):
     """What a request needs. The roles that have it: `RIGHTS`, and as a table in docs/accounts.md."""
 
-    CATALOGUE = enum.auto()  # kernels, their sources, the signing key, the API's description
+    CATALOGUE = enum.auto()  # kernels, their sources, CVE records, the signing key, the API's description
     FOLLOW = enum.auto()  # jobs of the own tenant: where they stand, what happened, what came out
     ASK = enum.auto()  # builds of patches that the server's overlays hold
     ANY_PATCH = enum.auto()  # builds of any patch
     CANCEL = enum.auto()
+    REPORT = enum.auto()  # what is open and live on a host
+    HOSTS = enum.auto()  # what hosts of the own tenant reported
     FRESH = enum.auto()  # a build although an answer is there
     EVERY_TENANT = enum.auto()
     TOKENS = enum.auto()
@@ -59,10 +61,10 @@ class Right(enum.Enum):
 
 
 RIGHTS: dict[Role, frozenset[Right]] = {
-    Role.HOST: frozenset({Right.CATALOGUE, Right.FOLLOW}),
-    Role.SUBMITTER: frozenset({Right.CATALOGUE, Right.FOLLOW, Right.ASK, Right.CANCEL}),
-    Role.PATCHER: frozenset({Right.CATALOGUE, Right.FOLLOW, Right.ASK, Right.ANY_PATCH, Right.CANCEL}),
-    Role.APPROVER: frozenset({Right.CATALOGUE, Right.FOLLOW}),
+    Role.HOST: frozenset({Right.CATALOGUE, Right.FOLLOW, Right.REPORT}),
+    Role.SUBMITTER: frozenset({Right.CATALOGUE, Right.FOLLOW, Right.REPORT, Right.ASK, Right.CANCEL}),
+    Role.PATCHER: frozenset({Right.CATALOGUE, Right.FOLLOW, Right.REPORT, Right.ASK, Right.ANY_PATCH, Right.CANCEL}),
+    Role.APPROVER: frozenset({Right.CATALOGUE, Right.FOLLOW, Right.HOSTS}),
     Role.OPERATOR: frozenset(Right),
     Role.WORKER: frozenset({Right.CATALOGUE, Right.METRICS}),
 }

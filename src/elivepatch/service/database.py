@@ -162,6 +162,17 @@ workers = sa.Table(
     sa.Column("kernels", sa.JSON, nullable=False),
 )
 
+hosts = sa.Table(
+    "hosts",
+    metadata,
+    sa.Column("token", sa.String(40), primary_key=True),
+    sa.Column("name", sa.String(120), primary_key=True),
+    sa.Column("tenant", sa.String(40), nullable=False),
+    sa.Column("seen_at", UtcTime, nullable=False),
+    sa.Column("report", sa.JSON, nullable=False),
+    sa.Index("ix_hosts_tenant_name", "tenant", "name"),
+)
+
 
 def sqlite_url(path: Path) -> str:
     """Return the URL of the SQLite database in the file `path`."""

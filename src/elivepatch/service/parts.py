@@ -26,6 +26,7 @@ ENGINE_FILE = "engine.db"
 STORE_DIRECTORY = "store"
 WORK_DIRECTORY = "work"
 KEY_FILE = "signing.key"
+RECORDS_FILE = "records.idx"
 TOKEN_FILE = "operator.token"  # noqa: S105 - a file's name
 
 _EMBEDDED = "server"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import re
 import secrets
 import signal
 import time
@@ -21,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from elivepatch.advisory.funnel import funnel
+from elivepatch.advisory.plan import Choice
 from elivepatch.advisory.policy import Policy
 from elivepatch.client.cve.closing import Closed, close, tell_closed
 from elivepatch.client.cve.judging import out_of_time
@@ -30,6 +33,8 @@ from elivepatch.client.cve.subject import kept
 from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.machine import Machine
+from elivepatch.client.standing import look
+from elivepatch.client.store import Store
 from elivepatch.model.errors import BuildStopped, ElivepatchError, ExitStatus, HostError
 from elivepatch.model.progress import Event
 from elivepatch.output import Output
@@ -98,9 +103,37 @@ def _plan_and_close(arguments: argparse.Namespace, output: Output, deadline: Dea
         if arguments.plan_only:
             tell_plan(made, output)
             return ExitStatus.OK
-        closed = close(made, arguments, output, around_building=deadline.armed)
+        try:
+            closed = close(made, arguments, output, around_building=deadline.armed)
+        except ElivepatchError as error:
+            _report(made, "failed", output, problem=error.problem.code)
+            raise
+        _report(made, "nothing-to-do" if closed.made.report is None else "closed", output, newly=len(closed.newly))
     _tell(made, closed, output)
     return ExitStatus.OK
+
+
+def _report(made: Planned, result: str, output: Output, *, newly: int = 0, problem: str = "") -> None:
+    """Tell the server how the run ended; the run is what it is where that fails."""
+    machine, counts = machines.this_machine(), made.plan.counts()
+    sources = made.question.subject.sources
+    stages = funnel(made.exposed_now(), made.question.subject)
+    live = look(machine, Store.of(machine.host).record()).live
+    document = {
+        "kernel": made.question.release,
+        "build_id": sources.build_id if sources is not None else "",
+        "result": result,
+        "problem": problem,
+        "livepatches": [entry.name for entry in live],
+        "open": stages["open"] - newly if "open" in stages else None,
+        "closed": counts[Choice.CLOSED],
+        "needs_reboot": counts[Choice.NEEDS_REBOOT],
+    }
+    name = machine.host.text("proc/sys/kernel/hostname") or ""
+    try:
+        made.judge.server.report_host(re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "", name)[:120] or "host", document)
+    except ElivepatchError as error:
+        output.note(f"note: the server took no report of this run: {error.problem.message} [{error.problem.code}]")
 
 
 def _tell(made: Planned, closed: Closed, output: Output) -> None:
@@ -149,6 +182,7 @@ def _alone(keep: Kept) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _busy(path) from None
+        keep.sweep()
         yield
     finally:
         os.close(descriptor)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from elivepatch.advisory.collect import read_records
 from elivepatch.advisory.index import is_index, read_index
+from elivepatch.advisory.older import with_older
 from elivepatch.advisory.overrides import read_overrides
 from elivepatch.advisory.ranking import Ranking, read_epss, read_kev
 from elivepatch.advisory.record import Findings, Record, Records
@@ -29,6 +30,12 @@ def add_records(parser: argparse.ArgumentParser) -> None:
         "(default: what is kept on this host)",
     )
     parser.add_argument(
+        "--older",
+        metavar="DIR",
+        type=Path,
+        help="kernel_cves.json and stream_fixes.json of linux_kernel_cves: CVEs from before the kernel's own list",
+    )
+    parser.add_argument(
         "--overrides", metavar="FILE", type=Path, help="hand-kept records in TOML that go before the list"
     )
 
@@ -39,23 +46,30 @@ def add_ranking(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epss", metavar="FILE", type=Path, help="EPSS scores (CSV, gzip or not) to order by")
 
 
-def records_of(arguments: argparse.Namespace, output: Output, previous: Records | None = None) -> Records:
-    """Return the records with their overrides; what was set aside while reading is told on standard error.
+def records_of(arguments: argparse.Namespace, output: Output) -> Records:
+    """Return the records with what is put beside them; what was set aside is told on standard error.
 
     Raises UsageError where none are given or kept.
     """
-    source = arguments.records if arguments.records is not None else _kept_records(arguments)
-    records = (
-        read_index(source) if is_index(source) else read_records(source, progress=output.progress, previous=previous)
-    )
-    return completed(records, arguments.overrides, output)
+    source = source_of(arguments)
+    records = read_index(source) if is_index(source) else read_records(source, progress=output.progress)
+    return completed(records, arguments, output)
 
 
-def completed(records: Records, overrides: Path | None, output: Output) -> Records:
-    """Return the records with hand-kept ones, and tell what was set aside while they were read."""
+def source_of(arguments: argparse.Namespace) -> Path:
+    """Return where the records are: what was given, else the index that is kept; raises UsageError where none is."""
+    return arguments.records if arguments.records is not None else _kept_records(arguments)
+
+
+def completed(records: Records, arguments: argparse.Namespace, output: Output) -> Records:
+    """Return the records with older and hand-kept ones, and tell what was set aside while they were read."""
     tell_findings(records.findings, output)
-    if overrides is not None:
-        return replace(records, overrides=read_overrides(overrides, records.listed))
+    if arguments.older is not None:
+        beside = Findings()
+        records = with_older(records, arguments.older, beside)
+        tell_findings(beside, output)
+    if arguments.overrides is not None:
+        records = replace(records, overrides=read_overrides(arguments.overrides, records.listed))
     return records
 
 
@@ -78,7 +92,8 @@ def _kept_records(arguments: argparse.Namespace) -> Path:
         raise UsageError(
             "cve-records-missing",
             "No records are kept here.",
-            advice=f"Give the kernel's CVE list with --records, or make {file} with `elivepatch cve index`.",
+            advice="Give the kernel's CVE list with --records, fetch them from a server with `elivepatch cve update`, "
+            f"or make {file} with `elivepatch cve index`.",
         )
     return file
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from elivepatch.advisory.collect import read_records
-from elivepatch.advisory.index import is_index, read_index, write_index
+from elivepatch.advisory.index import decode_index, is_index, read_index
 from elivepatch.advisory.record import Records
+from elivepatch.advisory.refresh import Refreshed, refresh_index
 from elivepatch.advisory.sources import KernelSources
 from elivepatch.client.connection import settings_of
-from elivepatch.client.cve.inputs import records_of
+from elivepatch.client.cve.inputs import source_of, tell_findings
 from elivepatch.client.cve.kept import Kept
 from elivepatch.client.cve.server import AdvisoryServer
 from elivepatch.client.cve.subject import kept
@@ -21,56 +21,41 @@ from elivepatch.client.files import write_whole
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import read_build_id, read_release
 from elivepatch.client.host.machine import Machine
-from elivepatch.client.options import SETTINGS_FILE
-from elivepatch.model.errors import ExitStatus, HostError, TrustError, UsageError
+from elivepatch.client.options import SETTINGS_FILE, TRUSTED_FILE
+from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.model.kernel import parse_release
 from elivepatch.output import Output
+from elivepatch.trust.keys import PublicKey
+from elivepatch.trust.pins import read_pins
 
 
 def make_index(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Write an index, reading only what has changed where one is there already."""
-    previous = None
-    if is_index(arguments.output):
-        try:
-            previous = read_index(arguments.output)
-        except (UsageError, TrustError) as error:
-            output.note(f"note: {error.problem.message} It is made anew.")
-    records = records_of(arguments, output, previous)
-    size = write_index(records, arguments.output)
-    known = previous.listed if previous is not None else {}
-    unchanged = sum(known.get(name) is record for name, record in records.listed.items())
-    output.document(
-        {
-            "file": str(arguments.output),
-            "size_bytes": size,
-            "records": len(records.listed),
-            "unchanged": unchanged,
-            "overrides": len(records.overrides),
-            "rejected": len(records.rejected),
-            "set_aside": dict(records.findings.counts),
-            "findings": [asdict(found) for found in records.findings.named],
-        }
-    )
-    output.line(
-        f"{arguments.output}: {len(records.listed)} records ({unchanged} unchanged), {len(records.rejected)} rejected, "
-        f"{len(records.overrides)} overrides, {records.findings.total} findings, {size / 1e6:.1f} MB"
-    )
+    made = _refreshed(arguments.output, source_of(arguments), arguments.older, arguments.overrides, output)
+    tell_findings(made.records.findings, output)
+    tell_findings(made.beside, output)
+    output.document({"file": str(arguments.output)} | made.as_dict())
+    output.line(f"{arguments.output}: {made.sentence}")
     return ExitStatus.OK
 
 
 def update(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Fetch what the server knows about a kernel, where it changed, and keep it or save it."""
+    """Fetch the CVE records and what the server knows about a kernel, where they changed, and keep them.
+
+    With an output, only what is known about the kernel is fetched and saved there.
+    """
     machine = machines.this_machine()
     own = machine if arguments.kernel is None else None
     release = read_release(machine.host) if own is not None else parse_release(arguments.kernel)
     keep = kept(arguments)
-    settings = settings_of(arguments, environ=os.environ, file=machine.host.path(SETTINGS_FILE))
-    with AdvisoryServer(settings) as server:
+    with advisory_server(arguments, machine, output) as server:
         if arguments.output is not None:
             content = server.sources(release, known=None)
             write_whole(arguments.output, content)
-            told, changed = KernelSources.decode(content), True
+            told, changed, document = KernelSources.decode(content), True, {}
         else:
+            # First the records: they are of use for a kernel that the server does not know, too.
+            document = {"records": _fetched(server, keep, output)}
             before = keep.raw_sources(release)
             told = fetch_sources(server, keep, release, own)
             changed = keep.raw_sources(release) != before
@@ -86,12 +71,48 @@ def update(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             "changelog": told.changelog is not None,
             "changed": changed,
         }
+        | document
     )
     output.line(
         f"{release}: Linux {told.vanilla}, {built} of {len(told.sources)} sources are built, "
         f"{'changelog known' if told.changelog is not None else 'no changelog'}; {'new' if changed else 'unchanged'}"
     )
     return ExitStatus.OK
+
+
+def _fetched(server: AdvisoryServer, keep: Kept, output: Output) -> dict[str, Any] | None:
+    before = keep.raw_records()
+    records = fetch_records(server, keep)
+    if records is None:
+        output.line("The server keeps no CVE records.")
+        return None
+    changed = keep.raw_records() != before
+    output.line(f"{len(records.listed)} CVE records; {'new' if changed else 'unchanged'}")
+    return {"count": len(records.listed), "changed": changed}
+
+
+def advisory_server(arguments: argparse.Namespace, machine: Machine, output: Output) -> AdvisoryServer:
+    """Return the server that the command line and the settings name, believed where a pinned key signed."""
+    pins = read_pins(machine.host.path(TRUSTED_FILE))
+    if not pins:
+        output.note("note: this host trusts no server yet: nobody checks who signed what is told about CVEs.")
+    settings = settings_of(arguments, environ=os.environ, file=machine.host.path(SETTINGS_FILE))
+    return AdvisoryServer(settings, pinned=[PublicKey.from_hex(pin.public_key) for pin in pins])
+
+
+def fetch_records(server: AdvisoryServer, keep: Kept) -> Records | None:
+    """Return the CVE records that the server hands out, and keep them where they are new; None where it has none.
+
+    Raises TrustError where they are damaged or not signed by a pinned key; what is kept is untouched then.
+    """
+    known = keep.raw_records()
+    content = server.records(known=known)
+    if content is None:
+        return None
+    records = decode_index(content, "from the server")
+    if content is not known:
+        keep.keep_records(content)
+    return records
 
 
 def fetch_sources(server: AdvisoryServer, keep: Kept, release: str, own: Machine | None) -> KernelSources:
@@ -114,21 +135,15 @@ def fetch_sources(server: AdvisoryServer, keep: Kept, release: str, own: Machine
 
 
 def current_records(source: Path, keep: Kept, output: Output) -> Records:
-    """Return the records in `source`, and bring the kept index up to date with them where `source` is none itself.
-
-    Only what changed since is read; nothing is written where that is nothing.
-    """
+    """Return the records in `source`, and bring the kept index up to date with them where `source` is none itself."""
     if is_index(source):
         return read_index(source)
-    previous = None
-    if is_index(keep.records):
-        try:
-            previous = read_index(keep.records)
-        except (UsageError, TrustError) as error:
-            output.note(f"note: {error.problem.message} It is made anew.")
-    records = read_records(source, progress=output.progress, previous=previous)
-    same = previous is not None and (records.listed, records.rejected) == (previous.listed, previous.rejected)
-    if not same or records.marks != (previous.marks if previous is not None else {}):
-        keep.make(keep.directory)
-        write_index(records, keep.records)
-    return records
+    keep.make(keep.directory)
+    return _refreshed(keep.records, source, None, None, output).records
+
+
+def _refreshed(file: Path, source: Path, older: Path | None, overrides: Path | None, output: Output) -> Refreshed:
+    made = refresh_index(file, source, older=older, overrides=overrides, progress=output.progress)
+    if made.anew:
+        output.note(f"note: {made.anew} It is made anew.")
+    return made

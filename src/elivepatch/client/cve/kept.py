@@ -10,9 +10,11 @@ overlays/NAME/          overlays subscribed to (elivepatch.client.cve.subscripti
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from elivepatch.model.errors import HostError, UsageError
 from elivepatch.model.kernel import Release, parse_release
 
 DIRECTORY = "var/lib/elivepatch/advisories"
+
+_LEFT_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,14 @@ class Kept:
     def records(self) -> Path:
         """Where the index of all records is."""
         return self.directory / "records.idx"
+
+    def raw_records(self) -> bytes | None:
+        """Return the bytes of the index of all records, None where there is none; raises HostError."""
+        return self._read(self.records)
+
+    def keep_records(self, content: bytes) -> None:
+        """Keep the index of all records that a server handed out; raises HostError where that fails."""
+        self._write(self.records, content)
 
     def sources(self, release: str) -> KernelSources | None:
         """Return what is kept about a kernel, None where nothing is.
@@ -102,6 +114,17 @@ class Kept:
     def _write(self, file: Path, content: bytes) -> None:
         self.make(file.parent)
         write_whole(file, content)
+
+    def sweep(self) -> None:
+        """Remove what runs that were killed while they wrote have left: files of names that begin with a dot.
+
+        Only old ones: another command may be writing now.
+        """
+        eldest = time.time() - _LEFT_S
+        for file in (*self.directory.glob(".*"), *self.directory.glob("*/.*")):
+            with contextlib.suppress(OSError):
+                if file.is_file() and file.lstat().st_mtime < eldest:
+                    file.unlink()
 
     @staticmethod
     def make(directory: Path) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,10 +21,10 @@ from elivepatch.advisory.plan import Choice, Plan, select, with_fixes, with_verd
 from elivepatch.advisory.policy import Place, Policy, read_policy
 from elivepatch.advisory.ranking import Ranking
 from elivepatch.advisory.record import Record
-from elivepatch.client.connection import add_connection, settings_of
+from elivepatch.client.connection import add_connection
 from elivepatch.client.cve.inputs import add_records, completed, effective_records, ranking_of, tell_findings
 from elivepatch.client.cve.judging import Judge, note_fixes
-from elivepatch.client.cve.keeping import current_records, fetch_sources
+from elivepatch.client.cve.keeping import advisory_server, current_records, fetch_records, fetch_sources
 from elivepatch.client.cve.kept import Kept
 from elivepatch.client.cve.looking import tell_funnel
 from elivepatch.client.cve.server import AdvisoryServer
@@ -34,7 +33,6 @@ from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import read_release
 from elivepatch.client.host.machine import Machine
-from elivepatch.client.options import SETTINGS_FILE
 from elivepatch.client.standing import look
 from elivepatch.client.state import Entry
 from elivepatch.client.store import Store
@@ -110,12 +108,12 @@ def planned(
     policy, keep = policy_of(arguments, machine), kept(arguments)
     arguments.sources, arguments.kev, arguments.epss = None, policy.kev, policy.epss
     release = parse_release(arguments.kernel) if arguments.kernel else read_release(machine.host)
-    settings = settings_of(arguments, environ=os.environ, file=machine.host.path(SETTINGS_FILE))
-    with AdvisoryServer(settings) as server:
+    with advisory_server(arguments, machine, output) as server:
         sources = fetch_sources(server, keep, release, machine if arguments.kernel is None else None)
+        records = _records(arguments, policy, server, keep, output)
         asked = question(arguments, output)
         ranking = ranking_of(arguments)
-        exposed = expose(_records(arguments, policy, keep, output), asked.subject)
+        exposed = expose(records, asked.subject)
         verdicts = keep.verdicts(release)
         judge = Judge(
             server=server,
@@ -217,13 +215,24 @@ def _live(asked: Question) -> tuple[Entry, ...]:
     return look(asked.machine, Store.of(asked.machine.host).record()).live if asked.machine is not None else ()
 
 
-def _records(arguments: argparse.Namespace, policy: Policy, keep: Kept, output: Output) -> list[Record]:
-    """Return the records that count: what the command line names, else the policy, else what is kept."""
+def _records(
+    arguments: argparse.Namespace, policy: Policy, server: AdvisoryServer, keep: Kept, output: Output
+) -> list[Record]:
+    """Return the records that count: what the command line names, else the policy, else the server, else what is kept.
+
+    What comes from the policy's source or from the server is kept, so that questions are answered from it later.
+    """
     arguments.overrides = arguments.overrides or policy.overrides
-    if arguments.records is None and policy.records is not None:
+    arguments.older = arguments.older or policy.older
+    if arguments.records is not None:
+        records = None
+    elif policy.records is not None:
         records = current_records(policy.records, keep, output)
-        return completed(records, arguments.overrides, output).effective()
-    return effective_records(arguments, output)
+    else:
+        records = fetch_records(server, keep)
+    if records is None:
+        return effective_records(arguments, output)
+    return completed(records, arguments, output).effective()
 
 
 def _place(place: Place, keep: Kept) -> FixSource:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`elivepatch-server cve`: the CVE records that the server hands to its hosts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from elivepatch.advisory.refresh import refresh_index
+from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus
+from elivepatch.output import Output
+from elivepatch.service.commands.serve import add_settings, settings_of
+from elivepatch.service.parts import RECORDS_FILE, make_state_directory
+
+_NAMED = 10
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser("cve", help="the CVE records that hosts are given", allow_abbrev=False)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    index = actions.add_parser(
+        "index", help="make the index of all records, or bring it up to date", allow_abbrev=False
+    )
+    index.add_argument(
+        "--records",
+        metavar="SOURCE",
+        type=Path,
+        required=True,
+        help="the kernel's CVE list: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index",
+    )
+    index.add_argument(
+        "--older", metavar="DIR", type=Path, help="kernel_cves.json and stream_fixes.json of linux_kernel_cves"
+    )
+    index.add_argument("--overrides", metavar="FILE", type=Path, help="hand-kept records that go before the list")
+    index.add_argument("--json", action="store_true", help="print JSON")
+    add_settings(index)
+    index.set_defaults(run=_index)
+
+
+def _index(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    state = settings_of(arguments).state_dir
+    make_state_directory(state)
+    made = refresh_index(
+        state / RECORDS_FILE,
+        arguments.records,
+        older=arguments.older,
+        overrides=arguments.overrides,
+        progress=output.progress,
+    )
+    if made.anew:
+        output.note(f"note: {made.anew} It is made anew.")
+    for found in (*made.records.findings.named, *made.beside.named)[:_NAMED]:
+        output.note(f"note: {found.name}: {found.message} [{found.code}]")
+    output.document(made.as_dict())
+    output.line(f"{made.sentence} for each host")
+    return ExitStatus.OK
