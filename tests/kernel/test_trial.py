@@ -86,10 +86,52 @@ def test_a_livepatch_that_does_right_passes(attempt: Try, stock_kernel: GuestKer
     assert console.count("livepatch: 'sample_good': unpatching complete") == 2
 
 
-def test_a_commands_quotes_newlines_and_dollars_reach_the_guest_as_they_are(attempt: Try) -> None:
-    command = """printf '%s\\n' "it's $(echo "\\$(nested)") `echo back`" 'a
+QUOTES = """printf '%s\\n' "it's $(echo "\\$(nested)") `echo back`" 'a
 b' "\\\\t" é; cat /proc/cmdline; exit 3"""
-    report = attempt("good", Expectation(command=command, pattern="patched"))
+
+# Sample, what is expected of it, modules. Those that leave the kernel whole share its boot, so they are first.
+CASES: dict[str, tuple[str, Expectation | None, Sequence[str]]] = {
+    "quotes": ("good", Expectation(command=QUOTES, pattern="patched"), ()),
+    "modules first": ("parent", Expectation(command="/proc/net/sctp/snmp", pattern="^patched"), ("sctp", "vmlinux")),
+    "no such device": ("absent", None, ("xen-gntdev",)),
+    "no such function": ("unknown", None, ()),
+    "no livepatch": ("plain", None, ()),
+    "never matches": ("good", Expectation(command="uname -s", pattern="patched"), ()),
+    "always matches": ("good", Expectation(command="uname -s", pattern="Linux"), ()),
+    "hard to match": ("good", Expectation(command=f"echo {'a' * 37}b", pattern="(a+)+$"), ()),
+    "lingers": ("lingers", Expectation(command="/proc/sample_lingers", pattern="patched"), ()),
+    "once": ("once", CMDLINE, ()),
+    "warns": ("warns", CMDLINE, ()),
+    "oopses": ("oopses", CMDLINE, ()),
+    "sticky": ("sticky", CMDLINE, ()),
+    "stuck": ("stuck", None, ()),
+}
+
+
+@pytest.fixture(scope="module")
+def reports(
+    stock_kernel: GuestKernel, samples: Path, tmp_path_factory: pytest.TempPathFactory, settings: Any
+) -> dict[str, TrialReport]:
+    """What was seen of each case."""
+    made = run_trials(
+        kernel=stock_kernel,
+        cases=[
+            TrialCase(
+                livepatch=samples / f"sample_{name}.ko",
+                name=f"sample_{name}",
+                parents=parents,
+                expectations=(expectation,) if expectation else (),
+            )
+            for name, expectation, parents in CASES.values()
+        ],
+        work_dir=tmp_path_factory.mktemp("trials"),
+        cache_dir=settings.cache_dir,
+    )
+    return dict(zip(CASES, made, strict=True))
+
+
+def test_a_commands_quotes_newlines_and_dollars_reach_the_guest_as_they_are(reports: dict[str, TrialReport]) -> None:
+    report = reports["quotes"]
     assert report.problems == ()
     assert report.observations[0].during == "it's $(nested) back\na\nb\n\\t\né\npatched by a sample\n"
 
@@ -103,45 +145,39 @@ def test_a_command_is_bounded_in_time_and_output(attempt: Try) -> None:
     assert len(report.observations[0].during) == 64 * 1024
 
 
-def test_the_modules_that_a_livepatch_patches_are_loaded_first(attempt: Try) -> None:
-    report = attempt(
-        "parent", Expectation(command="/proc/net/sctp/snmp", pattern="^patched"), parents=["sctp", "vmlinux"]
-    )
+def test_the_modules_that_a_livepatch_patches_are_loaded_first(reports: dict[str, TrialReport]) -> None:
+    report = reports["modules first"]
     assert report.problems == ()
     assert "SctpCurrEstab" in report.observations[0].before
     assert report.unloaded_parents == ()
 
 
-def test_a_module_that_does_not_load_here_is_no_fault_of_the_patch(attempt: Try) -> None:
-    report = attempt("absent", parents=["xen-gntdev"])
+def test_a_module_that_does_not_load_here_is_no_fault_of_the_patch(reports: dict[str, TrialReport]) -> None:
+    report = reports["no such device"]
     assert report.problems == ()
     assert report.unloaded_parents == ("xen_gntdev",)
 
 
 @pytest.mark.parametrize(
-    ("name", "expectation", "expected", "words"),
+    ("case", "expected", "words"),
     [
-        ("warns", CMDLINE, ["trial-kernel-log"], "sample_warns"),
-        ("oopses", CMDLINE, ["trial-kernel-log"], "cmdline_show"),
-        ("stuck", None, ["trial-transition"], "kthreadd"),
-        ("unknown", None, ["trial-load"], "symbol 'no_such_function_of_any_kernel' not found"),
-        ("plain", None, ["trial-load"], "no livepatch of its name"),
-        ("sticky", CMDLINE, ["trial-unload"], "cannot be unloaded"),
-        ("once", CMDLINE, ["trial-kernel-log", "trial-reload"], "sample_once"),
-        (
-            "lingers", Expectation(command="/proc/sample_lingers", pattern="patched"), ["trial-not-reverted"],
-            "still matches",
-        ),
-        ("good", Expectation(command="uname -s", pattern="patched"), ["trial-expectation"], "Linux"),
-        ("good", Expectation(command="uname -s", pattern="Linux"), ["trial-expectation"], "without the livepatch"),
-        ("good", Expectation(command="echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab", pattern="(a+)+$"),
-         ["trial-expectation"], "longer than"),
+        ("warns", ["trial-kernel-log"], "sample_warns"),
+        ("oopses", ["trial-kernel-log"], "cmdline_show"),
+        ("stuck", ["trial-transition"], "kthreadd"),
+        ("no such function", ["trial-load"], "symbol 'no_such_function_of_any_kernel' not found"),
+        ("no livepatch", ["trial-load"], "no livepatch of its name"),
+        ("sticky", ["trial-unload"], "cannot be unloaded"),
+        ("once", ["trial-kernel-log", "trial-reload"], "sample_once"),
+        ("lingers", ["trial-not-reverted"], "still matches"),
+        ("never matches", ["trial-expectation"], "Linux"),
+        ("always matches", ["trial-expectation"], "without the livepatch"),
+        ("hard to match", ["trial-expectation"], "longer than"),
     ],
-)  # fmt: skip
+)
 def test_each_way_to_do_wrong_is_seen(
-    attempt: Try, name: str, expectation: Expectation | None, expected: list[str], words: str
+    reports: dict[str, TrialReport], case: str, expected: list[str], words: str
 ) -> None:
-    report = attempt(name, *([expectation] if expectation else []))
+    report = reports[case]
     assert codes(report) == expected
     assert words in told(report)
     assert not report.passed
