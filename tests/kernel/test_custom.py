@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from edits import Edit, patch_of, series_of
 
+from elivepatch.build.archive import Archive
 from elivepatch.build.base import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.custom import CustomKernel, CustomMaker, KeptBuild
@@ -19,6 +20,7 @@ from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
 from elivepatch.model.kernel import BuildId, parse_release
 from elivepatch.model.trial import Expectation
+from elivepatch.process import run
 from elivepatch.service.building import BuildingWorkshop, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
@@ -26,6 +28,7 @@ from small_kernels import small_kernel
 
 pytestmark = pytest.mark.kernel
 
+BOOKWORM = "6.1.0-50-cloud-amd64"
 CMDLINE, LOADAVG = "fs/proc/cmdline.c", "fs/proc/loadavg.c"
 BASE_PATCH = Path(__file__).with_name("data") / "cmdline-base.patch"
 """What the operator has put into the kernel: /proc/cmdline begins with a word of theirs."""
@@ -110,9 +113,56 @@ def test_a_cumulative_livepatch_carries_both(
     assert report.observations[0].before.startswith("local: "), "the base patch is in the kernel itself"
 
 
+@pytest.fixture(scope="module")
+def kept(archive: Archive, base_6_1: Base, shared_path: Path) -> KeptBuild:
+    """What the builder of Debian's own kernel kept of its build."""
+    dbg = f"linux-image-{BOOKWORM}-dbg"
+    (package,) = archive.download([archive.find(dbg, base_6_1.version)])
+    run(["dpkg-deb", "-x", package, shared_path / "dbg"]).check("Unpacking the debug package")
+    debug = shared_path / "dbg/usr/lib/debug"
+    return KeptBuild(
+        vmlinux=debug / f"boot/vmlinux-{BOOKWORM}",
+        vmlinuz=base_6_1.directory / "vmlinuz",
+        symvers=base_6_1.tree / "Module.symvers",
+        modules=debug / f"lib/modules/{BOOKWORM}",
+    )
+
+
+def test_what_was_kept_of_a_build_gives_the_same_livepatches_as_the_packages(
+    workshop: BuildingWorkshop, base_6_1: Base, kept: KeptBuild, shared_path: Path, archive: Archive
+) -> None:
+    config = shared_path / "config"
+    config.write_bytes(_shipped_config(archive, base_6_1, shared_path))
+    bases = Bases(shared_path / "bases")
+    bases.directory.mkdir()
+    kernel = CustomKernel(
+        release=base_6_1.release,
+        source=f"linux-source-6.1={base_6_1.version}",
+        config=config,
+        kept=kept,
+        build_id=base_6_1.build_id,
+    )
+    made = maker(workshop, bases).add(kernel)
+    assert (made.kind, made.build_id, made.claimed_build_id) == ("custom", base_6_1.build_id, None)
+    assert made.struct_sizes == base_6_1.struct_sizes
+    assert made.units == base_6_1.units
+    assert made.module_files.keys() == base_6_1.module_files.keys()
+    vlan = Edit("net/8021q/vlanproc.c", '"VLAN Dev name	 | VLAN ID\n"', '"VLAN device	 | VLAN id\n"')
+    meminfo = Edit("fs/proc/meminfo.c", '"VmallocChunk:   "', '"VMALLOCCHUNK:   "')
+    ours = livepatch(workshop, made, shared_path / "ours", vlan, meminfo, name="livepatch_same")
+    theirs = livepatch(workshop, base_6_1, shared_path / "theirs", vlan, meminfo, name="livepatch_same")
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def _shipped_config(archive: Archive, base: Base, place: Path) -> bytes:
+    (package,) = archive.download([archive.find(f"linux-image-{base.release}", base.version)])
+    run(["dpkg-deb", "-x", package, place / "image"]).check("Unpacking the image package")
+    return (place / f"image/boot/config-{base.release}").read_bytes()
+
+
 @pytest.fixture
-def kept(own: Base, tmp_path: Path) -> KeptBuild:
-    """What an operator would have kept of the build, but for debug information."""
+def stripped(own: Base) -> KeptBuild:
+    """What was kept of a build, but for debug information."""
     return KeptBuild(
         vmlinux=own.directory / "vmlinux",
         vmlinuz=own.directory / "vmlinuz",
@@ -170,9 +220,9 @@ def test_a_host_of_another_build_id_must_be_accepted_and_is_then_told(
 
 
 def test_what_was_kept_of_a_build_must_have_debug_information(
-    workshop: BuildingWorkshop, own: Base, kept: KeptBuild, reachable_path: Path
+    workshop: BuildingWorkshop, own: Base, stripped: KeptBuild, reachable_path: Path
 ) -> None:
-    assert refusal(workshop, described(own, kept=kept), Bases(reachable_path)) == "debug-info"
+    assert refusal(workshop, described(own, kept=stripped), Bases(reachable_path)) == "debug-info"
 
 
 @pytest.mark.parametrize(
