@@ -64,6 +64,7 @@ class _Livepatch:
     replace: bool
     functions: tuple[str, ...]
     enabled: bool = True
+    forced: bool = False
 
 
 @dataclass
@@ -82,6 +83,7 @@ class SimulatedHost:
     started: datetime = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
     livepatches: list[_Livepatch] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
+    pinned: set[str] = field(default_factory=set)
     moving: _Livepatch | None = None
     loads: int = 0
 
@@ -120,7 +122,7 @@ class SimulatedHost:
         self.before("unload")
         if name not in self.modules:
             raise OSError(errno.ENOENT, "No such file or directory")
-        if any(one.name == name for one in self.livepatches):
+        if name in self.pinned or any(one.name == name for one in self.livepatches):
             raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
         self.modules.remove(name)
         self._show()
@@ -143,7 +145,7 @@ class SimulatedHost:
     def boot(self, *, seconds_down: float = 30.0) -> None:
         """Start (again): nothing is loaded, the boot has a new name."""
         self.boots += 1
-        self.livepatches, self.modules, self.moving = [], [], None
+        self.livepatches, self.modules, self.moving, self.pinned = [], [], None, set()
         self.time += seconds_down
         for task in self.tasks:
             task.patched, task.new_code = False, ""
@@ -227,6 +229,12 @@ class SimulatedHost:
             raise OSError(errno.EINVAL, "Invalid argument")
         for task in self.tasks:
             task.patched = one.enabled
+        # klp_force_transition since 5.17: the module of whatever is being removed stays for ever.
+        if not one.enabled:
+            one.forced = True
+        elif one.replace:
+            for other in self.livepatches:
+                other.forced = other is not one
         self._try_complete()
 
     def _start(self, one: _Livepatch) -> None:
@@ -251,7 +259,9 @@ class SimulatedHost:
 
     def _forget_disabled(self) -> None:
         """Remove what is out of force: the kernel does so from a work queue, a moment later."""
-        self.livepatches = [one for one in self.livepatches if one.enabled or one is self.moving]
+        gone = [one for one in self.livepatches if not one.enabled and one is not self.moving]
+        self.pinned |= {one.name for one in gone if one.forced}
+        self.livepatches = [one for one in self.livepatches if one not in gone]
 
     def _show(self) -> None:
         base = self.root / "sys/kernel/livepatch"
@@ -266,7 +276,7 @@ class SimulatedHost:
             (self.root / place / "force").touch()
             for function in one.functions:
                 (self.root / place / "vmlinux" / f"{function},1").mkdir(exist_ok=True)
-        holders = {one.name for one in self.livepatches}
+        holders = {one.name for one in self.livepatches} | self.pinned
         lines = [f"{name} 16384 {name in holders:d} - Live 0x0 (OEK)" for name in reversed(self.modules)]
         self.put("proc/modules", "".join(f"{line}\n" for line in [*lines, "ext4 900000 1 - Live 0x0"]))
         for task in self.tasks:

@@ -114,7 +114,7 @@ def tell_account(account: Account, output: Output) -> None:
         seconds = sum(transition.seconds for transition in account.changed.transitions)
         output.line(f"{said.name} is live: {_contents(account, said)}, in force after {seconds:.1f} s.")
         for name in account.changed.left:
-            output.line(f"note: {name} is out of force but its module cannot be unloaded; it is harmless")
+            output.line(f"note: {name} is out of force but its module stays loaded, harmless, until a reboot")
 
 
 def _contents(account: Account, said: Statement) -> str:

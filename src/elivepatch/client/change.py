@@ -16,7 +16,7 @@ from typing import Any
 from elivepatch.client.guard import Phase, note_phase
 from elivepatch.client.host.identity import loaded_modules
 from elivepatch.client.host.interruption import Interruption
-from elivepatch.client.host.loading import VerifiedModule, insert, open_verified, remove
+from elivepatch.client.host.loading import VerifiedModule, insert, is_pinned, open_verified, remove
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.host.sysfs import DIRECTORY, Rules, read_livepatch
 from elivepatch.client.host.watcher import Transition, Watch, follow, require_done
@@ -180,7 +180,7 @@ def _load(tools: Tools, entry: Entry) -> None:
         raise HostError(
             "name-taken",
             f"A module called {entry.name} is loaded already and cannot be unloaded.",
-            advice="Run `elivepatch list`; after a forced transition only a reboot takes it away.",
+            advice="Run `elivepatch list`, and see with `lsmod` what uses it.",
         )
     with _opened(tools, entry) as module:
         insert(tools.machine, module)
@@ -199,6 +199,7 @@ def _verify_all(tools: Tools, standing: Standing, steps: Sequence[Step]) -> None
     """Verify every module before the first step: a bad one in the middle would leave half a change."""
     for step in steps:
         if isinstance(step, Load):
+            _require_not_pinned(tools, standing, step.entry.name)
             with _opened(tools, step.entry) as module:
                 if module.statement.name != step.entry.name:
                     raise HostError(
@@ -212,6 +213,18 @@ def _verify_all(tools: Tools, standing: Standing, steps: Sequence[Step]) -> None
                     f"{standing.foreign[0].name} is live and was not loaded by elivepatch; it would be taken back.",
                     advice="Put its source patch into your series and unload it, or use `elivepatch apply --stack`.",
                 )
+
+
+def _require_not_pinned(tools: Tools, standing: Standing, name: str) -> None:
+    if not is_pinned(tools.machine.host, name):
+        return
+    live = [entry.name for entry in standing.live]
+    meanwhile = f" To be without livepatches until then: `elivepatch unload {live[-1]}`." if live else ""
+    raise HostError(
+        "module-pinned",
+        f"{name} cannot be loaded again in this boot: a forced transition took it out, and its module stays.",
+        advice=f"Reboot, then run the command again.{meanwhile}",
+    )
 
 
 def _disable(machine: Machine, name: str) -> None:

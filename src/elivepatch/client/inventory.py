@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from elivepatch.client.host.identity import LoadedModule
 from elivepatch.client.standing import Standing
 from elivepatch.client.state import Entry
 
@@ -16,12 +18,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{ending}"
 
 
-def described(standing: Standing, loaded: set[str]) -> list[dict[str, Any]]:
+def described(standing: Standing, modules: Sequence[LoadedModule]) -> list[dict[str, Any]]:
     """Return what is known of each livepatch: the kernel's first, in the order of loading, then what is only kept.
 
-    `state` is `live`, `moving-in`, `moving-out`, `disabled` (its module is still loaded) or `recorded`.
+    `state` is `live`, `moving-in`, `moving-out`, `disabled` (its module is still loaded), `pinned` (it was taken out by
+    force and its module stays until a reboot) or `recorded`.
     """
     known = standing.record.known
+    loaded = {module.name: "pinned" if module.uses else "disabled" for module in modules}
     rows = []
     for one in standing.kernel:
         moving = "moving-in" if one.enabled else "moving-out"
@@ -29,7 +33,7 @@ def described(standing: Standing, loaded: set[str]) -> list[dict[str, Any]]:
         entry = known.pop(one.name, None)
         functions = [asdict(function) for function in one.functions]
         rows.append(_row(one.name, state, entry) | {"objects": dict(one.objects), "functions": functions})
-    rows += [_row(name, "disabled" if name in loaded else "recorded", entry) for name, entry in sorted(known.items())]
+    rows += [_row(name, loaded.get(name, "recorded"), entry) for name, entry in sorted(known.items())]
     return rows
 
 

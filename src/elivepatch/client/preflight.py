@@ -8,6 +8,7 @@ from collections import Counter
 from elivepatch.client.host.doctor import enforces_signatures, ipmodify_functions
 from elivepatch.client.host.findings import Finding, fine, note, stop
 from elivepatch.client.host.identity import loaded_modules
+from elivepatch.client.host.loading import is_pinned
 from elivepatch.client.host.machine import Host, Machine
 from elivepatch.client.host.tasks import standing_in
 from elivepatch.client.inventory import counted
@@ -51,6 +52,12 @@ def _name(host: Host, standing: Standing, statement: Statement) -> Finding:
             "name-taken",
             f"A livepatch called {statement.name} is live already.",
             "Run `elivepatch list`; the server gives every build its own name.",
+        )
+    if is_pinned(host, statement.name):
+        return stop(
+            "module-pinned",
+            f"{statement.name} was live before: a forced transition took it out, and its module stays until a reboot.",
+            "Reboot, then run the command again; together with another source patch it becomes another livepatch.",
         )
     if any(module.name == statement.name and module.uses for module in loaded_modules(host)):
         return stop(

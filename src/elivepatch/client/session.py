@@ -101,7 +101,7 @@ def tell_change(changed: Changed, output: Output) -> None:
         way = "in force" if transition.enabling else "out of force"
         output.line(f"{transition.name} is {way} after {transition.seconds:.1f} s")
     for name in changed.left:
-        output.line(f"{name} is out of force but its module cannot be unloaded; it is harmless")
+        output.line(f"{name} is out of force but its module stays loaded, harmless, until a reboot")
     live = ", ".join(entry.name for entry in changed.standing.live) or "nothing"
     output.line(f"live now: {live}")
 

@@ -31,8 +31,8 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Print one line for each livepatch, or everything about one."""
     machine = machines.this_machine()
     standing = look(machine, Store.of(machine.host).record())
-    loaded = {module.name for module in loaded_modules(machine.host)}
-    rows = [row for row in described(standing, loaded) if arguments.name in {None, row["name"]}]
+    modules = loaded_modules(machine.host)
+    rows = [row for row in described(standing, modules) if arguments.name in {None, row["name"]}]
     if arguments.name is not None and not rows:
         raise HostError(
             "no-such-livepatch",

@@ -82,8 +82,8 @@ def _livepatches(seen: _Seen, record: Record | None) -> list[dict[str, Any]]:
     release, build_id = read_release(seen.machine.host), seen.store.build_id
     standing = look(seen.machine, record or Record.empty(release, build_id, ""))
     seen.standing = standing if record is not None else None
-    loaded = {module.name for module in loaded_modules(seen.machine.host)}
-    return [row for row in described(standing, loaded) if row["state"] != "recorded"]
+    modules = loaded_modules(seen.machine.host)
+    return [row for row in described(standing, modules) if row["state"] != "recorded"]
 
 
 def _transition(seen: _Seen) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from elivepatch.client.host.identity import loaded_modules, read_arch, read_build_id, read_release
 from elivepatch.client.host.machine import Host, Machine
+from elivepatch.client.host.sysfs import read_livepatch
 from elivepatch.model.errors import EnvironmentFault, HostError, TrustError
 from elivepatch.trust.envelope import verify_livepatch
 from elivepatch.trust.keys import PublicKey
@@ -101,6 +102,16 @@ def remove(machine: Machine, name: str) -> bool:
                 return False
             machine.clock.sleep(0.1)
     return True
+
+
+def is_pinned(host: Host, name: str) -> bool:
+    """Whether `name` is the module of a livepatch that was taken out by force: it stays loaded until a reboot.
+
+    The kernel keeps its reference to what a forced transition removes, because a task may still run in it
+    (klp_force_transition and klp_free_patch_finish in kernel/livepatch).
+    """
+    held = any(module.name == name and module.uses and "K" in module.taints for module in loaded_modules(host))
+    return held and read_livepatch(host, name) is None
 
 
 def _content(module: Path, descriptor: int) -> bytes:
