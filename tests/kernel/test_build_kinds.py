@@ -189,6 +189,48 @@ def test_a_change_of_a_header_reaches_vmlinux_and_modules(base: Base, build: Any
     assert ("vmlinux", "vlan_do_receive", "net/8021q/vlan_core.c") in replaced(outcome)
 
 
+def test_an_object_that_reads_nothing_of_what_changed_in_a_header_is_left_alone(base_6_1: Base, build: Any) -> None:
+    """Many sources include that header, one uses the macro."""
+    macro = Edit("net/8021q/vlan.h", "for ((i) = 0; i < VLAN_PROTO", "for ((i) = 1; i < VLAN_PROTO")
+    outcome = build(base_6_1, patch_of(base_6_1.tree, macro))
+    assert {source for _object, _name, source in replaced(outcome)} == {"net/8021q/vlan.c"}
+    compared = list(outcome.module.parent.glob("object-*"))
+    assert len(compared) <= 2, "the others were compiled for nothing"
+    assert len(list((base_6_1.directory / "originals").glob("*/text"))) >= 5
+
+
+def new_file(path: str, *lines: str) -> str:
+    text = "".join(f"+{line}\n" for line in lines)
+    return f"--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{len(lines)} @@\n{text}"
+
+
+EXTRA = ["#include <linux/seq_file.h>", "void proc_extra(struct seq_file *m);", "void proc_extra(struct seq_file *m)",
+         "{", '	seq_puts(m, "extra\\n");', "}"]  # fmt: skip
+CALL = [before(VERSION, SHOW, "void proc_extra(struct seq_file *m);\n\n"), before(VERSION, END, "	proc_extra(m);\n")]
+
+
+def test_a_new_source_that_a_makefile_lists_becomes_part_of_the_livepatch(base: Base, build: Any) -> None:
+    listed = before("fs/proc/Makefile", "proc-y	+= version.o\n", "proc-y	+= extra.o\n")
+    outcome = build(base, new_file("fs/proc/extra.c", *EXTRA) + patch_of(base.tree, listed, *CALL))
+    assert replaced(outcome) == VMLINUX_VERSION
+    assert [note.code for note in outcome.notes] == ["new-object"]
+    assert "proc_extra" in {symbol.name for symbol in ElfFile(outcome.module).symbols if symbol.defined}
+
+
+def test_a_new_source_that_another_one_includes_becomes_part_of_that(base_6_1: Base, build: Any) -> None:
+    include = before(VERSION, SHOW, '#include "extra.c"\n\n')
+    outcome = build(base_6_1, new_file("fs/proc/extra.c", *EXTRA) + patch_of(base_6_1.tree, include, CALL[1]))
+    assert replaced(outcome) == VMLINUX_VERSION
+
+
+def test_a_new_source_with_code_that_runs_at_boot_is_refused(base_6_1: Base, build: Any) -> None:
+    lines = [*EXTRA, "#include <linux/init.h>", "static int __init extra_init(void) { return 0; }",
+             "fs_initcall(extra_init);"]  # fmt: skip
+    listed = before("fs/proc/Makefile", "proc-y	+= version.o\n", "proc-y	+= extra.o\n")
+    outcome = build(base_6_1, new_file("fs/proc/extra.c", *lines) + patch_of(base_6_1.tree, listed, *CALL))
+    assert outcome.problem.code == "init-code"
+
+
 def test_what_is_not_built_here_is_left_out_with_a_note(base_6_1: Base, build: Any) -> None:
     foreign = before("arch/arm64/kernel/process.c", "#include <linux/compat.h>\n", "/* a line */\n")
     outcome = build(base_6_1, patch_of(base_6_1.tree, MEMINFO, foreign))
