@@ -45,7 +45,7 @@ _UNREADABLE = (ELFError, ConstructError, ValueError, KeyError, AttributeError, I
 
 
 class Section(NamedTuple):
-    """A section header. `executable` says whether it holds code."""
+    """A section header. `executable` says whether it holds code, `flags` are sh_flags as they stand there."""
 
     number: int
     name: str
@@ -56,6 +56,7 @@ class Section(NamedTuple):
     size: int
     link: int
     info: int
+    flags: int
 
 
 class Symbol(NamedTuple):
@@ -113,7 +114,7 @@ class ElfFile:
                     Section(
                         index, section.name, str(section["sh_type"]), bool(section["sh_flags"] & _SHF_EXECINSTR),
                         section["sh_addr"], section["sh_offset"], section["sh_size"], section["sh_link"],
-                        section["sh_info"],
+                        section["sh_info"], section["sh_flags"],
                     )
                     for index, section in enumerate(elf.iter_sections())
                 )  # fmt: skip
