@@ -41,6 +41,16 @@ class Output:
             json.dump(data, self.out, indent=2, default=str)
             self.out.write("\n")
 
+    def listing(self, items: Iterable[Any]) -> None:
+        """Print the one JSON document of this command, a list, an element a line: thousands take no second so."""
+        if self.as_json:
+            self._close_line()
+            begin = "["
+            for item in items:
+                self.out.write(f"{begin}\n{json.dumps(item, default=str)}")
+                begin = ","
+            self.out.write("\n]\n" if begin == "," else "[]\n")
+
     def line(self, text: str = "") -> None:
         """Print a line for people, where JSON was not asked for."""
         if not self.as_json:

@@ -39,6 +39,14 @@ def test_people_get_lines_and_machines_one_document() -> None:
             assert out.getvalue() == "a line\nA  B\n1  x\n"
 
 
+def test_a_listing_is_one_document_with_an_element_a_line() -> None:
+    for items in ([], [{"id": 1}], [{"id": 1}, {"id": "\n"}]):
+        output, out, _ = spoken(as_json=True)
+        output.listing(items)
+        assert json.loads(out.getvalue()) == items
+        assert len(out.getvalue().splitlines()) == (len(items) + 2 if items else 1)
+
+
 def test_a_problem_is_a_sentence_what_matters_and_a_next_step() -> None:
     output, out, err = spoken()
     output.problem(PROBLEM)

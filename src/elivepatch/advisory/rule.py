@@ -121,7 +121,6 @@ def _explain(group: Introduction, state: State, fix: Fix | None, kernel: KernelV
     origin = f"introduced in {group.version}"
     if group.version == BEGINNING:
         origin = "introduced nobody knows when, so taken as always present"
-    branch = KernelVersion(branch=kernel.branch)
     if state is State.NOT_AFFECTED:
         reason = f"{origin}, which {kernel} does not contain"
     elif state is State.UNKNOWN:
@@ -132,7 +131,7 @@ def _explain(group: Introduction, state: State, fix: Fix | None, kernel: KernelV
     elif state is State.FIXED or fix.version.branch == kernel.branch:
         reason = f"{origin}, fixed in {fix.version}"
     else:
-        reason = f"{origin}, no fix in {branch}.y, in mainline since {fix.version}"
+        reason = f"{origin}, no fix in {KernelVersion(branch=kernel.branch)}.y, in mainline since {fix.version}"
     return Evidence(
         introduced=str(group.version),
         introduced_commit=group.commit,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from elivepatch.model.errors import UsageError
 from elivepatch.output import Output
 
 _NAMED = 10
+_MANY = 500_000
 
 
 def add_records(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +54,8 @@ def records_of(arguments: argparse.Namespace, output: Output) -> Records:
     Raises UsageError where none are given or kept.
     """
     source = source_of(arguments)
+    # Hundred thousands of objects that live until the end: looking for cycles among them takes a tenth of a second.
+    gc.set_threshold(_MANY)
     records = read_index(source) if is_index(source) else read_records(source, progress=output.progress)
     return completed(records, arguments, output)
 

@@ -36,7 +36,7 @@ def list_cves(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     if arguments.openvex:
         _tell_openvex(chosen, asked, output)
     elif output.as_json:
-        output.document([exposure_dict(one, asked.subject, ranking) for one in chosen])
+        output.listing(exposure_dict(one, asked.subject, ranking) for one in chosen)
     else:
         _tell_table(chosen, asked.subject, output)
         output.line(f"{len(chosen)} of {len(exposed)} records, {asked.title}")
