@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +21,7 @@ from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
 from elivepatch.service.auth import Role, Tokens
-from elivepatch.service.database import metadata, migrate, open_database
+from elivepatch.service.database import metadata, migrate, one_at_a_time, open_database
 from elivepatch.service.jobs import Asked, Jobs, Outcome
 
 pytestmark = [
@@ -106,3 +108,26 @@ def test_a_database_of_the_version_before_keeps_what_it_has() -> None:
         (token,) = Tokens(engine).list()
         assert (token.name, token.role, token.tenant) == ("operator", Role.OPERATOR, "default")
         engine.dispose()
+
+
+def test_who_waits_for_the_tables_does_not_hold_up_who_makes_them(database: sa.Engine) -> None:
+    """An index that is made concurrently waits for every statement that is under way, that of whoever waits too."""
+    waiting = threading.Event()
+
+    def other_process() -> None:
+        waiting.set()
+        with one_at_a_time(database, 7):
+            pass
+
+    waits = threading.Thread(target=other_process)
+    with one_at_a_time(database, 7):
+        waits.start()
+        waiting.wait()
+        time.sleep(1)
+        with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("SET statement_timeout = '10s'")
+            connection.exec_driver_sql("CREATE INDEX CONCURRENTLY of_this_test ON audit (who)")
+            connection.exec_driver_sql("DROP INDEX of_this_test")
+        assert waits.is_alive()
+    waits.join(timeout=10)
+    assert not waits.is_alive()

@@ -22,6 +22,7 @@ from elivepatch.model.errors import EnvironmentFault
 _MIGRATIONS = Path(__file__).with_name("migrations")
 # An advisory lock of PostgreSQL, so that processes that start at once do not make the same tables.
 _MIGRATING = 0x656C7001
+_TURN_S = 0.1
 _PATIENCE_S = 120.0
 
 _Answer = TypeVar("_Answer")
@@ -247,7 +248,10 @@ def one_at_a_time(engine: sa.Engine, number: int) -> Iterator[None]:
         yield
         return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text("SELECT pg_advisory_lock(:number)"), {"number": number})
+        # Not a statement that waits: what makes an index concurrently waits for every statement that is under way, so
+        # that whoever has the lock and makes one would wait for us.
+        while not connection.execute(sa.text("SELECT pg_try_advisory_lock(:number)"), {"number": number}).scalar_one():
+            time.sleep(_TURN_S)
         try:
             yield
         finally:
