@@ -12,7 +12,7 @@ import pytest
 from elf_maker import Made
 
 from elivepatch.build.archive import Archive, Package, _matches
-from elivepatch.build.preparing import config_gate, objtool_per_object, source_version
+from elivepatch.build.preparing import config_gate, may_be_of, objtool_per_object, source_version
 from elivepatch.build.reading import check_compiler, struct_sizes
 from elivepatch.build.stock import aliases, find_packages, resolve
 from elivepatch.build.toolchain import Toolchain
@@ -252,6 +252,22 @@ def test_a_build_system_that_delays_objtool_in_another_way_is_told(tmp_path: Pat
 )
 def test_the_version_of_a_source_is_read_from_its_makefile(makefile: str, version: str) -> None:
     assert source_version(makefile) == version
+
+
+@pytest.mark.parametrize(
+    ("release", "version", "may"),
+    [
+        ("6.12.107-ours", "6.12.107", True),
+        ("6.12.107", "6.12.107", True),
+        ("6.1.0-50-cloud-amd64", "6.1.176", True),
+        ("7.3-amd64", "7.3.0-rc7", True),
+        ("6.12.40-ours", "6.12.107", False),
+        ("6.1.176-ours", "6.12.176", False),
+        ("6.1.176-ours", "", False),
+    ],
+)
+def test_a_release_is_of_a_source_of_its_version(release: str, version: str, may: bool) -> None:
+    assert may_be_of(release, version) is may
 
 
 @pytest.mark.parametrize("linked", ["scripts", "scripts/Makefile.lib"])

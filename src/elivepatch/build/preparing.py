@@ -18,6 +18,7 @@ from elivepatch.model.kernel import Release
 
 _RELEASE_HEADER = re.compile(r'#define UTS_RELEASE "([^"]*)"')
 _VERSION_PART = re.compile(r"(?m)^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(\S*)$")
+_NUMBERS = re.compile(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?")
 _FILE_LIMIT_BYTES = 4 << 20
 _SUFFIX_ONLY = "$(KERNELVERSION)$$($(CONFIG_SHELL) $(srctree)/scripts/setlocalversion"
 
@@ -60,7 +61,7 @@ class TreeMaker:
                 "The source is not of a kernel: it has no Makefile that states a version.",
                 advice="Give the top directory of the kernel's source, or an archive with one top directory.",
             )
-        if self.release != version and not re.match(rf"{re.escape(version)}[^0-9]", self.release):
+        if not may_be_of(self.release, version):
             raise EnvironmentFault(
                 "release-mismatch",
                 f"The source is of Linux {version}, which cannot be a kernel {self.release}.",
@@ -120,6 +121,17 @@ def source_version(makefile: str) -> str:
     parts: dict[str, str] = dict(_VERSION_PART.findall(makefile))
     numbers = [parts.get(name, "") for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
     return ".".join(number for number in numbers if number) + parts.get("EXTRAVERSION", "")
+
+
+def may_be_of(release: str, version: str) -> bool:
+    """Whether a kernel of this release can have been built from a source of this version.
+
+    Some distributions keep the last number at zero in all releases of a series: 6.1.0-50 is of 6.1.176.
+    """
+    ours, theirs = (_NUMBERS.match(text) for text in (release, version))
+    if ours is None or theirs is None:
+        return False
+    return ours.group(1, 2) == theirs.group(1, 2) and ours[3] in {None, "0", theirs[3]}
 
 
 def objtool_per_object(tree: Path) -> None:
