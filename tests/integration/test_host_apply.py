@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import signal
@@ -73,6 +74,18 @@ def test_a_second_apply_carries_everything_live_in_order_and_replaces_it(
     assert sent(server) == ["one.patch", "two.patch", "three.patch", "four.patch"]
     assert run(host, "rollback").status == 0
     assert host.live == ["elp_2"]
+
+
+def test_the_patches_that_the_kernel_was_built_with_are_named_and_not_sent(
+    host: SimulatedHost, server: SigningServer
+) -> None:
+    base = patch(host, "base")
+    apply(host, "one", options=("--base-patch", str(base)))
+    digest = hashlib.sha256(base.read_bytes()).hexdigest()
+    assert server.requests[-1]["base_patches"] == [{"name": "base.patch", "sha256": digest}]
+    assert sent(server) == ["one.patch"]
+    apply(host, "two")
+    assert "base_patches" not in server.requests[-1]
 
 
 def test_what_is_live_already_is_not_built_again(host: SimulatedHost, server: SigningServer) -> None:

@@ -44,6 +44,8 @@ SOURCES = KernelSources(
     changelog=Changelog(version="6.1.176-1", closed={}, elsewhere={}, own={}, reverted={}),
 )
 
+BASE_PATCHES = {"our-driver.patch": Digest("12" * 32), "our-tuning.patch": Digest("34" * 32)}
+
 
 class FakeWorkshop:
     """Notes every run in `journal`, a file, so that runs can be counted over restarts of a server."""
@@ -63,6 +65,10 @@ class FakeWorkshop:
         if release != KERNEL.release:
             raise EnvironmentFault("kernel-unknown", f"There is no base for {release}.", advice="Add it on the server.")
         return SOURCES
+
+    def base_patches(self, release: str) -> dict[str, Digest]:
+        self.facts(release)
+        return dict(BASE_PATCHES)
 
     def facts(self, release: str) -> Digest:
         if release != KERNEL.release:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-from fake_workshop import KERNEL, FakeWorkshop
+from fake_workshop import BASE_PATCHES, KERNEL, FakeWorkshop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -132,6 +132,32 @@ def test_what_is_looked_at_in_the_trial_makes_another_request(service: Service) 
     looked = service.ask("sleep 0\ntrial", expectations=[{"command": "x", "pattern": "y"}])
     unchecked = service.ask("sleep 0\ntrial", trial=False)
     assert len({answer.json()["id"] for answer in (plain, looked, unchecked)}) == 3
+
+
+def named(*names: str) -> list[dict[str, str]]:
+    digests = {**BASE_PATCHES, "theirs.patch": "56" * 32}
+    return [{"name": name, "sha256": digests[name]} for name in names]
+
+
+def test_what_a_kernel_was_built_with_is_compared_with_the_base_and_makes_no_other_request(service: Service) -> None:
+    plain = service.ask("sleep 0").json()["id"]
+    for names in (("our-driver.patch", "our-tuning.patch"), ("our-tuning.patch", "our-driver.patch")):
+        assert service.ask("sleep 0", base_patches=named(*names)).json()["id"] == plain
+
+
+@pytest.mark.parametrize(
+    ("names", "how"),
+    [
+        (["our-driver.patch"], "it has our-tuning.patch besides."),
+        (["our-driver.patch", "our-tuning.patch", "theirs.patch"], "it lacks theirs.patch."),
+        (["theirs.patch"], "it lacks theirs.patch and it has our-driver.patch, our-tuning.patch besides."),
+    ],
+)
+def test_a_base_that_was_made_with_other_patches_is_refused(service: Service, names: list[str], how: str) -> None:
+    answer = service.ask("sleep 0", base_patches=named(*names))
+    assert (answer.status_code, answer.json()["code"], answer.json()["kind"]) == (409, "base-patches", "host")
+    assert answer.json()["message"].endswith(how)
+    assert "--no-base-patches" in answer.json()["advice"]
 
 
 def test_a_damaged_module_is_not_served_and_is_built_anew(service: Service) -> None:

@@ -37,6 +37,8 @@ RECIPE = 2
 """Raised when the way a base is made changes; part of every base's digest."""
 
 VMLINUX = "vmlinux"
+BASE_PATCH = "base patch "
+"""What the name of a base patch begins with in `Base.packages`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,12 @@ class Base:
             config_digest=self.config_digest,
             compiler=self.compiler,
         )
+
+    @property
+    def base_patches(self) -> dict[str, Digest]:
+        """The patches with which the source was patched before the kernel was built, by name; none in stock bases."""
+        named = {name: digest for name, digest in self.packages.items() if name.startswith(BASE_PATCH)}
+        return {name.removeprefix(BASE_PATCH): Digest(digest) for name, digest in named.items()}
 
     @cached_property
     def digest(self) -> Digest:

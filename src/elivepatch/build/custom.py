@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from elivepatch.build.archive import Archive
-from elivepatch.build.base import VMLINUX, Base
+from elivepatch.build.base import BASE_PATCH, VMLINUX, Base
 from elivepatch.build.making import Workplace, decompress_modules, other_architecture, size_of
 from elivepatch.build.preparing import TreeMaker, source_version, units_of, unpack_source
 from elivepatch.build.reading import check_compiler, read_debug
@@ -106,10 +106,10 @@ class CustomMaker:
         return self._bind(base, kernel)
 
     def _check_same(self, kernel: CustomKernel, base: Base, content: bytes) -> None:
-        patches = {f"base patch {path.name}": _digest(path) for path in kernel.base_patches}
-        known = {name: digest for name, digest in base.packages.items() if name.startswith("base patch ")}
+        patches = {path.name: _digest(path) for path in kernel.base_patches}
         kept = kernel.kept is None or ElfFile(kernel.kept.vmlinux).build_id == base.build_id
-        if base.kind != "custom" or base.config_digest != sha256(content).hexdigest() or patches != known or not kept:
+        same = base.config_digest == sha256(content).hexdigest() and base.base_patches == patches
+        if base.kind != "custom" or not same or not kept:
             raise UsageError(
                 "kernel-present",
                 f"There is another base of {kernel.release} already.",
@@ -246,7 +246,7 @@ class CustomMaker:
                     advice="Give the patches that the running kernel has, in order, and the source without them.",
                     excerpt=done.tail(),
                 )
-            patches[f"base patch {path.name}"] = _digest(path)
+            patches[f"{BASE_PATCH}{path.name}"] = _digest(path)
         return patches
 
     def _build(self, maker: TreeMaker, config: KernelConfig, built: Path) -> None:

@@ -23,6 +23,7 @@ from elivepatch.model.build import BuildRequest, Status
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, Problem, TrustError, UsageError
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, parse_release
 from elivepatch.model.progress import Event
+from elivepatch.model.series import BasePatch
 from elivepatch.settings import ClientSettings
 
 MAX_BODY_BYTES = 24 * 1024 * 1024
@@ -113,6 +114,7 @@ class Api:
             }
             | ({"fresh": True} if fresh else {})
             | ({"priority": "automatic"} if automatic else {})
+            | ({"base_patches": [_named(patch) for patch in request.base_patches]} if request.base_patches else {})
         ).encode()
         if len(body) > MAX_BODY_BYTES:
             raise UsageError(
@@ -208,11 +210,12 @@ class Api:
         raise self._unreachable(f"status {got.status_code}")
 
     def _unreachable(self, how: str) -> Unreachable:
-        return Unreachable(
-            "server-unreachable",
-            f"The server at {self.url} does not answer: {how}.",
-            advice="Start it with `elivepatch-server serve`, or name another one with --url or in client.toml.",
-        )
+        advice = "Start it with `elivepatch-server serve`, or name another one with --url or in client.toml."
+        if "SSL" in how:
+            advice = "Write http:// where it speaks no TLS; SSL_CERT_FILE names the authority of its certificate."
+        elif "disconnected" in how:
+            advice = "Write https:// where it speaks TLS."
+        return Unreachable("server-unreachable", f"The server at {self.url} does not answer: {how}.", advice=advice)
 
     @contextmanager
     def _understood(self) -> Iterator[None]:
@@ -281,6 +284,10 @@ def _kernel(data: dict[str, Any]) -> KernelIdentity:
         config_digest=Digest(str(data["config_digest"])),
         compiler=str(data["compiler"]),
     )
+
+
+def _named(patch: BasePatch) -> dict[str, str]:
+    return {"name": patch.name, "sha256": patch.digest}
 
 
 def _event(name: str, data: str) -> Event | None:

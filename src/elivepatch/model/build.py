@@ -10,7 +10,7 @@ from typing import Any
 
 from elivepatch.model.errors import Problem
 from elivepatch.model.kernel import Digest, KernelIdentity
-from elivepatch.model.series import PatchSeries
+from elivepatch.model.series import BasePatch, PatchSeries
 from elivepatch.model.trial import Expectation
 
 
@@ -48,6 +48,8 @@ class BuildRequest:
     replace: bool = True
 
 
+    `base_patches` are those that the running kernel was built with, as far as the host knows them; a base that was made
+    with others is refused. They decide nothing else.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchedFunction:
     """One function that a livepatch replaces.
@@ -59,6 +61,7 @@ class PatchedFunction:
     object: str
     name: str
     sympos: int
+    base_patches: tuple[BasePatch, ...] = ()
     source: str
 
 

@@ -23,6 +23,14 @@ class SourcePatch:
 
 
 @dataclass(frozen=True, slots=True)
+class BasePatch:
+    """A patch that a kernel was built with: its name for people, and the SHA-256 of its bytes."""
+
+    name: str
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class PatchSeries:
     """Source patches in the order in which they are applied."""
 

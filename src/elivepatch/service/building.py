@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +104,10 @@ class BuildingWorkshop:
                 changelog=told if told is not None and told.version == base.version else None,
             )
         return self._sources[builder]
+
+    def base_patches(self, release: str) -> Mapping[str, Digest]:
+        """Return the patches that a kernel's source had before it was built, by name."""
+        return self.base(release).base_patches
 
     def facts(self, release: str) -> Digest:
         """Return the digest of all that decides, together with the source patches, what comes out of the builder."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from elivepatch.model.build import BuildRequest
-from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.errors import EnvironmentFault, HostError
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.service.fleet import Fleet, Offer
 from elivepatch.service.store import Store
@@ -35,13 +36,32 @@ class Catalogue(Protocol):
         """Return what a kernel was built from (docs/cve.md)."""
 
     def plan(self, request: BuildRequest) -> Plan:
-        """Return where a request is to be done."""
+        """Return where a request is to be done; raises HostError where the host's kernel has other patches in it."""
 
 
 def build_key(facts: Digest, request: BuildRequest) -> Digest:
     """Return the digest of all that determines the module's bytes."""
     decides = [facts, [patch.digest for patch in request.series.patches], request.replace]
     return Digest(hashlib.sha256(json.dumps(decides).encode()).hexdigest())
+
+
+def check_base_patches(request: BuildRequest, known: Mapping[str, Digest] | None) -> None:
+    """Raise HostError where a base was made with other patches than those that the host names; it may name none."""
+    if not request.base_patches or known is None:
+        return
+    named = {patch.digest for patch in request.base_patches}
+    lacking = [patch.name for patch in request.base_patches if patch.digest not in known.values()]
+    beyond = [name for name, digest in known.items() if digest not in named]
+    if not lacking and not beyond:
+        return
+    how = [f"it lacks {', '.join(lacking)[:200]}"] if lacking else []
+    how += [f"it has {', '.join(beyond)[:200]} besides"] if beyond else []
+    raise HostError(
+        "base-patches",
+        f"The server's base of {request.release} was made with other patches than this kernel: {' and '.join(how)}.",
+        advice="Make the base with the patches that the running kernel was built with (docs/custom.md). Where the "
+        "kernel was built without these, say so: --base-patch names what it has, --no-base-patches that it has none.",
+    )
 
 
 class LocalCatalogue:
@@ -60,6 +80,7 @@ class LocalCatalogue:
 
     def plan(self, request: BuildRequest) -> Plan:
         """Return where a request is to be done."""
+        check_base_patches(request, self._workshop.base_patches(request.release))
         facts = self._workshop.facts(request.release)
         ids = [kernel.build_id for kernel in self._workshop.kernels() if kernel.release == request.release]
         return Plan(build_key=build_key(facts, request), route=facts[:16], kernel_build_id=ids[0] if ids else "")
@@ -83,6 +104,7 @@ class FleetCatalogue:
     def plan(self, request: BuildRequest) -> Plan:
         """Return where a request is to be done."""
         offer = self._offer(request.release)
+        check_base_patches(request, offer.base_patches)
         return Plan(build_key=build_key(offer.facts, request), route=offer.route, kernel_build_id=offer.kernel.build_id)
 
     def _offer(self, release: str) -> Offer:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,11 +24,15 @@ KNOWN_S = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A kernel that a worker can build for. `facts` is the digest of all but the series that decides the bytes."""
+    """A kernel that a worker can build for. `facts` is the digest of all but the series that decides the bytes.
+
+    `base_patches` are those that its source had before it was built, by name; None where the worker does not tell.
+    """
 
     kernel: KernelIdentity
     facts: Digest
     sources: Digest
+    base_patches: Mapping[str, Digest] | None = None
 
     @property
     def route(self) -> str:
@@ -39,7 +43,11 @@ class Offer:
     def read(cls, data: dict[str, Any]) -> Offer:
         """Return the offer that the table holds as JSON."""
         return cls(
-            kernel=KernelIdentity(**data["kernel"]), facts=Digest(data["facts"]), sources=Digest(data["sources"])
+            kernel=KernelIdentity(**data["kernel"]),
+            facts=Digest(data["facts"]),
+            sources=Digest(data["sources"]),
+            # A worker of the version before does not tell them.
+            base_patches=data.get("base_patches"),
         )
 
 

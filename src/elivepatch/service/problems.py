@@ -29,6 +29,7 @@ _STATUS_OF_CODE = {
     "token-unknown": HTTPStatus.NOT_FOUND,
     "records-unknown": HTTPStatus.NOT_FOUND,
     "token-exists": HTTPStatus.CONFLICT,
+    "base-patches": HTTPStatus.CONFLICT,
     "blob-missing": HTTPStatus.GONE,
     "build-not-done": HTTPStatus.CONFLICT,
     "range-not-satisfiable": HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,

@@ -191,13 +191,14 @@ class Pulse:
         for kernel in self._workshop.kernels():
             try:
                 facts = self._workshop.facts(kernel.release)
+                patches = dict(self._workshop.base_patches(kernel.release))
                 if facts not in self._told:
                     self._told[facts] = self._store.put(self._workshop.sources(kernel.release).encode())
             except EnvironmentFault as fault:
                 # Its toolchain is gone, or not what this version wants: no reason to leave the others.
                 left_out[kernel.release] = fault.problem
                 continue
-            offers.append(Offer(kernel=kernel, facts=facts, sources=self._told[facts]))
+            offers.append(Offer(kernel=kernel, facts=facts, sources=self._told[facts], base_patches=patches))
         for release, problem in left_out.items():
             if release not in self._left_out:
                 _logger.warning(

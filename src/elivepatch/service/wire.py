@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from elivepatch.model.build import BuildRequest, Result, Status
 from elivepatch.model.errors import Kind, UsageError
-from elivepatch.model.kernel import parse_release
-from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.model.kernel import Digest, parse_release
+from elivepatch.model.series import BasePatch, PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
 from elivepatch.service.audit import Entry
 from elivepatch.service.auth import Account, Role, Token
@@ -52,6 +52,13 @@ class PatchBody(_Sent):
         return SourcePatch(display_name(self.name), content)
 
 
+class BasePatchBody(_Sent):
+    """A patch that the running kernel was built with: its name for people, the SHA-256 of its bytes."""
+
+    name: str = Field(max_length=4096)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
 class ExpectationBody(_Sent):
     """A command of the guest and a regular expression for its output while the livepatch is enabled."""
 
@@ -72,6 +79,10 @@ class BuildBody(_Sent):
     trial: bool = True
     check_only: bool = False
     replace: bool = Field(default=True, description="Whether the livepatch takes all earlier ones away.")
+    rewrite: bool = Field(
+        default=False, description="Whether a check that finds against the series proposes a changed one."
+    )
+    base_patches: Annotated[list[BasePatchBody], Field(max_length=MAX_PATCHES)] = []
     priority: Literal["interactive", "automatic"] = "interactive"
     fresh: bool = Field(default=False, description="Build although there is an answer; needs the role operator.")
 
@@ -84,6 +95,10 @@ class BuildBody(_Sent):
             trial=self.trial,
             check_only=self.check_only,
             replace=self.replace,
+            rewrite=self.rewrite,
+            base_patches=tuple(
+                BasePatch(display_name(patch.name), Digest(patch.sha256)) for patch in self.base_patches
+            ),
         )
 
 
@@ -235,6 +250,23 @@ class ProblemPart(BaseModel):
     excerpt: str
 
 
+class StepPart(BaseModel):
+    """One change that a proposal makes, with its reason; `code` is the problem that it takes away."""
+
+    code: str
+    path: str
+    what: str
+    why: str
+
+
+class ProposalPart(BaseModel):
+    """A patch in place of the series that was sent; empty where there is none, and `refusal` says why."""
+
+    patch: str
+    steps: list[StepPart]
+    refusal: str
+
+
 class ReportAnswer(BaseModel):
     """How a job ended. `build_id` is the kernel's; `module_sha256` is null where no module is served."""
 
@@ -250,6 +282,7 @@ class ReportAnswer(BaseModel):
     module_sha256: str | None
     seconds: dict[str, float]
     trial: dict[str, Any] | None
+    proposal: ProposalPart | None
 
 
 class KernelAnswer(BaseModel):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +33,12 @@ class Workshop(Protocol):
         """Return what a kernel was built from; cheap when asked again.
 
         Raises UsageError or EnvironmentFault, for example with the code `kernel-unknown`.
+        """
+
+    def base_patches(self, release: str) -> Mapping[str, Digest]:
+        """Return the patches that a kernel's source had before it was built, by name; none for a stock kernel.
+
+        Raises as `sources` does.
         """
 
     def facts(self, release: str) -> Digest:

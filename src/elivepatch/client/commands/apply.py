@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from elivepatch.client.base_patches import add_base_patches, base_patches_of
 from elivepatch.client.bringing import Account, Delivery, bring_in, require_asked_for, tell_account
 from elivepatch.client.connection import add_connection, add_limit, settings_of
 from elivepatch.client.files import read_series
@@ -48,6 +49,7 @@ def register(subparsers: Subparsers) -> None:
         help="what a command prints in the server's trial while the livepatch is enabled, and only then",
     )
     parser.add_argument("--no-trial", action="store_true", help="do not boot the kernel to try the livepatch first")
+    add_base_patches(parser)
     add_limit(parser)
     add_connection(parser)
     add_changing(parser)
@@ -73,6 +75,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
                 expectations=expectations,
                 trial=not arguments.no_trial,
                 replace=not arguments.stack,
+                base_patches=base_patches_of(arguments, kernel.release),
             )
             delivery = _build(session, arguments, account, request)
             said = verify_envelope(delivery.envelope, session.tools.pinned)

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 from elivepatch.client.api import Api, Refused, parse_job
+from elivepatch.client.base_patches import add_base_patches, base_patches_of
 from elivepatch.client.connection import add_connection, add_limit, connect
 from elivepatch.client.files import read_series, write_whole
 from elivepatch.client.follow import Patience
@@ -46,6 +47,7 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--follow", metavar="ID", help="wait for a job that was asked for before")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+    add_base_patches(parser)
     add_limit(parser)
     add_connection(parser)
     parser.set_defaults(run=run)
@@ -107,18 +109,21 @@ def tell(report: Report, output: Output) -> None:
 def _request(arguments: argparse.Namespace) -> BuildRequest | None:
     """Return what is to be asked for, None where an earlier job is to be followed."""
     if arguments.follow is not None:
-        if arguments.patches or arguments.kernel or arguments.expect or arguments.no_trial or arguments.fresh:
+        others = arguments.expect or arguments.no_trial or arguments.fresh or arguments.base_patches
+        if arguments.patches or arguments.kernel or others:
             raise _usage("--follow takes a job as it was asked for: no patches, kernel or other options go with it.")
         return None
     if not arguments.patches or not arguments.kernel:
         raise _usage("PATCH and --kernel are needed.")
     if arguments.expect and arguments.no_trial:
         raise _usage("--expect is seen in the trial, and --no-trial leaves that out.")
+    release = parse_release(arguments.kernel)
     return BuildRequest(
-        release=parse_release(arguments.kernel),
+        release=release,
         series=read_series(arguments.patches),
         expectations=tuple(Expectation.parse(text) for text in arguments.expect),
         trial=not arguments.no_trial,
+        base_patches=base_patches_of(arguments, release),
     )
 
 

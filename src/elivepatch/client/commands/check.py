@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from elivepatch.client.base_patches import add_base_patches, base_patches_of
 from elivepatch.client.commands.build import tell, wait
 from elivepatch.client.connection import add_connection, add_limit, connect
 from elivepatch.client.files import read_series
@@ -25,6 +26,7 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("patches", metavar="PATCH", nargs="+", type=Path, help="source patches, in order")
     parser.add_argument("--kernel", metavar="RELEASE", required=True, help="`uname -r` of the host")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+    add_base_patches(parser)
     add_limit(parser)
     add_connection(parser)
     parser.set_defaults(run=run)
@@ -32,8 +34,13 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Ask for the verdict, wait for it and tell it."""
+    release = parse_release(arguments.kernel)
     request = BuildRequest(
-        release=parse_release(arguments.kernel), series=read_series(arguments.patches), trial=False, check_only=True
+        release=release,
+        series=read_series(arguments.patches),
+        trial=False,
+        check_only=True,
+        base_patches=base_patches_of(arguments, release),
     )
     with connect(arguments) as api, time_limit(api.limit_s) as waiting:
         waiting.job = api.submit(request)

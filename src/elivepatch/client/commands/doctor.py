@@ -130,7 +130,7 @@ def _patches(host: Host) -> Finding:
         return note(
             "base-patches",
             f"{len(found)} user patches are in this kernel's source, the first is {found[0]['name']}.",
-            "The base on the server must be made with them; its build-id tells whether it was.",
+            "The base on the server must be made with them; `elivepatch apply` names them and the server compares.",
         )
     return fine("base-patches", "no user patches of a package manager were found")
 
