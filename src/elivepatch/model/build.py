@@ -31,6 +31,14 @@ class Result(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
+class Builder(enum.StrEnum):
+    """What makes a livepatch of a series (docs/adr/0009): from single objects, or from the whole kernel built anew."""
+
+    OBJECTS = "objects"
+    KLP = "klp"
+    REFERENCE = "reference"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
     """A series for one kernel, and what the trial is to see.
@@ -38,6 +46,10 @@ class BuildRequest:
     `release` is resolved to a base by the server. With `trial` false the module is built and checked but not booted.
     With `check_only` the answer is the verdict: nothing is linked. A livepatch with `replace` takes all earlier ones
     away when it is enabled (Documentation/livepatch/cumulative-patches.rst); without, it stands beside them.
+    With `rewrite`, a check of a series that cannot be a livepatch also proposes a changed one that could.
+    With `paranoid` a second builder makes the livepatch too, and only where both made the same is it given.
+    `base_patches` are those that the running kernel was built with, as far as the host knows them; a base that was made
+    with others is refused. They decide nothing else.
     """
 
     release: str
@@ -46,10 +58,12 @@ class BuildRequest:
     trial: bool = True
     check_only: bool = False
     replace: bool = True
+    rewrite: bool = False
+    builder: Builder = Builder.OBJECTS
+    paranoid: bool = False
+    base_patches: tuple[BasePatch, ...] = ()
 
 
-    `base_patches` are those that the running kernel was built with, as far as the host knows them; a base that was made
-    with others is refused. They decide nothing else.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchedFunction:
     """One function that a livepatch replaces.
@@ -61,7 +75,6 @@ class PatchedFunction:
     object: str
     name: str
     sympos: int
-    base_patches: tuple[BasePatch, ...] = ()
     source: str
 
 
@@ -71,6 +84,32 @@ class Note:
 
     code: str
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewriteStep:
+    """One change of a series that a rewrite proposes: in which file, what, and why nothing is lost by it.
+
+    `code` is that of the problem that it takes away.
+    """
+
+    code: str
+    path: str
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A series that could be a livepatch where the one that was sent could not.
+
+    `patch` is one unified diff in place of the whole series, empty where none was found; `steps` say what was changed,
+    or was tried before it turned out not to do; `refusal` says in one sentence why there is no patch.
+    """
+
+    patch: str
+    steps: tuple[RewriteStep, ...] = ()
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,3 +144,4 @@ class BuildOutcome:
     functions: tuple[PatchedFunction, ...] = ()
     notes: tuple[Note, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    proposal: Proposal | None = None
