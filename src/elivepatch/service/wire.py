@@ -79,9 +79,6 @@ class BuildBody(_Sent):
     trial: bool = True
     check_only: bool = False
     replace: bool = Field(default=True, description="Whether the livepatch takes all earlier ones away.")
-    rewrite: bool = Field(
-        default=False, description="Whether a check that finds against the series proposes a changed one."
-    )
     base_patches: Annotated[list[BasePatchBody], Field(max_length=MAX_PATCHES)] = []
     priority: Literal["interactive", "automatic"] = "interactive"
     fresh: bool = Field(default=False, description="Build although there is an answer; needs the role operator.")
@@ -95,7 +92,6 @@ class BuildBody(_Sent):
             trial=self.trial,
             check_only=self.check_only,
             replace=self.replace,
-            rewrite=self.rewrite,
             base_patches=tuple(
                 BasePatch(display_name(patch.name), Digest(patch.sha256)) for patch in self.base_patches
             ),
@@ -250,23 +246,6 @@ class ProblemPart(BaseModel):
     excerpt: str
 
 
-class StepPart(BaseModel):
-    """One change that a proposal makes, with its reason; `code` is the problem that it takes away."""
-
-    code: str
-    path: str
-    what: str
-    why: str
-
-
-class ProposalPart(BaseModel):
-    """A patch in place of the series that was sent; empty where there is none, and `refusal` says why."""
-
-    patch: str
-    steps: list[StepPart]
-    refusal: str
-
-
 class ReportAnswer(BaseModel):
     """How a job ended. `build_id` is the kernel's; `module_sha256` is null where no module is served."""
 
@@ -282,7 +261,6 @@ class ReportAnswer(BaseModel):
     module_sha256: str | None
     seconds: dict[str, float]
     trial: dict[str, Any] | None
-    proposal: ProposalPart | None
 
 
 class KernelAnswer(BaseModel):
