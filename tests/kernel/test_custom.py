@@ -147,7 +147,7 @@ def test_what_was_kept_of_a_build_gives_the_same_livepatches_as_the_packages(
     assert made.struct_sizes == base_6_1.struct_sizes
     assert made.units == base_6_1.units
     assert made.module_files.keys() == base_6_1.module_files.keys()
-    vlan = Edit("net/8021q/vlanproc.c", '"VLAN Dev name	 | VLAN ID\n"', '"VLAN device	 | VLAN id\n"')
+    vlan = Edit("net/8021q/vlanproc.c", '"VLAN Dev name	 | VLAN ID\\n"', '"VLAN device	 | VLAN id\\n"')
     meminfo = Edit("fs/proc/meminfo.c", '"VmallocChunk:   "', '"VMALLOCCHUNK:   "')
     ours = livepatch(workshop, made, shared_path / "ours", vlan, meminfo, name="livepatch_same")
     theirs = livepatch(workshop, base_6_1, shared_path / "theirs", vlan, meminfo, name="livepatch_same")
