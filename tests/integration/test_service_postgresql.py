@@ -20,8 +20,9 @@ from running_server import free_port
 from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
-from elivepatch.service.auth import Role, Tokens
+from elivepatch.service.auth import Account, Role, Tokens
 from elivepatch.service.database import metadata, migrate, one_at_a_time, open_database
+from elivepatch.service.hosts import HostBody, Hosts
 from elivepatch.service.jobs import Asked, Jobs, Outcome
 
 pytestmark = [
@@ -94,6 +95,15 @@ def test_a_token_is_made_once(database: sa.Engine, tmp_path: Path) -> None:
     assert tokens.ensure_operator(tmp_path / "t")
     assert not tokens.ensure_operator(tmp_path / "t")
     tokens.check((tmp_path / "t").read_text().strip())
+
+
+def test_the_last_word_of_a_host_counts(database: sa.Engine) -> None:
+    hosts, account = Hosts(database), Account(name="web", role=Role.OPERATOR, tenant="default")
+    said = HostBody(kernel="6.1.0", build_id="", result="closed", livepatches=[], open=1, closed=1, needs_reboot=0)
+    for name in ("b", "a", "b"):
+        hosts.note(account, name, said)
+    assert [row["name"] for row in hosts.page(account, after="", limit=5)] == ["a", "b"]
+    assert [row["name"] for row in hosts.page(account, after="a/web", limit=5)] == ["b"]
 
 
 def test_a_database_of_the_version_before_keeps_what_it_has() -> None:

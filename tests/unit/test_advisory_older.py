@@ -72,6 +72,11 @@ def test_what_nobody_knows_when_it_came_was_always_there(tmp_path: Path, records
     assert (state(record, "2.6.32.1"), state(record, "5.4")) == (State.AFFECTED, State.FIXED)
 
 
+def test_the_candidate_that_nobody_should_use_is_one(tmp_path: Path, records: Records) -> None:
+    record = one(tmp_path, records, ENTRY | {"affected_versions": "v5.10-rc1 to v5.12-rc1-dontuse"}, {})
+    assert (state(record, "5.11.3"), state(record, "5.12")) == (State.AFFECTED, State.FIXED)
+
+
 @pytest.mark.parametrize(
     ("versions", "streams"),
     [

@@ -225,6 +225,8 @@ def _print_record(told: dict[str, Any], output: Output) -> None:
     output.line(f"files     {' '.join(told['files']) or '-'}")
     if "overridden" in told:
         output.line(f"override  {told['overridden']}")
+    if "older" in told:
+        output.line("from      linux_kernel_cves, not the kernel's own list")
     if "state" in told:
         output.line(f"state     {told['state']} on Linux {told['kernel']}")
         for evidence in told["evidence"]:
