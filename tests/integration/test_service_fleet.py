@@ -163,6 +163,9 @@ def test_a_database_that_is_restarted_costs_no_job_and_is_told_as_such(house: Ho
     house.postgres.start()
     house.ends_once(job)
     assert "Traceback" not in house.front.log.read_text()
+    for process, at_most in ((house.front, 2), *((worker, 8) for worker in house.workers.values())):
+        lines = process.log.read_text().splitlines()
+        assert sum("Connection refused" in line or "closed" in line for line in lines) <= at_most, lines
 
 
 def test_two_workers_of_one_name_are_one_too_many(house: House, tmp_path: Path) -> None:

@@ -5,8 +5,28 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 
 import structlog
+
+_AGAIN_S = 60.0
+_SAME = 40
+
+
+class _Seldom(logging.Filter):
+    """Lets what begins with the same words pass once a minute: DBOS tells of a database that is away at every look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a record is logged (logging's interface)."""
+        words, now = record.getMessage()[:_SAME], time.monotonic()
+        passes = now - self._last.get(words, float("-inf")) > _AGAIN_S
+        if passes:
+            self._last = {known: at for known, at in self._last.items() if now - at < _AGAIN_S} | {words: now}
+        return passes
 
 
 def set_up() -> None:
@@ -35,5 +55,6 @@ def set_up() -> None:
     dbos = logging.getLogger("dbos")
     dbos.handlers = [handler]
     dbos.propagate = False
+    dbos.addFilter(_Seldom())
     for chatty in ("alembic", "dbos", "uvicorn", "httpx2"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

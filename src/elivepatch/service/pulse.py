@@ -208,11 +208,15 @@ class Pulse:
         return tuple(offers)
 
     def _repeat(self, round_: Callable[[], None], every_s: float) -> None:
+        failing = False
         while not self._stopping.wait(every_s):
             try:
                 round_()
+                failing = False
             except Exception as error:  # noqa: BLE001 - a round that fails must not be the last
-                _logger.warning("pulse.round-failed", what=round_.__name__, error=str(error)[:300])
+                if not failing:
+                    _logger.warning("pulse.round-failed", what=round_.__name__, error=str(error)[:300])
+                failing = True
 
 
 def _try_lock(connection: sa.Connection, name: str) -> bool:

@@ -61,11 +61,15 @@ class Watch:
                     del self._listeners[job]
 
     def _rounds(self) -> None:
+        failing = False
         while not self._stopping.wait(_LOOK_S):
             try:
                 self._look()
+                failing = False
             except Exception as error:  # noqa: BLE001 - a round that fails must not be the last
-                _logger.warning("watch.round-failed", error=str(error)[:300])
+                if not failing:
+                    _logger.warning("watch.round-failed", error=str(error)[:300])
+                failing = True
 
     def _look(self) -> None:
         with self._database.connect() as connection:
