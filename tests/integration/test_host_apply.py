@@ -188,6 +188,24 @@ def test_another_build_of_the_same_release_is_refused_before_anything_is_built(
     assert server.requests == []
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("sys/module/module/parameters/sig_enforce", "Y\n"),
+        ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
+    ],
+)
+def test_a_kernel_that_takes_only_modules_signed_for_it_is_told_before_anything_is_built(
+    host: SimulatedHost, server: SigningServer, file: str, text: str
+) -> None:
+    host.put(file, text)
+    for options in ((), ("--dry-run",)):
+        ran = apply(host, "one", options=options)
+        assert (ran.status, ran.code) == (6, "signature-needed")
+    assert "elivepatch signs no modules for kernels" in ran.document["problem"]["advice"]
+    assert server.requests == []
+
+
 def test_a_host_that_trusts_nobody_does_not_even_build(host: SimulatedHost, server: SigningServer) -> None:
     (host.root / "etc/elivepatch/trusted.json").unlink()
     ran = apply(host, "one")

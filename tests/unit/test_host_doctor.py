@@ -37,6 +37,7 @@ def _lose_livepatching(host: SimulatedHost) -> None:
     host.put(f"boot/config-{RELEASE}", "# CONFIG_LIVEPATCH is not set\nCONFIG_DYNAMIC_FTRACE_WITH_REGS=y\n")
 
 
+FTRACE = "CONFIG_LIVEPATCH=y\nCONFIG_DYNAMIC_FTRACE_WITH_REGS=y\n"
 STOPS: list[tuple[str, Callable[[SimulatedHost], None]]] = [
     ("not-root", lambda host: host.put("proc/self/status", "CapEff:\t0000000000000000\n")),
     ("build-id-unknown", lambda host: host.put("sys/kernel/notes", b"")),
@@ -45,10 +46,13 @@ STOPS: list[tuple[str, Callable[[SimulatedHost], None]]] = [
     ("ftrace-off", lambda host: host.put("proc/sys/kernel/ftrace_enabled", "0\n")),
     ("ftrace-missing", lambda host: host.put(f"boot/config-{RELEASE}", "CONFIG_LIVEPATCH=y\n")),
     ("modules-disabled", lambda host: host.put("proc/sys/kernel/modules_disabled", "1\n")),
+    ("signature-needed", lambda host: host.put("sys/module/module/parameters/sig_enforce", "Y\n")),
+    ("signature-needed", lambda host: host.put("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")),
+    ("signature-needed", lambda host: host.put(f"boot/config-{RELEASE}", f"{FTRACE}CONFIG_MODULE_SIG_FORCE=y\n")),
 ]
 
 
-@pytest.mark.parametrize(("code", "change"), STOPS, ids=[code for code, _ in STOPS])
+@pytest.mark.parametrize(("code", "change"), STOPS, ids=[f"{code}-{number}" for number, (code, _) in enumerate(STOPS)])
 def test_what_stops_livepatches_is_told_and_stops_commands_too(
     host: SimulatedHost, code: str, change: Callable[[SimulatedHost], None]
 ) -> None:
@@ -63,6 +67,21 @@ def test_what_stops_livepatches_is_told_and_stops_commands_too(
     assert host.loads == 0
 
 
+@pytest.mark.parametrize(("code", "change"), STOPS[-5:], ids=[f"{code}-{n}" for n, (code, _) in enumerate(STOPS[-5:])])
+def test_what_only_keeps_livepatches_from_being_loaded_does_not_keep_one_from_being_taken_out(
+    host: SimulatedHost, code: str, change: Callable[[SimulatedHost], None]
+) -> None:
+    for number, name in enumerate(("elp_a", "elp_b"), start=1):
+        made = make_livepatch(name, series=[f"{one:064x}" for one in range(number)])
+        assert run(host, "load", save(made, host.root / "files")).status == 0
+    change(host)
+    back = run_json(host, "rollback")
+    assert (back.status, back.code, host.live) == (6, code, ["elp_b"])
+    assert run(host, "unload", "elp_b").status == 0
+    assert host.live == []
+    assert run(host, "status").status == 0
+
+
 NOTES: list[tuple[str, Callable[[SimulatedHost], None]]] = [
     ("config-unknown", lambda host: (host.root / f"boot/config-{RELEASE}").unlink()),
     ("config-malformed", lambda host: host.put(f"boot/config-{RELEASE}", "CONFIG_X=$(reboot)\n")),
@@ -70,8 +89,6 @@ NOTES: list[tuple[str, Callable[[SimulatedHost], None]]] = [
         "stacks-unreliable",
         lambda host: host.put(f"boot/config-{RELEASE}", "CONFIG_LIVEPATCH=y\nCONFIG_DYNAMIC_FTRACE_WITH_ARGS=y\n"),
     ),
-    ("signature-needed", lambda host: host.put("sys/module/module/parameters/sig_enforce", "Y\n")),
-    ("signature-needed", lambda host: host.put("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")),
     ("kernel-oopsed", lambda host: host.put("proc/sys/kernel/tainted", "128\n")),
     ("kernel-tainted", lambda host: host.put("proc/sys/kernel/tainted", "512\n")),
     ("tracers", lambda host: host.put("sys/kernel/tracing/enabled_functions", "vfs_read (1) R I     \ttramp: x\n")),

@@ -153,14 +153,6 @@ class TestPreflight:
         ran = load(host, make_livepatch("elp_a", functions=["other"], replace=False))
         assert (ran.status, ran.code) == (6, "name-taken")
 
-    def test_an_unsigned_module_on_a_kernel_that_wants_signatures_is_told_before_it_is_tried(
-        self, host: SimulatedHost
-    ) -> None:
-        host.put("sys/module/module/parameters/sig_enforce", "Y\n")
-        ran = load(host, make_livepatch("elp_a"))
-        assert (ran.status, ran.code) == (6, "kernel-signature")
-        assert host.loads == 0
-
     def test_a_function_that_the_kernel_has_twice_is_told(self, host: SimulatedHost) -> None:
         line = "0000000000000000 t meminfo_proc_show\n"
         host.put("proc/kallsyms", line)

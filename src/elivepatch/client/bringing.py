@@ -85,9 +85,8 @@ def bring_in(session: Session, delivery: Delivery, account: Account, *, reason: 
     for patch in delivery.sources:
         session.store.keep(patch.content, "patch")
     session.tools.progress(Event(stage="preflight", message=statement.name))
-    with open_verified(session.machine.host, path, delivery.envelope, session.tools.pinned) as module:
-        signed = module.kernel_signed
-    findings = look_closely(session.machine, session.standing, statement, kernel_signed=signed)
+    with open_verified(session.machine.host, path, delivery.envelope, session.tools.pinned):
+        findings = look_closely(session.machine, session.standing, statement)
     account.findings.extend(findings)
     require(findings)
     if account.dry_run:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from elivepatch.client.guard import Phase, note_phase
+from elivepatch.client.host.findings import Finding, require
 from elivepatch.client.host.identity import loaded_modules
 from elivepatch.client.host.interruption import Interruption
 from elivepatch.client.host.loading import VerifiedModule, insert, is_pinned, open_verified, remove
@@ -49,7 +50,11 @@ Step = Load | Disable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What a change works with. `keep_loaded` names modules that stay loaded after they were disabled."""
+    """What a change works with.
+
+    `keep_loaded` names modules that stay loaded after they were disabled; `obstacles` are findings about what keeps a
+    livepatch from being loaded here.
+    """
 
     machine: Machine
     store: Store
@@ -57,6 +62,7 @@ class Tools:
     watch: Watch
     progress: Progress
     keep_loaded: Collection[str] = ()
+    obstacles: Collection[Finding] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +112,8 @@ def carry_out(tools: Tools, standing: Standing, coming: Record, *, action: str) 
     """
     machine, store = tools.machine, tools.store
     steps = plan(standing.live, coming.set.entries, Rules.of(coming.release))
+    if any(isinstance(step, Load) for step in steps):
+        require(tools.obstacles)
     _verify_all(tools, standing, steps)
     before = store.guard()
     transitions: list[Transition] = []

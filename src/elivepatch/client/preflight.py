@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from elivepatch.client.host.doctor import enforces_signatures, ipmodify_functions
+from elivepatch.client.host.doctor import ipmodify_functions
 from elivepatch.client.host.findings import Finding, fine, note, stop
 from elivepatch.client.host.identity import loaded_modules
 from elivepatch.client.host.loading import is_pinned
@@ -18,14 +18,11 @@ from elivepatch.trust.statement import Statement
 _STACKS_WITHIN_S = 2.0
 
 
-def look_closely(
-    machine: Machine, standing: Standing, statement: Statement, *, kernel_signed: bool
-) -> tuple[Finding, ...]:
+def look_closely(machine: Machine, standing: Standing, statement: Statement) -> tuple[Finding, ...]:
     """Compare a verified livepatch with the host it is to be loaded on. Takes three seconds at the most."""
     host = machine.host
     return (
         fine("fits", f"{statement.name} is signed and made for this kernel: {statement.release}"),
-        _signature(host, kernel_signed=kernel_signed),
         _name(host, standing, statement),
         _others(standing, statement),
         _functions(host, statement),
@@ -33,17 +30,6 @@ def look_closely(
         _tracers(host, standing, statement),
         _tasks(machine, statement),
     )
-
-
-def _signature(host: Host, *, kernel_signed: bool) -> Finding:
-    why = enforces_signatures(host)
-    if why and not kernel_signed:
-        return stop(
-            "kernel-signature",
-            f"The module carries no signature for the kernel, and {why}.",
-            "Have the server sign modules with a key that this kernel trusts; see `elivepatch doctor`.",
-        )
-    return fine("kernel-signature", "the kernel does not ask for more" if not why else "signed for the kernel")
 
 
 def _name(host: Host, standing: Standing, statement: Statement) -> Finding:

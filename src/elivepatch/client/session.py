@@ -6,13 +6,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from elivepatch.client.change import Changed, Tools
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.doctor import examine
-from elivepatch.client.host.findings import Finding, require
+from elivepatch.client.host.findings import LOADING_ONLY, Finding, require
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.host.watcher import Watch
 from elivepatch.client.options import TRUSTED_FILE, host_settings
@@ -41,13 +41,14 @@ def changing(
 ) -> Iterator[Session]:
     """Hold the host's lock; raises HostError where no livepatch could be changed here at all.
 
+    What only keeps new ones from being loaded is in `Tools.obstacles`: taking one out must work still.
     `doing` is what other commands are told while they wait. With `keep_loaded`, modules stay loaded when they are
     disabled.
     """
     machine = machines.this_machine()
     settings = host_settings(arguments, machine.host)
     findings = examine(machine.host)
-    require(finding for finding in findings if finding.code != "transition-running")
+    require(finding for finding in findings if finding.code not in {"transition-running", *LOADING_ONLY})
     if getattr(arguments, "force", False):
         output.note("warning: --force gives up the kernel's consistency: a task may run old and new code mixed.")
     store = Store.of(machine.host)
@@ -59,7 +60,10 @@ def changing(
             settings=settings,
             standing=standing,
             findings=findings,
-            tools=_tools(machine, store, settings, arguments, output, standing if keep_loaded else None),
+            tools=replace(
+                _tools(machine, store, settings, arguments, output, standing if keep_loaded else None),
+                obstacles=[finding for finding in findings if finding.code in LOADING_ONLY],
+            ),
         )
 
 

@@ -14,6 +14,7 @@ from elivepatch.client.connection import add_connection, add_limit, settings_of
 from elivepatch.client.files import read_series
 from elivepatch.client.follow import Patience
 from elivepatch.client.handout import SigningServer
+from elivepatch.client.host.findings import require
 from elivepatch.client.host.identity import read_identity
 from elivepatch.client.limit import time_limit
 from elivepatch.client.options import SETTINGS_FILE, add_changing
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     given = read_series(arguments.patches)
     expectations = tuple(Expectation.parse(text) for text in arguments.expect)
     with changing(arguments, output, doing="apply") as session:
+        require(session.tools.obstacles)
         require_settled(session.standing)
         kernel = read_identity(session.machine.host)
         account = Account(kernel=kernel, dry_run=arguments.dry_run, findings=list(session.findings))

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from elivepatch.client.bringing import Account, Delivery, bring_in, tell_account
+from elivepatch.client.host.findings import require
 from elivepatch.client.host.identity import read_identity
 from elivepatch.client.host.loading import MODULE_LIMIT
 from elivepatch.client.options import add_changing
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     envelope = _read(signature, MAX_BYTES, "signature")
     sources = [SourcePatch(file.name, _read(file, MODULE_LIMIT, "source patch")) for file in arguments.source]
     with changing(arguments, output, doing=f"load {module.name}") as session:
+        require(session.tools.obstacles)
         require_settled(session.standing)
         account = Account(
             kernel=read_identity(session.machine.host), dry_run=arguments.dry_run, findings=list(session.findings)

@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         raise HostError(
             "still-loaded",
             f"{arguments.name} is out of force, but the kernel does not let its module go.",
-            advice="After a forced transition only a reboot takes it away; until then it is harmless.",
+            advice="After a forced transition, or where loading modules was switched off, only a reboot takes it away; "
+            "until then it is harmless.",
         )
     return ExitStatus.OK

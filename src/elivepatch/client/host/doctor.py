@@ -198,10 +198,12 @@ def _signing(host: Host, config: KernelConfig | None) -> Finding:
     keys = [line for line in (host.text("proc/keys") or "").splitlines() if " asymmetri " in f"{line} "]
     rings = [ring for ring in _KEYRINGS if f" {ring}" in (host.text("proc/keys") or "")]
     if why:
-        return note(
+        return stop(
             "signature-needed",
-            f"Unsigned modules are refused: {why}. It shows {len(keys)} keys in {', '.join(rings) or 'no keyring'}.",
-            "Have the server sign modules with a key that this kernel trusts (enrolled by MOK, for example).",
+            f"Only modules that are signed for this kernel load here: {why}; "
+            f"it shows {len(keys)} keys in {', '.join(rings) or 'no keyring'}.",
+            "elivepatch signs no modules for kernels, so none of its livepatches loads here: boot without what "
+            "enforces it (Secure Boot, lockdown=, module.sig_enforce), or patch by an ordinary kernel update.",
         )
     if config and config.enabled("MODULE_SIG"):
         return fine("signature", "unsigned modules load and taint the kernel (E)")

@@ -47,6 +47,10 @@ def stop(code: str, message: str, advice: str) -> Finding:
     return Finding(code=code, level=Level.STOP, message=message, advice=advice)
 
 
+LOADING_ONLY = frozenset({"modules-disabled", "signature-needed", "kernel-old", "ftrace-off", "ftrace-missing"})
+"""Codes of what keeps a livepatch from being loaded, but not one that is live from being taken out."""
+
+
 def require(findings: Iterable[Finding]) -> None:
     """Raise HostError for the first finding that stops; the others that do are in its excerpt."""
     stops = [finding for finding in findings if finding.level is Level.STOP]

@@ -20,7 +20,6 @@ from elivepatch.trust.keys import PublicKey
 from elivepatch.trust.statement import Statement
 
 MODULE_LIMIT = 256 << 20
-_APPENDED = b"~Module signature appended~\n"  # include/linux/module_signature.h, MODULE_SIG_STRING
 _MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243, "loongarch64": 258, "ppc64le": 21}  # elf.h, EM_*
 
 
@@ -30,7 +29,6 @@ class VerifiedModule:
 
     descriptor: int
     statement: Statement
-    kernel_signed: bool
 
 
 @contextmanager
@@ -53,9 +51,7 @@ def open_verified(host: Host, module: Path, envelope: bytes, pinned: Collection[
         statement = verify_livepatch(envelope, content, pinned)
         check_kernel(host, statement)
         _check_module(descriptor, module, statement)
-        yield VerifiedModule(
-            descriptor=descriptor, statement=statement, kernel_signed=content[-len(_APPENDED) :] == _APPENDED
-        )
+        yield VerifiedModule(descriptor=descriptor, statement=statement)
     finally:
         os.close(descriptor)
 
@@ -188,12 +184,12 @@ _ANSWERS: dict[int, tuple[str, str, str]] = {
     errno.EKEYREJECTED: (
         "kernel-signature",
         "this kernel only loads modules signed with a key that it knows",
-        "Have the server sign modules with a key enrolled here (MOK or .machine keyring); see `elivepatch doctor`.",
+        "elivepatch signs no modules for kernels; `elivepatch doctor` says what enforces it here.",
     ),
     errno.ENOKEY: (
         "kernel-signature",
         "this kernel only loads modules signed with a key that it knows",
-        "Have the server sign modules with a key enrolled here (MOK or .machine keyring); see `elivepatch doctor`.",
+        "elivepatch signs no modules for kernels; `elivepatch doctor` says what enforces it here.",
     ),
     errno.EPERM: (
         "load-forbidden",
