@@ -158,6 +158,19 @@ def test_overrides_are_kept_in_the_index(cve: Callable[..., Ended], tmp_path: Pa
     assert "measured here" in shown
 
 
+def test_older_cves_are_put_beside_the_list_and_marked(cve: Callable[..., Ended], tmp_path: Path) -> None:
+    entry = {"affected_versions": "v4.8-rc1 to v5.4-rc3", "fixes": "b" * 40, "cmt_msg": "lamp: be dark"}
+    (tmp_path / "kernel_cves.json").write_text(json.dumps({"CVE-2019-90001": entry, "nonsense": 1}))
+    (tmp_path / "stream_fixes.json").write_text("{}")
+    given = ("--records", SMALL, "--older", tmp_path)
+    ended = cve("list", *given, "--kernel", "4.19.5", "--json")
+    assert "nonsense: It is no entry about a CVE" in ended.err
+    assert [(each["state"], each["older"]) for each in ended.document if "older" in each] == [("affected", True)]
+    assert "not the kernel's own list" in cve("show", "CVE-2019-90001", *given, "--kernel", "4.19.5").out
+    assert cve("index", *given, "-o", tmp_path / "cve.idx", "--json").document["older"] == 1
+    assert cve("show", "CVE-2019-90001", "--records", tmp_path / "cve.idx", "--json").document["older"] is True
+
+
 def test_what_was_set_aside_is_told_on_standard_error_and_by_an_index_too(
     cve: Callable[..., Ended], tmp_path: Path
 ) -> None:
