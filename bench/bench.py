@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Measure where the time goes, each figure as the median of several runs, all in one go on one machine.
+"""Measure where the time goes, each figure as the median of several runs on one machine.
 
 usage: bench.py [--runs N] [--kernel RELEASE] [ROW ...]
 
 Rows: base.prepare (packages already downloaded), objects.first (client's request to saved module, object never compiled
 before), objects.warm (its originals cached), objects.floor (the bare compile of the changed object and the module
-link), trial. Writes bench/results.json.
+link), trial; and those of whole.py: objects.small, klp.cold, klp.warm, klp.floor, reference.cold, reference.warm.
+Writes bench/results.json, in which rows that were not asked for stay as they were; `run` says which were measured in
+one go. plot.py draws it.
 """
 
 from __future__ import annotations
@@ -41,11 +43,15 @@ from elivepatch.model.trial import Expectation
 from elivepatch.service.building import BuildingWorkshop, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
+from whole import whole_rows
 
 HERE = Path(__file__).parent
 PATCH = (HERE.parent / "demo/patches/vmlinux-meminfo.patch").read_text()
 SOURCE = "fs/proc/meminfo.c"
-ROWS = ("base.prepare", "objects.first", "objects.warm", "objects.floor", "trial")
+OWN_ROWS = ("base.prepare", "objects.first", "objects.warm", "objects.floor", "trial")
+WHOLE_ROWS = ("objects.small", "klp.cold", "klp.warm", "klp.floor", "reference.cold", "reference.warm")
+ROWS = (*OWN_ROWS, *WHOLE_ROWS)
+RESULTS = HERE / "results.json"
 
 
 def main() -> int:
@@ -58,7 +64,8 @@ def main() -> int:
     if unknown := sorted(set(rows) - set(ROWS)):
         parser.error(f"no such row: {unknown[0]}")
     bench = Bench(arguments.kernel, arguments.runs)
-    results = [bench.row(name) for name in ROWS if name in rows]
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    results = [bench.row(name) | {"run": started} for name in ROWS if name in rows]
     machine = {
         "cpus": os.cpu_count(),
         "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
@@ -66,7 +73,7 @@ def main() -> int:
         "python": platform.python_version(),
         "bench_kernel": bench.base.release,
     }
-    (HERE / "results.json").write_text(json.dumps({"machine": machine, "rows": results}, indent=1) + "\n")
+    RESULTS.write_text(json.dumps({"machine": machine, "rows": _merged(results)}, indent=1) + "\n")
     medians = {row["name"]: row["median_s"] for row in results}
     if {"objects.warm", "objects.floor"} <= medians.keys():
         print(f"objects.warm is {medians['objects.warm'] / medians['objects.floor']:.2f} x the floor")
@@ -87,6 +94,17 @@ class Bench:
 
     def row(self, name: str) -> dict[str, Any]:
         """Measure one row, tell it, and return it."""
+        row = self._whole(name) if name in WHOLE_ROWS else self._own(name)
+        told = f"median {row['median_s']:7.2f} s of {len(row['runs'])}  {row['peak_rss_mib']:7.1f} MiB  {row['runs']}"
+        print(f"{name:14} {told}")
+        sys.stdout.flush()
+        return row
+
+    def _whole(self, name: str) -> dict[str, Any]:
+        whole, measure = whole_rows(self.workshop)[name]
+        return measure(self.runs).row(name, whole.base.release)
+
+    def _own(self, name: str) -> dict[str, Any]:
         measure: Callable[[ExitStack], tuple[list[float], float]] = {
             "base.prepare": self.prepare,
             "objects.first": lambda stack: self.requests(stack, forget=True),
@@ -96,17 +114,13 @@ class Bench:
         }[name]
         with ExitStack() as stack:
             runs, peak_mib = measure(stack)
-        row = {
+        return {
             "name": name,
+            "kernel": self.base.release,
             "median_s": round(statistics.median(runs), 3),
             "runs": [round(run, 3) for run in runs],
             "peak_rss_mib": round(peak_mib, 1),
         }
-        print(
-            f"{name:14} median {row['median_s']:7.2f} s of {len(runs)}  {row['peak_rss_mib']:7.1f} MiB  {row['runs']}"
-        )
-        sys.stdout.flush()
-        return row
 
     def prepare(self, stack: ExitStack) -> tuple[list[float], float]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=self.scratch)))
@@ -207,6 +221,13 @@ class Bench:
                 sys.exit(f"the bench's trial failed: {report.problems}")
             runs.append(time.monotonic() - started)
         return runs, _peak_mib()
+
+
+def _merged(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the file with those that were measured now in their places."""
+    known = {row["name"]: row for row in json.loads(RESULTS.read_text())["rows"]} if RESULTS.exists() else {}
+    known |= {row["name"]: row for row in measured}
+    return [known[name] for name in ROWS if name in known]
 
 
 def _peak_mib() -> float:

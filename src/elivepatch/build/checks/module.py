@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.base import VMLINUX, Base
-from elivepatch.kernel.elf import BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile, Section, Symbol
+from elivepatch.build.checks.functions import read_functions
+from elivepatch.kernel.elf import BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile, Relocation, Section, Symbol
 from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.kernel.traceable import TracedFunctions
 from elivepatch.model.build import PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
 
-_FUNC = struct.Struct("<7Q")  # struct kpatch_patch_func of kpatch-patch.h
-_FUNC_SYMPOS, _FUNC_NAME, _FUNC_OBJNAME = 32, 40, 48
 _VERSION = struct.Struct("<Q56s")  # struct modversion_info
+_CHECKSUM = struct.Struct("<I")
+_LIVEPATCH = 0xFF20  # SHN_LIVEPATCH
 _KLP_SYMBOL = re.compile(r"\.klp\.sym\.([^.]+)\.(.+),(\d+)")
 _KLP_RELOCATIONS = re.compile(r"\.klp\.rela\.([^.]+)\.(.+)")
 _NAME_LIMIT = 55  # MODULE_NAME_LEN - 1
@@ -62,7 +63,7 @@ def check_module(
             parents[object_name] = base.parent(object_name)
         return parents[object_name]
 
-    found = tuple(_read_functions(module))
+    found = read_functions(module)
     if not found:
         raise _wrong("The module replaces no function")
     functions = []
@@ -72,10 +73,7 @@ def check_module(
             raise _wrong(f"The module replaces {function} of {object_name}, which nobody asked for")
         position = _check_position(parent(object_name), place.symbol, sympos)
         functions.append(PatchedFunction(object=object_name, name=function, sympos=position, source=place.source))
-    traced = {object_name: TracedFunctions(parent(object_name)) for object_name in {one.object for one in functions}}
-    for one in functions:
-        if not traced[one.object].contains(expected[one.object, one.name].symbol):
-            raise BuildStopped(problem("no-function-entry", f"{one.name} of {one.object} cannot be traced."))
+    check_entries(((one.object, expected[one.object, one.name].symbol) for one in functions), parent)
     _check_symbols(module, base, parent, blocks)
     if base.ibt:
         _check_endbr(module, parent)
@@ -96,41 +94,40 @@ def _check_identity(module: ElfFile, name: str, base: Base) -> None:
         raise _wrong("The module's struct module has another size than the kernel's")
 
 
-def _read_functions(module: ElfFile) -> Iterable[tuple[str, str, int]]:
-    section = module.by_name.get(".kpatch.funcs")
-    if section is None:
-        return
-    raw = module.content(section)
-    pointers = {}
-    for entry in module.relocations(section):
-        symbol = module.symbols[entry.symbol]
-        if not symbol.defined:
-            continue
-        text = module.content(module.sections[symbol.section])
-        start = symbol.value + entry.addend
-        pointers[entry.offset] = text[start : text.find(b"\0", start)].decode(errors="replace")
-    for start in range(0, len(raw) - len(raw) % _FUNC.size, _FUNC.size):
-        sympos = int.from_bytes(raw[start + _FUNC_SYMPOS : start + _FUNC_SYMPOS + 8], "little")
-        yield pointers.get(start + _FUNC_OBJNAME, ""), pointers.get(start + _FUNC_NAME, ""), sympos
-
-
 def _check_position(linked: LinkedSymbols, symbol: Symbol, sympos: int) -> int:
     right = linked.position(symbol)
     if sympos != right and not (right == 0 and sympos == 1):
         raise _wrong(f"{symbol.name} is at symbol position {right}, the module says {sympos}")
-    section = linked.elf.sections[symbol.section].name
-    if section.startswith((".init", ".exit")):
-        raise BuildStopped(problem("init-code", f"{symbol.name} lives in {section}."))
     return right
 
 
+def check_entries(functions: Iterable[tuple[str, Symbol]], parent: Callable[[str], LinkedSymbols]) -> None:
+    """Raise BuildStopped with `init-code` or `no-function-entry` where a function of a parent cannot be redirected.
+
+    `functions` are pairs of a parent's name and the function's symbol there, `parent` returns a parent's symbols.
+    """
+    traced: dict[str, TracedFunctions] = {}
+    for object_name, symbol in functions:
+        if object_name not in traced:
+            traced[object_name] = TracedFunctions(parent(object_name))
+        section = parent(object_name).elf.sections[symbol.section].name
+        if section.startswith((".init", ".exit")):
+            raise BuildStopped(problem("init-code", f"{symbol.name} lives in {section}."))
+        if not traced[object_name].contains(symbol):
+            raise BuildStopped(problem("no-function-entry", f"{symbol.name} of {object_name} cannot be traced."))
+
+
 def _check_symbols(module: ElfFile, base: Base, parent: _Parent, blocks: Mapping[str, Sequence[Block]]) -> None:
-    versions = dict(_read_versions(module.named("__versions")))
+    versions = dict(_read_versions(module))
     namespaces = set(module.modinfo.get("import_ns", []))
     table = module.by_name.get("__jump_table")
     jumps = {entry.symbol for entry in module.relocations(table)} if table else set()
+    used = {entry.symbol for section in module.sections for entry in _effective(module, section)}
     for symbol in module.symbols:
-        if not symbol.name or symbol.section not in {0, 0xFF20}:
+        if not symbol.name or symbol.section not in {0, _LIVEPATCH}:
+            continue
+        if symbol.section == _LIVEPATCH and symbol.number not in used:
+            # What klp-build leaves at places that livepatch fills in: nothing resolves it, and nothing refers to it.
             continue
         if found := _KLP_SYMBOL.fullmatch(symbol.name):
             object_name, name, position = found[1], found[2], int(found[3])
@@ -161,9 +158,19 @@ def _check_block(symbol: Symbol, object_name: str, blocks: Sequence[Block]) -> N
         raise _wrong(f"The module refers to {symbol.name} of {object_name}, which is another file's")
 
 
-def _read_versions(raw: bytes) -> Iterable[tuple[str, int]]:
+def _effective(module: ElfFile, table: Section) -> Iterable[Relocation]:
+    """Return the entries of a .rela section that fill anything in."""
+    return (entry for entry in module.entries(table) if entry.kind) if table.kind == "SHT_RELA" else ()
+
+
+def _read_versions(module: ElfFile) -> Iterable[tuple[str, int]]:
+    """Yield the checksums of the symbols that a module needs, in the basic and the extended format (Linux 6.14)."""
+    raw = module.named("__versions")
     for crc, name in _VERSION.iter_unpack(raw[: len(raw) - len(raw) % _VERSION.size]):
         yield name.split(b"\0")[0].decode(errors="replace"), crc
+    checksums, names = module.named("__version_ext_crcs"), module.named("__version_ext_names").split(b"\0")
+    for (crc,), name in zip(_CHECKSUM.iter_unpack(checksums[: len(checksums) // 4 * 4]), names, strict=False):
+        yield name.decode(errors="replace"), crc
 
 
 def _check_endbr(module: ElfFile, parent: _Parent) -> None:

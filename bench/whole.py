@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rows of bench.py whose builders compile whole kernels: small ones of our own configuration.
+
+cold is a livepatch from a base without anything kept by the builder, warm one with the builder's own built tree there;
+floor is what no builder can leave out on that kernel, the bare compile of the changed object and the module link.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from elivepatch.build.base import Base
+from elivepatch.build.builders.klp import KlpBuilder
+from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.build.builders.reference import ReferenceBuilder
+from elivepatch.build.compile import Compiler
+from elivepatch.build.link import Linker
+from elivepatch.model.build import BuildOutcome
+from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.service.building import BuildingWorkshop
+from equal import own_kernel
+from kinds import KINDS
+from small_kernels import small_kernel
+
+NAME = "livepatch_bench"
+_SAMPLE_S = 0.2
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(slots=True)
+class Measured:
+    """One row: seconds of each run, of the stages of the runs, and the memory of all their programs together."""
+
+    runs: list[float] = field(default_factory=list)
+    stages: list[dict[str, float]] = field(default_factory=list)
+    peak_mib: float = 0.0
+
+    def row(self, name: str, kernel: str) -> dict[str, Any]:
+        """Return it as a row of results.json."""
+        found: dict[str, Any] = {
+            "name": name,
+            "kernel": kernel,
+            "median_s": round(statistics.median(self.runs), 3),
+            "runs": [round(run, 3) for run in self.runs],
+            "peak_rss_mib": round(self.peak_mib, 1),
+        }
+        if self.stages:
+            names = self.stages[0]
+            found["stages"] = {one: round(statistics.median(stage[one] for stage in self.stages), 3) for one in names}
+        return found
+
+
+@dataclass(frozen=True)
+class WholeKernel:
+    """One builder on one small kernel; `kept` is the directory of the base where the builder's built tree is."""
+
+    workshop: BuildingWorkshop
+    kernel: Callable[[BuildingWorkshop], Base]
+    builder: type[KlpBuilder | ReferenceBuilder]
+    kept: str
+
+    @cached_property
+    def base(self) -> Base:
+        """The kernel's base, built now where it is not there."""
+        return self.kernel(self.workshop)
+
+    def cold(self, runs: int) -> Measured:
+        """Build with nothing kept, each time."""
+        measured = Measured()
+        for number in range(runs):
+            shutil.rmtree(self.base.directory / self.kept, ignore_errors=True)
+            self._time(measured, self.builder, number)
+        return measured
+
+    def warm(self, runs: int) -> Measured:
+        """Build with the built tree there, another patch each time."""
+        self._time(Measured(), self.builder, -1)
+        measured = Measured()
+        for number in range(runs):
+            self._time(measured, self.builder, number)
+        return measured
+
+    def objects(self, runs: int) -> Measured:
+        """Build the same patches on the same kernel with the builder `objects`."""
+        self._time(Measured(), ObjectsBuilder, -1)
+        measured = Measured()
+        for number in range(runs):
+            self._time(measured, ObjectsBuilder, number)
+        return measured
+
+    def floor(self, runs: int) -> Measured:
+        """Compile the changed object and link the module, and do nothing else."""
+        measured = Measured()
+        toolchains = self.workshop.toolchains
+        headers = toolchains.patch_headers()
+        sandbox = toolchains.sandbox(toolchains.get(self.base.toolchain))
+        compiler = Compiler(base=self.base, sandbox=sandbox, patch_headers=headers)
+        linker = Linker(
+            base=self.base, sandbox=sandbox, helper=toolchains.sandbox(toolchains.helper()), patch_headers=headers
+        )
+        unit = self.base.units.by_source[KINDS["one line"].edits[0].path]
+        with ExitStack() as stack:
+            built = self._work_dir(stack)
+            _build(self._made(ObjectsBuilder), self._patch(0), built)
+            for _ in range(runs):
+                work_dir = self._work_dir(stack)
+                (work_dir / "object").mkdir()
+                with _summed(measured):
+                    started = time.monotonic()
+                    compiler.patched(unit, compiler.original(unit), built / "layer", work_dir / "object")
+                    linker.link([built / "object-0/diff.o"], name=NAME, work_dir=work_dir)
+                    measured.runs.append(time.monotonic() - started)
+        return measured
+
+    def _time(self, measured: Measured, builder: Callable[..., Any], number: int) -> None:
+        with ExitStack() as stack:
+            work_dir = self._work_dir(stack)
+            made = self._made(builder)
+            with _summed(measured):
+                started = time.monotonic()
+                outcome = _build(made, self._patch(number), work_dir)
+                measured.runs.append(time.monotonic() - started)
+            measured.stages.append(outcome.seconds)
+
+    def _made(self, builder: Callable[..., Any]) -> Any:
+        return builder(base=self.base, toolchains=self.workshop.toolchains, jobs=os.cpu_count() or 1)
+
+    def _patch(self, number: int) -> PatchSeries:
+        """Return a patch that no other run has."""
+        text = KINDS["one line"].patch(self.base.tree).replace('"load %lu', f'"load{number + 1} %lu')
+        return PatchSeries((SourcePatch("bench.patch", text.encode()),))
+
+    def _work_dir(self, stack: ExitStack) -> Path:
+        scratch = self.base.directory.parents[1] / "scratch"
+        scratch.mkdir(exist_ok=True)
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=scratch)))
+        directory.chmod(0o755)
+        return directory
+
+
+def whole_rows(workshop: BuildingWorkshop) -> dict[str, tuple[WholeKernel, Callable[[int], Measured]]]:
+    """Return what measures each row, given the number of runs, with the kernel that it is about.
+
+    The rows objects.small and klp.* are on one kernel, with one patch.
+    """
+    klp = WholeKernel(workshop, lambda workshop: small_kernel(workshop, "7.2"), KlpBuilder, "klp")
+    reference = WholeKernel(workshop, own_kernel, ReferenceBuilder, "reference")
+    return {
+        "objects.small": (klp, klp.objects),
+        "klp.cold": (klp, klp.cold),
+        "klp.warm": (klp, klp.warm),
+        "klp.floor": (klp, klp.floor),
+        "reference.cold": (reference, reference.cold),
+        "reference.warm": (reference, reference.warm),
+    }
+
+
+def _build(builder: Any, series: PatchSeries, work_dir: Path) -> BuildOutcome:
+    outcome: BuildOutcome = builder.build(series, name=NAME, work_dir=work_dir)
+    if outcome.module is None:
+        sys.exit(f"the bench's own patch does not build: {outcome.problem}")
+    return outcome
+
+
+@contextmanager
+def _summed(measured: Measured) -> Iterator[None]:
+    """Watch the resident memory of this process and all programs below it, together."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_SAMPLE_S):
+            measured.peak_mib = max(measured.peak_mib, _resident_bytes() / (1 << 20))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _resident_bytes() -> int:
+    parents, pages = {}, {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents[int(entry.name)], pages[int(entry.name)] = int(fields[1]), int(fields[21])
+    own, total = {os.getpid()}, 0
+    while found := {pid for pid, parent in parents.items() if parent in own and pid not in own}:
+        own |= found
+    for pid in own:
+        total += pages.get(pid, 0)
+    return total * _PAGE_BYTES

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The builder `klp`: the kernel's own klp-build, which compares whole kernels (Linux 6.19 and later).
+
+The original half of klp-build's work is kept (klp_tree.py), and of the patched half only that is made which it looks
+at: vmlinux.o and the composite objects of modules, neither linked. Its later steps, from the comparison to the finished
+module, run as they are. What klp-build does not look at - whether the rebuilt functions are those that the host runs,
+layouts of structures, entries for ftrace, __init, symbol positions in the shipped kernel - is checked here, by the same
+code as the modules of the builder `objects`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from elivepatch.build.apply import Applied, apply_series
+from elivepatch.build.base import VMLINUX, Base
+from elivepatch.build.builders.klp_says import not_compiled, not_made
+from elivepatch.build.builders.klp_tree import BUILD_VARIABLES, KlpTree, klp_tree, unserved
+from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
+from elivepatch.build.checks.functions import Replaced, read_functions
+from elivepatch.build.checks.layout import check_layouts
+from elivepatch.build.checks.module import Expected, check_module
+from elivepatch.build.checks.prototypes import check_prototypes
+from elivepatch.build.compile import Compiler
+from elivepatch.build.explain import Explainer
+from elivepatch.build.harvest import take
+from elivepatch.build.headers import includes_of
+from elivepatch.build.reach import Reach, reach
+from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.toolchain import Toolchains
+from elivepatch.build.tree import make_arguments
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.symbols import Block, LinkedSymbols
+from elivepatch.kernel.units import Unit
+from elivepatch.model.build import BuildOutcome, PatchedFunction
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped, EnvironmentFault, UsageError
+from elivepatch.model.progress import Event, Progress, silent
+from elivepatch.model.series import PatchSeries
+from elivepatch.patch.additions import read_additions
+from elivepatch.patch.parse import TouchedFile, read_series
+from elivepatch.process import Cancellation
+
+VERSION = 1
+"""Raised when the same input would give other bytes; part of every build key."""
+
+_TIMEOUT_S = 3600.0
+_MODULE_LIMIT_BYTES = 64 << 20
+_LIST_LIMIT_BYTES = 16 << 20
+# make, not we, decides what is compiled anew: this is a second opinion on what a series reaches.
+_COMPILE = r"""
+set -e
+xargs -a /out/removed -d '\n' rm -f --
+"$@" vmlinux_o
+while read -r target; do
+    cmp -s "$target" "/in/$target" || echo "$target"
+done </out/targets >/out/changed
+mkdir -p klp-tmp/2-patched
+for object in vmlinux.o $(cat modules.order); do
+    if [ "$object" -nt klp-tmp/timestamp ]; then
+        mkdir -p klp-tmp/3-checksum-patched
+        cp --parents "$object" klp-tmp/3-checksum-patched
+        tools/objtool/objtool klp checksum "klp-tmp/3-checksum-patched/$object"
+    fi
+done
+[ -d klp-tmp/3-checksum-patched ] || exit 7
+touch klp-tmp/2-patched/.complete klp-tmp/3-checksum-patched/.complete
+"""
+_NOTHING_MADE = 7
+# klp-build answers a wrong option with status 0: whether it made a module is what counts.
+_COMPARE = """
+scripts/livepatch/klp-build --short-circuit diff --keep-tmp "$@"
+cp klp-tmp/4-diff/diff.log /out
+exit 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """An object that the series changes, found again in what the host runs."""
+
+    unit: Unit
+    plain: ElfFile
+    located: Located
+
+    @property
+    def parent(self) -> str:
+        return self.unit.parents[0]
+
+
+@dataclass(slots=True, kw_only=True)
+class KlpBuilder:
+    """Builds livepatches for one base, one job an instance. What the tools print is added to the file `log`."""
+
+    base: Base
+    toolchains: Toolchains
+    jobs: int
+    log: Path | None = None
+    progress: Progress = silent
+    cancellation: Cancellation | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def build(
+        self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, replace: bool = True
+    ) -> BuildOutcome:
+        """Build the livepatch `name` from `series` in the empty directory `work_dir`.
+
+        With `check_only` the module is made and checked and not handed out: the comparison is most of the work. With
+        `replace` the livepatch takes all earlier ones away when enabled. Whatever is wrong with the series comes back
+        as the outcome's problem. Raises UsageError with `builder-unserved` where the kernel is not one for klp-build,
+        EnvironmentFault where something else is broken.
+        """
+        if reason := unserved(self.base):
+            raise UsageError(
+                "builder-unserved",
+                f"The builder klp cannot build for {self.base.release}: {reason}.",
+                advice="Take the builder objects, which builds for every kernel.",
+            )
+        try:
+            outcome = self._build(series, name, work_dir, replace=replace)
+        except BuildStopped as stopped:
+            found = Explainer(series, self.base.tree).explain(stopped.problem)
+            return BuildOutcome(problem=found, seconds=dict(self.seconds))
+        return dataclasses.replace(outcome, module=None) if check_only else outcome
+
+    def _build(self, series: PatchSeries, name: str, work_dir: Path, *, replace: bool) -> BuildOutcome:
+        with self._timed("read", "reading the series"):
+            touched = read_series(series)
+            sandbox = self._sandbox()
+            reached = reach(
+                touched,
+                self.base.units,
+                self.base.tree,
+                lambda header: includes_of(self.base, sandbox).users(header),
+                read_additions(series, touched),
+            )
+        with self._timed("apply", f"applying to the source of {self.base.release}"):
+            applied = apply_series(
+                series, touched, tree=self.base.tree, sandbox=sandbox, work_dir=work_dir, cancellation=self.cancellation
+            )
+        check_prototypes(touched, tree=self.base.tree, layer=applied.layer)
+        with self._timed("tree", f"looking for the built tree of {self.base.release}"):
+            tree = klp_tree(self.base, sandbox, jobs=self.jobs, progress=self.progress, cancellation=self.cancellation)
+        with self._timed("compile", "compiling what the series changes in the whole kernel"):
+            layers, units = self._compile(tree, touched, reached, applied, work_dir)
+        with ThreadPoolExecutor(max_workers=self.jobs) as pool:
+            checked = [
+                pool.submit(self._object, unit, applied, work_dir / f"object-{n}") for n, unit in enumerate(units)
+            ]
+            with self._timed("link", "comparing, and linking the module"):
+                module = self._module(layers, name, work_dir, checked, replace=replace)
+            with self._timed("check", "checking the module against the kernel"):
+                functions = self._check(module, name, tree, [one.result() for one in checked])
+        notes = (*reached.notes, *Explainer(series, self.base.tree).notes(_by_source(functions)))
+        return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
+
+    def _compile(
+        self, tree: KlpTree, touched: Sequence[TouchedFile], reached: Reach, applied: Applied, work_dir: Path
+    ) -> tuple[list[Path], list[Unit]]:
+        """Compile the patched kernel as far as it is compared; return its layers and the objects that changed."""
+        output, upper = work_dir / "compiled", work_dir / "patched"
+        for directory in (output, upper):
+            directory.mkdir()
+        os.chown(output, BUILD_UID, BUILD_UID)
+        by_target = {unit.target: unit for unit in reached.units}
+        _write_list(output / "targets", by_target)
+        _write_list(output / "removed", [file.path for file in touched if file.removed])
+        _make_newer(applied.layer, tree.made_at)
+        layers = [self.base.tree, tree.layer, applied.layer]
+        make = [*make_arguments(self.base.cc, self.jobs), "-s", *BUILD_VARIABLES]
+        done = self._sandbox().run(
+            ["bash", "-c", _COMPILE, "bash", *make],
+            layers=layers,
+            upper=upper,
+            inputs=tree.layer,
+            output=output,
+            timeout_s=_TIMEOUT_S,
+            cancellation=self.cancellation,
+        )
+        if done.status == _NOTHING_MADE:
+            raise _unchanged(reached)
+        if not done.ok:
+            raise BuildStopped(not_compiled(done))
+        changed = take(output, "changed", limit_bytes=_LIST_LIMIT_BYTES).decode(errors="replace").splitlines()
+        units = [by_target[target] for target in changed if target in by_target]
+        if not units:
+            raise _unchanged(reached)
+        return [*layers, upper / "changed"], units
+
+    def _module(
+        self, layers: Sequence[Path], name: str, work_dir: Path, checked: Sequence[Future[_Checked]], *, replace: bool
+    ) -> Path:
+        output, upper = work_dir / "linked", work_dir / "compared"
+        for directory in (output, upper):
+            directory.mkdir()
+        os.chown(output, BUILD_UID, BUILD_UID)
+        options = [f"--jobs={self.jobs}", f"--output=/out/{name}.ko", *["--no-replace"] * (not replace)]
+        # klp-build's own calls of make must find the compiler that the tree was configured with.
+        variables = " ".join(make_arguments(self.base.cc, self.jobs)[2:])
+        done = self._sandbox().run(
+            ["bash", "-c", _COMPARE, "bash", *options],
+            layers=layers,
+            upper=upper,
+            output=output,
+            env={"MAKEFLAGS": variables},
+            timeout_s=_TIMEOUT_S,
+            cancellation=self.cancellation,
+        )
+        try:
+            content = take(output, f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
+        except FileNotFoundError:
+            _raise_closer(checked)
+            raise BuildStopped(not_made(done, release=self.base.release)) from None
+        module = work_dir / f"{name}.ko"
+        module.write_bytes(content)
+        return module
+
+    def _object(self, unit: Unit, applied: Applied, directory: Path) -> _Checked:
+        """Find an object again in what the host runs, and compare the structures that it knows."""
+        directory.mkdir()
+        compiler = Compiler(
+            base=self.base,
+            sandbox=self._sandbox(),
+            patch_headers=self.toolchains.patch_headers(),
+            cancellation=self.cancellation,
+        )
+        original = compiler.original(unit)
+        check_layouts(
+            original=original.sectioned,
+            patched=compiler.patched(unit, original, applied.layer, directory),
+            source=unit.source,
+            sandbox=self.toolchains.sandbox(self.toolchains.helper(), transcript=self.log),
+            cancellation=self.cancellation,
+        )
+        plain = ElfFile(compiler.plain(unit, original))
+        parent = unit.parents[0]
+        return _Checked(unit, plain, locate(plain, self.base.parent(parent), source=unit.source, parent=parent))
+
+    def _check(
+        self, module: Path, name: str, tree: KlpTree, objects: Sequence[_Checked]
+    ) -> tuple[PatchedFunction, ...]:
+        replaced = read_functions(ElfFile(module))
+        _check_order(replaced, self.base, tree)
+        blocks: dict[str, list[Block]] = {}
+        expected: dict[tuple[str, str], Expected] = {}
+        for one in objects:
+            blocks.setdefault(one.parent, []).append(one.located.block)
+            changed = [function for function in replaced if self._holds(one, function)]
+            for function in changed:
+                symbol = one.located.functions[function.name]
+                expected[one.parent, function.name] = Expected(one.parent, one.unit.source, symbol)
+            check_fidelity(
+                one.plain, self.base.parent(one.parent), one.located, [function.name for function in changed],
+                source=one.unit.source, parent=one.parent,
+            )  # fmt: skip
+        return check_module(module, name, self.base, expected, blocks)
+
+    def _holds(self, one: _Checked, function: Replaced) -> bool:
+        """Whether a function that the module replaces is this object's."""
+        symbol = one.located.functions.get(function.name)
+        if symbol is None or function.object != one.parent:
+            return False
+        return max(self.base.parent(one.parent).position(symbol), 1) == max(function.sympos, 1)
+
+    def _sandbox(self) -> Sandbox:
+        toolchain = self.toolchains.get(self.base.toolchain)
+        if toolchain.digest != self.base.toolchain_digest:
+            raise EnvironmentFault(
+                "toolchain-changed",
+                f"The toolchain {toolchain.name} was made anew since the base of {self.base.release} was.",
+                advice=f"Make the base anew: elivepatch-server kernel remove {self.base.release}, then kernel add.",
+            )
+        return self.toolchains.sandbox(toolchain, transcript=self.log)
+
+    @contextmanager
+    def _timed(self, stage: str, message: str) -> Iterator[None]:
+        self.progress(Event(stage=stage, message=message))
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(time.monotonic() - started, 3)
+
+
+def _check_order(replaced: Sequence[Replaced], base: Base, tree: KlpTree) -> None:
+    """Raise BuildStopped where the files that have a function of a name come in another order in the shipped kernel.
+
+    Positions were counted in the kernel that was rebuilt with a section per function, which the linker sorts.
+    """
+    names = {one.name for one in replaced if one.object == VMLINUX and one.sympos}
+    if not names:
+        return
+    ours = LinkedSymbols(ElfFile(tree.originals / VMLINUX), is_vmlinux=True)
+    for name in sorted(names):
+        if _files(ours, name) != _files(base.vmlinux, name):
+            sentence = f"The functions called {name} stand in another order in the kernel than in the rebuilt one."
+            raise BuildStopped(problem("duplicate-symbol", sentence))
+
+
+def _files(linked: LinkedSymbols, name: str) -> list[str]:
+    """Return the base names of the sources that have a symbol of a name, in the order of positions."""
+    places = {
+        symbol.number: block.name
+        for blocks in linked.blocks.values()
+        for block in blocks
+        for symbol in block.symbols
+        if symbol.name == name
+    }
+    return [places.get(symbol.number, "") for symbol in linked.named.get(name, [])]
+
+
+def _make_newer(layer: Path, made_at: float) -> None:
+    # make must see that these are newer than the objects, even where the clock was set back since those were made.
+    for path in layer.rglob("*"):
+        if path.stat().st_mtime <= made_at + 1:
+            os.utime(path, (made_at + 2, made_at + 2))
+
+
+def _write_list(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _raise_closer(checked: Sequence[Future[_Checked]]) -> None:
+    """Raise what was found against an object: a changed layout is why the comparison finds changed data or sizes."""
+    for one in checked:
+        if isinstance(found := one.exception(), BuildStopped):
+            raise found
+
+
+def _unchanged(reached: Reach) -> BuildStopped:
+    sources = ", ".join(unit.source for unit in reached.units)
+    return BuildStopped(problem("no-change", f"{sources}: the compiled code is the same."))
+
+
+def _by_source(functions: Iterable[PatchedFunction]) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for one in functions:
+        found.setdefault(one.source, set()).add(one.name)
+    return {source: frozenset(names) for source, names in found.items()}

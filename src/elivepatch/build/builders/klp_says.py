@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What klp-build and the tools that it calls say where they give up, understood."""
+
+from __future__ import annotations
+
+import re
+
+from elivepatch.build.checks.references import not_imported, undefined
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import Problem
+from elivepatch.process import Completed
+
+_ERROR = re.compile(r"(?m)^.*(?:[Ee]rror|ERROR|undefined).*$")
+_COMPILER_ERROR = re.compile(r"(?m)^(\S+\.[chS]):\d+:\d+: (?:fatal )?error:")
+_UNDEFINED = re.compile(r'(?m)^(?:ERROR|WARNING): modpost: "(\S+)" \[.*undefined!')
+_NAMESPACE = re.compile(r"module \S+ uses symbol (\S+) from namespace (\w+)")
+_NAME = r"\.?([^\s.:+]+)\S*"
+# What `objtool klp diff` says (tools/objtool/klp-diff.c), the code, and the sentence.
+_RULES = (
+    (
+        re.compile(rf"unsupported static branch key {_NAME}"),
+        "jump-label",
+        "A changed function tests the static key {0}.",
+    ),
+    (re.compile(r"unsupported static call key"), "static-call", "A changed function makes a static call of a module."),
+    (re.compile(rf"changed data: {_NAME}"), "data-change", "The series changes the data {0}."),
+    (
+        re.compile(r"FILE symbol mismatch: (\S+) != (\S+)"),
+        "new-file",
+        "The series adds or removes an object ({0}, {1}).",
+    ),
+)
+_NO_CHANGE = "no changes detected"
+
+
+def not_compiled(done: Completed) -> Problem:
+    """Return why the patched kernel could not be compiled."""
+    said = done.log.decode(errors="replace")
+    if done.timed_out:
+        return problem("out-of-time", "Compiling the kernel took too long.", excerpt=done.tail())
+    where = found[1] if (found := _COMPILER_ERROR.search(said)) else "The kernel"
+    excerpt = "\n".join(_ERROR.findall(said)[:12]) or done.tail()
+    return problem("compile-error", f"{where} does not compile with the series.", excerpt=excerpt)
+
+
+def not_made(done: Completed, *, release: str) -> Problem:
+    """Return why klp-build made no module for the kernel `release`."""
+    said = done.text + done.log.decode(errors="replace")
+    excerpt = "\n".join(list(dict.fromkeys(_ERROR.findall(said)))[:12]) or done.tail()
+    if done.timed_out:
+        return problem("out-of-time", "Comparing the kernels took too long.", excerpt=excerpt)
+    for pattern, code, sentence in _RULES:
+        if found := pattern.search(said):
+            return problem(code, sentence.format(*found.groups()), excerpt=excerpt)
+    if _NO_CHANGE in said:
+        return problem("no-change", "The compiled code is the same with and without the series.")
+    if found := _UNDEFINED.findall(said):
+        return undefined(found)
+    if found := _NAMESPACE.findall(said):
+        return not_imported(*found[0], release=release)
+    return problem("diff-tool", "klp-build gave up.", excerpt=excerpt)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's own klp-build as a second opinion, on a small kernel of 7.2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from edits import Edit, patch_of, series_of
+
+from elivepatch.build.base import VMLINUX, Base
+from elivepatch.build.builders.klp import KlpBuilder
+from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.model.build import BuildOutcome
+from elivepatch.model.series import PatchSeries
+from elivepatch.model.trial import Expectation
+from elivepatch.service.building import BuildingWorkshop, guest_kernel
+from elivepatch.settings import ServerSettings
+from elivepatch.trial.run import run_trial
+from kinds import KINDS
+from small_kernels import small_kernel
+
+pytestmark = pytest.mark.kernel
+
+NAME = "livepatch_klp"
+SHOW = "fs/proc/loadavg.c"
+
+
+@pytest.fixture(scope="module")
+def base(workshop: BuildingWorkshop) -> Base:
+    return small_kernel(workshop, "7.2")
+
+
+def built(
+    builder: type[KlpBuilder | ObjectsBuilder], workshop: BuildingWorkshop, base: Base, series: PatchSeries, place: Path
+) -> BuildOutcome:
+    place.mkdir()
+    return builder(base=base, toolchains=workshop.toolchains, jobs=2).build(series, name=NAME, work_dir=place)
+
+
+def test_both_builders_replace_the_same_functions_of_two_modules_and_of_vmlinux(
+    workshop: BuildingWorkshop, base: Base, reachable_path: Path, tmp_path: Path, settings: ServerSettings
+) -> None:
+    series = PatchSeries((*KINDS["several functions"].series(base.tree).patches,
+                          *KINDS["two modules"].series(base.tree).patches))  # fmt: skip
+    objects = built(ObjectsBuilder, workshop, base, series, reachable_path / "objects")
+    klp = built(KlpBuilder, workshop, base, series, reachable_path / "klp")
+    assert (objects.problem, klp.problem) == (None, None)
+    assert klp.functions == objects.functions
+    assert {one.object for one in klp.functions} == {VMLINUX, "loop", "minix"}
+    assert klp.module is not None
+    report = run_trial(
+        kernel=guest_kernel(base),
+        livepatch=klp.module,
+        livepatch_name=NAME,
+        parents=["loop", "minix"],
+        expectations=[Expectation(command="cat /proc/loadavg /proc/uptime", pattern=r"^load .*\nup ")],
+        work_dir=tmp_path / "work",
+        cache_dir=settings.cache_dir,
+    )
+    assert report.problems == (), report.problems
+
+
+@pytest.mark.parametrize(
+    ("edit", "code"),
+    [
+        (Edit(SHOW, "get_avenrun(avnrun, FIXED_1/200, 0);", "get_avenrun(avnrun, FIXED_1/200);"), "compile-error"),
+        (Edit(SHOW, "	pde = proc_create", "	pr_info(SHOWN);\n	pde = proc_create"), "init-code"),
+        (Edit(SHOW, "	unsigned long avnrun[3];\n", "	unsigned long avnrun[3]; /* three */\n"), "no-change"),
+    ],
+)
+def test_what_klp_build_alone_would_let_pass_or_not_explain_is_told(
+    workshop: BuildingWorkshop, base: Base, reachable_path: Path, edit: Edit, code: str
+) -> None:
+    edit = edit._replace(new=edit.new.replace("SHOWN", '"shown\\n"'))
+    series = series_of(patch_of(base.tree, edit))
+    outcome = built(KlpBuilder, workshop, base, series, reachable_path / "klp")
+    assert outcome.problem is not None
+    assert outcome.problem.code == code
