@@ -47,12 +47,18 @@ class ServerSettings:
 class ClientSettings:
     """Which server the client talks to, and how long it waits: for an answer, a transition, another command.
 
+    `server_ca` is a PEM file with the authority of the server's certificate, `client_certificate` and `client_key` are
+    for servers that want one; an empty text means: what the system trusts, none.
+
     A boot skips a set after whose load the machine went down without a shutdown and was back within `boot_guard_s`.
     `limit_s` is how long a command waits for a server in all.
     """
 
     url: str = "http://127.0.0.1:8440"
     token: str = ""
+    server_ca: str = ""
+    client_certificate: str = ""
+    client_key: str = ""
     timeout_s: float = 30.0
     transition_s: float = 60.0
     lock_wait_s: float = 30.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from running_server import RunningServer
 
+from elivepatch.process import run
 from load import ask_at_once, follow_at_once, memory_mib, poll
 
 pytestmark = pytest.mark.integration
@@ -125,8 +127,18 @@ def test_the_server_speaks_tls_and_lets_in_only_known_clients(tmp_path: Path) ->
                 httpx2.get(url, verify=refused, trust_env=False)
         with pytest.raises(httpx2.TransportError):
             httpx2.get(url.replace("https", "http"), trust_env=False)
+        for shown, status in ((client, 0), (stranger, 4), (None, 4)):
+            assert client_status(server, own, shown) == status
     finally:
         server.kill()
+
+
+def client_status(server: RunningServer, authority: Path, shown: Path | None) -> int:
+    """Ask for the kernels with the real client, which trusts `authority` and shows the certificate `shown`."""
+    settings = {"ELIVEPATCH_SERVER_CA": str(authority), "ELIVEPATCH_CLIENT_CERTIFICATE": str(shown or "")}
+    asking = [sys.executable, "-c", "from elivepatch.client.cli import main; raise SystemExit(main())", "kernels"]
+    where = ["--url", f"https://localhost:{server.port}", "--token-file", str(server.token_file)]
+    return run([*asking, *where], env=settings, timeout_s=30).status
 
 
 def test_a_certificate_that_cannot_be_used_is_said_to_be(tmp_path: Path) -> None:

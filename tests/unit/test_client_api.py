@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elivepatch.client.api import Api, Refused, Unreachable
-from elivepatch.model.build import BuildRequest, Result
+from elivepatch.model.build import Builder, BuildRequest, Result
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, ExitStatus, Problem, TrustError, UsageError
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
@@ -79,6 +80,8 @@ def test_a_request_is_sent_as_the_server_reads_it() -> None:
     assert seen[0].headers["authorization"] == "Bearer elp_secret"
     api(handler).submit(REQUEST, fresh=True, automatic=True)
     assert json.loads(seen[1].content) == json.loads(seen[0].content) | {"fresh": True, "priority": "automatic"}
+    api(handler).submit(replace(REQUEST, builder=Builder.REFERENCE, paranoid=True))
+    assert json.loads(seen[2].content) == json.loads(seen[0].content) | {"builder": "reference", "paranoid": True}
 
 
 def test_no_token_means_no_header() -> None:
@@ -174,6 +177,31 @@ def test_a_server_that_does_not_answer_is_named_with_advice(error: Exception) ->
     assert told.kind.exit_status == ExitStatus.SERVICE
     assert "http://127.0.0.1:8440" in told.message
     assert "elivepatch-server serve" in told.advice
+
+
+@pytest.mark.parametrize("setting", ["server_ca", "client_certificate"])
+def test_files_for_tls_that_cannot_be_used_are_told(tmp_path: Path, setting: str) -> None:
+    (tmp_path / "bad.pem").write_text("nonsense")
+    for file in (tmp_path / "bad.pem", tmp_path / "none.pem"):
+        with pytest.raises(UsageError, match="cannot be used"):
+            Api(ClientSettings(url="https://localhost:1", **{setting: str(file)}))
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (httpx2.ConnectError("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"), "http://"),
+        (httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"), "server_ca"),
+        (httpx2.RemoteProtocolError("Server disconnected without sending a response."), "https://"),
+    ],
+)
+def test_tls_on_one_side_only_is_told_as_such(error: Exception, advice: str) -> None:
+    def handler(_: httpx2.Request) -> httpx2.Response:
+        raise error
+
+    with pytest.raises(Unreachable) as refused:
+        api(handler).kernels()
+    assert advice in refused.value.problem.advice
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -79,6 +80,7 @@ class Api:
             timeout=settings.timeout_s,
             # A proxy of the environment cannot know this machine's own addresses.
             trust_env=not is_loopback(self.url),
+            verify=_tls(settings) if _parsed(self.url).scheme == "https" else True,
             transport=transport,
         )
 
@@ -212,7 +214,7 @@ class Api:
     def _unreachable(self, how: str) -> Unreachable:
         advice = "Start it with `elivepatch-server serve`, or name another one with --url or in client.toml."
         if "SSL" in how:
-            advice = "Write http:// where it speaks no TLS; SSL_CERT_FILE names the authority of its certificate."
+            advice = "Write http:// where it speaks no TLS; the setting server_ca names its certificate's authority."
         elif "disconnected" in how:
             advice = "Write https:// where it speaks TLS."
         return Unreachable("server-unreachable", f"The server at {self.url} does not answer: {how}.", advice=advice)
@@ -247,6 +249,21 @@ def _parsed(url: str) -> httpx2.URL:
     if parsed.scheme not in {"http", "https"} or not _HOST.fullmatch(parsed.raw_host):
         raise _bad_url(url)
     return parsed
+
+
+def _tls(settings: ClientSettings) -> ssl.SSLContext:
+    """Return what is trusted and shown in TLS: what the system trusts, or `server_ca` alone."""
+    try:
+        context = ssl.create_default_context(cafile=settings.server_ca or None)
+        if settings.client_certificate:
+            context.load_cert_chain(settings.client_certificate, settings.client_key or None)
+    except OSError as error:
+        raise UsageError(
+            "tls-files",
+            f"The authority, certificate or key for TLS cannot be used: {error}.",
+            advice="Give PEM files that belong together: server_ca, client_certificate, client_key.",
+        ) from error
+    return context
 
 
 def _bad_url(url: str) -> UsageError:
