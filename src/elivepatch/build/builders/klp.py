@@ -41,7 +41,7 @@ from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.kernel.units import Unit
 from elivepatch.model.build import BuildOutcome, PatchedFunction
 from elivepatch.model.codes import problem
-from elivepatch.model.errors import BuildStopped, EnvironmentFault, UsageError
+from elivepatch.model.errors import BuildStopped, EnvironmentFault
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.series import PatchSeries
 from elivepatch.patch.additions import read_additions
@@ -114,14 +114,12 @@ class KlpBuilder:
 
         With `check_only` the module is made and checked and not handed out: the comparison is most of the work. With
         `replace` the livepatch takes all earlier ones away when enabled. Whatever is wrong with the series comes back
-        as the outcome's problem. Raises UsageError with `builder-unserved` where the kernel is not one for klp-build,
-        EnvironmentFault where something else is broken.
+        as the outcome's problem, and `builder-unfit` where klp-build cannot serve the kernel. Raises EnvironmentFault
+        where something else is broken.
         """
         if reason := unserved(self.base):
-            raise UsageError(
-                "builder-unserved",
-                f"The builder klp cannot build for {self.base.release}: {reason}.",
-                advice="Take the builder objects, which builds for every kernel.",
+            return BuildOutcome(
+                problem=problem("builder-unfit", f"The builder klp cannot build for {self.base.release}: {reason}.")
             )
         try:
             outcome = self._build(series, name, work_dir, replace=replace)
