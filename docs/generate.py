@@ -13,7 +13,7 @@ import shtab
 
 from elivepatch.client import commands as client_commands
 from elivepatch.commandline import build_parser
-from elivepatch.model.codes import CODES
+from elivepatch.model.codes import CODES, NOTES
 from elivepatch.service import commands as server_commands
 
 TOP = Path(__file__).parent.parent
@@ -45,6 +45,14 @@ def codes_page() -> str:
     ]
     for code, entry in sorted(CODES.items()):
         lines.append(f"| `{code}` | {entry.kind} | {entry.meaning} | {entry.advice} |")
+    lines += [
+        "",
+        "A livepatch, or a verdict that one is possible, can come with notes:",
+        "",
+        "| note | it means that |",
+        "| --- | --- |",
+        *(f"| `{code}` | {meaning} |" for code, meaning in sorted(NOTES.items())),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,8 @@ from elf_maker import FUNC, GLOBAL, OBJECT, Made
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.build.diff import changed_symbols, classify, overrides, symbol_table
+from elivepatch.build.contents import ChangedPointer, Contents, changed_symbols, compare_contents
+from elivepatch.build.diff import classify, overrides, symbol_table
 from elivepatch.kernel.elf import TYPE_FUNC, ElfFile
 from elivepatch.kernel.symbols import LinkedSymbols
 from elivepatch.model.codes import CODES
@@ -29,13 +30,16 @@ def said(text: str, status: int = 2, *, timed_out: bool = False) -> Completed:
 
 
 def problem_of(text: str, status: int = 2, **changed: list[str]) -> Problem:
-    return classify(said(text + ENDING, status), SOURCE, {f".{name}": names for name, names in changed.items()})
+    contents = Contents(changed={f".{name}": names for name, names in changed.items()})
+    return classify(said(text + ENDING, status), SOURCE, contents)
 
 
 # Text, code, words of the message. The texts are what 0.9.11 prints for patches like those of tests/kernel.
 SPOKEN = [
     ("ERROR: changed section .init.text not selected for inclusion", "init-code", "start-up"),
     ("ERROR: changed section .rela.exit.text not selected for inclusion", "init-code", ".exit.text"),
+    ("ERROR: changed section .sched.text not selected for inclusion", "shared-section", "the section .sched.text with"),
+    ("ERROR: changed section .rela.noinstr.text not selected for inclusion", "no-function-entry", ".noinstr.text in"),
     ("ERROR: changed section .data.limit not selected for inclusion", "data-change", ".data.limit"),
     ("ERROR: changed section .rela.rodata.demo_ops not selected for inclusion", "data-change", ".rodata.demo_ops"),
     ("ERROR: changed section .bss.table not selected for inclusion", "data-change", ".bss.table"),
@@ -149,6 +153,8 @@ def built(limit: bytes = b"\1", call: str = "alpha", greeting: bytes = b"hello\0
     made.section(".text.alpha", b"\xc3", code=True).section(".text.beta", b"\xc3", code=True)
     strings = made.symbol("", ".rodata.str1.1", kind=3)
     calls = {name: made.symbol("", f".text.{name}", kind=3) for name in ("alpha", "beta")}
+    for name in calls:
+        made.symbol(name, f".text.{name}", size=1, kind=FUNC)
     made.symbol("start", ".init.text", value=0, size=16, kind=FUNC)
     made.symbol("stop", ".init.text", value=16, size=16 if not more else 8, kind=FUNC)
     made.symbol("limit", ".data.limit", size=1, kind=OBJECT)
@@ -175,6 +181,31 @@ def built(limit: bytes = b"\1", call: str = "alpha", greeting: bytes = b"hello\0
 def test_what_differs_between_two_objects_is_found(tmp_path: Path, patched: Made, wanted: dict[str, list[str]]) -> None:
     files = [ElfFile(made.write(tmp_path / name)) for made, name in ((built(), "a.o"), (patched, "b.o"))]
     assert changed_symbols(*files) == wanted
+
+
+def test_a_pointer_that_changes_in_a_table_is_named_with_both_targets(tmp_path: Path) -> None:
+    files = [ElfFile(made.write(tmp_path / name)) for made, name in ((built(), "a.o"), (built(call="beta"), "b.o"))]
+    assert compare_contents(files[0], files[0]).pointers == ()
+    assert compare_contents(*files).pointers == (ChangedPointer(table="ops", offset=0, old="alpha", new="beta"),)
+
+
+def test_a_table_whose_pointers_change_is_told_apart_from_a_value() -> None:
+    text = "ERROR: changed section .rela.rodata.ops not selected for inclusion"
+    pointers = (ChangedPointer(table="ops", offset=8, old="", new="peek"),)
+    problem = classify(said(text), SOURCE, Contents(pointers=pointers))
+    assert problem.code == "ops-table"
+    assert "ops points at peek instead of nothing" in problem.message
+    assert classify(said(text), SOURCE).code == "data-change"
+
+
+@pytest.mark.parametrize(
+    ("exported", "unexported", "code"), [(("a",), (), "new-export"), ((), ("b",), "export"), (("a",), ("b",), "export")]
+)
+def test_a_new_export_is_told_apart_from_a_lost_one(
+    exported: tuple[str, ...], unexported: tuple[str, ...], code: str
+) -> None:
+    text = "ERROR: changed section __ksymtab_strings not selected for inclusion"
+    assert classify(said(text), SOURCE, Contents(exported=exported, unexported=unexported)).code == code
 
 
 def test_what_a_source_tells_the_tool_to_ignore_is_found(tmp_path: Path) -> None:

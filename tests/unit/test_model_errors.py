@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.model.codes import CODES, problem
+from elivepatch.model.codes import CODES, NOTES, problem
 from elivepatch.model.errors import (
     BuildStopped,
     ElivepatchError,
@@ -99,6 +99,13 @@ def test_every_code_is_used_and_tested(code: str) -> None:
     for part in ("src/elivepatch", "tests"):
         files = [path for path in (top / part).rglob("*.py") if path.name not in {"codes.py", Path(__file__).name}]
         assert any(f'"{code}"' in path.read_text(encoding="utf-8") for path in files), part
+
+
+def test_every_note_is_in_the_catalogue_and_every_one_there_is_used() -> None:
+    top = Path(__file__).parents[2] / "src/elivepatch"
+    texts = [path.read_text(encoding="utf-8") for path in top.rglob("*.py")]
+    used = {code for text in texts for code in re.findall(r'Note\(\s*code="([^"]+)"', text)}
+    assert used == NOTES.keys()
 
 
 def test_a_problem_takes_kind_and_advice_from_the_catalogue() -> None:

@@ -6,23 +6,21 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
+from elivepatch.build.contents import Contents, compare_contents, target_of
 from elivepatch.build.harvest import take_file
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
 from elivepatch.kernel.elf import (
-    R_X86_64_PC32,
     TYPE_FILE,
     TYPE_FUNC,
     TYPE_NOTYPE,
     TYPE_OBJECT,
     TYPE_SECTION,
     ElfFile,
-    Relocation,
 )
 from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.model.codes import problem
@@ -65,6 +63,10 @@ _RULES = (
     _rule(r"unsupported jump label", "jump-label", "A changed function tests a static key that a module defines."),
     _rule(r"changed section (?:\.rela)?(?P<section>\.(?:init|exit)\.\S+) not selected", "init-code",
           "{source} changes what only runs at start-up or at the end: {names}."),
+    _rule(r"changed section (?:\.rela)?(?P<section>\.(?:noinstr|entry|kprobes|cpuidle)\.text) not selected",
+          "no-function-entry", "{names} in {source} has no patchable entry."),
+    _rule(r"changed section (?:\.rela)?(?P<section>\.(?:sched|spinlock|ref|softirqentry|irqentry)\.text) not selected",
+          "shared-section", "{names} in {source} lies in the section {section} with other functions."),
     _rule(r"changed section (?:\.rela)?(?:_*ksymtab|__kstrtab|__kcrctab|\.export_symbol)\S* not", "export",
           "{source} changes what is exported."),
     _rule(r"changed section (?:\.rela)?(?P<section>\.(?:data|rodata|bss)\S*) not selected", "data-change",
@@ -140,7 +142,8 @@ class DiffTool:
         if done.status == _SAME:
             return None
         if done.status != _CHANGED:
-            raise BuildStopped(classify(done, source, changed_symbols(ElfFile(original), ElfFile(patched))))
+            contents = compare_contents(ElfFile(original), ElfFile(patched))
+            raise BuildStopped(classify(done, source, contents))
         said = _CHANGED_FUNCTION.findall(done.text + done.log.decode(errors="replace"))
         return Difference(
             output=take_file(output, "diff.o", work_dir / "diff.o", limit_bytes=_OUTPUT_LIMIT_BYTES),
@@ -149,11 +152,12 @@ class DiffTool:
         )
 
 
-def classify(done: Completed, source: str, changed: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Problem:
+def classify(done: Completed, source: str, contents: Contents | None = None) -> Problem:
     """Return what create-diff-object's exit status and words mean for the one who sent the patch.
 
-    `changed` are the symbols that differ, by their section, to name them where the tool names a section only.
+    `contents` is what differs between the objects, to name what the tool calls a section only.
     """
+    seen = contents or Contents()
     text = (done.text + done.log.decode(errors="replace")).replace("in/original.o", source)
     telling = dict.fromkeys(line for line in text.splitlines() if _TELLING.search(line))
     excerpt = "\n".join(list(telling)[:12]) or done.tail()
@@ -162,12 +166,26 @@ def classify(done: Completed, source: str, changed: Mapping[str, Sequence[str]] 
     for rule in _RULES:
         if found := rule.pattern.search(text):
             section = found.groupdict().get("section") or ""
-            names = ", ".join(changed.get(section, ())[:4]) or section
+            names = ", ".join(seen.changed.get(section, ())[:4]) or section
             sentence = rule.sentence.format(*found.groups(), source=source, section=section, names=names)
-            return problem(rule.code, sentence, excerpt=excerpt)
+            code, sentence = _closer(rule.code, sentence, source, seen)
+            return problem(code, sentence, excerpt=excerpt)
     if done.status < 0 or done.status > 128 or "SIGSEGV" in text:
         return problem("diff-tool-crash", f"create-diff-object crashed on {source}.", excerpt=excerpt)
     return problem("diff-tool", f"create-diff-object gave up on {source} (status {done.status}).", excerpt=excerpt)
+
+
+def _closer(code: str, sentence: str, source: str, seen: Contents) -> tuple[str, str]:
+    """Return a closer code and sentence where the objects tell more than the tool does."""
+    if code == "export" and seen.exported and not seen.unexported:
+        return "new-export", f"{source} exports {', '.join(seen.exported[:4])}, which this kernel does not."
+    if code == "data-change" and seen.pointers:
+        told = "; ".join(
+            f"{one.table} points at {one.new or 'nothing'} instead of {one.old or 'nothing'} at offset {one.offset}"
+            for one in seen.pointers[:8]
+        )
+        return "ops-table", f"{source} changes a table of pointers: {told}."
+    return code, sentence
 
 
 def overrides(patched: ElfFile) -> tuple[str, ...]:
@@ -176,51 +194,10 @@ def overrides(patched: ElfFile) -> tuple[str, ...]:
     for name, macro in _OVERRIDES.items():
         if section := patched.by_name.get(name):
             for entry in patched.relocations(section):
-                target = _target(patched, entry)
+                target = target_of(patched, entry)
                 shown = target.decode(errors="replace") if isinstance(target, bytes) else target
                 found.append(f"{macro}({shown.removeprefix('.text.').removesuffix('+0')})")
     return tuple(sorted(found))
-
-
-def changed_symbols(original: ElfFile, patched: ElfFile) -> dict[str, list[str]]:
-    """Return the functions and data that differ between two objects, or that only one has, by their section."""
-    one, other = (dict(_contents(elf)) for elf in (original, patched))
-    found: dict[str, list[str]] = {}
-    for section, name in sorted(one.keys() | other.keys()):
-        if one.get((section, name)) != other.get((section, name)):
-            found.setdefault(section, []).append(name)
-    return found
-
-
-_Reference = tuple[int, int, "str | bytes"]
-
-
-def _contents(elf: ElfFile) -> Iterator[tuple[tuple[str, str], tuple[bytes, tuple[_Reference, ...]]]]:
-    """Yield (section, name) with bytes and what they refer to; strings by their content, since they move."""
-    symbols = [one for one in elf.symbols if one.kind in {TYPE_FUNC, TYPE_OBJECT} and one.defined]
-    tables = {number: list(elf.relocations(elf.sections[number])) for number in {one.section for one in symbols}}
-    for symbol in symbols:
-        if symbol.name.startswith("__pfx_"):
-            continue
-        section, end = elf.sections[symbol.section], symbol.value + symbol.size
-        references = tuple(
-            (entry.offset - symbol.value, entry.kind, _target(elf, entry))
-            for entry in tables[symbol.section]
-            if symbol.value <= entry.offset < end
-        )
-        yield (section.name, symbol.name), (elf.content(section)[symbol.value : end], references)
-
-
-def _target(elf: ElfFile, entry: Relocation) -> str | bytes:
-    symbol = elf.symbols[entry.symbol]
-    if symbol.name or not symbol.defined:
-        return symbol.name
-    section = elf.sections[symbol.section]
-    if ".str" not in section.name:
-        return f"{section.name}+{entry.addend}"
-    # What is relative to the place behind the field has its length in the addend.
-    start = entry.addend + (4 if entry.kind == R_X86_64_PC32 else 0)
-    return elf.content(section)[start : start + 256].split(b"\0")[0]
 
 
 def symbol_table(linked: LinkedSymbols, block: Block | None) -> bytes:

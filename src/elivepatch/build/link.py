@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.base import Base
+from elivepatch.build.checks.references import not_imported, undefined
 from elivepatch.build.harvest import take_file
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
 from elivepatch.build.tree import make_arguments
@@ -21,7 +22,6 @@ from elivepatch.process import Cancellation, Completed
 _UNDEFINED = re.compile(r'(?m)^(?:ERROR|WARNING): modpost: "(\S+)" \[.*undefined!')
 _NAMESPACE = re.compile(r"module \S+ uses symbol (\S+) from namespace (\w+)")
 _MODULE_LIMIT_BYTES = 64 << 20
-_NAMESPACES_QUOTED_SINCE = (6, 13)
 _LINK = r"""
 set -e
 mkdir /out/patch
@@ -65,7 +65,7 @@ class Linker:
             timeout_s=300,
             cancellation=self.cancellation,
         )
-        self._judge(done, quoted=_version(self.base.release) >= _NAMESPACES_QUOTED_SINCE)
+        self._judge(done, release=self.base.release)
         post = work_dir / "module"
         post.mkdir()
         os.chown(post, BUILD_UID, BUILD_UID)
@@ -81,30 +81,13 @@ class Linker:
         return take_file(post, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
 
     @staticmethod
-    def _judge(done: Completed, *, quoted: bool) -> None:
+    def _judge(done: Completed, *, release: str) -> None:
         text = done.text + done.log.decode(errors="replace")
         if found := _UNDEFINED.findall(text):
-            raise BuildStopped(
-                problem(
-                    "undefined-symbol", f"The patched code uses {found[0]}, which this kernel does not have or export.",
-                    excerpt="\n".join(found[:12]),
-                )
-            )  # fmt: skip
+            raise BuildStopped(undefined(found))
         if found := _NAMESPACE.findall(text):
-            symbol, namespace = found[0]
-            written = f'"{namespace}"' if quoted else namespace
-            raise BuildStopped(
-                problem(
-                    "undefined-symbol",
-                    f"The patched code uses {symbol} of the namespace {namespace} without importing it.",
-                    excerpt=f"Add MODULE_IMPORT_NS({written}); to the patched file.",
-                )
-            )
+            raise BuildStopped(not_imported(*found[0], release=release))
         if done.timed_out:
             raise BuildStopped(problem("out-of-time", "Linking the module took too long.", excerpt=done.tail()))
         if not done.ok:
             raise BuildStopped(problem("link-failed", "The module cannot be linked.", excerpt=done.tail()))
-
-
-def _version(release: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", release)[:2])

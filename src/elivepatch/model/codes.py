@@ -115,6 +115,12 @@ CODES: dict[str, Entry] = {
         "the series changes initialised data, which a livepatch cannot replace",
         "Change the code that reads the data, or write the new value in a post-patch callback.",
     ),
+    "ops-table": Entry(
+        Kind.VERDICT,
+        "the series changes a pointer in a table of operations, which a livepatch cannot replace",
+        "Keep the pointer and make the function that it points at a wrapper of the new one, or write it in a callback "
+        "(Documentation/livepatch/callbacks.rst).",
+    ),
     "new-data": Entry(
         Kind.VERDICT,
         "the series adds static data in a section that existing data shares (__read_mostly, __ro_after_init)",
@@ -122,8 +128,18 @@ CODES: dict[str, Entry] = {
     ),
     "no-function-entry": Entry(
         Kind.VERDICT,
-        "a changed function has no entry for ftrace to redirect (inline, notrace, noinstr, a directory without it)",
-        "Patch the functions that call it; making it __always_inline changes its callers instead.",
+        "a changed function has no entry for ftrace to redirect (notrace, noinstr, a directory built without entries)",
+        "Patch the functions that call it: give it a new name in the series and call that.",
+    ),
+    "shared-section": Entry(
+        Kind.VERDICT,
+        "a changed function lies in a section with others (__sched, __lockfunc), which cannot be taken apart",
+        "Patch the functions that call it: give it a new name without the mark in the series and call that.",
+    ),
+    "outlined-inline": Entry(
+        Kind.VERDICT,
+        "a changed function is marked inline and therefore has no entry, but the compiler made a function of it",
+        "Make it __always_inline, or give it a new name in the series: its callers change then and are replaced.",
     ),
     "static-local": Entry(
         Kind.VERDICT,
@@ -142,8 +158,18 @@ CODES: dict[str, Entry] = {
     ),
     "export": Entry(
         Kind.VERDICT,
-        "the series adds or changes an exported symbol",
+        "the series takes an exported symbol away or exports it in another way",
+        "Leave the EXPORT_SYMBOL as it is: loaded modules hold what it gave them.",
+    ),
+    "new-export": Entry(
+        Kind.VERDICT,
+        "the series exports a symbol that this kernel does not",
         "Leave the EXPORT_SYMBOL out: no loaded module can use a new export.",
+    ),
+    "export-type": Entry(
+        Kind.VERDICT,
+        "the series changes the parameters or the result of an exported function, which modules call as before",
+        "Add a function with the new parameters and make the exported one a wrapper of it.",
     ),
     "section-change": Entry(
         Kind.VERDICT,
@@ -202,6 +228,20 @@ CODES: dict[str, Entry] = {
         "Keep the log and report it; smaller changes in the same file often pass.",
     ),
     "link-failed": Entry(Kind.ERROR, "the module could not be linked", "Keep the log and report it."),
+    # Other builders
+    "builder-unfit": Entry(
+        Kind.FAILURE,
+        "the builder that was asked for, or a second one for --paranoid, cannot build for this kernel",
+        "Leave the choice to the server: without --builder and --paranoid every kernel that it knows can be built for.",
+    ),
+    "builders-differ": Entry(
+        Kind.ERROR,
+        "two builders did not make the same livepatch of the series",
+        "The livepatch was thrown away. Keep the report and the log and report it as a fault of elivepatch.",
+    ),
+    "reference-failed": Entry(
+        Kind.ERROR, "kpatch-build gave up for a reason of its own", "Keep the log and look for its first error."
+    ),
     "out-of-time": Entry(
         Kind.ERROR, "a step ran longer than it may", "Try again; if it happens again, look at the log."
     ),
@@ -212,3 +252,17 @@ def problem(code: str, message: str, *, excerpt: str = "") -> Problem:
     """Return the problem with this code; `message` is one sentence. Raises KeyError for a code that is not listed."""
     entry = CODES[code]
     return Problem(code=code, kind=entry.kind, message=message, advice=entry.advice, excerpt=excerpt)
+
+
+NOTES: dict[str, str] = {
+    "code-removed": "a function is gone from the source; its code stays in the kernel, for pointers that lead to it",
+    "header-reach": "the series changes a header, and these objects include it",
+    "inlined": "a changed function is inlined: the functions around it are replaced",
+    "left-out": "a part of the change is in code that no livepatch can replace",
+    "new-object": "a source file is new: all of it becomes part of the livepatch",
+    "not-built": "this configuration does not build a file of the series",
+    "override": "the series tells the tools to go on in spite of their rules",
+    "second-builder": "a second builder made the same livepatch of the series",
+    "unproved": "the base was accepted without proof that it is the host's kernel",
+}
+"""What a build that succeeds can be told, with what it means."""

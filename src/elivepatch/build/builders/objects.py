@@ -12,21 +12,26 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from elivepatch.build.apply import Applied, apply_series
 from elivepatch.build.base import Base
+from elivepatch.build.builders.additions import compile_added
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.layout import check_layouts
-from elivepatch.build.checks.module import Expected, check_module
-from elivepatch.build.compile import Compiler
+from elivepatch.build.checks.module import Expected, check_entries, check_module
+from elivepatch.build.checks.prototypes import check_prototypes
+from elivepatch.build.checks.references import check_references
+from elivepatch.build.compile import Compiler, Original
 from elivepatch.build.diff import Difference, DiffTool, overrides, symbol_table
+from elivepatch.build.explain import Explainer
 from elivepatch.build.headers import includes_of
 from elivepatch.build.link import Linker
 from elivepatch.build.reach import Reach, reach
 from elivepatch.build.sandbox import Sandbox
 from elivepatch.build.toolchain import Toolchains
-from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.elf import ElfFile, Symbol
 from elivepatch.kernel.symbols import Block
 from elivepatch.kernel.units import Unit
 from elivepatch.model.build import BuildOutcome, Note, PatchedFunction
@@ -34,6 +39,7 @@ from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, EnvironmentFault
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.series import PatchSeries
+from elivepatch.patch.additions import read_additions
 from elivepatch.patch.parse import read_series
 from elivepatch.process import Cancellation
 
@@ -79,7 +85,8 @@ class ObjectsBuilder:
         try:
             return self._build(series, name=name, work_dir=work_dir, check_only=check_only, replace=replace)
         except BuildStopped as stopped:
-            return BuildOutcome(problem=stopped.problem, seconds=dict(self.seconds))
+            found = Explainer(series, self.base.tree).explain(stopped.problem)
+            return BuildOutcome(problem=found, seconds=dict(self.seconds))
 
     def _build(
         self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool, replace: bool
@@ -88,18 +95,37 @@ class ObjectsBuilder:
             touched = read_series(series)
             sandbox = self._sandbox()
             reached = reach(
-                touched, self.base.units, self.base.tree, lambda header: includes_of(self.base, sandbox).users(header)
+                touched,
+                self.base.units,
+                self.base.tree,
+                lambda header: includes_of(self.base, sandbox).users(header),
+                read_additions(series, touched),
             )
         with self._timed("apply", f"applying to the source of {self.base.release}"):
             applied = apply_series(
                 series, touched, tree=self.base.tree, sandbox=sandbox, work_dir=work_dir, cancellation=self.cancellation
             )
+        check_prototypes(touched, tree=self.base.tree, layer=applied.layer)
         with self._timed("compile", f"compiling {len(reached.units)} object(s), original and patched"):
-            objects = self._objects(reached, applied, name, work_dir)
+            compiler = Compiler(
+                base=self.base, sandbox=sandbox, patch_headers=self._patch_headers(), cancellation=self.cancellation
+            )
+            objects = self._objects(reached, applied, compiler, name, work_dir)
+            added = compile_added(
+                reached.added, compiler=compiler, base=self.base, layer=applied.layer, work_dir=work_dir
+            )
         if not objects:
             raise BuildStopped(problem("no-change", f"{_sources(reached)}: the compiled code is the same."))
-        notes = (*reached.notes, *_notes(objects))
+        outputs = [*[one.difference.output for one in objects], *[one.path for one in added]]
+        notes = (
+            *reached.notes,
+            *_notes(objects),
+            *[one.note for one in added],
+            *Explainer(series, self.base.tree).notes(_replaced(objects)),
+        )
+        check_references(outputs, self.base)
         if check_only:
+            check_entries(_symbols(objects), cache(self.base.parent))
             return BuildOutcome(functions=tuple(self._planned(objects)), notes=notes, seconds=dict(self.seconds))
         with self._timed("link", "linking the module"):
             linker = Linker(
@@ -109,35 +135,39 @@ class ObjectsBuilder:
                 patch_headers=self._patch_headers(),
                 cancellation=self.cancellation,
             )
-            module = linker.link(
-                [one.difference.output for one in objects], name=name, replace=replace, work_dir=work_dir
-            )
+            module = linker.link(outputs, name=name, replace=replace, work_dir=work_dir)
         with self._timed("check", "checking the module against the kernel"):
             functions = check_module(module, name, self.base, dict(_expected(objects)), _blocks(objects))
         return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
 
-    def _objects(self, reached: Reach, applied: Applied, name: str, work_dir: Path) -> list[_Object]:
-        compiler = Compiler(
-            base=self.base,
-            sandbox=self._sandbox(),
-            patch_headers=self._patch_headers(),
-            cancellation=self.cancellation,
-        )
+    def _objects(
+        self, reached: Reach, applied: Applied, compiler: Compiler, name: str, work_dir: Path
+    ) -> list[_Object]:
         # Threads that start sandboxes must live until these end (the sandbox dies with the thread that made it).
         with ThreadPoolExecutor(max_workers=self.jobs) as pool, ThreadPoolExecutor(max_workers=self.jobs) as helpers:
 
             def one(number: int, unit: Unit) -> _Object | None:
-                return self._object(unit, compiler, applied, name, work_dir / f"object-{number}", helpers)
+                original = compiler.original(unit)
+                # What only includes a changed file may never look at what changed in it.
+                if unit.source in reached.indirect and compiler.reads_the_same(unit, original, applied.layer):
+                    return None
+                return self._object(unit, original, compiler, applied, name, work_dir / f"object-{number}", helpers)
 
             pending = [pool.submit(one, number, unit) for number, unit in enumerate(reached.units)]
             return [made for future in pending if (made := future.result()) is not None]
 
     def _object(
-        self, unit: Unit, compiler: Compiler, applied: Applied, name: str, directory: Path, pool: ThreadPoolExecutor
+        self,
+        unit: Unit,
+        original: Original,
+        compiler: Compiler,
+        applied: Applied,
+        name: str,
+        directory: Path,
+        pool: ThreadPoolExecutor,
     ) -> _Object | None:
         """Compile, compare and check one object; None where its code does not change."""
         directory.mkdir()
-        original = compiler.original(unit)
         plain_pending = pool.submit(compiler.plain, unit, original)
         try:
             patched = compiler.patched(unit, original, applied.layer, directory)
@@ -217,6 +247,14 @@ class ObjectsBuilder:
 
 def _sources(reached: Reach) -> str:
     return ", ".join(unit.source for unit in reached.units)
+
+
+def _replaced(objects: list[_Object]) -> dict[str, frozenset[str]]:
+    return {one.unit.source: frozenset((*one.difference.changed, *one.difference.added)) for one in objects}
+
+
+def _symbols(objects: list[_Object]) -> Iterator[tuple[str, Symbol]]:
+    return ((one.parent, one.located.functions[name]) for one in objects for name in one.difference.changed)
 
 
 def _expected(objects: list[_Object]) -> Iterator[tuple[tuple[str, str], Expected]]:

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the changed code refers to, looked up before anything is linked.
+
+The kernel's modpost, and our check of the finished module, would find the same: a symbol that nobody exports, a
+namespace that is not imported, a static key that create-diff-object left behind, a pointer to a sealed entry. The
+intermediate sections are those of kpatch's kpatch-intermediate.h (x86-64).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from elivepatch.build.base import VMLINUX, Base
+from elivepatch.kernel.elf import BIND_GLOBAL, BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile, Relocation
+from elivepatch.kernel.symbols import LinkedSymbols
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped, Problem
+
+_RELOCATION_BYTES, _RELOCATION_DEST, _RELOCATION_TYPE, _RELOCATION_SYMBOL = 40, 0, 8, 32
+_SYMBOL_BYTES, _SYMBOL_POSITION, _SYMBOL_NAME, _SYMBOL_OBJECT = 40, 8, 24, 32
+_HOLDING_POINTERS = (".text", ".data", ".rodata", ".kpatch.callbacks")
+# Defined by the module's own .mod.c.
+_OWN = {"__this_module"}
+_NAMESPACES_QUOTED_SINCE = (6, 13)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointer:
+    """A place in code or data of a diff object that gets the address of a symbol outside of it."""
+
+    object: str
+    name: str
+    position: int
+
+
+@dataclass(frozen=True)
+class DiffObject:
+    """An object that create-diff-object made."""
+
+    path: Path
+
+    @cached_property
+    def elf(self) -> ElfFile:
+        """The file itself."""
+        return ElfFile(self.path)
+
+    @cached_property
+    def defined(self) -> frozenset[str]:
+        """The global symbols that the object brings along."""
+        return frozenset(one.name for one in self.elf.symbols if one.defined and one.bind >= BIND_GLOBAL)
+
+    @cached_property
+    def undefined(self) -> dict[str, bool]:
+        """The symbols that whoever loads the module has to find, and whether each is a local that was left out."""
+        return {one.name: one.bind == BIND_LOCAL for one in self.elf.symbols if one.name and one.section == 0}
+
+    def pointers(self) -> Iterator[Pointer]:
+        """Yield the pointers to functions and data of the kernel that the new code or data contains."""
+        yield from self._plain()
+        yield from self._resolved_by_livepatch()
+
+    def _plain(self) -> Iterator[Pointer]:
+        for section in self.elf.sections:
+            if section.name.startswith(_HOLDING_POINTERS):
+                for entry in self.elf.relocations(section):
+                    symbol = self.elf.symbols[entry.symbol]
+                    if symbol.section == 0 and symbol.name and entry.kind != R_X86_64_PLT32:
+                        yield Pointer(object=VMLINUX, name=symbol.name, position=0)
+
+    def _resolved_by_livepatch(self) -> Iterator[Pointer]:
+        table, symbols = (self.elf.by_name.get(name) for name in (".kpatch.relocations", ".kpatch.symbols"))
+        if table is None or symbols is None:
+            return
+        raw, names = self.elf.content(table), self.elf.content(symbols)
+        strings = {entry.offset: self._string(entry) for entry in self.elf.relocations(symbols)}
+        fields = {entry.offset: entry for entry in self.elf.relocations(table)}
+        for start in range(0, len(raw) - len(raw) % _RELOCATION_BYTES, _RELOCATION_BYTES):
+            place, target = fields.get(start + _RELOCATION_DEST), fields.get(start + _RELOCATION_SYMBOL)
+            if place is None or target is None or _number(raw, start + _RELOCATION_TYPE, 4) == R_X86_64_PLT32:
+                continue
+            holder = self.elf.symbols[place.symbol].section
+            if holder < len(self.elf.sections) and self.elf.sections[holder].name.startswith(_HOLDING_POINTERS):
+                yield Pointer(
+                    object=strings.get(target.addend + _SYMBOL_OBJECT, VMLINUX),
+                    name=strings.get(target.addend + _SYMBOL_NAME, ""),
+                    position=_number(names, target.addend + _SYMBOL_POSITION, 8),
+                )
+
+    def _string(self, entry: Relocation) -> str:
+        symbol = self.elf.symbols[entry.symbol]
+        if not symbol.defined:
+            return ""
+        content = self.elf.content(self.elf.sections[symbol.section])
+        start = symbol.value + entry.addend
+        return content[start : content.find(b"\0", start)].decode(errors="replace")
+
+
+def check_references(outputs: Sequence[Path], base: Base) -> None:
+    """Raise BuildStopped where the diff objects `outputs` need what the kernel of `base` cannot give them.
+
+    The codes are `undefined-symbol`, `jump-label` and `sealed-endbr`.
+    """
+    objects = [DiffObject(path) for path in outputs]
+    _check_symbols(objects, base)
+    if base.ibt:
+        _check_sealed(objects, base)
+
+
+def _check_symbols(objects: Sequence[DiffObject], base: Base) -> None:
+    defined = _OWN.union(*(one.defined for one in objects))
+    namespaces = {name for one in objects for name in one.elf.modinfo.get("import_ns", [])}
+    missing, closed = [], []
+    for name, local in sorted((name, local) for one in objects for name, local in one.undefined.items()):
+        export = base.exports.get(name)
+        if export is None and local:
+            # create-diff-object leaves a key out that only jump labels refer to.
+            raise BuildStopped(
+                problem("jump-label", f"The patched code tests {name}, a static key that the series adds.")
+            )
+        if export is None and name not in defined:
+            missing.append(name)
+        elif export is not None and export.namespace and export.namespace not in namespaces:
+            closed.append((name, export.namespace))
+    if missing:
+        raise BuildStopped(undefined(missing))
+    if closed:
+        raise BuildStopped(not_imported(*closed[0], release=base.release))
+
+
+def _check_sealed(objects: Sequence[DiffObject], base: Base) -> None:
+    parents: dict[str, LinkedSymbols] = {}
+    for pointer in sorted({pointer for one in objects for pointer in one.pointers()}, key=repr):
+        if pointer.object not in parents:
+            parents[pointer.object] = base.parent(pointer.object)
+        linked = parents[pointer.object]
+        same = linked.named.get(pointer.name, [])
+        symbol = same[max(pointer.position - 1, 0)] if len(same) >= pointer.position and same else None
+        if symbol is not None and symbol.kind == TYPE_FUNC and symbol.value in linked.sealed(symbol.section):
+            raise BuildStopped(
+                problem("sealed-endbr", f"The new code takes the address of {pointer.name}, whose entry is sealed.")
+            )
+
+
+def undefined(names: Sequence[str]) -> Problem:
+    """Return the problem of symbols that the kernel does not have or export."""
+    return problem(
+        "undefined-symbol",
+        f"The patched code uses {names[0]}, which this kernel does not have or export.",
+        excerpt="\n".join(names[:12]),
+    )
+
+
+def not_imported(name: str, namespace: str, *, release: str) -> Problem:
+    """Return the problem of an exported symbol whose namespace nobody imports, with what to write in this kernel."""
+    written = f'"{namespace}"' if _version(release) >= _NAMESPACES_QUOTED_SINCE else namespace
+    return problem(
+        "undefined-symbol",
+        f"The patched code uses {name} of the namespace {namespace} without importing it.",
+        excerpt=f"Add MODULE_IMPORT_NS({written}); to the patched file.",
+    )
+
+
+def _number(raw: bytes, start: int, size: int) -> int:
+    return int.from_bytes(raw[start : start + size], "little")
+
+
+def _version(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", release)[:2])

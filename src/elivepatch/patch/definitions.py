@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a C source of the kernel defines at its top level, and in which lines.
+
+No parser of C: sources are read as the kernel's coding style lays them out (Documentation/process/coding-style.rst),
+unpreprocessed, so that lines and words stay those of a patch. What cannot be understood is left out, never guessed.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_HIDDEN = re.compile(
+    r"""/\*.*?(?:\*/|\Z) | //[^\n]* | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*'""", re.VERBOSE | re.DOTALL
+)
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_GROUP_NAME = re.compile(r"([A-Za-z_]\w*)\s*$")
+_TAG = re.compile(r"\b(?:struct|union|enum)\s+(\w+)\s*$")
+_MACRO = re.compile(r"\s*#\s*define\s+(\w+)")
+_SYSCALL = re.compile(r"(?:COMPAT_)?SYSCALL_DEFINE\d$")
+# What may stand between a function's parameters and its body, or behind the name of a variable.
+_ANNOTATION = re.compile(r"__\w+$")
+_POINTED = re.compile(r"\(\s*\*\s*(?:const\s+)?(\w+)\s*(?:\[[^]]*\]\s*)?\)\s*\(")
+_TYPE_WORDS = frozenset(("static", "const", "volatile", "extern", "struct", "union", "enum", "unsigned", "signed"))
+
+
+class Sort(enum.StrEnum):
+    """What a top-level item is; a use is the call of a macro such as EXPORT_SYMBOL(x)."""
+
+    FUNCTION = "function"
+    DATA = "data"
+    TYPE = "type"
+    MACRO = "macro"
+    USE = "use"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """One item. `start` and `end` are its first and last line, from 1; `head` is its text up to `{`, `=` or `;`.
+
+    `name` is what others call it; that of a use is its first argument. The words of `head` have one space between them.
+    """
+
+    sort: Sort
+    name: str
+    start: int
+    end: int
+    head: str
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The identifiers in the head."""
+        return frozenset(_WORD.findall(self.head))
+
+
+def read_definitions(text: str) -> tuple[Definition, ...]:
+    """Return the top-level items of a source in their order; their lines do not overlap."""
+    return tuple(_items(blanked(text).split("\n")))
+
+
+def enclosing(definitions: tuple[Definition, ...], line: int) -> Definition | None:
+    """Return the item that a line belongs to, None where there is none."""
+    return next((one for one in definitions if one.start <= line <= one.end), None)
+
+
+def words_of(text: str) -> frozenset[str]:
+    """Return the identifiers in a piece of code, without those in comments and literals."""
+    return frozenset(_WORD.findall(blanked(text)))
+
+
+def blanked(text: str) -> str:
+    """Return the text with comments and the insides of literals blanked, each character at its place."""
+
+    def hidden(found: re.Match[str]) -> str:
+        piece = found[0]
+        if piece[0] in "\"'" and len(piece) > 1:
+            return piece[0] + " " * (len(piece) - 2) + piece[-1]
+        return re.sub(r"[^\n]", " ", piece)
+
+    return _HIDDEN.sub(hidden, text)
+
+
+class _Reader:
+    """Follows the lines of a source from one item to the next."""
+
+    def __init__(self) -> None:
+        self._head: list[str] = []
+        self._start = self._depth = 0
+        self._opened = False  # whether the item has had its braces
+
+    @property
+    def between(self) -> bool:
+        """Whether no item has begun."""
+        return not self._head
+
+    def read(self, line: str, number: int) -> Iterator[Definition]:
+        """Take the next line, which is not one of the preprocessor's; yield the items that it ends."""
+        if line[:1] == "}":
+            # Ends whatever #if branches left unbalanced.
+            self._depth = min(self._depth, 1)
+        if line[:1].strip() and line[0] != "{" and not self._depth:
+            yield from self.finish(number - 1)
+        for piece in re.split(r"([{};])", line):
+            if piece in {"{", "}"}:
+                self._depth = max(0, self._depth + (1 if piece == "{" else -1))
+                self._opened = True
+                if piece == "}" and not self._depth and _is_function(self._head):
+                    yield self._end(number)
+            elif piece == ";":
+                if not self._depth and _balanced(self._head):
+                    if self._head:
+                        yield self._end(number)
+                    self._opened = False
+            elif piece.strip():
+                self._start = self._start if self._head else number
+                if not self._depth:
+                    # What follows the braces, as in `} name;`, is told apart from what stands before them.
+                    self._head.append(f"}} {piece}" if self._opened else piece)
+
+    def finish(self, number: int) -> Iterator[Definition]:
+        """Yield the use of a macro that no semicolon ends, if that is what has been read."""
+        if self._head and not self._opened and _complete_use(self._head):
+            yield self._end(number)
+
+    def _end(self, number: int) -> Definition:
+        item = _item(self._head, self._start, number, body=self._opened)
+        self._head, self._opened = [], False
+        return item
+
+
+def _items(lines: list[str]) -> Iterator[Definition]:
+    reader = _Reader()
+    number = 0
+    while number < len(lines):
+        line = lines[number]
+        number += 1
+        if not line.lstrip().startswith("#"):
+            yield from reader.read(line, number)
+            continue
+        first = number
+        while lines[number - 1].rstrip().endswith("\\") and number < len(lines):
+            number += 1
+        if (macro := _MACRO.match(line)) and reader.between:
+            yield Definition(sort=Sort.MACRO, name=macro[1], start=first, end=number, head=f"#define {macro[1]}")
+    yield from reader.finish(len(lines))
+
+
+def _balanced(head: list[str]) -> bool:
+    text = "".join(head)
+    return text.count("(") <= text.count(")")
+
+
+def _complete_use(head: list[str]) -> bool:
+    text = " ".join(" ".join(head).split())
+    return bool(re.fullmatch(r"\w+\s?\([^=]*\)", text)) and _balanced(head)
+
+
+def _is_function(head: list[str]) -> bool:
+    text = _squeezed(head)
+    if "=" in re.sub(r"\([^()]*\)", "", text) or "}" in text:
+        return False
+    return bool(re.search(r"\)(?:\s*\w+)*\s*$", text)) and bool(_function_name(text))
+
+
+def _squeezed(head: list[str]) -> str:
+    return " ".join(" ".join(head).split())
+
+
+def _function_name(text: str) -> str:
+    """Return what stands before the parameters: the last group of parentheses that no annotation takes."""
+    rest = text
+    while ")" in rest:
+        end = rest.rindex(")")
+        depth, at = 0, end
+        while at >= 0:
+            depth += {")": 1, "(": -1}.get(rest[at], 0)
+            if not depth:
+                break
+            at -= 1
+        if at < 0:
+            return ""
+        named = _GROUP_NAME.search(rest[:at])
+        before = rest[: named.start()].rstrip() if named else ""
+        if named and not (_ANNOTATION.match(named[1]) and before.endswith(")")):
+            arguments = rest[at + 1 : end]
+            if _SYSCALL.match(named[1]):
+                return f"sys_{arguments.split(',')[0].strip()}"
+            return named[1]
+        if not named:
+            return ""
+        rest = before
+    return ""
+
+
+def _item(head: list[str], start: int, end: int, *, body: bool) -> Definition:
+    text = _squeezed(head)
+    shown, _, _ = text.partition("=")
+    shown = shown.strip()
+    if body and "=" not in text and "}" not in text and _is_function(head):
+        return Definition(sort=Sort.FUNCTION, name=_function_name(text), start=start, end=end, head=text)
+    if re.fullmatch(r"(?:static )?(?:const )?\w+ ?\((?!\s*\*).*\)", text) and "=" not in text:
+        # Type name, if any, stands first in the arguments of a macro that defines something.
+        arguments = _WORD.findall(text[text.index("(") :])
+        return Definition(sort=Sort.USE, name=arguments[0] if arguments else "", start=start, end=end, head=text)
+    before, _, behind = shown.partition("}")
+    if body and "=" not in text and (tag := _TAG.search(before)) and not behind.strip("} ").strip():
+        return Definition(sort=Sort.TYPE, name=tag[1], start=start, end=end, head=before.strip())
+    if text.startswith("typedef"):
+        names = [word for word in _WORD.findall(behind or shown) if not _ANNOTATION.match(word)]
+        return Definition(sort=Sort.TYPE, name=names[-1] if names else "", start=start, end=end, head=shown)
+    if _is_data(shown, initialised="=" in text, body=body):
+        return Definition(sort=Sort.DATA, name=_variable(behind or shown), start=start, end=end, head=shown)
+    return Definition(sort=Sort.OTHER, name="", start=start, end=end, head=shown)
+
+
+def _is_data(shown: str, *, initialised: bool, body: bool) -> bool:
+    if shown.startswith("extern") or not _variable(shown):
+        return False
+    # A prototype ends with its parameters.
+    return (
+        initialised
+        or _POINTED.search(shown) is not None
+        or (not body and "(" not in shown and len(_WORD.findall(shown)) > 1)
+        or "}" in shown
+    )
+
+
+def _variable(shown: str) -> str:
+    plain = re.sub(r"\([^()]*\)|\[[^\]]*\]", " ", shown)
+    pointer = _POINTED.search(shown)
+    if pointer:
+        return pointer[1]
+    words = [word for word in _WORD.findall(plain) if not _ANNOTATION.match(word) and word not in _TYPE_WORDS]
+    return words[-1] if words else ""
