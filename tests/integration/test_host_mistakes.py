@@ -121,6 +121,23 @@ def a_time_that_is_none(scene: Scene) -> list[str | Path]:
     return ["apply", scene.patch, "--deadline", "-5"]
 
 
+def a_module_in_place_of_a_patch(scene: Scene) -> list[str | Path]:
+    return ["apply", save(make_livepatch("elp_a"), scene.host.root)]
+
+
+def already_replaced(scene: Scene) -> list[str | Path]:
+    run(scene.host, "apply", scene.patch)
+    other = scene.patch.with_name("other.patch")
+    other.write_text("--- a/y.c\n+++ b/y.c\n@@ -1 +1 @@\n-old\n+new\n")
+    run(scene.host, "apply", other)
+    return ["unload", "elp_1"]
+
+
+def a_kernel_that_wants_signed_modules(scene: Scene) -> list[str | Path]:
+    scene.host.put("sys/module/module/parameters/sig_enforce", "Y\n")
+    return ["apply", scene.patch]
+
+
 def a_command_of_another_tool(_scene: Scene) -> list[str | Path]:
     return ["install", "x.ko"]
 
@@ -145,8 +162,11 @@ MISTAKES: list[tuple[Callable[[Scene], list[str | Path]], int, str, str]] = [
     (misspelt_setting, 2, "has a setting that does not exist: ulr.", "Known settings"),
     (two_at_once, 6, "is working on this host's livepatches.", "elivepatch status"),
     (a_patch_that_cannot_be_a_livepatch, 3, "changes the layout of struct task_struct", "shadow variable"),
-    (an_ordinary_module, 6, "is a kernel module but not a livepatch.", "modprobe"),
-    (a_time_that_is_none, 2, "must be a number from 0 to 86400", "docs/settings.md"),
+    (an_ordinary_module, 6, "ext4 is a kernel module but not a livepatch.", "modprobe"),
+    (a_time_that_is_none, 2, "Argument --deadline: '-5' is not a number of seconds", "elivepatch apply --help"),
+    (a_module_in_place_of_a_patch, 2, "elp_a.ko is a module, not a source patch.", "elivepatch load"),
+    (already_replaced, 6, "elp_1 is not live: it is only kept to go back to.", "elivepatch list"),
+    (a_kernel_that_wants_signed_modules, 6, "Only modules that are signed for this kernel load here", "Secure Boot"),
     (a_command_of_another_tool, 2, "invalid choice: 'install'", "elivepatch --help"),
 ]
 

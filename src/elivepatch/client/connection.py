@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from elivepatch.client.api import Api, is_loopback
+from elivepatch.client.options import seconds_of
 from elivepatch.model.errors import UsageError
 from elivepatch.settings import CLIENT_FILE, ClientSettings, ServerSettings, load
 
@@ -26,7 +27,10 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
 def add_limit(parser: argparse.ArgumentParser) -> None:
     """Add the option of every command that waits for a job at a server."""
     parser.add_argument(
-        "--limit", metavar="SECONDS", type=float, help="how long to wait for the server in all (default: 3600)"
+        "--limit",
+        metavar="SECONDS",
+        type=seconds_of("limit_s"),
+        help="how long to wait for the server in all (default: 3600)",
     )
 
 
@@ -57,5 +61,7 @@ def _token(file: Path) -> str:
             return stream.read(_MAX_TOKEN_BYTES).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            "token-file", f"{file} cannot be read as a token: {error}.", advice="Give the server's file operator.token."
+            "token-file",
+            f"{file} cannot be read as a token: {getattr(error, 'strerror', None) or 'it is not text'}.",
+            advice="Give the server's file operator.token.",
         ) from error

@@ -12,6 +12,8 @@ from elivepatch.client.api import MAX_BODY_BYTES
 from elivepatch.model.errors import HostError, UsageError
 from elivepatch.model.series import PatchSeries, SourcePatch
 
+_ELF = b"\x7fELF"
+
 
 def read_series(files: Sequence[Path]) -> PatchSeries:
     """Return the patches in the files, in order; raises UsageError where one cannot be read."""
@@ -28,6 +30,12 @@ def _read(file: Path) -> bytes:
         ) from error
     if len(content) > MAX_BODY_BYTES:
         raise UsageError("patch-file", f"{file} is larger than 24 MiB.", advice="Send only what the fix needs.")
+    if content.startswith(_ELF):
+        raise UsageError(
+            "patch-file",
+            f"{file} is a module, not a source patch.",
+            advice=f"Load it with `elivepatch load {file}`; apply and build take source patches.",
+        )
     return content
 
 

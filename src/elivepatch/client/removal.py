@@ -14,7 +14,7 @@ from elivepatch.model.errors import HostError
 def take_out(session: Session, name: str, *, action: str) -> Changed:
     """Take `name` out of force and out of the record; `action` is `disable` or `unload`.
 
-    Raises HostError where there is nothing of that name, or it is not in force and `disable` was asked for.
+    Raises HostError where there is nothing of that name, or it is not in force and nothing of it is loaded.
     """
     standing, record = session.standing, session.standing.record
     if any(entry.name == name for entry in standing.missing) and standing.moving is None:
@@ -33,6 +33,12 @@ def take_out(session: Session, name: str, *, action: str) -> Changed:
     if action == "unload" and _is_leftover(session, name):
         left = () if remove(session.machine, name) else (name,)
         return Changed(standing=standing, transitions=(), left=left)
+    if name in record.known:
+        raise HostError(
+            "not-live",
+            f"{name} is not live: it is only kept to go back to.",
+            advice="Nothing needs to be done; `elivepatch list` shows what is live.",
+        )
     raise HostError(
         "no-such-livepatch",
         f"Nothing that is live or recorded here is called {name}.",

@@ -50,7 +50,7 @@ def open_verified(host: Host, module: Path, envelope: bytes, pinned: Collection[
         content = _content(module, descriptor)
         statement = verify_livepatch(envelope, content, pinned)
         check_kernel(host, statement)
-        _check_module(descriptor, module, statement)
+        _check_module(descriptor, statement)
         yield VerifiedModule(descriptor=descriptor, statement=statement)
     finally:
         os.close(descriptor)
@@ -124,7 +124,7 @@ def _content(module: Path, descriptor: int) -> bytes:
     return content
 
 
-def _check_module(descriptor: int, module: Path, statement: Statement) -> None:
+def _check_module(descriptor: int, statement: Statement) -> None:
     from elivepatch.kernel.elf import ElfFile
 
     elf = ElfFile(Path(f"/proc/self/fd/{descriptor}"))
@@ -135,7 +135,7 @@ def _check_module(descriptor: int, module: Path, statement: Statement) -> None:
     except EnvironmentFault as error:
         raise TrustError(
             "module-malformed",
-            f"{module.name} is signed but is not a readable module.",
+            f"{statement.name} is signed but is not a readable module.",
             advice="The server signed something that is not a module: tell whoever runs it.",
         ) from error
     finally:
@@ -143,26 +143,26 @@ def _check_module(descriptor: int, module: Path, statement: Statement) -> None:
     if info.get("livepatch") != ["Y"]:
         raise HostError(
             "not-a-livepatch",
-            f"{module.name} is a kernel module but not a livepatch.",
+            f"{statement.name} is a kernel module but not a livepatch.",
             advice="Load ordinary modules with modprobe.",
         )
     vermagic = (info.get("vermagic") or [""])[0].split(" ")[0]
     if vermagic != statement.release:
         raise HostError(
             "vermagic",
-            f"{module.name} was built for release {vermagic or '(none)'}, its statement says {statement.release}.",
+            f"{statement.name} was built for release {vermagic or '(none)'}, its statement says {statement.release}.",
             advice="The server made a mistake: build again, and tell whoever runs it.",
         )
     if info.get("name") != [statement.name]:
         raise HostError(
             "module-name",
-            f"{module.name} calls itself {(info.get('name') or ['nothing'])[0]!r}, its statement {statement.name!r}.",
+            f"The module of {statement.name} calls itself {(info.get('name') or ['nothing'])[0]!r}.",
             advice="The server made a mistake: build again, and tell whoever runs it.",
         )
     if int.from_bytes(header[18:20], "little") != _MACHINES.get(statement.arch, -1):
         raise HostError(
             "other-kernel",
-            f"{module.name} is not machine code for {statement.arch}.",
+            f"{statement.name} is not machine code for {statement.arch}.",
             advice="Build it for this host with `elivepatch apply`.",
         )
 
