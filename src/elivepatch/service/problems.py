@@ -56,6 +56,7 @@ _CODE_OF_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "request-to
 _COUNTED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
 _RETRY_S = 5
 _API_ADVICE = "The API is described in docs/api.md and by /v1/openapi.json."
+_SIZES = "A request with patches may have 24 MiB, any other one 256 KiB."
 
 _CUT_OFF = Problem(
     code="request-invalid", kind=Kind.USAGE, message="The request broke off in its middle.", advice=_API_ADVICE
@@ -133,7 +134,7 @@ def _of_the_protocol(_request: Request, error: Exception) -> JSONResponse:
         code=_CODE_OF_STATUS.get(status.value, "request-invalid"),
         kind=Kind.USAGE if status < HTTPStatus.INTERNAL_SERVER_ERROR else Kind.ERROR,
         message=f"The server answers: {status.phrase}.",
-        advice="A request may have 24 MiB." if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else _API_ADVICE,
+        advice=_SIZES if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else _API_ADVICE,
     )
     response = answer(problem, status)
     for name, value in (error.headers or {}).items():
