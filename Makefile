@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export ELIVEPATCH_CACHE_DIR ?= /var/cache/elivepatch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit integration kernel bench chaos load corpus requirements docs clean
+.PHONY: help setup demo test lint unit integration kernel bench equal chaos load corpus requirements docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernel
 
 bench: $(VENV)/ready ## measure where the time goes, into bench/results.json
 	$(BIN)/python bench/bench.py
+
+equal: $(VENV)/ready ## compare the livepatches of the builders objects and reference, into bench/equal.json
+	$(BIN)/python bench/equal.py
 
 chaos: $(VENV)/testable ## kill, freeze and restart what does the jobs, into bench/chaos.json
 	$(BIN)/python bench/chaos.py

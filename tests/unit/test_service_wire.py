@@ -4,13 +4,21 @@
 from __future__ import annotations
 
 import base64
+import json
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from elivepatch.model.build import Builder
 from elivepatch.model.errors import UsageError
+from elivepatch.model.kernel import Digest
+from elivepatch.service.catalogue import build_key
+from elivepatch.service.records import keep_request, request_from
+from elivepatch.service.store import Store
 from elivepatch.service.wire import BuildBody, ExpectationBody, PatchBody, display_name
 
 
@@ -29,9 +37,40 @@ def test_a_request_is_read_as_it_was_meant() -> None:
     assert (request.trial, request.check_only) == (False, True)
 
 
+def test_a_request_may_name_its_builder() -> None:
+    plain = BuildBody.model_validate(body()).request()
+    assert (plain.builder, plain.paranoid) == (Builder.OBJECTS, False)
+    chosen = BuildBody.model_validate(body(builder="reference", paranoid=True)).request()
+    assert (chosen.builder, chosen.paranoid) == (Builder.REFERENCE, True)
+
+
+@given(st.sampled_from(Builder), st.booleans())
+def test_a_request_is_kept_with_its_builder(builder: Builder, paranoid: bool) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        store = Store.in_directory(Path(directory))
+        request = BuildBody.model_validate(body(builder=builder.value, paranoid=paranoid)).request()
+        kept = keep_request(request, store)
+        assert request_from(json.loads(json.dumps(kept)), store) == request
+        older = {key: value for key, value in kept.items() if key not in {"builder", "paranoid"}}
+        assert request_from(older, store).builder is Builder.OBJECTS
+
+
+def test_the_builder_is_part_of_the_build_key() -> None:
+    facts = Digest("a" * 64)
+    requests = [
+        BuildBody.model_validate(body(builder=builder.value, paranoid=paranoid)).request()
+        for builder in Builder
+        for paranoid in (False, True)
+    ]
+    assert len({build_key(facts, request) for request in requests}) == len(requests)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"builder": "make"},
+        {"builder": None},
+        {"paranoid": "yes"},
         {"patches": []},
         {"patches": [{"name": "x", "content": ""}] * 513},
         {"patches": [{"name": "x"}]},

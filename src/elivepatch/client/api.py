@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 import httpx2
 
 from elivepatch.client.report import Report, read_report
-from elivepatch.model.build import BuildRequest, Status
+from elivepatch.model.build import Builder, BuildRequest, Status
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, Problem, TrustError, UsageError
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, parse_release
 from elivepatch.model.progress import Event
@@ -114,9 +114,12 @@ class Api:
                 "check_only": request.check_only,
                 "replace": request.replace,
             }
+            | ({"builder": request.builder.value} if request.builder is not Builder.OBJECTS else {})
+            | ({"paranoid": True} if request.paranoid else {})
+            | ({"rewrite": True} if request.rewrite else {})
+            | ({"base_patches": [_named(patch) for patch in request.base_patches]} if request.base_patches else {})
             | ({"fresh": True} if fresh else {})
             | ({"priority": "automatic"} if automatic else {})
-            | ({"base_patches": [_named(patch) for patch in request.base_patches]} if request.base_patches else {})
         ).encode()
         if len(body) > MAX_BODY_BYTES:
             raise UsageError(

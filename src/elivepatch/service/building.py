@@ -20,7 +20,7 @@ from elivepatch.advisory.changelog import read_changelog
 from elivepatch.advisory.sources import KernelSources, source_map, vanilla_of
 from elivepatch.build.archive import Archive
 from elivepatch.build.base import VMLINUX, Base, Bases
-from elivepatch.build.builders.objects import VERSION, ObjectsBuilder
+from elivepatch.build.builders.choice import VERSIONS, Workbench, build_as_asked
 from elivepatch.build.custom import CustomMaker
 from elivepatch.build.making import Workplace
 from elivepatch.build.provenance import distribution_changelog, source_files
@@ -110,8 +110,8 @@ class BuildingWorkshop:
         return self.base(release).base_patches
 
     def facts(self, release: str) -> Digest:
-        """Return the digest of all that decides, together with the source patches, what comes out of the builder."""
-        return _digest(["objects", VERSION, self.base(release).digest, self.toolchains.helper().digest])
+        """Return the digest of all that decides, together with what is asked for, what comes out of a builder."""
+        return _digest([VERSIONS, self.base(release).digest, self.toolchains.helper().digest])
 
     def build(
         self,
@@ -128,7 +128,7 @@ class BuildingWorkshop:
         name = f"livepatch_{build_key[:12]}"
         with self._scratch() as scratch:
             printed = scratch / "log"
-            builder = ObjectsBuilder(
+            bench = Workbench(
                 base=base,
                 toolchains=self.toolchains,
                 jobs=self._settings.jobs,
@@ -138,13 +138,7 @@ class BuildingWorkshop:
             )
             (scratch / "work").mkdir()
             try:
-                outcome = builder.build(
-                    request.series,
-                    name=name,
-                    work_dir=scratch / "work",
-                    check_only=request.check_only,
-                    replace=request.replace,
-                )
+                outcome = build_as_asked(request, bench, name=name, work_dir=scratch / "work")
             finally:
                 if printed.exists():
                     shutil.copyfile(printed, log)

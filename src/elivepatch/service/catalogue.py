@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from elivepatch.model.build import BuildRequest
+from elivepatch.model.build import Builder, BuildRequest
 from elivepatch.model.errors import EnvironmentFault, HostError
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.service.fleet import Fleet, Offer
@@ -42,6 +42,8 @@ class Catalogue(Protocol):
 def build_key(facts: Digest, request: BuildRequest) -> Digest:
     """Return the digest of all that determines the module's bytes."""
     decides = [facts, [patch.digest for patch in request.series.patches], request.replace]
+    if request.builder is not Builder.OBJECTS or request.paranoid:
+        decides += [request.builder.value, request.paranoid]
     return Digest(hashlib.sha256(json.dumps(decides).encode()).hexdigest())
 
 

@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, PatchedFunction, Result
+from elivepatch.model.build import Builder, BuildOutcome, BuildRequest, Livepatch, Note, PatchedFunction, Result
 from elivepatch.model.errors import Kind
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.series import PatchSeries, SourcePatch
@@ -28,6 +28,8 @@ def keep_request(request: BuildRequest, store: Store) -> dict[str, Any]:
         "trial": request.trial,
         "check_only": request.check_only,
         "replace": request.replace,
+        "builder": request.builder.value,
+        "paranoid": request.paranoid,
     }
 
 
@@ -42,6 +44,9 @@ def request_from(data: dict[str, Any], store: Store) -> BuildRequest:
         trial=data["trial"],
         check_only=data["check_only"],
         replace=data["replace"],
+        # Jobs that were kept before there was a choice have neither.
+        builder=Builder(data.get("builder", Builder.OBJECTS)),
+        paranoid=data.get("paranoid", False),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from elivepatch.model.build import BuildRequest, Result, Status
+from elivepatch.model.build import Builder, BuildRequest, Result, Status
 from elivepatch.model.errors import Kind, UsageError
 from elivepatch.model.kernel import Digest, parse_release
 from elivepatch.model.series import BasePatch, PatchSeries, SourcePatch
@@ -80,6 +80,8 @@ class BuildBody(_Sent):
     check_only: bool = False
     replace: bool = Field(default=True, description="Whether the livepatch takes all earlier ones away.")
     base_patches: Annotated[list[BasePatchBody], Field(max_length=MAX_PATCHES)] = []
+    builder: Builder = Field(default=Builder.OBJECTS, strict=False)
+    paranoid: bool = Field(default=False, description="Whether a second builder must make the same livepatch.")
     priority: Literal["interactive", "automatic"] = "interactive"
     fresh: bool = Field(default=False, description="Build although there is an answer; needs the role operator.")
 
@@ -92,6 +94,8 @@ class BuildBody(_Sent):
             trial=self.trial,
             check_only=self.check_only,
             replace=self.replace,
+            builder=self.builder,
+            paranoid=self.paranoid,
             base_patches=tuple(
                 BasePatch(display_name(patch.name), Digest(patch.sha256)) for patch in self.base_patches
             ),

@@ -16,7 +16,7 @@ from elivepatch.client.follow import Patience
 from elivepatch.client.limit import time_limit
 from elivepatch.client.report import Report
 from elivepatch.commandline import Subparsers
-from elivepatch.model.build import BuildRequest
+from elivepatch.model.build import Builder, BuildRequest
 from elivepatch.model.errors import EnvironmentFault, ExitStatus, UsageError
 from elivepatch.model.kernel import parse_release
 from elivepatch.model.progress import Event
@@ -40,6 +40,16 @@ def register(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         help="what a command prints in the trial while the livepatch is enabled, and only then",
+    )
+    parser.add_argument(
+        "--builder",
+        choices=[builder.value for builder in Builder],
+        default=Builder.OBJECTS.value,
+        help="what makes the livepatch: objects compiles what a series changes (default); klp (the kernel's own, from "
+        "6.19 on) and reference (kpatch-build, before) compile the whole of a custom kernel, to compare with",
+    )
+    parser.add_argument(
+        "--paranoid", action="store_true", help="have two builders make the livepatch, and take it where both agree"
     )
     parser.add_argument("--no-trial", action="store_true", help="do not boot the kernel to try the livepatch")
     parser.add_argument(
@@ -109,7 +119,8 @@ def tell(report: Report, output: Output) -> None:
 def _request(arguments: argparse.Namespace) -> BuildRequest | None:
     """Return what is to be asked for, None where an earlier job is to be followed."""
     if arguments.follow is not None:
-        others = arguments.expect or arguments.no_trial or arguments.fresh or arguments.base_patches
+        chosen = arguments.builder != Builder.OBJECTS.value or arguments.paranoid
+        others = arguments.expect or arguments.no_trial or arguments.fresh or chosen or arguments.base_patches
         if arguments.patches or arguments.kernel or others:
             raise _usage("--follow takes a job as it was asked for: no patches, kernel or other options go with it.")
         return None
@@ -123,6 +134,8 @@ def _request(arguments: argparse.Namespace) -> BuildRequest | None:
         series=read_series(arguments.patches),
         expectations=tuple(Expectation.parse(text) for text in arguments.expect),
         trial=not arguments.no_trial,
+        builder=Builder(arguments.builder),
+        paranoid=arguments.paranoid,
         base_patches=base_patches_of(arguments, release),
     )
 

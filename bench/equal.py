@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Build kinds of change by the builders `objects` and `reference` on a small custom 6.12, compare and try the modules.
+
+usage: equal.py [KIND ...]
+
+The first kind is built from clean by `reference`, the others above its kept tree. Writes bench/equal.json where all
+kinds are done; ends with 1 where a pair differs or does not pass its trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from elivepatch.build.base import VMLINUX, Base
+from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.build.builders.reference import ReferenceBuilder
+from elivepatch.build.equality import differences, read_facts
+from elivepatch.model.build import BuildOutcome
+from elivepatch.model.trial import Expectation
+from elivepatch.service.building import BuildingWorkshop, guest_kernel
+from elivepatch.settings import ServerSettings
+from elivepatch.trial.run import run_trial
+from kinds import KINDS, Kind
+from small_kernels import small_kernel
+
+HERE = Path(__file__).parent
+BASE_PATCH = HERE.parent / "tests/kernel/data/cmdline-base.patch"
+NAME = "livepatch_equal"
+
+
+def own_kernel(workshop: BuildingWorkshop) -> Base:
+    """Return the small 6.12 with a patch of its operator's, which the test suite builds too."""
+    return small_kernel(workshop, "6.12", BASE_PATCH, suffix="-own")
+
+
+@dataclass(slots=True)
+class Pair:
+    """What two builders made of a kind: `differing` and `problems` are empty where all is well."""
+
+    objects: BuildOutcome
+    reference: BuildOutcome
+    seconds: dict[str, float]
+    differing: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def modules(self) -> list[Path]:
+        return [one.module for one in (self.objects, self.reference) if one.module is not None]
+
+
+def build_pair(workshop: BuildingWorkshop, base: Base, kind: Kind, work_dir: Path, *, clean: bool = False) -> Pair:
+    """Build a kind by both builders below `work_dir` and compare; with `clean` nothing of an earlier build is used."""
+    series, outcomes, seconds = kind.series(base.tree), {}, {}
+    common: dict[str, Any] = {"base": base, "toolchains": workshop.toolchains, "jobs": os.cpu_count() or 1}
+    builders = {"objects": ObjectsBuilder(**common), "reference": ReferenceBuilder(**common, clean=clean)}
+    for name, builder in builders.items():
+        place = work_dir / name
+        place.mkdir(mode=0o755)
+        started = time.monotonic()
+        outcomes[name] = builder.build(series, name=NAME, work_dir=place)
+        seconds[name] = round(time.monotonic() - started, 1)
+    pair = Pair(outcomes["objects"], outcomes["reference"], seconds)
+    for name, outcome in outcomes.items():
+        if outcome.problem is not None:
+            pair.problems.append(
+                f"{name}: [{outcome.problem.code}] {outcome.problem.message}\n{outcome.problem.excerpt}"
+            )
+    if len(pair.modules) == len(outcomes):
+        one, other = (read_facts(path, base.struct_sizes) for path in pair.modules)
+        pair.differing = differences(one, other)
+        if pair.objects.functions != pair.reference.functions:
+            pair.problems.append("The builders do not name the same functions.")
+    return pair
+
+
+def try_module(base: Base, kind: Kind, outcome: BuildOutcome, work_dir: Path, cache_dir: Path) -> list[str]:
+    """Load, revert and load the module again in a VM; return what is wrong."""
+    report = run_trial(
+        kernel=guest_kernel(base),
+        livepatch=outcome.module,
+        livepatch_name=NAME,
+        parents=sorted({function.object for function in outcome.functions} - {VMLINUX}),
+        expectations=[Expectation.parse(kind.expectation)] if kind.expectation else [],
+        work_dir=work_dir,
+        cache_dir=cache_dir,
+    )
+    return [f"trial: [{problem.code}] {problem.message}\n{problem.excerpt}" for problem in report.problems]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compare the builders objects and reference.")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)} (default: all)")
+    wanted = parser.parse_args().kinds or list(KINDS)
+    if unknown := sorted(set(wanted) - KINDS.keys()):
+        parser.error(f"no such kind: {unknown[0]}")
+    cache = Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch"))
+    workshop = BuildingWorkshop(ServerSettings(cache_dir=cache))
+    base = own_kernel(workshop)
+    scratch = cache / "tests"
+    scratch.mkdir(exist_ok=True)
+    rows = []
+    for number, name in enumerate(wanted):
+        with tempfile.TemporaryDirectory(prefix="equal-", dir=scratch) as directory:
+            Path(directory).chmod(0o755)
+            rows.append(_row(workshop, base, name, Path(directory), clean=number == 0))
+    wrong = [row["kind"] for row in rows if not row["equal"] or not row["loaded_and_reverted"]]
+    if set(wanted) == KINDS.keys():
+        kernel = {"release": base.release, "compiler": base.compiler}
+        (HERE / "equal.json").write_text(json.dumps({"kernel": kernel, "kinds": rows}, indent=1) + "\n")
+    print(f"{len(rows) - len(wrong)} of {len(rows)} kinds are equal, loaded and reverted")
+    return 1 if wrong else 0
+
+
+def _row(workshop: BuildingWorkshop, base: Base, name: str, work_dir: Path, *, clean: bool) -> dict[str, Any]:
+    kind = KINDS[name]
+    pair = build_pair(workshop, base, kind, work_dir, clean=clean)
+    if not pair.problems:
+        for builder, outcome in (("objects", pair.objects), ("reference", pair.reference)):
+            wrong = try_module(base, kind, outcome, work_dir / f"trial-{builder}", workshop.toolchains.directory.parent)
+            pair.problems += [f"{builder}: {one}" for one in wrong]
+    for line in (*pair.problems, *pair.differing[:40]):
+        print(f"    {line}")
+    row = {
+        "kind": name,
+        "functions": [f"{one.object}:{one.name}" for one in pair.objects.functions],
+        "from_clean": clean,
+        "equal": len(pair.modules) == len(pair.seconds) and not pair.differing,
+        "loaded_and_reverted": not pair.problems,
+        "seconds": pair.seconds,
+    }
+    print(
+        f"{name:18} {'equal' if row['equal'] else 'DIFFERENT':10} {len(row['functions']):3} function(s)  {pair.seconds}"
+    )
+    sys.stdout.flush()
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main())

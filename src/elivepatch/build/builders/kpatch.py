@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What kpatch-build needs around it: its tools where it looks for them, and a kernel with debug information.
+
+Two things are missing. Debian's kpatch-build calls create-diff-object with --klp-arch for every kernel, which is right
+only before 5.8 and crashes it on functions with alternatives. And it reads the sizes of a kernel's tables from the
+debug information of vmlinux, which a base does not keep. Neither needs a change of the script: its directory holds a
+create-diff-object that drops the option, and the base's vmlinux gets the debug information of one small file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from elivepatch.build.base import VMLINUX, Base
+from elivepatch.build.harvest import take_file
+from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.toolchain import Toolchain
+from elivepatch.build.tree import make_arguments
+
+TOOLS_PATH = "/tools/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""PATH of a sandbox that has what `kpatch_tools` made at /tools."""
+
+_KERNEL_LIMIT_BYTES = 2 << 30
+# In the order of kpatch's own arguments the option comes first; create-diff-object is the same program otherwise.
+_DIFF_TOOL = '#!/bin/sh\n[ "$1" != --klp-arch ] || shift\nexec /usr/lib/kpatch/create-diff-object "$@"\n'
+_UNCHANGED = ("create-klp-module", "create-kpatch-module", "kpatch-cc")
+
+# Pointers: a configuration without a feature only declares its structure, or not even that.
+_SIZES = """
+#include <linux/bug.h>
+#include <linux/jump_label.h>
+#include <linux/module.h>
+#include <linux/static_call.h>
+#include <linux/uaccess.h>
+#include <asm/alternative.h>
+#include <asm/orc_types.h>
+struct alt_instr *alternative;
+struct bug_entry *bug;
+struct exception_table_entry *exception;
+struct jump_entry *jump;
+struct orc_entry *orc;
+struct paravirt_patch_site *paravirt;
+struct static_call_site *static_call;
+"""
+_SCRIPT = """
+set -e
+mkdir /out/sizes
+cd /out/sizes
+cp /in/sizes.c .
+echo 'obj-m := sizes.o' >Makefile
+"$@" -C /src M="$PWD" KCFLAGS='-g -gz=none' sizes.o
+ld -e 0 -o linked sizes.o
+set --
+for name in .debug_info .debug_abbrev .debug_str .debug_line .debug_line_str; do
+    objcopy --dump-section "$name=part$name" linked /dev/null 2>/dev/null || continue
+    set -- "$@" --add-section "$name=part$name"
+done
+objcopy "$@" /in/vmlinux /out/vmlinux
+"""
+
+
+def kpatch_tools(base: Base, helper: Toolchain, into: Path) -> Path:
+    """Make the directory `into` for a sandbox's /tools: the unmodified kpatch-build in bin/, and what it calls.
+
+    kpatch-build finds its tools beside itself, and calls the compiler `gcc`, which the base's may not be called.
+    """
+    libraries = into / "lib/kpatch"
+    for directory in (into / "bin", libraries, into / "share"):
+        directory.mkdir(parents=True)
+    shutil.copyfile(helper.root / "usr/bin/kpatch-build", into / "bin/kpatch-build")
+    (into / "bin/gcc").write_text(f'#!/bin/sh\nexec {base.cc} "$@"\n')
+    (libraries / "create-diff-object").write_text(_DIFF_TOOL)
+    for program in (into / "bin/kpatch-build", into / "bin/gcc", libraries / "create-diff-object"):
+        program.chmod(0o755)
+    for name in _UNCHANGED:
+        (libraries / name).symlink_to(f"/usr/lib/kpatch/{name}")
+    (into / "share/kpatch").symlink_to("/usr/share/kpatch")
+    return into
+
+
+def debuggable_kernel(base: Base, sandbox: Sandbox, *, into: Path, work_dir: Path) -> None:
+    """Write to `into` the base's vmlinux with the debug information of the structures that kpatch-build measures.
+
+    The symbols stay the shipped kernel's; the structures are compiled from the base's tree.
+    """
+    inputs, output = work_dir / "sizes-in", work_dir / "sizes-out"
+    inputs.mkdir()
+    output.mkdir()
+    os.chown(output, BUILD_UID, BUILD_UID)
+    (inputs / "sizes.c").write_text(_SIZES)
+    shutil.copyfile(base.directory / VMLINUX, inputs / VMLINUX)
+    make = make_arguments(base.cc, 1)
+    sandbox.run(["sh", "-c", _SCRIPT, "sh", *make], layers=[base.tree], inputs=inputs, output=output).check(
+        "Measuring the kernel's tables"
+    )
+    take_file(output, VMLINUX, into, limit_bytes=_KERNEL_LIMIT_BYTES)
+    shutil.rmtree(output)

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The builder `reference`: kpatch-build as it is, on the whole kernel, to compare the builder `objects` with.
+
+kpatch-build compiles the unpatched kernel with a section per function, then what a series changes, and links that too.
+The unpatched half is the same for every series, so it is done once by a kpatch-build that is given a series which
+changes nothing, and kept as a layer above the base's tree; a job sees it under a layer of its own. What comes out must
+pass the same checks as every other module. docs/adr/0009 says when this builder is chosen, and docs/adr/0002 why it is
+not the usual one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from elivepatch.build.apply import apply_series
+from elivepatch.build.base import VMLINUX, Base
+from elivepatch.build.builders.kpatch import TOOLS_PATH, debuggable_kernel, kpatch_tools
+from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
+from elivepatch.build.checks.layout import check_layouts
+from elivepatch.build.checks.module import Expected, check_module
+from elivepatch.build.checks.prototypes import check_prototypes
+from elivepatch.build.checks.references import check_references, undefined
+from elivepatch.build.compile import Compiler
+from elivepatch.build.diff import classify
+from elivepatch.build.harvest import take, take_file
+from elivepatch.build.headers import includes_of
+from elivepatch.build.locking import locked
+from elivepatch.build.reach import Reach, reach
+from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.toolchain import HELPER, Toolchains
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.symbols import Block
+from elivepatch.kernel.units import Unit
+from elivepatch.model.build import BuildOutcome, PatchedFunction
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped, EnvironmentFault, Problem
+from elivepatch.model.progress import Event, Progress, silent
+from elivepatch.model.series import PatchSeries
+from elivepatch.patch.additions import read_additions
+from elivepatch.patch.parse import read_series
+from elivepatch.process import Cancellation, Completed
+
+VERSION = 1
+"""Raised when the same input would give other bytes; part of every build key."""
+
+_KERNEL_TIMEOUT_S = 6 * 3600.0
+_OBJECT_LIMIT_BYTES = 256 << 20
+_MODULE_LIMIT_BYTES = 256 << 20
+_LOG_LIMIT_BYTES = 256 << 20
+# A file that no makefile knows: kpatch-build builds everything twice, finds nothing changed and cleans up.
+_NOTHING = b"--- /dev/null\n+++ b/elivepatch-changes-nothing\n@@ -0,0 +1 @@\n+nothing\n"
+_SAME = ("no changed objects found", "no functional changes found")
+_KLP_BUILD_SINCE = (6, 19)
+_UNDEFINED = re.compile(r"Undefined symbols: (.+?)\.? *(?:Check |$)", re.MULTILINE)
+_COMPILE_ERROR = re.compile(r"(?m)^\S+\.[ch]:\d+:\d+: (?:fatal )?error:")
+_ERROR = re.compile(r"(?m)^.*(?:error|ERROR|undefined).*$")
+
+
+def unserved(base: Base) -> str | None:
+    """Return why kpatch-build cannot serve a base, None where it can."""
+    if base.ibt:
+        return "kpatch-build refuses CONFIG_X86_KERNEL_IBT"
+    if _version(base.release) >= _KLP_BUILD_SINCE:
+        return "kpatch-build is no longer maintained for Linux 6.19 and later"
+    if base.toolchain != HELPER:
+        return f"kpatch-build runs in the toolchain {HELPER} only"
+    return None
+
+
+@dataclass(slots=True, kw_only=True)
+class ReferenceBuilder:
+    """Builds livepatches for one base, one job an instance. What the tools print is added to the file `log`.
+
+    With `clean` the job compiles the unpatched kernel itself instead of using the kept one.
+    """
+
+    base: Base
+    toolchains: Toolchains
+    jobs: int
+    log: Path | None = None
+    progress: Progress = silent
+    cancellation: Cancellation | None = None
+    clean: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def build(
+        self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, replace: bool = True
+    ) -> BuildOutcome:
+        """Build the livepatch `name` from `series` in the empty directory `work_dir`.
+
+        With `check_only` the module is made and checked and not handed out: kpatch-build cannot stop before. With
+        `replace` the livepatch takes all earlier ones away when enabled. Whatever is wrong with the series comes back
+        as the outcome's problem. Raises EnvironmentFault where something else is broken.
+        """
+        try:
+            outcome = self._build(series, name, work_dir, replace=replace)
+        except BuildStopped as stopped:
+            return BuildOutcome(problem=stopped.problem, seconds=dict(self.seconds))
+        return _without_module(outcome) if check_only else outcome
+
+    def _build(self, series: PatchSeries, name: str, work_dir: Path, *, replace: bool) -> BuildOutcome:
+        sandbox = self._sandbox()
+        with self._timed("read", "reading the series"):
+            touched = read_series(series)
+            reached = reach(
+                touched,
+                self.base.units,
+                self.base.tree,
+                lambda header: includes_of(self.base, sandbox).users(header),
+                read_additions(series, touched),
+            )
+        with self._timed("apply", f"applying to the source of {self.base.release}"):
+            applied = apply_series(
+                series, touched, tree=self.base.tree, sandbox=sandbox, work_dir=work_dir, cancellation=self.cancellation
+            )
+        check_prototypes(touched, tree=self.base.tree, layer=applied.layer)
+        layers = [self.base.tree]
+        if not self.clean:
+            with self._timed("kernel", f"compiling the whole of {self.base.release}, once"):
+                layers.append(self._built(sandbox))
+        with self._timed("compile", "compiling what the series changes in the whole kernel, and linking"):
+            output = self._kpatch_build(
+                sandbox, [patch.content for patch in series.patches], name, work_dir, layers=layers, replace=replace
+            )
+            module = take_file(output, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
+        with self._timed("check", "checking the module against the kernel"):
+            functions = self._check(module, name, reached, output, work_dir)
+        return BuildOutcome(module=module, functions=functions, notes=reached.notes, seconds=dict(self.seconds))
+
+    def _built(self, sandbox: Sandbox) -> Path:
+        """Return the layer with the compiled unpatched kernel, made now where no job has needed it before."""
+        kept = self.base.directory / "reference"
+        made_by = hashlib.sha256(json.dumps([VERSION, self.toolchains.helper().digest]).encode()).hexdigest()
+        lock = self.base.directory / ".reference.lock"
+        with locked(lock, progress=self.progress, waiting_for=f"compiling the whole of {self.base.release}"):
+            mark = kept / "made-by"
+            if mark.is_file() and mark.read_text() == made_by:
+                return kept / "layer"
+            for left in (*self.base.directory.glob(".reference-*"), kept):
+                shutil.rmtree(left, ignore_errors=True)
+            scratch = Path(tempfile.mkdtemp(prefix=".reference-", dir=self.base.directory))
+            try:
+                scratch.chmod(0o755)
+                self._compile_all(sandbox, scratch)
+                staged = scratch / "staged"
+                staged.mkdir(mode=0o755)
+                (scratch / "upper/changed").rename(staged / "layer")
+                (staged / "made-by").write_text(made_by)
+                staged.rename(kept)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        return kept / "layer"
+
+    def _compile_all(self, sandbox: Sandbox, scratch: Path) -> None:
+        try:
+            self._kpatch_build(sandbox, [_NOTHING], "nothing", scratch, layers=[self.base.tree], keep=False)
+        except BuildStopped as stopped:
+            if stopped.problem.code == "no-change":
+                return
+            raise EnvironmentFault(
+                "kernel-build",
+                f"kpatch-build cannot compile the kernel {self.base.release}.",
+                advice="The base's own build must have ended well: remove the base and add it again.",
+                excerpt=stopped.problem.excerpt,
+            ) from stopped
+
+    def _kpatch_build(
+        self,
+        sandbox: Sandbox,
+        patches: Sequence[bytes],
+        name: str,
+        work_dir: Path,
+        *,
+        layers: Sequence[Path],
+        replace: bool = True,
+        keep: bool = True,
+    ) -> Path:
+        """Run kpatch-build above `layers`, whose changes are kept in `work_dir`/upper; return its output directory.
+
+        With `keep` its temporary files stay in the output, and the patched sources in the tree.
+        """
+        inputs, output, upper = (work_dir / part for part in ("inputs", "output", "upper"))
+        for directory in (inputs, output, upper):
+            directory.mkdir()
+        os.chown(output, BUILD_UID, BUILD_UID)
+        names = [f"/in/{number:05}.patch" for number in range(len(patches))]
+        for place, content in zip(names, patches, strict=True):
+            (inputs / posixpath.basename(place)).write_bytes(content)
+        debuggable_kernel(self.base, sandbox, into=inputs / VMLINUX, work_dir=work_dir)
+        command = ["/tools/bin/kpatch-build", "--sourcedir", "/src", "--vmlinux", f"/in/{VMLINUX}", "--name", name,
+                   "--jobs", str(self.jobs), "--output", "/out", *["--skip-cleanup"] * keep,
+                   *["--non-replace"] * (not replace), *names]  # fmt: skip
+        done = sandbox.run(
+            command,
+            layers=layers,
+            upper=upper,
+            inputs=inputs,
+            output=output,
+            tools=kpatch_tools(self.base, self.toolchains.helper(), work_dir / "tools"),
+            env={"PATH": TOOLS_PATH, "CACHEDIR": "/out/kpatch"},
+            timeout_s=_KERNEL_TIMEOUT_S,
+            cancellation=self.cancellation,
+        )
+        if not done.ok:
+            raise BuildStopped(explain(done, _log_of(output)))
+        return output
+
+    def _check(
+        self, module: Path, name: str, reached: Reach, output: Path, work_dir: Path
+    ) -> tuple[PatchedFunction, ...]:
+        """Check the module as those of the builder `objects` are; return the functions that it replaces."""
+        compiler = Compiler(
+            base=self.base,
+            sandbox=self._sandbox(),
+            patch_headers=self.toolchains.patch_headers(),
+            cancellation=self.cancellation,
+        )
+        plain: dict[str, ElfFile] = {}
+        found: dict[str, Located] = {}
+        expected: dict[tuple[str, str], Expected] = {}
+        blocks: dict[str, list[Block]] = {}
+        units = [unit for unit in reached.units if self._take_objects(unit, output, work_dir)]
+        for unit in units:
+            parent = unit.parents[0]
+            plain[unit.source] = ElfFile(compiler.plain(unit, compiler.original(unit)))
+            located = locate(plain[unit.source], self.base.parent(parent), source=unit.source, parent=parent)
+            found[unit.source] = located
+            blocks.setdefault(parent, []).append(located.block)
+            for function, symbol in located.functions.items():
+                expected[parent, function] = Expected(parent, unit.source, symbol)
+        check_references([_object(work_dir, unit, "output") for unit in units], self.base)
+        functions = check_module(module, name, self.base, expected, blocks)
+        for unit in units:
+            parent = unit.parents[0]
+            changed = [one.name for one in functions if one.source == unit.source]
+            check_fidelity(
+                plain[unit.source], self.base.parent(parent), found[unit.source], changed,
+                source=unit.source, parent=parent,
+            )  # fmt: skip
+            check_layouts(
+                original=_object(work_dir, unit, "orig"),
+                patched=_object(work_dir, unit, "patched"),
+                source=unit.source,
+                sandbox=self._sandbox(),
+                cancellation=self.cancellation,
+            )
+        return functions
+
+    def _take_objects(self, unit: Unit, output: Path, work_dir: Path) -> bool:
+        """Take kpatch-build's objects of a unit into `work_dir`; whether it has changed."""
+        for kind in ("output", "orig", "patched"):
+            place = _object(work_dir, unit, kind)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                content = take(
+                    output, f"kpatch/tmp/{kind}/{posixpath.normpath(unit.target)}", limit_bytes=_OBJECT_LIMIT_BYTES
+                )
+            except FileNotFoundError:
+                return False
+            place.write_bytes(content)
+        return True
+
+    def _sandbox(self) -> Sandbox:
+        return self.toolchains.sandbox(self.toolchains.get(self.base.toolchain), transcript=self.log)
+
+    @contextmanager
+    def _timed(self, stage: str, message: str) -> Iterator[None]:
+        self.progress(Event(stage=stage, message=message))
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(time.monotonic() - started, 3)
+
+
+def _object(work_dir: Path, unit: Unit, kind: str) -> Path:
+    return work_dir / "objects" / hashlib.sha256(unit.target.encode()).hexdigest()[:16] / f"{kind}.o"
+
+
+def _version(release: str) -> tuple[int, ...]:
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return (int(found[1]), int(found[2])) if found is not None else ()
+
+
+def _without_module(outcome: BuildOutcome) -> BuildOutcome:
+    return replace(outcome, module=None)
+
+
+def _log_of(output: Path) -> str:
+    try:
+        return take(output, "kpatch/build.log", limit_bytes=_LOG_LIMIT_BYTES).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def explain(done: Completed, log: str) -> Problem:
+    """Return what the words of kpatch-build and of its log mean for the one who sent the series."""
+    said = (done.output + done.log).decode(errors="replace")
+    excerpt = "\n".join(_ERROR.findall(log)[:12]) or done.tail()
+    if done.timed_out:
+        return problem("out-of-time", "Building the whole kernel took too long.", excerpt=excerpt)
+    if any(words in said for words in _SAME):
+        return problem("no-change", "The compiled code is the same with and without the series.")
+    if "failed to apply" in said:
+        return problem("does-not-apply", "The series does not apply to this kernel's source.", excerpt=done.tail())
+    if found := _UNDEFINED.search(said):
+        return undefined(found[1].split())
+    if "error(s) encountered" in said or "SIGSEGV" in said:
+        return classify(replace(done, output=said.encode(), log=b""), "a changed object")
+    if _COMPILE_ERROR.search(log):
+        return problem("compile-error", "The kernel does not compile with the series.", excerpt=excerpt)
+    return problem("reference-failed", "kpatch-build gave up.", excerpt="\n".join([done.tail(5), excerpt]))
