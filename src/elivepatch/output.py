@@ -58,6 +58,13 @@ class Output:
             self.out.write(printable(text) + "\n")
             self.out.flush()
 
+    def verbatim(self, text: str) -> None:
+        """Print text that is for programs too, where JSON was not asked for: as it is, except to a terminal."""
+        if not self.as_json:
+            self._close_line()
+            self.out.write("\n".join(map(printable, text.split("\n"))) if self.out.isatty() else text)
+            self.out.flush()
+
     def note(self, text: str) -> None:
         """Print a line for people on standard error, whether or not JSON was asked for."""
         self._close_line()

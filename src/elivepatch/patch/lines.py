@@ -67,6 +67,11 @@ def preserve(text: str, changes: Iterable[Change]) -> str:
     return "".join(result)
 
 
+def forget(text: str) -> str:
+    """Return the text without the directives that `preserve` put into it."""
+    return re.sub(r"(?m)^#line \d+\n", "", text)
+
+
 def _old_numbers(count: int, changes: Sequence[Change]) -> list[int | None]:
     """For each new line its old number, None where the line is new."""
     numbers: list[int | None] = []
