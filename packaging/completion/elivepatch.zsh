@@ -161,6 +161,8 @@ _shtab_elivepatch_cancel_defaults_added=0
 _shtab_elivepatch_check_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--kernel[\`uname -r\` of the host]:RELEASE:"
+  "--rewrite[where they cannot, print a changed patch that could, each change named with its reason]"
+  {-o,--output}"[write the patch of --rewrite there instead]:OUT.patch:"
   "--json[print the report as one JSON document]"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
   "--no-base-patches[name none\: this kernel was built without the user patches that are here]"
