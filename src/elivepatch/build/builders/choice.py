@@ -112,7 +112,7 @@ def _unfit(builder: Builder, base: Base) -> Problem | None:
 
 
 def _build(builder: Builder, request: BuildRequest, bench: Workbench, name: str, work_dir: Path) -> BuildOutcome:
-    makers = {
+    makers: dict[Builder, type[objects.ObjectsBuilder | klp.KlpBuilder | reference.ReferenceBuilder]] = {
         Builder.OBJECTS: objects.ObjectsBuilder,
         Builder.KLP: klp.KlpBuilder,
         Builder.REFERENCE: reference.ReferenceBuilder,
