@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from edits import Edit, patch_of, series_of
+from edits import Edit, after, before, patch_of, series_of
 
 from elivepatch.build.base import VMLINUX, Base
 from elivepatch.build.builders.klp import KlpBuilder
@@ -61,19 +61,19 @@ def test_both_builders_replace_the_same_functions_of_two_modules_and_of_vmlinux(
     assert report.problems == (), report.problems
 
 
-@pytest.mark.parametrize(
-    ("edit", "code"),
-    [
-        (Edit(SHOW, "get_avenrun(avnrun, FIXED_1/200, 0);", "get_avenrun(avnrun, FIXED_1/200);"), "compile-error"),
-        (Edit(SHOW, "	pde = proc_create", "	pr_info(SHOWN);\n	pde = proc_create"), "init-code"),
-        (Edit(SHOW, "	unsigned long avnrun[3];\n", "	unsigned long avnrun[3]; /* three */\n"), "no-change"),
-    ],
-)
-def test_what_klp_build_alone_would_let_pass_or_not_explain_is_told(
-    workshop: BuildingWorkshop, base: Base, reachable_path: Path, edit: Edit, code: str
+REFUSED = {
+    "compile-error": Edit(SHOW, "get_avenrun(avnrun, FIXED_1/200, 0);", "get_avenrun(avnrun, FIXED_1/200);"),
+    "no-change": Edit(SHOW, "	unsigned long avnrun[3];\n", "	unsigned long avnrun[3]; /* three */\n"),
+    "init-code": before(SHOW, "	pde_make_permanent(pde);\n", '	pr_info("made\\n");\n'),
+    "data-layout": after("fs/minix/minix.h", "struct minix_inode_info {\n", "	int first;\n"),
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_what_klp_build_would_let_pass_or_say_in_words_of_its_own_is_told(
+    workshop: BuildingWorkshop, base: Base, reachable_path: Path, code: str
 ) -> None:
-    edit = edit._replace(new=edit.new.replace("SHOWN", '"shown\\n"'))
-    series = series_of(patch_of(base.tree, edit))
+    series = series_of(patch_of(base.tree, REFUSED[code]))
     outcome = built(KlpBuilder, workshop, base, series, reachable_path / "klp")
     assert outcome.problem is not None
     assert outcome.problem.code == code

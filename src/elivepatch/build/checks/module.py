@@ -8,7 +8,6 @@ here: kernel/livepatch/core.c, kernel/module/version.c and arch/x86/kernel/alter
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,13 @@ from pathlib import Path
 from elivepatch.build.base import VMLINUX, Base
 from elivepatch.build.checks.functions import read_functions
 from elivepatch.kernel.elf import BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile, Relocation, Section, Symbol
+from elivepatch.kernel.modversions import read_versions
 from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.kernel.traceable import TracedFunctions
 from elivepatch.model.build import PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
 
-_VERSION = struct.Struct("<Q56s")  # struct modversion_info
-_CHECKSUM = struct.Struct("<I")
 _LIVEPATCH = 0xFF20  # SHN_LIVEPATCH
 _KLP_SYMBOL = re.compile(r"\.klp\.sym\.([^.]+)\.(.+),(\d+)")
 _KLP_RELOCATIONS = re.compile(r"\.klp\.rela\.([^.]+)\.(.+)")
@@ -118,7 +116,7 @@ def check_entries(functions: Iterable[tuple[str, Symbol]], parent: Callable[[str
 
 
 def _check_symbols(module: ElfFile, base: Base, parent: _Parent, blocks: Mapping[str, Sequence[Block]]) -> None:
-    versions = dict(_read_versions(module))
+    versions = read_versions(module)
     namespaces = set(module.modinfo.get("import_ns", []))
     table = module.by_name.get("__jump_table")
     jumps = {entry.symbol for entry in module.relocations(table)} if table else set()
@@ -161,16 +159,6 @@ def _check_block(symbol: Symbol, object_name: str, blocks: Sequence[Block]) -> N
 def _effective(module: ElfFile, table: Section) -> Iterable[Relocation]:
     """Return the entries of a .rela section that fill anything in."""
     return (entry for entry in module.entries(table) if entry.kind) if table.kind == "SHT_RELA" else ()
-
-
-def _read_versions(module: ElfFile) -> Iterable[tuple[str, int]]:
-    """Yield the checksums of the symbols that a module needs, in the basic and the extended format (Linux 6.14)."""
-    raw = module.named("__versions")
-    for crc, name in _VERSION.iter_unpack(raw[: len(raw) - len(raw) % _VERSION.size]):
-        yield name.split(b"\0")[0].decode(errors="replace"), crc
-    checksums, names = module.named("__version_ext_crcs"), module.named("__version_ext_names").split(b"\0")
-    for (crc,), name in zip(_CHECKSUM.iter_unpack(checksums[: len(checksums) // 4 * 4]), names, strict=False):
-        yield name.decode(errors="replace"), crc
 
 
 def _check_endbr(module: ElfFile, parent: _Parent) -> None:
