@@ -180,15 +180,17 @@ def test_programs_files_and_memory_are_bounded(probe: Callable[..., dict[str, st
 
 @pytest.mark.skipif(own_group() is None, reason="no control group can be made here")
 def test_the_memory_of_all_programs_together_is_bounded(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    group = own_group()
-    assert group is not None
-    monkeypatch.setattr("elivepatch.build.sandbox.own_group", lambda: replace(group, limit=128 << 20))
+    own = own_group()
+    assert own is not None
+    group = replace(own, directory=own.directory.with_name(f"{own.directory.name}-small"), limit=128 << 20)
+    monkeypatch.setattr("elivepatch.build.sandbox.own_group", lambda: group)
     # Each holds 64 MiB until the program behind it, which reads nothing, has ended.
     hold = "head -c 64M /dev/zero | tail -c 64M | sleep 1 &"
     assert shell(sandbox, f"{hold} wait; exit 3").status == 3
     with pytest.raises(EnvironmentFault, match="more than the 128 MiB") as caught:
         shell(sandbox, f"{hold * 4} wait; exit 3")
     assert caught.value.problem.code == "memory-used-up"
+    group.remove()
     monkeypatch.undo()
     assert shell(sandbox, f"{hold * 4} wait; exit 3").status == 3
 
