@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export ELIVEPATCH_CACHE_DIR ?= /var/cache/elivepatch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit integration kernel bench equal chaos load corpus requirements docs clean
+.PHONY: help setup demo test lint unit integration kernel bench equal chaos load corpus verdicts requirements docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -43,9 +43,11 @@ kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernel
 
 bench: $(VENV)/ready ## measure where the time goes, into bench/results.json
 	$(BIN)/python bench/bench.py
+	$(BIN)/python bench/plot.py
 
 equal: $(VENV)/ready ## compare the livepatches of the builders objects and reference, into bench/equal.json
 	$(BIN)/python bench/equal.py
+	$(BIN)/python bench/second.py
 
 chaos: $(VENV)/testable ## kill, freeze and restart what does the jobs, into bench/chaos.json
 	$(BIN)/python bench/chaos.py
@@ -55,6 +57,9 @@ load: $(VENV)/testable ## ask the server for much at once while it builds, into 
 
 corpus: $(VENV)/ready ## build and try a folder of real fixes (DIR=...), into bench/corpus.json
 	$(BIN)/python bench/corpus.py $(DIR)
+
+verdicts: $(VENV)/ready ## compare what checks say with what builds come to (DIR=...), into bench/verdicts.json
+	$(BIN)/python bench/verdicts.py $(DIR)
 
 docs: $(VENV)/ready ## write the generated pages of docs/
 	$(BIN)/python docs/generate.py

@@ -64,11 +64,10 @@ while read -r target; do
 done </out/targets >/out/changed
 mkdir -p klp-tmp/2-patched
 for object in vmlinux.o $(cat modules.order); do
-    if [ "$object" -nt klp-tmp/timestamp ]; then
-        mkdir -p klp-tmp/3-checksum-patched
-        cp --parents "$object" klp-tmp/3-checksum-patched
-        tools/objtool/objtool klp checksum "klp-tmp/3-checksum-patched/$object"
-    fi
+    cmp -s "$object" "/in/$object" && continue
+    mkdir -p klp-tmp/3-checksum-patched
+    cp --parents "$object" klp-tmp/3-checksum-patched
+    tools/objtool/objtool klp checksum "klp-tmp/3-checksum-patched/$object"
 done
 [ -d klp-tmp/3-checksum-patched ] || exit 7
 touch klp-tmp/2-patched/.complete klp-tmp/3-checksum-patched/.complete
