@@ -3,8 +3,8 @@
 
 usage: equal.py [KIND ...]
 
-The first kind is built from clean by `reference`, the others above its kept tree. Writes bench/equal.json where all
-kinds are done; ends with 1 where a pair differs or does not pass its trial.
+The first of all kinds is built from clean by `reference`, the others above its kept tree. Writes bench/equal.json, in
+which kinds that were not asked for stay as they were; ends with 1 where a pair differs or does not pass its trial.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from small_kernels import small_kernel
 HERE = Path(__file__).parent
 BASE_PATCH = HERE.parent / "tests/kernel/data/cmdline-base.patch"
 NAME = "livepatch_equal"
+RESULTS = HERE / "equal.json"
+CLEAN = next(iter(KINDS))
 
 
 def own_kernel(workshop: BuildingWorkshop) -> Base:
@@ -108,20 +110,27 @@ def main() -> int:
     base = own_kernel(workshop)
     scratch = cache / "tests"
     scratch.mkdir(exist_ok=True)
-    rows = []
-    for number, name in enumerate(wanted):
+    wrong = 0
+    for name in wanted:
         with tempfile.TemporaryDirectory(prefix="equal-", dir=scratch) as directory:
             Path(directory).chmod(0o755)
-            rows.append(_row(workshop, base, name, Path(directory), clean=number == 0))
-    wrong = [row["kind"] for row in rows if not row["equal"] or not row["loaded_and_reverted"]]
-    if set(wanted) == KINDS.keys():
-        kernel = {"release": base.release, "compiler": base.compiler}
-        (HERE / "equal.json").write_text(json.dumps({"kernel": kernel, "kinds": rows}, indent=1) + "\n")
-    print(f"{len(rows) - len(wrong)} of {len(rows)} kinds are equal, loaded and reverted")
+            row = compare(workshop, base, name, Path(directory), clean=name == CLEAN)
+        wrong += not (row["equal"] and row["loaded_and_reverted"])
+        _keep(base, name, row)
+    print(f"{len(wanted) - wrong} of {len(wanted)} kinds are equal, loaded and reverted")
     return 1 if wrong else 0
 
 
-def _row(workshop: BuildingWorkshop, base: Base, name: str, work_dir: Path, *, clean: bool) -> dict[str, Any]:
+def _keep(base: Base, name: str, row: dict[str, Any]) -> None:
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rows = known.get(base.release, {}) | {name: row}
+    RESULTS.write_text(
+        json.dumps({base.release: {kind: rows[kind] for kind in KINDS if kind in rows}}, indent=1) + "\n"
+    )
+
+
+def compare(workshop: BuildingWorkshop, base: Base, name: str, work_dir: Path, *, clean: bool) -> dict[str, Any]:
+    """Build one kind by both builders and try the modules; return the row of equal.json."""
     kind = KINDS[name]
     pair = build_pair(workshop, base, kind, work_dir, clean=clean)
     if not pair.problems:
@@ -131,7 +140,6 @@ def _row(workshop: BuildingWorkshop, base: Base, name: str, work_dir: Path, *, c
     for line in (*pair.problems, *pair.differing[:40]):
         print(f"    {line}")
     row = {
-        "kind": name,
         "functions": [f"{one.object}:{one.name}" for one in pair.objects.functions],
         "from_clean": clean,
         "equal": len(pair.modules) == len(pair.seconds) and not pair.differing,
