@@ -93,6 +93,23 @@ def test_a_damaged_state_file_is_told_in_words_and_status_still_answers(host: Si
     assert status.document["livepatches"][0]["state"] == "live"
 
 
+@pytest.mark.parametrize("name", ["next.json", "guard.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"schema": 2}'])
+def test_a_damaged_file_beside_it_is_named_and_status_tells_what_is_live_all_the_same(
+    host: SimulatedHost, name: str, content: bytes
+) -> None:
+    load(host)
+    file = host.store.kernel_directory / name
+    file.write_bytes(content)
+    ran = run_json(host, "rollback")
+    assert ran.status == 0 or (ran.status, ran.code) == (6, "state-malformed")
+    status = run_json(host, "status")
+    if ran.status:
+        assert (status.status, status.document["livepatches"][0]["state"]) == (6, "live")
+        assert str(file) in ran.document["problem"]["message"]
+        assert any(str(file) in text for text in status.document["attention"])
+
+
 def test_a_record_copied_from_another_machine_is_told(host: SimulatedHost) -> None:
     load(host)
     file = host.store.kernel_directory / "state.json"
@@ -152,7 +169,7 @@ def test_the_history_tells_what_who_and_how_it_ended(host: SimulatedHost) -> Non
 def test_a_cut_off_line_of_the_history_is_left_out(host: SimulatedHost) -> None:
     load(host)
     file = host.store.kernel_directory / "history.jsonl"
-    file.write_bytes(file.read_bytes() + b'{"at": "2026')
+    file.write_bytes(file.read_bytes() + b'[]\n{"at": 5}\n' + b"[" * 100_000 + b'\n{"at": "2026')
     assert len(run_json(host, "history").document["events"]) == 1
 
 

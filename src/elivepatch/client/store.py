@@ -64,7 +64,7 @@ class Store:
         read = self._json("state.json")
         if read is None:
             return Record.empty(read_release(self.host), self.build_id, read_boot_id(self.host))
-        record = Record.from_dict(read)
+        record = self._as_record(read, "state.json")
         if record.build_id != self.build_id:
             raise HostError(
                 "state-malformed",
@@ -76,7 +76,7 @@ class Store:
     def next_record(self) -> Record | None:
         """Return what was about to be recorded when a command was cut off, None where none was."""
         read = self._json("next.json")
-        return None if read is None else Record.from_dict(read)
+        return None if read is None else self._as_record(read, "next.json")
 
     def prepare(self, record: Record) -> None:
         """Write down what the record will be, before the kernel is touched; raises HostError where that fails.
@@ -151,7 +151,7 @@ class Store:
             raise _unwritable(path, error) from error
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the events of the history, the oldest first; lines that a crash cut off are left out."""
+        """Return the events of the history, the oldest first; lines that a crash cut off or damaged are left out."""
         try:
             with (self.kernel_directory / "history.jsonl").open("rb") as file:
                 lines = file.read(_JSON_LIMIT).splitlines()
@@ -159,15 +159,7 @@ class Store:
             return []
         except OSError as error:
             raise _unreadable(self.kernel_directory / "history.jsonl", error) from error
-        found = []
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                found.append(event)
-        return found
+        return [event for event in map(_event, lines) if event is not None]
 
     def other_kernels(self) -> list[Record]:
         """Return the records of other kernels; what cannot be read is left out."""
@@ -200,12 +192,14 @@ class Store:
         except OSError as error:
             raise _unreadable(path, error) from error
         except (ValueError, RecursionError) as error:
-            raise HostError(
-                "state-malformed",
-                f"{path} is damaged.",
-                advice="`elivepatch status` shows what the kernel says is live; move the file away to start anew.",
-            ) from error
+            raise _damaged(path) from error
         return read if isinstance(read, dict) else {}
+
+    def _as_record(self, read: dict[str, Any], name: str) -> Record:
+        try:
+            return Record.from_dict(read)
+        except HostError as error:
+            raise _damaged(self.kernel_directory / name) from error
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         _write(self.kernel_directory / name, json.dumps(content, indent=1).encode() + b"\n")
@@ -247,6 +241,28 @@ def locked(machine: Machine, *, doing: str, wait_s: float) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _event(line: bytes) -> dict[str, Any] | None:
+    """Return a line of the history, None where it is not one."""
+    try:
+        read = json.loads(line)
+        return {
+            **{name: _text(read[name]) for name in ("at", "action", "by")},
+            **{name: [_text(one) for one in read[name]] for name in ("before", "after")},
+            "transitions": [
+                {"name": _text(one["name"]), "ending": _text(one["ending"]), "seconds": float(one["seconds"])}
+                for one in read["transitions"]
+            ],
+        }
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(type(value))
+    return value
+
+
 def _busy(descriptor: int) -> HostError:
     holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another command"
     return HostError(
@@ -285,6 +301,14 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _damaged(path: Path) -> HostError:
+    return HostError(
+        "state-malformed",
+        f"{path} is damaged.",
+        advice="`elivepatch status` shows what the kernel says is live; move the file away to start anew.",
+    )
 
 
 def _unwritable(path: Path, error: OSError) -> HostError:

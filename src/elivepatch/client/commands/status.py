@@ -7,8 +7,9 @@ It asks no network and answers at once. Status 0 means that all is in order, 6 t
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from elivepatch.client.guard import why_skipped
 from elivepatch.client.host import machine as machines
@@ -25,6 +26,8 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError, TrustError
 from elivepatch.output import Output
 from elivepatch.trust.pins import read_pins
+
+_Read = TypeVar("_Read")
 
 
 def register(subparsers: Subparsers) -> None:
@@ -104,14 +107,14 @@ def _record(seen: _Seen, record: Record | None) -> dict[str, Any]:
         return {"readable": False, "why": seen.why_no_record}
     standing = seen.standing
     missing = [entry.name for entry in standing.missing]
-    skipped = why_skipped(seen.store)
+    skipped = _noted(seen, lambda: why_skipped(seen.store)) or ""
     if missing and skipped:
         seen.attention.append(f"{', '.join(missing)} was not loaded at boot: {skipped}")
     elif missing and not standing.this_boot:
         seen.attention.append(f"{', '.join(missing)} is recorded but was not loaded since the machine was started")
     elif missing:
         seen.attention.append(f"{', '.join(missing)} is recorded as live, but the kernel does not have it")
-    if seen.store.next_record() is not None:
+    if _noted(seen, seen.store.next_record) is not None:
         seen.attention.append("a command was cut off; the next one that changes something brings the record in line")
     others = [other.release for other in seen.store.other_kernels() if other.set.entries]
     return {
@@ -125,6 +128,15 @@ def _record(seen: _Seen, record: Record | None) -> dict[str, Any]:
         "guard": skipped or None,
         "other_kernels": others,
     }
+
+
+def _noted(seen: _Seen, read: Callable[[], _Read]) -> _Read | None:
+    """Return what a file beside the record says; one that is damaged needs a look, but status answers all the same."""
+    try:
+        return read()
+    except HostError as error:
+        seen.attention.append(f"{error.problem.message} {error.problem.advice}")
+        return None
 
 
 def _trust(seen: _Seen) -> dict[str, Any]:
