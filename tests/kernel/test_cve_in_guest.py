@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch auto` on a running host: Debian 12 in a VM, its own stock kernel, a real server, real fixes."""
+"""`elivepatch auto` on a running host: Debian 12 in a VM, its own stock kernel, a real server, real CVEs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from running_server import free_port
 
 from elivepatch.build.archive import Archive
 from elivepatch.build.base import Base
-from elivepatch.client.cli import main
+from elivepatch.service import cli
 from elivepatch.service.building import guest_kernel
 from elivepatch.settings import ServerSettings
 
@@ -27,21 +27,29 @@ pytestmark = [
     pytest.mark.skipif(not FIXES.is_dir(), reason="the collection of real fixes is not there"),
 ]
 
-POLICY = '[records]\nsource = "/root/records.idx"\n[[fixes]]\ndirectory = "/root/fixes"\n'
+POLICY = '[[fixes]]\ndirectory = "/root/fixes"\n'
 SCRIPT = """
 network
 step enroll elivepatch enroll "$URL" --fingerprint "$FINGERPRINT" --json
 step update elivepatch cve update --json
-step before elivepatch cve summary --records /root/records.idx --json
+step before elivepatch cve summary --json
 step auto elivepatch auto --json
 step live ls /sys/kernel/livepatch
 step functions sh -c 'ls -d /sys/kernel/livepatch/*/*/*,*'
 step taint cat /proc/sys/kernel/tainted
-step summary elivepatch cve summary --records /root/records.idx --json
-step closed elivepatch cve list --closed --records /root/records.idx --json
-step people elivepatch cve summary --records /root/records.idx
+step summary elivepatch cve summary --json
+step closed elivepatch cve list --closed --json
+step people elivepatch cve summary
 step again elivepatch auto
 step record elivepatch status --json
+step rollback elivepatch rollback --json
+for seconds in 3 6 9 12 15; do
+    timeout -s KILL $seconds elivepatch auto >/dev/null 2>&1
+done
+step after_kills elivepatch auto
+step functions_after sh -c 'ls -d /sys/kernel/livepatch/*/*/*,*'
+step summary_after elivepatch cve summary --json
+step taint_after cat /proc/sys/kernel/tainted
 systemctl reboot
 """
 
@@ -60,16 +68,16 @@ def boot(
 ) -> Boot:
     """One boot of a host with a policy, the CVE list and sixty fixes."""
     place = tmp_path_factory.mktemp("cve")
-    index, policy = place / "records.idx", place / "policy.toml"
-    assert main(["cve", "index", "--records", str(SHARED / "vulns-sample.tar.xz"), "-o", str(index), "--json"]) == 0
+    policy = place / "policy.toml"
+    index = ["cve", "index", "--state", str(server.state), "--records", str(SHARED / "vulns-sample.tar.xz")]
+    assert cli.main(index) == 0
     # The server makes up its mind before: the guest's processor is emulated, and its waiting would be all there is.
-    policy.write_text(POLICY.replace("/root/records.idx", str(index)).replace("/root/fixes", str(FIXES)))
+    policy.write_text(POLICY.replace("/root/fixes", str(FIXES)))
     status, _, told = server.run(
         "cve", "close", "--kernel", base_6_1.release, "--policy", policy, "--keep", place / "keep", "-o", place / "x.ko"
     )  # fmt: skip
     assert status == 0, told
     files = client_files(place / "client") | {
-        "root/records.idx": index.read_bytes(),
         "etc/elivepatch/policy.toml": POLICY.encode(),
         **{f"root/fixes/{path.name}": path.read_bytes() for path in FIXES.glob("*.patch")},
     }
@@ -82,7 +90,7 @@ def boot(
         place=place,
         logs=settings.cache_dir / "guest-host/logs",
     )
-    seen = host.boot("cve", variables + SCRIPT, files)
+    seen = host.boot("cve", variables + SCRIPT, files, timeout_s=540)
     for key, step in seen.steps.items():
         sys.stderr.write(f"{key}: {step.ended_s - step.began_s:.1f} s in the guest\n")
     return seen
@@ -122,3 +130,12 @@ def test_a_second_run_changes_nothing_and_says_so_in_one_line(boot: Boot) -> Non
     assert boot["again"].out.startswith("Nothing to do on Linux 6.1.176")
     assert boot["again"].err == ""
     assert boot["record"].document is not None
+
+
+def test_killed_again_and_again_it_ends_in_the_same_state(boot: Boot) -> None:
+    assert boot["rollback"].status == 0
+    assert boot["after_kills"].status == 0, boot["after_kills"].err
+    # ls tells the livepatch's name too, which is that of what was built.
+    assert boot["functions_after"].out == boot["functions"].out
+    assert boot["summary_after"].document["funnel"] == boot["summary"].document["funnel"]
+    assert boot["taint_after"].out == boot["taint"].out
