@@ -12,41 +12,33 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.apply import Applied, apply_series
+from elivepatch.build.apply import Applied
 from elivepatch.build.base import VMLINUX, Base
 from elivepatch.build.builders.klp_says import not_compiled, not_made
 from elivepatch.build.builders.klp_tree import BUILD_VARIABLES, KlpTree, klp_tree, unserved
+from elivepatch.build.builders.steps import BuildSteps
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.functions import Replaced, read_functions
 from elivepatch.build.checks.layout import check_layouts
 from elivepatch.build.checks.module import Expected, check_module
-from elivepatch.build.checks.prototypes import check_prototypes
-from elivepatch.build.compile import Compiler
 from elivepatch.build.explain import Explainer
 from elivepatch.build.harvest import take
-from elivepatch.build.headers import includes_of
-from elivepatch.build.reach import Reach, reach
-from elivepatch.build.sandbox import BUILD_UID, Sandbox
-from elivepatch.build.toolchain import Toolchains
+from elivepatch.build.reach import Reach
+from elivepatch.build.sandbox import BUILD_UID
 from elivepatch.build.tree import make_arguments
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.kernel.units import Unit
 from elivepatch.model.build import BuildOutcome, PatchedFunction
 from elivepatch.model.codes import problem
-from elivepatch.model.errors import BuildStopped, EnvironmentFault
-from elivepatch.model.progress import Event, Progress, silent
+from elivepatch.model.errors import BuildStopped
 from elivepatch.model.series import PatchSeries
-from elivepatch.patch.additions import read_additions
-from elivepatch.patch.parse import TouchedFile, read_series
-from elivepatch.process import Cancellation
+from elivepatch.patch.parse import TouchedFile
 
 VERSION = 1
 """Raised when the same input would give other bytes; part of every build key."""
@@ -95,16 +87,8 @@ class _Checked:
 
 
 @dataclass(slots=True, kw_only=True)
-class KlpBuilder:
+class KlpBuilder(BuildSteps):
     """Builds livepatches for one base, one job an instance. What the tools print is added to the file `log`."""
-
-    base: Base
-    toolchains: Toolchains
-    jobs: int
-    log: Path | None = None
-    progress: Progress = silent
-    cancellation: Cancellation | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def build(
         self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, replace: bool = True
@@ -128,32 +112,19 @@ class KlpBuilder:
         return dataclasses.replace(outcome, module=None) if check_only else outcome
 
     def _build(self, series: PatchSeries, name: str, work_dir: Path, *, replace: bool) -> BuildOutcome:
-        with self._timed("read", "reading the series"):
-            touched = read_series(series)
-            sandbox = self._sandbox()
-            reached = reach(
-                touched,
-                self.base.units,
-                self.base.tree,
-                lambda header: includes_of(self.base, sandbox).users(header),
-                read_additions(series, touched),
-            )
-        with self._timed("apply", f"applying to the source of {self.base.release}"):
-            applied = apply_series(
-                series, touched, tree=self.base.tree, sandbox=sandbox, work_dir=work_dir, cancellation=self.cancellation
-            )
-        check_prototypes(touched, tree=self.base.tree, layer=applied.layer)
-        with self._timed("tree", f"looking for the built tree of {self.base.release}"):
+        started = self.start(series, work_dir)
+        reached, applied, sandbox = started.reached, started.applied, self.sandbox()
+        with self.timed("tree", f"looking for the built tree of {self.base.release}"):
             tree = klp_tree(self.base, sandbox, jobs=self.jobs, progress=self.progress, cancellation=self.cancellation)
-        with self._timed("compile", "compiling what the series changes in the whole kernel"):
-            layers, units = self._compile(tree, touched, reached, applied, work_dir)
+        with self.timed("compile", "compiling what the series changes in the whole kernel"):
+            layers, units = self._compile(tree, started.touched, reached, applied, work_dir)
         with ThreadPoolExecutor(max_workers=self.jobs) as pool:
             checked = [
                 pool.submit(self._object, unit, applied, work_dir / f"object-{n}") for n, unit in enumerate(units)
             ]
-            with self._timed("link", "comparing, and linking the module"):
+            with self.timed("link", "comparing, and linking the module"):
                 module = self._module(layers, name, work_dir, checked, replace=replace)
-            with self._timed("check", "checking the module against the kernel"):
+            with self.timed("check", "checking the module against the kernel"):
                 functions = self._check(module, name, tree, [one.result() for one in checked])
         notes = (*reached.notes, *Explainer(series, self.base.tree).notes(_by_source(functions)))
         return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
@@ -172,7 +143,7 @@ class KlpBuilder:
         _make_newer(applied.layer, tree.made_at)
         layers = [self.base.tree, tree.layer, applied.layer]
         make = [*make_arguments(self.base.cc, self.jobs), "-s", *BUILD_VARIABLES]
-        done = self._sandbox().run(
+        done = self.sandbox().run(
             ["bash", "-c", _COMPILE, "bash", *make],
             layers=layers,
             upper=upper,
@@ -201,7 +172,7 @@ class KlpBuilder:
         options = [f"--jobs={self.jobs}", f"--output=/out/{name}.ko", *["--no-replace"] * (not replace)]
         # klp-build's own calls of make must find the compiler that the tree was configured with.
         variables = " ".join(make_arguments(self.base.cc, self.jobs)[2:])
-        done = self._sandbox().run(
+        done = self.sandbox().run(
             ["bash", "-c", _COMPARE, "bash", *options],
             layers=layers,
             upper=upper,
@@ -222,12 +193,7 @@ class KlpBuilder:
     def _object(self, unit: Unit, applied: Applied, directory: Path) -> _Checked:
         """Find an object again in what the host runs, and compare the structures that it knows."""
         directory.mkdir()
-        compiler = Compiler(
-            base=self.base,
-            sandbox=self._sandbox(),
-            patch_headers=self.toolchains.patch_headers(),
-            cancellation=self.cancellation,
-        )
+        compiler = self.compiler()
         original = compiler.original(unit)
         check_layouts(
             original=original.sectioned,
@@ -265,25 +231,6 @@ class KlpBuilder:
         if symbol is None or function.object != one.parent:
             return False
         return max(self.base.parent(one.parent).position(symbol), 1) == max(function.sympos, 1)
-
-    def _sandbox(self) -> Sandbox:
-        toolchain = self.toolchains.get(self.base.toolchain)
-        if toolchain.digest != self.base.toolchain_digest:
-            raise EnvironmentFault(
-                "toolchain-changed",
-                f"The toolchain {toolchain.name} was made anew since the base of {self.base.release} was.",
-                advice=f"Make the base anew: elivepatch-server kernel remove {self.base.release}, then kernel add.",
-            )
-        return self.toolchains.sandbox(toolchain, transcript=self.log)
-
-    @contextmanager
-    def _timed(self, stage: str, message: str) -> Iterator[None]:
-        self.progress(Event(stage=stage, message=message))
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = round(time.monotonic() - started, 3)
 
 
 def _check_order(replaced: Sequence[Replaced], base: Base, tree: KlpTree) -> None:

@@ -54,8 +54,8 @@ def not_made(done: Completed, *, release: str) -> Problem:
             return problem(code, sentence.format(*found.groups()), excerpt=excerpt)
     if _NO_CHANGE in said:
         return problem("no-change", "The compiled code is the same with and without the series.")
-    if found := _UNDEFINED.findall(said):
-        return undefined(found)
-    if found := _NAMESPACE.findall(said):
-        return not_imported(*found[0], release=release)
+    if missing := _UNDEFINED.findall(said):
+        return undefined(missing)
+    if closed := _NAMESPACE.findall(said):
+        return not_imported(*closed[0], release=release)
     return problem("diff-tool", "klp-build gave up.", excerpt=excerpt)

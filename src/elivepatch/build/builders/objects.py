@@ -7,41 +7,31 @@ runs, layouts, symbol positions, sealed entries) is checked by us. docs/adr/0002
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from elivepatch.build.apply import Applied, apply_series
-from elivepatch.build.base import Base
+from elivepatch.build.apply import Applied
 from elivepatch.build.builders.additions import compile_added
+from elivepatch.build.builders.steps import BuildSteps
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.layout import check_layouts
 from elivepatch.build.checks.module import Expected, check_entries, check_module
-from elivepatch.build.checks.prototypes import check_prototypes
 from elivepatch.build.checks.references import check_references
 from elivepatch.build.compile import Compiler, Original
 from elivepatch.build.diff import Difference, DiffTool, overrides, symbol_table
 from elivepatch.build.explain import Explainer
-from elivepatch.build.headers import includes_of
 from elivepatch.build.link import Linker
-from elivepatch.build.reach import Reach, reach
-from elivepatch.build.sandbox import Sandbox
-from elivepatch.build.toolchain import Toolchains
+from elivepatch.build.reach import Reach
 from elivepatch.kernel.elf import ElfFile, Symbol
 from elivepatch.kernel.symbols import Block
 from elivepatch.kernel.units import Unit
 from elivepatch.model.build import BuildOutcome, Note, PatchedFunction
 from elivepatch.model.codes import problem
-from elivepatch.model.errors import BuildStopped, EnvironmentFault
-from elivepatch.model.progress import Event, Progress, silent
+from elivepatch.model.errors import BuildStopped
 from elivepatch.model.series import PatchSeries
-from elivepatch.patch.additions import read_additions
-from elivepatch.patch.parse import read_series
-from elivepatch.process import Cancellation
 
 VERSION = 1
 """Raised when the same input would give other bytes; part of every build key."""
@@ -62,16 +52,8 @@ class _Object:
 
 
 @dataclass(slots=True, kw_only=True)
-class ObjectsBuilder:
+class ObjectsBuilder(BuildSteps):
     """Builds livepatches for one base, one job an instance. What the tools print is added to the file `log`."""
-
-    base: Base
-    toolchains: Toolchains
-    jobs: int
-    log: Path | None = None
-    progress: Progress = silent
-    cancellation: Cancellation | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def build(
         self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, replace: bool = True
@@ -91,25 +73,10 @@ class ObjectsBuilder:
     def _build(
         self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool, replace: bool
     ) -> BuildOutcome:
-        with self._timed("read", "reading the series"):
-            touched = read_series(series)
-            sandbox = self._sandbox()
-            reached = reach(
-                touched,
-                self.base.units,
-                self.base.tree,
-                lambda header: includes_of(self.base, sandbox).users(header),
-                read_additions(series, touched),
-            )
-        with self._timed("apply", f"applying to the source of {self.base.release}"):
-            applied = apply_series(
-                series, touched, tree=self.base.tree, sandbox=sandbox, work_dir=work_dir, cancellation=self.cancellation
-            )
-        check_prototypes(touched, tree=self.base.tree, layer=applied.layer)
-        with self._timed("compile", f"compiling {len(reached.units)} object(s), original and patched"):
-            compiler = Compiler(
-                base=self.base, sandbox=sandbox, patch_headers=self._patch_headers(), cancellation=self.cancellation
-            )
+        started = self.start(series, work_dir)
+        reached, applied = started.reached, started.applied
+        with self.timed("compile", f"compiling {len(reached.units)} object(s), original and patched"):
+            compiler = self.compiler()
             objects = self._objects(reached, applied, compiler, name, work_dir)
             added = compile_added(
                 reached.added, compiler=compiler, base=self.base, layer=applied.layer, work_dir=work_dir
@@ -127,16 +94,16 @@ class ObjectsBuilder:
         if check_only:
             check_entries(_symbols(objects), cache(self.base.parent))
             return BuildOutcome(functions=tuple(self._planned(objects)), notes=notes, seconds=dict(self.seconds))
-        with self._timed("link", "linking the module"):
+        with self.timed("link", "linking the module"):
             linker = Linker(
                 base=self.base,
-                sandbox=sandbox,
-                helper=self._helper(),
-                patch_headers=self._patch_headers(),
+                sandbox=self.sandbox(),
+                helper=self.helper(),
+                patch_headers=self.toolchains.patch_headers(),
                 cancellation=self.cancellation,
             )
             module = linker.link(outputs, name=name, replace=replace, work_dir=work_dir)
-        with self._timed("check", "checking the module against the kernel"):
+        with self.timed("check", "checking the module against the kernel"):
             functions = check_module(module, name, self.base, dict(_expected(objects)), _blocks(objects))
         return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
 
@@ -180,10 +147,10 @@ class ObjectsBuilder:
             original=original.sectioned,
             patched=patched,
             source=unit.source,
-            sandbox=self._helper(),
+            sandbox=self.helper(),
             cancellation=self.cancellation,
         )
-        tool = DiffTool(sandbox=self._helper(), struct_sizes=self.base.struct_sizes, cancellation=self.cancellation)
+        tool = DiffTool(sandbox=self.helper(), struct_sizes=self.base.struct_sizes, cancellation=self.cancellation)
         try:
             difference = tool.compare(
                 original=original.sectioned,
@@ -218,31 +185,6 @@ class ObjectsBuilder:
             for function in one.difference.changed:
                 position = parent.position(one.located.functions[function])
                 yield PatchedFunction(object=one.parent, name=function, sympos=position, source=one.unit.source)
-
-    def _sandbox(self) -> Sandbox:
-        toolchain = self.toolchains.get(self.base.toolchain)
-        if toolchain.digest != self.base.toolchain_digest:
-            raise EnvironmentFault(
-                "toolchain-changed",
-                f"The toolchain {toolchain.name} was made anew since the base of {self.base.release} was.",
-                advice=f"Make the base anew: elivepatch-server kernel remove {self.base.release}, then kernel add.",
-            )
-        return self.toolchains.sandbox(toolchain, transcript=self.log)
-
-    def _helper(self) -> Sandbox:
-        return self.toolchains.sandbox(self.toolchains.helper(), transcript=self.log)
-
-    def _patch_headers(self) -> Path:
-        return self.toolchains.helper().root / "usr/share/kpatch"
-
-    @contextmanager
-    def _timed(self, stage: str, message: str) -> Iterator[None]:
-        self.progress(Event(stage=stage, message=message))
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = round(time.monotonic() - started, 3)
 
 
 def _sources(reached: Reach) -> str:

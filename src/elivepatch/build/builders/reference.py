@@ -17,39 +17,31 @@ import posixpath
 import re
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from elivepatch.build.apply import apply_series
 from elivepatch.build.base import VMLINUX, Base
 from elivepatch.build.builders.kpatch import TOOLS_PATH, debuggable_kernel, kpatch_tools
+from elivepatch.build.builders.steps import BuildSteps
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.layout import check_layouts
 from elivepatch.build.checks.module import Expected, check_module
-from elivepatch.build.checks.prototypes import check_prototypes
 from elivepatch.build.checks.references import check_references, undefined
-from elivepatch.build.compile import Compiler
 from elivepatch.build.diff import classify
 from elivepatch.build.harvest import take, take_file
-from elivepatch.build.headers import includes_of
 from elivepatch.build.locking import locked
-from elivepatch.build.reach import Reach, reach
+from elivepatch.build.reach import Reach
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
-from elivepatch.build.toolchain import HELPER, Toolchains
+from elivepatch.build.toolchain import HELPER
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import Block
 from elivepatch.kernel.units import Unit
 from elivepatch.model.build import BuildOutcome, PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Problem
-from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.series import PatchSeries
-from elivepatch.patch.additions import read_additions
-from elivepatch.patch.parse import read_series
-from elivepatch.process import Cancellation, Completed
+from elivepatch.process import Completed
 
 VERSION = 1
 """Raised when the same input would give other bytes; part of every build key."""
@@ -79,20 +71,13 @@ def unserved(base: Base) -> str | None:
 
 
 @dataclass(slots=True, kw_only=True)
-class ReferenceBuilder:
+class ReferenceBuilder(BuildSteps):
     """Builds livepatches for one base, one job an instance. What the tools print is added to the file `log`.
 
     With `clean` the job compiles the unpatched kernel itself instead of using the kept one.
     """
 
-    base: Base
-    toolchains: Toolchains
-    jobs: int
-    log: Path | None = None
-    progress: Progress = silent
-    cancellation: Cancellation | None = None
     clean: bool = False
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def build(
         self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, replace: bool = True
@@ -110,31 +95,18 @@ class ReferenceBuilder:
         return _without_module(outcome) if check_only else outcome
 
     def _build(self, series: PatchSeries, name: str, work_dir: Path, *, replace: bool) -> BuildOutcome:
-        sandbox = self._sandbox()
-        with self._timed("read", "reading the series"):
-            touched = read_series(series)
-            reached = reach(
-                touched,
-                self.base.units,
-                self.base.tree,
-                lambda header: includes_of(self.base, sandbox).users(header),
-                read_additions(series, touched),
-            )
-        with self._timed("apply", f"applying to the source of {self.base.release}"):
-            applied = apply_series(
-                series, touched, tree=self.base.tree, sandbox=sandbox, work_dir=work_dir, cancellation=self.cancellation
-            )
-        check_prototypes(touched, tree=self.base.tree, layer=applied.layer)
+        started = self.start(series, work_dir)
+        sandbox, reached = self.sandbox(), started.reached
         layers = [self.base.tree]
         if not self.clean:
-            with self._timed("kernel", f"compiling the whole of {self.base.release}, once"):
+            with self.timed("kernel", f"compiling the whole of {self.base.release}, once"):
                 layers.append(self._built(sandbox))
-        with self._timed("compile", "compiling what the series changes in the whole kernel, and linking"):
+        with self.timed("compile", "compiling what the series changes in the whole kernel, and linking"):
             output = self._kpatch_build(
                 sandbox, [patch.content for patch in series.patches], name, work_dir, layers=layers, replace=replace
             )
             module = take_file(output, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
-        with self._timed("check", "checking the module against the kernel"):
+        with self.timed("check", "checking the module against the kernel"):
             functions = self._check(module, name, reached, output, work_dir)
         return BuildOutcome(module=module, functions=functions, notes=reached.notes, seconds=dict(self.seconds))
 
@@ -220,12 +192,7 @@ class ReferenceBuilder:
         self, module: Path, name: str, reached: Reach, output: Path, work_dir: Path
     ) -> tuple[PatchedFunction, ...]:
         """Check the module as those of the builder `objects` are; return the functions that it replaces."""
-        compiler = Compiler(
-            base=self.base,
-            sandbox=self._sandbox(),
-            patch_headers=self.toolchains.patch_headers(),
-            cancellation=self.cancellation,
-        )
+        compiler = self.compiler()
         plain: dict[str, ElfFile] = {}
         found: dict[str, Located] = {}
         expected: dict[tuple[str, str], Expected] = {}
@@ -252,7 +219,7 @@ class ReferenceBuilder:
                 original=_object(work_dir, unit, "orig"),
                 patched=_object(work_dir, unit, "patched"),
                 source=unit.source,
-                sandbox=self._sandbox(),
+                sandbox=self.sandbox(),
                 cancellation=self.cancellation,
             )
         return functions
@@ -270,18 +237,6 @@ class ReferenceBuilder:
                 return False
             place.write_bytes(content)
         return True
-
-    def _sandbox(self) -> Sandbox:
-        return self.toolchains.sandbox(self.toolchains.get(self.base.toolchain), transcript=self.log)
-
-    @contextmanager
-    def _timed(self, stage: str, message: str) -> Iterator[None]:
-        self.progress(Event(stage=stage, message=message))
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = round(time.monotonic() - started, 3)
 
 
 def _object(work_dir: Path, unit: Unit, kind: str) -> Path:
