@@ -75,9 +75,9 @@ def test_make_is_told_the_kernels_compiler() -> None:
     ]  # fmt: skip
 
 
-def judged(answer: Completed, *, quoted: bool = False) -> Problem:
+def judged(answer: Completed, *, release: str = "6.1.0-50-cloud-amd64") -> Problem:
     with pytest.raises(BuildStopped) as caught:
-        Linker._judge(answer, quoted=quoted)
+        Linker._judge(answer, release=release)
     return caught.value.problem
 
 
@@ -94,7 +94,7 @@ def test_a_namespace_that_is_not_imported_is_named_with_the_way_out() -> None:
     assert problem.code == "undefined-symbol"
     assert "dma_buf_get of the namespace DMA_BUF" in problem.message
     assert "MODULE_IMPORT_NS(DMA_BUF);" in problem.excerpt
-    assert 'MODULE_IMPORT_NS("DMA_BUF");' in judged(done(log=text, status=2), quoted=True).excerpt
+    assert 'MODULE_IMPORT_NS("DMA_BUF");' in judged(done(log=text, status=2), release="6.13.2").excerpt
 
 
 def test_any_other_failure_of_the_link_is_our_matter() -> None:
@@ -108,4 +108,4 @@ def test_a_link_that_takes_too_long_is_told() -> None:
 
 
 def test_a_link_without_complaint_is_fine() -> None:
-    Linker._judge(done(output="  LD [M]  /out/patch/lp.ko\n"), quoted=False)
+    Linker._judge(done(output="  LD [M]  /out/patch/lp.ko\n"), release="6.1")
