@@ -108,7 +108,7 @@ class _Reader:
         choose, records, auto = (self._table(tables, name) for name in self.known)
         severity = choose.get("severity", "none")
         if severity not in SEVERITIES:
-            raise _wrong(self.file, f"choose.severity is none of {', '.join(SEVERITIES)}")
+            raise _wrong(self.file, f"choose.severity is not one of {', '.join(SEVERITIES)}")
         return Policy(
             severity=severity,
             unrated=self._flag(choose, "unrated", default=True),
