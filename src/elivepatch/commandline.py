@@ -61,11 +61,20 @@ def build_parser(
     return parser
 
 
-def run(prog: str, description: str, commands: ModuleType, argv: Sequence[str] | None) -> int:
-    """Run one command and return its exit status (docs/exit-status.md)."""
-    output = Output()
+def run(
+    prog: str,
+    description: str,
+    commands: ModuleType,
+    argv: Sequence[str] | None,
+    *,
+    begin: Callable[[], None] = lambda: None,
+) -> int:
+    """Run one command and return its exit status (docs/exit-status.md); `begin` is called when errors can be told."""
     argv = sys.argv[1:] if argv is None else argv
+    # Before the command line is understood: that it is not must be told in the form that was asked for.
+    output = Output(as_json="--json" in argv)
     try:
+        begin()
         arguments = build_parser(prog, description, commands, argv).parse_args(argv)
         output.as_json = bool(getattr(arguments, "json", False))
         command: Command = arguments.run

@@ -33,13 +33,16 @@ class Output:
     err: TextIO = field(default_factory=lambda: sys.stderr)
     _started: float = field(default_factory=time.monotonic)
     _open_line: bool = False
+    _documented: bool = False
 
     def document(self, data: Any) -> None:
         """Print the one JSON document of this command, where JSON was asked for."""
         if self.as_json:
             self._close_line()
-            json.dump(data, self.out, indent=2, default=str)
-            self.out.write("\n")
+            # In one piece: what interrupts this would leave half a document before the one that tells of it.
+            text = json.dumps(data, indent=2, default=str) + "\n"
+            self._documented = True
+            self.out.write(text)
 
     def listing(self, items: Iterable[Any]) -> None:
         """Print the one JSON document of this command, a list, an element a line: thousands take no second so."""
@@ -91,8 +94,8 @@ class Output:
         self.err.flush()
 
     def problem(self, problem: Problem) -> None:
-        """Tell what went wrong and what to do."""
-        if self.as_json:
+        """Tell what went wrong and what to do; on standard error where the command's document is out already."""
+        if self.as_json and not self._documented:
             self.document({"problem": problem.as_dict()})
             return
         self.note(f"error: {problem.message} [{problem.code}]")

@@ -59,6 +59,16 @@ def test_everything_can_be_taken_out_still(host: SimulatedHost) -> None:
     assert "elivepatch unload" not in again.document["problem"]["advice"]
 
 
+def test_what_is_forced_out_by_unload_is_told_in_one_document(tmp_path: Path) -> None:
+    host = SimulatedHost(tmp_path / "host")
+    enrol(host)
+    load(host, "elp_a")
+    host.tasks.append(Task(900, "kthread", new_code="elp_a", leaves_at=NEVER))
+    ran = run_json(host, "unload", "elp_a", "--deadline", "6", "--force")
+    assert (ran.status, ran.document["left_loaded"], host.live) == (6, ["elp_a"], [])
+    assert "[still-loaded]" in ran.err
+
+
 def test_its_very_module_is_refused_before_it_is_tried(host: SimulatedHost) -> None:
     run(host, "unload", "elp_b")
     loads = host.loads

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from host_commands import Ran, enrol, run, run_json, save
 from schema_check import faults
 from simulated_host import SimulatedHost, Task, make_livepatch
 
+from elivepatch import process
+from elivepatch.client.host.interruption import Signals
 from elivepatch.client.limit import time_limit
 from elivepatch.model.errors import EnvironmentFault
 
@@ -103,6 +106,32 @@ def test_a_command_leaves_the_handlers_of_signals_as_they_were(host: SimulatedHo
     before = [signal.getsignal(number) for number in SIGNALS]
     load(host)
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_interrupts_the_start_waits_until_it_can_be_told(number: signal.Signals) -> None:
+    with Signals(process_ends=False) as signals:
+        os.kill(os.getpid(), number)
+        with pytest.raises(KeyboardInterrupt):
+            signals.begin()
+
+
+def test_a_process_that_has_said_all_ends_with_its_own_status() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from elivepatch.client.cli import main\n"
+        "sys.argv = ['elivepatch', '--nothing', '--json']\n"
+        "status = main()\n"
+        "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
+        "    os.kill(os.getpid(), number)\n"
+        "sys.exit(status)\n"
+    )
+    ended = process.run([sys.executable, "-c", code])
+    assert ended.status == 2, ended.tail()
+
+
+def test_a_command_line_that_is_not_understood_is_told_in_the_form_that_was_asked_for(host: SimulatedHost) -> None:
+    assert run_json(host, "apply").code == "usage"
 
 
 class TestTimeLimit:

@@ -5,14 +5,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from elivepatch import commandline
-from elivepatch.client import commands
-from elivepatch.client.host.interruption import like_ctrl_c
-from elivepatch.commandline import Command
-
-__all__ = ["Command", "main"]
+from elivepatch.client.host.interruption import Signals
 
 _OWN_OPTIONS = {"-h", "--help", "-v", "--version"}
 
@@ -20,20 +15,21 @@ _OWN_OPTIONS = {"-h", "--help", "-v", "--version"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (docs/exit-status.md).
 
-    A command line that begins with another option than our own is that of the client of 2019.
+    A command line that begins with another option than our own is that of the client of 2019. Without `argv` this
+    process is the command and ends with it.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    with like_ctrl_c():
-        return _told(argv)
+    with Signals(process_ends=argv is None) as signals:
+        argv = sys.argv[1:] if argv is None else argv
+        if argv and argv[0].startswith("-") and argv[0] not in _OWN_OPTIONS:
+            from elivepatch.client import legacy
+
+            return legacy.run(argv, lambda new: _run(new, signals.begin), release=os.uname().release)
+        return _run(argv, signals.begin)
 
 
-def _told(argv: Sequence[str]) -> int:
-    if argv and argv[0].startswith("-") and argv[0] not in _OWN_OPTIONS:
-        from elivepatch.client import legacy
+def _run(argv: Sequence[str], begin: Callable[[], None]) -> int:
+    # Not before the signals are looked after: these imports are most of the start-up.
+    from elivepatch import commandline
+    from elivepatch.client import commands
 
-        return legacy.run(argv, _run, release=os.uname().release)
-    return _run(argv)
-
-
-def _run(argv: Sequence[str]) -> int:
-    return commandline.run("elivepatch", "Change a running Linux kernel without a reboot.", commands, argv)
+    return commandline.run("elivepatch", "Change a running Linux kernel without a reboot.", commands, argv, begin=begin)

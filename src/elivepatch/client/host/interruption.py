@@ -1,31 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ctrl-C between two acts on the kernel: noted at once, obeyed where the kernel is left whole."""
+"""Ctrl-C, SIGTERM and a lost terminal: noted at once, obeyed where that can be told and the kernel is left whole."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@contextmanager
-def like_ctrl_c() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, unless they are ignored."""
-    taken = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                taken[number] = signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in taken.items():
-            signal.signal(number, handler)
 
 
 class Interruption:
@@ -56,3 +39,28 @@ class Interruption:
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
+
+
+class Signals(Interruption):
+    """While entered, SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, from `begin` on; before, all wait.
+
+    After the end they find nothing left to interrupt: where `process_ends`, they are ignored, since what the command
+    had to say is said.
+    """
+
+    def __init__(self, *, process_ends: bool) -> None:
+        super().__init__()
+        self._process_ends = process_ends
+
+    def begin(self) -> None:
+        """Obey from now on, and what came before at once: raises KeyboardInterrupt."""
+        for number in self._before:
+            signal.signal(number, signal.default_int_handler)
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_IGN if self._process_ends else handler)
