@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,3 +84,5 @@ def assembled(
     services.engine.stop()
     services.worker.stop()
     services.parts.close()
+    # DBOS's own handler holds the standard error of this test, which ends with it.
+    logging.getLogger("dbos").handlers.clear()

@@ -5,16 +5,12 @@ from __future__ import annotations
 
 import json
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from assembled import assembled
-from fake_workshop import KERNEL, FakeWorkshop
 
-from elivepatch.model.errors import EnvironmentFault
-from elivepatch.model.kernel import Digest, KernelIdentity, Release
 from elivepatch.service import cli
 from elivepatch.service.auth import Role, Tokens
 from elivepatch.service.database import migrate, open_database, sqlite_url
@@ -115,28 +111,18 @@ def test_a_check_up_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureF
     assert not found["database"]["well"]
 
 
-OTHER = replace(KERNEL, release=Release("6.12.1-amd64"))
-
-
-class HalfEquipped(FakeWorkshop):
-    """A workshop that has two kernels and the toolchain of one."""
-
-    def kernels(self) -> list[KernelIdentity]:
-        return [OTHER, KERNEL]
-
-    def facts(self, release: str) -> Digest:
-        if release == OTHER.release:
-            raise EnvironmentFault("toolchain-missing", "The toolchain is not there.", advice="Make it.")
-        return super().facts(release)
-
-
-def test_a_kernel_whose_toolchain_is_gone_does_not_keep_the_server_from_the_others(tmp_path: Path) -> None:
-    with assembled(tmp_path, kind=HalfEquipped) as server:
-        refused = server.ask("sleep 0", kernel=OTHER.release)
-        assert (refused.status_code, refused.json()["code"]) == (503, "toolchain-missing")
-        assert server.done("sleep 0")["result"] == "success"
-        (member,) = server.services.fleet.members()
-        assert [offer.kernel.release for offer in member.offers] == [KERNEL.release]
+def test_a_check_up_says_what_keeps_the_sandbox_from_working(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elivepatch.service.checkup.own_group", lambda: None)
+    (tmp_path / "closed").mkdir(mode=0o700)
+    cache = tmp_path / "closed" / "cache"
+    cache.mkdir()
+    assert cli.main(["doctor", "--state", str(tmp_path / "state"), "--cache", str(cache), "--json"]) == 4
+    found = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert "is closed to others" in found["cache directory"]["seen"]
+    assert "chmod" in found["cache directory"]["advice"]
+    assert "Delegate=memory" in found["memory of builds"]["advice"]
 
 
 @pytest.mark.parametrize("url", ["nonsense", "oracle://x", "mysql://x/y"])

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a worker says that it can build for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from assembled import assembled
+from fake_workshop import KERNEL, FakeWorkshop
+
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import Digest, KernelIdentity, Release
+
+OTHER = replace(KERNEL, release=Release("6.12.1-amd64"))
+
+
+class HalfEquipped(FakeWorkshop):
+    """A workshop that has two kernels and the toolchain of one."""
+
+    def kernels(self) -> list[KernelIdentity]:
+        return [OTHER, KERNEL]
+
+    def facts(self, release: str) -> Digest:
+        if release == OTHER.release:
+            raise EnvironmentFault("toolchain-missing", "The toolchain is not there.", advice="Make it.")
+        return super().facts(release)
+
+
+def test_a_kernel_whose_toolchain_is_gone_does_not_keep_the_server_from_the_others(tmp_path: Path) -> None:
+    with assembled(tmp_path, kind=HalfEquipped) as server:
+        refused = server.ask("sleep 0", kernel=OTHER.release)
+        assert (refused.status_code, refused.json()["code"]) == (503, "toolchain-missing")
+        assert server.done("sleep 0")["result"] == "success"
+        (member,) = server.services.fleet.members()
+        assert [offer.kernel.release for offer in member.offers] == [KERNEL.release]
