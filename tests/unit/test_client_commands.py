@@ -305,3 +305,44 @@ def test_what_a_server_says_moves_no_cursor(run: Run, capsys: pytest.CaptureFixt
     assert run(Server(FAILED | {"problem": problem}, {}), *BUILD) == 3
     printed = capsys.readouterr()
     assert not [c for c in printed.out + printed.err if c != "\n" and not c.isprintable()]
+
+
+PROPOSAL = {
+    "patch": "# A proposal.\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\f\n+b\n",
+    "steps": [{"code": "new-data", "path": "x", "what": "b loses its attribute", "why": "It only places it"}],
+    "refusal": "",
+}
+
+
+def test_a_rewrite_is_asked_for_and_its_patch_is_all_that_is_printed(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server(FAILED | {"proposal": PROPOSAL}, {})
+    assert run(server, "check", "fix.patch", "--kernel", KERNEL, "--rewrite") == 3
+    assert server.body()["rewrite"] is True
+    printed = capsys.readouterr()
+    assert printed.out == PROPOSAL["patch"]
+    assert "x: b loses its attribute [new-data]. It only places it." in printed.err
+
+
+def test_a_proposal_is_written_where_it_is_wanted(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = Server(FAILED | {"proposal": PROPOSAL}, {})
+    assert run(server, "check", "fix.patch", "--kernel", KERNEL, "--rewrite", "-o", "new.patch") == 3
+    assert (tmp_path / "new.patch").read_text() == PROPOSAL["patch"]
+    assert capsys.readouterr().out == ""
+
+
+def test_where_nothing_is_proposed_the_reason_is_told(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    refused = {"patch": "", "steps": [], "refusal": "New code needs it."}
+    assert run(Server(FAILED | {"proposal": refused}, {}), "check", "fix.patch", "--kernel", KERNEL, "--rewrite") == 3
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "no proposal: New code needs it." in printed.err
+
+
+def test_nothing_is_rewritten_unasked(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    server = Server(FAILED, {})
+    assert run(server, "check", "fix.patch", "--kernel", KERNEL) == 3
+    assert "rewrite" not in server.body()
+    assert run(server, "check", "fix.patch", "--kernel", KERNEL, "-o", "new.patch") == 2
+    assert "--rewrite" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from elivepatch.model.build import Note, PatchedFunction, Result
+from elivepatch.model.build import Note, PatchedFunction, Proposal, Result, RewriteStep
 from elivepatch.model.errors import ExitStatus, Problem
 from elivepatch.model.kernel import Digest
 
@@ -17,7 +17,10 @@ _LIVEPATCH_NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """How a job ended. `document` is the server's own report, whole; `trial` is the accelerator of a passed trial."""
+    """How a job ended. `document` is the server's own report, whole; `trial` is the accelerator of a passed trial.
+
+    `proposal` is what a check proposes instead of a series that it found something against.
+    """
 
     id: str
     result: Result
@@ -28,6 +31,7 @@ class Report:
     livepatch_name: str | None
     module_sha256: Digest | None
     trial: str | None
+    proposal: Proposal | None
     document: dict[str, Any]
 
     @property
@@ -68,7 +72,20 @@ def read_report(document: dict[str, Any], *, job: str) -> Report:
         if document["module_sha256"] is not None
         else None,
         trial=_text(trial["accelerator"]) if trial is not None and trial["passed"] is True else None,
+        proposal=_proposal(document.get("proposal")),
         document=document,
+    )
+
+
+def _proposal(data: dict[str, Any] | None) -> Proposal | None:
+    """Return what a server proposes instead; one that is older proposes nothing."""
+    if data is None:
+        return None
+    names = ("code", "path", "what", "why")
+    return Proposal(
+        patch=_text(data["patch"]),
+        steps=tuple(RewriteStep(**{name: _text(step[name]) for name in names}) for step in data["steps"]),
+        refusal=_text(data["refusal"]),
     )
 
 

@@ -255,6 +255,7 @@ def problem(code: str, message: str, *, excerpt: str = "") -> Problem:
 
 
 NOTES: dict[str, str] = {
+    "callbacks": "it has callbacks, which only its own disabling runs: take it back before another replaces it",
     "code-removed": "a function is gone from the source; its code stays in the kernel, for pointers that lead to it",
     "header-reach": "the series changes a header, and these objects include it",
     "inlined": "a changed function is inlined: the functions around it are replaced",

@@ -144,7 +144,7 @@ def write_patch(sources: Mapping[str, Source], steps: Sequence[RewriteStep]) -> 
     """Return the proposal as a patch from the old files to the new ones, with all that was done in front of it."""
     lines = ["This is a proposal of elivepatch check --rewrite. Read it before it is built.", ""]
     for number, step in enumerate(steps, 1):
-        text = f"{number}. {step.path}: {step.what} [{step.code}]. {step.why}"
+        text = f"{number}. {step.path}: {step.what} [{step.code}]. {step.why}."
         lines += textwrap.wrap(text, 100, subsequent_indent="   ", break_long_words=False, break_on_hyphens=False)
     parts = ["".join(f"# {line}".rstrip() + "\n" for line in lines)]
     for path in sorted(sources):

@@ -80,26 +80,31 @@ def kept_static_local(found: Problem, sources: Mapping[str, Source]) -> Rewritte
     source = sources.get(path)
     if source is None:
         return None
-    old, new = (
-        next((one for one in items if one.sort is Sort.FUNCTION and one.name == function), None)
-        for items in (source.old_items, source.new_items)
-    )
-    if old is None or new is None:
+    if f"{function}.cold " in found.excerpt:
+        return Unsafe(f"{variable} was used in the part of {function} that the compiler keeps apart.")
+    declared = re.compile(rf"^\s*static\b[^;{{}}=]*\b{variable}\b(?:\s*\[[^;\]]*\])*\s*(?:=[^;]*)?;", re.MULTILINE)
+    # One that is inlined leaves its variable to the function around it.
+    homes = [
+        (one, found_there[0])
+        for one in source.old_items
+        if one.sort is Sort.FUNCTION and (found_there := declared.search(source.body(one, old=True)))
+    ]
+    chosen = next((one for one in homes if one[0].name == function), homes[0] if len(homes) == 1 else None)
+    if chosen is None:
         return None
-    declared = re.search(
-        rf"^\s*static\b[^;{{}}=]*\b{variable}\b(?:\s*\[[^;\]]*\])*\s*(?:=[^;]*)?;",
-        source.body(old, old=True),
-        re.MULTILINE,
-    )
-    if declared is None:
-        return None
+    home, declaration = chosen
+    new = next((one for one in source.new_items if one.sort is Sort.FUNCTION and one.name == home.name), None)
+    if new is None:
+        return Unsafe(f"{home.name}, which {variable} belongs to, is gone.")
     text = source.body(new)
     again = re.search(rf"^\s*static\b[^;]*\b{variable}\b[^;]*;\n", text, re.MULTILINE)
-    declaration = "" if again else f"\t{' '.join(declared[0].split())}\n"
-    kept = f'\tint {variable}_kept __maybe_unused = ({{ asm volatile("" : : "m" ({variable})); 0; }});\n'
+    declaration = "" if again else f"\t{' '.join(declaration.split())}\n"
+    # The read refers to it; the empty assembly could write it, so that it does not become a constant.
+    use = f'asm volatile("" : "+m" ({variable})); *(const volatile char *)&{variable};'
+    kept = f"\tchar {variable}_kept __maybe_unused = ({{ {use} }});\n"
     # Behind its declaration where there is one, else in front of all others.
     at = again.end() if again else text.index("{") + 1 + text[text.index("{") + 1 :].index("\n") + 1
-    what = f"{function}() keeps a use of its static variable {variable} that does nothing"
+    what = f"{home.name}() keeps a read of its static variable {variable}, which does nothing"
     why = "The tool cannot tell a variable that lost its last use from one that it failed to find again"
     step = RewriteStep(code=found.code, path=path, what=what, why=why)
     body = f"{text[:at]}{declaration}{kept}{text[at:]}"

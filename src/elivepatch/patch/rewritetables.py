@@ -174,7 +174,7 @@ def _rewritten(
         for slot in slots
     ]
     if not _changes_a_function(source):
-        anchor = next((one for one in text.new_items if _can_anchor(one, slots)), None)
+        anchor = next((one for one in text.new_items if _can_anchor(one, _pointees(text, slots))), None)
         if anchor is None:
             return Unsafe(f"{source.path} has no function that could carry the livepatch.")
         text = text.with_body(anchor, _with_nop(text.body(anchor)))
@@ -192,7 +192,8 @@ def _why(slot: Slot) -> str:
     known = f"; {_SHORT_LIVED[slot.member]}" if slot.member in _SHORT_LIVED else ""
     return (
         "The livepatch is held in memory until nobody can be inside; until the transition has ended the new functions "
-        f"meet the old table, which has to be looked at by a person{known}"
+        "meet the old table, and a livepatch that replaces this one must not do so before it is taken back: both have "
+        f"to be looked at by a person{known}"
     )
 
 
@@ -202,17 +203,24 @@ def _head(source: Source, table: str) -> str:
 
 
 def _changes_a_function(source: Source) -> bool:
-    before = {one.name: source.body(one, old=True) for one in source.old_items if one.sort is Sort.FUNCTION}
+    # A name may stand for several, of which the configuration chooses.
+    before = {(one.name, source.body(one, old=True)) for one in source.old_items if one.sort is Sort.FUNCTION}
+    names = {name for name, _ in before}
     return any(
-        one.name in before and before[one.name] != source.body(one)
+        one.name in names and (one.name, source.body(one)) not in before
         for one in source.new_items
         if one.sort is Sort.FUNCTION and not one.words & _NEVER_REPLACED
     )
 
 
-def _can_anchor(item: Definition, slots: Sequence[Slot]) -> bool:
-    plain = item.sort is Sort.FUNCTION and not item.words & _NEVER_REPLACED
-    return plain and item.name in {slot.old for slot in slots}
+def _pointees(source: Source, slots: Sequence[Slot]) -> set[str]:
+    """Return what the tables pointed at before."""
+    tables = [_data(source.old_items, name) for name in {slot.table for slot in slots}]
+    return {value for one in tables if one is not None for value in read_members(source.body(one, old=True)).values()}
+
+
+def _can_anchor(item: Definition, pointees: set[str]) -> bool:
+    return item.sort is Sort.FUNCTION and not item.words & _NEVER_REPLACED and item.name in pointees
 
 
 def _with_nop(body: str) -> str:
@@ -223,7 +231,7 @@ def _with_nop(body: str) -> str:
 def _callbacks(source: Source, slots: Sequence[Slot], constant: set[str]) -> Iterator[str]:
     """Yield the C code that is added at the end of the file."""
     entries = {slot.new: slot.entry for slot in slots if slot.entry != slot.new}
-    yield "\n/* Added by elivepatch check --rewrite: pointers that are written by callbacks. */\n"
+    yield _BEGINNING
     for slot in slots:
         yield (
             f"static_assert(offsetof(struct {{ typeof({slot.table}) table; }}, table{slot.path}) == {slot.offset});\n"
@@ -270,6 +278,17 @@ def _writer(name: str, slots: Sequence[Slot], constant: set[str], *, new: bool) 
             lines.append(f"\tWRITE_ONCE({place}, {value});\n")
     return f"\nstatic void {name}(patch_object *obj)\n{{\n{''.join(lines)}}}\n"
 
+
+_BEGINNING = """
+/* Added by elivepatch check --rewrite: pointers that are written by callbacks. */
+#include <linux/atomic.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/vmalloc.h>
+
+"""
 
 _HOLDING = """
 static struct module *elivepatch_module(patch_object *obj)

@@ -30,6 +30,7 @@ def keep_request(request: BuildRequest, store: Store) -> dict[str, Any]:
         "replace": request.replace,
         "builder": request.builder.value,
         "paranoid": request.paranoid,
+        "rewrite": request.rewrite,
     }
 
 
@@ -47,6 +48,7 @@ def request_from(data: dict[str, Any], store: Store) -> BuildRequest:
         # Jobs that were kept before there was a choice have neither.
         builder=Builder(data.get("builder", Builder.OBJECTS)),
         paranoid=data.get("paranoid", False),
+        rewrite=data.get("rewrite", False),
     )
 
 
@@ -61,6 +63,7 @@ def job_key(build_key: Digest, request: BuildRequest, tenant: str = DEFAULT_TENA
         "expectations": [asdict(expectation) for expectation in request.expectations],
         "trial": request.trial,
         "check_only": request.check_only,
+        **({"rewrite": True} if request.rewrite else {}),
     }
     return Digest(hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest())
 
@@ -85,6 +88,7 @@ def outcome_record(outcome: BuildOutcome) -> dict[str, Any]:
         "functions": [asdict(function) for function in outcome.functions],
         "notes": [asdict(note) for note in outcome.notes],
         "seconds": dict(outcome.seconds),
+        "proposal": asdict(outcome.proposal) if outcome.proposal is not None else None,
     }
 
 
@@ -111,4 +115,5 @@ def report_of(job: Job) -> dict[str, Any]:
         "module_sha256": job.module_digest,
         "seconds": kept.get("seconds", {}),
         "trial": kept.get("trial"),
+        "proposal": kept.get("proposal"),
     }

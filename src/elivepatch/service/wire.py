@@ -79,9 +79,12 @@ class BuildBody(_Sent):
     trial: bool = True
     check_only: bool = False
     replace: bool = Field(default=True, description="Whether the livepatch takes all earlier ones away.")
-    base_patches: Annotated[list[BasePatchBody], Field(max_length=MAX_PATCHES)] = []
+    rewrite: bool = Field(
+        default=False, description="Whether a check that finds against the series proposes a changed one."
+    )
     builder: Builder = Field(default=Builder.OBJECTS, strict=False)
     paranoid: bool = Field(default=False, description="Whether a second builder must make the same livepatch.")
+    base_patches: Annotated[list[BasePatchBody], Field(max_length=MAX_PATCHES)] = []
     priority: Literal["interactive", "automatic"] = "interactive"
     fresh: bool = Field(default=False, description="Build although there is an answer; needs the role operator.")
 
@@ -94,6 +97,7 @@ class BuildBody(_Sent):
             trial=self.trial,
             check_only=self.check_only,
             replace=self.replace,
+            rewrite=self.rewrite,
             builder=self.builder,
             paranoid=self.paranoid,
             base_patches=tuple(
@@ -250,6 +254,23 @@ class ProblemPart(BaseModel):
     excerpt: str
 
 
+class StepPart(BaseModel):
+    """One change that a proposal makes, with its reason; `code` is the problem that it takes away."""
+
+    code: str
+    path: str
+    what: str
+    why: str
+
+
+class ProposalPart(BaseModel):
+    """A patch in place of the series that was sent; empty where there is none, and `refusal` says why."""
+
+    patch: str
+    steps: list[StepPart]
+    refusal: str
+
+
 class ReportAnswer(BaseModel):
     """How a job ended. `build_id` is the kernel's; `module_sha256` is null where no module is served."""
 
@@ -265,6 +286,7 @@ class ReportAnswer(BaseModel):
     module_sha256: str | None
     seconds: dict[str, float]
     trial: dict[str, Any] | None
+    proposal: ProposalPart | None
 
 
 class KernelAnswer(BaseModel):

@@ -161,6 +161,7 @@ class Work:
                 "notes": built["notes"],
                 "seconds": built["seconds"] | tried["seconds"],
                 "trial": tried["trial"],
+                "proposal": built["proposal"],
             },
             module_digest=served,
             log_digest=built["log"],

@@ -58,6 +58,11 @@ class DiffObject:
         """The symbols that whoever loads the module has to find, and whether each is a local that was left out."""
         return {one.name: one.bind == BIND_LOCAL for one in self.elf.symbols if one.name and one.section == 0}
 
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether the kernel runs something of it before or after a transition."""
+        return any(one.name.startswith(".kpatch.callbacks.") for one in self.elf.sections)
+
     def pointers(self) -> Iterator[Pointer]:
         """Yield the pointers to functions and data of the kernel that the new code or data contains."""
         yield from self._plain()

@@ -9,11 +9,11 @@ from pathlib import Path
 from elivepatch.client.base_patches import add_base_patches, base_patches_of
 from elivepatch.client.commands.build import tell, wait
 from elivepatch.client.connection import add_connection, add_limit, connect
-from elivepatch.client.files import read_series
+from elivepatch.client.files import read_series, write_whole
 from elivepatch.client.limit import time_limit
 from elivepatch.commandline import Subparsers
-from elivepatch.model.build import BuildRequest
-from elivepatch.model.errors import ExitStatus
+from elivepatch.model.build import BuildRequest, Proposal
+from elivepatch.model.errors import ExitStatus, UsageError
 from elivepatch.model.kernel import parse_release
 from elivepatch.output import Output
 
@@ -25,6 +25,14 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("patches", metavar="PATCH", nargs="+", type=Path, help="source patches, in order")
     parser.add_argument("--kernel", metavar="RELEASE", required=True, help="`uname -r` of the host")
+    parser.add_argument(
+        "--rewrite",
+        action="store_true",
+        help="where they cannot, print a changed patch that could, each change named with its reason",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="OUT.patch", type=Path, help="write the patch of --rewrite there instead"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
     add_base_patches(parser)
     add_limit(parser)
@@ -34,12 +42,15 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Ask for the verdict, wait for it and tell it."""
+    if arguments.output is not None and not arguments.rewrite:
+        raise UsageError("usage", "--output is for what --rewrite proposes.", advice="See `elivepatch check --help`.")
     release = parse_release(arguments.kernel)
     request = BuildRequest(
         release=release,
         series=read_series(arguments.patches),
         trial=False,
         check_only=True,
+        rewrite=arguments.rewrite,
         base_patches=base_patches_of(arguments, release),
     )
     with connect(arguments) as api, time_limit(api.limit_s) as waiting:
@@ -48,4 +59,19 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     output.document(report.document)
     if not output.as_json:
         tell(report, output)
+    if report.proposal is not None:
+        _propose(report.proposal, arguments.output, output)
     return report.exit_status
+
+
+def _propose(proposal: Proposal, file: Path | None, output: Output) -> None:
+    """Tell what could be built instead, and give the patch out."""
+    for number, step in enumerate(proposal.steps, 1):
+        output.note(f"proposal {number}: {step.path}: {step.what} [{step.code}]. {step.why}.")
+    if not proposal.patch:
+        output.note(f"no proposal: {proposal.refusal}")
+    elif file is None:
+        output.verbatim(proposal.patch)
+    else:
+        write_whole(file, proposal.patch.encode())
+        output.note(f"saved {file}: read it, then build it as it is")
