@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.service.database import now, workers
 
-ALIVE_S = 10.0
+ALIVE_S = 4.0
 """A worker that was not heard of for so long is taken for dead, even where its connection stands: it may be frozen."""
 
 KNOWN_S = 600.0
