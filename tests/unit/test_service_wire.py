@@ -17,7 +17,7 @@ from elivepatch.model.build import Builder
 from elivepatch.model.errors import UsageError
 from elivepatch.model.kernel import Digest
 from elivepatch.service.catalogue import build_key
-from elivepatch.service.records import keep_request, request_from
+from elivepatch.service.records import job_key, keep_request, request_from
 from elivepatch.service.store import Store
 from elivepatch.service.wire import BuildBody, ExpectationBody, PatchBody, display_name
 
@@ -53,6 +53,18 @@ def test_a_request_is_kept_with_its_builder(builder: Builder, paranoid: bool) ->
         assert request_from(json.loads(json.dumps(kept)), store) == request
         older = {key: value for key, value in kept.items() if key not in {"builder", "paranoid"}}
         assert request_from(older, store).builder is Builder.OBJECTS
+
+
+def test_a_check_with_a_rewrite_is_another_job_than_one_without(tmp_path: Path) -> None:
+    store = Store.in_directory(tmp_path)
+    plain, rewriting = (
+        BuildBody.model_validate(body(check_only=True, rewrite=rewrite)).request() for rewrite in (False, True)
+    )
+    assert (plain.rewrite, rewriting.rewrite) == (False, True)
+    kept = keep_request(rewriting, store)
+    assert request_from(json.loads(json.dumps(kept)), store) == rewriting
+    assert not request_from({key: value for key, value in kept.items() if key != "rewrite"}, store).rewrite
+    assert job_key(Digest("a" * 64), plain) != job_key(Digest("a" * 64), rewriting)
 
 
 def test_the_builder_is_part_of_the_build_key() -> None:

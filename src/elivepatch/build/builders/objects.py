@@ -19,7 +19,7 @@ from elivepatch.build.builders.steps import BuildSteps
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.layout import check_layouts
 from elivepatch.build.checks.module import Expected, check_entries, check_module
-from elivepatch.build.checks.references import check_references
+from elivepatch.build.checks.references import DiffObject, check_references
 from elivepatch.build.compile import Compiler, Original
 from elivepatch.build.diff import Difference, DiffTool, overrides, symbol_table
 from elivepatch.build.explain import Explainer
@@ -83,6 +83,8 @@ class ObjectsBuilder(BuildSteps):
             )
         if not objects:
             raise BuildStopped(problem("no-change", f"{_sources(reached)}: the compiled code is the same."))
+        if not any(one.difference.changed for one in objects):
+            raise BuildStopped(problem("no-change", f"{_sources(reached)}: no function of the kernel is replaced."))
         outputs = [*[one.difference.output for one in objects], *[one.path for one in added]]
         notes = (
             *reached.notes,
@@ -211,6 +213,9 @@ def _notes(objects: list[_Object]) -> Iterator[Note]:
         if one.overrides:
             message = f"{one.unit.source} tells the tools to go on in spite of their rules: {', '.join(one.overrides)}."
             yield Note(code="override", message=message)
+        if DiffObject(one.difference.output).has_callbacks:
+            message = f"{one.unit.source} has callbacks, and a livepatch that replaces this one runs none of them."
+            yield Note(code="callbacks", message=f"{message} Take this one back before another replaces it.")
 
 
 def _blocks(objects: list[_Object]) -> dict[str, list[Block]]:
