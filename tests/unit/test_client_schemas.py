@@ -42,12 +42,12 @@ def connected(server: Assembled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         )
 
 
-def run(*argv: str) -> tuple[int, Any]:
+def run(*argv: str, schema: str = "") -> tuple[int, Any]:
     out = io.StringIO()  # the server logs to standard output
     with mock.patch("elivepatch.commandline.Output", return_value=Output(out=out)):
         status = cli.main([*argv, "--json"])
     document = json.loads(out.getvalue())
-    assert faults(document, json.loads((SCHEMAS / f"{argv[0]}.json").read_text())) == []
+    assert faults(document, json.loads((SCHEMAS / f"{schema or argv[0]}.json").read_text())) == []
     return status, document
 
 
@@ -61,6 +61,16 @@ def test_however_a_job_ends_its_report_follows_the_schema(patch: str, status: in
 def test_kernels_and_cancel_follow_their_schemas(server: Assembled) -> None:
     assert run("kernels")[1]["kernels"][0]["release"] == KERNEL.release
     assert run("cancel", server.ask("sleep 60\nlong").json()["id"])[0] == 0
+
+
+@pytest.mark.parametrize("command", ["check", "build"])
+def test_a_base_that_was_made_with_other_patches_ends_a_command_as_the_hosts_matter(command: str) -> None:
+    Path("fix.patch").write_text("sleep 0")
+    Path("base.patch").write_text("another")
+    options = ["--kernel", KERNEL.release, "--base-patch", "base.patch"]
+    status, document = run(command, "fix.patch", *options, schema="problem")
+    assert (status, document["problem"]["code"]) == (6, "base-patches")
+    assert "it lacks base.patch" in document["problem"]["message"]
 
 
 def test_every_schema_is_of_a_command_or_of_a_problem() -> None:
