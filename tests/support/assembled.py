@@ -73,6 +73,8 @@ def assembled(
     known = {"requests_per_s": 5000.0, "cache_dir": state} | settings
     services = assemble(ServerSettings(state_dir=state, **known), workshop)
     assert services.worker is not None
+    # They may hold the standard error of a test that is over.
+    logging.getLogger("dbos").handlers.clear()
     services.worker.start()
     services.watch.start()
     token = (state / TOKEN_FILE).read_text().strip()
@@ -84,5 +86,3 @@ def assembled(
     services.engine.stop()
     services.worker.stop()
     services.parts.close()
-    # DBOS's own handler holds the standard error of this test, which ends with it.
-    logging.getLogger("dbos").handlers.clear()
