@@ -76,26 +76,21 @@ KINDS: dict[str, Kind] = {
         )
     ),
     "static call": Kind((before(VERSION, END, "	cond_resched();\n"), SAYS), SAYS_PATCHED),
+    # Not one that reads user memory: there 6.12 fills in a constant at boot, which no livepatch can carry.
     "alternatives": Kind(
         (
-            after(
-                "fs/select.c",
-                "	fdcount = do_poll(head, &table, end_time);\n	poll_freewait(&table);\n",
-                "	mb();\n",
+            after(VERSION, "#include <linux/utsname.h>\n", "#include <linux/bitops.h>\n#include <asm/cpufeature.h>\n"),
+            before(
+                VERSION,
+                END,
+                '	if (static_cpu_has(X86_FEATURE_POPCNT) && hweight64(m->size))\n		seq_puts(m, "patched\\n");\n',
             ),
-        )
+        ),
+        SAYS_PATCHED,
     ),
     "module": Kind((LOOP,)),
     "two modules": Kind((LOOP, MINIX)),
-    "header": Kind(
-        (
-            before(
-                "fs/minix/minix.h",
-                "	return container_of(inode, struct minix_inode_info, vfs_inode);\n",
-                "	mb();\n",
-            ),
-        )
-    ),
+    "header": Kind((before("fs/minix/minix.h", "	return sb->s_fs_info;\n", "	mb();\n"),)),
     "new file": Kind(
         (
             after(VERSION, '#include "internal.h"\n', '#include "patched.h"\n'),
