@@ -84,6 +84,7 @@ class SimulatedHost:
     livepatches: list[_Livepatch] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
     pinned: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
     moving: _Livepatch | None = None
     loads: int = 0
 
@@ -277,7 +278,8 @@ class SimulatedHost:
             for function in one.functions:
                 (self.root / place / "vmlinux" / f"{function},1").mkdir(exist_ok=True)
         holders = {one.name for one in self.livepatches} | self.pinned
-        lines = [f"{name} 16384 {name in holders:d} - Live 0x0 (OEK)" for name in reversed(self.modules)]
+        uses = {name: (name in holders) + (name in self.held) for name in self.modules}
+        lines = [f"{name} 16384 {uses[name]} - Live 0x0 (OEK)" for name in reversed(self.modules)]
         self.put("proc/modules", "".join(f"{line}\n" for line in [*lines, "ext4 900000 1 - Live 0x0"]))
         for task in self.tasks:
             state = int(task.patched) if self.moving else -1

@@ -388,6 +388,14 @@ def test_an_interruption_between_two_steps_ends_there_and_is_recorded(host: Simu
     assert host.live == ["elp_b"]
 
 
+def test_going_back_does_not_replace_a_livepatch_with_pointers_into_itself(host: SimulatedHost) -> None:
+    host.held.add("elp_b")
+    two_sets(host)
+    ran = run_json(host, "rollback")
+    assert (ran.status, ran.code) == (6, "callbacks-live")
+    assert host.live == ["elp_b"]
+
+
 def test_going_back_does_not_take_a_livepatch_of_others_with_it(host: SimulatedHost) -> None:
     load(host, "elp_a")
     load(host, "elp_b", series=2)

@@ -147,6 +147,14 @@ class TestPreflight:
         assert load(host, make_livepatch("elp_s", replace=False)).status == 0
         assert host.live == ["kpatch_x", "elp_s"]
 
+    def test_a_livepatch_with_pointers_into_itself_is_not_replaced(self, host: SimulatedHost) -> None:
+        host.held.add("elp_a")
+        load(host, make_livepatch("elp_a", series=["a" * 64]))
+        ran = load(host, make_livepatch("elp_b", series=["a" * 64, "b" * 64]))
+        assert (ran.status, ran.code) == (6, "callbacks-live")
+        assert host.live == ["elp_a"]
+        assert load(host, make_livepatch("elp_s", replace=False)).status == 0
+
     def test_a_name_in_use_is_told(self, host: SimulatedHost) -> None:
         with save(make_livepatch("elp_a"), host.root / "files").open("rb") as file:
             host.load(file.fileno())

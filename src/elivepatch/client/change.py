@@ -17,7 +17,7 @@ from elivepatch.client.guard import Phase, note_phase
 from elivepatch.client.host.findings import Finding, require
 from elivepatch.client.host.identity import loaded_modules
 from elivepatch.client.host.interruption import Interruption
-from elivepatch.client.host.loading import VerifiedModule, insert, is_pinned, open_verified, remove
+from elivepatch.client.host.loading import VerifiedModule, holding_themselves, insert, is_pinned, open_verified, remove
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.host.sysfs import DIRECTORY, Rules, read_livepatch
 from elivepatch.client.host.watcher import Transition, Watch, follow, require_done
@@ -215,6 +215,13 @@ def _verify_all(tools: Tools, standing: Standing, steps: Sequence[Step]) -> None
                         f"The module kept for {step.entry.name} is {module.statement.name}.",
                         advice="The record is damaged: build the livepatch again with `elivepatch apply`.",
                     )
+            held = holding_themselves(tools.machine.host, [one.name for one in standing.kernel])
+            if step.entry.replace and held:
+                raise HostError(
+                    "callbacks-live",
+                    f"{held[0]} has written pointers into itself, which what replaces it would leave behind.",
+                    advice=f"Take it back first: `elivepatch unload {held[0]}`.",
+                )
             if step.entry.replace and standing.foreign:
                 raise HostError(
                     "foreign-livepatch",

@@ -8,7 +8,7 @@ from collections import Counter
 from elivepatch.client.host.doctor import ipmodify_functions
 from elivepatch.client.host.findings import Finding, fine, note, stop
 from elivepatch.client.host.identity import loaded_modules
-from elivepatch.client.host.loading import is_pinned
+from elivepatch.client.host.loading import holding_themselves, is_pinned
 from elivepatch.client.host.machine import Host, Machine
 from elivepatch.client.host.tasks import standing_in
 from elivepatch.client.inventory import counted
@@ -24,7 +24,7 @@ def look_closely(machine: Machine, standing: Standing, statement: Statement) -> 
     return (
         fine("fits", f"{statement.name} is signed and made for this kernel: {statement.release}"),
         _name(host, standing, statement),
-        _others(standing, statement),
+        _others(host, standing, statement),
         _functions(host, statement),
         _objects(host, statement),
         _tracers(host, standing, statement),
@@ -54,7 +54,14 @@ def _name(host: Host, standing: Standing, statement: Statement) -> Finding:
     return fine("name", f"no module is called {statement.name}")
 
 
-def _others(standing: Standing, statement: Statement) -> Finding:
+def _others(host: Host, standing: Standing, statement: Statement) -> Finding:
+    held = holding_themselves(host, [one.name for one in standing.kernel])
+    if statement.replace and held:
+        return stop(
+            "callbacks-live",
+            f"{held[0]} has written pointers into itself, which a livepatch that replaces it would leave behind.",
+            f"Take it back first (`elivepatch unload {held[0]}`), then run the command again.",
+        )
     if statement.replace and standing.foreign:
         names = ", ".join(one.name for one in standing.foreign)
         return stop(

@@ -100,6 +100,15 @@ def remove(machine: Machine, name: str) -> bool:
     return True
 
 
+def holding_themselves(host: Host, names: Collection[str]) -> tuple[str, ...]:
+    """Return which of the live livepatches `names` hold themselves in memory beyond the one reference of the kernel's.
+
+    Their callbacks do so while pointers into them are written in places that only their own disabling writes back: a
+    livepatch that replaces one runs no callback of it (Documentation/livepatch/callbacks.rst).
+    """
+    return tuple(sorted(module.name for module in loaded_modules(host) if module.name in names and module.uses > 1))
+
+
 def is_pinned(host: Host, name: str) -> bool:
     """Whether `name` is the module of a livepatch that was taken out by force: it stays loaded until a reboot.
 
