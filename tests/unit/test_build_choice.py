@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bare_base import bare_base
 from elf_maker import Made
 
 from elivepatch.build.archive import Archive
@@ -17,7 +18,6 @@ from elivepatch.build.toolchain import Toolchains
 from elivepatch.model.build import Builder, BuildOutcome, BuildRequest, PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import Kind, Problem
-from elivepatch.model.kernel import BuildId, Digest, Release
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.process import Completed
 
@@ -25,18 +25,6 @@ OBJECTS, KLP, REFERENCE = Builder.OBJECTS, Builder.KLP, Builder.REFERENCE
 SERIES = PatchSeries((SourcePatch("fix.patch", b"x"),))
 ONE = PatchedFunction(object="vmlinux", name="one_show", sympos=1, source="fs/one.c")
 TWO = PatchedFunction(object="loop", name="two_show", sympos=1, source="drivers/two.c")
-
-
-def base(directory: Path, release: str = "6.12.117-own", **changed: Any) -> Base:
-    """A base that has nothing but what decides."""
-    (directory / "tree").mkdir(exist_ok=True)
-    (directory / "tree/.config").write_text("CONFIG_LIVEPATCH=y\n")
-    facts: dict[str, Any] = {"kind": "custom", "ibt": False, "toolchain": "debian-13", "cc": "gcc-14"}
-    return Base(
-        directory=directory, release=Release(release), build_id=BuildId("ab" * 20), config_digest=Digest("c" * 64),
-        toolchain_digest=Digest("d" * 64), compiler="gcc", modversions=True, struct_sizes={}, packages={},
-        size_bytes=0, seconds=0.0, version=release, **(facts | changed),
-    )  # fmt: skip
 
 
 def asked(base: Base, **changed: Any) -> BuildOutcome:
@@ -57,36 +45,36 @@ def asked(base: Base, **changed: Any) -> BuildOutcome:
 def test_kpatch_build_does_not_serve_every_kernel(
     tmp_path: Path, release: str, changed: dict[str, Any], words: str
 ) -> None:
-    reason = unserved(base(tmp_path, release, **changed))
+    reason = unserved(bare_base(tmp_path, release, **changed))
     assert reason is not None
     assert words in reason
 
 
 @pytest.mark.parametrize("release", ["6.1.176-own", "6.12.117-own", "6.18.3"])
 def test_kpatch_build_serves_kernels_before_klp_build(tmp_path: Path, release: str) -> None:
-    assert unserved(base(tmp_path, release)) is None
+    assert unserved(bare_base(tmp_path, release)) is None
 
 
 @pytest.mark.parametrize("builder", [KLP, REFERENCE])
 def test_a_distributions_kernel_is_never_built_whole(tmp_path: Path, builder: Builder) -> None:
-    found = asked(base(tmp_path, kind="stock"), builder=builder).problem
+    found = asked(bare_base(tmp_path, kind="stock"), builder=builder).problem
     assert found is not None
     assert (found.code, found.kind) == ("builder-unfit", Kind.FAILURE)
     assert "distribution" in found.message
 
 
 def test_the_second_opinion_before_klp_build_is_kpatch_builds(tmp_path: Path) -> None:
-    assert second_builder(OBJECTS, base(tmp_path)) is REFERENCE
+    assert second_builder(OBJECTS, bare_base(tmp_path)) is REFERENCE
 
 
 @pytest.mark.parametrize("first", [KLP, REFERENCE])
 def test_the_second_opinion_of_whole_kernels_is_that_of_single_objects(tmp_path: Path, first: Builder) -> None:
-    assert second_builder(first, base(tmp_path)) is OBJECTS
+    assert second_builder(first, bare_base(tmp_path)) is OBJECTS
 
 
 @pytest.mark.parametrize("changed", [{"kind": "stock"}, {"ibt": True}])
 def test_where_there_is_no_second_builder_paranoia_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
-    found = asked(base(tmp_path, **changed), paranoid=True).problem
+    found = asked(bare_base(tmp_path, **changed), paranoid=True).problem
     assert found is not None
     assert found.code == "builder-unfit"
     assert found.message == "No second builder serves 6.12.117-own."
@@ -105,7 +93,7 @@ def outcome(path: Path, *functions: PatchedFunction, code: bytes = b"\x90\xc3") 
 
 def test_a_livepatch_that_two_builders_make_is_given_and_told(tmp_path: Path) -> None:
     one, other = (outcome(tmp_path / name, ONE) for name in ("one", "other"))
-    given = agreed(OBJECTS, one, REFERENCE, other, base(tmp_path))
+    given = agreed(OBJECTS, one, REFERENCE, other, bare_base(tmp_path))
     assert (given.module, given.problem) == (one.module, None)
     assert [note.code for note in given.notes] == ["second-builder"]
     assert given.seconds == {"check": 1.0, "reference.check": 1.0}
@@ -120,27 +108,27 @@ def refused(given: BuildOutcome) -> Problem:
 
 def test_modules_that_differ_are_thrown_away(tmp_path: Path) -> None:
     one, other = outcome(tmp_path / "one", ONE), outcome(tmp_path / "other", ONE, code=b"\x91\xc3")
-    told = refused(agreed(OBJECTS, one, REFERENCE, other, base(tmp_path))).excerpt
+    told = refused(agreed(OBJECTS, one, REFERENCE, other, bare_base(tmp_path))).excerpt
     assert told.startswith("- objects\n+ reference\n")
     assert "content of one_show" in told
 
 
 def test_modules_of_different_tools_are_compared_by_what_they_replace(tmp_path: Path) -> None:
     one, same = outcome(tmp_path / "one", ONE), outcome(tmp_path / "other", ONE, code=b"\x91\xc3")
-    assert agreed(OBJECTS, one, KLP, same, base(tmp_path)).problem is None
+    assert agreed(OBJECTS, one, KLP, same, bare_base(tmp_path)).problem is None
     more = outcome(tmp_path / "other", ONE, TWO)
-    assert "+ loop:two_show,1" in refused(agreed(OBJECTS, one, KLP, more, base(tmp_path))).excerpt
+    assert "+ loop:two_show,1" in refused(agreed(OBJECTS, one, KLP, more, bare_base(tmp_path))).excerpt
 
 
 def test_what_only_the_second_builder_refuses_is_a_difference(tmp_path: Path) -> None:
     other = BuildOutcome(problem=problem("data-change", "It changes data."))
-    given = agreed(OBJECTS, outcome(tmp_path / "one", ONE), REFERENCE, other, base(tmp_path))
+    given = agreed(OBJECTS, outcome(tmp_path / "one", ONE), REFERENCE, other, bare_base(tmp_path))
     assert "[data-change] It changes data." in refused(given).excerpt
 
 
 def test_what_the_first_builder_refuses_is_its_verdict(tmp_path: Path) -> None:
     first = BuildOutcome(problem=problem("data-change", "It changes data."))
-    given = agreed(OBJECTS, first, REFERENCE, outcome(tmp_path / "other", ONE), base(tmp_path))
+    given = agreed(OBJECTS, first, REFERENCE, outcome(tmp_path / "other", ONE), bare_base(tmp_path))
     assert given.problem == first.problem
 
 
