@@ -34,6 +34,7 @@ def test_a_backup_of_a_running_server_restores_to_the_same(tmp_path: Path, capsy
         module = server.http.get(f"/v1/builds/{done['id']}/module").content
         key = server.http.get("/v1/key").json()
         headers = dict(server.http.headers)
+        (server.state / "records.idx").write_bytes(b"what is known about CVEs")
         assert cli.main(["backup", str(file), "--state", str(server.state)]) == 0
         assert cli.main(["backup", str(file), "--state", str(server.state)]) == 2
     assert file.stat().st_mode & 0o777 == 0o600
@@ -45,6 +46,7 @@ def test_a_backup_of_a_running_server_restores_to_the_same(tmp_path: Path, capsy
         assert server.http.get(f"/v1/builds/{done['id']}/module").content == module
         assert server.http.get(f"/v1/builds/{waiting}").json()["status"] in {"queued", "running"}
         assert server.http.delete(f"/v1/builds/{waiting}").status_code == 200
+    assert (tmp_path / "two" / "records.idx").read_bytes() == b"what is known about CVEs"
     assert (tmp_path / "two" / "signing.key").stat().st_mode & 0o777 == 0o600
     capsys.readouterr()
 

@@ -19,6 +19,7 @@ from elivepatch.service.parts import (
     DATABASE_FILE,
     ENGINE_FILE,
     KEY_FILE,
+    RECORDS_FILE,
     STORE_DIRECTORY,
     TOKEN_FILE,
     make_state_directory,
@@ -26,7 +27,7 @@ from elivepatch.service.parts import (
 from elivepatch.settings import ServerSettings
 
 _DATABASES = (ENGINE_FILE, DATABASE_FILE)
-_FILES = (KEY_FILE, TOKEN_FILE)
+_FILES = (KEY_FILE, TOKEN_FILE, RECORDS_FILE)
 
 
 def backup(settings: ServerSettings, file: Path) -> int:
