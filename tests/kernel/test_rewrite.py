@@ -71,6 +71,10 @@ CASES_THAT_CAN = {
         [after("kernel/fork.c", "	VM_BUG_ON(atomic_read(&mm->mm_users));\n", "\n	cond_resched();\n")],
         ("+static inline void __mmput_livepatch(struct mm_struct *mm)", "+		__mmput_livepatch(mm);"),
     ),
+    "a system call whose work is a function of its own": Case(
+        "outlined-inline", CASES["a system call whose work is a function of its own"].edits,
+        ("+KPATCH_SYSCALL_DEFINE1(newuname, struct new_utsname __user *, name)", '+#include "kpatch-syscall.h"'),
+    ),
     "a static key of the series": Case(
         "jump-label", CASES["a static key of the series itself"].edits, ("static_key_enabled(&version_key)",),
     ),

@@ -219,6 +219,12 @@ CASES: dict[str, Case] = {
               "!do_syscall_x32(regs, nr) && nr != -1 && nr != -2) {")],
         ("arch/x86/entry/common.c", "do_syscall_64 in", "noinstr"),
     ),
+    "a system call whose work is a function of its own": Case(
+        "outlined-inline",
+        [Edit("kernel/sys.c", "	struct new_utsname tmp;\n\n	down_read(&uts_sem);",
+              "	struct new_utsname tmp;\n\n	if (!name)\n		return -EFAULT;\n	down_read(&uts_sem);")],
+        ("kernel/sys.c", "__do_sys_newuname"),
+    ),
     "a function among others that wait": Case(
         "shared-section",
         [after("kernel/time/timer.c", "signed long __sched schedule_timeout_idle(signed long timeout)\n{\n",
