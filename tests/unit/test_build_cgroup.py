@@ -45,7 +45,8 @@ def test_what_the_kernel_ended_is_counted(tmp_path: Path) -> None:
     assert Group(directory=tmp_path, version=1, limit=1).ended() == 5
 
 
-def of_version_2(parent: Path, *, controllers: str, processes: list[int]) -> None:
+def of_version_2(parent: Path, *, controllers: str, processes: list[int], available: str = "cpu memory") -> None:
+    (parent / "cgroup.controllers").write_text(available)
     (parent / "cgroup.subtree_control").write_text(controllers)
     (parent / "cgroup.procs").write_text("".join(f"{number}\n" for number in processes))
 
@@ -64,6 +65,13 @@ def test_the_group_of_others_is_left_as_it_is(tmp_path: Path) -> None:
     of_version_2(tmp_path, controllers="cpu memory", processes=[1])
     _hand_down_memory(tmp_path)
     assert (tmp_path / "cgroup.subtree_control").read_text() == "cpu memory"
+    assert not (tmp_path / "server").exists()
+
+
+def test_nobody_moves_where_memory_cannot_be_bounded(tmp_path: Path) -> None:
+    of_version_2(tmp_path, controllers="", processes=[os.getpid()], available="hugetlb")
+    with pytest.raises(OSError, match="busy"):
+        _hand_down_memory(tmp_path)
     assert not (tmp_path / "server").exists()
 
 
