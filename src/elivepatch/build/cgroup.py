@@ -130,7 +130,7 @@ def _hand_down_memory(parent: Path) -> None:
     control = parent / "cgroup.subtree_control"
     if "memory" in control.read_text().split():
         return
-    # Where the controller is the older version's, or the group above does not hand it down, moving would be for nothing.
+    # Where memory is the older version's, or the group above does not hand it down, moving would be for nothing.
     available = "memory" in (parent / "cgroup.controllers").read_text().split()
     if not available or _lines(str(parent / _PROCESSES)) != [str(os.getpid())]:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
