@@ -41,6 +41,7 @@ CLASSES = {
     "not-built": "not built",
     "data-layout": "unsafe layout",
     "no-change": "no change",
+    "init-only": "start-up code only",
     "header": "header",
     "compile-error": "does not compile alone",
     "undefined-symbol": "does not compile alone",
@@ -160,7 +161,7 @@ def summary(entries: list[dict[str, Any]]) -> int:
         if entry["rewritten"]:
             print(f"{entry['cve']} was rewritten: {entry['before']}")
             print("".join(f"    {step}\n" for step in entry["steps"]), end="")
-    # What does not compile alone, is not built or changes nothing says nothing about livepatches.
+    # What does not compile alone, is not built or changes nothing that runs says nothing about livepatches.
     able = [entry for entry in entries if entry["class"] in {"converted", "refused"}]
     share = len(loaded) / len(able) if able else 1.0
     print(f"of {len(able)} that compile, change code and are safe in layout, {len(loaded)} did so: {share:.1%}")

@@ -66,7 +66,7 @@ def test_what_can_be_a_livepatch_is_closed_and_what_cannot_is_shown_as_needing_a
         vlan: "closed",
         init: "needs-reboot",
     }
-    assert "[init-code]" in decisions[init][1]
+    assert "[init-only]" in decisions[init][1]
     assert ran.document["livepatch"]["trial"]
     assert len(host.live) == 1
     listed = run_json(host, "cve", "list", "--records", cves.records).document

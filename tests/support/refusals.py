@@ -38,15 +38,15 @@ CASES: dict[str, Case] = {
     ),
     "documentation": Case("no-change", [Edit("MAINTAINERS", "Maintainers List\n", "List of maintainers\n")], ()),
     "an __init function": Case(
-        "init-code", [Edit(VERSION, 'proc_create_single("version", 0,', 'proc_create_single("version", 0444,')],
+        "init-only", [Edit(VERSION, 'proc_create_single("version", 0,', 'proc_create_single("version", 0444,')],
         (VERSION, "proc_version_init"), ".init.text", BOTH,
     ),
     "a string of an __init function": Case(
-        "init-code", [Edit(VERSION, 'proc_create_single("version"', 'proc_create_single("versions"')],
+        "init-only", [Edit(VERSION, 'proc_create_single("version"', 'proc_create_single("versions"')],
         (VERSION, "proc_version_init"), ".init.text",
     ),
     "an __exit function": Case(
-        "init-code", [before("net/8021q/vlan.c", "	vlan_netlink_fini();\n", "	cond_resched();\n")],
+        "init-only", [before("net/8021q/vlan.c", "	vlan_netlink_fini();\n", "	cond_resched();\n")],
         ("net/8021q/vlan.c", "vlan_cleanup_module"), ".exit.text",
     ),
     "a structure that grows": Case(

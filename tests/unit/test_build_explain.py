@@ -71,6 +71,16 @@ def test_the_lines_concerned_follow_what_the_tools_said(tree: Path) -> None:
     )
 
 
+def test_a_series_that_changes_nothing_but_start_up_code_is_told_so(tree: Path) -> None:
+    (tree / "lib/box.c").write_text(SOURCE.replace("static int plain", "static int __init plain"))
+    found = problem("init-code", "lib/box.c changes what only runs at start-up: plain.")
+    told = changing(tree, ("	return a + 1;", "	/* more */\n\n	return a + 2;")).explain(found)
+    assert told.code == "init-only"
+    assert "lib/box.c:18: -	return a + 1;" in told.excerpt
+    both = changing(tree, ("	return a + 1;", "	return a + 2;"), ("hidden(a);", "hidden(-a);"))
+    assert both.explain(found).code == "init-code"
+
+
 def test_a_problem_that_is_about_no_line_stays_as_it_is(tree: Path) -> None:
     found = problem("no-change", "lib/box.c: plain is the same.")
     assert changing(tree, ("return a + 1", "return a + 2")).explain(found) == found

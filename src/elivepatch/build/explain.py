@@ -14,13 +14,14 @@ from elivepatch.model.codes import problem
 from elivepatch.model.errors import Problem
 from elivepatch.model.series import PatchSeries
 from elivepatch.patch.concerned import ChangedLine, changed_lines, lines_about
-from elivepatch.patch.definitions import Definition, Sort, read_definitions, words_of
+from elivepatch.patch.definitions import ENDING, STARTING, Definition, Sort, read_definitions, words_of
 
 # Those whose message names what they are about.
 _WITH_LINES = frozenset(
-    ("init-code", "data-layout", "data-change", "ops-table", "new-data", "no-function-entry", "outlined-inline",
-     "shared-section", "static-local", "jump-label", "static-call", "export", "new-export", "export-type",
-     "section-change", "special-section", "undefined-symbol", "sealed-endbr", "weak-overridden", "header", "assembly")
+    ("init-code", "init-only", "data-layout", "data-change", "ops-table", "new-data", "no-function-entry",
+     "outlined-inline", "shared-section", "static-local", "jump-label", "static-call", "export", "new-export",
+     "export-type", "section-change", "special-section", "undefined-symbol", "sealed-endbr", "weak-overridden",
+     "header", "assembly")
 )  # fmt: skip
 _ENTRYLESS = re.compile(r"(\w+)\S* (?:in|of) (\S+) (?:has no patchable entry|cannot be traced)")
 _INLINE = frozenset(("inline", "__inline", "__inline__"))
@@ -47,6 +48,8 @@ class Explainer:
             return found
         if found.code == "no-function-entry":
             found = self._entryless(found)
+        if found.code == "init-code" and self._changes_only(STARTING | ENDING):
+            found = problem("init-only", found.message, excerpt=found.excerpt)
         lines = lines_about(self.series, found.message, self.definitions)
         if not lines:
             return found
@@ -83,6 +86,11 @@ class Explainer:
         if not place.is_file() or place.stat().st_size > _FILE_LIMIT_BYTES:
             return ""
         return place.read_text(encoding="latin-1")
+
+    def _changes_only(self, marks: frozenset[str]) -> bool:
+        """Whether everything that the series changes lies in items that carry one of `marks`."""
+        lines = [line for line in self._changed if words_of(line.text)]
+        return bool(lines) and all(line.inside is not None and line.inside.words & marks for line in lines)
 
     def _removed(self, function: Definition) -> bool:
         """Whether the series takes away the first line of a function and adds none that has its name."""

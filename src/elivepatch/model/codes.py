@@ -105,6 +105,11 @@ CODES: dict[str, Entry] = {
         "the series changes code that only runs when the kernel or a module starts or ends",
         "Leave that hunk out if the fix does not need it, or do its work in a pre- or post-patch callback.",
     ),
+    "init-only": Entry(
+        Kind.VERDICT,
+        "the series changes nothing but code that only runs when the kernel or a module starts or ends",
+        "No livepatch can have an effect: reboot into a fixed kernel, or unload the module and load a fixed one.",
+    ),
     "data-layout": Entry(
         Kind.VERDICT,
         "the series changes the layout of a structure, while objects of the old layout are alive",

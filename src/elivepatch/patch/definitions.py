@@ -25,6 +25,12 @@ _ANNOTATION = re.compile(r"__\w+$")
 _POINTED = re.compile(r"\(\s*\*\s*(?:const\s+)?(\w+)\s*(?:\[[^]]*\]\s*)?\)\s*\(")
 _TYPE_WORDS = frozenset(("static", "const", "volatile", "extern", "struct", "union", "enum", "unsigned", "signed"))
 
+STARTING = frozenset(("__init", "__initdata", "__initconst", "__init_or_module", "__meminit"))
+"""The marks of what is thrown away when the kernel or a module has started (include/linux/init.h)."""
+
+ENDING = frozenset(("__exit", "__exitdata"))
+"""The marks of what runs at most once more."""
+
 
 class Sort(enum.StrEnum):
     """What a top-level item is; a use is the call of a macro such as EXPORT_SYMBOL(x)."""

@@ -13,17 +13,15 @@ from collections.abc import Mapping
 
 from elivepatch.model.build import RewriteStep
 from elivepatch.model.errors import Problem
-from elivepatch.patch.definitions import Definition, Sort, words_of
+from elivepatch.patch.definitions import ENDING, STARTING, Definition, Sort, words_of
 from elivepatch.patch.rewrite import Edit, Rewritten, Source, Unsafe, put
 
-_INIT = frozenset(("__init", "__initdata", "__initconst", "__init_or_module", "__meminit"))
-_EXIT = frozenset(("__exit", "__exitdata"))
 _MEMBER = re.compile(r"(?:->|\.)\s*([A-Za-z_]\w*)")
 
 
 def dropped_init(found: Problem, sources: Mapping[str, Source]) -> Rewritten | Unsafe | None:
     """Take back the changes of __init and __exit items."""
-    if found.code != "init-code":
+    if found.code not in {"init-code", "init-only"}:
         return None
     changed, steps, kept_any = dict(sources), list[RewriteStep](), False
     for path, source in sources.items():
@@ -42,7 +40,7 @@ def dropped_init(found: Problem, sources: Mapping[str, Source]) -> Rewritten | U
             places = [one for one in source.place(edit) if one is not None]
             marks = _marks(source, edit)
             what = f"leaves out what is changed in {places[-1].name} (line {edit.old_start})"
-            when = "at the end" if marks & _EXIT else "at start-up"
+            when = "at the end" if marks & ENDING else "at start-up"
             why = f"It only runs {when}, and nothing else in the series names what it sets up"
             steps.append(RewriteStep(code=found.code, path=path, what=what, why=why))
     if steps and not kept_any:
@@ -59,7 +57,7 @@ def _marks(source: Source, edit: Edit) -> frozenset[str]:
     places = [one for one in (old, new) if one is not None]
     if split or not places or len({one.name for one in places}) > 1:
         return frozenset()
-    return places[0].words & (_INIT | _EXIT)
+    return places[0].words & (STARTING | ENDING)
 
 
 def _names(source: Source, dropped: list[Edit]) -> set[str]:
