@@ -41,8 +41,8 @@ def built(
 def test_both_builders_replace_the_same_functions_of_two_modules_and_of_vmlinux(
     workshop: BuildingWorkshop, base: Base, reachable_path: Path, tmp_path: Path, settings: ServerSettings
 ) -> None:
-    series = PatchSeries((*KINDS["several functions"].series(base.tree).patches,
-                          *KINDS["two modules"].series(base.tree).patches))  # fmt: skip
+    kinds = [KINDS[name] for name in ("one line", "line shift", "two modules")]
+    series = PatchSeries(tuple(patch for kind in kinds for patch in kind.series(base.tree).patches))
     objects = built(ObjectsBuilder, workshop, base, series, reachable_path / "objects")
     klp = built(KlpBuilder, workshop, base, series, reachable_path / "klp")
     assert (objects.problem, klp.problem) == (None, None)
@@ -54,7 +54,7 @@ def test_both_builders_replace_the_same_functions_of_two_modules_and_of_vmlinux(
         livepatch=klp.module,
         livepatch_name=NAME,
         parents=["loop", "minix"],
-        expectations=[Expectation(command="cat /proc/loadavg /proc/uptime", pattern=r"^load .*\nup ")],
+        expectations=[Expectation.parse("/proc/loadavg =~ ^load ")],
         work_dir=tmp_path / "work",
         cache_dir=settings.cache_dir,
     )

@@ -35,6 +35,20 @@ _BINDS = ("LOCAL", "GLOBAL", "WEAK")
 _SPECIAL_INDEX = {0: "UND", 0xFFF1: "ABS", 0xFFF2: "COM"}
 
 
+# From 6.19 on, kernels that klp-build serves mark each entry of some tables for it (ANNOTATE_DATA_SPECIAL). No module
+# keeps the marks, and create-diff-object, which is older, takes them for references of the code that it compares.
+_ANNOTATED = ".discard.annotate_data"
+_WITHOUT_ANNOTATIONS = f"""
+set -e
+cd /tmp
+mkdir in
+for object in original patched; do
+    objcopy --remove-section={_ANNOTATED} --remove-section=.rela{_ANNOTATED} "/in/$object.o" "in/$object.o"
+done
+exec "$@"
+"""
+
+
 class _Rule(NamedTuple):
     pattern: re.Pattern[str]
     code: str
@@ -129,10 +143,13 @@ class DiffTool:
         for place, content in (("original.o", original), ("patched.o", patched), ("Module.symvers", symvers)):
             shutil.copyfile(content, inputs / place)
         (inputs / "table").write_bytes(table)
-        command = ["/usr/lib/kpatch/create-diff-object", "/in/original.o", "/in/patched.o", parent, "/in/table",
-                   "/in/Module.symvers", name, "/out/diff.o"]  # fmt: skip
+        annotated = any(_ANNOTATED in ElfFile(one).by_name for one in (original, patched))
+        # Where the tool names an object it leaves the path out up to the first slash: it says in/original.o both ways.
+        first, second = (f"{'.' * annotated}/in/{one}.o" for one in ("original", "patched"))
+        command = ["/usr/lib/kpatch/create-diff-object", first, second, parent, "/in/table", "/in/Module.symvers", name,
+                   "/out/diff.o"]  # fmt: skip
         done = self.sandbox.run(
-            command,
+            ["sh", "-c", _WITHOUT_ANNOTATIONS, "sh", *command] if annotated else command,
             inputs=inputs,
             output=output,
             env={key: str(size) for key, size in self.struct_sizes.items()},
