@@ -51,6 +51,11 @@ static struct box_ops ops __read_mostly = {
 	.peek = box_peek,
 };
 
+static void box_raise(void)
+{
+	box_limit++;
+}
+
 static int __init box_init(void)
 {
 	return register_box(&ops);
@@ -147,8 +152,9 @@ def test_start_up_code_that_nothing_needs_is_left_out() -> None:
     [
         ('	box_queue = alloc_workqueue("box", 0, 0);\n', "	queue_work(box_queue, &b->work);\n"),
         ("	ops.limit = 3;\n", "	b->limit = 4;\n"),
+        ("	box_raise();\n", "	b->size = box_limit;\n"),
     ],
-    ids=["a variable", "a member"],
+    ids=["a variable", "a member", "what a function of the file sets"],
 )
 def test_start_up_code_that_sets_up_what_new_code_uses_is_never_left_out(init: str, running: str) -> None:
     answer = rewritten(

@@ -61,16 +61,20 @@ def _marks(source: Source, edit: Edit) -> frozenset[str]:
 
 
 def _names(source: Source, dropped: list[Edit]) -> set[str]:
-    """Return what the dropped lines name that could matter elsewhere: data and new functions of the file, members."""
+    """Return what the dropped lines name that could matter elsewhere.
+
+    That is data and new functions of the file, members, and the data that functions of the file use which they call.
+    """
     text = "".join(source.changed_text(edit) for edit in dropped)
     items = {item.name: item for item in (*source.old_items, *source.new_items)}
+    data = {name for name, item in items.items() if item.sort in {Sort.DATA, Sort.USE}}
     before = {item.name for item in source.old_items}
-    mattering = {
-        name
-        for name in words_of(text) & items.keys()
-        if items[name].sort in {Sort.DATA, Sort.USE} or (items[name].sort is Sort.FUNCTION and name not in before)
-    }
-    return mattering | set(_MEMBER.findall(text)) - _plain_words(items)
+    functions = {item.name: item for item in source.new_items if item.sort is Sort.FUNCTION}
+    named = words_of(text)
+    called = {name for name in named & functions.keys() if not functions[name].words & (STARTING | ENDING)}
+    set_up = set[str]().union(*(words_of(source.body(functions[name])) & data for name in called))
+    members = set(_MEMBER.findall(text)) - _plain_words(items)
+    return set(named & data) | set(named & functions.keys() - before) | set_up | members
 
 
 def _plain_words(items: Mapping[str, Definition]) -> set[str]:
