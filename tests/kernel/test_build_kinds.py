@@ -231,6 +231,21 @@ def test_a_new_source_with_code_that_runs_at_boot_is_refused(base_6_1: Base, bui
     assert outcome.problem.code == "init-code"
 
 
+@pytest.mark.parametrize(
+    ("edit", "function"),
+    [
+        (before("fs/select.c", "	if (!user_write_access_begin(ufds,", "	cond_resched();\n"), "do_sys_poll"),
+        (after("fs/dcache.c", "	struct hlist_bl_head *b = d_hash(hash);\n", "	mb();\n"), "__d_lookup"),
+    ],
+)
+def test_code_that_uses_what_the_kernel_writes_into_itself_at_boot(
+    base_6_12: Base, build: Any, edit: Edit, function: str
+) -> None:
+    outcome = build(base_6_12, patch_of(base_6_12.tree, edit))
+    assert function in {name for _object, name, _source in replaced(outcome)}
+    assert not [section.name for section in ElfFile(outcome.module).sections if "runtime_" in section.name]
+
+
 def test_what_is_not_built_here_is_left_out_with_a_note(base_6_1: Base, build: Any) -> None:
     foreign = before("arch/arm64/kernel/process.c", "#include <linux/compat.h>\n", "/* a line */\n")
     outcome = build(base_6_1, patch_of(base_6_1.tree, MEMINFO, foreign))
@@ -284,7 +299,7 @@ def test_a_series_may_bring_callbacks(base: Base, build: Any) -> None:
     change = before(VERSION, END, '	seq_puts(m, "patched\\n");\n')
     outcome = build(base, patch_of(base.tree, MACROS, before(VERSION, SHOW, callback), change))
     assert replaced(outcome) == VMLINUX_VERSION
-    assert outcome.notes == ()
+    assert [note.code for note in outcome.notes] == ["callbacks"]
 
 
 def test_what_the_tools_printed_is_kept(base_6_1: Base, workshop: Any, reachable_path: Path) -> None:

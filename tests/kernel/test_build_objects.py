@@ -11,10 +11,11 @@ from edits import Edit
 
 from elivepatch.build.base import Base
 from elivepatch.build.checks.fidelity import check_fidelity, locate
-from elivepatch.build.compile import _SECTIONS, Compiler, Original
+from elivepatch.build.compile import Compiler, Original
 from elivepatch.build.diff import DiffTool, symbol_table
 from elivepatch.build.link import Linker
 from elivepatch.build.sandbox import BUILD_UID
+from elivepatch.build.tree import without_sections
 from elivepatch.kernel.elf import BIND_WEAK, ElfFile
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Kind
 from elivepatch.service.building import BuildingWorkshop
@@ -64,7 +65,7 @@ def changed_plain(workshop: BuildingWorkshop, base: Base, directory: Path, *edit
     made, unit = compiler(workshop, base), base.units.by_source[edits[0].path]
     real = made.original(unit)
     (directory / "plain").mkdir()
-    (directory / "plain/command").write_text(_SECTIONS.sub("", real.command))
+    (directory / "plain/command").write_text(without_sections(real.command))
     return ElfFile(made.patched(unit, Original(directory / "plain"), layer, directory))
 
 

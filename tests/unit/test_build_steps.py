@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from elivepatch.build.apply import _check_names
-from elivepatch.build.compile import _SECTIONS, _errors, _saved_command
+from elivepatch.build.compile import _errors, _saved_command
 from elivepatch.build.link import Linker
-from elivepatch.build.tree import SECTION_FLAGS, make_arguments
+from elivepatch.build.tree import make_arguments, section_flags, without_sections
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Problem
 from elivepatch.patch.parse import TouchedFile, kind_of
 from elivepatch.process import Completed
@@ -53,9 +55,16 @@ def test_a_missing_saved_command_is_told() -> None:
     assert caught.value.problem.code == "saved-command"
 
 
-def test_a_plain_compile_is_the_same_command_without_section_flags() -> None:
-    command = f"gcc -O2 -g {SECTION_FLAGS} -c -o a.o a.c"
-    assert _SECTIONS.sub("", command) == "gcc -O2 -g -I/tools/patch -gz=none -c -o a.o a.c"
+@pytest.mark.parametrize(
+    "headers", [(), ("arch/x86/include/asm/runtime-const.h", "include/asm-generic/runtime-const.h")]
+)
+def test_a_plain_compile_is_the_same_command_without_section_flags(tmp_path: Path, headers: tuple[str, ...]) -> None:
+    for name in headers:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    command = f"gcc -O2 -g {section_flags(tmp_path)} -c -o a.o a.c"
+    assert ("-include asm-generic" in command) is (len(headers) == 2)
+    assert without_sections(command) == "gcc -O2 -g -I/tools/patch -gz=none -c -o a.o a.c"
 
 
 def test_the_excerpt_of_a_compile_error_is_the_errors() -> None:

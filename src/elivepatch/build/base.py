@@ -26,6 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from elivepatch.build.tree import SECTION_FLAGS
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import LinkedSymbols
 from elivepatch.kernel.symvers import Export, read_symvers
@@ -45,6 +46,7 @@ BASE_PATCH = "base patch "
 class Base:
     """One base. `struct_sizes` are in bytes; `packages` maps what it was made from to SHA-256.
 
+    `section_flags` are what the tree was prepared with, and its objects are compiled with to be compared.
     `build_id` is that of the vmlinux in it, `claimed_build_id` that of a host whose kernel was accepted as the same
     without proof.
     """
@@ -66,6 +68,7 @@ class Base:
     size_bytes: int
     seconds: float
     recipe: int = RECIPE
+    section_flags: str = SECTION_FLAGS
     claimed_build_id: BuildId | None = None
 
     @property
@@ -181,7 +184,8 @@ class Bases:
             self.get(release)
         doomed = self.directory / f".{release}.new-removed-{os.getpid()}"
         place.rename(doomed)
-        shutil.rmtree(doomed)
+        # Whoever makes the same anew meanwhile clears it away too.
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def find(self, release: Release) -> Base | None:
         """Return the base of a release, None where there is none. Raises EnvironmentFault for a damaged one."""

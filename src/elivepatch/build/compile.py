@@ -22,14 +22,13 @@ from elivepatch.build.base import VMLINUX, Base
 from elivepatch.build.harvest import take, take_file
 from elivepatch.build.locking import locked
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
-from elivepatch.build.tree import SECTION_FLAGS, make_arguments
+from elivepatch.build.tree import make_arguments, without_sections
 from elivepatch.kernel.units import Unit
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, EnvironmentFault
 from elivepatch.process import Cancellation, Completed
 
 _SAVED = re.compile(r"(?m)^(?:saved)?cmd_\S+ := (.*)$")
-_SECTIONS = re.compile(r" -f(?:function|data)-sections(?= )")
 _COMPILING = re.compile(r" -c -o \S+ (?=\S+ *(?:;|$))")
 _MODULE_NAME = re.compile(r""" -DKBUILD_MODNAME='"(\w+)"' """)
 _ERROR = re.compile(r"(?m)^.*(?:error|Error|undefined).*$")
@@ -82,7 +81,7 @@ class Compiler:
             try:
                 # A unit's target comes from the shipped kernel's debug information, never from a patch.
                 script = '"$@" && cp -- "$T" /out/sectioned.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
-                make = [*make_arguments(self.base.cc, 1), f"KCFLAGS={SECTION_FLAGS}", unit.target]
+                make = [*make_arguments(self.base.cc, 1), f"KCFLAGS={self.base.section_flags}", unit.target]
                 done = self._run(["sh", "-c", script, "sh", *make], (), scratch, unit)
                 done.check(f"Compiling the unpatched {unit.target}")
                 saved = take(scratch, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
@@ -97,7 +96,7 @@ class Compiler:
             return original.plain
         scratch = self._scratch()
         try:
-            self._saved(unit, _SECTIONS.sub("", original.command), (), scratch).check(
+            self._saved(unit, without_sections(original.command), (), scratch).check(
                 f"Compiling the unpatched {unit.target}"
             )
             with tempfile.TemporaryDirectory(prefix=".taken-", dir=original.directory) as taken:
@@ -164,7 +163,7 @@ class Compiler:
         output.mkdir()
         os.chown(output, BUILD_UID, BUILD_UID)
         script = '"$@" && objcopy --strip-debug "$T" /out/object.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
-        make = [*make_arguments(self.base.cc, 1), f"KCFLAGS={SECTION_FLAGS}", unit.target]
+        make = [*make_arguments(self.base.cc, 1), f"KCFLAGS={self.base.section_flags}", unit.target]
         done = self._run(["sh", "-c", script, "sh", *make], (layer,), output, unit)
         if done.timed_out:
             raise BuildStopped(problem("out-of-time", f"Compiling {source} took too long.", excerpt=done.tail()))

@@ -29,7 +29,7 @@ from elivepatch.build.reading import check_compiler, read_debug
 from elivepatch.build.sandbox import BUILD_UID
 from elivepatch.build.source import Source, fetch_source
 from elivepatch.build.toolchain import Toolchain
-from elivepatch.build.tree import make_arguments
+from elivepatch.build.tree import make_arguments, section_flags
 from elivepatch.kernel.config import KernelConfig, parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault, UsageError
@@ -217,6 +217,7 @@ class CustomMaker:
             compiler=toolchain.version,
             ibt=config.enabled("X86_KERNEL_IBT"),
             modversions=config.enabled("MODVERSIONS"),
+            section_flags=section_flags(scratch / "tree"),
             struct_sizes={},
             packages={},
             size_bytes=0,

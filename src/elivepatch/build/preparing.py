@@ -10,7 +10,7 @@ from pathlib import Path
 
 from elivepatch.build.harvest import take
 from elivepatch.build.sandbox import BUILD_UID, Sandbox
-from elivepatch.build.tree import SECTION_FLAGS, SOURCE_TOPS, make_arguments
+from elivepatch.build.tree import SOURCE_TOPS, make_arguments, section_flags
 from elivepatch.kernel.config import FILE_NAMES, KernelConfig, differences, parse_config
 from elivepatch.kernel.units import Units, make_units
 from elivepatch.model.errors import EnvironmentFault, UsageError
@@ -79,7 +79,7 @@ class TreeMaker:
         _replace(
             self.tree, "scripts/Makefile.modfinal", "CONFIG_DEBUG_INFO_BTF_MODULES", "CONFIG_NO_BTF_IN_LIVEPATCHES"
         )
-        make = [*make_arguments(self.cc, self.jobs), f"KCFLAGS={SECTION_FLAGS}", "modules_prepare"]
+        make = [*make_arguments(self.cc, self.jobs), f"KCFLAGS={section_flags(self.tree)}", "modules_prepare"]
         self.make(make, "Preparing the source tree", tools=self.patch_headers)
         header = _read(self.tree, "include/generated/utsrelease.h")
         if (found := _RELEASE_HEADER.search(header)) is None or found[1] != self.release:

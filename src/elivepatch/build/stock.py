@@ -24,6 +24,7 @@ from elivepatch.build.making import Workplace, decompress_modules, other_archite
 from elivepatch.build.preparing import TreeMaker, units_of, unpack_source
 from elivepatch.build.reading import DebugFacts, check_compiler, read_debug
 from elivepatch.build.toolchain import Toolchain
+from elivepatch.build.tree import section_flags
 from elivepatch.kernel.config import KernelConfig, parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
@@ -156,6 +157,7 @@ class StockMaker:
             compiler=toolchain.version,
             ibt=config.enabled("X86_KERNEL_IBT"),
             modversions=config.enabled("MODVERSIONS"),
+            section_flags=section_flags(scratch / "tree"),
             struct_sizes=facts.struct_sizes,
             packages={f"{package.name}_{package.version}": package.sha256 for package in packages.all()},
             size_bytes=size_of(scratch),

@@ -242,7 +242,8 @@ class Toolchains:
             self.get(name)
         doomed = self.directory / f".{name}.new-removed-{os.getpid()}"
         (self.directory / name).rename(doomed)
-        shutil.rmtree(doomed)
+        # Whoever makes the same anew meanwhile clears it away too.
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def _load(self, name: str) -> Toolchain | None:
         try:

@@ -3,8 +3,32 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 SECTION_FLAGS = "-I/tools/patch -ffunction-sections -fdata-sections -gz=none"
 """What kpatch compiles with: a section per function and per datum, and its helper macros within reach of patches."""
+
+_RUNTIME_CONSTANTS = ("arch/x86/include/asm/runtime-const.h", "include/asm-generic/runtime-const.h")
+# It has the name that keeps the other one from being read a second time.
+_PLAIN_CONSTANTS = " -include asm-generic/runtime-const.h"
+_ONLY_SECTIONED = re.compile(rf" -f(?:function|data)-sections(?= )|{re.escape(_PLAIN_CONSTANTS)}(?= )")
+
+
+def section_flags(tree: Path) -> str:
+    """Return the flags to compile objects of a tree with that are compared.
+
+    From 6.11 on, x86 writes some constants into its code at boot (asm/runtime-const.h: the end of user memory, tables
+    of fs/dcache.c), from lists in sections that no module may have. Code that a livepatch brings reads the variables
+    instead, as the kernel itself does in modules and on other architectures (asm-generic/runtime-const.h).
+    """
+    return SECTION_FLAGS + _PLAIN_CONSTANTS * all((tree / name).is_file() for name in _RUNTIME_CONSTANTS)
+
+
+def without_sections(command: str) -> str:
+    """Return a compile command without what `section_flags` adds: it makes what the shipped kernel holds."""
+    return _ONLY_SECTIONED.sub("", command)
+
 
 SOURCE_TOPS = "arch/x86 block certs crypto drivers fs init io_uring ipc kernel lib mm net security sound virt"
 """The directories of a tree that an x86 kernel is built from, besides include/; some kernels lack some."""
