@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from obstore.exceptions import BaseError
 from obstore.store import MemoryStore
 
 from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.model.kernel import Digest
+from elivepatch.service.faults import problem_of
 from elivepatch.service.store import Store, digest_of
 
 
@@ -92,3 +96,21 @@ def test_a_part_of_a_blob_is_that_part(data: bytes, first: int, last: int) -> No
     assert store.verify(digest) == len(data)
     last = min(last, len(data) - 1)
     assert b"".join(store.chunks(digest, first, last)) == data[first : last + 1]
+
+
+def test_a_store_that_says_nothing_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "someone",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+        }.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("elivepatch.service.store._PATIENCE_S", 1)
+        store = Store.at("s3://bucket/prefix")
+        started = time.monotonic()
+        with pytest.raises(BaseError) as refused:
+            store.get(digest_of(b"x"))
+        assert time.monotonic() - started < 5
+    assert problem_of(refused.value).code == "store-away"

@@ -23,6 +23,7 @@ GRACE = timedelta(hours=24)
 
 _PROBE = "probe"
 _PIECE_BYTES = 256 * 1024
+_PATIENCE_S = 20
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -58,8 +59,16 @@ class Store:
         try:
             if url.startswith("file://"):
                 return cls.in_directory(Path(url.removeprefix("file://")))
-            local = url.startswith("s3://") and os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-            options: Any = {"client_options": {"allow_http": True}} if local else {}
+            # obstore's own patience with a store that says nothing is three minutes, for which every request that wants
+            # a file would hold one of the server's threads.
+            options: Any = {
+                "client_options": {
+                    "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
+                    "timeout": f"{_PATIENCE_S}s",
+                    "connect_timeout": "3s",
+                },
+                "retry_config": {"max_retries": 10, "retry_timeout": timedelta(seconds=_PATIENCE_S)},
+            }
             return cls(from_url(url, **options))
         except (BaseError, ValueError) as error:
             raise EnvironmentFault(
