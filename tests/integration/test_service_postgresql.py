@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -141,3 +142,17 @@ def test_who_waits_for_the_tables_does_not_hold_up_who_makes_them(database: sa.E
         assert waits.is_alive()
     waits.join(timeout=10)
     assert not waits.is_alive()
+
+
+def test_a_database_that_went_away_with_its_host_is_noticed_in_seconds(database: sa.Engine) -> None:
+    with database.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        with socket.fromfd(driver.fileno(), socket.AF_INET, socket.SOCK_STREAM) as raw:
+            unacknowledged = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            quiet = [
+                raw.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            ]
+    assert unacknowledged == 11_000
+    assert quiet[0] + quiet[1] * quiet[2] == 11

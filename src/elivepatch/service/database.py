@@ -196,7 +196,14 @@ def open_database(url: str, *, pool_size: int = 20) -> sa.Engine:
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise _not_understood()
     # A database that went away with its host is noticed in seconds, not after the kernel's quarter of an hour.
-    patience = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+    # Keepalives are sent on quiet connections only; what was sent and never acknowledged has a limit of its own.
+    patience = {
+        "connect_timeout": 5,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 11_000,
+    }
     return sa.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
