@@ -20,6 +20,8 @@ class Entry(NamedTuple):
     advice: str
 
 
+_REWRITABLE = " `elivepatch check --rewrite` proposes that where it can."
+
 CODES: dict[str, Entry] = {
     # The series itself
     "patch-empty": Entry(Kind.FAILURE, "the file holds no hunk", "Send the output of git format-patch or diff -u."),
@@ -103,7 +105,8 @@ CODES: dict[str, Entry] = {
     "init-code": Entry(
         Kind.VERDICT,
         "the series changes code that only runs when the kernel or a module starts or ends",
-        "Leave that hunk out if the fix does not need it, or do its work in a pre- or post-patch callback.",
+        "Leave that hunk out if the fix does not need it, or do its work in a pre- or post-patch callback."
+        + _REWRITABLE,
     ),
     "init-only": Entry(
         Kind.VERDICT,
@@ -124,52 +127,55 @@ CODES: dict[str, Entry] = {
         Kind.VERDICT,
         "the series changes a pointer in a table of operations, which a livepatch cannot replace",
         "Keep the pointer and make the function that it points at a wrapper of the new one, or write it in a callback "
-        "(Documentation/livepatch/callbacks.rst).",
+        "(Documentation/livepatch/callbacks.rst)." + _REWRITABLE,
     ),
     "new-data": Entry(
         Kind.VERDICT,
         "the series adds static data in a section that existing data shares (__read_mostly, __ro_after_init)",
-        "Use an ordinary static variable instead, without the attribute.",
+        "Use an ordinary static variable instead, without the attribute." + _REWRITABLE,
     ),
     "no-function-entry": Entry(
         Kind.VERDICT,
         "a changed function has no entry for ftrace to redirect (notrace, noinstr, a directory built without entries)",
-        "Patch the functions that call it: give it a new name in the series and call that.",
+        "Patch the functions that call it: give it a new name in the series and call that." + _REWRITABLE,
     ),
     "shared-section": Entry(
         Kind.VERDICT,
         "a changed function lies in a section with others (__sched, __lockfunc), which cannot be taken apart",
-        "Patch the functions that call it: give it a new name without the mark in the series and call that.",
+        "Patch the functions that call it: give it a new name without the mark in the series and call that."
+        + _REWRITABLE,
     ),
     "outlined-inline": Entry(
         Kind.VERDICT,
         "a changed function is marked inline and therefore has no entry, but the compiler made a function of it",
-        "Make it __always_inline, or give it a new name in the series: its callers change then and are replaced.",
+        "Make it __always_inline, or give it a new name in the series: its callers change then and are replaced."
+        + _REWRITABLE,
     ),
     "static-local": Entry(
         Kind.VERDICT,
         "a static local variable lost its last use",
-        "Keep a harmless reference to the variable in the patched function.",
+        "Keep a harmless reference to the variable in the patched function." + _REWRITABLE,
     ),
     "jump-label": Entry(
         Kind.VERDICT,
         "a changed function tests a static key that a module or the series itself defines",
-        "Replace static_branch_likely() or static_branch_unlikely() by static_key_enabled() in the changed function.",
+        "Replace static_branch_likely() or static_branch_unlikely() by static_key_enabled() in the changed function."
+        + _REWRITABLE,
     ),
     "static-call": Entry(
         Kind.VERDICT,
         "a changed function makes a static call whose key a module defines",
-        "Use KPATCH_STATIC_CALL() from kpatch-macros.h in the changed function.",
+        "Use KPATCH_STATIC_CALL() from kpatch-macros.h in the changed function." + _REWRITABLE,
     ),
     "export": Entry(
         Kind.VERDICT,
         "the series takes an exported symbol away or exports it in another way",
-        "Leave the EXPORT_SYMBOL as it is: loaded modules hold what it gave them.",
+        "Leave the EXPORT_SYMBOL as it is: loaded modules hold what it gave them." + _REWRITABLE,
     ),
     "new-export": Entry(
         Kind.VERDICT,
         "the series exports a symbol that this kernel does not",
-        "Leave the EXPORT_SYMBOL out: no loaded module can use a new export.",
+        "Leave the EXPORT_SYMBOL out: no loaded module can use a new export." + _REWRITABLE,
     ),
     "export-type": Entry(
         Kind.VERDICT,
@@ -179,7 +185,7 @@ CODES: dict[str, Entry] = {
     "section-change": Entry(
         Kind.VERDICT,
         "a symbol moved to another section or changed its attributes",
-        "Keep the attributes (__read_mostly, static, const, alignment) of existing symbols.",
+        "Keep the attributes (__read_mostly, static, const, alignment) of existing symbols." + _REWRITABLE,
     ),
     "special-section": Entry(
         Kind.VERDICT,
