@@ -208,6 +208,7 @@ _shtab_elivepatch_cve_close_options=(
   "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
+  "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
   {-o,--output}"[save it here instead of loading it]:OUT.ko:"
 )
 
@@ -262,6 +263,7 @@ _shtab_elivepatch_cve_plan_options=(
   "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
+  "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -304,6 +306,7 @@ _shtab_elivepatch_cve_update_options=(
   {-o,--output}"[save it here instead of keeping it]:FILE:"
   "--json[print one JSON document]"
   "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
 )

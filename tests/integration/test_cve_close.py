@@ -341,3 +341,16 @@ class TestClose:
         file = Kept(host.root / DIRECTORY)._verdicts_file(RELEASE)
         file.write_text("{")
         assert cve(host, cves, "plan").code == "cve-verdicts"
+
+
+@pytest.mark.parametrize("command", ["plan", "close"])
+def test_a_server_that_is_never_done_is_waited_for_no_longer_than_the_limit(
+    host: SimulatedHost, cves: CveList, server: CveServer, command: str
+) -> None:
+    cves.add(1, "good")
+    server.mood = "drops"
+    ran = cve(host, cves, command, "--limit", "1")
+    assert (ran.status, ran.code, host.loads) == (4, "limit-reached", 0)
+    assert "What was answered is kept" in ran.document["problem"]["advice"]
+    server.mood = "well"
+    assert cve(host, cves, command).status == 0

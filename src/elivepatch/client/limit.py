@@ -23,17 +23,17 @@ class Waiting:
 
 
 @contextmanager
-def time_limit(seconds: float, *, unchanged: str = "") -> Iterator[Waiting]:
+def time_limit(seconds: float, *, unchanged: str = "", left: str = "") -> Iterator[Waiting]:
     """Raise EnvironmentFault, wherever the block is, when it takes longer; it says what is left behind at the server.
 
     By an alarm: time limits of single reads never end what comes in drops. So the block must not change the kernel,
-    and it must run in the main thread. `unchanged` is added to the sentence. Within another such block the earlier
-    alarm counts.
+    and it must run in the main thread. `unchanged` is added to the sentence, `left` says what is left behind where
+    that is not the one job that is waited for. Within another such block the earlier alarm counts.
     """
     waiting = Waiting()
 
     def ring(_number: int, _frame: FrameType | None) -> None:
-        raise _over(seconds, waiting.job, unchanged)
+        raise _over(seconds, waiting.job, unchanged, left)
 
     started, outer = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)[0]
     if 0 < outer <= seconds:
@@ -51,14 +51,13 @@ def time_limit(seconds: float, *, unchanged: str = "") -> Iterator[Waiting]:
             signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 0.001))
 
 
-def _over(seconds: float, job: str, unchanged: str) -> EnvironmentFault:
-    left = (
-        f"Job {job} goes on at the server: the same command takes it up again, `elivepatch cancel {job}` ends it. "
-        if job
-        else "No job is left behind at the server. "
-    )
+def _over(seconds: float, job: str, unchanged: str, left: str) -> EnvironmentFault:
+    if job:
+        left = (
+            f"Job {job} goes on at the server: the same command takes it up again, `elivepatch cancel {job}` ends it."
+        )
     return EnvironmentFault(
         "limit-reached",
         f"The server was not done within {seconds:g} s{unchanged}.",
-        advice=f"{left}--limit SECONDS gives it longer.",
+        advice=f"{left or 'No job is left behind at the server.'} --limit SECONDS gives it longer.",
     )

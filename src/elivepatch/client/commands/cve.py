@@ -9,7 +9,7 @@ from pathlib import Path
 from elivepatch.advisory.exposure import Certainty
 from elivepatch.advisory.record import SEVERITIES
 from elivepatch.advisory.rule import State
-from elivepatch.client.connection import add_connection
+from elivepatch.client.connection import add_connection, add_limit
 from elivepatch.client.cve import closing, keeping, looking, planning
 from elivepatch.client.cve.inputs import add_ranking, add_records
 from elivepatch.client.cve.subject import add_keep, add_kernel
@@ -43,17 +43,20 @@ def register(subparsers: Subparsers) -> None:
     update.add_argument("-o", "--output", metavar="FILE", type=Path, help="save it here instead of keeping it")
     update.add_argument("--json", action="store_true", help="print one JSON document")
     add_keep(update)
+    add_limit(update)
     add_connection(update)
     update.set_defaults(run=keeping.update)
 
     plan = commands.add_parser("plan", help="what the policy would close, and what needs a reboot", allow_abbrev=False)
     planning.add_planning(plan)
+    add_limit(plan)
     plan.set_defaults(run=planning.plan_cves)
 
     close = commands.add_parser(
         "close", help="close all that the policy chooses with one livepatch", allow_abbrev=False
     )
     planning.add_planning(close)
+    add_limit(close)
     close.add_argument("-o", "--output", metavar="OUT.ko", type=Path, help="save it here instead of loading it")
     close.set_defaults(run=closing.close_cves)
 

@@ -8,7 +8,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from elivepatch.advisory.verdicts import Outcome, Verdict, remembered
 from elivepatch.client import commands
 from elivepatch.client.commands import apply
 from elivepatch.client.cve.cumulative import Cumulative, build_cumulative, expectations_of
+from elivepatch.client.cve.keeping import asking_in_time
 from elivepatch.client.cve.planning import Planned, planned, tell_plan
 from elivepatch.client.files import write_whole
 from elivepatch.client.follow import Patience
@@ -74,8 +75,10 @@ def close_cves(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             "A livepatch for another host cannot be loaded here.",
             advice="Say with -o where it is to be saved, then load it there with `elivepatch load`.",
         )
-    with planned(arguments, output) as made:
-        closed = close(made, arguments, output)
+    with ExitStack() as stack:
+        with asking_in_time(arguments):
+            made = stack.enter_context(planned(arguments, output))
+        closed = close(made, arguments, output, around_building=lambda: asking_in_time(arguments))
     tell_closed(closed, output)
     return ExitStatus.OK
 
@@ -85,11 +88,11 @@ def close(
     arguments: argparse.Namespace,
     output: Output,
     *,
-    around_building: Callable[[], AbstractContextManager[None]] = nullcontext,
+    around_building: Callable[[], AbstractContextManager[object]],
 ) -> Closed:
     """Carry a plan out; raises what building and loading raise, with everything learnt on the way remembered.
 
-    `around_building` is held while the server builds, and not while the kernel is changed.
+    `around_building` is held while the server is asked, and not while the kernel is changed.
     """
     fixes = [fix for _, fix in made.plan.chosen()]
     carried = _carried(made) if fixes else ()
@@ -100,7 +103,8 @@ def close(
     if cumulative.report is None:
         return closed
     if arguments.output is not None:
-        closed.files = _save(made, cumulative.report, arguments.output)
+        with around_building():
+            closed.files = _save(made, cumulative.report, arguments.output)
     else:
         closed.applied = _apply(cumulative.kept, carried, arguments, output)
         for fix in cumulative.kept:

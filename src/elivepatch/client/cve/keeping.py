@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from elivepatch.client.files import write_whole
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import read_build_id, read_release
 from elivepatch.client.host.machine import Machine
+from elivepatch.client.limit import time_limit
 from elivepatch.client.options import SETTINGS_FILE, TRUSTED_FILE
 from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.model.kernel import parse_release
@@ -48,7 +50,7 @@ def update(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     own = machine if arguments.kernel is None else None
     release = read_release(machine.host) if own is not None else parse_release(arguments.kernel)
     keep = kept(arguments)
-    with advisory_server(arguments, machine, output) as server:
+    with asking_in_time(arguments), advisory_server(arguments, machine, output) as server:
         if arguments.output is not None:
             content = server.sources(release, known=None)
             write_whole(arguments.output, content)
@@ -98,6 +100,13 @@ def advisory_server(arguments: argparse.Namespace, machine: Machine, output: Out
         output.note("note: this host trusts no server yet: nobody checks who signed what is told about CVEs.")
     settings = settings_of(arguments, environ=os.environ, file=machine.host.path(SETTINGS_FILE))
     return AdvisoryServer(settings, pinned=[PublicKey.from_hex(pin.public_key) for pin in pins])
+
+
+def asking_in_time(arguments: argparse.Namespace) -> AbstractContextManager[object]:
+    """Return the time limit on all that is asked of a server; the kernel must not be changed within it."""
+    file = machines.this_machine().host.path(SETTINGS_FILE)
+    settings = settings_of(arguments, environ=os.environ, file=file)
+    return time_limit(settings.limit_s, left="What was answered is kept: run the command again to go on.")
 
 
 def fetch_records(server: AdvisoryServer, keep: Kept) -> Records | None:

@@ -24,7 +24,7 @@ from elivepatch.advisory.record import Record
 from elivepatch.client.connection import add_connection
 from elivepatch.client.cve.inputs import add_records, completed, effective_records, ranking_of, tell_findings
 from elivepatch.client.cve.judging import Judge, note_fixes
-from elivepatch.client.cve.keeping import advisory_server, current_records, fetch_records, fetch_sources
+from elivepatch.client.cve.keeping import advisory_server, asking_in_time, current_records, fetch_records, fetch_sources
 from elivepatch.client.cve.kept import Kept
 from elivepatch.client.cve.looking import tell_funnel
 from elivepatch.client.cve.server import AdvisoryServer
@@ -90,7 +90,7 @@ def add_planning(parser: argparse.ArgumentParser, *, other_kernels: bool = True)
 
 def plan_cves(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Print what would be closed, asking the server what it has not been asked before; nothing is built or loaded."""
-    with planned(arguments, output) as made:
+    with asking_in_time(arguments), planned(arguments, output) as made:
         tell_plan(made, output)
     return ExitStatus.OK
 
