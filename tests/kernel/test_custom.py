@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,8 +206,9 @@ def test_a_host_of_another_build_id_must_be_accepted_and_is_then_told(
     workshop: BuildingWorkshop, own: Base, shared_path: Path
 ) -> None:
     bases = Bases(shared_path / "claimed")
-    bases.directory.mkdir()
-    shutil.copytree(own.directory, bases.directory / own.release, symlinks=True)
+    # What it is bound to stands in its description.
+    (bases.directory / own.release).mkdir(parents=True)
+    shutil.copyfile(own.directory / "base.json", bases.directory / own.release / "base.json")
     claimed = BuildId("ab" * 20)
     with pytest.raises(EnvironmentFault) as caught:
         maker(workshop, bases).add(described(own, build_id=claimed))
@@ -225,6 +228,18 @@ def test_what_was_kept_of_a_build_must_have_debug_information(
     assert refusal(workshop, described(own, kept=stripped), Bases(reachable_path)) == "debug-info"
 
 
+def tiny_source(own: Base, place: Path) -> Path:
+    """An archive with as much of a kernel's source as is looked at before anything is prepared."""
+    packed = place / "tiny.tar"
+    with tarfile.open(packed, "w") as archive:
+        archive.add(own.tree / "Makefile", "tiny/Makefile")
+        text = (own.tree / CMDLINE).read_text().replace('\tseq_puts(m, "local: ");\n', "").encode()
+        member = tarfile.TarInfo(f"tiny/{CMDLINE}")
+        member.size = len(text)
+        archive.addfile(member, io.BytesIO(text))
+    return packed
+
+
 @pytest.mark.parametrize(
     ("what", "code"),
     [
@@ -242,7 +257,7 @@ def test_a_kernel_that_cannot_be_made_is_told_and_leaves_nothing(
 ) -> None:
     text = (own.directory / "config").read_text()
     wrong = tmp_path / "wrong"
-    changed: dict[str, object] = {}
+    changed: dict[str, object] = {"source": str(tiny_source(own, tmp_path))}
     match what:
         case "a source that is not there":
             changed["source"] = "/nonexistent/linux"

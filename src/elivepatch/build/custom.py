@@ -15,7 +15,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -25,7 +25,7 @@ from elivepatch.build.archive import Archive
 from elivepatch.build.base import BASE_PATCH, VMLINUX, Base
 from elivepatch.build.making import Workplace, decompress_modules, other_architecture, size_of
 from elivepatch.build.preparing import TreeMaker, source_version, units_of, unpack_source
-from elivepatch.build.reading import check_compiler, read_debug
+from elivepatch.build.reading import DebugFacts, check_compiler, read_debug
 from elivepatch.build.sandbox import BUILD_UID
 from elivepatch.build.source import Source, fetch_source
 from elivepatch.build.toolchain import Toolchain
@@ -138,6 +138,10 @@ class CustomMaker:
         started = time.monotonic()
         release, place = kernel.release, self.workplace
         cc, toolchain = place.toolchain(config)
+        facts, kept = None, kernel.kept
+        if kept is not None:
+            # First, because it is what most likely is not what it should be, and soon known.
+            facts = self._read_built(release, scratch, lambda built: _copy_kept(kept, built, release))
         place.tell(f"{release}: reading the source", 0.0)
         fetched = scratch / "fetched"
         fetched.mkdir()
@@ -156,17 +160,9 @@ class CustomMaker:
         place.tell(f"{release}: configuring the source tree")
         maker.freeze_release()
         maker.configure(content)
+        if facts is None:
+            facts = self._read_built(release, scratch, lambda built: self._build(maker, config, built))
         built = scratch / "built"
-        built.mkdir()
-        if kernel.kept is None:
-            self._build(maker, config, built)
-        else:
-            _copy_kept(kernel.kept, built, release)
-        decompress_modules(built)
-        place.tell(f"{release}: reading debug information")
-        facts = read_debug(
-            place.toolchains.sandbox(place.toolchains.helper()), inputs=built, vmlinux=VMLINUX, into=scratch
-        )
         elf = ElfFile(scratch / VMLINUX)
         check_compiler(elf, toolchain, release)
         place.tell(f"{release}: preparing the source tree")
@@ -187,6 +183,16 @@ class CustomMaker:
         )
         base.save(scratch)
         return base
+
+    def _read_built(self, release: Release, scratch: Path, make: Callable[[Path], None]) -> DebugFacts:
+        """Read the kernel that `make` puts into a directory of its own, scratch/built."""
+        built = scratch / "built"
+        built.mkdir()
+        make(built)
+        decompress_modules(built)
+        self.workplace.tell(f"{release}: reading debug information")
+        toolchains = self.workplace.toolchains
+        return read_debug(toolchains.sandbox(toolchains.helper()), inputs=built, vmlinux=VMLINUX, into=scratch)
 
     def _described(
         self,
