@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError
 
 from elivepatch.build.cgroup import own_group
 from elivepatch.build.toolchain import declarations
-from elivepatch.model.errors import ElivepatchError
+from elivepatch.model.errors import ElivepatchError, EnvironmentFault
 from elivepatch.process import SEARCH_PATH
 from elivepatch.service.building import BuildingWorkshop
 from elivepatch.service.database import open_database
@@ -159,7 +159,14 @@ def _toolchains(settings: ServerSettings) -> Finding:
 
 
 def _kernels(settings: ServerSettings) -> Finding:
-    kernels = [kernel.release for kernel in BuildingWorkshop(settings).kernels()]
+    workshop = BuildingWorkshop(settings)
+    kernels = [kernel.release for kernel in workshop.kernels()]
+    for release in kernels:
+        try:
+            workshop.facts(release)
+        except EnvironmentFault as fault:
+            problem = fault.problem
+            return Finding(what="kernels", well=False, seen=f"{release}: {problem.message}", advice=problem.advice)
     return Finding(
         what="kernels",
         well=bool(kernels),
