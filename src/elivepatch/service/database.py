@@ -22,6 +22,17 @@ from elivepatch.model.errors import EnvironmentFault
 _MIGRATIONS = Path(__file__).with_name("migrations")
 # An advisory lock of PostgreSQL, so that processes that start at once do not make the same tables.
 _MIGRATING = 0x656C7001
+PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 11_000,
+}
+"""What a connection to PostgreSQL is told (libpq's names), so that a database that went away with its host is noticed
+in seconds, not after the kernel's quarter of an hour. Keepalives are sent on quiet connections only; what was sent and
+never acknowledged has a limit of its own."""
+
 _TURN_S = 0.1
 _PATIENCE_S = 120.0
 
@@ -195,21 +206,12 @@ def open_database(url: str, *, pool_size: int = 20) -> sa.Engine:
         return engine
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise _not_understood()
-    # A database that went away with its host is noticed in seconds, not after the kernel's quarter of an hour.
-    # Keepalives are sent on quiet connections only; what was sent and never acknowledged has a limit of its own.
-    patience = {
-        "connect_timeout": 5,
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 11_000,
-    }
     return sa.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
         pool_size=pool_size,
         max_overflow=20,
-        connect_args=patience,
+        connect_args=dict(PATIENCE),
     )
 
 

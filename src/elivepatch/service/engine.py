@@ -21,7 +21,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, StepO
 from dbos._dbos import _get_dbos_instance
 
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.service.database import one_at_a_time, open_database
+from elivepatch.service.database import PATIENCE, one_at_a_time, open_database
 
 APPLICATION_VERSION = "2"
 """Of what the steps hand to each other. DBOS leaves jobs of another version alone: raise it when that changes."""
@@ -94,7 +94,8 @@ def prepare(url: str) -> None:
 def _for_dbos(url: str) -> str:
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        parsed = parsed.set(drivername="postgresql")
+        patience = {name: str(value) for name, value in PATIENCE.items()}
+        parsed = parsed.set(drivername="postgresql").update_query_dict(patience)
     return parsed.render_as_string(hide_password=False)
 
 
