@@ -168,6 +168,9 @@ def summary(entries: list[dict[str, Any]]) -> int:
     for entry in able:
         if not entry["loaded"]:
             print(f"    not {entry['cve']}: {entry['reason']} {entry.get('not_rewritten', '')}")
+    for entry in entries:
+        if entry["class"] in {"start-up code only", "header"}:
+            print(f"    not counted: {entry['cve']}, {entry['class']}: {entry['reason']}")
     blamed_on_nobody = [entry["cve"] for entry in entries if entry["kind"] == Kind.ERROR]
     failed = [entry["cve"] for entry in converted if entry["parents_loaded"] and not entry["loaded"]]
     for what, which in (("ended in an error of ours", blamed_on_nobody), ("failed their trial", failed)):

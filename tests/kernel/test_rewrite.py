@@ -16,6 +16,9 @@ from elivepatch.build.base import Base
 from elivepatch.build.builders.choice import Workbench, build_as_asked
 from elivepatch.model.build import BuildOutcome, BuildRequest
 from elivepatch.service.building import BuildingWorkshop
+from elivepatch.settings import ServerSettings
+from elivepatch.trial.case import GuestKernel
+from elivepatch.trial.run import run_trial
 
 pytestmark = pytest.mark.kernel
 
@@ -153,6 +156,27 @@ def test_a_proposal_takes_the_reason_away_and_can_be_built(
     assert built.problem is None, built.problem
     assert built.module is not None
     assert ("callbacks" in {note.code for note in built.notes}) is (case.code == "ops-table")
+
+
+def test_pointers_that_callbacks_write_are_written_back_and_the_livepatch_let_go(
+    base_6_1: Base, check: Check, build: Callable[..., BuildOutcome], stock_kernel: GuestKernel,
+    settings: ServerSettings, reachable_path: Path,
+) -> None:  # fmt: skip
+    proposal = check(CASES_THAT_CAN["a table that gains a pointer"].edits).proposal
+    assert proposal is not None
+    built = build(base_6_1, proposal.patch, name="livepatch_table")
+    assert built.module is not None
+    report = run_trial(
+        kernel=stock_kernel,
+        livepatch=built.module,
+        livepatch_name="livepatch_table",
+        parents=[],
+        expectations=(),
+        work_dir=reachable_path / "trial",
+        cache_dir=settings.cache_dir,
+    )
+    assert report.passed, report.problems
+    assert report.reloaded
 
 
 @pytest.mark.parametrize("name", CASES_THAT_CANNOT)

@@ -62,6 +62,32 @@ CASES: dict[str, Case] = {
         "data-layout", [before("fs/binfmt_misc.c", "} Node;", "	long extra;\n")],
         ("fs/binfmt_misc.c", "Node from"), "+ long int extra;", BOTH,
     ),
+    # As fixes of these files do that the diff tool takes, and that load without a word.
+    "a device that grows": Case(
+        "data-layout", [after("drivers/hid/hid-multitouch.c", "struct mt_device {\n", "	unsigned long more;\n")],
+        ("drivers/hid/hid-multitouch.c", "struct mt_device from"), "+ long unsigned int more;",
+    ),
+    "a buffer that a device shares and that shrinks": Case(
+        "data-layout", [Edit("drivers/net/virtio_net.c", "	struct virtio_net_ctrl_mq mq;\n	u8 promisc;",
+                             "	struct virtio_net_ctrl_mq mq;\n	u8 promisc __aligned(64);")],
+        ("drivers/net/virtio_net.c", "struct control_buf"), "promisc",
+    ),
+    "metadata that grow": Case(
+        "data-layout",
+        [after("drivers/md/dm-thin-metadata.c", "struct dm_pool_metadata {\n", "	struct list_head more;\n")],
+        ("drivers/md/dm-thin-metadata.c", "struct dm_pool_metadata from"), "+ struct list_head more;",
+    ),
+    "a member in what was padding": Case(
+        "data-layout",
+        [after("net/netfilter/xt_hashlimit.c", "	bool rnd_initialized;\n", "	bool ratematch;\n"),
+         before("net/netfilter/xt_hashlimit.c", "	hinfo->rnd_initialized = false;", "	hinfo->ratematch = true;\n")],
+        ("net/netfilter/xt_hashlimit.c", "struct xt_hashlimit_htable (same size, other members)"), "ratematch",
+    ),
+    "a member at the end of a filter": Case(
+        "data-layout",
+        [before("net/sched/cls_route.c", "	u32			handle;\n	struct route4_bucket", "	u32			more;\n")],
+        ("net/sched/cls_route.c", "struct route4_filter"), "more",
+    ),
     "a structure whose size is in a table": Case(
         "data-layout",
         [after("net/sched/sch_choke.c", "struct choke_sched_data {\n", "	u64 extra;\n")],

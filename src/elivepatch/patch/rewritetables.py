@@ -174,7 +174,9 @@ def _rewritten(
         for slot in slots
     ]
     if not _changes_a_function(source):
-        anchor = next((one for one in text.new_items if _can_anchor(one, _pointees(text, slots))), None)
+        # What the pointers led to runs seldom enough; another function of the table may be a busy one.
+        candidates = [{slot.old for slot in slots}, _pointees(text, slots)]
+        anchor = next((one for names in candidates for one in text.new_items if _can_anchor(one, names)), None)
         if anchor is None:
             return Unsafe(f"{source.path} has no function that could carry the livepatch.")
         text = text.with_body(anchor, _with_nop(text.body(anchor)))
@@ -219,8 +221,8 @@ def _pointees(source: Source, slots: Sequence[Slot]) -> set[str]:
     return {value for one in tables if one is not None for value in read_members(source.body(one, old=True)).values()}
 
 
-def _can_anchor(item: Definition, pointees: set[str]) -> bool:
-    return item.sort is Sort.FUNCTION and not item.words & _NEVER_REPLACED and item.name in pointees
+def _can_anchor(item: Definition, names: set[str]) -> bool:
+    return item.sort is Sort.FUNCTION and not item.words & _NEVER_REPLACED and item.name in names
 
 
 def _with_nop(body: str) -> str:
