@@ -109,6 +109,7 @@ QUEUE = [
 CASES_THAT_CANNOT = {
     "a queue that start-up code makes and new code uses": ("init-code", QUEUE, "quota_unbound_wq"),
     "start-up code only": ("init-only", CASES["an __init function"].edits, "no effect on a running kernel"),
+    "an export less and nothing else": ("export", CASES["an export less"].edits, "Nothing of the series is left"),
     "a structure that grows": ("data-layout", CASES["a structure that grows"].edits, "No rule"),
     "a global function without entry": (
         "no-function-entry", CASES["a directory that is built without function entries"].edits,
@@ -188,6 +189,19 @@ def test_what_cannot_be_known_to_be_safe_is_not_proposed(check: Check, name: str
     assert outcome.proposal is not None
     assert outcome.proposal.patch == ""
     assert re.search(re.escape(reason), outcome.proposal.refusal), outcome.proposal.refusal
+
+
+def test_a_series_with_a_new_file_is_not_proposed_without_it(
+    workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path
+) -> None:
+    header = "--- /dev/null\n+++ b/fs/proc/more.h\n@@ -0,0 +1 @@\n+#define MORE 1\n"
+    text = patch_of(base_6_1.tree, *CASES["an export less"].edits)
+    request = BuildRequest(release=base_6_1.release, series=series_of(header + text), check_only=True, rewrite=True)
+    bench = Workbench(base=base_6_1, toolchains=workshop.toolchains, jobs=2)
+    proposal = build_as_asked(request, bench, name="livepatch_test", work_dir=reachable_path).proposal
+    assert proposal is not None
+    assert proposal.patch == ""
+    assert "fs/proc/more.h" in proposal.refusal
 
 
 def test_a_series_that_can_be_a_livepatch_gets_no_proposal(check: Check) -> None:

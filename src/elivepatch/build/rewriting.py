@@ -44,6 +44,10 @@ class Proposer:
         if not layer.is_dir():
             return Proposal(patch="", refusal="It does not get as far as the compiler.")
         sources = self._sources(series, layer)
+        touched = [file.path for file in read_series(series) if file.kind is not FileKind.DOCUMENT]
+        if left_out := sorted(set(touched) - sources.keys()):
+            sentence = f"A proposal changes C files that are there before and after, unlike {left_out[0]}."
+            return Proposal(patch="", refusal=sentence)
         steps: list[RewriteStep] = []
         for _ in range(ROUNDS):
             answer = next((made for rule in self._rules() if (made := rule(found, sources)) is not None), None)
@@ -53,6 +57,8 @@ class Proposer:
                 return Proposal(patch="", steps=tuple(steps), refusal=answer.reason)
             steps += answer.steps
             sources = dict(answer.sources)
+            if all(source.old == source.new for source in sources.values()):
+                return Proposal(patch="", steps=tuple(steps), refusal="Nothing of the series is left then.")
             content = write_patch(sources, steps).encode("latin-1")
             outcome, _ = self.check(PatchSeries((SourcePatch(NAME, content),)))
             if outcome.problem is None:
