@@ -79,6 +79,7 @@ def test_a_run_closes_everything_and_the_next_one_changes_nothing_in_under_five_
 ) -> None:
     ran = auto(host)
     assert (ran.status, ran.document["closed_now"]) == (0, ["CVE-2030-30001", "CVE-2030-30002"])
+    assert {body.get("priority") for body in server.requests} == {"automatic"}, "people do not wait for a timer"
     asked, loads, record = len(server.asked), host.loads, host.store.record()
     started = time.monotonic()
     again = auto(host)

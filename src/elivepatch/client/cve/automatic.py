@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 def _plan_and_close(arguments: argparse.Namespace, output: Output, deadline: Deadline) -> ExitStatus:
     with ExitStack() as stack:
         with deadline.armed():
-            made = stack.enter_context(planned(arguments, output, out_of_time=deadline.passed))
+            made = stack.enter_context(planned(arguments, output, out_of_time=deadline.passed, automatic=True))
         if arguments.plan_only:
             tell_plan(made, output)
             return ExitStatus.OK

@@ -35,6 +35,7 @@ class Judge:
     verdicts: Verdicts
     progress: Progress
     out_of_time: Callable[[], bool] = lambda: False
+    automatic: bool = False
 
     def judge(self, plan: Plan) -> dict[str, Problem]:
         """Have a verdict on every chosen fix; return what kept the server from giving one, by CVE.
@@ -95,7 +96,7 @@ class Judge:
             trial=trial,
             check_only=check_only,
         )
-        return Patience(self.progress).ask(lambda: self.server.submit(request))
+        return Patience(self.progress).ask(lambda: self.server.submit(request, automatic=self.automatic))
 
     def _holds(self, fix: Fix) -> bool:
         verdict = self.verdicts.by_cve.get(fix.cve)

@@ -97,9 +97,13 @@ def plan_cves(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 @contextmanager
 def planned(
-    arguments: argparse.Namespace, output: Output, *, out_of_time: Callable[[], bool] = lambda: False
+    arguments: argparse.Namespace,
+    output: Output,
+    *,
+    out_of_time: Callable[[], bool] = lambda: False,
+    automatic: bool = False,
 ) -> Iterator[Planned]:
-    """Make a plan and give it while the server can be asked more.
+    """Make a plan and give it while the server can be asked more; `automatic` ones wait behind what people wait for.
 
     Raises UsageError for a policy that cannot be used, HostError where the host's record cannot be read, BuildStopped
     where time is up or the server is at fault.
@@ -123,6 +127,7 @@ def planned(
             verdicts=verdicts,
             progress=output.progress,
             out_of_time=out_of_time,
+            automatic=automatic,
         )
         made = Planned(
             question=asked,
