@@ -64,7 +64,7 @@ def test_both_builders_replace_the_same_functions_of_two_modules_and_of_vmlinux(
 REFUSED = {
     "compile-error": Edit(SHOW, "get_avenrun(avnrun, FIXED_1/200, 0);", "get_avenrun(avnrun, FIXED_1/200);"),
     "no-change": Edit(SHOW, "	unsigned long avnrun[3];\n", "	unsigned long avnrun[3]; /* three */\n"),
-    "init-code": before(SHOW, "	pde_make_permanent(pde);\n", '	pr_info("made\\n");\n'),
+    "init-only": before(SHOW, "	pde_make_permanent(pde);\n", '	pr_info("made\\n");\n'),
     "data-layout": after("fs/minix/minix.h", "struct minix_inode_info {\n", "	int first;\n"),
 }
 
