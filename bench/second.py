@@ -33,7 +33,7 @@ from kinds import KINDS
 from small_kernels import small_kernel
 
 RESULTS = Path(__file__).with_name("second.json")
-STOCK = ("one line", "several functions", "new function", "jump label", "two modules", "line shift")
+STOCK = ("one line", "several functions", "new function", "jump label", "static call", "module", "line shift")
 """The kinds that are also tried on a stock kernel."""
 
 
