@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The client on a running host: Debian with systemd in a VM, stock kernels, a real server that builds for them.
 
-On 6.1 the host is booted three times: everything an operator does, then a proper reboot and a transition that stalls,
-then a crash. The fixtures are these boots; the tests read what they left behind.
+On 6.1 the host is booted three times by systemd: everything an operator does, then a proper reboot and a transition
+that stalls, then a crash; on 6.12 twice by OpenRC. The fixtures are these boots; the tests read what they
+left behind.
 """
 
 from __future__ import annotations
@@ -98,16 +99,34 @@ step unloaded elivepatch unload "$name" --json
 step unloaded.modules cat /proc/modules
 systemctl reboot
 """
-SHORT = """
+# With OpenRC in the place of systemd.
+OPENRC = """
 network
+step added rc-update add elivepatch-boot boot
+step started rc-service elivepatch-boot start
 step enroll elivepatch enroll "$URL" --fingerprint "$FINGERPRINT" --json
+step doctor elivepatch doctor --json
 step apply elivepatch apply /root/vmlinux-meminfo.patch --no-trial --json
 step apply.meminfo cat /proc/meminfo
 step status elivepatch status --json
+step stopped rc-service elivepatch-boot stop
+step stopped.guard $bb cat /var/lib/elivepatch/kernels/*/guard.json
+rc-service elivepatch-boot start
+openrc-shutdown -r now
+"""
+OPENRC_AGAIN = """
+step service rc-service elivepatch-boot status
+step runlevel rc-status boot
+step meminfo cat /proc/meminfo
+step status elivepatch status --json
+echo Y >/sys/module/module/parameters/sig_enforce
+step enforced elivepatch doctor --json
+step enforced.apply elivepatch apply /root/loadavg-sleeps.patch --no-trial --json
+step enforced.kernel $bb insmod /var/lib/elivepatch/files/*.ko
 step rollback elivepatch rollback --json
 step rollback.meminfo cat /proc/meminfo
 step rollback.modules cat /proc/modules
-systemctl reboot
+openrc-shutdown -r now
 """
 
 
@@ -175,7 +194,8 @@ def first(
         "root/other.ko": other.read_bytes(),
         "root/other.ko.sig": server.get(f"/v1/builds/{report['id']}/signature").content,
     }
-    return host_6_1.boot("1", variables + FIRST, installed | foreign | kernel_module(guest_kernel(base_6_1), "8021q"))
+    files = installed | foreign | config_of(base_6_1) | kernel_module(guest_kernel(base_6_1), "8021q")
+    return host_6_1.boot("1", variables + FIRST, files)
 
 
 @pytest.fixture(scope="module")
@@ -193,11 +213,25 @@ def third(host_6_1: GuestHost, second: Boot) -> Boot:
 
 
 @pytest.fixture(scope="module")
-def on_6_12(
-    base_6_12: Base, host: Callable[[Base], GuestHost], variables: str, installed: dict[str, bytes], server: Server
-) -> Boot:
+def host_6_12(base_6_12: Base, host: Callable[[Base], GuestHost]) -> GuestHost:
+    return host(base_6_12)
+
+
+@pytest.fixture(scope="module")
+def openrc(host_6_12: GuestHost, base_6_12: Base, variables: str, installed: dict[str, bytes], server: Server) -> Boot:
     assert server.process is not None
-    return host(base_6_12).boot("1", variables + SHORT, installed)
+    return host_6_12.boot("1", variables + OPENRC, installed | config_of(base_6_12), init="openrc")
+
+
+@pytest.fixture(scope="module")
+def openrc_again(host_6_12: GuestHost, openrc: Boot) -> Boot:
+    assert "stopped.guard" in openrc.steps
+    return host_6_12.boot("2", OPENRC_AGAIN, init="openrc")
+
+
+def config_of(base: Base) -> dict[str, bytes]:
+    """The kernel's configuration where a distribution puts it; the tree's differs in keys and salt only."""
+    return {f"boot/config-{base.release}": (base.tree / ".config").read_bytes()}
 
 
 def names(rows: list[dict[str, Any]]) -> list[str]:
@@ -223,7 +257,10 @@ def test_the_plain_install_pulls_in_at_most_twelve_packages_and_nothing_of_the_s
 def test_doctor_finds_nothing_in_the_way_on_a_stock_kernel(first: Boot, base_6_1: Base) -> None:
     assert first["doctor"].status == 0
     assert first["doctor"].document["kernel"]["build_id"] == base_6_1.build_id
-    assert "stop" not in {finding["level"] for finding in first["doctor"].document["findings"]}
+    levels = {finding["code"]: finding["level"] for finding in first["doctor"].document["findings"]}
+    assert "stop" not in levels.values()
+    assert levels["config"] == "ok"
+    assert first["doctor"].document["kernel"]["config_source"] == f"/boot/config-{base_6_1.release}"
 
 
 def test_a_dry_run_tells_what_would_load_and_changes_nothing(first: Boot) -> None:
@@ -323,6 +360,15 @@ def test_after_a_reversal_the_livepatch_before_is_still_whole(second: Boot) -> N
     assert names(second["after.status"].document["livepatches"]) == [old]
 
 
+def test_a_kernel_that_takes_only_signed_modules_is_told_and_lets_go_of_what_is_live(openrc_again: Boot) -> None:
+    stops = [one["code"] for one in openrc_again["enforced"].document["findings"] if one["level"] == "stop"]
+    assert (openrc_again["enforced"].status, stops) == (6, ["signature-needed"])
+    assert problem(openrc_again, "enforced.apply") == (6, "signature-needed")
+    assert openrc_again["enforced.kernel"].status != 0
+    assert "Loading of unsigned module is rejected" in openrc_again.console
+    assert openrc_again["rollback"].status == 0
+
+
 def test_a_set_that_was_followed_by_a_crash_is_skipped_and_status_says_so(second: Boot, third: Boot) -> None:
     assert "ActiveState=failed" in third["unit"].out
     assert LOADED in third["meminfo"].out
@@ -347,16 +393,30 @@ def test_unload_takes_its_module_away(third: Boot) -> None:
     assert "livepatch_" not in third["unloaded.modules"].out
 
 
-def test_no_kernel_warned_or_died(first: Boot, second: Boot, third: Boot, on_6_12: Boot) -> None:
-    for boot in (first, second, third, on_6_12):
+def test_no_kernel_warned_or_died(first: Boot, second: Boot, third: Boot, openrc: Boot, openrc_again: Boot) -> None:
+    for boot in (first, second, third, openrc, openrc_again):
         for word in ("WARNING:", "BUG:", "Oops", "Kernel panic", "Call Trace"):
             assert word not in boot.console
 
 
-def test_a_kernel_with_ibt_is_patched_and_rolled_back(on_6_12: Boot) -> None:
-    assert on_6_12["apply"].status == 0
-    assert CHANGED in on_6_12["apply.meminfo"].out
-    assert (on_6_12["status"].status, on_6_12["status"].document["attention"]) == (0, [])
-    assert on_6_12["rollback"].status == 0
-    assert LOADED in on_6_12["rollback.meminfo"].out
-    assert "livepatch_" not in on_6_12["rollback.modules"].out
+def test_a_kernel_with_ibt_is_patched_and_rolled_back(openrc: Boot, openrc_again: Boot) -> None:
+    assert openrc["apply"].status == 0
+    assert CHANGED in openrc["apply.meminfo"].out
+    assert (openrc["status"].status, openrc["status"].document["attention"]) == (0, [])
+    assert openrc_again["rollback"].status == 0
+    assert LOADED in openrc_again["rollback.meminfo"].out
+    assert "livepatch_" not in openrc_again["rollback.modules"].out
+
+
+def test_openrc_loads_the_recorded_set_after_a_proper_reboot(openrc: Boot, openrc_again: Boot) -> None:
+    assert (openrc["added"].status, openrc["started"].status) == (0, 0)
+    assert "started" in openrc_again["service"].out
+    assert CHANGED in openrc_again["meminfo"].out
+    status = openrc_again["status"].document
+    assert (openrc_again["status"].status, status["record"]["this_boot"], status["attention"]) == (0, True, [])
+    assert names(status["livepatches"]) == [openrc["apply"].document["livepatch"]["name"]]
+
+
+def test_with_openrc_only_a_shutdown_counts_as_one(openrc: Boot) -> None:
+    assert openrc["stopped"].status == 0
+    assert '"phase": "loaded"' in openrc["stopped.guard"].out

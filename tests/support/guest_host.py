@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host to be patched, in a virtual machine: Debian 12 with systemd and the client, on a disk that survives reboots.
+"""A host to be patched, in a virtual machine: Debian 12 and the client, on a disk that survives reboots.
 
 The userland is made once and kept in the cache; the client itself is built from this checkout and put in at the first
-boot. A boot runs one script of shell lines; what its steps printed comes over the second serial port, the kernel's
-console over the first.
+boot. A boot, by systemd or by OpenRC, runs one script of shell lines; what its steps printed comes over the second
+serial port, the kernel's console over the first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from elivepatch.build.archive import Archive
 from elivepatch.build.locking import locked
@@ -37,7 +37,7 @@ HOST_ADDRESS = "10.0.2.2"
 """The loopback interface of the machine that runs QEMU, as its user networking shows it to a guest."""
 
 _SUITES = ("bookworm", "bookworm-updates", "bookworm-security")
-_PACKAGES = ("python3", "systemd", "busybox-static")
+_PACKAGES = ("python3", "systemd", "openrc", "busybox-static")
 _LEFT_OUT = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*", "/usr/share/zoneinfo/*")
 _SITE = "usr/local/lib/python3.11/dist-packages"
 _DISK_MIB = 512
@@ -66,6 +66,16 @@ StandardOutput=tty
 TTYPath=/dev/ttyS0
 TimeoutStartSec=infinity
 """
+# What the distributions of OpenRC have, and Debian's package of it has not.
+_LOCALMOUNT = """\
+#!/sbin/openrc-run
+start() { :; }
+"""
+# In the background: a service that shuts down while it starts would wait for itself.
+_SERVICE = """\
+#!/sbin/openrc-run
+start() { /bin/busybox sh /scenario </dev/null >/dev/ttyS0 2>&1 & }
+"""
 _ELIVEPATCH = """\
 #!/usr/bin/python3
 import sys
@@ -82,9 +92,11 @@ for module in $(cat /modules/order); do insmod "/modules/$module.ko"; done
 while [ ! -b /dev/vda ]; do usleep 20000; done
 mount -t ext4 /dev/vda /disk
 cp -a /payload/. /disk/
-umount /proc /sys
-exec switch_root /disk /usr/lib/systemd/systemd
+ln -sf ../../init.d/scenario /disk/etc/runlevels/default/scenario
+for place in proc sys dev; do mount --move /$place /disk/$place; done
+exec switch_root /disk $(cat /program)
 """
+_PROGRAMS = {"systemd": "/usr/lib/systemd/systemd", "openrc": "/sbin/openrc-init"}
 # A step's record is one line: KEY STATUS BEGAN ENDED STDOUT STDERR, times in seconds since the boot, texts in Base64.
 _PRELUDE = r"""
 exec 3>/dev/ttyS1
@@ -167,17 +179,27 @@ class GuestHost:
         logs.mkdir(parents=True, exist_ok=True)
         run(["cp", "--sparse=always", userland, self._disk]).check("Copying the userland")
 
-    def boot(self, name: str, script: str, files: Mapping[str, bytes] | None = None, *, timeout_s: float = 400) -> Boot:
+    def boot(
+        self,
+        name: str,
+        script: str,
+        files: Mapping[str, bytes] | None = None,
+        *,
+        init: Literal["systemd", "openrc"] = "systemd",
+        timeout_s: float = 400,
+    ) -> Boot:
         """Boot, run `script` (which ends the machine), return what was seen; `files` are put on the disk before."""
         payload = {
             "scenario": (_PRELUDE + script).encode(),
             "etc/systemd/system/scenario.service": _UNIT.encode(),
+            "etc/init.d/scenario": _SERVICE.encode(),
+            "etc/init.d/localmount": _LOCALMOUNT.encode(),
             **(files or {}),
         }
         initramfs = self._place / f"{name}.cpio"
         console = self._logs / f"{self._kernel.release}-{name}.console.log"
         results = self._place / f"{name}.results"
-        initramfs.write_bytes(cpio.archive(self._initramfs(payload)))
+        initramfs.write_bytes(cpio.archive(self._initramfs(payload, _PROGRAMS[init])))
         done = run(
             [
                 "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max,cx16=off", "-machine", "q35", "-smp", "2",
@@ -202,12 +224,13 @@ class GuestHost:
         """Remove the disk; it is too large to be kept with a test's other files."""
         self._disk.unlink()
 
-    def _initramfs(self, payload: Mapping[str, bytes]) -> Iterator[cpio.Entry]:
+    def _initramfs(self, payload: Mapping[str, bytes], program: str) -> Iterator[cpio.Entry]:
         for name in ("bin", "proc", "sys", "dev", "disk", "modules", "payload"):
             yield cpio.directory(name)
         yield cpio.device("dev/console", 5, 1)
         yield cpio.file("bin/busybox", Path("/bin/busybox").read_bytes(), executable=True)
         yield cpio.file("init", _INIT.encode(), executable=True)
+        yield cpio.file("program", program.encode())
         plan = module_tree(self._kernel).plan(_DRIVERS)
         for name, path in plan.modules:
             yield cpio.file(f"modules/{name}.ko", content(path))
@@ -235,8 +258,9 @@ def client_files(place: Path) -> dict[str, bytes]:
     )
     files = {str(path.relative_to(place)): path.read_bytes() for path in site.rglob("*") if path.is_file()}
     files["usr/bin/elivepatch"] = _ELIVEPATCH.encode()
-    for unit in (CHECKOUT / "packaging/systemd").iterdir():
-        files[f"etc/systemd/system/{unit.name}"] = unit.read_bytes()
+    for directory, place in (("systemd", "etc/systemd/system"), ("openrc", "etc/init.d")):
+        for unit in (CHECKOUT / "packaging" / directory).iterdir():
+            files[f"{place}/{unit.name}"] = unit.read_bytes()
     return files
 
 
@@ -294,7 +318,7 @@ def _tree(top: str, files: Mapping[str, bytes]) -> Iterator[cpio.Entry]:
             if str(parent) not in made:
                 made.add(str(parent))
                 yield cpio.Entry(f"{top}/{parent}", stat.S_IFDIR | 0o755)
-        yield cpio.file(f"{top}/{name}", data, executable=name.startswith("usr/bin/"))
+        yield cpio.file(f"{top}/{name}", data, executable=name.startswith(("usr/bin/", "etc/init.d/")))
 
 
 def _steps(results: str) -> Iterator[tuple[str, Step]]:
