@@ -79,7 +79,9 @@ def test_a_run_closes_everything_and_the_next_one_changes_nothing_in_under_five_
 ) -> None:
     ran = auto(host)
     assert (ran.status, ran.document["closed_now"]) == (0, ["CVE-2030-30001", "CVE-2030-30002"])
-    assert {body.get("priority") for body in server.requests} == {"automatic"}, "people do not wait for a timer"
+    *asked_for, applied = server.requests
+    assert {body["priority"] for body in asked_for} == {"automatic"}, "people do not wait for a timer"
+    assert applied["patches"] == asked_for[-1]["patches"], "what is applied is what was built, and its answer is there"
     asked, loads, record = len(server.asked), host.loads, host.store.record()
     started = time.monotonic()
     again = auto(host)
