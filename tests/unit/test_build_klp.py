@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from elivepatch.build.base import Base
 from elivepatch.build.builders.klp import KlpBuilder
-from elivepatch.build.builders.klp_says import not_compiled, not_made
+from elivepatch.build.builders.klp_says import not_compiled, not_made, switched_off
 from elivepatch.build.builders.klp_tree import unserved
 from elivepatch.model.codes import CODES
 from elivepatch.model.kernel import BuildId, Digest, Release
@@ -95,6 +95,14 @@ def test_why_no_module_was_made_is_understood(text: str, code: str, words: str) 
     problem = not_made(said(text), release=RELEASE)
     assert problem.code == code
     assert words in problem.message + problem.excerpt
+
+
+def test_what_stays_silent_in_the_new_code_is_noted_once() -> None:
+    text = f"warning: objtool: demo_run: disabling unsupported tracepoint demo_hit\n{OBJTOOL} other.\n"
+    (note,) = switched_off(said(text * 2, 0))
+    assert note.code == "left-out"
+    assert "tracepoint demo_hit of demo_run" in note.message
+    assert switched_off(said("nothing of the kind", 0)) == ()
 
 
 def test_a_source_that_does_not_compile_is_named() -> None:

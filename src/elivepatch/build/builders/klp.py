@@ -19,7 +19,7 @@ from pathlib import Path
 
 from elivepatch.build.apply import Applied
 from elivepatch.build.base import VMLINUX, Base
-from elivepatch.build.builders.klp_says import not_compiled, not_made
+from elivepatch.build.builders.klp_says import not_compiled, not_made, switched_off
 from elivepatch.build.builders.klp_tree import BUILD_VARIABLES, KlpTree, klp_tree, unserved
 from elivepatch.build.builders.steps import BuildSteps
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
@@ -34,7 +34,7 @@ from elivepatch.build.tree import make_arguments
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.kernel.units import Unit
-from elivepatch.model.build import BuildOutcome, PatchedFunction
+from elivepatch.model.build import BuildOutcome, Note, PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
 from elivepatch.model.series import PatchSeries
@@ -76,8 +76,6 @@ make() {
 }
 export -f make
 scripts/livepatch/klp-build --short-circuit diff --keep-tmp "$@"
-cp klp-tmp/4-diff/diff.log /out
-exit 0
 """
 
 
@@ -131,10 +129,10 @@ class KlpBuilder(BuildSteps):
                 pool.submit(self._object, unit, applied, work_dir / f"object-{n}") for n, unit in enumerate(units)
             ]
             with self.timed("link", "comparing, and linking the module"):
-                module = self._module(layers, name, work_dir, checked, replace=replace)
+                module, warned = self._module(layers, name, work_dir, checked, replace=replace)
             with self.timed("check", "checking the module against the kernel"):
                 functions = self._check(module, name, tree, [one.result() for one in checked])
-        notes = (*reached.notes, *Explainer(series, self.base.tree).notes(_by_source(functions)))
+        notes = (*reached.notes, *warned, *Explainer(series, self.base.tree).notes(_by_source(functions)))
         return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
 
     def _compile(
@@ -165,14 +163,12 @@ class KlpBuilder(BuildSteps):
         if not done.ok:
             raise BuildStopped(not_compiled(done))
         changed = take(output, "changed", limit_bytes=_LIST_LIMIT_BYTES).decode(errors="replace").splitlines()
-        units = [by_target[target] for target in changed if target in by_target]
-        if not units:
-            raise _unchanged(reached)
-        return [*layers, upper / "changed"], units
+        return [*layers, upper / "changed"], [by_target[target] for target in changed if target in by_target]
 
     def _module(
         self, layers: Sequence[Path], name: str, work_dir: Path, checked: Sequence[Future[_Checked]], *, replace: bool
-    ) -> Path:
+    ) -> tuple[Path, tuple[Note, ...]]:
+        """Return the module, and what klp-build left out of it with a warning."""
         output, upper = work_dir / "linked", work_dir / "compared"
         for directory in (output, upper):
             directory.mkdir()
@@ -196,7 +192,7 @@ class KlpBuilder(BuildSteps):
             raise BuildStopped(not_made(done, release=self.base.release)) from None
         module = work_dir / f"{name}.ko"
         module.write_bytes(content)
-        return module
+        return module, switched_off(done)
 
     def _object(self, unit: Unit, applied: Applied, directory: Path) -> _Checked:
         """Find an object again in what the host runs, and compare the structures that it knows."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 
 from elivepatch.build.checks.references import not_imported, undefined
+from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import Problem
 from elivepatch.process import Completed
@@ -30,6 +31,7 @@ _RULES = (
         "The series adds or removes an object ({0}, {1}).",
     ),
 )
+_SWITCHED_OFF = re.compile(r"(?m)(\S+): disabling unsupported (tracepoint \S+|pr_debug\(\))")
 _NO_CHANGE = "no changes detected"
 
 
@@ -59,3 +61,12 @@ def not_made(done: Completed, *, release: str) -> Problem:
     if closed := _NAMESPACE.findall(said):
         return not_imported(*closed[0], release=release)
     return problem("diff-tool", "klp-build gave up.", excerpt=excerpt)
+
+
+def switched_off(done: Completed) -> tuple[Note, ...]:
+    """Return a note for each tracepoint and debug message of a module that stays silent in the new code."""
+    found = dict.fromkeys(_SWITCHED_OFF.findall(done.text + done.log.decode(errors="replace")))
+    return tuple(
+        Note(code="left-out", message=f"The {what} of {function} stays silent: the module's own switch cannot be used.")
+        for function, what in found
+    )
