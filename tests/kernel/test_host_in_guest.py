@@ -242,6 +242,10 @@ def problem(boot: Boot, step: str) -> tuple[int, str]:
     return boot[step].status, boot[step].document["problem"]["code"]
 
 
+def test_the_units_are_enabled(first: Boot) -> None:
+    assert first["units"].status == 0, first["units"].err
+
+
 def test_a_host_is_enrolled_with_the_fingerprint_that_the_server_tells(first: Boot, variables: str) -> None:
     assert first["enroll"].status == 0
     assert f"FINGERPRINT={first['enroll'].document['fingerprint']} " in variables

@@ -191,9 +191,7 @@ class GuestHost:
         """Boot, run `script` (which ends the machine), return what was seen; `files` are put on the disk before."""
         payload = {
             "scenario": (_PRELUDE + script).encode(),
-            "etc/systemd/system/scenario.service": _UNIT.encode(),
-            "etc/init.d/scenario": _SERVICE.encode(),
-            "etc/init.d/localmount": _LOCALMOUNT.encode(),
+            **_started_by(init),
             **(files or {}),
         }
         initramfs = self._place / f"{name}.cpio"
@@ -258,10 +256,20 @@ def client_files(place: Path) -> dict[str, bytes]:
     )
     files = {str(path.relative_to(place)): path.read_bytes() for path in site.rglob("*") if path.is_file()}
     files["usr/bin/elivepatch"] = _ELIVEPATCH.encode()
-    for directory, place in (("systemd", "etc/systemd/system"), ("openrc", "etc/init.d")):
-        for unit in (CHECKOUT / "packaging" / directory).iterdir():
-            files[f"{place}/{unit.name}"] = unit.read_bytes()
+    for unit in (CHECKOUT / "packaging/systemd").iterdir():
+        files[f"etc/systemd/system/{unit.name}"] = unit.read_bytes()
     return files
+
+
+def _started_by(init: str) -> dict[str, bytes]:
+    """Return what makes an init run the script; `systemctl enable` stumbles over a script of its unit's name."""
+    if init == "systemd":
+        return {"etc/systemd/system/scenario.service": _UNIT.encode()}
+    return {
+        "etc/init.d/scenario": _SERVICE.encode(),
+        "etc/init.d/localmount": _LOCALMOUNT.encode(),
+        "etc/init.d/elivepatch-boot": (CHECKOUT / "packaging/openrc/elivepatch-boot").read_bytes(),
+    }
 
 
 def userland(cache_dir: Path, archive: Archive) -> Path:
