@@ -134,6 +134,24 @@ def test_who_resolves_a_symbol_matters(tmp_path: Path) -> None:
     assert ".klp.sym.vmlinux.g,2" in come
 
 
+def replacing(path: Path, object_name: bytes, address: int) -> Path:
+    texts = b"f\0" + object_name + b"\0"
+    made = Made().section(".kpatch.funcs", struct.pack("<7Q", 0, 8, address, 8, 1, 0, 0))
+    made.section(".kpatch.strings", texts)
+    strings = made.symbol("", ".kpatch.strings", kind=SECTION)
+    for offset, place in ((40, 0), (48, 2)):
+        made.relocation(".kpatch.funcs", offset, strings, kind=1, addend=place)
+    path.write_bytes(made.data())
+    return path
+
+
+@pytest.mark.parametrize(("object_name", "equal"), [(b"loop", True), (b"vmlinux", False)])
+def test_where_a_function_is_matters_in_vmlinux_only(tmp_path: Path, object_name: bytes, equal: bool) -> None:
+    one = read_facts(replacing(tmp_path / "one.ko", object_name, 0), SIZES)
+    other = read_facts(replacing(tmp_path / "two.ko", object_name, 0xFA0), SIZES)
+    assert (differences(one, other) == []) is equal
+
+
 def test_debug_information_and_the_build_id_do_not_matter(tmp_path: Path) -> None:
     plain, debugged = (Made().section(".text.f", b"\xc3", code=True) for _ in range(2))
     for made in (plain, debugged):

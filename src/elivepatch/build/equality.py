@@ -11,7 +11,9 @@ facts are. What the facts leave out, each for its reason:
   their code, and tables are compared entry by entry;
 * FILE and section symbols: the kernel's module loader ignores them;
 * the line numbers in __bug_table: the builder `objects` keeps those of the running kernel's source (patch/lines.py),
-  kpatch-build does not. They are printed in a warning and decide nothing.
+  kpatch-build does not. They are printed in a warning and decide nothing;
+* the address of a function inside a module, in .kpatch.funcs: `objects` reads it from the module that the host has,
+  kpatch-build from its own, which is laid out in another way. The kernel finds functions by name and position.
 """
 
 from __future__ import annotations
@@ -41,11 +43,12 @@ _LIVE = ".klp.rela."
 _NOT_COMPARED = (".debug_", ".comment", ".note.gnu.build-id", ".BTF", ".discard.", ".symtab", ".strtab", ".shstrtab")
 _REPLACEMENTS = ".altinstr_replacement"
 _ALTERNATIVES, _BUGS = ".altinstructions", "__bug_table"
+_FUNCTIONS = ".kpatch.funcs"
 _UNWIND, _UNWIND_PLACES = ".orc_unwind", ".orc_unwind_ip"
 # Sections that are tables, with the size of an entry: either fixed by the kernel or read from its debug information.
 _ENTRY_BYTES = {
     ".smp_locks": 4, ".return_sites": 4, ".retpoline_sites": 4, ".call_sites": 4, _UNWIND_PLACES: 4,
-    "__mcount_loc": 8, "__patchable_function_entries": 8, "__versions": 64, ".kpatch.funcs": 56,
+    "__mcount_loc": 8, "__patchable_function_entries": 8, "__versions": 64, _FUNCTIONS: 56,
 }  # fmt: skip
 _MEASURED = {
     _ALTERNATIVES: "ALT_STRUCT_SIZE", _BUGS: "BUG_STRUCT_SIZE", "__ex_table": "EX_STRUCT_SIZE",
@@ -56,6 +59,9 @@ _MEASURED = {
 _TEXTS = (".modinfo", ".kpatch.strings")
 # struct bug_entry of include/asm-generic/bug.h with relative pointers and CONFIG_DEBUG_BUGVERBOSE: two pointers, line.
 _LINE_AT = slice(8, 10)
+# struct kpatch_patch_func of kpatch-patch.h: old_addr.
+_ADDRESS_AT = slice(16, 24)
+_IN_VMLINUX = "string b'vmlinux'"
 # A relocation in code is relative to the end of its field, and most fields are the last of their instruction.
 _FIELD_BYTES = 4
 
@@ -117,6 +123,8 @@ class _Module:
             targets = self._targets(section, number, number + size, entry)
             if section.name == _BUGS:
                 entry[_LINE_AT] = bytes(_LINE_AT.stop - _LINE_AT.start)
+            elif section.name == _FUNCTIONS and not any(_IN_VMLINUX in target for target in targets):
+                entry[_ADDRESS_AT] = bytes(_ADDRESS_AT.stop - _ADDRESS_AT.start)
             at = number // size * wide
             yield f"entry of {section.name}", " ".join([(entry + unwind[at : at + wide]).hex(), *targets])
 
