@@ -134,9 +134,9 @@ def test_who_resolves_a_symbol_matters(tmp_path: Path) -> None:
     assert ".klp.sym.vmlinux.g,2" in come
 
 
-def replacing(path: Path, object_name: bytes, address: int) -> Path:
+def replacing(path: Path, object_name: bytes, address: int, size: int) -> Path:
     texts = b"f\0" + object_name + b"\0"
-    made = Made().section(".kpatch.funcs", struct.pack("<7Q", 0, 8, address, 8, 1, 0, 0))
+    made = Made().section(".kpatch.funcs", struct.pack("<7Q", 0, 8, address, size, 1, 0, 0))
     made.section(".kpatch.strings", texts)
     strings = made.symbol("", ".kpatch.strings", kind=SECTION)
     for offset, place in ((40, 0), (48, 2)):
@@ -146,9 +146,12 @@ def replacing(path: Path, object_name: bytes, address: int) -> Path:
 
 
 @pytest.mark.parametrize(("object_name", "equal"), [(b"loop", True), (b"vmlinux", False)])
-def test_where_a_function_is_matters_in_vmlinux_only(tmp_path: Path, object_name: bytes, equal: bool) -> None:
-    one = read_facts(replacing(tmp_path / "one.ko", object_name, 0), SIZES)
-    other = read_facts(replacing(tmp_path / "two.ko", object_name, 0xFA0), SIZES)
+@pytest.mark.parametrize("where", [(0xFA0, 8), (0, 24)])
+def test_where_an_old_function_is_matters_in_vmlinux_only(
+    tmp_path: Path, object_name: bytes, equal: bool, where: tuple[int, int]
+) -> None:
+    one = read_facts(replacing(tmp_path / "one.ko", object_name, 0, 8), SIZES)
+    other = read_facts(replacing(tmp_path / "two.ko", object_name, *where), SIZES)
     assert (differences(one, other) == []) is equal
 
 

@@ -12,8 +12,8 @@ facts are. What the facts leave out, each for its reason:
 * FILE and section symbols: the kernel's module loader ignores them;
 * the line numbers in __bug_table: the builder `objects` keeps those of the running kernel's source (patch/lines.py),
   kpatch-build does not. They are printed in a warning and decide nothing;
-* the address of a function inside a module, in .kpatch.funcs: `objects` reads it from the module that the host has,
-  kpatch-build from its own, which is laid out in another way. The kernel finds functions by name and position.
+* address and size of the old function inside a module, in .kpatch.funcs: `objects` reads them from the module that the
+  host has, kpatch-build from its own, whose functions have sections of their own. The kernel goes by name and position.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ _MEASURED = {
 _TEXTS = (".modinfo", ".kpatch.strings")
 # struct bug_entry of include/asm-generic/bug.h with relative pointers and CONFIG_DEBUG_BUGVERBOSE: two pointers, line.
 _LINE_AT = slice(8, 10)
-# struct kpatch_patch_func of kpatch-patch.h: old_addr.
-_ADDRESS_AT = slice(16, 24)
+# struct kpatch_patch_func of kpatch-patch.h: old_addr, old_size.
+_OLD_AT = slice(16, 32)
 _IN_VMLINUX = "string b'vmlinux'"
 # A relocation in code is relative to the end of its field, and most fields are the last of their instruction.
 _FIELD_BYTES = 4
@@ -124,7 +124,7 @@ class _Module:
             if section.name == _BUGS:
                 entry[_LINE_AT] = bytes(_LINE_AT.stop - _LINE_AT.start)
             elif section.name == _FUNCTIONS and not any(_IN_VMLINUX in target for target in targets):
-                entry[_ADDRESS_AT] = bytes(_ADDRESS_AT.stop - _ADDRESS_AT.start)
+                entry[_OLD_AT] = bytes(_OLD_AT.stop - _OLD_AT.start)
             at = number // size * wide
             yield f"entry of {section.name}", " ".join([(entry + unwind[at : at + wide]).hex(), *targets])
 
