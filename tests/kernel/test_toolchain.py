@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from elivepatch.build.base import Base
-from elivepatch.build.sandbox import MOUNT_POINTS
 from elivepatch.build.making import Workplace
+from elivepatch.build.sandbox import MOUNT_POINTS
 from elivepatch.build.toolchain import Toolchains
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
