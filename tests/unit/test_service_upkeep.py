@@ -58,6 +58,7 @@ def test_a_hostile_archive_restores_nothing_outside(tmp_path: Path) -> None:
             archive.addfile(tarfile.TarInfo(name))
     assert cli.main(["restore", str(file), "--state", str(tmp_path / "state")]) == 2
     assert not (tmp_path / "outside").exists()
+    assert list((tmp_path / "state").iterdir()) == [], "nothing half-made is left"
     (tmp_path / "text").write_text("no archive")
     assert cli.main(["restore", str(tmp_path / "text"), "--state", str(tmp_path / "other")]) == 2
 

@@ -8,11 +8,12 @@ one whose execution is missing is handed over again by the janitor. With Postgre
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tarfile
 import tempfile
 from contextlib import closing
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.service.parts import (
@@ -77,10 +78,13 @@ def restore(settings: ServerSettings, file: Path) -> None:
         )
     try:
         with tarfile.open(file, mode="r:") as archive:
-            if not {DATABASE_FILE, ENGINE_FILE, KEY_FILE} <= set(archive.getnames()):
+            members = archive.getmembers()
+            names = {member.name for member in members}
+            if not names >= {DATABASE_FILE, ENGINE_FILE, KEY_FILE} or not all(map(_is_ours, members)):
                 raise _no_backup(file)
-            # The filter lets nothing out of the directory and takes no owners, devices or links to elsewhere.
-            archive.extractall(state, filter="data")
+            # Not extractall with a filter: Debian 12's Python is older than that.
+            for member in members:
+                _take(archive, member, state)
     except (tarfile.TarError, FileNotFoundError) as error:
         raise _no_backup(file) from error
     except OSError as error:
@@ -88,6 +92,23 @@ def restore(settings: ServerSettings, file: Path) -> None:
     for name in (*_DATABASES, *_FILES):
         if (state / name).exists():
             (state / name).chmod(0o600)
+
+
+def _is_ours(member: tarfile.TarInfo) -> bool:
+    """Whether `_write` puts such a file into a backup: a plain one, at a place of ours."""
+    parts = PurePosixPath(member.name).parts
+    known = {str(name) for name in (*_DATABASES, *_FILES)}
+    return member.isfile() and (member.name in known or (parts[:1] == (STORE_DIRECTORY,) and ".." not in parts))
+
+
+def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, state: Path) -> None:
+    content = archive.extractfile(member)
+    if content is None:
+        raise tarfile.TarError(member.name)
+    place = state / member.name
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with place.open("xb") as file:
+        shutil.copyfileobj(content, file)
 
 
 def _write(state: Path, staged: Path, archive: tarfile.TarFile) -> None:
