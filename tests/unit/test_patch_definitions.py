@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from hypothesis import given
@@ -128,3 +129,11 @@ def test_items_are_in_order_and_do_not_overlap(text: str) -> None:
     items = read_definitions(text)
     assert all(1 <= one.start <= one.end <= text.count("\n") + 1 for one in items)
     assert all(one.start <= other.start for one, other in itertools.pairwise(items))
+
+
+def test_a_long_head_without_a_function_is_read_in_no_time() -> None:
+    """Sources are as hostile as patches; this one took an hour, and so did kernel/sched/rt.c."""
+    words = " ".join(f"word{number}" for number in range(3000))
+    started = time.monotonic()
+    read_definitions(f"static int table(x) {words} [3]\n{{\n}};\n" + f"f(x) {'a' * 5000};\n")
+    assert time.monotonic() - started < 2

@@ -168,7 +168,9 @@ def _is_function(head: list[str]) -> bool:
     text = _squeezed(head)
     if "=" in re.sub(r"\([^()]*\)", "", text) or "}" in text:
         return False
-    return bool(re.search(r"\)(?:\s*\w+)*\s*$", text)) and bool(_function_name(text))
+    # Words only behind the parameters. Not as one pattern: in a long head it would try every way to split the words.
+    _, closed, behind = text.rpartition(")")
+    return bool(closed) and not re.search(r"[^\w\s]", behind) and bool(_function_name(text))
 
 
 def _squeezed(head: list[str]) -> str:
