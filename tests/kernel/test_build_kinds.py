@@ -288,7 +288,8 @@ def test_a_symbol_of_a_namespace_can_be_used_as_the_refusal_says(base_6_1: Base,
     assert problem is not None
     assert problem.code == "undefined-symbol"
     assert "dma_buf_put of the namespace DMA_BUF" in problem.message
-    line = problem.excerpt.removeprefix("Add ").removesuffix(" to the patched file.")
+    advised = problem.excerpt.splitlines()[0]  # and then the lines concerned
+    line = advised.removeprefix("Add ").removesuffix(" to the patched file.")
     outcome = build(base_6_1, patch_of(base_6_1.tree, include, before(VERSION, SHOW, f"{line}\n"), use))
     assert replaced(outcome) == VMLINUX_VERSION
     assert ElfFile(outcome.module).modinfo["import_ns"] == ["DMA_BUF"]
