@@ -14,6 +14,7 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")
 LOCAL, GLOBAL, WEAK = range(3)
 NOTYPE, OBJECT, FUNC, SECTION, FILE = range(5)
 ABSOLUTE = 0xFFF1
+_LORESERVE = 0xFF00
 
 
 @dataclass
@@ -84,7 +85,10 @@ class Made:
 
     def _assemble(self, parts: Sequence[tuple[str, int, int, int, bytes, int, int, int]], names: bytes) -> bytes:
         body = bytearray()
-        headers = bytearray(_SECTION.size)
+        count = len(parts) + 1
+        many = count >= _LORESERVE
+        # Numbers that do not fit into the file's header are in the first section's.
+        headers = bytearray(_SECTION.pack(*([0] * 5), *((count, count - 1) if many else (0, 0)), *([0] * 3)))
         for name, kind, flags, address, content, link, info, length in parts:
             offset = _HEADER.size + len(body)
             at = names.find(b"\0" + name.encode() + b"\0") + 1
@@ -94,8 +98,8 @@ class Made:
                 body += content
         start = _HEADER.size + len(body)
         magic = b"\x7fELF\x02\x01\x01" + bytes(9)
-        count = len(parts) + 1
-        header = _HEADER.pack(magic, self.kind, 62, 1, 0, 0, start, 0, 64, 0, 0, 64, count, count - 1)
+        told = (0, 0xFFFF) if many else (count, count - 1)
+        header = _HEADER.pack(magic, self.kind, 62, 1, 0, 0, start, 0, 64, 0, 0, 64, *told)
         return header + bytes(body) + bytes(headers)
 
     def write(self, path: Path) -> Path:

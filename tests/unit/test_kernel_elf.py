@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from elivepatch.kernel.elf import BIND_GLOBAL, TYPE_FUNC, TYPE_OBJECT, ElfFile, build_id_of_notes
 from elivepatch.model.errors import EnvironmentFault
+from elivepatch.process import run
 
 BUILD_ID = bytes.fromhex("bb603a9147d3efe4744bf83c83eee397c591cc20")
 NOTE = struct.pack("<III", 4, len(BUILD_ID), 3) + b"GNU\0" + BUILD_ID
@@ -75,6 +77,30 @@ def test_build_id_and_modinfo_are_read(tmp_path: Path) -> None:
     elf = ElfFile(sample().write(tmp_path / "a.o"))
     assert elf.build_id == BUILD_ID.hex()
     assert elf.modinfo == {"vermagic": ["6.1 SMP"], "alias": ["a", "b"]}
+
+
+def test_more_sections_than_a_header_can_number_are_read(tmp_path: Path) -> None:
+    made = Made()
+    for _ in range(0xFF10):
+        made.section(".text.one", code=True)
+    elf = ElfFile(made.section(".last", b"here").write(tmp_path / "many.o"))
+    assert len(elf.sections) > 0xFF10
+    assert elf.named(".last") == b"here"
+
+
+def test_a_file_without_sections_has_none(tmp_path: Path) -> None:
+    data = bytearray(sample().data()[:64])
+    data[40:48] = bytes(8)  # e_shoff
+    (tmp_path / "a").write_bytes(data)
+    assert ElfFile(tmp_path / "a").sections == ()
+
+
+def test_sections_are_those_that_binutils_sees(tmp_path: Path) -> None:
+    path = sample().write(tmp_path / "a.o")
+    said = run(["readelf", "--wide", "--section-headers", str(path)], timeout_s=20).text
+    seen = re.findall(r"^ +\[ *(\d+)\] (\S+) +\S+ +([0-9a-f]{16}) ([0-9a-f]{6,}) ([0-9a-f]{6,})", said, re.MULTILINE)
+    own = [(str(one.number), one.name, one.address, one.offset, one.size) for one in ElfFile(path).sections[1:]]
+    assert [(number, name, *(int(value, 16) for value in values)) for number, name, *values in seen] == own
 
 
 def test_a_build_id_is_found_behind_other_notes() -> None:

@@ -29,6 +29,10 @@ from pathlib import Path
 from elivepatch.kernel.elf import (
     R_X86_64_PC32,
     R_X86_64_PLT32,
+    SHT_GROUP,
+    SHT_NOBITS,
+    SHT_NULL,
+    SHT_RELA,
     TYPE_FILE,
     TYPE_SECTION,
     ElfFile,
@@ -87,10 +91,10 @@ class _Module:
 
     def facts(self) -> Iterator[Fact]:
         for section in self.elf.sections:
-            if section.name.startswith(_NOT_COMPARED) or section.kind in {"SHT_NULL", "SHT_RELA", "SHT_GROUP"}:
+            if section.name.startswith(_NOT_COMPARED) or section.kind in {SHT_NULL, SHT_RELA, SHT_GROUP}:
                 continue
             # The size of what has content follows from its facts, but for what aligns one object behind another.
-            size = f" size {section.size}" if section.kind == "SHT_NOBITS" else ""
+            size = f" size {section.size}" if section.kind == SHT_NOBITS else ""
             yield f"section {section.name}", f"{section.kind} flags {section.flags:#x}{size}"
             yield from self._content(section)
         for symbol in self.elf.symbols:
@@ -201,7 +205,7 @@ class _Module:
         """The relocations that apply to each section by place; with the table's name, those that livepatch applies."""
         found: dict[int, list[tuple[Relocation, str]]] = {}
         for table in self.elf.sections:
-            if table.kind == "SHT_RELA":
+            if table.kind == SHT_RELA:
                 live = f"{table.name} " if table.name.startswith(_LIVE) else ""
                 entries = ((one, live) for one in self.elf.entries(table) if one.kind != _KIND_NONE)
                 found.setdefault(table.info, []).extend(entries)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reading ELF files of the kernel: sections, symbols, relocations, notes, modinfo.
 
-Sections are found by pyelftools; the large tables (vmlinux has 200,000 symbols) are unpacked in one go because
-building an object per field takes seconds there. Formats: System V ABI, "Object Files"; x86-64 psABI for relocations.
+Tables are unpacked in one go: vmlinux has 200,000 symbols and an object of one function a section has thousands of
+sections, where general readers take seconds (docs/adr/0013). Formats: System V ABI, "Object Files"; x86-64 psABI for
+relocations.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from elftools.common.exceptions import ELFError
-from elftools.construct import ConstructError
-from elftools.elf.elffile import ELFFile
-
 from elivepatch.model.errors import EnvironmentFault
 
+_IDENT = b"\x7fELF\x02\x01"  # ELFCLASS64, ELFDATA2LSB
+_HEADER = struct.Struct("<40xQ10xHHH")  # e_shoff, e_shentsize, e_shnum, e_shstrndx
+_SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
 _NOTE = struct.Struct("<III")
@@ -31,6 +31,7 @@ _SHN_LORESERVE = 0xFF00
 _SHN_XINDEX = 0xFFFF
 _NAME_LIMIT = 2048  # KSYM_NAME_LEN is 512; without a limit, a small file could stand for gigabytes of names
 
+SHT_NULL, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_GROUP, SHT_SYMTAB_SHNDX = 0, 4, 7, 8, 17, 18
 TYPE_NOTYPE, TYPE_OBJECT, TYPE_FUNC, TYPE_SECTION, TYPE_FILE = range(5)
 BIND_LOCAL, BIND_GLOBAL, BIND_WEAK = range(3)
 
@@ -40,23 +41,23 @@ RELOCATION_BYTES = {R_X86_64_64: 8, R_X86_64_PC64: 8, R_X86_64_PC32: 4, R_X86_64
 """How many bytes each relocation type that kernel objects use fills in."""
 
 
-# What pyelftools lets through where a header's fields contradict each other; OSError is a seek to nowhere.
-_UNREADABLE = (ELFError, ConstructError, ValueError, KeyError, AttributeError, IndexError, TypeError, OSError)
-
-
 class Section(NamedTuple):
-    """A section header. `executable` says whether it holds code, `flags` are sh_flags as they stand there."""
+    """A section header: `kind` is sh_type, `flags` are sh_flags as they stand there."""
 
     number: int
     name: str
-    kind: str
-    executable: bool
+    kind: int
     address: int
     offset: int
     size: int
     link: int
     info: int
     flags: int
+
+    @property
+    def executable(self) -> bool:
+        """Whether it holds code."""
+        return bool(self.flags & _SHF_EXECINSTR)
 
 
 class Symbol(NamedTuple):
@@ -104,26 +105,44 @@ class ElfFile:
     @cached_property
     def sections(self) -> tuple[Section, ...]:
         """All section headers in order."""
-        size = len(self._data)
-        try:
-            with self.path.open("rb") as file:
-                elf = ELFFile(file)
-                if elf.elfclass != 64 or not elf.little_endian:
-                    raise _malformed(self.path, "is not a 64-bit little-endian ELF file")
-                found = tuple(
-                    Section(
-                        index, section.name, str(section["sh_type"]), bool(section["sh_flags"] & _SHF_EXECINSTR),
-                        section["sh_addr"], section["sh_offset"], section["sh_size"], section["sh_link"],
-                        section["sh_info"], section["sh_flags"],
-                    )
-                    for index, section in enumerate(elf.iter_sections())
-                )  # fmt: skip
-        except _UNREADABLE as error:
-            raise _malformed(self.path, f"cannot be read as ELF: {error}") from error
-        for section in found:
-            if section.kind != "SHT_NOBITS" and section.offset + section.size > size:
-                raise _malformed(self.path, f"is truncated in section {section.name}")
-        return found
+        headers, names_at = self._section_headers()
+        if not headers:
+            return ()
+        if names_at >= len(headers):
+            raise _malformed(self.path, "has sections without names")
+        _, _, _, _, names_offset, names_size, *_ = headers[names_at]
+        names = self._data[names_offset : names_offset + names_size]
+        size, found = len(self._data), []
+        for index, (name, kind, flags, address, offset, length, link, info, _, _) in enumerate(headers):
+            text = self._text(names, name, "a section")
+            if kind != SHT_NOBITS and offset + length > size:
+                raise _malformed(self.path, f"is truncated in section {text}")
+            found.append(Section(index, text, kind, address, offset, length, link, info, flags))
+        return tuple(found)
+
+    def _section_headers(self) -> tuple[list[tuple[int, ...]], int]:
+        """Return the entries of the section header table and the index of the section with their names."""
+        data = self._data
+        if len(data) < _HEADER.size or data[: len(_IDENT)] != _IDENT:
+            raise _malformed(self.path, "is not a 64-bit little-endian ELF file")
+        start, entry_size, count, names_at = _HEADER.unpack_from(data)
+        if not start:
+            return [], 0
+        if entry_size != _SECTION.size or start + _SECTION.size > len(data):
+            raise _malformed(self.path, "has no table of sections where its header says")
+        # Where a number does not fit into the header, the first entry has it (System V ABI, "Sections").
+        _, _, _, _, _, many, link, *_ = _SECTION.unpack_from(data, start)
+        count, names_at = count or many, link if names_at == _SHN_XINDEX else names_at
+        end = start + count * _SECTION.size
+        if end > len(data):
+            raise _malformed(self.path, "is truncated in its table of sections")
+        return list(_SECTION.iter_unpack(data[start:end])), names_at
+
+    def _text(self, names: bytes, start: int, whose: str) -> str:
+        end = names.find(b"\0", start, start + _NAME_LIMIT)
+        if end < 0:
+            raise _malformed(self.path, f"has {whose} whose name has no end")
+        return names[start:end].decode(errors="replace")
 
     @cached_property
     def by_name(self) -> dict[str, Section]:
@@ -132,7 +151,7 @@ class ElfFile:
 
     def content(self, section: Section) -> bytes:
         """Return the bytes of a section, empty for one that takes no room in the file."""
-        if section.kind == "SHT_NOBITS":
+        if section.kind == SHT_NOBITS:
             return b""
         return self._data[section.offset : section.offset + section.size]
 
@@ -158,18 +177,15 @@ class ElfFile:
         for index, (name, info, _other, section, value, size) in enumerate(_SYMBOL.iter_unpack(raw)):
             if section == _SHN_XINDEX and index < len(extended):
                 section = extended[index]
-            end = names.find(b"\0", name, name + _NAME_LIMIT)
-            if end < 0:
-                raise _malformed(self.path, "has a symbol whose name has no end")
+            text = self._text(names, name, "a symbol")
             if count <= section < _SHN_LORESERVE:
                 raise _malformed(self.path, "has a symbol in a section that is not there")
-            text = names[name:end].decode(errors="replace")
             found.append(Symbol(index, text, value, size, info & 0xF, info >> 4, section))
         return tuple(found)
 
     def _extended_indices(self) -> tuple[int, ...]:
         for section in self.sections:
-            if section.kind == "SHT_SYMTAB_SHNDX":
+            if section.kind == SHT_SYMTAB_SHNDX:
                 return struct.unpack(f"<{section.size // 4}I", self.content(section)[: section.size // 4 * 4])
         return ()
 
@@ -190,7 +206,7 @@ class ElfFile:
     def _relocation_tables(self) -> dict[int, list[Section]]:
         tables: dict[int, list[Section]] = {}
         for section in self.sections:
-            if section.kind == "SHT_RELA":
+            if section.kind == SHT_RELA:
                 tables.setdefault(section.info, []).append(section)
         return tables
 
@@ -198,7 +214,7 @@ class ElfFile:
     def build_id(self) -> str:
         """The GNU build-id in hexadecimal, empty where the file has none."""
         for section in self.sections:
-            if section.kind == "SHT_NOTE" and (found := build_id_of_notes(self.content(section))):
+            if section.kind == SHT_NOTE and (found := build_id_of_notes(self.content(section))):
                 return found
         return ""
 

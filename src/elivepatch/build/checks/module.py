@@ -14,7 +14,16 @@ from pathlib import Path
 
 from elivepatch.build.base import VMLINUX, Base
 from elivepatch.build.checks.functions import read_functions
-from elivepatch.kernel.elf import BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile, Relocation, Section, Symbol
+from elivepatch.kernel.elf import (
+    BIND_LOCAL,
+    R_X86_64_PLT32,
+    SHT_RELA,
+    TYPE_FUNC,
+    ElfFile,
+    Relocation,
+    Section,
+    Symbol,
+)
 from elivepatch.kernel.modversions import read_versions
 from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.kernel.traceable import TracedFunctions
@@ -158,7 +167,7 @@ def _check_block(symbol: Symbol, object_name: str, blocks: Sequence[Block]) -> N
 
 def _effective(module: ElfFile, table: Section) -> Iterable[Relocation]:
     """Return the entries of a .rela section that fill anything in."""
-    return (entry for entry in module.entries(table) if entry.kind) if table.kind == "SHT_RELA" else ()
+    return (entry for entry in module.entries(table) if entry.kind) if table.kind == SHT_RELA else ()
 
 
 def _check_endbr(module: ElfFile, parent: _Parent) -> None:
@@ -189,7 +198,7 @@ def _function_pointers(module: ElfFile) -> Iterable[tuple[str, str, int]]:
 
 
 def _applied_to(module: ElfFile, table: Section) -> str | None:
-    if table.kind != "SHT_RELA":
+    if table.kind != SHT_RELA:
         return None
     found = _KLP_RELOCATIONS.fullmatch(table.name)
     if found:
