@@ -50,7 +50,7 @@ def _read(source: Path) -> Iterator[tuple[str, bytes]]:
 @pytest.fixture(scope="module", params=[SMALL, SAMPLE], ids=["self-made records", "sample of the list"])
 def sample(request: pytest.FixtureRequest) -> Sample:
     if not request.param.exists():
-        pytest.skip("the sample of the kernel's CVE list is not here")
+        pytest.skip("the collection of real fixes is not there")
     published, first_in = {}, {FIRST_COMMIT: "2.6.12"}
     for name, content in _read(request.param):
         if "/rejected/" in name:
