@@ -96,7 +96,7 @@ def _zip_members(file: IO[bytes], total_max: int, wanted: Callable[[str], bool])
                 yield Member(name=info.filename, regular=regular, content=content)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError) as error:
         raise DamagedArchive(why=f"its zip structure is broken ({error})") from error
-    except (NotImplementedError, RuntimeError) as error:
+    except (NotImplementedError, RuntimeError) as error:  # zipfile's for methods it does not know, and for passwords
         raise DamagedArchive(why="it is encrypted or packed in a way that is not supported") from error
 
 

