@@ -65,7 +65,6 @@ def main() -> int:
         parser.error(f"no such row: {unknown[0]}")
     bench = Bench(arguments.kernel, arguments.runs)
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    results = [bench.row(name) | {"run": started} for name in ROWS if name in rows]
     machine = {
         "cpus": os.cpu_count(),
         "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
@@ -73,7 +72,10 @@ def main() -> int:
         "python": platform.python_version(),
         "bench_kernel": bench.base.release,
     }
-    RESULTS.write_text(json.dumps({"machine": machine, "rows": _merged(results)}, indent=1) + "\n")
+    results: list[dict[str, Any]] = []
+    for name in (name for name in ROWS if name in rows):
+        results.append(bench.row(name) | {"run": started})
+        RESULTS.write_text(json.dumps({"machine": machine, "rows": _merged(results)}, indent=1) + "\n")
     medians = {row["name"]: row["median_s"] for row in results}
     if {"objects.warm", "objects.floor"} <= medians.keys():
         print(f"objects.warm is {medians['objects.warm'] / medians['objects.floor']:.2f} x the floor")
