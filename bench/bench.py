@@ -7,7 +7,7 @@ Rows: base.prepare (packages already downloaded), objects.first (client's reques
 before), objects.warm (its originals cached), objects.floor (the bare compile of the changed object and the module
 link), trial; and those of whole.py: objects.small, klp.cold, klp.warm, klp.floor, reference.cold, reference.warm.
 Writes bench/results.json, in which rows that were not asked for stay as they were; `run` says which were measured in
-one go. plot.py draws it.
+one go. measuring.py says what the memory and the bytes read are; plot.py draws it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import shutil
-import statistics
 import subprocess  # noqa: TID251 - the benchmark plays the user, who starts programs
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +41,7 @@ from elivepatch.model.trial import Expectation
 from elivepatch.service.building import BuildingWorkshop, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
+from measuring import Measured
 from whole import whole_rows
 
 HERE = Path(__file__).parent
@@ -97,7 +96,8 @@ class Bench:
     def row(self, name: str) -> dict[str, Any]:
         """Measure one row, tell it, and return it."""
         row = self._whole(name) if name in WHOLE_ROWS else self._own(name)
-        told = f"median {row['median_s']:7.2f} s of {len(row['runs'])}  {row['peak_rss_mib']:7.1f} MiB  {row['runs']}"
+        size = f"{row['peak_rss_mib']:7.1f} MiB resident, {row['read_mib']:8.1f} MiB read"
+        told = f"median {row['median_s']:7.2f} s of {len(row['runs'])}  {size}  {row['runs']}"
         print(f"{name:14} {told}")
         sys.stdout.flush()
         return row
@@ -107,42 +107,34 @@ class Bench:
         return measure(self.runs).row(name, whole.base.release)
 
     def _own(self, name: str) -> dict[str, Any]:
-        measure: Callable[[ExitStack], tuple[list[float], float]] = {
+        measure: Callable[[ExitStack, Measured], None] = {
             "base.prepare": self.prepare,
-            "objects.first": lambda stack: self.requests(stack, forget=True),
-            "objects.warm": lambda stack: self.requests(stack, forget=False),
+            "objects.first": lambda stack, measured: self.requests(stack, measured, forget=True),
+            "objects.warm": lambda stack, measured: self.requests(stack, measured, forget=False),
             "objects.floor": self.floor,
             "trial": self.trial,
         }[name]
+        measured = Measured()
         with ExitStack() as stack:
-            runs, peak_mib = measure(stack)
-        return {
-            "name": name,
-            "kernel": self.base.release,
-            "median_s": round(statistics.median(runs), 3),
-            "runs": [round(run, 3) for run in runs],
-            "peak_rss_mib": round(peak_mib, 1),
-        }
+            measure(stack, measured)
+        return measured.row(name, self.base.release)
 
-    def prepare(self, stack: ExitStack) -> tuple[list[float], float]:
+    def prepare(self, stack: ExitStack, measured: Measured) -> None:
+        """Make a base of packages that are there."""
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=self.scratch)))
         directory.chmod(0o755)
-        runs = []
         for number in range(self.runs):
             bases = Bases(directory / str(number))
             workplace = Workplace(self.workshop.toolchains, bases, os.cpu_count() or 1)
             maker = StockMaker(self.workshop.archive, workplace)
-            started = time.monotonic()
-            maker.add(self.base.release)
-            runs.append(time.monotonic() - started)
+            with measured.run():
+                maker.add(self.base.release)
             shutil.rmtree(bases.directory)
-        return runs, _peak_mib()
 
-    def requests(self, stack: ExitStack, *, forget: bool) -> tuple[list[float], float]:
+    def requests(self, stack: ExitStack, measured: Measured, *, forget: bool) -> None:
         """Time the client's command from its start to the saved module."""
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elivepatch-bench-")))
-        url, token, pid = stack.enter_context(serving(work / "state", str(self.cache)))
-        runs = []
+        url, token = stack.enter_context(serving(work / "state", str(self.cache)))
         # The first request also reads the kernel's symbols into the server, once for all.
         for number in range(-1, self.runs):
             if forget:
@@ -151,13 +143,8 @@ class Bench:
             patch.write_text(self.patch(number, forget=forget))
             command = [Path(sys.executable).parent / "elivepatch", "build", patch, "--kernel", self.base.release,
                        "-u", url, "--token-file", token, "-o", work / "a.ko", "--no-trial"]  # fmt: skip
-            started = time.monotonic()
-            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-            if number >= 0:
-                runs.append(time.monotonic() - started)
-        status = Path(f"/proc/{pid}/status").read_text()
-        peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-        return runs, peak_kib / 1024
+            with measured.run() if number >= 0 else nullcontext():
+                subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
 
     def patch(self, number: int, *, forget: bool) -> str:
         """Return a patch that no run has sent before."""
@@ -181,9 +168,8 @@ class Bench:
             sys.exit(f"the bench's own patch does not build: {outcome.problem}")
         return outcome.module
 
-    def floor(self, stack: ExitStack) -> tuple[list[float], float]:
+    def floor(self, stack: ExitStack, measured: Measured) -> None:
         """Time what no builder can leave out: one compile of the changed object, and the link of the module."""
-        runs = []
         helper = self.workshop.toolchains.helper()
         sandbox = self.workshop.toolchains.sandbox(self.workshop.toolchains.get(self.base.toolchain))
         headers = helper.root / "usr/share/kpatch"
@@ -199,30 +185,26 @@ class Bench:
             output = work_dir / "compiled"
             output.mkdir(mode=0o777)
             output.chmod(0o777)
-            started = time.monotonic()
-            compiler.patched(unit, compiler.original(unit), built / "applied/layer", output)
-            linker.link([built / "object-0/diff.o"], name="livepatch_bench", work_dir=work_dir)
-            runs.append(time.monotonic() - started)
-        return runs, _peak_mib()
+            with measured.run():
+                compiler.patched(unit, compiler.original(unit), built / "applied/layer", output)
+                linker.link([built / "object-0/diff.o"], name="livepatch_bench", work_dir=work_dir)
 
-    def trial(self, stack: ExitStack) -> tuple[list[float], float]:
+    def trial(self, stack: ExitStack, measured: Measured) -> None:
+        """Try one livepatch, from the start of the VM to its verdict."""
         module = self._build(self._work_dir(stack), "livepatch_bench")
-        runs = []
         for _ in range(self.runs):
-            started = time.monotonic()
-            report = run_trial(
-                kernel=guest_kernel(self.base),
-                livepatch=module,
-                livepatch_name="livepatch_bench",
-                parents=(),
-                expectations=(Expectation.parse("/proc/meminfo =~ VMALLOCCHUNK"),),
-                work_dir=self._work_dir(stack) / "trial",
-                cache_dir=self.cache,
-            )
+            with measured.run():
+                report = run_trial(
+                    kernel=guest_kernel(self.base),
+                    livepatch=module,
+                    livepatch_name="livepatch_bench",
+                    parents=(),
+                    expectations=(Expectation.parse("/proc/meminfo =~ VMALLOCCHUNK"),),
+                    work_dir=self._work_dir(stack) / "trial",
+                    cache_dir=self.cache,
+                )
             if not report.passed:
                 sys.exit(f"the bench's trial failed: {report.problems}")
-            runs.append(time.monotonic() - started)
-        return runs, _peak_mib()
 
 
 def _merged(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -230,12 +212,6 @@ def _merged(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     known = {row["name"]: row for row in json.loads(RESULTS.read_text())["rows"]} if RESULTS.exists() else {}
     known |= {row["name"]: row for row in measured}
     return [known[name] for name in ROWS if name in known]
-
-
-def _peak_mib() -> float:
-    """Return the largest resident size of this process or any program it ran."""
-    usages = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return max(usages) / 1024
 
 
 if __name__ == "__main__":

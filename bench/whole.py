@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,34 +31,10 @@ from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.service.building import BuildingWorkshop
 from equal import own_kernel
 from kinds import KINDS
+from measuring import Measured
 from small_kernels import small_kernel
 
 NAME = "livepatch_bench"
-_SAMPLE_S = 0.2
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-@dataclass(slots=True)
-class Measured:
-    """One row: seconds of each run, of the stages of the runs, and the memory of all their programs together."""
-
-    runs: list[float] = field(default_factory=list)
-    stages: list[dict[str, float]] = field(default_factory=list)
-    peak_mib: float = 0.0
-
-    def row(self, name: str, kernel: str) -> dict[str, Any]:
-        """Return it as a row of results.json."""
-        found: dict[str, Any] = {
-            "name": name,
-            "kernel": kernel,
-            "median_s": round(statistics.median(self.runs), 3),
-            "runs": [round(run, 3) for run in self.runs],
-            "peak_rss_mib": round(self.peak_mib, 1),
-        }
-        if self.stages:
-            names = self.stages[0]
-            found["stages"] = {one: round(statistics.median(stage[one] for stage in self.stages), 3) for one in names}
-        return found
 
 
 @dataclass(frozen=True)
@@ -119,21 +92,17 @@ class WholeKernel:
             for _ in range(runs):
                 work_dir = self._work_dir(stack)
                 (work_dir / "object").mkdir()
-                with _summed(measured):
-                    started = time.monotonic()
+                with measured.run():
                     compiler.patched(unit, compiler.original(unit), built / "layer", work_dir / "object")
                     linker.link([built / "object-0/diff.o"], name=NAME, work_dir=work_dir)
-                    measured.runs.append(time.monotonic() - started)
         return measured
 
     def _time(self, measured: Measured, builder: Callable[..., Any], number: int) -> None:
         with ExitStack() as stack:
             work_dir = self._work_dir(stack)
             made = self._made(builder)
-            with _summed(measured):
-                started = time.monotonic()
+            with measured.run():
                 outcome = _build(made, self._patch(number), work_dir)
-                measured.runs.append(time.monotonic() - started)
             measured.stages.append(outcome.seconds)
 
     def _made(self, builder: Callable[..., Any]) -> Any:
@@ -174,39 +143,3 @@ def _build(builder: Any, series: PatchSeries, work_dir: Path) -> BuildOutcome:
     if outcome.module is None:
         sys.exit(f"the bench's own patch does not build: {outcome.problem}")
     return outcome
-
-
-@contextmanager
-def _summed(measured: Measured) -> Iterator[None]:
-    """Watch the resident memory of this process and all programs below it, together."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_SAMPLE_S):
-            measured.peak_mib = max(measured.peak_mib, _resident_bytes() / (1 << 20))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _resident_bytes() -> int:
-    parents, pages = {}, {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        parents[int(entry.name)], pages[int(entry.name)] = int(fields[1]), int(fields[21])
-    own, total = {os.getpid()}, 0
-    while found := {pid for pid, parent in parents.items() if parent in own and pid not in own}:
-        own |= found
-    for pid in own:
-        total += pages.get(pid, 0)
-    return total * _PAGE_BYTES

@@ -43,7 +43,7 @@ def main() -> int:
     entries: list[dict[str, Any]] = []
     with (
         tempfile.TemporaryDirectory(prefix="elivepatch-demo-") as state,
-        serving(Path(state), cache) as (url, token, _pid),
+        serving(Path(state), cache) as (url, token),
     ):
         for base, base_s in bases:
             for patch, (file, pattern) in PATCHES.items():
@@ -68,8 +68,8 @@ def server_json(*words: str, cache: str) -> tuple[Any, float]:
 
 
 @contextmanager
-def serving(state: Path, cache: str) -> Iterator[tuple[str, Path, int]]:
-    """Run a server on a free port of the loopback interface until the block ends; yield URL, token file and pid."""
+def serving(state: Path, cache: str) -> Iterator[tuple[str, Path]]:
+    """Run a server on a free port of the loopback interface until the block ends; yield URL and token file."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -88,7 +88,7 @@ def serving(state: Path, cache: str) -> Iterator[tuple[str, Path, int]]:
                 break
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
-        yield url, state / "operator.token", server.pid
+        yield url, state / "operator.token"
     finally:
         server.terminate()
         server.wait(timeout=30)
