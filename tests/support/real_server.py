@@ -25,6 +25,7 @@ class Server:
     state: Path
     cache: Path
     port: int
+    arguments: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -34,7 +35,9 @@ class Server:
     def start(self) -> None:
         command = [BIN / "elivepatch-server", "serve", "--state", self.state, "--cache", self.cache, "--jobs", "2"]
         with self.state.with_suffix(".log").open("ab") as log:
-            self.process = subprocess.Popen([*command, "--port", str(self.port)], stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port), *self.arguments], stdout=log, stderr=log
+            )
         for _ in range(300):
             try:
                 if httpx2.get(f"{self.url}/healthz", trust_env=False, timeout=2).status_code == 200:
