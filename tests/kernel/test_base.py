@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +138,25 @@ def test_a_base_whose_making_was_interrupted_is_not_there(
     with pytest.raises(Stop):
         maker(workshop, reachable_path, "never").add(base_6_1.release)
     assert Bases(reachable_path).list() == []
+    assert [path.name for path in reachable_path.iterdir()] == [f".{base_6_1.release}.lock"]
+
+
+def test_an_interruption_ends_both_halves_of_the_making_at_once(
+    workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path
+) -> None:
+    """The source is prepared while the debug information is read, which takes much longer than this test waits."""
+    interrupted = 0.0
+
+    def interrupt(event: Event) -> None:
+        nonlocal interrupted
+        if "preparing the source tree" in event.message:
+            interrupted = time.monotonic()
+            raise KeyboardInterrupt
+
+    workplace = Workplace(workshop.toolchains, Bases(reachable_path), 2, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        StockMaker(workshop.archive, workplace).add(base_6_1.release)
+    assert time.monotonic() - interrupted < 10
     assert [path.name for path in reachable_path.iterdir()] == [f".{base_6_1.release}.lock"]
 
 

@@ -9,31 +9,27 @@ use for such a host must be accepted as unproved.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import stat
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from elivepatch.build.archive import Archive
 from elivepatch.build.base import BASE_PATCH, VMLINUX, Base
-from elivepatch.build.making import Workplace, decompress_modules, other_architecture, size_of
-from elivepatch.build.preparing import TreeMaker, source_version, units_of, unpack_source
-from elivepatch.build.reading import DebugFacts, check_compiler, read_debug
+from elivepatch.build.making import Making, Workplace, decompress_modules, other_architecture
+from elivepatch.build.preparing import TreeMaker, source_version, unpack_source
+from elivepatch.build.reading import DebugFacts, check_compiler
 from elivepatch.build.sandbox import BUILD_UID
 from elivepatch.build.source import Source, fetch_source
-from elivepatch.build.toolchain import Toolchain
-from elivepatch.build.tree import make_arguments, section_flags
+from elivepatch.build.tree import make_arguments
 from elivepatch.kernel.config import KernelConfig, parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault, UsageError
-from elivepatch.model.kernel import BuildId, Digest, Release
+from elivepatch.model.kernel import BuildId, Release
 
 _BUILD_TIMEOUT_S = 6 * 3600.0
 _HEARTBEAT_S = 10.0
@@ -137,97 +133,39 @@ class CustomMaker:
     def _make(self, kernel: CustomKernel, content: bytes, config: KernelConfig, scratch: Path) -> Base:
         started = time.monotonic()
         release, place = kernel.release, self.workplace
-        cc, toolchain = place.toolchain(config)
+        making = place.begin(release, content, config, scratch)
         facts, kept = None, kernel.kept
         if kept is not None:
             # First, because it is what most likely is not what it should be, and soon known.
-            facts = self._read_built(release, scratch, lambda built: _copy_kept(kept, built, release))
+            facts = _read_built(making, lambda built: _copy_kept(kept, built, release))
         place.tell(f"{release}: reading the source", 0.0)
         fetched = scratch / "fetched"
         fetched.mkdir()
         source = fetch_source(kernel.source, self.archive, fetched, place.progress)
-        maker = TreeMaker(
-            tree=scratch / "tree",
-            release=release,
-            config=config,
-            cc=cc,
-            jobs=place.jobs,
-            sandbox=place.toolchains.sandbox(toolchain),
-            patch_headers=place.toolchains.patch_headers(),
-        )
+        maker = making.tree_maker()
         patches = self._source(source, kernel, maker, fetched)
         shutil.rmtree(fetched)
         place.tell(f"{release}: configuring the source tree")
         maker.freeze_release()
         maker.configure(content)
         if facts is None:
-            facts = self._read_built(release, scratch, lambda built: self._build(maker, config, built))
+            facts = _read_built(making, lambda built: self._build(maker, config, built))
         built = scratch / "built"
-        elf = ElfFile(scratch / VMLINUX)
-        check_compiler(elf, toolchain, release)
+        check_compiler(ElfFile(scratch / VMLINUX), making.toolchain, release)
         place.tell(f"{release}: preparing the source tree")
-        units_of(facts.compiled, maker.prepare()).save(scratch / "units.json")
+        listed = maker.prepare()
         _take_plain(built / "Module.symvers", scratch / "tree/Module.symvers")
         _take_plain(built / "bzImage", scratch / "vmlinuz")
         _modules(built / "lib/modules" / release, scratch / "symbols", scratch / "modules")
         shutil.rmtree(built)
         (scratch / "config").write_bytes(content)
-        (scratch / "originals").mkdir()
-        base = self._described(kernel, content, config, cc, toolchain, scratch, elf)
-        base = replace(
-            base,
-            struct_sizes=facts.struct_sizes,
-            packages={**source.inputs, **patches},
-            size_bytes=size_of(scratch),
-            seconds=round(time.monotonic() - started, 1),
-        )
-        base.save(scratch)
-        return base
-
-    def _read_built(self, release: Release, scratch: Path, make: Callable[[Path], None]) -> DebugFacts:
-        """Read the kernel that `make` puts into a directory of its own, scratch/built."""
-        built = scratch / "built"
-        built.mkdir()
-        make(built)
-        decompress_modules(built)
-        self.workplace.tell(f"{release}: reading debug information")
-        toolchains = self.workplace.toolchains
-        return read_debug(toolchains.sandbox(toolchains.helper()), inputs=built, vmlinux=VMLINUX, into=scratch)
-
-    def _described(
-        self,
-        kernel: CustomKernel,
-        content: bytes,
-        config: KernelConfig,
-        cc: str,
-        toolchain: Toolchain,
-        scratch: Path,
-        elf: ElfFile,
-    ) -> Base:
-        if not elf.build_id:
-            raise EnvironmentFault(
-                "build-id-missing",
-                "The kernel has no build-id, so that no livepatch could be bound to it.",
-                advice="Its linker must be called with --build-id, as the kernel's own makefile does.",
-            )
-        return Base(
-            directory=self.workplace.bases.directory / kernel.release,
-            release=kernel.release,
+        return making.finish(
             kind="custom",
-            build_id=BuildId(elf.build_id),
             version=source_version((scratch / "tree/Makefile").read_text(encoding="utf-8", errors="replace")),
-            config_digest=Digest(sha256(content).hexdigest()),
-            toolchain=toolchain.name,
-            toolchain_digest=toolchain.digest,
-            cc=cc,
-            compiler=toolchain.version,
-            ibt=config.enabled("X86_KERNEL_IBT"),
-            modversions=config.enabled("MODVERSIONS"),
-            section_flags=section_flags(scratch / "tree"),
-            struct_sizes={},
-            packages={},
-            size_bytes=0,
-            seconds=0.0,
+            facts=facts,
+            listed=listed,
+            packages={**source.inputs, **patches},
+            started=started,
         )
 
     def _source(self, source: Source, kernel: CustomKernel, maker: TreeMaker, scratch: Path) -> dict[str, str]:
@@ -262,10 +200,14 @@ class CustomMaker:
         if not config.enabled("DEBUG_INFO"):
             # Debug information changes no code, and without it nobody could tell what went where.
             make.append("KCFLAGS=-g")
-        with self._counting(maker):
-            done = maker.sandbox.run(
-                ["sh", "-c", _BUILD, "sh", *make], writable=maker.tree, output=built, timeout_s=_BUILD_TIMEOUT_S
-            )
+        self.workplace.tell(f"{maker.release}: building the kernel, once; this takes minutes to hours")
+        done = maker.sandbox.run(
+            ["sh", "-c", _BUILD, "sh", *make],
+            writable=maker.tree,
+            output=built,
+            timeout_s=_BUILD_TIMEOUT_S,
+            on_tick=self._counting(maker),
+        )
         if not done.ok:
             raise EnvironmentFault(
                 "kernel-build",
@@ -274,26 +216,29 @@ class CustomMaker:
                 excerpt=done.tail(30),
             )
 
-    @contextmanager
-    def _counting(self, maker: TreeMaker) -> Iterator[None]:
-        """Tell now and then how many objects there are."""
-        ended = threading.Event()
-        started = time.monotonic()
+    def _counting(self, maker: TreeMaker) -> Callable[[float], None]:
+        """Return what tells now and then how many objects there are."""
+        told = 0.0
 
-        def tell() -> None:
-            while not ended.wait(_HEARTBEAT_S):
+        def tell(seconds: float) -> None:
+            nonlocal told
+            if seconds - told >= _HEARTBEAT_S:
+                told = seconds
                 objects = sum(name.endswith(".o") for _, _, names in os.walk(maker.tree) for name in names)
-                minutes = (time.monotonic() - started) / 60
-                self.workplace.tell(f"{maker.release}: building the kernel: {objects} objects in {minutes:.1f} min")
+                self.workplace.tell(
+                    f"{maker.release}: building the kernel: {objects} objects in {seconds / 60:.1f} min"
+                )
 
-        self.workplace.tell(f"{maker.release}: building the kernel, once; this takes minutes to hours")
-        thread = threading.Thread(target=tell, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+        return tell
+
+
+def _read_built(making: Making, make: Callable[[Path], None]) -> DebugFacts:
+    """Read the kernel that `make` puts into a directory of its own, built/."""
+    built = making.scratch / "built"
+    built.mkdir()
+    make(built)
+    decompress_modules(built)
+    return making.read_debug(built, VMLINUX)
 
 
 def _check_config(config: KernelConfig) -> None:
@@ -363,4 +308,4 @@ def _read(path: Path) -> bytes:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(_read(path)).hexdigest()
+    return sha256(_read(path)).hexdigest()

@@ -6,18 +6,24 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
-from elivepatch.build.base import Base, Bases
+from elivepatch.build.base import VMLINUX, Base, Bases
 from elivepatch.build.locking import locked
+from elivepatch.build.preparing import TreeMaker, units_of
+from elivepatch.build.reading import DebugFacts, read_debug
 from elivepatch.build.toolchain import HELPER, Toolchain, Toolchains, declarations
+from elivepatch.build.tree import section_flags
 from elivepatch.kernel.config import KernelConfig
+from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.model.kernel import Release
+from elivepatch.model.kernel import BuildId, Digest, Release
 from elivepatch.model.progress import Event, Progress, silent
-from elivepatch.process import run
+from elivepatch.process import Cancellation, run
 
 _CC = re.compile(
     r"(?P<command>(?:x86_64-linux-gnu-)?gcc(?P<suffix>-[0-9]+)?) (?P<version>\(.+\) (?P<major>[0-9]+)\..+)"
@@ -62,6 +68,13 @@ class Workplace:
     def _is_current(self, base: Base) -> bool:
         return self.toolchains.add(base.toolchain, self.progress).digest == base.toolchain_digest
 
+    def begin(self, release: Release, content: bytes, config: KernelConfig, scratch: Path) -> Making:
+        """Begin a base with the toolchain that its configuration names. Raises as `toolchain` does."""
+        cc, toolchain = self.toolchain(config)
+        return Making(
+            workplace=self, release=release, scratch=scratch, content=content, config=config, cc=cc, toolchain=toolchain
+        )
+
     def toolchain(self, config: KernelConfig) -> tuple[str, Toolchain]:
         """Return the compiler's command and the toolchain that a configuration names, made where it is missing.
 
@@ -83,6 +96,84 @@ class Workplace:
             if fits or declaration.name == HELPER:
                 self.toolchains.add(declaration.name, self.progress)
         return command, self.toolchains.for_compiler(found["version"], rust=rust)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
+    """A base in the making, in the directory `scratch`. `content` is the kernel's configuration as it was shipped."""
+
+    workplace: Workplace
+    release: Release
+    scratch: Path
+    content: bytes
+    config: KernelConfig
+    cc: str
+    toolchain: Toolchain
+
+    def tree_maker(self) -> TreeMaker:
+        """Return what prepares the source tree."""
+        toolchains = self.workplace.toolchains
+        return TreeMaker(
+            tree=self.scratch / "tree",
+            release=self.release,
+            config=self.config,
+            cc=self.cc,
+            jobs=self.workplace.jobs,
+            sandbox=toolchains.sandbox(self.toolchain),
+            patch_headers=toolchains.patch_headers(),
+        )
+
+    def read_debug(self, inputs: Path, vmlinux: str, cancellation: Cancellation | None = None) -> DebugFacts:
+        """Read the kernel `vmlinux` and the modules below `inputs`, as `reading.read_debug` does."""
+        self.workplace.tell(f"{self.release}: reading debug information")
+        toolchains = self.workplace.toolchains
+        helper = toolchains.sandbox(toolchains.helper())
+        return read_debug(helper, inputs=inputs, vmlinux=vmlinux, into=self.scratch, cancellation=cancellation)
+
+    def finish(
+        self,
+        *,
+        kind: str,
+        version: str,
+        facts: DebugFacts,
+        listed: list[str],
+        packages: Mapping[str, str],
+        started: float,
+    ) -> Base:
+        """Write down what the base is and return it. `listed` is what `TreeMaker.prepare` returned.
+
+        Raises EnvironmentFault where the kernel has no build-id.
+        """
+        build_id = ElfFile(self.scratch / VMLINUX).build_id
+        if not build_id:
+            raise EnvironmentFault(
+                "build-id-missing",
+                "The kernel has no build-id, so that no livepatch could be bound to it.",
+                advice="Its linker must be called with --build-id, as the kernel's own makefile does.",
+            )
+        units_of(facts.compiled, listed).save(self.scratch / "units.json")
+        (self.scratch / "originals").mkdir()
+        base = Base(
+            directory=self.workplace.bases.directory / self.release,
+            release=self.release,
+            kind=kind,
+            build_id=BuildId(build_id),
+            version=version,
+            config_digest=Digest(sha256(self.content).hexdigest()),
+            toolchain=self.toolchain.name,
+            toolchain_digest=self.toolchain.digest,
+            cc=self.cc,
+            compiler=self.toolchain.version,
+            ibt=self.config.enabled("X86_KERNEL_IBT"),
+            modversions=self.config.enabled("MODVERSIONS"),
+            section_flags=section_flags(self.scratch / "tree"),
+            struct_sizes=facts.struct_sizes,
+            packages=packages,
+            size_bytes=size_of(self.scratch),
+            seconds=round(time.monotonic() - started, 1),
+        )
+        base.save(self.scratch)
+        return base
 
 
 def other_architecture(sentence: str) -> EnvironmentFault:

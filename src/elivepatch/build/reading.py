@@ -14,6 +14,7 @@ from elivepatch.build.toolchain import Toolchain
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.units import read_compile_units
 from elivepatch.model.errors import EnvironmentFault
+from elivepatch.process import Cancellation
 
 _STRUCTS = {
     "alt_instr": "ALT_STRUCT_SIZE",
@@ -49,7 +50,9 @@ class DebugFacts:
     struct_sizes: dict[str, int]
 
 
-def read_debug(helper: Sandbox, *, inputs: Path, vmlinux: str, into: Path) -> DebugFacts:
+def read_debug(
+    helper: Sandbox, *, inputs: Path, vmlinux: str, into: Path, cancellation: Cancellation | None = None
+) -> DebugFacts:
     """Read `vmlinux` and all modules below `inputs`; leave them without debug information in `into`, with symbols/.
 
     Raises EnvironmentFault where they have no debug information.
@@ -57,8 +60,10 @@ def read_debug(helper: Sandbox, *, inputs: Path, vmlinux: str, into: Path) -> De
     stripped = into / "stripped"
     stripped.mkdir()
     os.chown(stripped, BUILD_UID, BUILD_UID)
-    done = helper.run(["sh", "-c", _SCRIPT, "sh", vmlinux], inputs=inputs, output=stripped, timeout_s=1800)
-    done.check("Reading the kernel's debug information")
+    command = ["sh", "-c", _SCRIPT, "sh", vmlinux]
+    helper.run(command, inputs=inputs, output=stripped, timeout_s=1800, cancellation=cancellation).check(
+        "Reading the kernel's debug information"
+    )
     compiled = read_compile_units((stripped / "vmlinux.units").read_text().splitlines(), parent=VMLINUX)
     if not compiled:
         raise EnvironmentFault(

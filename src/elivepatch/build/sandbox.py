@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,9 +74,10 @@ class Sandbox:
         tools: Path | None = None,
         env: Mapping[str, str] | None = None,
         timeout_s: float = 600.0,
+        on_tick: Callable[[float], None] | None = None,
         cancellation: Cancellation | None = None,
     ) -> Completed:
-        """Run one program inside and return how it ended.
+        """Run one program inside and return how it ended; `on_tick` and `cancellation` are what `process.run` says.
 
         `layers` are shown on top of each other at /src, the last one uppermost, with a throw-away layer above them
         that is kept in memory, or where a whole kernel is built, in the empty directory `upper` on disk;
@@ -114,7 +115,13 @@ class Sandbox:
             program.write(_filter_program())
             program.seek(0)
             arguments += ["--seccomp", str(program.fileno()), "--", *argv]
-            done = run(arguments, timeout_s=timeout_s, pass_fds=(program.fileno(),), cancellation=cancellation)
+            done = run(
+                arguments,
+                timeout_s=timeout_s,
+                pass_fds=(program.fileno(),),
+                on_tick=on_tick,
+                cancellation=cancellation,
+            )
         if self.transcript is not None:
             _note(self.transcript, argv, done)
         if done.status != 0 and _DISK_FULL in done.output + done.log and _without_room(output, writable, upper):

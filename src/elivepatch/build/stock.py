@@ -14,22 +14,19 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
 from elivepatch.build.archive import Archive, Package
 from elivepatch.build.base import VMLINUX, Base
-from elivepatch.build.making import Workplace, decompress_modules, other_architecture, size_of
-from elivepatch.build.preparing import TreeMaker, units_of, unpack_source
-from elivepatch.build.reading import DebugFacts, check_compiler, read_debug
-from elivepatch.build.toolchain import Toolchain
-from elivepatch.build.tree import section_flags
-from elivepatch.kernel.config import KernelConfig, parse_config
+from elivepatch.build.making import Making, Workplace, decompress_modules, other_architecture
+from elivepatch.build.preparing import unpack_source
+from elivepatch.build.reading import DebugFacts, check_compiler
+from elivepatch.kernel.config import parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.model.kernel import BuildId, Digest, Release, parse_release
-from elivepatch.process import run
+from elivepatch.model.kernel import Release, parse_release
+from elivepatch.process import Cancellation, run
 
 # How the releases of a distribution's other architectures end.
 _OTHER_ARCHITECTURES = ("-arm64", "-arm64-16k", "-armmp", "-armmp-lpae", "-686", "-686-pae", "-powerpc64le", "-s390x",
@@ -126,16 +123,10 @@ class StockMaker:
         for package in packages.all():
             if package not in (packages.debug, packages.source):
                 _unpack(paths[package], unpacked)
-        config_bytes = _one_of(unpacked, f"boot/config-{release}", f"usr/lib/modules/{release}/config").read_bytes()
-        config = parse_config(config_bytes)
-        cc, toolchain = self.workplace.toolchain(config)
-        tree = self._tree(release, config, cc, toolchain, scratch)
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            pending = pool.submit(self._debug_part, paths[packages.debug], release, scratch)
-            included = self._tree_part(paths[packages.source], config_bytes, tree, scratch)
-            facts = pending.result()
-        check_compiler(elf := ElfFile(scratch / VMLINUX), toolchain, release)
-        units_of(facts.compiled, included).save(scratch / "units.json")
+        content = _one_of(unpacked, f"boot/config-{release}", f"usr/lib/modules/{release}/config").read_bytes()
+        making = self.workplace.begin(release, content, parse_config(content), scratch)
+        facts, listed = _halves(making, paths[packages.debug], paths[packages.source])
+        check_compiler(ElfFile(scratch / VMLINUX), making.toolchain, release)
         symvers = _one_of(unpacked, f"usr/src/linux-headers-{release}/Module.symvers")
         shutil.copyfile(symvers, scratch / "tree/Module.symvers")
         _one_of(unpacked, f"boot/vmlinuz-{release}", f"usr/lib/modules/{release}/vmlinuz").rename(scratch / "vmlinuz")
@@ -143,67 +134,54 @@ class StockMaker:
         _one_of(unpacked, f"lib/modules/{release}", f"usr/lib/modules/{release}").rename(scratch / "modules")
         shutil.rmtree(unpacked)
         decompress_modules(scratch / "modules")
-        (scratch / "originals").mkdir()
-        base = Base(
-            directory=self.workplace.bases.directory / release,
-            release=release,
+        return making.finish(
             kind="stock",
-            build_id=BuildId(elf.build_id),
             version=packages.image[0].version,
-            config_digest=Digest(sha256(config_bytes).hexdigest()),
-            toolchain=toolchain.name,
-            toolchain_digest=toolchain.digest,
-            cc=cc,
-            compiler=toolchain.version,
-            ibt=config.enabled("X86_KERNEL_IBT"),
-            modversions=config.enabled("MODVERSIONS"),
-            section_flags=section_flags(scratch / "tree"),
-            struct_sizes=facts.struct_sizes,
+            facts=facts,
+            listed=listed,
             packages={f"{package.name}_{package.version}": package.sha256 for package in packages.all()},
-            size_bytes=size_of(scratch),
-            seconds=round(time.monotonic() - started, 1),
-        )
-        base.save(scratch)
-        return base
-
-    def _tree(self, release: Release, config: KernelConfig, cc: str, toolchain: Toolchain, scratch: Path) -> TreeMaker:
-        toolchains = self.workplace.toolchains
-        return TreeMaker(
-            tree=scratch / "tree",
-            release=release,
-            config=config,
-            cc=cc,
-            jobs=self.workplace.jobs,
-            sandbox=toolchains.sandbox(toolchain),
-            patch_headers=toolchains.patch_headers(),
+            started=started,
         )
 
-    def _debug_part(self, path: Path, release: Release, scratch: Path) -> DebugFacts:
-        debug = scratch / "debug"
-        _unpack(path, debug)
-        vmlinux = f"usr/lib/debug/boot/vmlinux-{release}"
-        if not (debug / vmlinux).exists():
-            vmlinux = f"usr/lib/debug/usr/lib/modules/{release}/vmlinux"
-        self.workplace.tell(f"{release}: reading debug information")
-        toolchains = self.workplace.toolchains
-        facts = read_debug(toolchains.sandbox(toolchains.helper()), inputs=debug, vmlinux=vmlinux, into=scratch)
-        shutil.rmtree(debug)
-        return facts
 
-    def _tree_part(self, path: Path, config_bytes: bytes, maker: TreeMaker, scratch: Path) -> list[str]:
-        source = scratch / "source"
-        _unpack(path, source)
-        (archive,) = source.glob("usr/src/linux-source-*.tar.xz")
-        unpack_source(archive, maker.tree, maker.sandbox)
-        shutil.rmtree(source)
-        self.workplace.tell(f"{maker.release}: preparing the source tree")
-        maker.configure(config_bytes)
-        return maker.prepare()
+def _halves(making: Making, debug: Path, source: Path) -> tuple[DebugFacts, list[str]]:
+    """Read the debug package while the source package becomes the tree; return what both tell."""
+    cancellation = Cancellation.new()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        try:
+            pending = pool.submit(_debug_part, making, debug, cancellation)
+            listed = _tree_part(making, source)
+            return pending.result(), listed
+        finally:
+            # The pool waits for its thread, also where nobody wants to know any more what that reads.
+            cancellation.event.set()
 
 
-def _unpack(package: Path, into: Path) -> None:
+def _debug_part(making: Making, package: Path, cancellation: Cancellation) -> DebugFacts:
+    debug = making.scratch / "debug"
+    _unpack(package, debug, cancellation)
+    vmlinux = f"usr/lib/debug/boot/vmlinux-{making.release}"
+    if not (debug / vmlinux).exists():
+        vmlinux = f"usr/lib/debug/usr/lib/modules/{making.release}/vmlinux"
+    facts = making.read_debug(debug, vmlinux, cancellation)
+    shutil.rmtree(debug)
+    return facts
+
+
+def _tree_part(making: Making, package: Path) -> list[str]:
+    source, maker = making.scratch / "source", making.tree_maker()
+    _unpack(package, source)
+    (archive,) = source.glob("usr/src/linux-source-*.tar.xz")
+    unpack_source(archive, maker.tree, maker.sandbox)
+    shutil.rmtree(source)
+    making.workplace.tell(f"{making.release}: preparing the source tree")
+    maker.configure(making.content)
+    return maker.prepare()
+
+
+def _unpack(package: Path, into: Path, cancellation: Cancellation | None = None) -> None:
     into.mkdir(parents=True, exist_ok=True)
-    run(["dpkg-deb", "-x", str(package), str(into)]).check("Unpacking a package")
+    run(["dpkg-deb", "-x", str(package), str(into)], cancellation=cancellation).check("Unpacking a package")
 
 
 def _one_of(root: Path, *names: str) -> Path:
