@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from elivepatch.build.base import VMLINUX
-from elivepatch.build.builders.choice import Workbench, build_as_asked
+from elivepatch.build.builders.choice import build_as_asked
+from elivepatch.build.builders.steps import Workbench
 from elivepatch.model.build import BuildOutcome, BuildRequest
 from elivepatch.model.errors import ElivepatchError, Kind
 from elivepatch.model.series import PatchSeries, SourcePatch

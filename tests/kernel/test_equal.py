@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from elivepatch.build.base import Base
-from elivepatch.build.builders.choice import Workbench, build_as_asked
+from elivepatch.build.builders.choice import build_as_asked
+from elivepatch.build.builders.steps import Workbench
 from elivepatch.model.build import Builder, BuildRequest
 from elivepatch.model.series import PatchSeries
 from elivepatch.service.building import BuildingWorkshop

@@ -13,7 +13,8 @@ from edits import Edit, after, before, patch_of, series_of
 from refusals import CASES, VERSION
 
 from elivepatch.build.base import Base
-from elivepatch.build.builders.choice import Workbench, build_as_asked
+from elivepatch.build.builders.choice import build_as_asked
+from elivepatch.build.builders.steps import Workbench
 from elivepatch.model.build import BuildOutcome, BuildRequest
 from elivepatch.service.building import BuildingWorkshop
 from elivepatch.settings import ServerSettings

@@ -12,8 +12,9 @@ from elf_maker import Made
 
 from elivepatch.build.archive import Archive
 from elivepatch.build.base import Base
-from elivepatch.build.builders.choice import Workbench, agreed, build_as_asked, second_builder
+from elivepatch.build.builders.choice import agreed, build_as_asked, second_builder
 from elivepatch.build.builders.reference import explain, unserved
+from elivepatch.build.builders.steps import Workbench
 from elivepatch.build.toolchain import Toolchains
 from elivepatch.model.build import Builder, BuildOutcome, BuildRequest, PatchedFunction
 from elivepatch.model.codes import problem

@@ -20,7 +20,8 @@ from elivepatch.advisory.changelog import read_changelog
 from elivepatch.advisory.sources import KernelSources, source_map, vanilla_of
 from elivepatch.build.archive import Archive
 from elivepatch.build.base import VMLINUX, Base, Bases
-from elivepatch.build.builders.choice import VERSIONS, Workbench, build_as_asked
+from elivepatch.build.builders.choice import VERSIONS, build_as_asked
+from elivepatch.build.builders.steps import Workbench
 from elivepatch.build.custom import CustomMaker
 from elivepatch.build.making import Workplace
 from elivepatch.build.provenance import distribution_changelog, source_files

@@ -4,22 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 from elivepatch.build.base import Base
 from elivepatch.build.builders import klp, objects, reference
 from elivepatch.build.builders.klp_tree import unserved as klp_unserved
+from elivepatch.build.builders.steps import Workbench
 from elivepatch.build.equality import differences, read_facts
 from elivepatch.build.rewriting import Proposer
-from elivepatch.build.toolchain import Toolchains
 from elivepatch.model.build import Builder, BuildOutcome, BuildRequest, Note
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import Problem
-from elivepatch.model.progress import Progress, silent
 from elivepatch.model.series import PatchSeries
-from elivepatch.process import Cancellation
 
 VERSIONS = {
     Builder.OBJECTS.value: objects.VERSION,
@@ -34,18 +32,6 @@ _WHOLE: dict[Builder, Callable[[Base], str | None]] = {
     Builder.REFERENCE: reference.unserved,
     Builder.KLP: klp_unserved,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workbench:
-    """What every builder is given: what it builds with, where it tells of it, and what ends it."""
-
-    base: Base
-    toolchains: Toolchains
-    jobs: int
-    log: Path | None = None
-    progress: Progress = silent
-    cancellation: Cancellation | None = None
 
 
 def build_as_asked(request: BuildRequest, bench: Workbench, *, name: str, work_dir: Path) -> BuildOutcome:
@@ -117,14 +103,7 @@ def _build(builder: Builder, request: BuildRequest, bench: Workbench, name: str,
         Builder.KLP: klp.KlpBuilder,
         Builder.REFERENCE: reference.ReferenceBuilder,
     }
-    made = makers[builder](
-        base=bench.base,
-        toolchains=bench.toolchains,
-        jobs=bench.jobs,
-        log=bench.log,
-        progress=bench.progress,
-        cancellation=bench.cancellation,
-    )
+    made = makers[builder].at(bench)
     return made.build(
         request.series, name=name, work_dir=work_dir, check_only=request.check_only, replace=request.replace
     )

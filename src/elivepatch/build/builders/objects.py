@@ -51,9 +51,9 @@ class _Object:
         return self.unit.parents[0]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectsBuilder(BuildSteps):
-    """Builds livepatches for one base, one job an instance. What the tools print is added to the file `log`."""
+    """Builds livepatches for one base, one job an instance."""
 
     def build(
         self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, replace: bool = True

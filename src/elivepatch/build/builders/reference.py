@@ -70,9 +70,9 @@ def unserved(base: Base) -> str | None:
     return None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceBuilder(BuildSteps):
-    """Builds livepatches for one base, one job an instance. What the tools print is added to the file `log`.
+    """Builds livepatches for one base, one job an instance.
 
     With `clean` the job compiles the unpatched kernel itself instead of using the kept one.
     """

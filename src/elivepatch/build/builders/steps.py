@@ -6,8 +6,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Self
 
 from elivepatch.build.apply import Applied, apply_series
 from elivepatch.build.base import Base
@@ -34,9 +35,12 @@ class Started:
     applied: Applied
 
 
-@dataclass(slots=True, kw_only=True)
-class BuildSteps:
-    """One job of a builder, for one base. What the tools print is added to the file `log`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workbench:
+    """What every builder is given: what it builds with, where it tells of it, and what ends it.
+
+    What the tools print is added to the file `log`.
+    """
 
     base: Base
     toolchains: Toolchains
@@ -44,7 +48,18 @@ class BuildSteps:
     log: Path | None = None
     progress: Progress = silent
     cancellation: Cancellation | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSteps(Workbench):
+    """One job of a builder, for one base; `seconds` is what each of its stages took."""
+
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, bench: Workbench) -> Self:
+        """Return a builder that works at a bench."""
+        return cls(**{one.name: getattr(bench, one.name) for one in fields(Workbench)})
 
     def start(self, series: PatchSeries, work_dir: Path) -> Started:
         """Read and apply a series. Raises BuildStopped with the verdict on what no livepatch can carry."""
