@@ -7,6 +7,7 @@ import argparse
 
 from elivepatch.client.connection import add_connection, connect
 from elivepatch.client.limit import time_limit
+from elivepatch.client.options import add_json
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
@@ -16,7 +17,7 @@ def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser("cancel", help="end a job at the server", description=__doc__, allow_abbrev=False)
     parser.add_argument("job", metavar="ID", help="what `elivepatch build` printed as the job")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
     add_connection(parser)
     parser.set_defaults(run=run)
 

@@ -13,6 +13,7 @@ from elivepatch.client.connection import add_connection, add_limit
 from elivepatch.client.cve import closing, keeping, looking, planning
 from elivepatch.client.cve.inputs import add_ranking, add_records
 from elivepatch.client.cve.subject import add_keep, add_kernel
+from elivepatch.client.options import add_json
 from elivepatch.commandline import Command, Subparsers
 
 
@@ -41,7 +42,7 @@ def register(subparsers: Subparsers) -> None:
     update = commands.add_parser("update", help="fetch what the server knows about a kernel", allow_abbrev=False)
     update.add_argument("--kernel", metavar="RELEASE", help="`uname -r` of another host (default: of this one)")
     update.add_argument("-o", "--output", metavar="FILE", type=Path, help="save it here instead of keeping it")
-    update.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(update)
     add_keep(update)
     add_limit(update)
     add_connection(update)
@@ -65,7 +66,7 @@ def _add(commands: Subparsers, name: str, help_text: str, run: Command) -> argpa
     parser = commands.add_parser(name, help=help_text, allow_abbrev=False)
     add_records(parser)
     add_keep(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
     parser.set_defaults(run=run)
     return parser
 

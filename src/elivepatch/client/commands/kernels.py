@@ -7,6 +7,7 @@ import argparse
 
 from elivepatch.client.connection import add_connection, connect
 from elivepatch.client.limit import time_limit
+from elivepatch.client.options import add_json
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
@@ -17,7 +18,7 @@ def register(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "kernels", help="list the kernels that the server can build for", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
     add_connection(parser)
     parser.set_defaults(run=run)
 

@@ -17,6 +17,7 @@ from elivepatch.advisory.version import KernelVersion, parse_kernel_version
 from elivepatch.advisory.yamltext import TEXT_MAX
 from elivepatch.client.cve.subject import add_keep, kept
 from elivepatch.client.cve.subscriptions import Subscription, Subscriptions
+from elivepatch.client.options import add_json
 from elivepatch.commandline import Command, Subparsers
 from elivepatch.model.errors import ElivepatchError, ExitStatus, UsageError
 from elivepatch.output import Output
@@ -62,7 +63,7 @@ def register(subparsers: Subparsers) -> None:
 def _add(commands: Subparsers, name: str, help_text: str, run: Command) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help_text, allow_abbrev=False)
     add_keep(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
     parser.set_defaults(run=run)
     return parser
 

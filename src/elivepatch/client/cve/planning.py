@@ -33,6 +33,7 @@ from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import read_release
 from elivepatch.client.host.machine import Machine
+from elivepatch.client.options import add_json
 from elivepatch.client.standing import look
 from elivepatch.client.state import Entry
 from elivepatch.client.store import Store
@@ -82,7 +83,7 @@ def add_planning(parser: argparse.ArgumentParser, *, other_kernels: bool = True)
     )  # fmt: skip
     if other_kernels:
         parser.add_argument("--kernel", metavar="RELEASE", help="`uname -r` of another host (default: of this one)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
     add_records(parser)
     add_keep(parser)
     add_connection(parser)

@@ -11,7 +11,7 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, UsageError
 from elivepatch.output import Output
 from elivepatch.service.audit import START, Audit
-from elivepatch.service.commands.serve import add_settings, settings_of
+from elivepatch.service.commands.serve import add_common, settings_of
 from elivepatch.service.parts import make_state_directory, open_tables
 
 
@@ -21,9 +21,7 @@ def register(subparsers: Subparsers) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     verify = actions.add_parser("verify", help="check that no entry was changed or taken out", allow_abbrev=False)
     verify.add_argument("--head", metavar="DIGEST", help="a digest noted earlier, which must still be part of it")
-    verify.add_argument("--json", action="store_true", help="print JSON")
-    add_settings(verify)
-    verify.set_defaults(run=_verify)
+    add_common(verify, _verify)
 
 
 def _verify(arguments: argparse.Namespace, output: Output) -> ExitStatus:

@@ -10,7 +10,7 @@ from elivepatch.advisory.refresh import refresh_index
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
-from elivepatch.service.commands.serve import add_settings, settings_of
+from elivepatch.service.commands.serve import add_common, settings_of
 from elivepatch.service.parts import RECORDS_FILE, make_state_directory
 
 _NAMED = 10
@@ -34,9 +34,7 @@ def register(subparsers: Subparsers) -> None:
         "--older", metavar="DIR", type=Path, help="kernel_cves.json and stream_fixes.json of linux_kernel_cves"
     )
     index.add_argument("--overrides", metavar="FILE", type=Path, help="hand-kept records that go before the list")
-    index.add_argument("--json", action="store_true", help="print JSON")
-    add_settings(index)
-    index.set_defaults(run=_index)
+    add_common(index, _index)
 
 
 def _index(arguments: argparse.Namespace, output: Output) -> ExitStatus:

@@ -10,15 +10,13 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
 from elivepatch.service.checkup import look
-from elivepatch.service.commands.serve import add_settings, settings_of
+from elivepatch.service.commands.serve import add_common, settings_of
 
 
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser("doctor", help="look whether a server can work here", allow_abbrev=False)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_settings(parser)
-    parser.set_defaults(run=run)
+    add_common(parser, run)
 
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:

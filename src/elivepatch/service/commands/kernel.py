@@ -15,7 +15,7 @@ from elivepatch.model.errors import ExitStatus, UsageError
 from elivepatch.model.kernel import BuildId, parse_release
 from elivepatch.output import Output
 from elivepatch.service.building import BuildingWorkshop
-from elivepatch.service.commands.serve import add_settings, settings_of
+from elivepatch.service.commands.serve import add_common, settings_of
 
 
 def register(subparsers: Subparsers) -> None:
@@ -34,8 +34,8 @@ def register(subparsers: Subparsers) -> None:
         action.add_argument("kernel", metavar="KERNEL", help=names if name == "add" else "a release")
         if name == "add":
             _add_custom(action)
-        _common(action, run)
-    _common(actions.add_parser("list", help="list the bases", allow_abbrev=False), _list)
+        add_common(action, run)
+    add_common(actions.add_parser("list", help="list the bases", allow_abbrev=False), _list)
 
 
 def _add_custom(parser: argparse.ArgumentParser) -> None:
@@ -63,12 +63,6 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--accept-unproved", action="store_true", help="take it for the host's kernel though the build-ids differ"
     )
-
-
-def _common(parser: argparse.ArgumentParser, run: object) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_settings(parser)
-    parser.set_defaults(run=run)
 
 
 def _workshop(arguments: argparse.Namespace) -> BuildingWorkshop:

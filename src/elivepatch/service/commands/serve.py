@@ -7,7 +7,7 @@ import argparse
 import os
 from pathlib import Path
 
-from elivepatch.commandline import Subparsers
+from elivepatch.commandline import Command, Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
 from elivepatch.service import log
@@ -51,6 +51,13 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", metavar="N", type=int, help="how many compilers run at once (default: all cores)")
     parser.add_argument("--database", metavar="URL", help="PostgreSQL; SQLite in the state directory without")
     parser.add_argument("--store", metavar="URL", help="S3 and the like; a directory in the state directory without")
+
+
+def add_common(parser: argparse.ArgumentParser, run: Command) -> None:
+    """Add the options of a command that answers and ends, and `run` as what it does."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_settings(parser)
+    parser.set_defaults(run=run)
 
 
 def settings_of(arguments: argparse.Namespace) -> ServerSettings:

@@ -14,7 +14,7 @@ from elivepatch.model.kernel import parse_release
 from elivepatch.output import Output
 from elivepatch.service.audit import Audit
 from elivepatch.service.auth import Account, Role, Token, Tokens
-from elivepatch.service.commands.serve import add_settings, settings_of
+from elivepatch.service.commands.serve import add_common, settings_of
 from elivepatch.service.jobs import DEFAULT_TENANT
 from elivepatch.service.parts import make_state_directory, open_tables
 
@@ -31,17 +31,11 @@ def register(subparsers: Subparsers) -> None:
     add.add_argument("--tenant", default=DEFAULT_TENANT, help="whose builds it sees (default: default)")
     add.add_argument("--kernel", metavar="RELEASE", help="the only kernel that it sees builds for")
     add.add_argument("--days", type=int, help="how long it is valid (default: until it is revoked)")
-    _common(add, _add)
-    _common(actions.add_parser("list", help="list the tokens", allow_abbrev=False), _list)
+    add_common(add, _add)
+    add_common(actions.add_parser("list", help="list the tokens", allow_abbrev=False), _list)
     revoke = actions.add_parser("revoke", help="let a token in no more", allow_abbrev=False)
     revoke.add_argument("name", metavar="NAME")
-    _common(revoke, _revoke)
-
-
-def _common(parser: argparse.ArgumentParser, run: object) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_settings(parser)
-    parser.set_defaults(run=run)
+    add_common(revoke, _revoke)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
 from elivepatch.service.building import BuildingWorkshop
-from elivepatch.service.commands.serve import add_settings, settings_of
+from elivepatch.service.commands.serve import add_common, settings_of
 
 
 def register(subparsers: Subparsers) -> None:
@@ -24,14 +24,8 @@ def register(subparsers: Subparsers) -> None:
     ):
         action = actions.add_parser(name, help=help_text, allow_abbrev=False)
         action.add_argument("name", metavar="NAME", help=f"one of {', '.join(sorted(declarations()))}")
-        _common(action, run)
-    _common(actions.add_parser("list", help="list the toolchains", allow_abbrev=False), _list)
-
-
-def _common(parser: argparse.ArgumentParser, run: object) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_settings(parser)
-    parser.set_defaults(run=run)
+        add_common(action, run)
+    add_common(actions.add_parser("list", help="list the toolchains", allow_abbrev=False), _list)
 
 
 def _toolchains(arguments: argparse.Namespace) -> Toolchains:
