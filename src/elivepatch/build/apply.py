@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.harvest import take
-from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.sandbox import BUILD_UID, Sandbox, writable_directory
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, EnvironmentFault
 from elivepatch.model.series import PatchSeries
@@ -73,8 +73,7 @@ def apply_series(
     inputs.mkdir()
     for number, patch in enumerate(series.patches):
         (inputs / f"{number:05}.patch").write_bytes(patch.content)
-    output.mkdir()
-    os.chown(output, BUILD_UID, BUILD_UID)
+    writable_directory(output)
     done = sandbox.run(
         ["sh", "-c", _APPLY, "sh", *[file.path for file in touched]],
         layers=[tree],
@@ -96,8 +95,8 @@ def apply_series(
             "apply", "The series could not be applied.", advice="Look at the log.", excerpt=done.tail()
         )
     _check_names(done.text, touched)
-    layer = work_dir / "layer"
-    _make_directory(layer)
+    # make writes beside the sources, and what a lower layer holds can be changed by its owner only.
+    layer = writable_directory(work_dir / "layer")
     for file in touched:
         _take_over(file, output, layer)
     return Applied(layer)
@@ -135,12 +134,6 @@ def _take_over(file: TouchedFile, output: Path, layer: Path) -> None:
     place = layer / file.path
     for parent in reversed(place.relative_to(layer).parents):
         if not (layer / parent).exists():
-            _make_directory(layer / parent)
+            writable_directory(layer / parent)
     place.write_bytes(content)
     os.chown(place, BUILD_UID, BUILD_UID)
-
-
-def _make_directory(path: Path) -> None:
-    # make writes beside the sources, and what a lower layer holds can be changed by its owner only.
-    path.mkdir()
-    os.chown(path, BUILD_UID, BUILD_UID)

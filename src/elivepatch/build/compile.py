@@ -21,7 +21,7 @@ from pathlib import Path
 from elivepatch.build.base import VMLINUX, Base
 from elivepatch.build.harvest import take, take_file
 from elivepatch.build.locking import locked
-from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.sandbox import BUILD_UID, Sandbox, writable_directory
 from elivepatch.build.tree import make_arguments, without_sections
 from elivepatch.kernel.units import Unit
 from elivepatch.model.codes import problem
@@ -141,16 +141,9 @@ class Compiler:
 
         Raises BuildStopped with code `compile-error` where the source does not compile.
         """
-        output = directory / "compiled"
-        output.mkdir()
-        os.chown(output, BUILD_UID, BUILD_UID)
+        output = writable_directory(directory / "compiled")
         done = self._saved(unit, original.command, (layer,), output)
-        if done.timed_out:
-            raise BuildStopped(problem("out-of-time", f"Compiling {unit.source} took too long.", excerpt=done.tail()))
-        if not done.ok:
-            raise BuildStopped(
-                problem("compile-error", f"{unit.source} does not compile with the series.", excerpt=_errors(done))
-            )
+        _judge(done, unit.source, f"{unit.source} does not compile with the series.")
         return take_file(output, "object.o", directory / "patched.o", limit_bytes=_OBJECT_LIMIT_BYTES)
 
     def added(self, source: str, layer: Path, directory: Path) -> tuple[Path, str]:
@@ -159,16 +152,11 @@ class Compiler:
         Raises BuildStopped with the code `compile-error`, also where no rule of the patched tree builds it.
         """
         unit = Unit(source, f"{source.removesuffix('.c')}.o", ())
-        output = directory / "compiled"
-        output.mkdir()
-        os.chown(output, BUILD_UID, BUILD_UID)
+        output = writable_directory(directory / "compiled")
         script = '"$@" && objcopy --strip-debug "$T" /out/object.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
         make = [*make_arguments(self.base.cc, 1), f"KCFLAGS={self.base.section_flags}", unit.target]
         done = self._run(["sh", "-c", script, "sh", *make], (layer,), output, unit)
-        if done.timed_out:
-            raise BuildStopped(problem("out-of-time", f"Compiling {source} took too long.", excerpt=done.tail()))
-        if not done.ok:
-            raise BuildStopped(problem("compile-error", f"The new {source} does not compile.", excerpt=_errors(done)))
+        _judge(done, source, f"The new {source} does not compile.")
         saved = take(output, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
         made = take_file(output, "object.o", directory / "added.o", limit_bytes=_OBJECT_LIMIT_BYTES)
         return made, parent_of(_saved_command(saved))
@@ -234,6 +222,9 @@ def parent_of(command: str) -> str:
     return name[1] if " -DMODULE " in command and name is not None else VMLINUX
 
 
-def _errors(done: Completed) -> str:
-    lines = _ERROR.findall(done.log.decode(errors="replace"))
-    return "\n".join(lines[:12]) or done.tail()
+def _judge(done: Completed, source: str, refusal: str) -> None:
+    if done.timed_out:
+        raise BuildStopped(problem("out-of-time", f"Compiling {source} took too long.", excerpt=done.tail()))
+    if not done.ok:
+        lines = _ERROR.findall(done.log.decode(errors="replace"))
+        raise BuildStopped(problem("compile-error", refusal, excerpt="\n".join(lines[:12]) or done.tail()))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 from elivepatch.build.contents import Contents, compare_contents, target_of
 from elivepatch.build.harvest import take_file
-from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.sandbox import Sandbox, writable_directory
 from elivepatch.kernel.elf import (
     TYPE_FILE,
     TYPE_FUNC,
@@ -138,8 +137,7 @@ class DiffTool:
         """
         inputs, output = work_dir / "in", work_dir / "out"
         inputs.mkdir()
-        output.mkdir()
-        os.chown(output, BUILD_UID, BUILD_UID)
+        writable_directory(output)
         for place, content in (("original.o", original), ("patched.o", patched), ("Module.symvers", symvers)):
             shutil.copyfile(content, inputs / place)
         (inputs / "table").write_bytes(table)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from elivepatch.build.base import Base
 from elivepatch.build.checks.references import not_imported, undefined
 from elivepatch.build.harvest import take_file
-from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.sandbox import Sandbox, writable_directory
 from elivepatch.build.tree import make_arguments
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
@@ -50,8 +49,7 @@ class Linker:
         """
         inputs, output = work_dir / "objects", work_dir / "linked"
         inputs.mkdir()
-        output.mkdir()
-        os.chown(output, BUILD_UID, BUILD_UID)
+        writable_directory(output)
         for number, path in enumerate(objects):
             shutil.copyfile(path, inputs / f"{number:04}.o")
         flags = "-g0" if replace else "-g0 -DKLP_REPLACE_ENABLE=false"
@@ -66,9 +64,7 @@ class Linker:
             cancellation=self.cancellation,
         )
         self._judge(done, release=self.base.release)
-        post = work_dir / "module"
-        post.mkdir()
-        os.chown(post, BUILD_UID, BUILD_UID)
+        post = writable_directory(work_dir / "module")
         command = ["/usr/lib/kpatch/create-klp-module", "--no-klp-arch-sections", f"/in/{name}.ko", f"/out/{name}.ko"]
         post_inputs = work_dir / "unprocessed"
         post_inputs.mkdir()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.harvest import take
-from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.sandbox import BUILD_UID, Sandbox, writable_directory
 from elivepatch.build.tree import SOURCE_TOPS, make_arguments, section_flags
 from elivepatch.kernel.config import FILE_NAMES, KernelConfig, differences, parse_config
 from elivepatch.kernel.units import Units, make_units
@@ -104,8 +104,7 @@ class TreeMaker:
 
 def unpack_source(archive: Path, tree: Path, sandbox: Sandbox) -> None:
     """Unpack a tar archive of a kernel's source, whose one top directory becomes the new directory `tree`."""
-    tree.mkdir()
-    os.chown(tree, BUILD_UID, BUILD_UID)
+    writable_directory(tree)
     command = ["tar", "-x", "-f", f"/in/{archive.name}", "--strip-components=1", "--no-same-permissions", "-C", "/src"]
     sandbox.run(command, inputs=archive.parent, writable=tree).check("Unpacking the kernel source")
 

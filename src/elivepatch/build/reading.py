@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.base import VMLINUX
-from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.sandbox import Sandbox, writable_directory
 from elivepatch.build.toolchain import Toolchain
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.units import read_compile_units
@@ -57,9 +57,7 @@ def read_debug(
 
     Raises EnvironmentFault where they have no debug information.
     """
-    stripped = into / "stripped"
-    stripped.mkdir()
-    os.chown(stripped, BUILD_UID, BUILD_UID)
+    stripped = writable_directory(into / "stripped")
     command = ["sh", "-c", _SCRIPT, "sh", vmlinux]
     helper.run(command, inputs=inputs, output=stripped, timeout_s=1800, cancellation=cancellation).check(
         "Reading the kernel's debug information"

@@ -142,12 +142,16 @@ class Sandbox:
         return done
 
 
+def writable_directory(path: Path) -> Path:
+    """Make a directory that programs inside may write to, and return it."""
+    path.mkdir()
+    os.chown(path, BUILD_UID, BUILD_UID)
+    return path
+
+
 def _upper(directory: Path) -> list[str]:
     places = [directory / "changed", directory / "work"]
-    for place in places:
-        place.mkdir()
-        os.chown(place, BUILD_UID, BUILD_UID)
-    return [str(place) for place in places]
+    return [str(writable_directory(place)) for place in places]
 
 
 def _without_room(*places: Path | None) -> bool:

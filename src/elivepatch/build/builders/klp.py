@@ -29,7 +29,7 @@ from elivepatch.build.checks.module import Expected, check_module
 from elivepatch.build.explain import Explainer
 from elivepatch.build.harvest import take
 from elivepatch.build.reach import Reach
-from elivepatch.build.sandbox import BUILD_UID
+from elivepatch.build.sandbox import writable_directory
 from elivepatch.build.tree import make_arguments
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import Block, LinkedSymbols
@@ -140,9 +140,8 @@ class KlpBuilder(BuildSteps):
     ) -> tuple[list[Path], list[Unit]]:
         """Compile the patched kernel as far as it is compared; return its layers and the objects that changed."""
         output, upper = work_dir / "compiled", work_dir / "patched"
-        for directory in (output, upper):
-            directory.mkdir()
-        os.chown(output, BUILD_UID, BUILD_UID)
+        upper.mkdir()
+        writable_directory(output)
         by_target = {unit.target: unit for unit in reached.units}
         _write_list(output / "targets", by_target)
         _write_list(output / "removed", [file.path for file in touched if file.removed])
@@ -170,9 +169,8 @@ class KlpBuilder(BuildSteps):
     ) -> tuple[Path, tuple[Note, ...]]:
         """Return the module, and what klp-build left out of it with a warning."""
         output, upper = work_dir / "linked", work_dir / "compared"
-        for directory in (output, upper):
-            directory.mkdir()
-        os.chown(output, BUILD_UID, BUILD_UID)
+        upper.mkdir()
+        writable_directory(output)
         options = [f"--jobs={self.jobs}", f"--output=/out/{name}.ko", *["--no-replace"] * (not replace)]
         # klp-build's own calls of make must find the compiler that the tree was configured with.
         variables = " ".join(make_arguments(self.base.cc, self.jobs)[2:])

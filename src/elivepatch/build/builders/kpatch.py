@@ -9,13 +9,12 @@ create-diff-object that drops the option, and the base's vmlinux gets the debug 
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from elivepatch.build.base import VMLINUX, Base
 from elivepatch.build.harvest import take_file
-from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.sandbox import Sandbox, writable_directory
 from elivepatch.build.toolchain import Toolchain
 from elivepatch.build.tree import make_arguments
 
@@ -87,8 +86,7 @@ def debuggable_kernel(base: Base, sandbox: Sandbox, *, into: Path, work_dir: Pat
     """
     inputs, output = work_dir / "sizes-in", work_dir / "sizes-out"
     inputs.mkdir()
-    output.mkdir()
-    os.chown(output, BUILD_UID, BUILD_UID)
+    writable_directory(output)
     (inputs / "sizes.c").write_text(_SIZES)
     shutil.copyfile(base.directory / VMLINUX, inputs / VMLINUX)
     make = make_arguments(base.cc, 1)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import posixpath
 import re
 import shutil
@@ -32,7 +31,7 @@ from elivepatch.build.diff import classify
 from elivepatch.build.harvest import take, take_file
 from elivepatch.build.locking import locked
 from elivepatch.build.reach import Reach
-from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.sandbox import Sandbox, writable_directory
 from elivepatch.build.toolchain import HELPER
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import Block
@@ -163,9 +162,9 @@ class ReferenceBuilder(BuildSteps):
         With `keep` its temporary files stay in the output, and the patched sources in the tree.
         """
         inputs, output, upper = (work_dir / part for part in ("inputs", "output", "upper"))
-        for directory in (inputs, output, upper):
-            directory.mkdir()
-        os.chown(output, BUILD_UID, BUILD_UID)
+        inputs.mkdir()
+        upper.mkdir()
+        writable_directory(output)
         names = [f"/in/{number:05}.patch" for number in range(len(patches))]
         for place, content in zip(names, patches, strict=True):
             (inputs / posixpath.basename(place)).write_bytes(content)
