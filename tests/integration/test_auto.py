@@ -10,7 +10,7 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from cve_list import CveList
 from cve_server import CveServer
-from host_commands import Ran, enrol, run, run_json
+from host_commands import Ran, enrolled_host, run, run_json
 from simulated_host import SimulatedHost
 
 from elivepatch.client.cve.kept import DIRECTORY, Kept
@@ -27,12 +27,6 @@ from elivepatch.client.cve.server import AdvisoryServer
 from elivepatch.model.errors import ExitStatus
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def server() -> Iterator[CveServer]:
-    with CveServer().running() as found:
-        yield found
 
 
 @pytest.fixture
@@ -44,18 +38,14 @@ def cves(tmp_path: Path) -> CveList:
     return made
 
 
-def make_host(top: Path, server: CveServer, cves: CveList) -> SimulatedHost:
-    found = SimulatedHost(top)
-    found.put("etc/elivepatch/client.toml", f'url = "{server.url}"\ntimeout_s = 2\n')
-    found.put("etc/elivepatch/policy.toml", cves.policy.read_text())
-    enrol(found, server.url)
-    return found
+def with_policy(host: SimulatedHost, cves: CveList) -> SimulatedHost:
+    host.put("etc/elivepatch/policy.toml", cves.policy.read_text())
+    return host
 
 
 @pytest.fixture
-def host(tmp_path: Path, server: CveServer, cves: CveList, monkeypatch: pytest.MonkeyPatch) -> SimulatedHost:
-    monkeypatch.setattr("elivepatch.client.follow.PATIENCE_S", 0.3)
-    return make_host(tmp_path / "host", server, cves)
+def host(host: SimulatedHost, cves: CveList) -> SimulatedHost:
+    return with_policy(host, cves)
 
 
 def auto(host: SimulatedHost, *options: str) -> Ran:
@@ -292,7 +282,7 @@ def test_killed_at_any_step_and_run_again_it_ends_in_the_same_state(
     tmp_path: Path, server: CveServer, cves: CveList, reaper: _Reaper
 ) -> None:
     def fresh(name: str) -> SimulatedHost:
-        found = make_host(tmp_path / name, server, cves)
+        found = with_policy(enrolled_host(tmp_path / name, server.url), cves)
         found.before = found.after = reaper.pass_point
         return found
 

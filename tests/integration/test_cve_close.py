@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from cve_list import CveList
 from cve_server import MINE, CveServer
 from git_repository import Repository
-from host_commands import Ran, enrol, run, run_json
+from host_commands import Ran, run, run_json
 from simulated_host import RELEASE, SimulatedHost
 
 from elivepatch import process
@@ -21,21 +20,6 @@ from elivepatch.client.cve.kept import DIRECTORY, Kept
 from elivepatch.model.kernel import Digest
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def server() -> Iterator[CveServer]:
-    with CveServer().running() as found:
-        yield found
-
-
-@pytest.fixture
-def host(tmp_path: Path, server: CveServer, monkeypatch: pytest.MonkeyPatch) -> SimulatedHost:
-    monkeypatch.setattr("elivepatch.client.follow.PATIENCE_S", 0.3)
-    found = SimulatedHost(tmp_path / "host")
-    found.put("etc/elivepatch/client.toml", f'url = "{server.url}"\ntimeout_s = 2\n')
-    enrol(found, server.url)
-    return found
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_workshop import KERNEL, SOURCES
-from host_commands import Ran, run_json
+from host_commands import Ran, enrol, run_json
 from running_server import RunningServer
 from simulated_host import SimulatedHost
 
@@ -17,7 +17,6 @@ from elivepatch.advisory.index import read_index
 from elivepatch.advisory.sources import KernelSources
 from elivepatch.client.cve.kept import DIRECTORY, Kept
 from elivepatch.service import cli
-from elivepatch.trust.pins import Pin, write_pins
 
 pytestmark = pytest.mark.integration
 
@@ -75,9 +74,7 @@ def test_what_a_server_tells_that_is_not_trusted_is_not_kept(host: SimulatedHost
 
 
 def enrol_at(host: SimulatedHost, server: RunningServer, *, key: str = "") -> None:
-    key = key or server.request("GET", "/v1/key").json()["public_key"]
-    pin = Pin(url=server.url, public_key=key, enrolled_at="2026-11-21T03:00:00+00:00")
-    write_pins(host.root / "etc/elivepatch/trusted.json", [pin])
+    enrol(host, server.url, key or server.request("GET", "/v1/key").json()["public_key"])
 
 
 def test_another_build_of_the_kernel_is_refused_and_nothing_kept(tmp_path: Path, server: RunningServer) -> None:

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from host_commands import Ran, enrol, run, run_json
+from host_commands import Ran, run, run_json
 from schema_check import faults
 from signing_server import STRANGER, SigningServer
 from simulated_host import SimulatedHost
@@ -27,15 +27,6 @@ pytestmark = pytest.mark.integration
 def server() -> Iterator[SigningServer]:
     with SigningServer().running() as found:
         yield found
-
-
-@pytest.fixture
-def host(tmp_path: Path, server: SigningServer, monkeypatch: pytest.MonkeyPatch) -> SimulatedHost:
-    monkeypatch.setattr("elivepatch.client.follow.PATIENCE_S", 0.3)
-    found = SimulatedHost(tmp_path / "host")
-    found.put("etc/elivepatch/client.toml", f'url = "{server.url}"\ntimeout_s = 1\n')
-    enrol(found, server.url)
-    return found
 
 
 def patch(host: SimulatedHost, name: str) -> Path:

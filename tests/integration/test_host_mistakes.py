@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from host_commands import enrol, run, save
+from host_commands import enrolled_host, run, save
 from signing_server import SigningServer
 from simulated_host import SimulatedHost, make_livepatch
 
@@ -31,9 +31,7 @@ class Scene:
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setattr("elivepatch.client.follow.PATIENCE_S", 0.1)
     with SigningServer().running() as server:
-        host = SimulatedHost(tmp_path / "host")
-        host.put("etc/elivepatch/client.toml", f'url = "{server.url}"\ntimeout_s = 2\n')
-        enrol(host, server.url)
+        host = enrolled_host(tmp_path / "host", server.url)
         patch = tmp_path / "fix.patch"
         patch.write_text("--- a/x.c\n+++ b/x.c\n@@ -1 +1 @@\n-old\n+new\n")
         with ExitStack() as cleanup:

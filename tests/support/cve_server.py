@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from fake_workshop import SOURCES
@@ -52,25 +49,9 @@ class CveServer(SigningServer):
     problems: dict[str, Problem | None] = field(default_factory=dict)
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    @contextmanager
-    def running(self) -> Iterator[CveServer]:
-        """Listen on loopback until the end of the block."""
-        outer = self
-
-        class Handler(_CveHandler):
-            known = outer
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-            http.daemon_threads = True
-            thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
-            thread.start()
-            self.url = f"http://127.0.0.1:{http.server_port}"
-            try:
-                yield self
-            finally:
-                self.released.set()
-                http.shutdown()
-                thread.join()
+    @staticmethod
+    def handler() -> type[BaseHTTPRequestHandler]:
+        return _CveHandler
 
     def build(self, body: dict[str, Any]) -> str:
         self.requests.append(body)

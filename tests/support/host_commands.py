@@ -58,10 +58,18 @@ def run_json(host: SimulatedHost, *argv: str | Path) -> Ran:
     return ran
 
 
-def enrol(host: SimulatedHost, url: str = "http://127.0.0.1:8440") -> None:
-    """Have `host` trust the key with which test livepatches are signed."""
-    pin = Pin(url=url, public_key=KEY.public.raw.hex(), enrolled_at="2026-11-21T03:00:00+00:00")
+def enrol(host: SimulatedHost, url: str = "http://127.0.0.1:8440", key: str = KEY.public.raw.hex()) -> None:
+    """Have `host` trust a server's key, usually that with which test livepatches are signed."""
+    pin = Pin(url=url, public_key=key, enrolled_at="2026-11-21T03:00:00+00:00")
     write_pins(host.root / "etc/elivepatch/trusted.json", [pin])
+
+
+def enrolled_host(top: Path, url: str) -> SimulatedHost:
+    """Return a host that works with the server at `url` and trusts the key of test livepatches."""
+    made = SimulatedHost(top)
+    made.put("etc/elivepatch/client.toml", f'url = "{url}"\ntimeout_s = 2\n')
+    enrol(made, url)
+    return made
 
 
 def save(made: Made, directory: Path) -> Path:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from simulated_host import BUILD_ID, KEY, RELEASE, Made, make_livepatch
@@ -48,14 +48,10 @@ class SigningServer:
     url: str = ""
 
     @contextmanager
-    def running(self) -> Iterator[SigningServer]:
+    def running(self) -> Iterator[Self]:
         """Listen on loopback until the end of the block."""
-        outer = self
-
-        class Handler(_Handler):
-            known = outer
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        handler = type("Handler", (self.handler(),), {"known": self})
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
             http.daemon_threads = True
             thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
             thread.start()
@@ -66,6 +62,11 @@ class SigningServer:
                 self.released.set()
                 http.shutdown()
                 thread.join()
+
+    @staticmethod
+    def handler() -> type[BaseHTTPRequestHandler]:
+        """What answers a request to such a server, whose `known` it is given."""
+        return _Handler
 
     def build(self, body: dict[str, Any]) -> str:
         self.requests.append(body)

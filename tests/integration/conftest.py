@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A host that is enrolled with a server on loopback which judges patches by their words; modules may take another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cve_server import CveServer
+from host_commands import enrolled_host
+from signing_server import SigningServer
+from simulated_host import SimulatedHost
+
+
+@pytest.fixture
+def server() -> Iterator[SigningServer]:
+    with CveServer().running() as found:
+        yield found
+
+
+@pytest.fixture
+def host(tmp_path: Path, server: SigningServer, monkeypatch: pytest.MonkeyPatch) -> SimulatedHost:
+    monkeypatch.setattr("elivepatch.client.follow.PATIENCE_S", 0.3)
+    return enrolled_host(tmp_path / "host", server.url)
