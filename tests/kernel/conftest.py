@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from edits import series_of
+from guest_host import HOST_ADDRESS, GuestHost, client_files, userland
+from real_server import Server
 
 from elivepatch.build.archive import Archive
 from elivepatch.build.base import Base
@@ -106,6 +108,45 @@ def build(workshop: BuildingWorkshop, reachable_path: Path) -> Build:
         return builder.build(series_of(*patches), name=name, work_dir=work_dir, check_only=check_only)
 
     return built
+
+
+@pytest.fixture(scope="module")
+def server(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    served = Server(tmp_path_factory.mktemp("server") / "state", settings.cache_dir)
+    served.start()
+    yield served
+    served.end()
+
+
+@pytest.fixture(scope="module")
+def variables(server: Server) -> str:
+    """The beginning of every script of a host: where the server is and what a host is told about it."""
+    fingerprint = server.get("/v1/key").json()["fingerprint"]
+    return f"export URL=http://{HOST_ADDRESS}:{server.port} FINGERPRINT={fingerprint} ELIVEPATCH_TOKEN={server.token}\n"
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of an installed client."""
+    return client_files(tmp_path_factory.mktemp("client"))
+
+
+@pytest.fixture(scope="module")
+def host_of(
+    settings: ServerSettings, archive: Archive, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Base], GuestHost]]:
+    """Make a host that runs the kernel of a base."""
+    hosts: list[GuestHost] = []
+
+    def made(base: Base) -> GuestHost:
+        place, logs = tmp_path_factory.mktemp("host"), settings.cache_dir / "guest-host/logs"
+        disk = userland(settings.cache_dir, archive)
+        hosts.append(GuestHost(guest_kernel(base), disk, place=place, logs=logs))
+        return hosts[-1]
+
+    yield made
+    for one in hosts:
+        one.scrap()
 
 
 @pytest.fixture(scope="session")

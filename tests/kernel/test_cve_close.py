@@ -4,20 +4,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cve_list import CveList
-from host_commands import run_json
+from host_commands import enrol, run_json
 from module_host import ModuleHost
 from real_server import Server
-from running_server import free_port
 
 from elivepatch.build.base import Base
-from elivepatch.settings import ServerSettings
-from elivepatch.trust.pins import Pin, write_pins
 
 pytestmark = pytest.mark.kernel
 
@@ -28,22 +24,11 @@ SHARED = ROOT.parent / "shared/data"
 INIT_ONLY = Path(__file__).parent / "data/init-only.patch"
 
 
-@pytest.fixture(scope="module")
-def server(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    served = Server(tmp_path_factory.mktemp("server") / "state", settings.cache_dir, free_port())
-    served.start()
-    yield served
-    served.end()
-
-
 @pytest.fixture
 def host(tmp_path: Path, base_6_1: Base, server: Server) -> ModuleHost:
     found = ModuleHost(tmp_path / "host", release=base_6_1.release, build_id=base_6_1.build_id)
-    token = (server.state / "operator.token").read_text().strip()
-    found.put("etc/elivepatch/client.toml", f'url = "{server.url}"\ntoken = "{token}"\n')
-    key = server.get("/v1/key").json()["public_key"]
-    pin = Pin(url=server.url, public_key=key, enrolled_at="2026-11-21T03:00:00+00:00")
-    write_pins(found.root / "etc/elivepatch/trusted.json", [pin])
+    found.put("etc/elivepatch/client.toml", f'url = "{server.url}"\ntoken = "{server.token}"\n')
+    enrol(found, server.url, server.get("/v1/key").json()["public_key"])
     return found
 
 

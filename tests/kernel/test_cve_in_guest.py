@@ -5,19 +5,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from guest_host import HOST_ADDRESS, Boot, GuestHost, client_files, userland
+from guest_host import Boot, GuestHost
 from real_server import Server
-from running_server import free_port
 
-from elivepatch.build.archive import Archive
 from elivepatch.build.base import Base
 from elivepatch.service import cli
-from elivepatch.service.building import guest_kernel
-from elivepatch.settings import ServerSettings
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 FIXES = SHARED / "cve-fixes-6.1.176"
@@ -55,16 +51,13 @@ systemctl reboot
 
 
 @pytest.fixture(scope="module")
-def server(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    served = Server(tmp_path_factory.mktemp("server") / "state", settings.cache_dir, free_port())
-    served.start()
-    yield served
-    served.end()
-
-
-@pytest.fixture(scope="module")
 def boot(
-    server: Server, settings: ServerSettings, archive: Archive, base_6_1: Base, tmp_path_factory: pytest.TempPathFactory
+    server: Server,
+    variables: str,
+    client: dict[str, bytes],
+    host_of: Callable[[Base], GuestHost],
+    base_6_1: Base,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Boot:
     """One boot of a host with a policy, the CVE list and sixty fixes."""
     place = tmp_path_factory.mktemp("cve")
@@ -77,20 +70,11 @@ def boot(
         "cve", "close", "--kernel", base_6_1.release, "--policy", policy, "--keep", place / "keep", "-o", place / "x.ko"
     )  # fmt: skip
     assert status == 0, told
-    files = client_files(place / "client") | {
+    files = client | {
         "etc/elivepatch/policy.toml": POLICY.encode(),
         **{f"root/fixes/{path.name}": path.read_bytes() for path in FIXES.glob("*.patch")},
     }
-    token = (server.state / "operator.token").read_text().strip()
-    fingerprint = server.get("/v1/key").json()["fingerprint"]
-    variables = f"export URL=http://{HOST_ADDRESS}:{server.port} FINGERPRINT={fingerprint} ELIVEPATCH_TOKEN={token}\n"
-    host = GuestHost(
-        guest_kernel(base_6_1),
-        userland(settings.cache_dir, archive),
-        place=place,
-        logs=settings.cache_dir / "guest-host/logs",
-    )
-    seen = host.boot("cve", variables + SCRIPT, files, timeout_s=540)
+    seen = host_of(base_6_1).boot("cve", variables + SCRIPT, files, timeout_s=540)
     for key, step in seen.steps.items():
         sys.stderr.write(f"{key}: {step.ended_s - step.began_s:.1f} s in the guest\n")
     return seen

@@ -50,7 +50,7 @@ def fleet(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) ->
         ).items():
             patch.setenv(name, value)
         # The front has no toolchain, no kernel and no packages.
-        front = Server(top / "front", top / "nothing", free_port(), arguments=("--no-worker",))
+        front = Server(top / "front", top / "nothing", arguments=("--no-worker",))
         front.start()
         stack.callback(front.end)
         command = [BIN / "elivepatch-server", "worker", "--worker", "build-1", "--state", top / "worker"]

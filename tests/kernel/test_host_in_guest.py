@@ -8,19 +8,16 @@ left behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from guest_host import HOST_ADDRESS, Boot, GuestHost, client_files, kernel_module, userland
+from guest_host import Boot, GuestHost, kernel_module
 from real_server import Server
-from running_server import free_port
 
-from elivepatch.build.archive import Archive
 from elivepatch.build.base import Base
 from elivepatch.service.building import guest_kernel
-from elivepatch.settings import ServerSettings
 
 pytestmark = pytest.mark.kernel
 
@@ -131,49 +128,14 @@ openrc-shutdown -r now
 
 
 @pytest.fixture(scope="module")
-def server(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    served = Server(tmp_path_factory.mktemp("server") / "state", settings.cache_dir, free_port())
-    served.start()
-    yield served
-    served.end()
-
-
-@pytest.fixture(scope="module")
-def variables(server: Server) -> str:
-    """The beginning of every script: where the server is and what a host is told about it."""
-    fingerprint = server.get("/v1/key").json()["fingerprint"]
-    token = (server.state / "operator.token").read_text().strip()
-    return f"export URL=http://{HOST_ADDRESS}:{server.port} FINGERPRINT={fingerprint} ELIVEPATCH_TOKEN={token}\n"
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def installed(client: dict[str, bytes]) -> dict[str, bytes]:
     """The files that a host gets before its first boot: the client, and the source patches of its operator."""
-    files = client_files(tmp_path_factory.mktemp("client"))
-    return files | {f"root/{patch.name}": patch.read_bytes() for patch in (MEMINFO, VLAN, SLEEPS)}
+    return client | {f"root/{patch.name}": patch.read_bytes() for patch in (MEMINFO, VLAN, SLEEPS)}
 
 
 @pytest.fixture(scope="module")
-def host(
-    settings: ServerSettings, archive: Archive, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[Base], GuestHost]]:
-    """Make a host that runs the kernel of a base."""
-    hosts: list[GuestHost] = []
-
-    def made(base: Base) -> GuestHost:
-        place, logs = tmp_path_factory.mktemp("host"), settings.cache_dir / "guest-host/logs"
-        disk = userland(settings.cache_dir, archive)
-        hosts.append(GuestHost(guest_kernel(base), disk, place=place, logs=logs))
-        return hosts[-1]
-
-    yield made
-    for one in hosts:
-        one.scrap()
-
-
-@pytest.fixture(scope="module")
-def host_6_1(base_6_1: Base, host: Callable[[Base], GuestHost]) -> GuestHost:
-    return host(base_6_1)
+def host_6_1(base_6_1: Base, host_of: Callable[[Base], GuestHost]) -> GuestHost:
+    return host_of(base_6_1)
 
 
 @pytest.fixture(scope="module")
@@ -213,8 +175,8 @@ def third(host_6_1: GuestHost, second: Boot) -> Boot:
 
 
 @pytest.fixture(scope="module")
-def host_6_12(base_6_12: Base, host: Callable[[Base], GuestHost]) -> GuestHost:
-    return host(base_6_12)
+def host_6_12(base_6_12: Base, host_of: Callable[[Base], GuestHost]) -> GuestHost:
+    return host_of(base_6_12)
 
 
 @pytest.fixture(scope="module")

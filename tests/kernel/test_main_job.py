@@ -8,13 +8,11 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from real_server import Server
-from running_server import free_port
 
 from elivepatch.build.base import Base
 from elivepatch.settings import ServerSettings
@@ -22,14 +20,6 @@ from elivepatch.trust.envelope import verify_livepatch
 from elivepatch.trust.keys import PublicKey
 
 PATCHES = Path(__file__).parents[2] / "demo/patches"
-
-
-@pytest.fixture(scope="module")
-def server(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    served = Server(tmp_path_factory.mktemp("server") / "state", settings.cache_dir, free_port())
-    served.start()
-    yield served
-    served.end()
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +106,7 @@ def test_a_kernel_without_a_base_is_named(server: Server, base_6_1: Base, tmp_pa
 def test_a_server_killed_while_it_compiles_goes_on_and_hands_out_a_whole_module(
     settings: ServerSettings, base_6_1: Base, tmp_path: Path
 ) -> None:
-    server = Server(tmp_path / "state", settings.cache_dir, free_port())
+    server = Server(tmp_path / "state", settings.cache_dir)
     server.start()
     try:
         patch = tmp_path / "mine.patch"
@@ -155,7 +145,7 @@ def test_a_server_that_starts_leaves_the_builds_of_another_one_on_its_cache_alon
     for place in under_way:
         # A sweep leaves what is young alone anyway.
         os.utime(place, (time.time() - 3600,) * 2)
-    second = Server(tmp_path / "state", settings.cache_dir, free_port())
+    second = Server(tmp_path / "state", settings.cache_dir)
     second.start()
     try:
         out, told = client.communicate(timeout=120)

@@ -6,16 +6,14 @@ A server that systemd has handed its group (Delegate=) makes one below; one that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from guest_host import Boot, GuestHost, client_files, userland
+from guest_host import Boot, GuestHost
 
-from elivepatch.build.archive import Archive
 from elivepatch.build.base import Base
-from elivepatch.service.building import guest_kernel
-from elivepatch.settings import ServerSettings
 
 pytestmark = pytest.mark.kernel
 
@@ -53,15 +51,9 @@ systemctl reboot --force --force
 
 
 @pytest.fixture(scope="module")
-def boot(settings: ServerSettings, archive: Archive, base_6_12: Base, tmp_path_factory: pytest.TempPathFactory) -> Boot:
-    place = tmp_path_factory.mktemp("memory")
-    host = GuestHost(guest_kernel(base_6_12), userland(settings.cache_dir, archive), place=place, logs=place / "logs")
-    (place / "client").mkdir()
+def boot(client: dict[str, bytes], host_of: Callable[[Base], GuestHost], base_6_12: Base) -> Boot:
     files = {"root/probe.py": PROBE, "etc/systemd/system/probe.service": UNIT}
-    try:
-        return host.boot("memory", SCRIPT, client_files(place / "client") | files)
-    finally:
-        host.scrap()
+    return host_of(base_6_12).boot("memory", SCRIPT, client | files)
 
 
 def seen(boot: Boot, how: str) -> dict[str, Any]:

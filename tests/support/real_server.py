@@ -8,12 +8,13 @@ import signal
 import subprocess  # noqa: TID251 - a server runs beside its test
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from running_server import free_port
 
 BIN = Path(sys.executable).parent
 
@@ -24,13 +25,21 @@ class Server:
 
     state: Path
     cache: Path
-    port: int
+    port: int = field(default_factory=free_port)
     arguments: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def token_file(self) -> Path:
+        return self.state / "operator.token"
+
+    @property
+    def token(self) -> str:
+        return self.token_file.read_text().strip()
 
     def start(self) -> None:
         command = [BIN / "elivepatch-server", "serve", "--state", self.state, "--cache", self.cache, "--jobs", "2"]
@@ -54,13 +63,12 @@ class Server:
             self.process = None
 
     def get(self, path: str) -> httpx2.Response:
-        token = (self.state / "operator.token").read_text().strip()
-        answer = httpx2.get(f"{self.url}{path}", headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+        answer = httpx2.get(f"{self.url}{path}", headers={"Authorization": f"Bearer {self.token}"}, trust_env=False)
         answer.raise_for_status()
         return answer
 
     def client(self, *words: str | Path) -> subprocess.Popen[bytes]:
-        connection = ["-u", self.url, "--token-file", self.state / "operator.token"]
+        connection = ["-u", self.url, "--token-file", self.token_file]
         return subprocess.Popen(
             [BIN / "elivepatch", *words, *connection], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
