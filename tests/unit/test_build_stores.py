@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bare_base import bare_base
+from elf_maker import Made
 
 from elivepatch.build.archive import Archive
 from elivepatch.build.base import RECIPE, Base, Bases
@@ -108,6 +110,14 @@ def test_whatever_changes_a_build_changes_the_bases_digest(tmp_path: Path, chang
 
 def test_place_size_and_time_do_not_change_the_bases_digest(tmp_path: Path) -> None:
     assert base(tmp_path).digest == replace(base(tmp_path / "x"), size_bytes=99, seconds=99.0).digest
+
+
+def test_the_symbols_of_a_module_are_read_once(tmp_path: Path) -> None:
+    for place in ("modules/kernel", "symbols"):
+        (tmp_path / place).mkdir(parents=True)
+        Made().section(".text", b"\xc3", code=True).write(tmp_path / place / "a-lamp.ko")
+    found = bare_base(tmp_path)
+    assert found.parent("a_lamp") is found.parent("a_lamp")
 
 
 def test_an_unknown_module_of_a_base_is_named(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ RECIPE = 2
 VMLINUX = "vmlinux"
 BASE_PATCH = "base patch "
 """What the name of a base patch begins with in `Base.packages`."""
+
+_MODULES_KEPT = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +127,14 @@ class Base:
 
     def parent(self, name: str) -> LinkedSymbols:
         """Return the symbols of `vmlinux` or of a shipped module. Raises EnvironmentFault for an unknown module."""
-        if name == VMLINUX:
-            return self.vmlinux
+        return self.vmlinux if name == VMLINUX else self._module(name)
+
+    @cached_property
+    def _module(self) -> Callable[[str], LinkedSymbols]:
+        """Returns a module's symbols; every step of a job asks for them, and a kernel has thousands of modules."""
+        return lru_cache(maxsize=_MODULES_KEPT)(self._read_module)
+
+    def _read_module(self, name: str) -> LinkedSymbols:
         try:
             path = self.module_files[name]
         except KeyError:

@@ -201,7 +201,7 @@ class KlpBuilder(BuildSteps):
             original=original.sectioned,
             patched=compiler.patched(unit, original, applied.layer, directory),
             source=unit.source,
-            sandbox=self.toolchains.sandbox(self.toolchains.helper(), transcript=self.log),
+            sandbox=self.helper(),
             cancellation=self.cancellation,
         )
         plain = ElfFile(compiler.plain(unit, original))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from elivepatch.build.apply import Applied
@@ -94,7 +93,7 @@ class ObjectsBuilder(BuildSteps):
         )
         check_references(outputs, self.base)
         if check_only:
-            check_entries(_symbols(objects), cache(self.base.parent))
+            check_entries(_symbols(objects), self.base.parent)
             return BuildOutcome(functions=tuple(self._planned(objects)), notes=notes, seconds=dict(self.seconds))
         with self.timed("link", "linking the module"):
             linker = Linker(

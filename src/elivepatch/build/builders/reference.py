@@ -26,7 +26,7 @@ from elivepatch.build.builders.steps import BuildSteps
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.layout import check_layouts
 from elivepatch.build.checks.module import Expected, check_module
-from elivepatch.build.checks.references import check_references, undefined
+from elivepatch.build.checks.references import check_references, undefined, version_of
 from elivepatch.build.diff import classify
 from elivepatch.build.harvest import take, take_file
 from elivepatch.build.locking import locked
@@ -62,7 +62,7 @@ def unserved(base: Base) -> str | None:
     """Return why kpatch-build cannot serve a base, None where it can."""
     if base.ibt:
         return "kpatch-build refuses CONFIG_X86_KERNEL_IBT"
-    if _version(base.release) >= _KLP_BUILD_SINCE:
+    if version_of(base.release) >= _KLP_BUILD_SINCE:
         return "kpatch-build is no longer maintained for Linux 6.19 and later"
     if base.toolchain != HELPER:
         return f"kpatch-build runs in the toolchain {HELPER} only"
@@ -240,11 +240,6 @@ class ReferenceBuilder(BuildSteps):
 
 def _object(work_dir: Path, unit: Unit, kind: str) -> Path:
     return work_dir / "objects" / hashlib.sha256(unit.target.encode()).hexdigest()[:16] / f"{kind}.o"
-
-
-def _version(release: str) -> tuple[int, ...]:
-    found = re.match(r"(\d+)\.(\d+)", release)
-    return (int(found[1]), int(found[2])) if found is not None else ()
 
 
 def _without_module(outcome: BuildOutcome) -> BuildOutcome:

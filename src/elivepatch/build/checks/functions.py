@@ -38,9 +38,9 @@ def _kpatch(module: ElfFile) -> Iterator[Replaced]:
     section = module.by_name.get(".kpatch.funcs")
     if section is None:
         return
-    raw, places = module.content(section), _pointers(module, section)
+    raw, places = module.content(section), pointers_of(module, section)
     for start in range(0, len(raw) - len(raw) % _KPATCH_BYTES, _KPATCH_BYTES):
-        name, object_name = (_text(module, places.get(start + at)) for at in (_KPATCH_NAME, _KPATCH_OBJECT))
+        name, object_name = (text_at(module, places.get(start + at)) for at in (_KPATCH_NAME, _KPATCH_OBJECT))
         yield Replaced(object_name, name, _UNSIGNED_LONG.unpack_from(raw, start + _KPATCH_SYMPOS)[0])
 
 
@@ -48,27 +48,28 @@ def _klp(module: ElfFile) -> Iterator[Replaced]:
     objects, functions = (module.by_name.get(f".init.klp_{what}") for what in ("objects", "funcs"))
     if objects is None or functions is None:
         return
-    raw, places = module.content(objects), _pointers(module, objects)
-    funcs, names = module.content(functions), _pointers(module, functions)
+    raw, places = module.content(objects), pointers_of(module, objects)
+    funcs, names = module.content(functions), pointers_of(module, functions)
     for start in range(0, len(raw) - len(raw) % _OBJECT_BYTES, _OBJECT_BYTES):
         name = places.get(start + _OBJECT_NAME)
-        object_name = VMLINUX if name is None else _text(module, name)
+        object_name = VMLINUX if name is None else text_at(module, name)
         first = places.get(start + _OBJECT_FUNCS)
         at = 0 if first is None else module.symbols[first.symbol].value + first.addend
         for _ in range(_UNSIGNED_INT.unpack_from(raw, start + _OBJECT_COUNT)[0]):
             if not 0 <= at <= len(funcs) - _FUNC_BYTES:
                 return
             sympos = _UNSIGNED_LONG.unpack_from(funcs, at + _FUNC_SYMPOS)[0]
-            yield Replaced(object_name, _text(module, names.get(at + _FUNC_NAME)), sympos)
+            yield Replaced(object_name, text_at(module, names.get(at + _FUNC_NAME)), sympos)
             at += _FUNC_BYTES
 
 
-def _pointers(module: ElfFile, section: Section) -> dict[int, Relocation]:
+def pointers_of(module: ElfFile, section: Section) -> dict[int, Relocation]:
+    """Return the pointers in a section by their offset."""
     return {entry.offset: entry for entry in module.relocations(section)}
 
 
-def _text(module: ElfFile, pointer: Relocation | None) -> str:
-    """Return the string that a pointer leads to, empty where it leads nowhere in the module."""
+def text_at(module: ElfFile, pointer: Relocation | None) -> str:
+    """Return the string that a pointer leads to, empty where it leads nowhere in the file."""
     if pointer is None or not (symbol := module.symbols[pointer.symbol]).defined:
         return ""
     content = module.content(module.sections[symbol.section])

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from elivepatch.build.base import VMLINUX, Base
 from elivepatch.build.checks.functions import read_functions
+from elivepatch.build.checks.references import HOLDING_POINTERS, Pointer, added_key, check_unsealed
 from elivepatch.kernel.elf import (
     BIND_LOCAL,
     R_X86_64_PLT32,
     SHT_RELA,
-    TYPE_FUNC,
     ElfFile,
     Relocation,
     Section,
@@ -35,8 +35,6 @@ _LIVEPATCH = 0xFF20  # SHN_LIVEPATCH
 _KLP_SYMBOL = re.compile(r"\.klp\.sym\.([^.]+)\.(.+),(\d+)")
 _KLP_RELOCATIONS = re.compile(r"\.klp\.rela\.([^.]+)\.(.+)")
 _NAME_LIMIT = 55  # MODULE_NAME_LEN - 1
-
-_Parent = Callable[[str], LinkedSymbols]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +61,6 @@ def check_module(
     """
     module = ElfFile(path)
     _check_identity(module, name, base)
-    parents: dict[str, LinkedSymbols] = {}
-
-    def parent(object_name: str) -> LinkedSymbols:
-        if object_name not in parents:
-            parents[object_name] = base.parent(object_name)
-        return parents[object_name]
-
     found = read_functions(module)
     if not found:
         raise _wrong("The module replaces no function")
@@ -78,26 +69,27 @@ def check_module(
         place = expected.get((object_name, function))
         if place is None:
             raise _wrong(f"The module replaces {function} of {object_name}, which nobody asked for")
-        position = _check_position(parent(object_name), place.symbol, sympos)
+        position = _check_position(base.parent(object_name), place.symbol, sympos)
         functions.append(PatchedFunction(object=object_name, name=function, sympos=position, source=place.source))
-    check_entries(((one.object, expected[one.object, one.name].symbol) for one in functions), parent)
-    _check_symbols(module, base, parent, blocks)
+    check_entries(((one.object, expected[one.object, one.name].symbol) for one in functions), base.parent)
+    _check_symbols(module, base, blocks)
     if base.ibt:
-        _check_endbr(module, parent)
+        for pointer in _function_pointers(module):
+            check_unsealed(pointer, base)
     return tuple(sorted(functions, key=lambda one: (one.object != VMLINUX, one.object, one.name)))
 
 
 def _check_identity(module: ElfFile, name: str, base: Base) -> None:
     shipped = ElfFile(next(iter(base.module_files.values())))
-    for key in ("vermagic",):
-        if module.modinfo.get(key) != shipped.modinfo.get(key):
-            raise _wrong(f"The module's {key} is {module.modinfo.get(key)}, the kernel's is {shipped.modinfo.get(key)}")
+    ours, theirs = (file.modinfo.get("vermagic") for file in (module, shipped))
+    if ours != theirs:
+        raise _wrong(f"The module's vermagic is {ours}, the kernel's is {theirs}")
     if module.modinfo.get("livepatch") != ["Y"]:
         raise _wrong("The module is not marked as a livepatch")
     if module.modinfo.get("name") != [name] or len(name) > _NAME_LIMIT:
         raise _wrong(f"The module is called {module.modinfo.get('name')} instead of {name}")
-    ours, theirs = (file.by_name.get(".gnu.linkonce.this_module") for file in (module, shipped))
-    if ours is None or theirs is None or ours.size != theirs.size:
+    mine, its = (file.by_name.get(".gnu.linkonce.this_module") for file in (module, shipped))
+    if mine is None or its is None or mine.size != its.size:
         raise _wrong("The module's struct module has another size than the kernel's")
 
 
@@ -124,7 +116,7 @@ def check_entries(functions: Iterable[tuple[str, Symbol]], parent: Callable[[str
             raise BuildStopped(problem("no-function-entry", f"{symbol.name} of {object_name} cannot be traced."))
 
 
-def _check_symbols(module: ElfFile, base: Base, parent: _Parent, blocks: Mapping[str, Sequence[Block]]) -> None:
+def _check_symbols(module: ElfFile, base: Base, blocks: Mapping[str, Sequence[Block]]) -> None:
     versions = read_versions(module)
     namespaces = set(module.modinfo.get("import_ns", []))
     table = module.by_name.get("__jump_table")
@@ -138,17 +130,14 @@ def _check_symbols(module: ElfFile, base: Base, parent: _Parent, blocks: Mapping
             continue
         if found := _KLP_SYMBOL.fullmatch(symbol.name):
             object_name, name, position = found[1], found[2], int(found[3])
-            same = parent(object_name).named.get(name, [])
+            same = base.parent(object_name).named.get(name, [])
             if not same or position > len(same) or (position == 0 and len(same) > 1):
                 raise _wrong(f"{object_name} has no symbol {name} at position {position}")
             _check_block(same[max(position - 1, 0)], object_name, blocks.get(object_name, ()))
             continue
         export = base.exports.get(symbol.name)
         if export is None and symbol.bind == BIND_LOCAL and symbol.number in jumps:
-            # create-diff-object leaves a key out that only jump labels refer to.
-            raise BuildStopped(
-                problem("jump-label", f"The patched code tests {symbol.name}, a static key that the series adds.")
-            )
+            raise BuildStopped(added_key(symbol.name))
         if export is None:
             raise _wrong(f"The module needs {symbol.name}, which the kernel does not export")
         if base.modversions and versions.get(symbol.name) != export.crc:
@@ -170,31 +159,19 @@ def _effective(module: ElfFile, table: Section) -> Iterable[Relocation]:
     return (entry for entry in module.entries(table) if entry.kind) if table.kind == SHT_RELA else ()
 
 
-def _check_endbr(module: ElfFile, parent: _Parent) -> None:
-    """Refuse pointers to functions of the kernel whose ENDBR was sealed: calling one through a pointer is a #CP."""
-    for object_name, symbol_name, position in _function_pointers(module):
-        linked = parent(object_name)
-        same = linked.named.get(symbol_name, [])
-        symbol = same[max(position - 1, 0)] if same else None
-        if symbol is not None and symbol.kind == TYPE_FUNC and symbol.value in linked.sealed(symbol.section):
-            raise BuildStopped(
-                problem("sealed-endbr", f"The new code takes the address of {symbol_name}, whose entry is sealed.")
-            )
-
-
-def _function_pointers(module: ElfFile) -> Iterable[tuple[str, str, int]]:
+def _function_pointers(module: ElfFile) -> Iterable[Pointer]:
     for table in module.sections:
         target = _applied_to(module, table)
-        if target is None or not target.startswith((".text", ".data", ".rodata", ".kpatch.callbacks")):
+        if target is None or not target.startswith(HOLDING_POINTERS):
             continue
         for entry in module.entries(table):
             if entry.kind == R_X86_64_PLT32:
                 continue  # a direct call or jump
             symbol = module.symbols[entry.symbol]
             if found := _KLP_SYMBOL.fullmatch(symbol.name):
-                yield found[1], found[2], int(found[3])
+                yield Pointer(object=found[1], name=found[2], position=int(found[3]))
             elif not symbol.defined and symbol.name:
-                yield VMLINUX, symbol.name, 0
+                yield Pointer(object=VMLINUX, name=symbol.name, position=0)
 
 
 def _applied_to(module: ElfFile, table: Section) -> str | None:

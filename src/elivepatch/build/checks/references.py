@@ -15,14 +15,16 @@ from functools import cached_property
 from pathlib import Path
 
 from elivepatch.build.base import VMLINUX, Base
-from elivepatch.kernel.elf import BIND_GLOBAL, BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile, Relocation
-from elivepatch.kernel.symbols import LinkedSymbols
+from elivepatch.build.checks.functions import pointers_of, text_at
+from elivepatch.kernel.elf import BIND_GLOBAL, BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, Problem
 
 _RELOCATION_BYTES, _RELOCATION_DEST, _RELOCATION_TYPE, _RELOCATION_SYMBOL = 40, 0, 8, 32
 _SYMBOL_BYTES, _SYMBOL_POSITION, _SYMBOL_NAME, _SYMBOL_OBJECT = 40, 8, 24, 32
-_HOLDING_POINTERS = (".text", ".data", ".rodata", ".kpatch.callbacks")
+HOLDING_POINTERS = (".text", ".data", ".rodata", ".kpatch.callbacks")
+"""How the sections begin whose pointers to functions may be called."""
+
 # Defined by the module's own .mod.c.
 _OWN = {"__this_module"}
 _NAMESPACES_QUOTED_SINCE = (6, 13)
@@ -70,7 +72,7 @@ class DiffObject:
 
     def _plain(self) -> Iterator[Pointer]:
         for section in self.elf.sections:
-            if section.name.startswith(_HOLDING_POINTERS):
+            if section.name.startswith(HOLDING_POINTERS):
                 for entry in self.elf.relocations(section):
                     symbol = self.elf.symbols[entry.symbol]
                     if symbol.section == 0 and symbol.name and entry.kind != R_X86_64_PLT32:
@@ -81,27 +83,19 @@ class DiffObject:
         if table is None or symbols is None:
             return
         raw, names = self.elf.content(table), self.elf.content(symbols)
-        strings = {entry.offset: self._string(entry) for entry in self.elf.relocations(symbols)}
-        fields = {entry.offset: entry for entry in self.elf.relocations(table)}
+        strings = {offset: text_at(self.elf, entry) for offset, entry in pointers_of(self.elf, symbols).items()}
+        fields = pointers_of(self.elf, table)
         for start in range(0, len(raw) - len(raw) % _RELOCATION_BYTES, _RELOCATION_BYTES):
             place, target = fields.get(start + _RELOCATION_DEST), fields.get(start + _RELOCATION_SYMBOL)
             if place is None or target is None or _number(raw, start + _RELOCATION_TYPE, 4) == R_X86_64_PLT32:
                 continue
             holder = self.elf.symbols[place.symbol].section
-            if holder < len(self.elf.sections) and self.elf.sections[holder].name.startswith(_HOLDING_POINTERS):
+            if holder < len(self.elf.sections) and self.elf.sections[holder].name.startswith(HOLDING_POINTERS):
                 yield Pointer(
                     object=strings.get(target.addend + _SYMBOL_OBJECT, VMLINUX),
                     name=strings.get(target.addend + _SYMBOL_NAME, ""),
                     position=_number(names, target.addend + _SYMBOL_POSITION, 8),
                 )
-
-    def _string(self, entry: Relocation) -> str:
-        symbol = self.elf.symbols[entry.symbol]
-        if not symbol.defined:
-            return ""
-        content = self.elf.content(self.elf.sections[symbol.section])
-        start = symbol.value + entry.addend
-        return content[start : content.find(b"\0", start)].decode(errors="replace")
 
 
 def check_references(outputs: Sequence[Path], base: Base) -> None:
@@ -122,10 +116,7 @@ def _check_symbols(objects: Sequence[DiffObject], base: Base) -> None:
     for name, local in sorted((name, local) for one in objects for name, local in one.undefined.items()):
         export = base.exports.get(name)
         if export is None and local:
-            # create-diff-object leaves a key out that only jump labels refer to.
-            raise BuildStopped(
-                problem("jump-label", f"The patched code tests {name}, a static key that the series adds.")
-            )
+            raise BuildStopped(added_key(name))
         if export is None and name not in defined:
             missing.append(name)
         elif export is not None and export.namespace and export.namespace not in namespaces:
@@ -137,17 +128,24 @@ def _check_symbols(objects: Sequence[DiffObject], base: Base) -> None:
 
 
 def _check_sealed(objects: Sequence[DiffObject], base: Base) -> None:
-    parents: dict[str, LinkedSymbols] = {}
     for pointer in sorted({pointer for one in objects for pointer in one.pointers()}, key=repr):
-        if pointer.object not in parents:
-            parents[pointer.object] = base.parent(pointer.object)
-        linked = parents[pointer.object]
-        same = linked.named.get(pointer.name, [])
-        symbol = same[max(pointer.position - 1, 0)] if len(same) >= pointer.position and same else None
-        if symbol is not None and symbol.kind == TYPE_FUNC and symbol.value in linked.sealed(symbol.section):
-            raise BuildStopped(
-                problem("sealed-endbr", f"The new code takes the address of {pointer.name}, whose entry is sealed.")
-            )
+        check_unsealed(pointer, base)
+
+
+def check_unsealed(pointer: Pointer, base: Base) -> None:
+    """Raise BuildStopped with `sealed-endbr` for a pointer to a function whose ENDBR was sealed: a call is a #CP."""
+    linked = base.parent(pointer.object)
+    same = linked.named.get(pointer.name, [])
+    symbol = same[max(pointer.position - 1, 0)] if len(same) >= pointer.position and same else None
+    if symbol is not None and symbol.kind == TYPE_FUNC and symbol.value in linked.sealed(symbol.section):
+        raise BuildStopped(
+            problem("sealed-endbr", f"The new code takes the address of {pointer.name}, whose entry is sealed.")
+        )
+
+
+def added_key(name: str) -> Problem:
+    """Return the problem of a missing local symbol: create-diff-object leaves out what only jump labels refer to."""
+    return problem("jump-label", f"The patched code tests {name}, a static key that the series adds.")
 
 
 def undefined(names: Sequence[str]) -> Problem:
@@ -161,7 +159,7 @@ def undefined(names: Sequence[str]) -> Problem:
 
 def not_imported(name: str, namespace: str, *, release: str) -> Problem:
     """Return the problem of an exported symbol whose namespace nobody imports, with what to write in this kernel."""
-    written = f'"{namespace}"' if _version(release) >= _NAMESPACES_QUOTED_SINCE else namespace
+    written = f'"{namespace}"' if version_of(release) >= _NAMESPACES_QUOTED_SINCE else namespace
     return problem(
         "undefined-symbol",
         f"The patched code uses {name} of the namespace {namespace} without importing it.",
@@ -173,5 +171,6 @@ def _number(raw: bytes, start: int, size: int) -> int:
     return int.from_bytes(raw[start : start + size], "little")
 
 
-def _version(release: str) -> tuple[int, ...]:
+def version_of(release: str) -> tuple[int, ...]:
+    """Return the first two numbers of a release, which say what its kernel can."""
     return tuple(int(part) for part in re.findall(r"\d+", release)[:2])
