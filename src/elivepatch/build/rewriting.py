@@ -15,7 +15,7 @@ from elivepatch.model.build import BuildOutcome, Proposal, RewriteStep
 from elivepatch.model.errors import Problem
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.patch.lines import forget
-from elivepatch.patch.parse import FileKind, read_series
+from elivepatch.patch.parse import FileKind, TouchedFile, read_series
 from elivepatch.patch.rewrite import Rule, Source, Unsafe, write_patch
 from elivepatch.patch.rewritecalls import plain_static_calls, plain_static_keys, renamed_function
 from elivepatch.patch.rewritedata import exports_as_they_are, kept_static_local, plain_variables
@@ -43,9 +43,9 @@ class Proposer:
         """Return what could be built in place of `series`, which `found` stopped after it was applied as `layer`."""
         if not layer.is_dir():
             return Proposal(patch="", refusal="It does not get as far as the compiler.")
-        sources = self._sources(series, layer)
-        touched = [file.path for file in read_series(series) if file.kind is not FileKind.DOCUMENT]
-        if left_out := sorted(set(touched) - sources.keys()):
+        touched = [file for file in read_series(series) if file.kind is not FileKind.DOCUMENT]
+        sources = self._sources(touched, layer)
+        if left_out := sorted({file.path for file in touched} - sources.keys()):
             sentence = f"A proposal changes C files that are there before and after, unlike {left_out[0]}."
             return Proposal(patch="", refusal=sentence)
         steps: list[RewriteStep] = []
@@ -68,9 +68,9 @@ class Proposer:
             found = outcome.problem
         return Proposal(patch="", steps=tuple(steps), refusal=f"Even so: {found.message}")
 
-    def _sources(self, series: PatchSeries, layer: Path) -> dict[str, Source]:
+    def _sources(self, touched: Sequence[TouchedFile], layer: Path) -> dict[str, Source]:
         sources = {}
-        for file in read_series(series):
+        for file in touched:
             old, new = self.tree / file.path, layer / file.path
             if file.kind in {FileKind.SOURCE, FileKind.HEADER} and old.is_file() and new.is_file():
                 text = forget(new.read_text(encoding="latin-1"))

@@ -265,12 +265,10 @@ def _clean_up(tools: Tools, now: Standing, involved: Sequence[Entry]) -> tuple[s
 
 
 def _note_guard(tools: Tools, now: Standing, coming: Record, before: dict[str, Any] | None) -> None:
-    if now.record.set.entries == coming.set.entries:
+    if before is None or now.record.set.entries == coming.set.entries:
         note_phase(tools.machine, tools.store, now.record.set.entries, Phase.LOADED)
-    elif before is not None:
-        tools.store.write_guard(before)
     else:
-        note_phase(tools.machine, tools.store, now.record.set.entries, Phase.LOADED)
+        tools.store.write_guard(before)
 
 
 def _write_history(

@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unidiff.patch import PatchedFile, PatchSet
+from unidiff.patch import PatchedFile
 
 from elivepatch.model.series import PatchSeries
-from elivepatch.patch.parse import FileKind, TouchedFile
+from elivepatch.patch.parse import FileKind, TouchedFile, read_diff
 
 _MAKEFILES = {"Makefile", "Kbuild"}
 _OBJECTS = re.compile(
@@ -50,7 +50,7 @@ def read_additions(series: PatchSeries, touched: Sequence[TouchedFile]) -> Addit
     objects: dict[str, set[str]] = {path: set() for path in candidates}
     included = set()
     for patch in series.patches:
-        for file in PatchSet(patch.content.decode().replace("\r\n", "\n")):
+        for file in read_diff(patch.content.decode()):
             path = file.target_file.partition("/")[2]
             if path in objects:
                 listed = _listed(file, posixpath.dirname(path))

@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from unidiff.patch import PatchSet
-
 from elivepatch.model.series import PatchSeries
 from elivepatch.patch.definitions import Definition, Sort, enclosing, words_of
+from elivepatch.patch.parse import read_diff
 
 SHOWN = 8
 _WORD = re.compile(r"\b[A-Za-z_]\w+")
@@ -41,7 +40,7 @@ class ChangedLine:
 def changed_lines(series: PatchSeries, definitions: DefinitionsOf) -> Iterator[ChangedLine]:
     """Yield the changed lines of a series that `read_series` has taken, in their order."""
     for patch in series.patches:
-        for file in PatchSet(patch.content.decode().replace("\r\n", "\n")):
+        for file in read_diff(patch.content.decode()):
             path = (file.source_file if file.target_file == "/dev/null" else file.target_file).partition("/")[2]
             known = definitions(path)
             for hunk in file:

@@ -86,8 +86,7 @@ def _read(patch: SourcePatch) -> list[TouchedFile]:
             problem("patch-path", f"{patch.name} makes a symbolic link or a submodule.", excerpt=found.group())
         )
     try:
-        # Mail turns line ends into CR LF; patch(1) takes the CR away again where the header lines have it.
-        files = PatchSet(text.replace("\r\n", "\n"))
+        files = read_diff(text)
     except (UnidiffParseError, ValueError, IndexError, AttributeError) as error:
         raise BuildStopped(
             problem("patch-malformed", f"{patch.name} cannot be read as a diff: {str(error).strip()[:200]}.")
@@ -95,6 +94,12 @@ def _read(patch: SourcePatch) -> list[TouchedFile]:
     if not any(len(file) or file.is_rename for file in files):
         raise BuildStopped(problem("patch-empty", f"{patch.name} holds no hunk."))
     return [one for file in files for one in _touched(patch, file.source_file, file.target_file)]
+
+
+def read_diff(text: str) -> PatchSet:
+    """Return the files of a diff with their hunks; where it is malformed, raises what unidiff does."""
+    # Mail turns line ends into CR LF; patch(1) takes the CR away again where the header lines have it.
+    return PatchSet(text.replace("\r\n", "\n"))
 
 
 def _touched(patch: SourcePatch, source: str, target: str) -> list[TouchedFile]:

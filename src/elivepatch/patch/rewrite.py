@@ -93,6 +93,10 @@ class Source:
         """Return the text of an item after the series, or before."""
         return "".join((self.old_lines if old else self.new_lines)[item.start - 1 : item.end])
 
+    def function(self, name: str) -> Definition | None:
+        """Return the function of a name in the new file, the first where a configuration chooses one of several."""
+        return next((one for one in self.new_items if one.sort is Sort.FUNCTION and one.name == name), None)
+
     def without(self, edits: Iterable[Edit]) -> Source:
         """Return the file with the old lines in place of those of `edits`."""
         lines, position = list[str](), 0

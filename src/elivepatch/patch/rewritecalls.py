@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from elivepatch.model.build import RewriteStep
 from elivepatch.model.errors import Problem
-from elivepatch.patch.definitions import Definition, Sort
+from elivepatch.patch.definitions import Sort
 from elivepatch.patch.rewrite import Rewritten, Source, Unsafe, put
 
 MACROS, SYSCALLS = "kpatch-macros.h", "kpatch-syscall.h"
@@ -100,7 +100,7 @@ def plain_static_calls(found: Problem, sources: Mapping[str, Source]) -> Rewritt
     if found.code != "static-call" or told is None:
         return None
     for path, source in sources.items():
-        item = _function(source, told[1])
+        item = source.function(told[1])
         if item is None:
             continue
         text, count = re.subn(r"(?<!_)\bstatic_call\s*\((?=\s*\w+\s*\)\s*\()", "KPATCH_STATIC_CALL(", source.body(item))
@@ -110,7 +110,3 @@ def plain_static_calls(found: Problem, sources: Mapping[str, Source]) -> Rewritt
             step = RewriteStep(code=found.code, path=path, what=what, why=why)
             return Rewritten(put(sources, source.with_body(item, text).including(MACROS)), (step,))
     return Unsafe(f"The static call of {told[1]} is made in a function or macro of a header.")
-
-
-def _function(source: Source, name: str) -> Definition | None:
-    return next((one for one in source.new_items if one.sort is Sort.FUNCTION and one.name == name), None)

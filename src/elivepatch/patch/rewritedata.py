@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 
 from elivepatch.model.build import RewriteStep
 from elivepatch.model.errors import Problem
@@ -93,7 +92,7 @@ def kept_static_local(found: Problem, sources: Mapping[str, Source]) -> Rewritte
     if chosen is None:
         return None
     home, declaration = chosen
-    new = next((one for one in source.new_items if one.sort is Sort.FUNCTION and one.name == home.name), None)
+    new = source.function(home.name)
     if new is None:
         return Unsafe(f"{home.name}, which {variable} belongs to, is gone.")
     text = source.body(new)
@@ -108,4 +107,4 @@ def kept_static_local(found: Problem, sources: Mapping[str, Source]) -> Rewritte
     why = "The tool cannot tell a variable that lost its last use from one that it failed to find again"
     step = RewriteStep(code=found.code, path=path, what=what, why=why)
     body = f"{text[:at]}{declaration}{kept}{text[at:]}"
-    return Rewritten(put(sources, replace(source.with_body(new, body))), (step,))
+    return Rewritten(put(sources, source.with_body(new, body)), (step,))

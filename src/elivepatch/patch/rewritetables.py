@@ -113,8 +113,7 @@ def _slots(
         if match is None:
             return Unsafe(f"{table}{path} changes from {old or 'nothing'} to {new or 'nothing'}, which is no pointer.")
         rest.remove(match)
-        target = next((one for one in source.new_items if one.sort is Sort.FUNCTION and one.name == new), None)
-        if new and target is None:
+        if new and source.function(new) is None:
             return Unsafe(f"{new} is not defined in {source.path}: whether it stays in memory cannot be told.")
         before = any(one.sort is Sort.FUNCTION and one.name == new for one in source.old_items)
         entry = new if before or not new else f"elivepatch_{new}"
