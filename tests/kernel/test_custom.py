@@ -130,6 +130,7 @@ def kept(archive: Archive, base_6_1: Base, shared_path: Path) -> KeptBuild:
     )
 
 
+@pytest.mark.extended
 def test_what_was_kept_of_a_build_gives_the_same_livepatches_as_the_packages(
     workshop: BuildingWorkshop, base_6_1: Base, kept: KeptBuild, shared_path: Path, archive: Archive
 ) -> None:

@@ -20,6 +20,7 @@ FIXES = SHARED / "cve-fixes-6.1.176"
 
 pytestmark = [
     pytest.mark.kernel,
+    pytest.mark.extended,
     pytest.mark.skipif(not FIXES.is_dir(), reason="the collection of real fixes is not there"),
 ]
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elivepatch.build.archive import Archive
+from elivepatch.build.base import Base
 from elivepatch.build.locking import locked
 from elivepatch.process import run
 from elivepatch.trial import cpio
@@ -71,10 +72,14 @@ _LOCALMOUNT = """\
 #!/sbin/openrc-run
 start() { :; }
 """
-# In the background: a service that shuts down while it starts would wait for itself.
+# In the background: a service that shuts down while it starts would wait for itself. An operator comes when the machine
+# is up; until then OpenRC may be in the middle of what an operator's command needs.
 _SERVICE = """\
 #!/sbin/openrc-run
-start() { /bin/busybox sh /scenario </dev/null >/dev/ttyS0 2>&1 & }
+up() {
+    while [ -e /run/openrc/rc.starting ]; do /bin/busybox usleep 100000; done
+}
+start() { { up; exec /bin/busybox sh /scenario; } </dev/null >/dev/ttyS0 2>&1 & }
 """
 _ELIVEPATCH = """\
 #!/usr/bin/python3
@@ -167,6 +172,15 @@ class Boot:
             raise AssertionError(message)
         return self.steps[key]
 
+    def problem(self, key: str) -> tuple[int, str]:
+        """Return a failed step's exit status and the code of what it says."""
+        return self[key].status, self[key].document["problem"]["code"]
+
+    def complaints(self) -> list[str]:
+        """Return the lines of the console in which the kernel warns or dies."""
+        words = ("WARNING:", "BUG:", "Oops", "Kernel panic", "Call Trace")
+        return [line for line in self.console.splitlines() if any(word in line for word in words)]
+
 
 class GuestHost:
     """One machine: a kernel, and a disk below `place` that keeps what happened to it; its consoles go to `logs`."""
@@ -234,6 +248,11 @@ class GuestHost:
             yield cpio.file(f"modules/{name}.ko", content(path))
         yield cpio.file("modules/order", "\n".join(name for name, _ in plan.modules).encode())
         yield from _tree("payload", payload)
+
+
+def config_of(base: Base) -> dict[str, bytes]:
+    """Return a kernel's configuration where a distribution puts it; the tree's differs in keys and salt only."""
+    return {f"boot/config-{base.release}": (base.tree / ".config").read_bytes()}
 
 
 def kernel_module(kernel: GuestKernel, name: str) -> dict[str, bytes]:
