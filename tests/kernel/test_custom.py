@@ -70,6 +70,14 @@ def test_a_base_is_the_kernel_that_was_built(own: Base) -> None:
     assert not list(own.tree.rglob("vmlinux.o")), "what was built is not kept"
 
 
+def test_what_its_source_package_has_closed_is_closed_in_it_too(workshop: BuildingWorkshop, own: Base) -> None:
+    sources = workshop.sources(own.release)
+    assert sources.package_version == ""
+    assert sources.changelog is not None
+    assert f"linux-source-6.12_{sources.changelog.version}" in own.packages
+    assert sources.changelog.closed
+
+
 def test_a_base_patch_then_a_livepatch_on_it_then_a_second_are_all_live_at_once(
     workshop: BuildingWorkshop, own: Base, reachable_path: Path, tmp_path: Path, settings: ServerSettings
 ) -> None:

@@ -14,9 +14,16 @@ def bare_base(directory: Path, release: str = "6.12.117-own", **changed: Any) ->
     """Make one in `directory`, of a kernel without klp-build and IBT unless `changed` says otherwise."""
     (directory / "tree").mkdir(exist_ok=True)
     (directory / "tree/.config").write_text("CONFIG_LIVEPATCH=y\n")
-    facts: dict[str, Any] = {"kind": "custom", "ibt": False, "toolchain": "debian-13", "cc": "gcc-14"}
+    facts: dict[str, Any] = {
+        "kind": "custom",
+        "ibt": False,
+        "toolchain": "debian-13",
+        "cc": "gcc-14",
+        "packages": {},
+        "version": release,
+    }
     return Base(
         directory=directory, release=Release(release), build_id=BuildId("ab" * 20), config_digest=Digest("c" * 64),
-        toolchain_digest=Digest("d" * 64), compiler="gcc", modversions=True, struct_sizes={}, packages={},
-        size_bytes=0, seconds=0.0, version=release, **(facts | changed),
+        toolchain_digest=Digest("d" * 64), compiler="gcc", modversions=True, struct_sizes={},
+        size_bytes=0, seconds=0.0, **(facts | changed),
     )  # fmt: skip

@@ -35,6 +35,14 @@ def source_files(base: Base) -> Iterator[str]:
                 yield f"{inside}/{name}"
 
 
+def source_version(base: Base) -> str:
+    """Return the version of the distribution's package that the base's source comes from, empty where it is none."""
+    if base.kind == "stock":
+        return base.version
+    named = (name.partition("_") for name in base.packages if name.startswith("linux-source-"))
+    return next((version for _, _, version in named), "")
+
+
 def distribution_changelog(base: Base, archive: Archive) -> str | None:
     """Return the changelog of the packages that a base was made from, None where no package is kept that has it.
 

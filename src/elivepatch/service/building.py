@@ -24,7 +24,7 @@ from elivepatch.build.builders.choice import VERSIONS, build_as_asked
 from elivepatch.build.builders.steps import Workbench
 from elivepatch.build.custom import CustomMaker
 from elivepatch.build.making import Workplace
-from elivepatch.build.provenance import distribution_changelog, source_files
+from elivepatch.build.provenance import distribution_changelog, source_files, source_version
 from elivepatch.build.stock import StockMaker
 from elivepatch.build.toolchain import Toolchains
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note
@@ -102,7 +102,7 @@ class BuildingWorkshop:
                     units.includers,
                     source_files(base),
                 ),
-                changelog=told if told is not None and told.version == base.version else None,
+                changelog=told if told is not None and told.version == source_version(base) else None,
             )
         return self._sources[builder]
 
