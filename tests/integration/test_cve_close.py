@@ -215,6 +215,14 @@ class TestClose:
         assert (len(server.asked), host.store.record(), host.loads) == (asked, record, 1)
         assert "Nothing to do" in run(host, "cve", "close", "--policy", cves.policy).out
 
+    def test_a_source_patch_whose_text_was_lost_is_asked_for_again(self, host: SimulatedHost, cves: CveList) -> None:
+        cves.add(1, "ok")
+        cve(host, cves, "close")
+        host.store.path_of(host.store.record().set.series[0].digest, "patch").unlink()
+        cves.add(2, "ok")
+        ran = cve(host, cves, "close")
+        assert (ran.status, ran.code) == (6, "source-gone")
+
     def test_what_comes_later_is_added_and_everything_live_carried_along(
         self, host: SimulatedHost, cves: CveList, server: CveServer
     ) -> None:

@@ -24,6 +24,12 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with the token for the server")
 
 
+def connection_words(arguments: argparse.Namespace) -> list[str]:
+    """Return the options of `add_connection` as they were given, for another command line."""
+    words = ["--url", arguments.url] if arguments.url else []
+    return [*words, "--token-file", str(arguments.token_file)] if arguments.token_file else words
+
+
 def add_limit(parser: argparse.ArgumentParser) -> None:
     """Add the option of every command that waits for a job at a server."""
     parser.add_argument(

@@ -5,7 +5,7 @@ lock                        held while a command works on the kernel
 files/SHA256.{ko,sig,patch} modules, their signatures, the source patches they were made of
 kernels/BUILD-ID/state.json what is recorded about that kernel (elivepatch.client.state)
 kernels/BUILD-ID/next.json  what it will be once the transition under way is done
-kernels/BUILD-ID/guard.json whether loading this set ended well (elivepatch.client.host.boot)
+kernels/BUILD-ID/guard.json whether loading this set ended well (elivepatch.client.guard)
 kernels/BUILD-ID/history.jsonl
 """
 
@@ -23,9 +23,10 @@ from typing import Any
 
 from elivepatch.client.host.identity import read_boot_id, read_build_id, read_release
 from elivepatch.client.host.machine import Host, Machine
-from elivepatch.client.state import Record
+from elivepatch.client.state import Record, RecordedPatch
 from elivepatch.model.errors import HostError
 from elivepatch.model.kernel import BuildId, Digest
+from elivepatch.model.series import SourcePatch
 
 DIRECTORY = "var/lib/elivepatch"
 _JSON_LIMIT = 8 << 20
@@ -131,6 +132,16 @@ class Store:
                 f"{path} cannot be read: {error.strerror}.",
                 advice="It is needed for what is recorded: build the livepatch again with `elivepatch apply`.",
             ) from error
+
+    def source(self, recorded: RecordedPatch) -> SourcePatch:
+        """Return the text of a source patch that is live; raises HostError where it is gone or was changed."""
+        try:
+            patch = SourcePatch(recorded.name, self.kept(recorded.digest, "patch"))
+        except HostError as error:
+            raise _source_gone(f"The text of {recorded.name} is not kept here") from error
+        if patch.digest != recorded.digest:
+            raise _source_gone(f"The kept text of {recorded.name} was changed")
+        return patch
 
     def append_history(self, event: dict[str, Any]) -> None:
         """Add a line to the history, keeping it bounded; raises HostError where that fails."""
@@ -301,6 +312,14 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _source_gone(how: str) -> HostError:
+    return HostError(
+        "source-gone",
+        f"{how}, but it is live and must be carried along.",
+        advice="Give that source patch again, before the new one: `elivepatch apply OLD NEW`.",
+    )
 
 
 def _damaged(path: Path) -> HostError:

@@ -108,7 +108,7 @@ builds = sa.Table(
     sa.Column("done_at", UtcTime),
     sa.Column("tenant", sa.String(40), nullable=False, server_default="default"),
     sa.Column("asked_by", sa.String(40), nullable=False, server_default="operator"),
-    # Which workers can do it, and its turn among those who wait (service/turns.py).
+    # Which workers can do it, and its turn among those who wait (service/engine.py).
     sa.Column("route", sa.String(16), nullable=False, server_default=""),
     sa.Column("automatic", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("place", sa.Integer, nullable=False, server_default="0"),

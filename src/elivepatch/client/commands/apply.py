@@ -20,7 +20,6 @@ from elivepatch.client.limit import time_limit
 from elivepatch.client.options import SETTINGS_FILE, add_changing
 from elivepatch.client.session import Session, changing
 from elivepatch.client.standing import require_settled
-from elivepatch.client.state import RecordedPatch
 from elivepatch.commandline import Subparsers
 from elivepatch.model.build import BuildRequest
 from elivepatch.model.errors import BuildStopped, ExitStatus, HostError, TrustError
@@ -96,26 +95,8 @@ def _series(session: Session, given: Sequence[SourcePatch], *, stack: bool) -> P
     new = [patch for digest, patch in texts.items() if digest not in {one.digest for one in live}]
     if not new:
         return None
-    carried = [] if stack else [texts.get(one.digest) or _kept(session, one) for one in live]
+    carried = [] if stack else [texts.get(one.digest) or session.store.source(one) for one in live]
     return PatchSeries((*carried, *new))
-
-
-def _kept(session: Session, recorded: RecordedPatch) -> SourcePatch:
-    try:
-        patch = SourcePatch(recorded.name, session.store.kept(recorded.digest, "patch"))
-    except HostError as error:
-        raise HostError(
-            "source-gone",
-            f"The text of {recorded.name} is not kept here, but it is live and must be carried along.",
-            advice="Give that source patch again, before the new one: `elivepatch apply OLD NEW`.",
-        ) from error
-    if patch.digest != recorded.digest:
-        raise HostError(
-            "source-gone",
-            f"The kept text of {recorded.name} was changed.",
-            advice="Give that source patch again, before the new one: `elivepatch apply OLD NEW`.",
-        )
-    return patch
 
 
 def _require_trust(session: Session) -> None:

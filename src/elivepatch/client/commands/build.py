@@ -10,7 +10,7 @@ from pathlib import Path
 
 from elivepatch.client.api import Api, Refused, parse_job
 from elivepatch.client.base_patches import add_base_patches, base_patches_of
-from elivepatch.client.connection import add_connection, add_limit, connect
+from elivepatch.client.connection import add_connection, add_limit, connect, connection_words
 from elivepatch.client.files import read_series, write_whole
 from elivepatch.client.follow import Patience
 from elivepatch.client.limit import time_limit
@@ -92,9 +92,7 @@ def wait(api: Api, job: str, arguments: argparse.Namespace, output: Output) -> R
     try:
         return Patience(output.progress).follow(api, job)
     except KeyboardInterrupt as interruption:
-        again = ["elivepatch", "build", "--follow", job]
-        again += ["--url", arguments.url] if arguments.url else []
-        again += ["--token-file", str(arguments.token_file)] if arguments.token_file else []
+        again = ["elivepatch", "build", "--follow", job, *connection_words(arguments)]
         output.note(f"The job goes on at the server. To follow it again: {shlex.join(again)}")
         output.note(f"To end it: {shlex.join(['elivepatch', 'cancel', *again[3:]])}")
         raise KeyboardInterrupt(f"Job {job} goes on at the server.") from interruption

@@ -18,6 +18,7 @@ from elivepatch.advisory.plan import Choice, series_of
 from elivepatch.advisory.verdicts import Outcome, Verdict, remembered
 from elivepatch.client import commands
 from elivepatch.client.commands import apply
+from elivepatch.client.connection import connection_words
 from elivepatch.client.cve.cumulative import Cumulative, build_cumulative, expectations_of
 from elivepatch.client.cve.keeping import asking_in_time
 from elivepatch.client.cve.planning import Planned, planned, tell_plan
@@ -26,7 +27,7 @@ from elivepatch.client.follow import Patience
 from elivepatch.client.report import Report
 from elivepatch.client.store import Store
 from elivepatch.commandline import build_parser
-from elivepatch.model.errors import EnvironmentFault, ExitStatus, HostError, UsageError
+from elivepatch.model.errors import EnvironmentFault, ExitStatus, UsageError
 from elivepatch.model.series import SourcePatch
 from elivepatch.output import Output
 
@@ -148,16 +149,7 @@ def _carried(made: Planned) -> tuple[SourcePatch, ...]:
     if machine is None:
         return ()
     store = Store.of(machine.host)
-    recorded = dict.fromkeys(patch for entry in made.live for patch in entry.series)
-    patches = [SourcePatch(one.name, store.kept(one.digest, "patch")) for one in recorded]
-    for patch, one in zip(patches, recorded, strict=True):
-        if patch.digest != one.digest:
-            raise HostError(
-                "source-gone",
-                f"The kept text of {one.name} was changed.",
-                advice="Give that source patch again with `elivepatch apply`, or unload what is live.",
-            )
-    return tuple(patches)
+    return tuple(store.source(one) for one in dict.fromkeys(patch for entry in made.live for patch in entry.series))
 
 
 def _remember(made: Planned, cumulative: Cumulative, carried: Sequence[SourcePatch]) -> None:
@@ -203,8 +195,7 @@ def _apply(
             place.mkdir()
             files.append(place / patch.name)
             files[-1].write_bytes(patch.content)
-        options = ["--url", arguments.url] if arguments.url else []
-        options += ["--token-file", str(arguments.token_file)] if arguments.token_file else []
+        options = connection_words(arguments)
         for one in expectations_of(fixes):
             options += ["--expect", f"{one.command} =~ {one.pattern}"]
         argv = ["apply", *options, "--json", "--", *map(str, files)]
