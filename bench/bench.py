@@ -32,8 +32,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 from demo import serving
 from elivepatch.build.base import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
-from elivepatch.build.compile import Compiler
-from elivepatch.build.link import Linker
 from elivepatch.build.making import Workplace
 from elivepatch.build.stock import StockMaker
 from elivepatch.model.series import PatchSeries, SourcePatch
@@ -159,9 +157,11 @@ class Bench:
         work_dir.chmod(0o755)
         return work_dir
 
+    def _builder(self) -> ObjectsBuilder:
+        return ObjectsBuilder(base=self.base, toolchains=self.workshop.toolchains, jobs=os.cpu_count() or 1)
+
     def _build(self, work_dir: Path, name: str) -> Path:
-        builder = ObjectsBuilder(base=self.base, toolchains=self.workshop.toolchains, jobs=os.cpu_count() or 1)
-        outcome = builder.build(
+        outcome = self._builder().build(
             PatchSeries((SourcePatch("bench.patch", PATCH.encode()),)), name=name, work_dir=work_dir
         )
         if outcome.module is None:
@@ -170,23 +170,15 @@ class Bench:
 
     def floor(self, stack: ExitStack, measured: Measured) -> None:
         """Time what no builder can leave out: one compile of the changed object, and the link of the module."""
-        helper = self.workshop.toolchains.helper()
-        sandbox = self.workshop.toolchains.sandbox(self.workshop.toolchains.get(self.base.toolchain))
-        headers = helper.root / "usr/share/kpatch"
-        compiler = Compiler(base=self.base, sandbox=sandbox, patch_headers=headers)
-        linker = Linker(
-            base=self.base, sandbox=sandbox, helper=self.workshop.toolchains.sandbox(helper), patch_headers=headers
-        )
+        compiler, linker = self._builder().compiler(), self._builder().linker()
         unit = self.base.units.by_source[SOURCE]
         built = self._work_dir(stack)
         self._build(built, "livepatch_bench")
         for _ in range(self.runs):
             work_dir = self._work_dir(stack)
-            output = work_dir / "compiled"
-            output.mkdir(mode=0o777)
-            output.chmod(0o777)
+            (work_dir / "object").mkdir()
             with measured.run():
-                compiler.patched(unit, compiler.original(unit), built / "applied/layer", output)
+                compiler.patched(unit, compiler.original(unit), built / "layer", work_dir / "object")
                 linker.link([built / "object-0/diff.o"], name="livepatch_bench", work_dir=work_dir)
 
     def trial(self, stack: ExitStack, measured: Measured) -> None:

@@ -24,8 +24,6 @@ from elivepatch.build.base import Base
 from elivepatch.build.builders.klp import KlpBuilder
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.builders.reference import ReferenceBuilder
-from elivepatch.build.compile import Compiler
-from elivepatch.build.link import Linker
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.service.building import BuildingWorkshop
@@ -78,17 +76,12 @@ class WholeKernel:
     def floor(self, runs: int) -> Measured:
         """Compile the changed object and link the module, and do nothing else."""
         measured = Measured()
-        toolchains = self.workshop.toolchains
-        headers = toolchains.patch_headers()
-        sandbox = toolchains.sandbox(toolchains.get(self.base.toolchain))
-        compiler = Compiler(base=self.base, sandbox=sandbox, patch_headers=headers)
-        linker = Linker(
-            base=self.base, sandbox=sandbox, helper=toolchains.sandbox(toolchains.helper()), patch_headers=headers
-        )
+        builder = self._made(ObjectsBuilder)
+        compiler, linker = builder.compiler(), builder.linker()
         unit = self.base.units.by_source[KINDS["one line"].edits[0].path]
         with ExitStack() as stack:
             built = self._work_dir(stack)
-            _build(self._made(ObjectsBuilder), self._patch(0), built)
+            _build(builder, self._patch(0), built)
             for _ in range(runs):
                 work_dir = self._work_dir(stack)
                 (work_dir / "object").mkdir()

@@ -22,7 +22,6 @@ from elivepatch.build.checks.references import DiffObject, check_references
 from elivepatch.build.compile import Compiler, Original
 from elivepatch.build.diff import Difference, DiffTool, overrides, symbol_table
 from elivepatch.build.explain import Explainer
-from elivepatch.build.link import Linker
 from elivepatch.build.reach import Reach
 from elivepatch.kernel.elf import ElfFile, Symbol
 from elivepatch.kernel.symbols import Block
@@ -96,14 +95,7 @@ class ObjectsBuilder(BuildSteps):
             check_entries(_symbols(objects), self.base.parent)
             return BuildOutcome(functions=tuple(self._planned(objects)), notes=notes, seconds=dict(self.seconds))
         with self.timed("link", "linking the module"):
-            linker = Linker(
-                base=self.base,
-                sandbox=self.sandbox(),
-                helper=self.helper(),
-                patch_headers=self.toolchains.patch_headers(),
-                cancellation=self.cancellation,
-            )
-            module = linker.link(outputs, name=name, replace=replace, work_dir=work_dir)
+            module = self.linker().link(outputs, name=name, replace=replace, work_dir=work_dir)
         with self.timed("check", "checking the module against the kernel"):
             functions = check_module(module, name, self.base, dict(_expected(objects)), _blocks(objects))
         return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))

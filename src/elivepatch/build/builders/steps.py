@@ -15,6 +15,7 @@ from elivepatch.build.base import Base
 from elivepatch.build.checks.prototypes import check_prototypes
 from elivepatch.build.compile import Compiler
 from elivepatch.build.headers import includes_of
+from elivepatch.build.link import Linker
 from elivepatch.build.reach import Reach, reach
 from elivepatch.build.sandbox import Sandbox
 from elivepatch.build.toolchain import Toolchains
@@ -100,6 +101,16 @@ class BuildSteps(Workbench):
         return Compiler(
             base=self.base,
             sandbox=self.sandbox(),
+            patch_headers=self.toolchains.patch_headers(),
+            cancellation=self.cancellation,
+        )
+
+    def linker(self) -> Linker:
+        """Return what links modules for the base."""
+        return Linker(
+            base=self.base,
+            sandbox=self.sandbox(),
+            helper=self.helper(),
             patch_headers=self.toolchains.patch_headers(),
             cancellation=self.cancellation,
         )
