@@ -38,17 +38,22 @@ def sign_livepatch(key: ServerKey, about: Statement) -> bytes:
     )
 
 
-def verify_envelope(envelope: bytes, pinned: Collection[PublicKey]) -> Statement:
-    """Return what one of the `pinned` keys says in `envelope`; raises TrustError for anything else.
-
-    The module's bytes are not looked at: use `verify_livepatch` before trusting a module.
-    """
+def require_enrolled(pinned: Collection[PublicKey]) -> None:
+    """Raise TrustError where no key is pinned, so that nothing could be believed."""
     if not pinned:
         raise TrustError(
             "not-enrolled",
             "This host trusts no server yet.",
             advice="Run `elivepatch enroll URL` and compare the fingerprint with the one that the server prints.",
         )
+
+
+def verify_envelope(envelope: bytes, pinned: Collection[PublicKey]) -> Statement:
+    """Return what one of the `pinned` keys says in `envelope`; raises TrustError for anything else.
+
+    The module's bytes are not looked at: use `verify_livepatch` before trusting a module.
+    """
+    require_enrolled(pinned)
     read = canonical.decode(envelope, limit=MAX_BYTES, what="signature file")
     body, signatures = _parts(read)
     message = _pre_authentication(body)

@@ -22,13 +22,13 @@ from elivepatch.client.session import Session, changing
 from elivepatch.client.standing import require_settled
 from elivepatch.commandline import Subparsers
 from elivepatch.model.build import BuildRequest
-from elivepatch.model.errors import BuildStopped, ExitStatus, HostError, TrustError
+from elivepatch.model.errors import BuildStopped, ExitStatus, HostError
 from elivepatch.model.kernel import KernelIdentity
 from elivepatch.model.progress import Event
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
 from elivepatch.output import Output
-from elivepatch.trust.envelope import verify_envelope
+from elivepatch.trust.envelope import require_enrolled, verify_envelope
 
 
 def register(subparsers: Subparsers) -> None:
@@ -69,7 +69,8 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         if series is None:
             account.already_live = True
         else:
-            _require_trust(session)
+            # Refused before the build, not after it, where nothing could be believed anyway.
+            require_enrolled(session.tools.pinned)
             request = BuildRequest(
                 release=kernel.release,
                 series=series,
@@ -97,16 +98,6 @@ def _series(session: Session, given: Sequence[SourcePatch], *, stack: bool) -> P
         return None
     carried = [] if stack else [texts.get(one.digest) or session.store.source(one) for one in live]
     return PatchSeries((*carried, *new))
-
-
-def _require_trust(session: Session) -> None:
-    """Refuse before the build, not after it, where nothing could be believed anyway."""
-    if not session.tools.pinned:
-        raise TrustError(
-            "not-enrolled",
-            "This host trusts no server yet.",
-            advice="Run `elivepatch enroll URL` and compare the fingerprint with the one that the server prints.",
-        )
 
 
 def _build(session: Session, arguments: argparse.Namespace, account: Account, request: BuildRequest) -> Delivery:
