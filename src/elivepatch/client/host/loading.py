@@ -189,17 +189,14 @@ def _refused(name: str, error: OSError) -> HostError:
     return HostError(code, f"{name} was not loaded: {sentence}.", advice=advice)
 
 
+_NO_KEY = (
+    "kernel-signature",
+    "this kernel only loads modules signed with a key that it knows",
+    "elivepatch signs no modules for kernels; `elivepatch doctor` says what enforces it here.",
+)
 _ANSWERS: dict[int, tuple[str, str, str]] = {
-    errno.EKEYREJECTED: (
-        "kernel-signature",
-        "this kernel only loads modules signed with a key that it knows",
-        "elivepatch signs no modules for kernels; `elivepatch doctor` says what enforces it here.",
-    ),
-    errno.ENOKEY: (
-        "kernel-signature",
-        "this kernel only loads modules signed with a key that it knows",
-        "elivepatch signs no modules for kernels; `elivepatch doctor` says what enforces it here.",
-    ),
+    errno.EKEYREJECTED: _NO_KEY,
+    errno.ENOKEY: _NO_KEY,
     errno.EPERM: (
         "load-forbidden",
         "the kernel does not let this process load modules",
