@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 from elf_maker import Made
 
 from elivepatch.build.archive import Archive, Package, _matches
+from elivepatch.build.making import Making
 from elivepatch.build.preparing import config_gate, may_be_of, objtool_per_object, source_version
 from elivepatch.build.reading import check_compiler, struct_sizes
-from elivepatch.build.stock import aliases, find_packages, resolve
+from elivepatch.build.stock import _halves, aliases, find_packages, resolve
 from elivepatch.build.toolchain import Toolchain
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
@@ -163,6 +166,25 @@ def test_a_file_that_is_not_what_the_index_names_does_not_match(tmp_path: Path, 
 def test_a_file_that_is_not_there_does_not_match(tmp_path: Path) -> None:
     assert not _matches(tmp_path / "p.deb", package("p", "1"))
     assert not _matches(tmp_path, package("p", "1"))
+
+
+class Interrupted:
+    """A base in the making whose operator presses Ctrl-C as soon as the source's turn comes."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+
+    def tree_maker(self) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_does_not_wait_for_the_debug_package(tmp_path: Path) -> None:
+    package = tmp_path / "never-comes.deb"
+    os.mkfifo(package)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        _halves(cast("Making", Interrupted(tmp_path)), package, package)
+    assert time.monotonic() - started < 10
 
 
 def test_a_differing_configuration_stops_the_base_and_is_shown() -> None:
