@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from simulated_host import RELEASE, SimulatedHost
 from elivepatch import process
 from elivepatch.client.cve.kept import DIRECTORY, Kept
 from elivepatch.model.kernel import Digest
+from elivepatch.model.series import SourcePatch
 
 pytestmark = pytest.mark.integration
 
@@ -333,6 +335,34 @@ class TestClose:
         file = Kept(host.root / DIRECTORY)._verdicts_file(RELEASE)
         file.write_text("{")
         assert cve(host, cves, "plan").code == "cve-verdicts"
+
+
+@pytest.mark.parametrize("command", [("cve", "plan"), ("cve", "close"), ("auto",)])
+@pytest.mark.parametrize(
+    ("options", "named"), [((), "found"), (("--base-patch",), "mine"), (("--no-base-patches",), "")]
+)
+def test_every_question_names_the_patches_that_the_kernel_was_built_with(
+    host: SimulatedHost,
+    cves: CveList,
+    server: CveServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    options: tuple[str, ...],
+    named: str,
+) -> None:
+    # Portage's are found on a Gentoo kernel only, and the server on loopback knows another one.
+    found = (SourcePatch("found.patch", b"found"),)
+    monkeypatch.setattr("elivepatch.client.base_patches.gentoo_patches", lambda *_: found)
+    (tmp_path / "mine.patch").write_bytes(b"mine")
+    given = [*options, *([tmp_path / "mine.patch"] if named == "mine" else [])]
+    cves.add(1, "ok")
+    cves.add(2, "needs another", file="drivers/lamp/part1.c")
+    ran = run_json(host, *command, "--policy", cves.policy, *given)
+    assert ran.status == 0, ran.err
+    expected = [{"name": f"{named}.patch", "sha256": hashlib.sha256(named.encode()).hexdigest()}] if named else None
+    assert [body.get("base_patches") for body in server.requests] == [expected] * len(server.requests)
+    assert len(server.requests) == (3 if command[-1] == "plan" else 5)
 
 
 @pytest.mark.parametrize("command", ["plan", "close"])

@@ -196,6 +196,8 @@ def _apply(
             files.append(place / patch.name)
             files[-1].write_bytes(patch.content)
         options = connection_words(arguments)
+        options += [option for file in arguments.base_patches for option in ("--base-patch", str(file))]
+        options += ["--no-base-patches"] if arguments.no_base_patches else []
         for one in expectations_of(fixes):
             options += ["--expect", f"{one.command} =~ {one.pattern}"]
         argv = ["apply", *options, "--json", "--", *map(str, files)]

@@ -18,7 +18,7 @@ from elivepatch.model.build import BuildRequest
 from elivepatch.model.errors import BuildStopped, Kind, Problem
 from elivepatch.model.kernel import Digest, Release
 from elivepatch.model.progress import Event, Progress
-from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.model.series import BasePatch, PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
 
 _AHEAD = 8  # requests that wait at the server, so that it never waits for us
@@ -26,10 +26,14 @@ _AHEAD = 8  # requests that wait at the server, so that it never waits for us
 
 @dataclass(slots=True, kw_only=True)
 class Judge:
-    """One server's verdicts on fixes for one kernel. `out_of_time` is asked before every question."""
+    """One server's verdicts on fixes for one kernel. `out_of_time` is asked before every question.
+
+    Every question names `base_patches`, so that a server whose base was made with others refuses it.
+    """
 
     server: AdvisoryServer
     release: Release
+    base_patches: tuple[BasePatch, ...] = ()
     builder: Digest
     kept: Kept
     verdicts: Verdicts
@@ -95,6 +99,7 @@ class Judge:
             expectations=tuple(expectations),
             trial=trial,
             check_only=check_only,
+            base_patches=self.base_patches,
         )
         return Patience(self.progress).ask(lambda: self.server.submit(request, automatic=self.automatic))
 

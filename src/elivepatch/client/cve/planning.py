@@ -21,6 +21,7 @@ from elivepatch.advisory.plan import Choice, Plan, select, with_fixes, with_verd
 from elivepatch.advisory.policy import Place, Policy, read_policy
 from elivepatch.advisory.ranking import Ranking
 from elivepatch.advisory.record import Record
+from elivepatch.client.base_patches import add_base_patches, base_patches_of
 from elivepatch.client.connection import add_connection
 from elivepatch.client.cve.inputs import add_records, completed, effective_records, ranking_of, tell_findings
 from elivepatch.client.cve.judging import Judge, note_fixes
@@ -86,6 +87,7 @@ def add_planning(parser: argparse.ArgumentParser, *, other_kernels: bool = True)
     add_json(parser)
     add_records(parser)
     add_keep(parser)
+    add_base_patches(parser)
     add_connection(parser)
 
 
@@ -123,6 +125,7 @@ def planned(
         judge = Judge(
             server=server,
             release=release,
+            base_patches=base_patches_of(arguments, release),
             builder=sources.builder,
             kept=keep,
             verdicts=verdicts,
