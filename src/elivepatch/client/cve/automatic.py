@@ -13,14 +13,11 @@ import fcntl
 import os
 import re
 import secrets
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from elivepatch.advisory.funnel import funnel
 from elivepatch.advisory.plan import Choice
@@ -33,6 +30,7 @@ from elivepatch.client.cve.subject import kept
 from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.machine import Machine
+from elivepatch.client.limit import alarm
 from elivepatch.client.standing import look
 from elivepatch.client.store import Store
 from elivepatch.model.errors import BuildStopped, ElivepatchError, ExitStatus, HostError
@@ -40,32 +38,21 @@ from elivepatch.model.progress import Event
 from elivepatch.output import Output
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deadline:
     """When a run must be over. `armed` while it is planning and building: loading has time limits of its own."""
 
     limit_s: float
     started: float = field(default_factory=time.monotonic)
-    _before: Any = None
 
     def passed(self) -> bool:
         """Tell whether the time is up."""
         return time.monotonic() - self.started >= self.limit_s
 
-    @contextmanager
-    def armed(self) -> Iterator[None]:
-        """Raise BuildStopped, wherever the block is, when the time is up."""
+    def armed(self) -> AbstractContextManager[None]:
+        """Return what raises BuildStopped, wherever its block is, when the time is up."""
         left = self.limit_s - (time.monotonic() - self.started)
-        self._before = signal.signal(signal.SIGALRM, self._ring)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, self._before)
-
-    def _ring(self, _number: int, _frame: FrameType | None) -> None:
-        raise BuildStopped(out_of_time())
+        return alarm(max(left, 0.001), lambda: BuildStopped(out_of_time()))
 
 
 class _Calm(Output):
