@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from elivepatch.model.codes import CODES, NOTES
 from elivepatch.service import commands as server_commands
 
 TOP = Path(__file__).parent.parent
+SCHEMAS = TOP / "src/elivepatch/client/schemas"
 # argparse folds help to the width of the terminal; pages must not depend on whose that is.
 os.environ["COLUMNS"] = "100"
 
@@ -59,8 +61,16 @@ def codes_page() -> str:
 def commands_page() -> str:
     """Return docs/commands.md."""
     parts = ["# Commands\n\nWhat `--help` prints, made from the code.\n"]
+    schemas = {
+        f"elivepatch {command}": file for command, file in json.loads((SCHEMAS / "index.json").read_text()).items()
+    }
     for parser in parsers().values():
-        parts += [f"## {one.prog}\n\n```\n{one.format_help().rstrip()}\n```\n" for one in _all(parser)]
+        for one in _all(parser):
+            parts.append(f"## {one.prog}\n\n```\n{one.format_help().rstrip()}\n```\n")
+            if file := schemas.get(one.prog):
+                parts.append(
+                    f"`--json` prints what [{file}]({os.path.relpath(SCHEMAS, TOP / 'docs')}/{file}) describes.\n"
+                )
     return "\n".join(parts)
 
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from host_commands import Ran, run, run_json
-from schema_check import faults
 from signing_server import STRANGER, SigningServer
 from simulated_host import SimulatedHost
 
@@ -47,8 +44,6 @@ def sent(server: SigningServer) -> list[str]:
 def test_apply_builds_verifies_loads_and_records(host: SimulatedHost, server: SigningServer) -> None:
     ran = apply(host, "one")
     assert ran.status == 0
-    schema = json.loads((files("elivepatch.client") / "schemas/apply.json").read_text())
-    assert faults(ran.document, schema) == []
     assert host.live == ["elp_1"]
     assert host.store.record().set.series[0].name == "one.patch"
     assert base64.b64decode(server.requests[0]["patches"][0]["content"]).endswith(b"+new one\n")
@@ -261,8 +256,6 @@ class TestEnrolment:
         self, fresh: SimulatedHost, server: SigningServer
     ) -> None:
         ran = run_json(fresh, "enroll", server.url, "--fingerprint", server.key.public.shown)
-        schema = json.loads((files("elivepatch.client") / "schemas/enroll.json").read_text())
-        assert faults(ran.document, schema) == []
         assert ran.status == 0
         assert apply(fresh, "one").status == 0
         assert fresh.live == ["elp_1"]

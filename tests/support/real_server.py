@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 from running_server import free_port
+from schema_check import require_published
 
 BIN = Path(sys.executable).parent
 
@@ -77,4 +78,6 @@ class Server:
         """Run a command with --json to its end; return its exit status, its document and what it told."""
         client = self.client(*words, "--json")
         out, err = client.communicate(timeout=180)
-        return client.returncode, json.loads(out), err.decode()
+        document = json.loads(out)
+        require_published(words, document)
+        return client.returncode, document, err.decode()

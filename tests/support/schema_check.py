@@ -1,15 +1,38 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A small checker for the part of JSON Schema that our schemas use."""
+"""Whether what a command prints follows its published schema, by a small checker for the part of JSON Schema in use."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
+
+SCHEMAS = files("elivepatch.client") / "schemas"
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str, "boolean": bool, "integer": int, "number": (int, float), "null": type(None),
     "array": list, "object": dict,
 }  # fmt: skip
 _KNOWN = {"$schema", "title", "type", "properties", "required", "additionalProperties", "items", "anyOf", "enum"}
+
+
+@cache
+def published(file: str) -> Any:
+    """Return what is published under this name."""
+    return json.loads((SCHEMAS / file).read_text())
+
+
+def require_published(words: Sequence[str | Path], document: Any) -> None:
+    """Fail the test where a client's command printed something else with --json than is published for it."""
+    file = "problem.json"
+    if not isinstance(document, dict) or set(document) != {"problem"}:
+        index = published("index.json")
+        group = " ".join(map(str, words[:2]))
+        file = index[group if group in index else str(words[0])]
+    assert faults(document, published(file)) == [], f"{file}: {words}"
 
 
 def faults(value: Any, schema: dict[str, Any], where: str = "$") -> list[str]:

@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What build, check, kernels and cancel print with --json follows its published schema, as a real server answers."""
+"""Every command of the client that has --json has a published schema, and what it prints follows it.
+
+`run_json` holds every document of every other test to its schema as well.
+"""
 
 from __future__ import annotations
 
-import io
-import json
+import argparse
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import pytest
 from assembled import Assembled, assembled
+from cve_list import CveList
+from cve_server import CveServer
+from every_command import RUNS, Kit, run_connected
 from fake_workshop import KERNEL
-from schema_check import faults
+from host_commands import enrol
+from schema_check import SCHEMAS, faults, published
+from simulated_host import SimulatedHost
 
-from elivepatch.client import cli
+from elivepatch.client import commands
 from elivepatch.client.api import Api
-from elivepatch.output import Output
+from elivepatch.commandline import build_parser
 from elivepatch.settings import ClientSettings
 
-SCHEMAS = files("elivepatch.client") / "schemas"
+INDEX: dict[str, str] = published("index.json")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assembled]:
 
 @pytest.fixture(autouse=True)
 def connected(server: Assembled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Have every command talk to the server, in a directory of its own."""
+    """Have these commands talk to the server, in a directory of its own."""
     token = server.http.headers["Authorization"].removeprefix("Bearer ")
     monkeypatch.chdir(tmp_path)
     for command in ("build", "cancel", "check", "kernels"):
@@ -42,38 +46,65 @@ def connected(server: Assembled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         )
 
 
-def run(*argv: str, schema: str = "") -> tuple[int, Any]:
-    out = io.StringIO()  # the server logs to standard output
-    with mock.patch("elivepatch.commandline.Output", return_value=Output(out=out)):
-        status = cli.main([*argv, "--json"])
-    document = json.loads(out.getvalue())
-    assert faults(document, json.loads((SCHEMAS / f"{schema or argv[0]}.json").read_text())) == []
-    return status, document
+@pytest.fixture
+def kit(tmp_path: Path, server: Assembled, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kit]:
+    monkeypatch.setattr("elivepatch.client.follow.PATIENCE_S", 0.3)
+    host, cves = SimulatedHost(tmp_path / "host"), CveList(tmp_path / "list")
+    with CveServer().running() as found:
+        host.put("etc/elivepatch/client.toml", f'url = "{found.url}"\ntimeout_s = 2\n')
+        host.put("etc/elivepatch/policy.toml", cves.policy.read_text())
+        enrol(host, found.url)
+        yield Kit(tmp_path, host, server, found, cves)
 
 
-@pytest.mark.parametrize(("patch", "status"), [("sleep 0", 0), ("verdict", 3), ("compile-error", 1), ("explode", 4)])
-def test_however_a_job_ends_its_report_follows_the_schema(patch: str, status: int) -> None:
-    Path("fix.patch").write_text(patch)
-    for command in ("check", "build"):
-        assert run(command, "fix.patch", "--kernel", KERNEL.release)[0] == status
+def with_json(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield every command of a command line that has --json, at any depth, without the program's name."""
+    if any("--json" in action.option_strings for action in parser._actions):
+        yield parser.prog.partition(" ")[2]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for one in action.choices.values():
+                yield from with_json(one)
 
 
-def test_kernels_and_cancel_follow_their_schemas(server: Assembled) -> None:
-    assert run("kernels")[1]["kernels"][0]["release"] == KERNEL.release
-    assert run("cancel", server.ask("sleep 60\nlong").json()["id"])[0] == 0
+COMMANDS = sorted(with_json(build_parser("elivepatch", "", commands)))
 
 
-@pytest.mark.parametrize("command", ["check", "build"])
-def test_a_base_that_was_made_with_other_patches_ends_a_command_as_the_hosts_matter(command: str) -> None:
+def test_every_command_with_json_has_a_schema_and_every_schema_a_command() -> None:
+    assert sorted(INDEX) == COMMANDS
+    files = {Path(one.name).name for one in SCHEMAS.iterdir()}
+    assert files == {*INDEX.values(), "problem.json", "index.json"}
+
+
+def test_every_schema_says_which_one_it_is() -> None:
+    for command, file in INDEX.items():
+        schema = published(file)
+        assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+        title = schema["title"].removeprefix("elivepatch --json: ")
+        assert command in title, file
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_a_command_prints_follows_its_schema(kit: Kit, command: str) -> None:
+    RUNS[command](kit)
+
+
+def test_what_closing_tells_of_applying_is_what_apply_tells() -> None:
+    applied = published("cve-close.json")["properties"]["applied"]["anyOf"][0]
+    assert applied == {key: value for key, value in published("apply.json").items() if key not in {"$schema", "title"}}
+
+
+def test_what_no_schema_knows_is_a_fault() -> None:
+    assert faults({"id": "a", "done": True, "more": 1}, published("cancel.json")) == ["$: more is not known"]
+    assert faults({"id": "a"}, published("cancel.json")) == ["$: done is missing"]
+    assert faults([{"removed": 1}], published("overlay-remove.json"))
+
+
+def test_a_base_that_was_made_with_other_patches_ends_a_command_as_the_hosts_matter() -> None:
     Path("fix.patch").write_text("sleep 0")
     Path("base.patch").write_text("another")
-    options = ["--kernel", KERNEL.release, "--base-patch", "base.patch"]
-    status, document = run(command, "fix.patch", *options, schema="problem")
-    assert (status, document["problem"]["code"]) == (6, "base-patches")
-    assert "it lacks base.patch" in document["problem"]["message"]
-
-
-def test_every_schema_is_of_a_command_or_of_a_problem() -> None:
-    commands = {path.stem for path in (Path(cli.__file__).parent / "commands").glob("*.py")}
-    shared = {"change", "problem"}  # enable, disable, unload and rollback; whatever fails
-    assert {Path(one.name).stem for one in SCHEMAS.iterdir()} - shared <= commands
+    for command in ("check", "build"):
+        options = ["--kernel", KERNEL.release, "--base-patch", "base.patch"]
+        status, document = run_connected(command, "fix.patch", *options)
+        assert (status, document["problem"]["code"]) == (6, "base-patches")
+        assert "it lacks base.patch" in document["problem"]["message"]

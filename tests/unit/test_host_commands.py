@@ -1,18 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the commands print: documents that follow their published schema, and lines that people read."""
+"""What the commands print for people, and where a setting comes from."""
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from host_commands import Ran, enrol, run, run_json, save
-from schema_check import faults
+from host_commands import enrol, run, run_json, save
 from simulated_host import NEVER, SimulatedHost, Task, make_livepatch
-
-SCHEMAS = files("elivepatch.client") / "schemas"
 
 
 @pytest.fixture
@@ -27,68 +22,17 @@ def module(host: SimulatedHost, name: str = "elp_a", *, series: int = 1, replace
     return save(made, host.root / "files")
 
 
-def assert_follows(ran: Ran, schema: str) -> None:
-    assert faults(ran.document, json.loads((SCHEMAS / f"{schema}.json").read_text())) == []
-
-
-def test_load_follows_its_schema_dry_or_not_and_when_nothing_is_to_do(host: SimulatedHost) -> None:
-    for options in (["--dry-run"], [], []):
-        assert_follows(run_json(host, "load", module(host), *options), "apply")
-
-
-def test_changes_follow_their_schema(host: SimulatedHost) -> None:
-    run(host, "load", module(host))
-    for verb in (["disable", "elp_a"], ["enable", "elp_a"], ["unload", "elp_a"], ["rollback"]):
-        ran = run_json(host, *verb)
-        assert ran.status == 0
-        assert_follows(ran, "change")
-
-
-def test_boot_follows_its_schema(host: SimulatedHost) -> None:
-    assert_follows(run_json(host, "boot"), "boot")
-    run(host, "load", module(host))
-    assert_follows(run_json(host, "boot", "--mark-clean"), "boot")
-    host.boot()
-    assert_follows(run_json(host, "boot"), "boot")
-
-
-def test_problems_follow_their_schema_with_an_excerpt_too(host: SimulatedHost) -> None:
-    assert_follows(run_json(host, "unload", "nothing"), "problem")
+def test_a_livepatch_that_cannot_get_in_leaves_a_problem_with_an_excerpt(host: SimulatedHost) -> None:
     host.tasks.append(Task(9, "reader", function="meminfo_proc_show", leaves_at=NEVER))
     ran = run_json(host, "load", module(host), "--deadline", "6")
-    assert_follows(ran, "problem")
+    assert ran.code == "transition-stalled"
     assert ran.document["problem"]["excerpt"]
 
 
-def test_what_is_only_read_follows_its_schema_in_every_situation(host: SimulatedHost) -> None:
-    def assert_all() -> None:
-        for command in ("status", "list", "history", "doctor"):
-            assert_follows(run_json(host, command), command)
-
-    assert_all()
-    run(host, "load", module(host))
-    assert_all()
-    run(host, "load", module(host, "elp_s", replace=False))
-    run(host, "disable", "elp_s")
-    assert_all()
-    host.tasks.append(Task(9, "reader", function="meminfo_proc_show", leaves_at=NEVER))
-    with module(host, "kpatch_x", replace=False).open("rb") as file:
-        host.load(file.fileno())
-    assert_all()
-    host.boot()
-    run(host, "boot")
-    assert_all()
-    (host.store.kernel_directory / "state.json").write_text("{")
-    assert_follows(run_json(host, "status"), "status")
-    (host.root / "sys/kernel/notes").write_bytes(b"")
-    assert_follows(run_json(host, "doctor"), "doctor")
-
-
-def test_config_follows_its_schema_and_masks_the_token(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_masks_the_token(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> None:
     host.put("etc/elivepatch/client.toml", 'token = "secret"\ntransition_s = 90\n')
     monkeypatch.setenv("ELIVEPATCH_URL", "http://127.0.0.1:9")
     ran = run_json(host, "config", "show")
-    assert_follows(ran, "config")
     assert "secret" not in ran.out + run(host, "config", "show").out
     rows = {row["name"]: row for row in ran.document["settings"]}
     assert rows["url"]["source"] == "ELIVEPATCH_URL"

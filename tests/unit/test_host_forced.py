@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from host_commands import Ran, enrol, run, run_json, save
-from schema_check import faults
 from simulated_host import NEVER, SimulatedHost, Task, make_livepatch
 
 
@@ -33,8 +30,6 @@ def host(tmp_path: Path) -> SimulatedHost:
 
 def states(host: SimulatedHost, command: str) -> dict[str, str]:
     ran = run_json(host, command)
-    schema = json.loads((files("elivepatch.client") / f"schemas/{command}.json").read_text())
-    assert faults(ran.document, schema) == []
     return {row["name"]: row["state"] for row in ran.document["livepatches"]}
 
 

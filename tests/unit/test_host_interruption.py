@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from host_commands import Ran, enrol, run, run_json, save
-from schema_check import faults
 from simulated_host import SimulatedHost, Task, make_livepatch
 
 from elivepatch import process
@@ -67,8 +64,6 @@ def test_with_json_an_interruption_prints_the_one_document_of_a_problem(
     host.tasks.append(Task(9, "reader", function="meminfo_proc_show", leaves_at=host.time + 20))
     host.before = send(number, at=at)
     ran = load(host)
-    schema = json.loads((files("elivepatch.client") / "schemas/problem.json").read_text())
-    assert faults(ran.document, schema) == []
     assert (ran.status, ran.code, host.live) == (130, "interrupted", [])
     assert "the kernel is as it was" in ran.document["problem"]["excerpt"]
 
