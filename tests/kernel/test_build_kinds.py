@@ -34,6 +34,11 @@ KINDS: dict[str, tuple[list[Edit], Functions]] = {
         [MEMINFO, VLAN],
         VMLINUX_MEMINFO | {("8021q", "vlan_seq_show", "net/8021q/vlanproc.c")},
     ),
+    "functions of one name in two files of vmlinux": (
+        [after("crypto/proc.c", "	down_read(&crypto_alg_sem);\n", "	cond_resched();\n"),
+         after("fs/proc/consoles.c", "	loff_t off = 0;\n\n", "	cond_resched();\n")],
+        {("vmlinux", "c_start", "crypto/proc.c"), ("vmlinux", "c_start", "fs/proc/consoles.c")},
+    ),
     "a global function that keeps its static variable": (
         [Edit("fs/drop_caches.c", "stfu |= sysctl_drop_caches & 4;", "stfu |= sysctl_drop_caches & 12;")],
         {("vmlinux", "drop_caches_sysctl_handler", "fs/drop_caches.c")},

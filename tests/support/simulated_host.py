@@ -332,7 +332,10 @@ def make_livepatch(
     vermagic: str = "",
     said_name: str = "",
 ) -> Made:
-    """Return a module file with the little that is looked at, and a signed statement about it."""
+    """Return a module file with the little that is looked at, and a signed statement about it.
+
+    A function that is not the only one of its name is written NAME,POSITION.
+    """
     functions = tuple(functions)
     module = module_bytes(
         [
@@ -354,8 +357,8 @@ def make_livepatch(
         series=tuple(Digest(one) for one in series),
         replace=replace,
         functions=tuple(
-            PatchedFunction(object="vmlinux", name=function, sympos=0, source="fs/proc/meminfo.c")
-            for function in functions
+            PatchedFunction(object="vmlinux", name=function, sympos=int(position or 0), source="fs/proc/meminfo.c")
+            for function, _, position in (one.partition(",") for one in functions)
         ),
     )
     return Made(statement, module, sign_livepatch(key, statement))

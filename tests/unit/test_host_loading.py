@@ -170,6 +170,14 @@ class TestPreflight:
             ran = load(host, make_livepatch("elp_a"), "--dry-run")
             assert (ran.status, ran.code) == (6, "function-missing")
 
+    def test_of_two_functions_of_one_name_the_kernel_must_have_both(self, host: SimulatedHost) -> None:
+        made = make_livepatch("elp_a", functions=["c_start,1", "c_start,3", "c_start,2"])
+        for count, status in ((3, 0), (2, 6)):
+            host.put("proc/kallsyms", "0000000000000000 t c_start\n" * count)
+            ran = load(host, made, "--dry-run")
+            assert ran.status == status
+        assert ran.code == "function-missing"
+
     def test_a_tracer_on_the_function_is_told(self, host: SimulatedHost) -> None:
         host.put("sys/kernel/tracing/enabled_functions", "meminfo_proc_show (1) R I     \ttramp: x\n")
         ran = load(host, make_livepatch("elp_a"))

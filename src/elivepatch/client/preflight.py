@@ -88,15 +88,19 @@ def _others(host: Host, standing: Standing, statement: Statement) -> Finding:
 
 def _functions(host: Host, statement: Statement) -> Finding:
     """Check that kallsyms has every function as often as the livepatch counts on (old_sympos)."""
-    wanted = {(function.object, function.name): function.sympos for function in statement.functions}
+    wanted: dict[tuple[str, str], int] = {}
+    for function in statement.functions:
+        # Several of one name are told apart by their position: the last one says how many there must be.
+        key = function.object, function.name
+        wanted[key] = max(wanted.get(key, 0), function.sympos)
     seen: Counter[tuple[str, str]] = Counter()
     try:
         with host.path("proc/kallsyms").open(encoding="ascii", errors="replace") as lines:
             for line in lines:
                 fields = line.split()
                 if len(fields) >= 3 and fields[1] in "tTwW":
-                    key = (fields[3].strip("[]") if len(fields) > 3 else "vmlinux", fields[2])
-                    seen[key] += key in wanted
+                    seen_as = (fields[3].strip("[]") if len(fields) > 3 else "vmlinux", fields[2])
+                    seen[seen_as] += seen_as in wanted
     except OSError:
         return fine("functions", "whether the kernel has its functions is not known: no /proc/kallsyms")
     loaded = {"vmlinux", *(module.name for module in loaded_modules(host))}
@@ -108,7 +112,7 @@ def _functions(host: Host, statement: Statement) -> Finding:
                 f"The running kernel has {name} {found} times in {place}, the livepatch counts on another number.",
                 "The kernel is not the one it says it is: compare its packages with the server's, then build again.",
             )
-    return fine("functions", f"the kernel has all {len(wanted)} functions")
+    return fine("functions", f"the kernel has all {len(statement.functions)} functions")
 
 
 def _objects(host: Host, statement: Statement) -> Finding:

@@ -214,13 +214,13 @@ class KlpBuilder(BuildSteps):
         replaced = read_functions(ElfFile(module))
         _check_order(replaced, self.base, tree)
         blocks: dict[str, list[Block]] = {}
-        expected: dict[tuple[str, str], Expected] = {}
+        expected: list[Expected] = []
         for one in objects:
             blocks.setdefault(one.parent, []).append(one.located.block)
             changed = [function for function in replaced if self._holds(one, function)]
-            for function in changed:
-                symbol = one.located.functions[function.name]
-                expected[one.parent, function.name] = Expected(one.parent, one.unit.source, symbol)
+            expected += [
+                Expected(one.parent, one.unit.source, one.located.functions[function.name]) for function in changed
+            ]
             check_fidelity(
                 one.plain, self.base.parent(one.parent), one.located, [function.name for function in changed],
                 source=one.unit.source, parent=one.parent,

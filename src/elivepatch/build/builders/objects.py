@@ -97,7 +97,7 @@ class ObjectsBuilder(BuildSteps):
         with self.timed("link", "linking the module"):
             module = self.linker().link(outputs, name=name, replace=replace, work_dir=work_dir)
         with self.timed("check", "checking the module against the kernel"):
-            functions = check_module(module, name, self.base, dict(_expected(objects)), _blocks(objects))
+            functions = check_module(module, name, self.base, _expected(objects), _blocks(objects))
         return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
 
     def _objects(
@@ -192,11 +192,12 @@ def _symbols(objects: list[_Object]) -> Iterator[tuple[str, Symbol]]:
     return ((one.parent, one.located.functions[name]) for one in objects for name in one.difference.changed)
 
 
-def _expected(objects: list[_Object]) -> Iterator[tuple[tuple[str, str], Expected]]:
-    for one in objects:
-        for function in one.difference.changed:
-            symbol = one.located.functions[function]
-            yield (one.parent, function), Expected(one.parent, one.unit.source, symbol)
+def _expected(objects: list[_Object]) -> list[Expected]:
+    return [
+        Expected(one.parent, one.unit.source, one.located.functions[function])
+        for one in objects
+        for function in one.difference.changed
+    ]
 
 
 def _notes(objects: list[_Object]) -> Iterator[Note]:

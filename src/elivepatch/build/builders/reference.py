@@ -194,7 +194,7 @@ class ReferenceBuilder(BuildSteps):
         compiler = self.compiler()
         plain: dict[str, ElfFile] = {}
         found: dict[str, Located] = {}
-        expected: dict[tuple[str, str], Expected] = {}
+        expected: list[Expected] = []
         blocks: dict[str, list[Block]] = {}
         units = [unit for unit in reached.units if self._take_objects(unit, output, work_dir)]
         for unit in units:
@@ -203,8 +203,7 @@ class ReferenceBuilder(BuildSteps):
             located = locate(plain[unit.source], self.base.parent(parent), source=unit.source, parent=parent)
             found[unit.source] = located
             blocks.setdefault(parent, []).append(located.block)
-            for function, symbol in located.functions.items():
-                expected[parent, function] = Expected(parent, unit.source, symbol)
+            expected += [Expected(parent, unit.source, symbol) for symbol in located.functions.values()]
         check_references([_object(work_dir, unit, "output") for unit in units], self.base)
         functions = check_module(module, name, self.base, expected, blocks)
         for unit in units:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.base import VMLINUX, Base
-from elivepatch.build.checks.functions import read_functions
+from elivepatch.build.checks.functions import Replaced, read_functions
 from elivepatch.build.checks.references import HOLDING_POINTERS, Pointer, added_key, check_unsealed
 from elivepatch.kernel.elf import (
     BIND_LOCAL,
@@ -39,7 +39,10 @@ _NAME_LIMIT = 55  # MODULE_NAME_LEN - 1
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Where one patched function must be: found again in its parent by its source's block of symbols."""
+    """Where one patched function must be: found again in its parent by its source's block of symbols.
+
+    Several may have one name: static functions of different files, which the kernel tells apart by symbol position.
+    """
 
     object: str
     source: str
@@ -50,13 +53,13 @@ def check_module(
     path: Path,
     name: str,
     base: Base,
-    expected: Mapping[tuple[str, str], Expected],
+    expected: Sequence[Expected],
     blocks: Mapping[str, Sequence[Block]],
 ) -> tuple[PatchedFunction, ...]:
     """Return the functions that the module at `path` replaces, after all checks.
 
-    `expected` maps (object, function) to where it must be; `blocks` maps each object to the blocks of symbols that the
-    patched sources have in it. Raises BuildStopped with `module-check`, `no-function-entry`, `jump-label` or
+    `expected` says where each function must be; `blocks` maps each object to the blocks of symbols that the patched
+    sources have in it. Raises BuildStopped with `module-check`, `no-function-entry`, `jump-label` or
     `sealed-endbr`.
     """
     module = ElfFile(path)
@@ -64,19 +67,17 @@ def check_module(
     found = read_functions(module)
     if not found:
         raise _wrong("The module replaces no function")
-    functions = []
-    for object_name, function, sympos in found:
-        place = expected.get((object_name, function))
-        if place is None:
-            raise _wrong(f"The module replaces {function} of {object_name}, which nobody asked for")
-        position = _check_position(base.parent(object_name), place.symbol, sympos)
-        functions.append(PatchedFunction(object=object_name, name=function, sympos=position, source=place.source))
-    check_entries(((one.object, expected[one.object, one.name].symbol) for one in functions), base.parent)
+    places = [find_place(one, expected, base.parent) for one in found]
+    functions = [
+        PatchedFunction(object=one.object, name=one.name, sympos=position, source=place.source)
+        for one, (place, position) in zip(found, places, strict=True)
+    ]
+    check_entries(((place.object, place.symbol) for place, _ in places), base.parent)
     _check_symbols(module, base, blocks)
     if base.ibt:
         for pointer in _function_pointers(module):
             check_unsealed(pointer, base)
-    return tuple(sorted(functions, key=lambda one: (one.object != VMLINUX, one.object, one.name)))
+    return tuple(sorted(functions, key=lambda one: (one.object != VMLINUX, one.object, one.name, one.sympos)))
 
 
 def _check_identity(module: ElfFile, name: str, base: Base) -> None:
@@ -93,11 +94,23 @@ def _check_identity(module: ElfFile, name: str, base: Base) -> None:
         raise _wrong("The module's struct module has another size than the kernel's")
 
 
-def _check_position(linked: LinkedSymbols, symbol: Symbol, sympos: int) -> int:
-    right = linked.position(symbol)
-    if sympos != right and not (right == 0 and sympos == 1):
-        raise _wrong(f"{symbol.name} is at symbol position {right}, the module says {sympos}")
-    return right
+def find_place(replaced: Replaced, expected: Sequence[Expected], parent: _Parent) -> tuple[Expected, int]:
+    """Return which of `expected` a module replaces, and its symbol position in its parent.
+
+    `parent` returns a parent's symbols; it is only asked about objects that were expected. Raises BuildStopped with
+    `module-check` where it is none of them, or stands at another position.
+    """
+    named = [one for one in expected if (one.object, one.symbol.name) == (replaced.object, replaced.name)]
+    if not named:
+        raise _wrong(f"The module replaces {replaced.name} of {replaced.object}, which nobody asked for")
+    linked = parent(replaced.object)
+    places = {linked.position(one.symbol): one for one in named}
+    if replaced.sympos in places:
+        return places[replaced.sympos], replaced.sympos
+    if 0 in places and replaced.sympos == 1:
+        return places[0], 0
+    right = " or ".join(map(str, sorted(places)))
+    raise _wrong(f"{replaced.name} is at symbol position {right}, the module says {replaced.sympos}")
 
 
 def check_entries(functions: Iterable[tuple[str, Symbol]], parent: Callable[[str], LinkedSymbols]) -> None:

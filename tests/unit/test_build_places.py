@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which of several functions of one name a module replaces: the kernel and we tell them apart by symbol position."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from elf_maker import Made
+
+from elivepatch.build.checks.functions import Replaced
+from elivepatch.build.checks.module import Expected, find_place
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.symbols import LinkedSymbols
+from elivepatch.model.errors import BuildStopped
+
+TEXT = 0xFFFFFFFF81000000
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> LinkedSymbols:
+    """`start` in three files, not in the order of addresses, and `only` in one."""
+    made = Made(kind=2).section(".text", bytes(0x1000), code=True, address=TEXT)
+    for file, at in (("a.c", 0x300), ("b.c", 0x100), ("c.c", 0x200)):
+        made.file(file)
+        made.symbol("start", ".text", value=TEXT + at, size=16)
+    made.symbol("only", ".text", value=TEXT + 0x400, size=16)
+    return LinkedSymbols(ElfFile(made.write(tmp_path / "vmlinux")), is_vmlinux=True)
+
+
+def expected(kernel: LinkedSymbols, *sources: str, name: str = "start") -> list[Expected]:
+    return [
+        Expected("vmlinux", source, next(one for one in kernel.blocks[source][0].symbols if one.name == name))
+        for source in sources
+    ]
+
+
+def wrong(kernel: LinkedSymbols, replaced: Replaced, places: list[Expected]) -> str:
+    with pytest.raises(BuildStopped) as caught:
+        find_place(replaced, places, lambda _: kernel)
+    assert caught.value.problem.code == "module-check"
+    return caught.value.problem.message
+
+
+def test_two_functions_of_one_name_are_told_apart_by_their_position(kernel: LinkedSymbols) -> None:
+    places = expected(kernel, "a.c", "b.c")
+    for source, position in (("a.c", 3), ("b.c", 1)):
+        place, found = find_place(Replaced("vmlinux", "start", position), places, lambda _: kernel)
+        assert (place.source, found) == (source, position)
+
+
+def test_a_position_that_none_of_them_has_is_refused(kernel: LinkedSymbols) -> None:
+    places = expected(kernel, "a.c", "b.c")
+    for position in (0, 2, 9):
+        message = wrong(kernel, Replaced("vmlinux", "start", position), places)
+        assert f"start is at symbol position 1 or 3, the module says {position}" in message
+
+
+def test_the_only_one_of_its_name_is_at_0_or_at_1(kernel: LinkedSymbols) -> None:
+    places = expected(kernel, "c.c", name="only")
+    for position in (0, 1):
+        assert find_place(Replaced("vmlinux", "only", position), places, lambda _: kernel) == (places[0], 0)
+    assert "position 0, the module says 2" in wrong(kernel, Replaced("vmlinux", "only", 2), places)
+
+
+def test_what_nobody_asked_for_is_refused(kernel: LinkedSymbols) -> None:
+    places = expected(kernel, "a.c")
+    assert "nobody asked for" in wrong(kernel, Replaced("vmlinux", "only", 0), places)
+    assert "nobody asked for" in wrong(kernel, Replaced("lamp", "start", 3), places)
+
+
+def test_the_symbols_of_an_object_that_nobody_asked_for_are_not_looked_for(kernel: LinkedSymbols) -> None:
+    def parent(name: str) -> LinkedSymbols:
+        raise AssertionError(name)
+
+    with pytest.raises(BuildStopped):
+        find_place(Replaced("../../lamp", "start", 3), expected(kernel, "a.c"), parent)
