@@ -365,6 +365,18 @@ def test_every_question_names_the_patches_that_the_kernel_was_built_with(
     assert len(server.requests) == (3 if command[-1] == "plan" else 5)
 
 
+@pytest.mark.parametrize("command", [("cve", "plan"), ("cve", "close"), ("auto",)])
+def test_a_server_whose_base_lacks_a_patch_of_this_kernel_is_asked_no_further(
+    host: SimulatedHost, cves: CveList, server: CveServer, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "mine.patch").write_bytes(b"mine")
+    cves.add(1, "ok")
+    server.mood = "other-base"
+    ran = run_json(host, *command, "--policy", cves.policy, "--base-patch", tmp_path / "mine.patch")
+    assert (ran.status, ran.code, host.loads) == (6, "base-patches", 0)
+    assert Kept(host.root / DIRECTORY).verdicts(RELEASE).by_cve["CVE-2030-30001"].asked is False
+
+
 @pytest.mark.parametrize("command", ["plan", "close"])
 def test_a_server_that_is_never_done_is_waited_for_no_longer_than_the_limit(
     host: SimulatedHost, cves: CveList, server: CveServer, command: str

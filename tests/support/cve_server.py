@@ -38,7 +38,8 @@ MINE = replace(
 class CveServer(SigningServer):
     """`asked` is what was asked for: (check, build or trial, names of the patches); `fetched` which documents, and
     whether they were still the same. `records` is the index that it hands out,
-    `reports` what hosts said: (path, report). In the mood `impostor` it signs documents with another key.
+    `reports` what hosts said: (path, report). In the mood `impostor` it signs documents with another key, in the mood
+    `other-base` it refuses whoever names a base patch.
     """
 
     sources: KernelSources = MINE
@@ -117,6 +118,13 @@ class _CveHandler(_Handler):
             self._send(json.dumps(found).encode(), "application/problem+json", status=404)
         else:
             super().do_GET()
+
+    def do_POST(self) -> None:  # noqa: N802 - the base class names it so
+        if self.known.mood != "other-base":
+            super().do_POST()
+        elif "base_patches" in json.loads(self.rfile.read(int(self.headers["Content-Length"]))):
+            found = {"code": "base-patches", "kind": "host", "message": "It lacks one.", "advice": "-"}
+            self._send(json.dumps(found).encode(), "application/problem+json", status=409)
 
     def do_PUT(self) -> None:  # noqa: N802 - the base class names it so
         told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
