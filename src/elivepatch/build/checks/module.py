@@ -94,7 +94,9 @@ def _check_identity(module: ElfFile, name: str, base: Base) -> None:
         raise _wrong("The module's struct module has another size than the kernel's")
 
 
-def find_place(replaced: Replaced, expected: Sequence[Expected], parent: _Parent) -> tuple[Expected, int]:
+def find_place(
+    replaced: Replaced, expected: Sequence[Expected], parent: Callable[[str], LinkedSymbols]
+) -> tuple[Expected, int]:
     """Return which of `expected` a module replaces, and its symbol position in its parent.
 
     `parent` returns a parent's symbols; it is only asked about objects that were expected. Raises BuildStopped with
