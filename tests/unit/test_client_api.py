@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elivepatch.client.api import Api, Refused, Unreachable
+from elivepatch.client.api import Api
+from elivepatch.client.refusals import Refused, Unreachable
 from elivepatch.model.build import Builder, BuildRequest, Result
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, ExitStatus, Problem, TrustError, UsageError
 from elivepatch.model.kernel import Digest

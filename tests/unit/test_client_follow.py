@@ -11,8 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from elivepatch.client.api import Api, Refused, Unreachable
+from elivepatch.client.api import Api
 from elivepatch.client.follow import PATIENCE_S, Patience
+from elivepatch.client.refusals import Refused, Unreachable
 from elivepatch.model.build import Result
 from elivepatch.model.progress import Event
 from elivepatch.settings import ClientSettings

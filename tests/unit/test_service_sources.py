@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 
 from elivepatch.advisory.index import decode_index
 from elivepatch.advisory.sources import KernelSources, etag
-from elivepatch.client.api import Refused
 from elivepatch.client.cve.server import AdvisoryServer
+from elivepatch.client.refusals import Refused
 from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.service import api, cli
 from elivepatch.service.parts import RECORDS_FILE

@@ -19,15 +19,19 @@ from typing import Any, Literal, Self
 
 import httpx2
 
+from elivepatch.client.refusals import Refused, Unreachable
 from elivepatch.client.report import Report, read_report
+from elivepatch.client.uploading import large, upload
 from elivepatch.model.build import Builder, BuildRequest, Status
-from elivepatch.model.errors import ElivepatchError, EnvironmentFault, Problem, TrustError, UsageError
+from elivepatch.model.errors import EnvironmentFault, Problem, TrustError, UsageError
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, parse_release
 from elivepatch.model.progress import Event
-from elivepatch.model.series import BasePatch
+from elivepatch.model.series import BasePatch, SourcePatch
 from elivepatch.settings import ClientSettings
 
-MAX_BODY_BYTES = 24 * 1024 * 1024
+MAX_SERIES_BYTES = 24 * 1024 * 1024
+"""What the patches of one request may have, as the server has it (docs/api.md)."""
+
 _MAX_ANSWER_BYTES = 32 * 1024 * 1024
 _MAX_FILE_BYTES = 256 * 1024 * 1024
 # The server sends a comment every 10 s where nothing happens: silence beyond that is a lost connection.
@@ -37,18 +41,6 @@ _JOB = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _NONSENSE = (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, UsageError)
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
-
-
-class Unreachable(EnvironmentFault):
-    """The server does not answer, or not now. Asking again may help."""
-
-
-class Refused(ElivepatchError):
-    """The server answered with a problem of its own words."""
-
-    def __init__(self, problem: Problem) -> None:
-        Exception.__init__(self, problem.message)
-        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,15 +92,24 @@ class Api:
     def submit(self, request: BuildRequest, *, fresh: bool = False, automatic: bool = False) -> str:
         """Ask for a build and return the job's name. Asking again gives the same job while that is of use.
 
+        Patches that would make the request larger than 1 MiB are uploaded before, so that a lost connection costs the
+        rest of one patch. Raises UsageError where the series has more than 24 MiB.
+
         `fresh` asks for a build although there is an answer; with `automatic` it waits behind what people wait for.
         """
+        patches = request.series.patches
+        if sum(len(patch.content) for patch in patches) > MAX_SERIES_BYTES:
+            raise UsageError(
+                "request-too-large",
+                "The patches are too large to send: 24 MiB is the limit of one series.",
+                advice="Send only what the fix needs.",
+            )
+        uploaded = large(patches)
+        names = {patch.digest for patch in uploaded}
         body = json.dumps(
             {
                 "kernel": request.release,
-                "patches": [
-                    {"name": patch.name, "content": base64.b64encode(patch.content).decode("ascii")}
-                    for patch in request.series.patches
-                ],
+                "patches": [_named(patch) if patch.digest in names else _whole(patch) for patch in patches],
                 "expectations": [asdict(expectation) for expectation in request.expectations],
                 "trial": request.trial,
                 "check_only": request.check_only,
@@ -121,15 +122,38 @@ class Api:
             | ({"fresh": True} if fresh else {})
             | ({"priority": "automatic"} if automatic else {})
         ).encode()
-        if len(body) > MAX_BODY_BYTES:
-            raise UsageError(
-                "request-too-large",
-                "The patches are too large to send: 24 MiB is the limit of one request.",
-                advice="Send only what the fix needs.",
-            )
+        for patch in uploaded:
+            upload(self, patch)
+        try:
+            return self._submit(body)
+        except Refused as error:
+            if not uploaded or error.problem.code != "blob-unknown":
+                raise
+        # One that had been there for a day went in between, or was damaged.
+        for patch in uploaded:
+            upload(self, patch)
+        return self._submit(body)
+
+    def held(self, digest: Digest) -> int | None:
+        """Return how many bytes of a blob the server has, None where it has the whole of it."""
+        with self._understood(), self._client.stream("HEAD", f"/v1/blobs/{digest}") as got:
+            if got.is_server_error:
+                raise self._unreachable(f"status {got.status_code}")
+            if not got.is_success:
+                # Such an answer has no words; whoever sends the blob then is told in words.
+                return 0
+            return None if got.headers["upload-complete"] == "?1" else int(got.headers["upload-offset"])
+
+    def send(self, digest: Digest, content: bytes, *, offset: int) -> None:
+        """Send a blob from its byte `offset` to its end."""
+        path = f"/v1/blobs/{digest}"
+        headers = {"Upload-Complete": "?1", "Upload-Length": str(len(content))}
         with self._understood():
-            answer = self._json("POST", "/v1/builds", content=body, headers={"Content-Type": "application/json"})
-            return parse_job(answer["id"])
+            if not offset:
+                self._answer("PUT", path, content=content, headers=headers)
+                return
+            headers |= {"Upload-Offset": str(offset), "Content-Type": "application/partial-upload"}
+            self._answer("PATCH", path, content=content[offset:], headers=headers)
 
     def is_done(self, job: str) -> bool:
         """Return whether the job has ended."""
@@ -182,14 +206,22 @@ class Api:
             )
         return content
 
+    def _submit(self, body: bytes) -> str:
+        with self._understood():
+            answer = self._json("POST", "/v1/builds", content=body, headers={"Content-Type": "application/json"})
+            return parse_job(answer["id"])
+
     def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        with self._client.stream(method, path, **request) as got:
-            content = self._bounded(got, _MAX_ANSWER_BYTES)
-            self._refuse(got, content)
-        answer = json.loads(content)
+        answer = json.loads(self._answer(method, path, **request))
         if not isinstance(answer, dict):
             raise TypeError(type(answer))
         return answer
+
+    def _answer(self, method: str, path: str, **request: Any) -> bytes:
+        with self._client.stream(method, path, **request) as got:
+            content = self._bounded(got, _MAX_ANSWER_BYTES)
+            self._refuse(got, content)
+        return content
 
     @staticmethod
     def _bounded(got: httpx2.Response, limit: int) -> bytes:
@@ -306,8 +338,12 @@ def _kernel(data: dict[str, Any]) -> KernelIdentity:
     )
 
 
-def _named(patch: BasePatch) -> dict[str, str]:
+def _named(patch: SourcePatch | BasePatch) -> dict[str, str]:
     return {"name": patch.name, "sha256": patch.digest}
+
+
+def _whole(patch: SourcePatch) -> dict[str, str]:
+    return {"name": patch.name, "content": base64.b64encode(patch.content).decode("ascii")}
 
 
 def _event(name: str, data: str) -> Event | None:

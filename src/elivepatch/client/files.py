@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from elivepatch.client.api import MAX_BODY_BYTES
+from elivepatch.client.api import MAX_SERIES_BYTES
 from elivepatch.model.errors import HostError, UsageError
 from elivepatch.model.series import PatchSeries, SourcePatch
 
@@ -23,12 +23,12 @@ def read_series(files: Sequence[Path]) -> PatchSeries:
 def _read(file: Path) -> bytes:
     try:
         with file.open("rb") as stream:
-            content = stream.read(MAX_BODY_BYTES + 1)
+            content = stream.read(MAX_SERIES_BYTES + 1)
     except OSError as error:
         raise UsageError(
             "patch-file", f"{file} cannot be read: {error.strerror}.", advice="Give files that hold source patches."
         ) from error
-    if len(content) > MAX_BODY_BYTES:
+    if len(content) > MAX_SERIES_BYTES:
         raise UsageError("patch-file", f"{file} is larger than 24 MiB.", advice="Send only what the fix needs.")
     if content.startswith(_ELF):
         raise UsageError(

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from elivepatch.client.api import Api, Unreachable
+from elivepatch.client.api import Api
+from elivepatch.client.refusals import Unreachable
 from elivepatch.client.report import Report
 from elivepatch.model.progress import Event, Progress
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from elivepatch.client.api import Api, Refused, parse_job
+from elivepatch.client.api import Api, parse_job
+from elivepatch.client.refusals import Refused
 from elivepatch.model.errors import TrustError
 from elivepatch.trust.envelope import MAX_BYTES
 from elivepatch.trust.keys import PublicKey

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from elivepatch.service import admin, advisories, builds, hosts, legacy, problems
+from elivepatch.service import admin, advisories, blobs, builds, hosts, legacy, problems
 from elivepatch.service.auth import Right
 from elivepatch.service.fleet import ALIVE_S
 from elivepatch.service.limits import BodyLimit
@@ -87,7 +87,7 @@ def kernels(services: With) -> KernelsAnswer:
     return KernelsAnswer.model_validate({"kernels": [kernel.as_dict() for kernel in services.catalogue.kernels()]})
 
 
-for part in (catalogue, advisories.router, builds.router, hosts.router, admin.router):
+for part in (catalogue, advisories.router, blobs.router, builds.router, hosts.router, admin.router):
     private.include_router(part)
 
 

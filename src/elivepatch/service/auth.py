@@ -48,7 +48,7 @@ class Right(enum.Enum):
 
     CATALOGUE = enum.auto()  # kernels, their sources, CVE records, the signing key, the API's description
     FOLLOW = enum.auto()  # jobs of the own tenant: where they stand, what happened, what came out
-    ASK = enum.auto()  # builds of patches that the server's overlays hold
+    ASK = enum.auto()  # uploads; builds of patches that the server's overlays hold
     ANY_PATCH = enum.auto()  # builds of any patch
     CANCEL = enum.auto()
     REPORT = enum.auto()  # what is open and live on a host

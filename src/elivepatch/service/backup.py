@@ -124,7 +124,8 @@ def _write(state: Path, staged: Path, archive: tarfile.TarFile) -> None:
             if (state / name).exists():
                 archive.add(state / name, arcname=name)
         store = state / STORE_DIRECTORY
-        for blob in sorted(store.rglob("*")):
+        # Not the uploads beside them: jobs have copies of those that they named, and they are gone in a day.
+        for blob in sorted((store / "sha256").rglob("*")):
             # obstore writes under another name first: what has no digest's name is not whole yet.
             if blob.is_file() and len(blob.name) == 64:
                 archive.add(blob, arcname=str(Path(STORE_DIRECTORY) / blob.relative_to(store)))

@@ -73,7 +73,7 @@ async def submit(
 def _submit(body: bytes, services: Services, asker: Account) -> tuple[Job, bool]:
     try:
         sent = BuildBody.model_validate_json(body)
-        request = sent.request()
+        request = sent.request(lambda digest: services.uploads.get(asker.tenant, digest))
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_input=False, include_url=False)) from error
     if sent.fresh:

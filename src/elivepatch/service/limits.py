@@ -24,7 +24,7 @@ _DIGITS = 18
 _BUCKETS = 10_000
 # The routes that take source patches; they read the body by themselves, after they have looked who asks. Every other
 # body is read before that.
-_LARGE = re.compile(r"/v1/builds|/elivepatch/api/v1\.0/get_files")
+_LARGE = re.compile(r"/v1/builds|/v1/blobs/[^/]*|/elivepatch/api/v1\.0/get_files")
 _SMALL_BYTES = 256 * 1024
 _BURST_S = 5.0
 _QUEUE_RETRY_S = 30
@@ -80,8 +80,7 @@ class Room:
 
     def check(self, tenant: str) -> None:
         """Raise TooMany, or EnvironmentFault with the code `disk-full`, where there is no room."""
-        if not self.has_disk():
-            raise EnvironmentFault(DISK_FULL.code, DISK_FULL.message, advice=DISK_FULL.advice)
+        self.check_disk()
         total, own = self._jobs.waiting(tenant)
         if own >= self._tenant:
             raise TooMany(
@@ -97,6 +96,11 @@ class Room:
                 retry_s=_QUEUE_RETRY_S,
                 advice="Ask again later; more workers make the queue shorter.",
             )
+
+    def check_disk(self) -> None:
+        """Raise EnvironmentFault with the code `disk-full` where no more than the reserve is free."""
+        if not self.has_disk():
+            raise EnvironmentFault(DISK_FULL.code, DISK_FULL.message, advice=DISK_FULL.advice)
 
     def has_disk(self) -> bool:
         """Whether more than the reserve is free."""

@@ -19,12 +19,14 @@ from elivepatch.service.database import is_away, migrate, open_database, sqlite_
 from elivepatch.service.fleet import Fleet
 from elivepatch.service.jobs import Jobs
 from elivepatch.service.store import Store
+from elivepatch.service.uploads import Uploads
 from elivepatch.settings import ServerSettings
 
 DATABASE_FILE = "elivepatch.db"
 ENGINE_FILE = "engine.db"
 STORE_DIRECTORY = "store"
 WORK_DIRECTORY = "work"
+UPLOADS_DIRECTORY = "uploads"
 KEY_FILE = "signing.key"
 RECORDS_FILE = "records.idx"
 TOKEN_FILE = "operator.token"  # noqa: S105 - a file's name
@@ -42,6 +44,7 @@ class Parts:
     engine_url: str
     engine: engine.Engine
     store: Store
+    uploads: Uploads
     jobs: Jobs
     tokens: Tokens
     audit: Audit
@@ -135,12 +138,14 @@ def open_parts(settings: ServerSettings) -> Parts:
         engine.prepare(engine_url(settings))
         opened = engine.Engine(engine_url(settings))
     directory = settings.state_dir / STORE_DIRECTORY
+    store = Store.at(settings.store) if settings.store else Store.in_directory(directory)
     return Parts(
         settings=settings,
         database=database,
         engine_url=engine_url(settings),
         engine=opened,
-        store=Store.at(settings.store) if settings.store else Store.in_directory(directory),
+        store=store,
+        uploads=Uploads(store, settings.state_dir / UPLOADS_DIRECTORY),
         jobs=Jobs(database),
         tokens=Tokens(database),
         audit=Audit(database),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is not kept for ever: old jobs and their events, the engine's notes about jobs that ended, files nobody names.
+"""What is not kept for ever: old jobs and their events, notes about jobs that ended, files nobody names, uploads.
 
 A file goes only when no job, whatever its state, and no worker's offer names it, and when it is a day old: what names
-it may just be on its way into the database.
+it may just be on its way into the database. An upload goes when it is a day old: jobs that named it have a copy.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Retention:
                 "workers": self._parts.fleet.forget(silent_s=_SILENT_WORKER_S),
             }
             removed["files"] = self._parts.store.collect(self._named())
+            removed["uploads"] = self._parts.uploads.sweep()
         if any(removed.values()):
             _logger.info("retention.swept", **removed)
         return removed

@@ -104,6 +104,7 @@ def assemble(settings: ServerSettings, workshop: Workshop | None) -> Services:
         parts=parts,
         jobs=parts.jobs,
         store=parts.store,
+        uploads=parts.uploads,
         engine=parts.engine,
         tokens=parts.tokens,
         audit=parts.audit,

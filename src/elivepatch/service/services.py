@@ -24,6 +24,7 @@ from elivepatch.service.metrics import Metrics
 from elivepatch.service.overlays import Overlays
 from elivepatch.service.parts import Parts
 from elivepatch.service.store import Store
+from elivepatch.service.uploads import Uploads
 from elivepatch.service.watch import Watch
 from elivepatch.service.wire import ProblemAnswer
 from elivepatch.service.worker import Worker
@@ -37,6 +38,7 @@ class Services:
     parts: Parts
     jobs: Jobs
     store: Store
+    uploads: Uploads
     engine: Engine
     tokens: Tokens
     audit: Audit

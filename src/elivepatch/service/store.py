@@ -33,15 +33,16 @@ def digest_of(data: bytes) -> Digest:
 
 
 class Store:
-    """Blobs under `sha256/ab/abcd...`, in a directory or in any other object store that obstore knows.
+    """Blobs under `PLACE/ab/abcd...`, in a directory or in any other object store that obstore knows.
 
     A blob is put in one step (a reader sees all of it or nothing), and putting it twice is the same as once. What is
     put or got is held in memory whole: patches, modules and logs are some megabytes. What is handed to clients, of whom
-    there may be many and slow ones, is read by `chunks` after `verify`.
+    there may be many and slow ones, is read by `chunks` after `verify`; what they upload goes in by `put_file`.
     """
 
-    def __init__(self, backend: ObjectStore) -> None:
+    def __init__(self, backend: ObjectStore, *, place: str = "sha256") -> None:
         self._backend = backend
+        self._place = place
 
     @classmethod
     def in_directory(cls, directory: Path) -> Store:
@@ -77,14 +78,22 @@ class Store:
                 advice="Write s3://BUCKET/PREFIX, or leave it out for a directory in the state directory.",
             ) from error
 
+    def at_place(self, place: str) -> Store:
+        """Return the store of other blobs in the same backend: one knows nothing of what the other has."""
+        return Store(self._backend, place=place)
+
     def put(self, data: bytes) -> Digest:
         """Keep `data` and return its digest. A damaged blob of that name is replaced."""
         digest = digest_of(data)
         # Not a conditional put, which not every object store knows: whoever else puts it at the same moment puts the
         # same bytes. One that is about to be collected is written again, which makes it young.
         if self._is_old_or_missing(digest) or not self._is_whole(digest):
-            obstore.put(self._backend, _key(digest), data)
+            obstore.put(self._backend, self._key(digest), data)
         return digest
+
+    def put_file(self, file: Path, digest: Digest) -> None:
+        """Keep a file's bytes, whose digest the caller has made sure of; they are not held in memory whole."""
+        obstore.put(self._backend, self._key(digest), file)
 
     def get(self, digest: Digest) -> bytes:
         """Return the blob's bytes; they have been compared with the digest.
@@ -106,18 +115,37 @@ class Store:
             raise _damaged()
         return size
 
+    def size(self, digest: Digest) -> int | None:
+        """Return how many bytes the blob has, None where there is no such blob."""
+        try:
+            return int(obstore.head(self._backend, self._key(digest))["size"])
+        except FileNotFoundError:
+            return None
+
+    def sizes(self) -> list[int]:
+        """Return how many bytes each blob has."""
+        return [int(blob["size"]) for blob in self._all()]
+
+    def remove(self, digest: Digest) -> None:
+        """Remove a blob; doing it twice is the same as once."""
+        try:
+            obstore.delete(self._backend, self._key(digest))
+        except FileNotFoundError:
+            return
+
     def chunks(self, digest: Digest, first: int, last: int) -> Iterator[bytes]:
         """Yield the blob's bytes from `first` to `last`, both counted from 0 and included, piece by piece."""
         if first <= last:
-            found = obstore.get(self._backend, _key(digest), options={"range": (first, last + 1)})
+            found = obstore.get(self._backend, self._key(digest), options={"range": (first, last + 1)})
             yield from found.stream(min_chunk_size=_PIECE_BYTES)
 
     def collect(self, named: set[str], *, grace: timedelta = GRACE) -> int:
         """Remove the blobs that `named` does not have and that are older than `grace`; return how many they were."""
         until = datetime.now(UTC) - grace
         removed = 0
-        for path, modified in self._all():
-            if path.rpartition("/")[2] not in named and modified < until:
+        for blob in self._all():
+            path = str(blob["path"])
+            if path.rpartition("/")[2] not in named and blob["last_modified"] < until:
                 obstore.delete(self._backend, path)
                 removed += 1
         return removed
@@ -130,7 +158,7 @@ class Store:
 
     def _pieces(self, digest: Digest) -> Iterator[bytes]:
         try:
-            yield from obstore.get(self._backend, _key(digest)).stream(min_chunk_size=_PIECE_BYTES)
+            yield from obstore.get(self._backend, self._key(digest)).stream(min_chunk_size=_PIECE_BYTES)
         except FileNotFoundError as error:
             raise EnvironmentFault(
                 "blob-missing",
@@ -138,15 +166,14 @@ class Store:
                 advice="Submit the job again; the server's operator may restore the store from its backup.",
             ) from error
 
-    def _all(self) -> Iterator[tuple[str, datetime]]:
-        for chunk in obstore.list(self._backend, "sha256"):
+    def _all(self) -> Iterator[Any]:
+        for chunk in obstore.list(self._backend, self._place):
             found: Sequence[Any] = chunk
-            for blob in found:
-                yield str(blob["path"]), blob["last_modified"]
+            yield from found
 
     def _is_old_or_missing(self, digest: Digest) -> bool:
         try:
-            modified = obstore.head(self._backend, _key(digest))["last_modified"]
+            modified = obstore.head(self._backend, self._key(digest))["last_modified"]
         except FileNotFoundError:
             return True
         return modified < datetime.now(UTC) - GRACE / 2
@@ -158,6 +185,16 @@ class Store:
             return False
         return True
 
+    def _key(self, digest: Digest) -> str:
+        """Return where a blob is kept; raises TrustError for anything that is not a digest."""
+        if not _DIGEST.fullmatch(digest):
+            raise TrustError(
+                "digest-malformed",
+                "A file was asked for by something that is not a SHA-256.",
+                advice="Give 64 lower-case hexadecimal digits.",
+            )
+        return f"{self._place}/{digest[:2]}/{digest}"
+
 
 def _damaged() -> TrustError:
     return TrustError(
@@ -165,14 +202,3 @@ def _damaged() -> TrustError:
         "A file of this job was changed in the server's store and is not handed out.",
         advice="Submit the job again, and have the server's disk and its users looked at.",
     )
-
-
-def _key(digest: Digest) -> str:
-    """Return where a blob is kept; raises TrustError for anything that is not a digest."""
-    if not _DIGEST.fullmatch(digest):
-        raise TrustError(
-            "digest-malformed",
-            "A file was asked for by something that is not a SHA-256.",
-            advice="Give 64 lower-case hexadecimal digits.",
-        )
-    return f"sha256/{digest[:2]}/{digest}"

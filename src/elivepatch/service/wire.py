@@ -6,11 +6,12 @@ from __future__ import annotations
 import base64
 import binascii
 import unicodedata
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from elivepatch.model.build import Builder, BuildRequest, Result, Status
 from elivepatch.model.errors import Kind, UsageError
@@ -20,6 +21,7 @@ from elivepatch.model.trial import Expectation
 from elivepatch.service.audit import Entry
 from elivepatch.service.auth import Account, Role, Token
 from elivepatch.service.jobs import DEFAULT_TENANT, Job
+from elivepatch.service.uploads import too_large
 
 MAX_BODY_BYTES = 24 * 1024 * 1024
 MAX_PATCHES = 512
@@ -34,13 +36,32 @@ class _Sent(BaseModel):
 
 
 class PatchBody(_Sent):
-    """One source patch. `name` is shown to people and is never a path; `content` is base64 (RFC 4648 §4)."""
+    """One source patch. `name` is shown to people and is never a path.
+
+    Either `content` has it, as base64 (RFC 4648 §4), or `sha256` names a blob that was uploaded.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"oneOf": [{"required": ["content"]}, {"required": ["sha256"]}]},
+    )
 
     name: str = Field(max_length=4096, examples=["fix-meminfo.patch"])
-    content: str
+    content: str = ""
+    sha256: str = Field(default="", pattern="^[0-9a-f]{64}$")
 
-    def source_patch(self) -> SourcePatch:
-        """Return the patch; raises UsageError where its content is not base64."""
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if len(self.model_fields_set & {"content", "sha256"}) != 1:
+            message = "a patch has either content or sha256"
+            raise ValueError(message)
+        return self
+
+    def source_patch(self, uploaded: Callable[[Digest], bytes]) -> SourcePatch:
+        """Return the patch; `uploaded` gives the bytes of a blob. Raises UsageError where its content is not base64."""
+        if self.sha256:
+            return SourcePatch(display_name(self.name), uploaded(Digest(self.sha256)))
         try:
             content = base64.b64decode(self.content, validate=True)
         except (binascii.Error, ValueError) as error:
@@ -88,11 +109,14 @@ class BuildBody(_Sent):
     priority: Literal["interactive", "automatic"] = "interactive"
     fresh: bool = Field(default=False, description="Build although there is an answer; needs the role operator.")
 
-    def request(self) -> BuildRequest:
-        """Return the request; raises UsageError where a part of it cannot be understood."""
+    def request(self, uploaded: Callable[[Digest], bytes]) -> BuildRequest:
+        """Return the request; `uploaded` gives the bytes of a blob, or raises.
+
+        Raises UsageError where a part of the request cannot be understood, or where its patches are too large.
+        """
         return BuildRequest(
             release=parse_release(self.kernel),
-            series=PatchSeries(tuple(patch.source_patch() for patch in self.patches)),
+            series=self._series(uploaded),
             expectations=tuple(body.expectation() for body in self.expectations),
             trial=self.trial,
             check_only=self.check_only,
@@ -104,6 +128,16 @@ class BuildBody(_Sent):
                 BasePatch(display_name(patch.name), Digest(patch.sha256)) for patch in self.base_patches
             ),
         )
+
+    def _series(self, uploaded: Callable[[Digest], bytes]) -> PatchSeries:
+        patches: list[SourcePatch] = []
+        size = 0
+        for body in self.patches:
+            patches.append(body.source_patch(uploaded))
+            size += len(patches[-1].content)
+            if size > MAX_BODY_BYTES:
+                raise too_large()
+        return PatchSeries(tuple(patches))
 
 
 class PatchAnswer(BaseModel):

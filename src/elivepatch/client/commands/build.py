@@ -8,12 +8,13 @@ import json
 import shlex
 from pathlib import Path
 
-from elivepatch.client.api import Api, Refused, parse_job
+from elivepatch.client.api import Api, parse_job
 from elivepatch.client.base_patches import add_base_patches, base_patches_of
 from elivepatch.client.connection import add_connection, add_limit, connect, connection_words
 from elivepatch.client.files import read_series, write_whole
 from elivepatch.client.follow import Patience
 from elivepatch.client.limit import time_limit
+from elivepatch.client.refusals import Refused
 from elivepatch.client.report import Report
 from elivepatch.commandline import Subparsers
 from elivepatch.model.build import Builder, BuildRequest

@@ -11,8 +11,8 @@ import httpx2
 
 from elivepatch.advisory.index import FILE_MAX
 from elivepatch.advisory.sources import MAX_BYTES, KernelSources, etag
-from elivepatch.client.api import Refused
 from elivepatch.client.handout import SigningServer
+from elivepatch.client.refusals import Refused
 from elivepatch.model.errors import TrustError
 from elivepatch.model.kernel import parse_release
 from elivepatch.settings import ClientSettings
