@@ -345,7 +345,7 @@ def test_what_is_no_job_is_never_asked_for(job: str) -> None:
 
 
 def test_a_request_that_is_too_large_is_not_sent() -> None:
-    series = PatchSeries((SourcePatch("x", b"x" * 19_000_000),))
+    series = PatchSeries((SourcePatch("x", b"x" * (24 * 1024 * 1024 + 1)),))
     with pytest.raises(UsageError) as refused:
         api(always(json={"id": JOB})).submit(BuildRequest(release="6.1.0", series=series))
     assert refused.value.problem.code == "request-too-large"

@@ -60,7 +60,7 @@ def upload(blobs: Blobs, patch: SourcePatch, *, sleep: Callable[[float], None] =
                 return
             if offset > most:
                 most, failures = offset, 0
-            blobs.send(patch.digest, patch.content, offset=offset if offset <= len(patch.content) else 0)
+            blobs.send(patch.digest, patch.content, offset=offset if 0 <= offset <= len(patch.content) else 0)
             return
         except (Unreachable, Refused) as error:
             failures += 1
