@@ -19,12 +19,15 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from elivepatch.service.store import digest_of
+
 pytestmark = [
     pytest.mark.integration,
     # Its strategies use the random module themselves.
     pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning"),
 ]
 
+UPLOADED = b"sleep 0\nuploaded"
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 BOUNDED = settings(
     max_examples=15,
@@ -40,7 +43,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assembled]:
     state = tmp_path_factory.mktemp("described")
     with assembled(state, requests_per_s=100_000.0, tenant_limit=100_000, queue_limit=100_000) as found:
         found.done("sleep 0\ndescribed")
+        found.http.put(f"/v1/blobs/{digest_of(UPLOADED)}", content=UPLOADED)
         yield found
+
+
+@schemathesis.serializer("application/partial-upload")
+def sent_as_it_is(_context: schemathesis.SerializationContext, value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 def operations(server: Assembled) -> list[schemathesis.APIOperation]:
@@ -64,6 +73,8 @@ def test_every_answer_is_one_that_is_described(server: Assembled, token: str) ->
             case.headers = {key: value for key, value in (case.headers or {}).items() if key != "Authorization"}
             if asked % 2 and "build" in case.path_parameters:
                 case.path_parameters["build"] = known
+            if asked % 2 and "sha256" in case.path_parameters:
+                case.path_parameters["sha256"] = digest_of(UPLOADED)
             answer = case.call(headers={"Authorization": given_token} if given_token is not None else {})
             case.validate_response(answer, checks=CHECKS)
 

@@ -93,7 +93,7 @@ class Store:
 
     def put_file(self, file: Path, digest: Digest) -> None:
         """Keep a file's bytes, whose digest the caller has made sure of; they are not held in memory whole."""
-        obstore.put(self._backend, self._key(digest), file)
+        obstore.put(self._backend, self._key(digest), file, max_concurrency=1)
 
     def get(self, digest: Digest) -> bytes:
         """Return the blob's bytes; they have been compared with the digest.
