@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from blobs import ask, begin, left_on_disk, path_of, refused, resume, stands
 
 from elivepatch.service import uploads
 from elivepatch.service.auth import Role
+from elivepatch.service.backup import backup
 from elivepatch.service.retention import Retention
 from elivepatch.service.store import digest_of
 from elivepatch.service.uploads import MAX_UPLOAD_BYTES
@@ -88,3 +90,17 @@ def test_an_upload_outlives_its_server(tmp_path: Path) -> None:
     with assembled(tmp_path) as server:
         assert stands(server.http.head(path_of(CONTENT))) == (204, 100, "?0")
         assert stands(resume(server, CONTENT, CONTENT[100:], offset=100)) == (204, len(CONTENT), "?1")
+
+
+def test_a_backup_has_what_jobs_need_of_uploads_and_not_the_uploads(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    with assembled(tmp_path / "state") as server:
+        server.http.put(path_of(CONTENT), content=CONTENT)
+        begin(server, CONTENT + b"more", CONTENT)
+        assert ask(server, CONTENT).status_code == 202
+        backup(server.services.parts.settings, tmp_path / "backup.tar")
+    with tarfile.open(tmp_path / "backup.tar") as archive:
+        names = archive.getnames()
+    digest = digest_of(CONTENT)
+    assert f"store/sha256/{digest[:2]}/{digest}" in names
+    assert not [name for name in names if "uploads" in name]
