@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from elivepatch.build.apply import _check_names
-from elivepatch.build.compile import _errors, _saved_command
+from elivepatch.build.compile import _judge, _saved_command
 from elivepatch.build.link import Linker
 from elivepatch.build.tree import make_arguments, section_flags, without_sections
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Problem
@@ -67,15 +67,22 @@ def test_a_plain_compile_is_the_same_command_without_section_flags(tmp_path: Pat
     assert without_sections(command) == "gcc -O2 -g -I/tools/patch -gz=none -c -o a.o a.c"
 
 
+def excerpt_of(log: str, status: int) -> str:
+    with pytest.raises(BuildStopped) as caught:
+        _judge(done(log=log, status=status), "a.c", "a.c does not compile.")
+    assert caught.value.problem.code == "compile-error"
+    return caught.value.problem.excerpt
+
+
 def test_the_excerpt_of_a_compile_error_is_the_errors() -> None:
-    log = "a.c: In function 'f':\na.c:3:5: error: unknown type name 'x'\n    3 | x y;\na.c:4:1: warning: w\n"
-    assert _errors(done(log=log, status=1)) == "a.c:3:5: error: unknown type name 'x'"
-    many = "\n".join(f"a.c:{n}:1: error: e" for n in range(100))
-    assert len(_errors(done(log=many, status=1)).splitlines()) == 12
+    log = "a.c: In function 'f':\na.c:3:5: error: unknown type name 'x'\nmake: *** [a.o] stop\n"
+    assert excerpt_of(log, 1) == "a.c:3:5: error: unknown type name 'x'"
+    many = "\n".join(f"a.c:{n}: error: wrong" for n in range(100))
+    assert len(excerpt_of(many, 1).splitlines()) == 12
 
 
 def test_a_compiler_that_fails_without_an_error_shows_its_last_words() -> None:
-    assert _errors(done(log="killed\n", status=137)) == "killed"
+    assert excerpt_of("killed\n", 137) == "killed"
 
 
 def test_make_is_told_the_kernels_compiler() -> None:

@@ -152,9 +152,9 @@ def test_on_a_slow_machine_who_held_a_transition_is_found_too(host: SimulatedHos
 
 
 def test_tasks_on_their_way_back_are_not_said_to_have_held_a_transition(host: SimulatedHost) -> None:
-    host.tasks += [Task(pid, "worker") for pid in range(100, 400)]
+    host.tasks += [Task(pid, "worker") for pid in range(100, 160)]
     hold(host, leaves_after=NEVER)
-    host.look_s = 0.05
+    host.look_s = 0.25
     ran = load(host, "elp_a", "--deadline", "20")
     assert ran.code == "transition-stalled"
     assert "something held it" in ran.document["problem"]["message"]
