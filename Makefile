@@ -5,6 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export ELIVEPATCH_CACHE_DIR ?= /var/cache/elivepatch
 
+# Disks, servers and guests are waited for, so there are more workers than processors. The longest files come first, in
+# the order of tests/conftest.py.
+BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit integration kernel extended bench equal chaos load corpus verdicts requirements docs clean
 
@@ -33,13 +37,10 @@ lint: $(VENV)/ready ## check style, types and the direction of imports
 	$(BIN)/lint-imports
 
 unit: $(VENV)/testable ## run the tests that need nothing but the checkout
-	$(BIN)/pytest tests/unit -n 2
+	$(BIN)/pytest tests/unit -n 4
 
 integration: $(VENV)/testable ## run the tests with real servers on loopback
-	packaging/lane $(VENV) tests/integration -n 3 --dist loadfile
-
-# Guests wait much of their time. The longest files come first, in the order of tests/kernel/conftest.py.
-BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
+	packaging/lane $(VENV) tests/integration $(BESIDE)
 
 kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernels
 	packaging/lane $(VENV) tests/kernel -m "not extended" $(BESIDE) --durations=10

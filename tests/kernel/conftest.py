@@ -30,18 +30,6 @@ BOOKWORM = "6.1.0-50-cloud-amd64"
 
 Build = Callable[..., BuildOutcome]
 
-# What takes long begins first; the rest fills the gaps.
-_LONGEST = (
-    "test_host_in_guest.py", "test_cve_in_guest.py", "test_trial.py", "test_openrc_in_guest.py", "test_build_kinds.py",
-    "test_main_job.py", "test_cve_close.py", "test_rewrite.py", "test_custom.py", "test_errors_verdicts.py",
-    "test_klp.py", "test_equal.py",
-)  # fmt: skip
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order files as workers are to take them."""
-    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
-
 
 def _tell(event: Event) -> None:
     if event.fraction in {None, 0.0, 1.0}:
