@@ -7,7 +7,7 @@ export ELIVEPATCH_CACHE_DIR ?= /var/cache/elivepatch
 
 # Disks, servers and guests are waited for, so there are more workers than processors. The longest files come first, in
 # the order of tests/conftest.py.
-BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
+BESIDE := -n 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit integration kernel extended bench equal chaos load corpus verdicts requirements docs clean

@@ -143,6 +143,7 @@ def test_a_base_whose_making_was_interrupted_is_not_there(
     assert [path.name for path in reachable_path.iterdir()] == [f".{base_6_1.release}.lock"]
 
 
+@pytest.mark.extended
 def test_an_interruption_ends_both_halves_of_the_making_at_once(
     workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def test_what_can_be_a_livepatch_is_closed_and_what_cannot_is_shown_as_needing_a
 
 
 @pytest.mark.skipif(not (SHARED / "vulns-sample.tar.xz").exists(), reason="the collection of real fixes is not there")
+@pytest.mark.extended
 def test_everything_convertible_of_the_real_fixes_ends_in_one_livepatch(host: ModuleHost, tmp_path: Path) -> None:
     index, policy = tmp_path / "records.idx", tmp_path / "policy.toml"
     fixes = SHARED / "cve-fixes-6.1.176"

@@ -15,7 +15,7 @@ from guest_host import Boot, GuestHost
 
 from elivepatch.build.base import Base
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.extended]
 
 PROBE = b"""
 import dataclasses, json, pathlib, sys

@@ -212,6 +212,7 @@ def test_a_cancelled_trial_ends_at_once(attempt: Try) -> None:
     assert time.monotonic() - started < 4
 
 
+@pytest.mark.extended
 def test_many_share_a_boot_until_one_damages_it(
     stock_kernel: GuestKernel, samples: Path, tmp_path: Path, settings: Any
 ) -> None:
