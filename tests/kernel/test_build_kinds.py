@@ -204,6 +204,26 @@ def test_an_object_that_reads_nothing_of_what_changed_in_a_header_is_left_alone(
     assert len(list((base_6_1.directory / "originals").glob("*/text"))) >= 5
 
 
+def test_of_a_header_that_thousands_include_those_that_name_what_changes_are_rebuilt(
+    base_6_1: Base, build: Any
+) -> None:
+    """file_start_write_trylock() is inlined in kernel/acct.c alone."""
+    inline = before("include/linux/fs.h", "	return sb_start_write_trylock(file_inode(file)->i_sb);", "	mb();\n")
+    outcome = build(base_6_1, patch_of(base_6_1.tree, inline))
+    assert {source for _object, _name, source in replaced(outcome)} == {"kernel/acct.c"}
+    (told,) = [note.message for note in outcome.notes if note.code == "by-name"]
+    assert "file_start_write_trylock, which these use: kernel/acct.c." in told
+
+
+def test_of_a_header_that_thousands_include_a_declaration_reaches_them_all(base_6_1: Base, build: Any) -> None:
+    declaration = before(
+        "include/linux/fs.h", "static inline bool fsuidgid_has_mapping(", "extern int nobody_defines_this;\n"
+    )
+    problem = build(base_6_1, patch_of(base_6_1.tree, declaration)).problem
+    assert problem is not None
+    assert problem.code == "header"
+
+
 def new_file(path: str, *lines: str) -> str:
     text = "".join(f"+{line}\n" for line in lines)
     return f"--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{len(lines)} @@\n{text}"

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
+from elivepatch.build.naming import Naming
 from elivepatch.build.reach import OBJECTS_LIMIT, Reach, reach
 from elivepatch.kernel.units import Unit, Units
 from elivepatch.model.errors import BuildStopped, Kind, Problem
@@ -201,6 +203,41 @@ def test_a_header_that_too_many_objects_include_is_refused_with_their_number(tre
         )
     assert caught.value.problem.code == "header"
     assert str(OBJECTS_LIMIT + 1) in caught.value.problem.message
+
+
+MANY = [unit(f"drivers/many/{n}.c") for n in range(OBJECTS_LIMIT + 1)]
+
+
+def reached_by_name(tree: Path, *using: str) -> Reach:
+    def naming(header: str, of: Collection[str]) -> Naming:
+        assert header == "include/linux/mm.h"
+        assert set(using) <= set(of)
+        return Naming(frozenset({"changed"}), frozenset(using))
+
+    users = frozenset({*(one.source for one in MANY), "drivers/gpu/i915.c", "fs/internal.h"})
+    header = [touched("include/linux/mm.h")]
+    return reach(header, units(*MANY), tree, lambda _header: users, naming=naming)
+
+
+def test_of_too_many_objects_those_count_that_name_what_changes(tree: Path) -> None:
+    found = reached_by_name(tree, "drivers/many/3.c", "drivers/many/9.c")
+    assert sources(found) == ["drivers/many/3.c", "drivers/many/9.c"]
+    assert found.indirect == set(sources(found))
+    (note,) = found.notes
+    assert note.code == "by-name"
+    assert "changed, which these use: drivers/many/3.c, drivers/many/9.c" in note.message
+
+
+def test_a_header_of_which_nobody_uses_what_changes_changes_nothing(tree: Path) -> None:
+    with pytest.raises(BuildStopped) as caught:
+        reached_by_name(tree)
+    assert caught.value.problem.code == "no-change"
+
+
+def test_too_many_that_name_what_changes_are_too_many(tree: Path) -> None:
+    with pytest.raises(BuildStopped) as caught:
+        reached_by_name(tree, *(one.source for one in MANY))
+    assert caught.value.problem.code == "header"
 
 
 def test_an_object_of_several_modules_is_refused_with_their_names(tree: Path) -> None:

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from elivepatch.build.naming import Naming
 from elivepatch.kernel.units import Unit, Units
 from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
@@ -45,6 +46,9 @@ _NO_ADDITIONS = Additions()
 HeaderUsers = Callable[[str], frozenset[str]]
 """Returns the files that may include a header, at any depth."""
 
+SourcesNaming = Callable[[str, Collection[str]], Naming | None]
+"""Returns who of some sources names what the series changes in a header, None where that cannot be told."""
+
 OBJECTS_LIMIT = 64
 """How many objects one header may reach: each is compiled twice, and each is one more thing that can go wrong."""
 
@@ -55,8 +59,11 @@ def reach(
     tree: Path,
     header_users: HeaderUsers,
     additions: Additions = _NO_ADDITIONS,
+    naming: SourcesNaming = lambda _header, _sources: None,
 ) -> Reach:
     """Return the objects that `touched` files are built into.
+
+    `naming` is only asked about a header that more objects include than there may be.
 
     Raises BuildStopped with the verdict where nothing can be patched, or where something would silently be missing.
     """
@@ -71,12 +78,14 @@ def reach(
             continue
         if _is_let_in(file, additions):
             continue
-        reached, beyond = ([], []) if _foreign(file.path) else _reached(file, units, tree, header_users)
+        users = _Users(units, tree, header_users, naming)
+        reached, beyond = ([], []) if _foreign(file.path) else _reached(file, units, tree, users)
+        notes += users.notes
         found.update({unit.source: unit for unit in reached})
         if beyond and reached:
             message = f"{file.path} is also part of {_listed(beyond)}, which no livepatch can replace."
             notes.append(Note(code="left-out", message=message))
-        elif not reached:
+        elif not reached and not users.notes:
             unbuilt.append(file.path)
     missing = [path for path in unbuilt if not (tree / path).exists()]
     if missing and not found:
@@ -86,6 +95,8 @@ def reach(
     if not found:
         if unbuilt:
             raise BuildStopped(problem("not-built", f"This kernel builds none of: {_listed(unbuilt)}."))
+        if notes:
+            raise BuildStopped(problem("no-change", "No object of this kernel uses what the series changes."))
         raise BuildStopped(problem("no-change", "The series changes documentation only."))
     for unit in found.values():
         if len(unit.parents) > 1:
@@ -119,13 +130,11 @@ def _is_let_in(file: TouchedFile, additions: Additions) -> bool:
     return file.kind is FileKind.SOURCE and file.added and (included or file.path in additions.objects)
 
 
-def _reached(
-    file: TouchedFile, units: Units, tree: Path, header_users: HeaderUsers
-) -> tuple[Sequence[Unit], Sequence[str]]:
+def _reached(file: TouchedFile, units: Units, tree: Path, users: _Users) -> tuple[Sequence[Unit], Sequence[str]]:
     """Return the objects that may contain code of a file, and the files it is part of that no livepatch can replace."""
     reached, beyond = units.reached_by(file.path), _beyond(units.closure(file.path), units)
     if file.kind is FileKind.HEADER:
-        reached, beyond = _users(file.path, units, tree, header_users)
+        reached, beyond = users.of(file.path)
     if beyond and not reached:
         where = "" if file.path in beyond else f" (part of {_listed(beyond)})"
         raise BuildStopped(
@@ -145,20 +154,59 @@ def _reached(
     return reached, beyond
 
 
-def _users(path: str, units: Units, tree: Path, header_users: HeaderUsers) -> tuple[tuple[Unit, ...], list[str]]:
-    includers = {path, *header_users(path)}
-    users = {unit.source: unit for includer in includers for unit in units.reached_by(includer)}
-    patchable = tuple(unit for name, unit in sorted(users.items()) if name.endswith(".c"))
-    if len(patchable) > OBJECTS_LIMIT:
-        sentence = f"The series changes {path}, which up to {len(patchable)} objects of this kernel include."
-        raise BuildStopped(problem("header", sentence, excerpt=_listed([unit.source for unit in patchable])))
-    # Assembly would go on with the old constants of a header whose C users got new ones.
-    assembly = sorted(name for name in includers if name.endswith(".S") and _runs(name, units, tree))
-    if assembly:
-        sentence = f"The series changes {path}, which the assembly {_listed(assembly)} includes."
-        raise BuildStopped(problem("assembly", sentence))
-    beyond = {name for includer in includers for name in _beyond(units.closure(includer), units)}
-    return patchable, sorted(beyond | {name for name in users if not name.endswith(".c")})
+class _Users:
+    """Finds the objects that a header is part of; `notes` tell how, where that is not by including it alone."""
+
+    def __init__(self, units: Units, tree: Path, header_users: HeaderUsers, naming: SourcesNaming) -> None:
+        self._units = units
+        self._tree = tree
+        self._header_users = header_users
+        self._naming = naming
+        self.notes: list[Note] = []
+
+    def of(self, path: str) -> tuple[tuple[Unit, ...], list[str]]:
+        """Return them, and the files that include the header and that no livepatch can replace."""
+        includers = {path, *self._header_users(path)}
+        users, patchable = self._units_of(includers)
+        if len(patchable) > OBJECTS_LIMIT and (naming := self._naming(path, self._sources(includers))) is not None:
+            includers &= naming.sources
+            users, all_of_them = self._units_of(includers)
+            self.notes.append(_named(path, len(patchable), naming, all_of_them))
+            patchable = all_of_them
+        if len(patchable) > OBJECTS_LIMIT:
+            sentence = f"The series changes {path}, which up to {len(patchable)} objects of this kernel include."
+            raise BuildStopped(problem("header", sentence, excerpt=_listed([unit.source for unit in patchable])))
+        # Assembly would go on with the old constants of a header whose C users got new ones.
+        assembly = sorted(name for name in includers if name.endswith(".S") and _runs(name, self._units, self._tree))
+        if assembly:
+            sentence = f"The series changes {path}, which the assembly {_listed(assembly)} includes."
+            raise BuildStopped(problem("assembly", sentence))
+        beyond = {name for includer in includers for name in _beyond(self._units.closure(includer), self._units)}
+        return patchable, sorted(beyond | {name for name in users if not name.endswith(".c")})
+
+    def _sources(self, includers: Iterable[str]) -> frozenset[str]:
+        """Return the sources among the includers that are built, also those that no livepatch can replace."""
+        units = self._units
+
+        def is_built(one: str) -> bool:
+            if one.endswith(".S"):
+                return _runs(one, units, self._tree)
+            return bool(units.reached_by(one) or _beyond(units.closure(one), units))
+
+        return frozenset(one for one in includers if not one.endswith(".h") and is_built(one))
+
+    def _units_of(self, includers: Iterable[str]) -> tuple[dict[str, Unit], tuple[Unit, ...]]:
+        users = {unit.source: unit for includer in includers for unit in self._units.reached_by(includer)}
+        return users, tuple(unit for name, unit in sorted(users.items()) if name.endswith(".c"))
+
+
+def _named(path: str, including: int, naming: Naming, users: Sequence[Unit]) -> Note:
+    names, sources = sorted(naming.names), [unit.source for unit in users]
+    message = (
+        f"{path} is part of {including} objects. All that changes in it is {_listed(names)}, which these use: "
+        f"{_listed(sources) or 'none'}."
+    )
+    return Note(code="by-name", message=message)
 
 
 def _beyond(names: Iterable[str], units: Units) -> list[str]:

@@ -270,6 +270,7 @@ NOTES: dict[str, str] = {
     "code-removed": "a function is gone from the source; its code stays in the kernel, for pointers that lead to it",
     "header-reach": "the series changes a header, and these objects include it",
     "inlined": "a changed function is inlined: the functions around it are replaced",
+    "by-name": "a header is part of too many objects to compare all; those that name what changes in it were compared",
     "left-out": "a part of the change is in code that no livepatch can replace",
     "new-object": "a source file is new: all of it becomes part of the livepatch",
     "not-built": "this configuration does not build a file of the series",

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +17,7 @@ from elivepatch.build.checks.prototypes import check_prototypes
 from elivepatch.build.compile import Compiler
 from elivepatch.build.headers import includes_of
 from elivepatch.build.link import Linker
+from elivepatch.build.naming import Names, Naming
 from elivepatch.build.reach import Reach, reach
 from elivepatch.build.sandbox import Sandbox
 from elivepatch.build.toolchain import Toolchains
@@ -65,6 +67,24 @@ class BuildSteps(Workbench):
     def start(self, series: PatchSeries, work_dir: Path) -> Started:
         """Read and apply a series. Raises BuildStopped with the verdict on what no livepatch can carry."""
         sandbox = self.sandbox()
+        touched: tuple[TouchedFile, ...] = ()
+
+        @cache
+        def applied() -> Applied:
+            with self.timed("apply", f"applying to the source of {self.base.release}"):
+                return apply_series(
+                    series,
+                    touched,
+                    tree=self.base.tree,
+                    sandbox=sandbox,
+                    work_dir=work_dir,
+                    cancellation=self.cancellation,
+                )
+
+        def naming(header: str, sources: Collection[str]) -> Naming | None:
+            names = Names(base=self.base, sandbox=sandbox, includes=includes_of(self.base, sandbox))
+            return names.users(header, applied().layer, sources)
+
         with self.timed("read", "reading the series"):
             touched = read_series(series)
             reached = reach(
@@ -73,13 +93,10 @@ class BuildSteps(Workbench):
                 self.base.tree,
                 lambda header: includes_of(self.base, sandbox).users(header),
                 read_additions(series, touched),
+                naming,
             )
-        with self.timed("apply", f"applying to the source of {self.base.release}"):
-            applied = apply_series(
-                series, touched, tree=self.base.tree, sandbox=sandbox, work_dir=work_dir, cancellation=self.cancellation
-            )
-        check_prototypes(touched, tree=self.base.tree, layer=applied.layer)
-        return Started(touched, reached, applied)
+        check_prototypes(touched, tree=self.base.tree, layer=applied().layer)
+        return Started(touched, reached, applied())
 
     def sandbox(self) -> Sandbox:
         """Return the sandbox with the compiler of the base. Raises EnvironmentFault where that is another by now."""

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which sources of a base name what a series changes in a header that too many of them include."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.build.base import Base
+from elivepatch.build.sandbox import Sandbox, writable_directory
+from elivepatch.kernel.includes import Includes
+from elivepatch.patch.lines import forget
+from elivepatch.patch.naming import changed_names, pieces, users_of
+from elivepatch.patch.rewrite import Source
+
+_GLUED = "xargs -a /in/files grep -hoE '[A-Za-z0-9_]+[[:space:]]*##|##[[:space:]]*[A-Za-z0-9_]+' >/out/found; exit 0"
+_NAMING = "xargs -a /in/files grep -lwFf /in/names >/out/found; exit 0"
+_ROOTS = ("include/", "arch/x86/include/")
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """The names that a header's change is about, and the sources that use them."""
+
+    names: frozenset[str]
+    sources: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Finds names in what a base is built from: `sources`, and every header that they may see."""
+
+    base: Base
+    sandbox: Sandbox
+    includes: Includes
+
+    def users(self, header: str, layer: Path, sources: Collection[str]) -> Naming | None:
+        """Return who of `sources` names what the patched header in `layer` changes; None where names cannot tell.
+
+        A name that the preprocessor glues from arguments alone (`a##b` of two parameters) is not seen; one of which a
+        macro has a fixed piece is.
+        """
+        tree = self.base.tree
+        if not (tree / header).is_file() or not (layer / header).is_file():
+            return None
+        # Old sources hold Latin-1.
+        old, new = ((top / header).read_text(encoding="latin-1") for top in (tree, layer))
+        names = changed_names(Source(path=header, old=old, new=forget(new)))
+        if not names:
+            return None
+        files = [*sorted(sources), *self._headers(sources)]
+
+        def search(wanted: Collection[str]) -> Mapping[str, str]:
+            found = self._found(_NAMING, files, wanted)
+            return {path: (tree / path).read_text(encoding="latin-1") for path in found}
+
+        glued = {re.sub(r"[#\s]", "", piece) for piece in self._found(_GLUED, files, ())}
+        parts = pieces(names, glued)
+        if parts and self._found(_NAMING, files, parts):
+            return None
+        users = users_of(names, search)
+        return Naming(names, users) if users is not None else None
+
+    def _headers(self, sources: Collection[str]) -> list[str]:
+        """Return the headers that others include, of the kernel at large and of the sources' own directories."""
+        places = {posixpath.dirname(source) for source in sources}
+        named = {*self.includes.resolved, *(one for users in self.includes.resolved.values() for one in users)}
+        return sorted(
+            one for one in named if one.endswith(".h") and (one.startswith(_ROOTS) or posixpath.dirname(one) in places)
+        )
+
+    def _found(self, script: str, files: Sequence[str], names: Collection[str]) -> list[str]:
+        with tempfile.TemporaryDirectory(prefix=".naming-", dir=self.base.directory) as place:
+            inputs, output = Path(place) / "in", writable_directory(Path(place) / "out")
+            Path(place).chmod(0o755)
+            inputs.mkdir()
+            (inputs / "files").write_text("\n".join(files), encoding="latin-1")
+            (inputs / "names").write_text("\n".join(sorted(names)), encoding="latin-1")
+            done = self.sandbox.run(["sh", "-c", script], layers=[self.base.tree], inputs=inputs, output=output)
+            done.check("Looking for names in the source")
+            return (output / "found").read_text(encoding="latin-1").splitlines()
