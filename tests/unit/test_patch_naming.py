@@ -122,5 +122,9 @@ def test_uses_of_uses_without_end_are_everybodys() -> None:
     assert users({"include/linux/chain.h": chain}, "STEP0") is None
 
 
+def test_a_name_that_a_macro_may_make_is_everybodys() -> None:
+    assert users_of({"checked"}, lambda _wanted: None) is None
+
+
 def test_a_name_that_a_macro_can_glue_is_made_of_its_piece_and_a_word() -> None:
     assert pieces(["is_file_open"], ["is_", "_open", "other", "is_file_open"]) == {"file_open", "is_file"}

@@ -54,14 +54,15 @@ class Names:
             return None
         files = [*sorted(sources), *self._headers(sources)]
 
-        def search(wanted: Collection[str]) -> Mapping[str, str]:
+        glued = {re.sub(r"[#\s]", "", piece) for piece in self._found(_GLUED, files, ())}
+
+        def search(wanted: Collection[str]) -> Mapping[str, str] | None:
+            parts = pieces(wanted, glued)
+            if parts and self._found(_NAMING, files, parts):
+                return None
             found = self._found(_NAMING, files, wanted)
             return {path: (tree / path).read_text(encoding="latin-1") for path in found}
 
-        glued = {re.sub(r"[#\s]", "", piece) for piece in self._found(_GLUED, files, ())}
-        parts = pieces(names, glued)
-        if parts and self._found(_NAMING, files, parts):
-            return None
         users = users_of(names, search)
         return Naming(names, users) if users is not None else None
 

@@ -13,8 +13,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from elivepatch.patch.definitions import Sort, blanked, enclosing, read_definitions
 from elivepatch.patch.rewrite import Source
 
-Search = Callable[[Collection[str]], Mapping[str, str]]
-"""Returns path and text of every source and header of a tree that has one of the names as a word."""
+Search = Callable[[Collection[str]], Mapping[str, str] | None]
+"""Returns path and text of every source and header that has one of some names as a word.
+
+None where a macro may make one of them out of pieces.
+"""
 
 _BY_NAME = {Sort.FUNCTION, Sort.MACRO}
 _STEPS = 6  # uses of uses; whatever is used deeper than that is used everywhere
@@ -45,13 +48,15 @@ def changed_names(source: Source) -> frozenset[str] | None:
 def users_of(names: Collection[str], search: Search) -> frozenset[str] | None:
     """Return the sources that name any of `names`, or any function or macro of a header that does, at any depth.
 
-    None where a header uses one elsewhere: in a type, say, or in a condition of the preprocessor.
+    None where a header uses one elsewhere, in a type or in a condition of the preprocessor; and where `search` cannot.
     """
     wanted, pending, users = set(names), set(names), set[str]()
     for _ in range(_STEPS):
         if not pending:
             return frozenset(users)
         found = search(pending)
+        if found is None:
+            return None
         fresh: set[str] = set()
         for path, text in found.items():
             if not path.endswith(".h"):
