@@ -46,7 +46,7 @@ kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernel
 	packaging/lane $(VENV) tests/kernel -m "not extended" $(BESIDE) --durations=10
 
 extended: $(VENV)/testable ## run what the kernel lane shows on less: kernels kept by others, a host that closes its CVEs
-	packaging/lane $(VENV) tests/kernel -m extended $(BESIDE) --durations=10
+	packaging/lane $(VENV) tests/kernel -m extended $(BESIDE) -n 2 --durations=10
 
 bench: $(VENV)/ready ## measure where the time goes, into bench/results.json
 	$(BIN)/python bench/bench.py

@@ -68,7 +68,8 @@ def boot(
     # The server makes up its mind before: the guest's processor is emulated, and its waiting would be all there is.
     policy.write_text(POLICY.replace("/root/fixes", str(FIXES)))
     status, _, told = server.run(
-        "cve", "close", "--kernel", base_6_1.release, "--policy", policy, "--keep", place / "keep", "-o", place / "x.ko"
+        "cve", "close", "--kernel", base_6_1.release, "--policy", policy, "--keep", place / "keep",
+        "-o", place / "x.ko", timeout_s=900,
     )  # fmt: skip
     assert status == 0, told
     files = client | {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess  # noqa: TID251 - a worker runs beside its test
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -58,6 +59,11 @@ def fleet(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) ->
             worker = subprocess.Popen([*command, "--cache", settings.cache_dir], stdout=log, stderr=log)
         stack.callback(worker.wait, timeout=60)
         stack.callback(worker.terminate)
+        # A worker tells what it can build for as soon as it is up.
+        for _ in range(600):
+            if front.get("/v1/kernels").json()["kernels"]:
+                break
+            time.sleep(0.1)
         yield Fleet(front, top / "worker")
 
 
@@ -68,7 +74,7 @@ def test_what_one_machine_is_asked_another_builds_tries_and_keeps_in_the_store(
     status, report, told = fleet.front.run(
         "build", MEMINFO, "--kernel", base_6_1.release, "-o", output, "--expect", "/proc/meminfo =~ VMALLOCCHUNK"
     )
-    assert status == 0, told
+    assert status == 0, (told, report)
     trial = report["trial"]
     assert (trial["reverted"], trial["reloaded"], trial["clean_log"]) == (True, True, True)
     assert "VMALLOCCHUNK" in trial["observations"][0]["during"]

@@ -74,10 +74,10 @@ class Server:
             [BIN / "elivepatch", *words, *connection], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
-    def run(self, *words: str | Path) -> tuple[int, dict[str, Any], str]:
+    def run(self, *words: str | Path, timeout_s: float = 180) -> tuple[int, dict[str, Any], str]:
         """Run a command with --json to its end; return its exit status, its document and what it told."""
         client = self.client(*words, "--json")
-        out, err = client.communicate(timeout=180)
+        out, err = client.communicate(timeout=timeout_s)
         document = json.loads(out)
         require_published(words, document)
         return client.returncode, document, err.decode()
