@@ -193,23 +193,26 @@ def test_many_who_send_the_same_upload_at_once_make_it_whole_or_are_told_why_not
     def send() -> None:
         for _ in range(200):
             try:
-                here = held.standing("default", digest)
-                turn = None if here.complete else held.resume("default", digest, offset=here.offset, length=None)
+                offset, turn = attempt()
+                if turn is None:
+                    return
+                for start in range(offset, len(content), 997):
+                    turn.write(content[start : min(start + 997, len(content))])
+                turn.finish()
             except WrongOffset:
                 continue
             except UsageError as error:
-                if error.problem.code == "upload-taken-over":
-                    continue
-                turn = held.begin("default", digest, length=None)
-                here = uploads.Standing(offset=0, complete=False)
-            if turn is None:
-                return
-            try:
-                for start in range(here.offset, len(content), 997):
-                    turn.write(content[start : min(start + 997, len(content))])
-                turn.finish()
-            except UsageError as error:
                 told.append(error.problem.code)
+
+    def attempt() -> tuple[int, uploads.Turn | None]:
+        try:
+            here = held.standing("default", digest)
+        except UsageError as error:
+            if error.problem.code != "blob-unknown":
+                raise
+            return 0, held.begin("default", digest, length=None)
+        turn = None if here.complete else held.resume("default", digest, offset=here.offset, length=None)
+        return here.offset, turn
 
     senders = [threading.Thread(target=send) for _ in range(4)]
     for sender in senders:
