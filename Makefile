@@ -37,7 +37,7 @@ lint: $(VENV)/ready ## check style, types and the direction of imports
 	$(BIN)/lint-imports
 
 unit: $(VENV)/testable ## run the tests that need nothing but the checkout
-	$(BIN)/pytest tests/unit -n 4
+	packaging/lane $(VENV) tests/unit -n 4
 
 integration: $(VENV)/testable ## run the tests with real servers on loopback
 	packaging/lane $(VENV) tests/integration $(BESIDE)
