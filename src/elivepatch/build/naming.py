@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -12,14 +11,19 @@ from pathlib import Path
 
 from elivepatch.build.base import Base
 from elivepatch.build.sandbox import Sandbox, writable_directory
-from elivepatch.kernel.includes import Includes
+from elivepatch.build.tree import SOURCE_TOPS
 from elivepatch.patch.lines import forget
 from elivepatch.patch.naming import changed_names, pieces, users_of
 from elivepatch.patch.rewrite import Source
 
-_GLUED = "xargs -a /in/files grep -hoE '[A-Za-z0-9_]+[[:space:]]*##|##[[:space:]]*[A-Za-z0-9_]+' >/out/found; exit 0"
-_NAMING = "xargs -a /in/files grep -lwFf /in/names >/out/found; exit 0"
-_ROOTS = ("include/", "arch/x86/include/")
+# Some kernels lack some directories. 123 is xargs' answer where a grep found nothing in its share of the files.
+_SEARCH = f"""
+{{ cat /in/files; find {SOURCE_TOPS} include -name '*.h' 2>/dev/null; }} | xargs -d '\\n' grep "$@" >/out/found
+status=$?
+[ $status -eq 123 ] || exit $status
+"""
+_GLUED = ("-hoE", "[A-Za-z0-9_]+[[:space:]]*##|##[[:space:]]*[A-Za-z0-9_]+")
+_NAMING = ("-lwFf", "/in/names")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,10 @@ class Naming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """Finds names in what a base is built from: `sources`, and every header that they may see."""
+    """Finds names in what a base is built from: some sources, and every header there is."""
 
     base: Base
     sandbox: Sandbox
-    includes: Includes
 
     def users(self, header: str, layer: Path, sources: Collection[str]) -> Naming | None:
         """Return who of `sources` names what the patched header in `layer` changes; None where names cannot tell.
@@ -52,35 +55,27 @@ class Names:
         names = changed_names(Source(path=header, old=old, new=forget(new)))
         if not names:
             return None
-        files = [*sorted(sources), *self._headers(sources)]
-
-        glued = {re.sub(r"[#\s]", "", piece) for piece in self._found(_GLUED, files, ())}
+        glued = {re.sub(r"[#\s]", "", piece) for piece in self._found(_GLUED, sources, ())}
 
         def search(wanted: Collection[str]) -> Mapping[str, str] | None:
             parts = pieces(wanted, glued)
-            if parts and self._found(_NAMING, files, parts):
+            if parts and self._found(_NAMING, sources, parts):
                 return None
-            found = self._found(_NAMING, files, wanted)
+            found = self._found(_NAMING, sources, wanted)
             return {path: (tree / path).read_text(encoding="latin-1") for path in found}
 
         users = users_of(names, search)
         return Naming(names, users) if users is not None else None
 
-    def _headers(self, sources: Collection[str]) -> list[str]:
-        """Return the headers that others include, of the kernel at large and of the sources' own directories."""
-        places = {posixpath.dirname(source) for source in sources}
-        named = {*self.includes.resolved, *(one for users in self.includes.resolved.values() for one in users)}
-        return sorted(
-            one for one in named if one.endswith(".h") and (one.startswith(_ROOTS) or posixpath.dirname(one) in places)
-        )
-
-    def _found(self, script: str, files: Sequence[str], names: Collection[str]) -> list[str]:
+    def _found(self, how: Sequence[str], sources: Collection[str], names: Collection[str]) -> list[str]:
         with tempfile.TemporaryDirectory(prefix=".naming-", dir=self.base.directory) as place:
             inputs, output = Path(place) / "in", writable_directory(Path(place) / "out")
             Path(place).chmod(0o755)
             inputs.mkdir()
-            (inputs / "files").write_text("\n".join(files), encoding="latin-1")
+            (inputs / "files").write_text("".join(f"{one}\n" for one in sorted(sources)), encoding="latin-1")
             (inputs / "names").write_text("\n".join(sorted(names)), encoding="latin-1")
-            done = self.sandbox.run(["sh", "-c", script], layers=[self.base.tree], inputs=inputs, output=output)
+            done = self.sandbox.run(
+                ["sh", "-c", _SEARCH, "sh", *how], layers=[self.base.tree], inputs=inputs, output=output
+            )
             done.check("Looking for names in the source")
             return (output / "found").read_text(encoding="latin-1").splitlines()

@@ -169,7 +169,7 @@ class _Users:
         includers = {path, *self._header_users(path)}
         users, patchable = self._units_of(includers)
         if len(patchable) > OBJECTS_LIMIT and (naming := self._naming(path, self._sources(includers))) is not None:
-            includers &= naming.sources
+            includers = set(naming.sources)
             users, all_of_them = self._units_of(includers)
             self.notes.append(_named(path, len(patchable), naming, all_of_them))
             patchable = all_of_them
@@ -185,7 +185,10 @@ class _Users:
         return patchable, sorted(beyond | {name for name in users if not name.endswith(".c")})
 
     def _sources(self, includers: Iterable[str]) -> frozenset[str]:
-        """Return the sources among the includers that are built, also those that no livepatch can replace."""
+        """Return the sources that see what the includers include and are built, replaceable or not.
+
+        These are more than the sources among the includers: one that another includes sees what that included before.
+        """
         units = self._units
 
         def is_built(one: str) -> bool:
@@ -193,7 +196,9 @@ class _Users:
                 return _runs(one, units, self._tree)
             return bool(units.reached_by(one) or _beyond(units.closure(one), units))
 
-        return frozenset(one for one in includers if not one.endswith(".h") and is_built(one))
+        seeing = set(includers)
+        seeing |= {one for one in units.includers if not seeing.isdisjoint(units.closure(one))}
+        return frozenset(one for one in seeing if not one.endswith(".h") and is_built(one))
 
     def _units_of(self, includers: Iterable[str]) -> tuple[dict[str, Unit], tuple[Unit, ...]]:
         users = {unit.source: unit for includer in includers for unit in self._units.reached_by(includer)}

@@ -82,7 +82,7 @@ class BuildSteps(Workbench):
                 )
 
         def naming(header: str, sources: Collection[str]) -> Naming | None:
-            names = Names(base=self.base, sandbox=sandbox, includes=includes_of(self.base, sandbox))
+            names = Names(base=self.base, sandbox=sandbox)
             return names.users(header, applied().layer, sources)
 
         with self.timed("read", "reading the series"):
