@@ -39,9 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail a lane in which nothing ran, and in CI one that skipped what CI has to run."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if exitstatus != pytest.ExitCode.OK or reporter is None:
+    # One that failed may be tried again, and then nobody would look at what was skipped beside it.
+    if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} or reporter is None:
         return
-    if not reporter.stats.get("passed"):
+    if exitstatus == pytest.ExitCode.OK and not reporter.stats.get("passed"):
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
     elif os.environ.get("CI") == "true" and (missing := _skipped(reporter.stats.get("skipped", []))):
         reporter.write_line(f"\nCI has to run these, but they were skipped:\n{missing}", red=True)

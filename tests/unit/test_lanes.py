@@ -13,6 +13,7 @@ from elivepatch import process
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 PASSES = "def test_passes():\n    pass\n"
+FAILS = "def test_fails():\n    raise ValueError\n"
 SKIPS = "import pytest\n\n\n@pytest.mark.skipif(True, reason={reason!r})\ndef test_skips():\n    pass\n"
 NOT_RUN = 5
 FIXES = SKIPS.format(reason="the collection of real fixes is not there")
@@ -27,8 +28,18 @@ POSTGRESQL = SKIPS.format(reason="no PostgreSQL server is installed")
         (PASSES + FIXES, "true", 0),
         (PASSES + POSTGRESQL, "false", 0),
         (PASSES + POSTGRESQL, "true", NOT_RUN),
+        (FAILS + POSTGRESQL, "true", NOT_RUN),
+        (FAILS + FIXES, "true", 1),
     ],
-    ids=["all ran", "none ran", "what may be missing", "a server is missing", "a server is missing in CI"],
+    ids=[
+        "all ran",
+        "none ran",
+        "what may be missing",
+        "a server is missing",
+        "a server is missing in CI",
+        "another failed beside it",
+        "one failed",
+    ],
 )
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["one process", "a worker"])
 def test_a_lane_fails_where_it_skipped_what_it_must_run(
