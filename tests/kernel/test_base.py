@@ -90,6 +90,14 @@ def test_a_download_that_is_not_what_the_signed_index_names_is_thrown_away(
     assert not (own_archive.packages_dir / f"{other.sha256}.deb").exists()
 
 
+def test_the_sources_keep_their_time_so_that_apt_reads_its_indexes_once(own_archive: Archive, headers: Package) -> None:
+    """Where its sources are newer than what apt made of the indexes, each process reads them anew, for seconds."""
+    written = own_archive.directory / "etc/sources.d/elivepatch.list"
+    before = written.stat().st_mtime_ns
+    assert Archive(own_archive.directory).find(headers.name, headers.version) == headers
+    assert written.stat().st_mtime_ns == before
+
+
 def test_a_version_that_is_gone_from_the_archive_is_told(own_archive: Archive, base_6_1: Base) -> None:
     with pytest.raises(EnvironmentFault) as caught:
         own_archive.find(f"linux-headers-{base_6_1.release}", "6.1.1-1")
