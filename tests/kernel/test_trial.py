@@ -13,16 +13,22 @@ from typing import Any
 
 import pytest
 
+from elivepatch.build.base import Base
+from elivepatch.model.build import BuildOutcome
 from elivepatch.model.errors import EnvironmentFault, Kind
 from elivepatch.model.trial import Expectation, TrialReport
 from elivepatch.process import Cancellation, run
+from elivepatch.service.building import guest_kernel
+from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import GuestKernel, TrialCase
 from elivepatch.trial.run import run_trial, run_trials
 
 pytestmark = pytest.mark.kernel
 
+MEMINFO = Path(__file__).parents[2] / "demo/patches/vmlinux-meminfo.patch"
 CMDLINE = Expectation(command="/proc/cmdline", pattern="^patched by a sample$")
 Try = Callable[..., TrialReport]
+Build = Callable[..., BuildOutcome]
 
 
 @pytest.fixture(scope="session")
@@ -182,6 +188,32 @@ def test_each_way_to_do_wrong_is_seen(
     assert words in told(report)
     assert not report.passed
     assert all(problem.kind is Kind.FAILURE for problem in report.problems)
+
+
+REWRITES = """mount -t debugfs none /sys/kernel/debug 2>/dev/null
+(while :; do cat /proc/stat; usleep 20000; done >/dev/null) & busy=$!
+for mode in none voluntary none voluntary; do echo $mode >/sys/kernel/debug/sched/preempt; done
+kill $busy; cat /sys/kernel/debug/sched/preempt /proc/meminfo"""
+
+
+@pytest.mark.extended
+def test_a_kernel_may_rewrite_code_that_another_processor_runs(
+    build: Build, base_6_12: Base, tmp_path: Path, settings: ServerSettings
+) -> None:
+    """As each transition does since 6.4; QEMU 7.2 with a thread per processor kept bytes that were gone."""
+    module = build(base_6_12, MEMINFO.read_text(), name="livepatch_rewrites").module
+    assert module is not None
+    report = run_trial(
+        kernel=guest_kernel(base_6_12),
+        livepatch=module,
+        livepatch_name="livepatch_rewrites",
+        parents=(),
+        expectations=[Expectation(command=REWRITES, pattern="VMALLOCCHUNK")],
+        work_dir=tmp_path / "work",
+        cache_dir=settings.cache_dir,
+    )
+    assert report.problems == (), told(report)
+    assert "none (voluntary) full" in report.observations[0].during
 
 
 def test_a_command_that_kills_the_unpatched_kernel_is_told_as_that(attempt: Try) -> None:

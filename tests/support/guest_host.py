@@ -31,6 +31,7 @@ from elivepatch.process import run
 from elivepatch.trial import cpio
 from elivepatch.trial.case import GuestKernel
 from elivepatch.trial.modules import content, module_tree
+from elivepatch.trial.qemu import accelerator_options
 
 CHECKOUT = Path(__file__).parents[2]
 REQUIREMENTS = CHECKOUT / "requirements/client.txt"
@@ -214,7 +215,7 @@ class GuestHost:
         initramfs.write_bytes(cpio.archive(self._initramfs(payload, _PROGRAMS[init])))
         done = run(
             [
-                "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max,cx16=off", "-machine", "q35", "-smp", "2",
+                "qemu-system-x86_64", *accelerator_options("tcg"), "-machine", "q35", "-smp", "2",
                 "-m", "768M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                 "-serial", f"file:{console}", "-serial", f"file:{results}",
                 "-drive", f"file={self._disk},format=raw,if=none,id=disk,cache=unsafe",

@@ -70,7 +70,7 @@ def boot(
         results = stack.enter_context(guest.results.open("wb")).fileno()
         memory = _MEMORY_MIB + 2 * (len(guest.initramfs) >> 20)  # the archive and what is unpacked from it
         argv = [
-            *_confined(accelerator), programs.qemu, *_accelerator(accelerator),
+            *_confined(accelerator), programs.qemu, *accelerator_options(accelerator),
             "-machine", "q35", "-m", f"{memory}M", "-smp", str(_PROCESSORS),
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
@@ -114,11 +114,15 @@ def _probe(kernel: GuestKernel, programs: Programs) -> bool:
         return parse(guest.results.read_bytes()).has(GUEST, "end")
 
 
-def _accelerator(name: str) -> list[str]:
+def accelerator_options(name: str) -> list[str]:
+    """Return QEMU's options for `kvm` or `tcg`, and for the processor that goes with it."""
     # `max` has every feature TCG can emulate, so alternatives in modules are patched as on current processors. All but
     # one: QEMU 7.2 computes the flags after a cmpxchg16b without lock prefix from stale state, now and then the next
     # interrupt returns with a trap or alignment flag set, and the guest dies of it. The kernel has a way without.
-    return ["-accel", "kvm", "-cpu", "host"] if name == "kvm" else ["-accel", "tcg", "-cpu", "max,cx16=off"]
+    # The processors take turns in one thread: with one each, QEMU 7.2 may go on with code that another processor has
+    # just rewritten, and a kernel that rewrites its own, as each transition does, dies of an int3 that is long gone.
+    emulated = ["-accel", "tcg,thread=single", "-cpu", "max,cx16=off"]
+    return ["-accel", "kvm", "-cpu", "host"] if name == "kvm" else emulated
 
 
 def _confined(accelerator: str) -> list[str]:
