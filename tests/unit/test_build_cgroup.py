@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import os
+import subprocess  # noqa: TID251 - programs that are still there while the test goes on
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE  # noqa: TID251
 
 import pytest
 
@@ -85,6 +89,37 @@ def test_what_runs_in_the_group_is_in_it_from_its_first_moment() -> None:
         assert group.directory.name in said.text
     finally:
         group.remove()
+
+
+@pytest.fixture
+def left_behind() -> Iterator[Group]:
+    """A group of a process that is no more, made where those of this process are."""
+    own = own_group()
+    if own is None:
+        pytest.skip("no control group can be made here")
+    group = replace(own, directory=own.directory.with_name(f"elivepatch-{NOBODY}"))
+    group.make()
+    yield group
+    if group.directory.exists():
+        group.remove()
+
+
+def test_a_group_whose_programs_still_end_is_in_nobodys_way(left_behind: Group) -> None:
+    """A server that starts after another was killed would have no group itself."""
+    with subprocess.Popen([*left_behind.entering(), "sh", "-c", "echo in; exec sleep 60"], stdout=PIPE) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"in\n"
+        sweep(left_behind.directory.parent)
+        assert left_behind.directory.exists()
+        program.kill()
+
+
+def test_a_group_is_removed_when_its_last_program_has_ended(left_behind: Group) -> None:
+    with subprocess.Popen([*left_behind.entering(), "sh", "-c", "echo in; exec sleep 0.3"], stdout=PIPE) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"in\n"
+        left_behind.remove()
+    assert not left_behind.directory.exists()
 
 
 def test_a_group_that_is_gone_is_told_and_nothing_is_run(tmp_path: Path) -> None:

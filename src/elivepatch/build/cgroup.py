@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,7 @@ _PREFIX = "elivepatch-"
 # The rest is for the server, and for what else the machine does.
 _SHARE = 0.75
 _PROCESSES = "cgroup.procs"
+_ENDING_S = 5.0
 _NOT_ENTERED = "cgroup: the control group of the build cannot be entered"
 _ENTER = f'{{ echo 0 > "$0"; }} 2>/dev/null || {{ echo "{_NOT_ENTERED}" >&2; exit 125; }}; exec "$@"'
 
@@ -54,8 +56,13 @@ class Group:
             (self.directory / with_swap).write_text(str(swap if swap is not None else self.limit))
 
     def remove(self) -> None:
-        """Remove the group, in which no program may be any more; `make` brings it back."""
-        self.directory.rmdir()
+        """Remove the group; `make` brings it back. Raises OSError where a program in it does not end within seconds."""
+        # A program that was killed is in its group until it has given everything back.
+        deadline = time.monotonic() + _ENDING_S
+        while not _removed(self.directory):
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(self.directory))
+            time.sleep(0.02)
 
 
 # The file of the limit, that of the limit that counts swap, and what goes into that one where it is not the limit.
@@ -85,11 +92,22 @@ def own_group() -> Group | None:
 
 
 def sweep(parent: Path) -> None:
-    """Remove the groups that processes left behind which are no more."""
+    """Remove the groups of processes that are no more, but for those whose programs still end."""
     for left in parent.glob(f"{_PREFIX}*"):
         number = left.name.removeprefix(_PREFIX)
         if number.isdecimal() and not Path("/proc", number).exists():
-            left.rmdir()
+            _removed(left)
+
+
+def _removed(directory: Path) -> bool:
+    """Remove a group and return True, or return False where a program is in it."""
+    try:
+        directory.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def _limit_bytes() -> int:
