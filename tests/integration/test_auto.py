@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -279,8 +280,10 @@ def cut(host: SimulatedHost, reaper: _Reaper, point: int, kernel: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 def test_killed_at_any_step_and_run_again_it_ends_in_the_same_state(
-    tmp_path: Path, server: CveServer, cves: CveList, reaper: _Reaper
+    tmp_path: Path, server: CveServer, cves: CveList, reaper: _Reaper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
     def fresh(name: str) -> SimulatedHost:
         found = with_policy(enrolled_host(tmp_path / name, server.url), cves)
         found.before = found.after = reaper.pass_point
