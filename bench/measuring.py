@@ -81,14 +81,19 @@ def _family() -> dict[int, tuple[int, str]]:
     return {pid: seen[pid] for pid in own}
 
 
-def _resident_bytes() -> int:
-    pages = 0
+def _added_up(file: str) -> int:
+    """Return the sum over the family of the second word of /proc/PID/`file`: resident pages of `statm`, rchar of `io`."""
+    total = 0
     for pid in _family():
         try:
-            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            total += int(Path(f"/proc/{pid}/{file}").read_text().split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return pages * _PAGE_BYTES
+    return total
+
+
+def _resident_bytes() -> int:
+    return _added_up("statm") * _PAGE_BYTES
 
 
 def _adopt() -> None:
@@ -110,10 +115,4 @@ def _read_bytes() -> int:
         # Those that this process started itself have been waited for, so these are the adopted ones.
         if parent == os.getpid() and state == "Z":
             os.waitpid(pid, os.WNOHANG)
-    total = 0
-    for pid in _family():
-        try:
-            total += int(Path(f"/proc/{pid}/io").read_text().split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return total
+    return _added_up("io")
