@@ -7,7 +7,7 @@ export ELIVEPATCH_CACHE_DIR ?= /var/cache/elivepatch
 
 # Disks, servers and guests are waited for, so there are more workers than processors. The longest files come first, in
 # the order of tests/conftest.py.
-BESIDE := -n 4 --dist loadfile --no-loadscope-reorder
+BESIDE := --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit integration kernel extended bench equal chaos load corpus verdicts requirements docs clean
@@ -37,16 +37,16 @@ lint: $(VENV)/ready ## check style, types and the direction of imports
 	$(BIN)/lint-imports
 
 unit: $(VENV)/testable ## run the tests that need nothing but the checkout
-	packaging/lane $(VENV) tests/unit -n 4
+	packaging/lane $(VENV) tests/unit -n 4 --dist worksteal
 
 integration: $(VENV)/testable ## run the tests with real servers on loopback
-	packaging/lane $(VENV) tests/integration $(BESIDE)
+	packaging/lane $(VENV) tests/integration -n 5 $(BESIDE)
 
 kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernels
-	packaging/lane $(VENV) tests/kernel -m "not extended" $(BESIDE) --durations=10
+	packaging/lane $(VENV) tests/kernel -m "not extended" -n 4 $(BESIDE) --durations=10
 
-extended: $(VENV)/testable ## run what the kernel lane shows on less: kernels kept by others, a host that closes its CVEs
-	packaging/lane $(VENV) tests/kernel -m extended $(BESIDE) -n 2 --durations=10
+extended: $(VENV)/testable ## run the rest of the kernel lane: OpenRC, kpatch-build beside, hosts that close their CVEs
+	packaging/lane $(VENV) tests/kernel -m extended -n 2 $(BESIDE) --durations=10
 
 bench: $(VENV)/ready ## measure where the time goes, into bench/results.json
 	$(BIN)/python bench/bench.py

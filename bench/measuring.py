@@ -82,7 +82,7 @@ def _family() -> dict[int, tuple[int, str]]:
 
 
 def _added_up(file: str) -> int:
-    """Return the sum over the family of the second word of /proc/PID/`file`: resident pages of `statm`, rchar of `io`."""
+    """Return the family's sum of the second word of /proc/PID/`file`: resident pages of `statm`, rchar of `io`."""
     total = 0
     for pid in _family():
         try:

@@ -18,7 +18,7 @@ from elivepatch.settings import ServerSettings
 from equal import NAME, own_kernel, try_module
 from kinds import FOUR, KINDS
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.extended]
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("code", REFUSED)
+@pytest.mark.parametrize(
+    "code",
+    [pytest.param(one, marks=[pytest.mark.extended] if one in {"no-change", "init-only"} else []) for one in REFUSED],
+)
 def test_what_klp_build_would_let_pass_or_say_in_words_of_its_own_is_told(
     workshop: BuildingWorkshop, base: Base, reachable_path: Path, code: str
 ) -> None:

@@ -14,7 +14,7 @@ from guest_host import Boot, GuestHost, config_of
 
 from elivepatch.build.base import Base
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.extended]
 
 MEMINFO = Path(__file__).parents[2] / "demo/patches/vmlinux-meminfo.patch"
 SLEEPS = Path(__file__).with_name("samples") / "loadavg-sleeps.patch"

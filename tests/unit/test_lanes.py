@@ -20,31 +20,23 @@ FIXES = SKIPS.format(reason="the collection of real fixes is not there")
 POSTGRESQL = SKIPS.format(reason="no PostgreSQL server is installed")
 
 
+CASES = {
+    "all ran": (PASSES, "true", 0),
+    "none ran": (FIXES, "false", NOT_RUN),
+    "what may be missing": (PASSES + FIXES, "true", 0),
+    "a server is missing": (PASSES + POSTGRESQL, "false", 0),
+    "a server is missing in CI": (PASSES + POSTGRESQL, "true", NOT_RUN),
+    "another failed beside it": (FAILS + POSTGRESQL, "true", NOT_RUN),
+    "one failed": (FAILS + FIXES, "true", 1),
+}
+WORKER, ONE_PROCESS = ("-n", "1"), ()
+
+
 @pytest.mark.parametrize(
-    ("tests", "ci", "status"),
-    [
-        (PASSES, "true", 0),
-        (FIXES, "false", NOT_RUN),
-        (PASSES + FIXES, "true", 0),
-        (PASSES + POSTGRESQL, "false", 0),
-        (PASSES + POSTGRESQL, "true", NOT_RUN),
-        (FAILS + POSTGRESQL, "true", NOT_RUN),
-        (FAILS + FIXES, "true", 1),
-    ],
-    ids=[
-        "all ran",
-        "none ran",
-        "what may be missing",
-        "a server is missing",
-        "a server is missing in CI",
-        "another failed beside it",
-        "one failed",
-    ],
+    ("case", "workers"), [*((case, WORKER) for case in CASES), ("a server is missing in CI", ONE_PROCESS)]
 )
-@pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["one process", "a worker"])
-def test_a_lane_fails_where_it_skipped_what_it_must_run(
-    tmp_path: Path, tests: str, ci: str, status: int, workers: list[str]
-) -> None:
+def test_a_lane_fails_where_it_skipped_what_it_must_run(tmp_path: Path, case: str, workers: tuple[str, ...]) -> None:
+    tests, ci, status = CASES[case]
     shutil.copy(CONFTEST, tmp_path / "conftest.py")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_lane.py").write_text(tests)
