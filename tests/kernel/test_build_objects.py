@@ -144,6 +144,7 @@ def test_what_cannot_be_linked_is_our_matter(workshop: BuildingWorkshop, base_6_
         sandbox=toolchains.sandbox(toolchains.get(base_6_1.toolchain)),
         helper=toolchains.sandbox(toolchains.helper()),
         patch_headers=toolchains.helper().root / "usr/share/kpatch",
+        jobs=2,
     )
     with pytest.raises(BuildStopped) as caught:
         linker.link([reachable_path / "diff.o"], name="livepatch_test", work_dir=reachable_path)

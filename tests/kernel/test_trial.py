@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from elivepatch.build.base import Base
-from elivepatch.model.build import BuildOutcome
 from elivepatch.model.errors import EnvironmentFault, Kind
 from elivepatch.model.trial import Expectation, TrialReport
 from elivepatch.process import Cancellation, run
@@ -28,7 +27,6 @@ pytestmark = pytest.mark.kernel
 MEMINFO = Path(__file__).parents[2] / "demo/patches/vmlinux-meminfo.patch"
 CMDLINE = Expectation(command="/proc/cmdline", pattern="^patched by a sample$")
 Try = Callable[..., TrialReport]
-Build = Callable[..., BuildOutcome]
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +196,7 @@ kill $busy; cat /sys/kernel/debug/sched/preempt /proc/meminfo"""
 
 @pytest.mark.extended
 def test_a_kernel_may_rewrite_code_that_another_processor_runs(
-    build: Build, base_6_12: Base, tmp_path: Path, settings: ServerSettings
+    build: Any, base_6_12: Base, tmp_path: Path, settings: ServerSettings
 ) -> None:
     """As each transition does since 6.4; QEMU 7.2 with a thread per processor kept bytes that were gone."""
     module = build(base_6_12, MEMINFO.read_text(), name="livepatch_rewrites").module

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess  # noqa: TID251 - programs that are still there while the test goes on
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE  # noqa: TID251
@@ -100,26 +101,34 @@ def left_behind() -> Iterator[Group]:
     group = replace(own, directory=own.directory.with_name(f"elivepatch-{NOBODY}"))
     group.make()
     yield group
-    if group.directory.exists():
-        group.remove()
+    group.remove()
+
+
+@contextmanager
+def inside(group: Group, command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command that is in the group from here on."""
+    with subprocess.Popen([*group.entering(), "sh", "-c", f"echo in; exec {command}"], stdout=PIPE) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"in\n"
+        yield program
 
 
 def test_a_group_whose_programs_still_end_is_in_nobodys_way(left_behind: Group) -> None:
     """A server that starts after another was killed would have no group itself."""
-    with subprocess.Popen([*left_behind.entering(), "sh", "-c", "echo in; exec sleep 60"], stdout=PIPE) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == b"in\n"
+    with inside(left_behind, "sleep 60") as program:
         sweep(left_behind.directory.parent)
         assert left_behind.directory.exists()
         program.kill()
 
 
 def test_a_group_is_removed_when_its_last_program_has_ended(left_behind: Group) -> None:
-    with subprocess.Popen([*left_behind.entering(), "sh", "-c", "echo in; exec sleep 0.3"], stdout=PIPE) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == b"in\n"
+    with inside(left_behind, "sleep 0.3"):
         left_behind.remove()
     assert not left_behind.directory.exists()
+
+
+def test_a_group_that_another_server_has_swept_meanwhile_is_no_fault(tmp_path: Path) -> None:
+    Group(directory=tmp_path / "swept", version=1, limit=1).remove()
 
 
 def test_a_group_that_is_gone_is_told_and_nothing_is_run(tmp_path: Path) -> None:

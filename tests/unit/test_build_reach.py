@@ -230,15 +230,14 @@ def test_of_too_many_objects_those_count_that_name_what_changes(tree: Path) -> N
 
 def test_a_source_that_another_includes_is_asked_for_names_too(tree: Path) -> None:
     """kernel/sched/rt.c includes nothing itself; build_policy.c does, and then rt.c."""
-    many = [unit(f"drivers/many/{n}.c") for n in range(OBJECTS_LIMIT + 1)]
-    users = frozenset({*(one.source for one in many), "kernel/sched/build_policy.c"})
+    users = frozenset({*(one.source for one in MANY), "kernel/sched/build_policy.c"})
     asked: list[str] = []
 
     def naming(_header: str, of: Collection[str]) -> Naming:
         asked.extend(of)
         return Naming(frozenset({"changed"}), frozenset({"kernel/sched/rt.c"}))
 
-    found = reach([touched("include/linux/mm.h")], units(*many), tree, lambda _header: users, naming=naming)
+    found = reach([touched("include/linux/mm.h")], units(*MANY), tree, lambda _header: users, naming=naming)
     assert "kernel/sched/rt.c" in asked
     assert sources(found) == ["kernel/sched/build_policy.c"]
 

@@ -23,6 +23,7 @@ TOTAL_MAX = 4 * 1024**3
 """Bytes an archive may unpack to; the whole list with its mails is below 0.5 GiB."""
 
 _DIRECTORY_MAX = 64 * 1024**2  # of a zip's table of contents: 100 bytes for each of the list's 100,000 files, and room
+_ENCRYPTED = 1  # APPNOTE.TXT 4.4.4, bit 0 of a member's flags
 _END = struct.Struct("<4s4H2LH")  # APPNOTE.TXT 4.3.16, end of central directory record
 _END64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14, its zip64 form
 _LOCATOR = struct.Struct("<4sLQL")  # 4.3.15, stands between the two
@@ -87,6 +88,8 @@ def _zip_members(file: IO[bytes], total_max: int, wanted: Callable[[str], bool])
                 regular = not info.is_dir() and not link
                 content: bytes | None = b""
                 if regular and wanted(info.filename):
+                    if info.flag_bits & _ENCRYPTED:
+                        raise DamagedArchive(why="it is encrypted")
                     with archive.open(info) as member:
                         content = member.read(RECORD_FILE_MAX + 1)
                     left -= len(content)
@@ -96,7 +99,7 @@ def _zip_members(file: IO[bytes], total_max: int, wanted: Callable[[str], bool])
                 yield Member(name=info.filename, regular=regular, content=content)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError) as error:
         raise DamagedArchive(why=f"its zip structure is broken ({error})") from error
-    except (NotImplementedError, RuntimeError) as error:  # zipfile's for methods it does not know, and for passwords
+    except NotImplementedError as error:  # of a way to compress or to encrypt that zipfile does not know
         raise DamagedArchive(why="it is encrypted or packed in a way that is not supported") from error
 
 

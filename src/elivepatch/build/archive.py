@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,26 +88,26 @@ class Archive:
     def _configuration(self) -> Path:
         for part in ("etc/sources.d", "etc/none", "lists/partial", "cache/archives/partial", "packages"):
             (self.directory / part).mkdir(parents=True, exist_ok=True)
-        sources = self.directory / "etc/sources.d/elivepatch.list"
-        self._put(sources, self.sources(*_MAIN_SUITES, *_SECURITY_SUITES, _UNSTABLE_SUITE))
-        where = self.directory / "apt.conf"
-        self._put(
-            where,
+        sources = self.sources(*_MAIN_SUITES, *_SECURITY_SUITES, _UNSTABLE_SUITE)
+        self._put("etc/sources.d/elivepatch.list", sources)
+        return self._put(
+            "apt.conf",
             f'Dir::Etc "{self.directory}/etc";\nDir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "sources.d";\n'
             'Dir::Etc::preferencesparts "none";\nDir::Etc::preferences "none";\n'
             f'Dir::State "{self.directory}";\nDir::State::lists "lists";\nDir::State::status "/dev/null";\n'
             f'Dir::Cache "{self.directory}/cache";\nAcquire::Languages "none";\nAPT::Architecture "amd64";\n'
             'APT::Architectures { "amd64"; };\nAPT::Sandbox::User "root";\nAcquire::Retries "3";\n',
         )
-        return where
 
-    def _put(self, file: Path, text: str) -> None:
+    def _put(self, name: str, text: str) -> Path:
         """Write what another process may be reading; unchanged it keeps its time, by which apt trusts its own cache."""
-        if file.exists() and file.read_text() == text:
-            return
-        with tempfile.NamedTemporaryFile("w", dir=self.directory, prefix=".put-", delete=False) as fresh:
-            fresh.write(text)
-        Path(fresh.name).replace(file)
+        file, fresh = self.directory / name, self.directory / "configuration.new"
+        # A lock of its own: refresh() gets here with that of the archive.
+        with locked(self.directory / "configuration.lock"):
+            if not file.exists() or file.read_text() != text:
+                fresh.write_text(text)
+                fresh.replace(file)
+        return file
 
     def refresh(self, progress: Progress = silent, *, force: bool = False) -> None:
         """Fetch the signed indexes where there are none or they are older than a day. Raises EnvironmentFault."""

@@ -103,6 +103,8 @@ def _removed(directory: Path) -> bool:
     """Remove a group and return True, or return False where a program is in it."""
     try:
         directory.rmdir()
+    except FileNotFoundError:
+        return True  # another server that starts has swept it
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise

@@ -40,6 +40,7 @@ class Linker:
     sandbox: Sandbox
     helper: Sandbox
     patch_headers: Path
+    jobs: int
     cancellation: Cancellation | None = None
 
     def link(self, objects: Sequence[Path], *, name: str, work_dir: Path, replace: bool = True) -> Path:
@@ -53,7 +54,12 @@ class Linker:
         for number, path in enumerate(objects):
             shutil.copyfile(path, inputs / f"{number:04}.o")
         flags = "-g0" if replace else "-g0 -DKLP_REPLACE_ENABLE=false"
-        make = [*make_arguments(self.base.cc, 2), "KPATCH_BUILD=/src", f"KPATCH_NAME={name}", f"CFLAGS_MODULE={flags}"]
+        make = [
+            *make_arguments(self.base.cc, self.jobs),
+            "KPATCH_BUILD=/src",
+            f"KPATCH_NAME={name}",
+            f"CFLAGS_MODULE={flags}",
+        ]
         done = self.sandbox.run(
             ["sh", "-c", _LINK, "sh", *make],
             layers=[self.base.tree],

@@ -129,6 +129,7 @@ class BuildSteps(Workbench):
             sandbox=self.sandbox(),
             helper=self.helper(),
             patch_headers=self.toolchains.patch_headers(),
+            jobs=self.jobs,
             cancellation=self.cancellation,
         )
 
