@@ -190,7 +190,7 @@ def test_each_way_to_do_wrong_is_seen(
 
 REWRITES = """mount -t debugfs none /sys/kernel/debug 2>/dev/null
 (while :; do cat /proc/stat; usleep 20000; done >/dev/null) & busy=$!
-for mode in none voluntary none voluntary; do echo $mode >/sys/kernel/debug/sched/preempt; done
+for mode in none voluntary; do echo $mode >/sys/kernel/debug/sched/preempt; done
 kill $busy; cat /sys/kernel/debug/sched/preempt /proc/meminfo"""
 
 
