@@ -30,13 +30,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 
 from demo import serving
-from elivepatch.build.base import Base, Bases
+from elivepatch.build.base.common import Workplace
+from elivepatch.build.base.stock import StockMaker
+from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
-from elivepatch.build.making import Workplace
-from elivepatch.build.stock import StockMaker
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
-from elivepatch.service.building import BuildingWorkshop, guest_kernel
+from elivepatch.service.jobs.local_backend import BuildingWorkshop, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 from measuring import Measured

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from postgres import Postgres
 from running_server import RunningServer, free_port
 
-from elivepatch.service.database import builds, events, open_database, patiently, sqlite_url
+from elivepatch.service.db.database import builds, events, open_database, patiently, sqlite_url
 
 RESULT = Path(__file__).with_name("chaos.json")
 RESTARTS = 10

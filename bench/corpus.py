@@ -24,14 +24,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from elivepatch.build.base import VMLINUX
-from elivepatch.build.builders.choice import build_as_asked
-from elivepatch.build.builders.steps import Workbench
+from elivepatch.build.base.store import VMLINUX
+from elivepatch.build.builders.common import Workbench
+from elivepatch.build.builders.select import build_as_asked
 from elivepatch.model.build import BuildOutcome, BuildRequest
 from elivepatch.model.errors import ElivepatchError, Kind
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.patch.parse import read_series
-from elivepatch.service.building import BuildingWorkshop, guest_kernel
+from elivepatch.service.jobs.local_backend import BuildingWorkshop, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.run import run_trials

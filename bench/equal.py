@@ -21,13 +21,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from elivepatch.build.base import VMLINUX, Base
+from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.builders.reference import ReferenceBuilder
-from elivepatch.build.equality import differences, read_facts
+from elivepatch.build.checks.equality import differences, read_facts
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.trial import Expectation
-from elivepatch.service.building import BuildingWorkshop, guest_kernel
+from elivepatch.service.jobs.local_backend import BuildingWorkshop, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 from kinds import KINDS, Kind

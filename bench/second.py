@@ -22,11 +22,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.builders.klp import KlpBuilder
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.build import BuildOutcome
-from elivepatch.service.building import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 from elivepatch.settings import ServerSettings
 from equal import NAME, try_module
 from kinds import KINDS

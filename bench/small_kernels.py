@@ -9,14 +9,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from elivepatch.build.base import Base
-from elivepatch.build.custom import CustomKernel
-from elivepatch.build.preparing import unpack_source
-from elivepatch.build.sandbox import BUILD_UID
-from elivepatch.build.source import fetch_source
+from elivepatch.build.base.custom import CustomKernel
+from elivepatch.build.base.kernel_source import fetch_source
+from elivepatch.build.base.store import Base
+from elivepatch.build.base.tree import unpack_source
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.model.kernel import parse_release
 from elivepatch.model.progress import Progress, silent
-from elivepatch.service.building import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 
 FRAGMENT = Path(__file__).with_name("small.config")
 """What every small kernel has; everything else is left out."""

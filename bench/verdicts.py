@@ -25,11 +25,11 @@ import conversions
 import refusals
 from edits import patch_of
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.series import PatchSeries, SourcePatch
-from elivepatch.service.building import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 from elivepatch.settings import ServerSettings
 
 HERE = Path(__file__).parent

@@ -20,13 +20,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.builders.klp import KlpBuilder
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.builders.reference import ReferenceBuilder
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.series import PatchSeries, SourcePatch
-from elivepatch.service.building import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 from equal import own_kernel
 from kinds import KINDS
 from measuring import Measured

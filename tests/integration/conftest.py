@@ -21,5 +21,5 @@ def server() -> Iterator[SigningServer]:
 
 @pytest.fixture
 def host(tmp_path: Path, server: SigningServer, monkeypatch: pytest.MonkeyPatch) -> SimulatedHost:
-    monkeypatch.setattr("elivepatch.client.follow.PATIENCE_S", 0.3)
+    monkeypatch.setattr("elivepatch.client.server.follow.PATIENCE_S", 0.3)
     return enrolled_host(tmp_path / "host", server.url)

@@ -23,8 +23,8 @@ from cve_server import CveServer
 from host_commands import Ran, enrolled_host, run, run_json
 from simulated_host import SimulatedHost
 
-from elivepatch.client.cve.kept import DIRECTORY, Kept
-from elivepatch.client.cve.server import AdvisoryServer
+from elivepatch.client.cve.cache import DIRECTORY, Kept
+from elivepatch.client.server.advisories import AdvisoryServer
 from elivepatch.model.errors import ExitStatus
 
 pytestmark = pytest.mark.integration

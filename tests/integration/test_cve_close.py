@@ -17,7 +17,7 @@ from host_commands import Ran, run, run_json
 from simulated_host import RELEASE, SimulatedHost
 
 from elivepatch import process
-from elivepatch.client.cve.kept import DIRECTORY, Kept
+from elivepatch.client.cve.cache import DIRECTORY, Kept
 from elivepatch.model.kernel import Digest
 from elivepatch.model.series import SourcePatch
 
@@ -353,7 +353,7 @@ def test_every_question_names_the_patches_that_the_kernel_was_built_with(
 ) -> None:
     # Portage's are found on a Gentoo kernel only, and the server on loopback knows another one.
     found = (SourcePatch("found.patch", b"found"),)
-    monkeypatch.setattr("elivepatch.client.base_patches.gentoo_patches", lambda *_: found)
+    monkeypatch.setattr("elivepatch.client.server.base_patches.gentoo_patches", lambda *_: found)
     (tmp_path / "mine.patch").write_bytes(b"mine")
     given = [*options, *([tmp_path / "mine.patch"] if named == "mine" else [])]
     cves.add(1, "ok")

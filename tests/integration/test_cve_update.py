@@ -13,9 +13,9 @@ from host_commands import Ran, enrol, run_json
 from running_server import RunningServer
 from simulated_host import SimulatedHost
 
-from elivepatch.advisory.index import read_index
-from elivepatch.advisory.sources import KernelSources
-from elivepatch.client.cve.kept import DIRECTORY, Kept
+from elivepatch.advisory.exposure.sources import KernelSources
+from elivepatch.advisory.records.index import read_index
+from elivepatch.client.cve.cache import DIRECTORY, Kept
 from elivepatch.service import cli
 
 pytestmark = pytest.mark.integration

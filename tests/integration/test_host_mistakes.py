@@ -29,7 +29,7 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr("elivepatch.client.follow.PATIENCE_S", 0.1)
+    monkeypatch.setattr("elivepatch.client.server.follow.PATIENCE_S", 0.1)
     with SigningServer().running() as server:
         host = enrolled_host(tmp_path / "host", server.url)
         patch = tmp_path / "fix.patch"

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from running_server import RunningServer
 
-from elivepatch.service.work import MAX_ATTEMPTS
+from elivepatch.service.jobs.steps import MAX_ATTEMPTS
 
 pytestmark = pytest.mark.integration
 

@@ -18,7 +18,7 @@ from postgres import PROGRAMS, Postgres
 from running_server import RunningServer, free_port
 from swift import Swift, is_installed
 
-from elivepatch.service.database import events, open_database, patiently
+from elivepatch.service.db.database import events, open_database, patiently
 from elivepatch.trust.envelope import verify_livepatch
 from elivepatch.trust.keys import PublicKey
 

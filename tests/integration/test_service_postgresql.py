@@ -21,10 +21,10 @@ from running_server import free_port
 from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
-from elivepatch.service.auth import Account, Role, Tokens
-from elivepatch.service.database import metadata, migrate, one_at_a_time, open_database
-from elivepatch.service.hosts import HostBody, Hosts
-from elivepatch.service.jobs import Asked, Jobs, Outcome
+from elivepatch.service.access.accounts import Account, Role, Tokens
+from elivepatch.service.db.database import metadata, migrate, one_at_a_time, open_database
+from elivepatch.service.http.routes.hosts import HostBody, Hosts
+from elivepatch.service.jobs.jobs import Asked, Jobs, Outcome
 
 pytestmark = [
     pytest.mark.integration,

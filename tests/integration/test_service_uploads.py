@@ -19,7 +19,7 @@ from postgres import PROGRAMS, Postgres
 from running_server import RunningServer, free_port
 from swift import Swift, is_installed
 
-from elivepatch.client.api import Api
+from elivepatch.client.server.api import Api
 from elivepatch.model.build import BuildRequest
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.settings import ClientSettings

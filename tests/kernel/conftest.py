@@ -15,13 +15,13 @@ from edits import series_of
 from guest_host import HOST_ADDRESS, GuestHost, client_files, userland
 from real_server import Server
 
-from elivepatch.build.archive import Archive
-from elivepatch.build.base import Base
+from elivepatch.build.base.apt import Archive
+from elivepatch.build.base.store import Base
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.progress import Event
 from elivepatch.process import run
-from elivepatch.service.building import BuildingWorkshop, guest_kernel
+from elivepatch.service.jobs.local_backend import BuildingWorkshop, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import GuestKernel
 

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from elivepatch.build import stock
-from elivepatch.build.archive import Archive, Package
-from elivepatch.build.base import Base, Bases
-from elivepatch.build.making import Workplace
-from elivepatch.build.preparing import config_gate
-from elivepatch.build.stock import StockMaker
+from elivepatch.build.base import stock
+from elivepatch.build.base.apt import Archive, Package
+from elivepatch.build.base.common import Workplace
+from elivepatch.build.base.stock import StockMaker
+from elivepatch.build.base.store import Base, Bases
+from elivepatch.build.base.tree import config_gate
 from elivepatch.kernel.config import parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event
-from elivepatch.service.building import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 
 pytestmark = pytest.mark.kernel
 
@@ -109,7 +109,7 @@ def test_an_archive_whose_signatures_do_not_hold_gives_nothing(
 ) -> None:
     keyless = Archive(shared_path / "keyless")
     (shared_path / "empty.gpg").touch()
-    monkeypatch.setattr("elivepatch.build.archive._KEYRING", shared_path / "empty.gpg")
+    monkeypatch.setattr("elivepatch.build.base.apt._KEYRING", shared_path / "empty.gpg")
     with pytest.raises(EnvironmentFault) as caught:
         keyless.refresh()
     assert caught.value.problem.code == "program-failed"
@@ -169,7 +169,7 @@ def test_an_interruption_ends_both_halves_of_the_making_at_once(
             times["ended"] = time.monotonic()
         remove(path, **how)
 
-    monkeypatch.setattr("elivepatch.build.making.shutil.rmtree", clear_away)
+    monkeypatch.setattr("elivepatch.build.base.common.shutil.rmtree", clear_away)
     workplace = Workplace(workshop.toolchains, Bases(reachable_path), 2, interrupt)
     with pytest.raises(KeyboardInterrupt):
         StockMaker(workshop.archive, workplace).add(base_6_1.release)

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from edits import Edit, after, patch_of, series_of
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.builders import objects as builder
 from elivepatch.build.checks.module import Expected, check_module
 from elivepatch.kernel.elf import BIND_LOCAL, TYPE_FUNC, ElfFile, Symbol
 from elivepatch.kernel.symbols import Block
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Kind, Problem
-from elivepatch.service.building import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 
 pytestmark = pytest.mark.kernel
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from edits import Edit, after, before, patch_of, series_of
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.kernel.elf import TYPE_FILE, ElfFile
 from elivepatch.model.build import BuildOutcome

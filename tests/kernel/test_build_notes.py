@@ -9,7 +9,7 @@ import conversions
 import pytest
 from edits import patch_of
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 
 pytestmark = pytest.mark.kernel
 

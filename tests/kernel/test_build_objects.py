@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from edits import Edit
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.make import without_sections
+from elivepatch.build.base.store import Base
 from elivepatch.build.checks.fidelity import check_fidelity, locate
-from elivepatch.build.compile import Compiler, Original
-from elivepatch.build.diff import DiffTool, symbol_table
-from elivepatch.build.link import Linker
-from elivepatch.build.sandbox import BUILD_UID
-from elivepatch.build.tree import without_sections
+from elivepatch.build.objects.compile import Compiler, Original
+from elivepatch.build.objects.diff import DiffTool, symbol_table
+from elivepatch.build.objects.link import Linker
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.kernel.elf import BIND_WEAK, ElfFile
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Kind
-from elivepatch.service.building import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 
 pytestmark = pytest.mark.kernel
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from edits import before, patch_of
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 from elivepatch.kernel.elf import BIND_GLOBAL, TYPE_FUNC
 from elivepatch.model.errors import Kind
 

@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 from edits import Edit, patch_of, series_of
 
-from elivepatch.build.archive import Archive
-from elivepatch.build.base import Base, Bases
+from elivepatch.build.base.apt import Archive
+from elivepatch.build.base.common import Workplace
+from elivepatch.build.base.custom import CustomKernel, CustomMaker, KeptBuild
+from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
-from elivepatch.build.custom import CustomKernel, CustomMaker, KeptBuild
-from elivepatch.build.making import Workplace
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
 from elivepatch.model.kernel import BuildId, parse_release
 from elivepatch.model.trial import Expectation
 from elivepatch.process import run
-from elivepatch.service.building import BuildingWorkshop, guest_kernel
+from elivepatch.service.jobs.local_backend import BuildingWorkshop, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 from small_kernels import small_kernel

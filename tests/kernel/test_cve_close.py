@@ -13,7 +13,7 @@ from host_commands import enrol, run_json
 from module_host import ModuleHost
 from real_server import Server
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 
 pytestmark = pytest.mark.kernel
 

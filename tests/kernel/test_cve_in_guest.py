@@ -12,7 +12,7 @@ import pytest
 from guest_host import Boot, GuestHost
 from real_server import Server
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 from elivepatch.service import cli
 
 SHARED = Path(__file__).parents[3] / "shared/data"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.process import run
-from elivepatch.service.building import BuildingWorkshop
-from elivepatch.service.faults import problem_of
+from elivepatch.service.errors import problem_of
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 
 PATCH = (Path(__file__).parents[2] / "demo/patches/vmlinux-meminfo.patch").read_bytes()
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.build.base import Base
-from elivepatch.build.builders.choice import build_as_asked
-from elivepatch.build.builders.steps import Workbench
+from elivepatch.build.base.store import Base
+from elivepatch.build.builders.common import Workbench
+from elivepatch.build.builders.select import build_as_asked
 from elivepatch.model.build import Builder, BuildRequest
 from elivepatch.model.series import PatchSeries
-from elivepatch.service.building import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 from elivepatch.settings import ServerSettings
 from equal import NAME, own_kernel, try_module
 from kinds import FOUR, KINDS

@@ -9,8 +9,8 @@ import pytest
 from edits import Edit, patch_of
 from refusals import CASES, VERSION
 
-from elivepatch.build import compile as compiling
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
+from elivepatch.build.objects import compile as compiling
 from elivepatch.model.codes import CODES
 from elivepatch.model.errors import Problem
 

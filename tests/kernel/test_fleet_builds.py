@@ -18,7 +18,7 @@ from real_server import BIN, Server
 from running_server import free_port
 from swift import Swift, is_installed
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 from elivepatch.settings import ServerSettings
 from elivepatch.trust.envelope import verify_livepatch
 from elivepatch.trust.keys import PublicKey

@@ -15,8 +15,8 @@ import pytest
 from guest_host import Boot, GuestHost, config_of, kernel_module
 from real_server import Server
 
-from elivepatch.build.base import Base
-from elivepatch.service.building import guest_kernel
+from elivepatch.build.base.store import Base
+from elivepatch.service.jobs.local_backend import guest_kernel
 
 pytestmark = pytest.mark.kernel
 

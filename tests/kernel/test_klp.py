@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from edits import Edit, after, before, patch_of, series_of
 
-from elivepatch.build.base import VMLINUX, Base
+from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.builders.klp import KlpBuilder
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.series import PatchSeries
 from elivepatch.model.trial import Expectation
-from elivepatch.service.building import BuildingWorkshop, guest_kernel
+from elivepatch.service.jobs.local_backend import BuildingWorkshop, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 from kinds import KINDS

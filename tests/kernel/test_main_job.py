@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from real_server import Server
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 from elivepatch.settings import ServerSettings
 from elivepatch.trust.envelope import verify_livepatch
 from elivepatch.trust.keys import PublicKey

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from guest_host import Boot, GuestHost
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 
 pytestmark = [pytest.mark.kernel, pytest.mark.extended]
 
 PROBE = b"""
 import dataclasses, json, pathlib, sys
-from elivepatch.build.cgroup import own_group
+from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.process import run
 
 own = pathlib.Path("/proc/self/cgroup").read_text().strip().removeprefix("0::/")

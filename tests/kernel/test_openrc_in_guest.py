@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from guest_host import Boot, GuestHost, config_of
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 
 pytestmark = [pytest.mark.kernel, pytest.mark.extended]
 

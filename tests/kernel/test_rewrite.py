@@ -12,11 +12,11 @@ import pytest
 from edits import Edit, after, before, patch_of, series_of
 from refusals import CASES, VERSION
 
-from elivepatch.build.base import Base
-from elivepatch.build.builders.choice import build_as_asked
-from elivepatch.build.builders.steps import Workbench
+from elivepatch.build.base.store import Base
+from elivepatch.build.builders.common import Workbench
+from elivepatch.build.builders.select import build_as_asked
 from elivepatch.model.build import BuildOutcome, BuildRequest
-from elivepatch.service.building import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import GuestKernel
 from elivepatch.trial.run import run_trial

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from elivepatch.build.base import Base
-from elivepatch.build.cgroup import own_group
-from elivepatch.build.compile import Compiler, Original
-from elivepatch.build.sandbox import BUILD_UID, Sandbox
+from elivepatch.build.base.store import Base
+from elivepatch.build.objects.compile import Compiler, Original
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox
+from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.process import Completed, run
-from elivepatch.service.building import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 
 pytestmark = pytest.mark.kernel
 
@@ -183,7 +183,7 @@ def test_the_memory_of_all_programs_together_is_bounded(sandbox: Sandbox, monkey
     own = own_group()
     assert own is not None
     group = replace(own, directory=own.directory.with_name(f"{own.directory.name}-small"), limit=128 << 20)
-    monkeypatch.setattr("elivepatch.build.sandbox.own_group", lambda: group)
+    monkeypatch.setattr("elivepatch.build.sandbox.bubblewrap.own_group", lambda: group)
     # Each holds 64 MiB until the program behind it, which reads nothing, has ended.
     hold = "head -c 64M /dev/zero | tail -c 64M | sleep 1 &"
     assert shell(sandbox, f"{hold} wait; exit 3").status == 3
@@ -219,7 +219,7 @@ def test_a_build_that_runs_too_long_is_ended_with_all_it_started(sandbox: Sandbo
 
 def test_a_build_ends_when_the_server_is_killed(sandbox: Sandbox) -> None:
     script = (
-        "from pathlib import Path; from elivepatch.build.sandbox import Sandbox\n"
+        "from pathlib import Path; from elivepatch.build.sandbox.bubblewrap import Sandbox\n"
         f"Sandbox(root=Path({str(sandbox.root)!r}), helper=Path({str(sandbox.helper)!r}))"
         ".run(['sh', '-c', 'setsid sleep 86125 & sleep 86125'])\n"
     )

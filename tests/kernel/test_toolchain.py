@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.build.base import Base
-from elivepatch.build.making import Workplace
-from elivepatch.build.sandbox import MOUNT_POINTS
-from elivepatch.build.toolchain import Toolchains
+from elivepatch.build.base.common import Workplace
+from elivepatch.build.base.store import Base
+from elivepatch.build.sandbox.bubblewrap import MOUNT_POINTS
+from elivepatch.build.sandbox.toolchain import Toolchains
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event
 from elivepatch.process import run
-from elivepatch.service.building import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 
 pytestmark = pytest.mark.kernel
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 from elivepatch.model.errors import EnvironmentFault, Kind
 from elivepatch.model.trial import Expectation, TrialReport
 from elivepatch.process import Cancellation, run
-from elivepatch.service.building import guest_kernel
+from elivepatch.service.jobs.local_backend import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import GuestKernel, TrialCase
 from elivepatch.trial.run import run_trial, run_trials

@@ -16,11 +16,11 @@ import httpx2
 from fake_workshop import KERNEL, FakeWorkshop
 from starlette.testclient import TestClient
 
-from elivepatch.service import api
-from elivepatch.service.auth import Account, Role
+from elivepatch.service.access.accounts import Account, Role
+from elivepatch.service.http.dependencies import Services
+from elivepatch.service.http.routes import api
+from elivepatch.service.http.server import assemble
 from elivepatch.service.parts import TOKEN_FILE
-from elivepatch.service.server import assemble
-from elivepatch.service.services import Services
 from elivepatch.settings import ServerSettings
 
 DEADLINE_S = 20.0

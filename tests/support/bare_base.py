@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from elivepatch.build.base import Base
+from elivepatch.build.base.store import Base
 from elivepatch.model.kernel import BuildId, Digest, Release
 
 

@@ -19,7 +19,7 @@ from fake_workshop import SOURCES
 from signing_server import STRANGER, SigningServer, _Handler
 from simulated_host import BUILD_ID, RELEASE, make_livepatch
 
-from elivepatch.advisory.sources import KernelSources, etag
+from elivepatch.advisory.exposure.sources import KernelSources, etag
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import Kind, Problem
 from elivepatch.model.series import SourcePatch

@@ -15,8 +15,8 @@ from fake_workshop import FakeWorkshop
 from elivepatch.model.errors import ElivepatchError
 from elivepatch.output import Output
 from elivepatch.service import log
-from elivepatch.service.server import serve
-from elivepatch.service.worker import work
+from elivepatch.service.http.server import serve
+from elivepatch.service.jobs.worker import work
 from elivepatch.settings import ServerSettings, load
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from elivepatch.advisory.changelog import Changelog
-from elivepatch.advisory.sources import KernelSources
-from elivepatch.advisory.version import KernelVersion
+from elivepatch.advisory.exposure.changelog import Changelog
+from elivepatch.advisory.exposure.sources import KernelSources
+from elivepatch.advisory.exposure.version import KernelVersion
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, PatchedFunction
 from elivepatch.model.errors import EnvironmentFault, Kind, Problem
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release

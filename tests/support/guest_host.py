@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from elivepatch.build.archive import Archive
-from elivepatch.build.base import Base
-from elivepatch.build.locking import locked
+from elivepatch.build.base.apt import Archive
+from elivepatch.build.base.store import Base
+from elivepatch.files.lock import made_once
 from elivepatch.process import run
 from elivepatch.trial import cpio
 from elivepatch.trial.case import GuestKernel
@@ -299,7 +299,7 @@ def userland(cache_dir: Path, archive: Archive) -> Path:
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     top = cache_dir / "guest-host"
     image = top / f"{digest}.ext4"
-    with locked(top / "lock"):
+    with made_once(top / "lock"):
         if not image.exists():
             for old in top.glob("*.ext4"):
                 old.unlink()

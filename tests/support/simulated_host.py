@@ -21,8 +21,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from elivepatch.client.host.machine import Host, Machine
-from elivepatch.client.state import Entry, RecordedPatch
-from elivepatch.client.store import Store
+from elivepatch.client.livepatch.state import Entry, RecordedPatch
+from elivepatch.client.livepatch.store import Store
 from elivepatch.model.build import PatchedFunction
 from elivepatch.model.kernel import BuildId, Digest, Release
 from elivepatch.trust.envelope import sign_livepatch

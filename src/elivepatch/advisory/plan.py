@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from elivepatch.advisory.exposure import Certainty, Exposure
-from elivepatch.advisory.fixes import Fix, Found
+from elivepatch.advisory.exposure.affected import State
+from elivepatch.advisory.exposure.exposure import Certainty, Exposure
+from elivepatch.advisory.exposure.ranking import Ranking
+from elivepatch.advisory.exposure.verdicts import Outcome, Verdict
+from elivepatch.advisory.fixes.fixes import Fix, Found
 from elivepatch.advisory.policy import Policy
-from elivepatch.advisory.ranking import Ranking
-from elivepatch.advisory.record import at_least, id_order
-from elivepatch.advisory.rule import State
-from elivepatch.advisory.verdicts import Outcome, Verdict
+from elivepatch.advisory.records.record import at_least, id_order
 from elivepatch.model.kernel import Digest
 from elivepatch.model.series import SourcePatch
 

@@ -14,7 +14,7 @@ from datetime import time
 from pathlib import Path
 from typing import Any
 
-from elivepatch.advisory.record import CVE_ID, SEVERITIES, plain
+from elivepatch.advisory.records.record import CVE_ID, SEVERITIES, plain
 from elivepatch.model.errors import UsageError
 
 _FILE_MAX = 1024 * 1024

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from elivepatch.client.host.interruption import Signals
+from elivepatch.client.host.signals import Signals
 
 _OWN_OPTIONS = {"-h", "--help", "-v", "--version"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from elivepatch.patch.definitions import blanked
+from elivepatch.patch.c_source import blanked
 
 _DESIGNATOR = re.compile(r"\s*((?:\.\s*\w+\s*|\[[^\]]*\]\s*)+)=(?!=)\s*")
 _DIRECTIVE = re.compile(r"(?m)^[ \t]*#.*$")

@@ -16,9 +16,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from elivepatch.model.build import Status
-from elivepatch.service.database import builds
-from elivepatch.service.fleet import ALIVE_S, Fleet
-from elivepatch.service.limits import Room
+from elivepatch.service.db.database import builds
+from elivepatch.service.http.limits import Room
+from elivepatch.service.jobs.fleet import ALIVE_S, Fleet
 
 _STEP_BUCKETS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 # Rows are committed a little after the moment that they hold.

@@ -12,12 +12,12 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from elivepatch.model.errors import EnvironmentFault, UsageError
-from elivepatch.service import engine
-from elivepatch.service.audit import Audit
-from elivepatch.service.auth import Tokens
-from elivepatch.service.database import is_away, migrate, open_database, sqlite_url
-from elivepatch.service.fleet import Fleet
-from elivepatch.service.jobs import Jobs
+from elivepatch.service.access.accounts import Tokens
+from elivepatch.service.access.audit import Audit
+from elivepatch.service.db.database import is_away, migrate, open_database, sqlite_url
+from elivepatch.service.jobs import engine
+from elivepatch.service.jobs.fleet import Fleet
+from elivepatch.service.jobs.jobs import Jobs
 from elivepatch.service.store import Store
 from elivepatch.service.uploads import Uploads
 from elivepatch.settings import ServerSettings

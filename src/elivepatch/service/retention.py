@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import structlog
 
 from elivepatch.model.build import Status
-from elivepatch.service.database import builds, events, is_away, one_at_a_time
+from elivepatch.service.db.database import builds, events, is_away, one_at_a_time
 from elivepatch.service.parts import Parts
 
 _EVERY_S = 3600.0

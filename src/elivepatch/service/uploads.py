@@ -16,8 +16,8 @@ from weakref import WeakValueDictionary
 
 from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
 from elivepatch.model.kernel import Digest
-from elivepatch.service.faults import DISK_FULL, is_disk_full
-from elivepatch.service.limits import TooMany
+from elivepatch.service.errors import DISK_FULL, is_disk_full
+from elivepatch.service.http.limits import TooMany
 from elivepatch.service.store import GRACE, Store, digest_of
 
 MAX_UPLOAD_BYTES = 24 * 1024 * 1024

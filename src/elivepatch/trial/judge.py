@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from elivepatch.model.errors import Kind, Problem
 from elivepatch.trial.case import TrialCase, module_name
+from elivepatch.trial.expectations import PHASES, Watched, watch
+from elivepatch.trial.guest_protocol import Records, Step
 from elivepatch.trial.kernel_log import headline, tail, trouble
-from elivepatch.trial.observing import PHASES, Watched, watch
-from elivepatch.trial.results import Records, Step
 
 _STAGES = (  # the last record that came, and what the guest was doing after it
     ("unload.2", "after the second unloading"),

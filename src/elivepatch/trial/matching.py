@@ -21,7 +21,7 @@ def found(pairs: Sequence[tuple[str, str]]) -> tuple[bool | None, ...]:
     """
     if not pairs:
         return ()
-    with as_file(files("elivepatch.trial").joinpath("matcher.py")) as program:
+    with as_file(files("elivepatch.trial").joinpath("regex_worker.py")) as program:
         done = run(
             [sys.executable, "-I", "-S", program], stdin=json.dumps([list(pair) for pair in pairs]).encode(),
             timeout_s=LIMIT_S,

@@ -20,7 +20,7 @@ from elivepatch.model.errors import EnvironmentFault
 from elivepatch.process import Cancellation, Completed, run
 from elivepatch.trial import image
 from elivepatch.trial.case import GuestKernel
-from elivepatch.trial.results import GUEST, parse
+from elivepatch.trial.guest_protocol import GUEST, parse
 
 TRIAL_UID = 65433
 """User of QEMU; in systemd's range of dynamic users, so nobody's account, and not the user of builds."""

@@ -14,11 +14,11 @@ from elivepatch.model.trial import Expectation, TrialReport
 from elivepatch.process import Cancellation, Completed
 from elivepatch.trial import image, qemu
 from elivepatch.trial.case import GuestKernel, TrialCase
+from elivepatch.trial.guest_protocol import GUEST, Records, heading, parse
 from elivepatch.trial.judge import Ending, judge
 from elivepatch.trial.kernel_log import tail
 from elivepatch.trial.modules import module_tree
 from elivepatch.trial.qemu import Programs
-from elivepatch.trial.results import GUEST, Records, heading, parse
 
 _STAGE_MESSAGES = {
     "ready": "the kernel is up",

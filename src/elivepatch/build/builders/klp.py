@@ -17,23 +17,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.apply import Applied
-from elivepatch.build.base import VMLINUX, Base
-from elivepatch.build.builders.klp_says import not_compiled, not_made, switched_off
+from elivepatch.build.base.make import make_arguments
+from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.builders.common import BuildSteps
+from elivepatch.build.builders.klp_messages import not_compiled, not_made, switched_off
 from elivepatch.build.builders.klp_tree import BUILD_VARIABLES, KlpTree, klp_tree, unserved
-from elivepatch.build.builders.steps import BuildSteps
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.functions import Replaced, read_functions
 from elivepatch.build.checks.layout import check_layouts
 from elivepatch.build.checks.module import Expected, check_module
-from elivepatch.build.explain import Explainer
-from elivepatch.build.harvest import take
-from elivepatch.build.reach import Reach
-from elivepatch.build.sandbox import writable_directory
-from elivepatch.build.tree import make_arguments
+from elivepatch.build.objects.apply import Applied
+from elivepatch.build.objects.explain import Explainer
+from elivepatch.build.objects.reach import Reach
+from elivepatch.build.sandbox.bubblewrap import writable_directory
+from elivepatch.build.sandbox.output import take
+from elivepatch.kernel.compile_units import Unit
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import Block, LinkedSymbols
-from elivepatch.kernel.units import Unit
 from elivepatch.model.build import BuildOutcome, Note, PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped

@@ -20,10 +20,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base import Base
-from elivepatch.build.locking import locked
-from elivepatch.build.sandbox import Sandbox
-from elivepatch.build.tree import make_arguments
+from elivepatch.build.base.make import make_arguments
+from elivepatch.build.base.store import Base
+from elivepatch.build.sandbox.bubblewrap import Sandbox
+from elivepatch.files.lock import made_once
 from elivepatch.kernel.config import parse_config
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event, Progress, silent
@@ -108,7 +108,7 @@ def klp_tree(
     Raises EnvironmentFault with `kernel-build` where that cannot be done.
     """
     place = base.directory / "klp"
-    with locked(base.directory / ".klp.lock", progress=progress, waiting_for=f"building {base.release}"):
+    with made_once(base.directory / ".klp.lock", progress=progress, waiting_for=f"building {base.release}"):
         facts = {"recipe": RECIPE, "toolchain": base.toolchain_digest}
         if _made(place) != facts:
             progress(Event(stage="tree", message=f"building {base.release} for klp-build, once"))

@@ -12,11 +12,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from elivepatch.build.base import VMLINUX, Base
-from elivepatch.build.harvest import take_file
-from elivepatch.build.sandbox import Sandbox, writable_directory
-from elivepatch.build.toolchain import Toolchain
-from elivepatch.build.tree import make_arguments
+from elivepatch.build.base.make import make_arguments
+from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
+from elivepatch.build.sandbox.output import take_file
+from elivepatch.build.sandbox.toolchain import Toolchain
 
 TOOLS_PATH = "/tools/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of a sandbox that has what `kpatch_tools` made at /tools."""

@@ -12,20 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.apply import Applied
-from elivepatch.build.builders.additions import compile_added
-from elivepatch.build.builders.steps import BuildSteps
+from elivepatch.build.builders.common import BuildSteps
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.layout import check_layouts
 from elivepatch.build.checks.module import Expected, check_entries, check_module
 from elivepatch.build.checks.references import DiffObject, check_references
-from elivepatch.build.compile import Compiler, Original
-from elivepatch.build.diff import Difference, DiffTool, overrides, symbol_table
-from elivepatch.build.explain import Explainer
-from elivepatch.build.reach import Reach
+from elivepatch.build.objects.additions import compile_added
+from elivepatch.build.objects.apply import Applied
+from elivepatch.build.objects.compile import Compiler, Original
+from elivepatch.build.objects.diff import Difference, DiffTool, overrides, symbol_table
+from elivepatch.build.objects.explain import Explainer
+from elivepatch.build.objects.reach import Reach
+from elivepatch.kernel.compile_units import Unit
 from elivepatch.kernel.elf import ElfFile, Symbol
 from elivepatch.kernel.symbols import Block
-from elivepatch.kernel.units import Unit
 from elivepatch.model.build import BuildOutcome, Note, PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped

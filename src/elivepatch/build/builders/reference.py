@@ -20,22 +20,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from elivepatch.build.base import VMLINUX, Base
+from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.builders.common import BuildSteps
 from elivepatch.build.builders.kpatch import TOOLS_PATH, debuggable_kernel, kpatch_tools
-from elivepatch.build.builders.steps import BuildSteps
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.layout import check_layouts
 from elivepatch.build.checks.module import Expected, check_module
 from elivepatch.build.checks.references import check_references, undefined, version_of
-from elivepatch.build.diff import classify
-from elivepatch.build.harvest import take, take_file
-from elivepatch.build.locking import locked
-from elivepatch.build.reach import Reach
-from elivepatch.build.sandbox import Sandbox, writable_directory
-from elivepatch.build.toolchain import HELPER
+from elivepatch.build.objects.diff import classify
+from elivepatch.build.objects.reach import Reach
+from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
+from elivepatch.build.sandbox.output import take, take_file
+from elivepatch.build.sandbox.toolchain import HELPER
+from elivepatch.files.lock import made_once
+from elivepatch.kernel.compile_units import Unit
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import Block
-from elivepatch.kernel.units import Unit
 from elivepatch.model.build import BuildOutcome, PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Problem
@@ -114,7 +114,7 @@ class ReferenceBuilder(BuildSteps):
         kept = self.base.directory / "reference"
         made_by = hashlib.sha256(json.dumps([VERSION, self.toolchains.helper().digest]).encode()).hexdigest()
         lock = self.base.directory / ".reference.lock"
-        with locked(lock, progress=self.progress, waiting_for=f"compiling the whole of {self.base.release}"):
+        with made_once(lock, progress=self.progress, waiting_for=f"compiling the whole of {self.base.release}"):
             mark = kept / "made-by"
             if mark.is_file() and mark.read_text() == made_by:
                 return kept / "layer"

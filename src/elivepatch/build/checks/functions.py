@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from elivepatch.build.base import VMLINUX
+from elivepatch.build.base.store import VMLINUX
 from elivepatch.kernel.elf import ElfFile, Relocation, Section
 
 _KPATCH_BYTES = 56

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.sandbox import Sandbox
+from elivepatch.build.sandbox.bubblewrap import Sandbox
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
 from elivepatch.process import Cancellation

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base import VMLINUX, Base
+from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.checks.functions import Replaced, read_functions
 from elivepatch.build.checks.references import HOLDING_POINTERS, Pointer, added_key, check_unsealed
 from elivepatch.kernel.elf import (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
-from elivepatch.patch.definitions import Definition, Sort, read_definitions
+from elivepatch.patch.c_source import Definition, Sort, read_definitions
 from elivepatch.patch.parse import FileKind, TouchedFile
 
 _POINTER = re.compile(r"\(\s*\*\s*\w*\s*\)")

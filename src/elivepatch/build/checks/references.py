@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from elivepatch.build.base import VMLINUX, Base
+from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.checks.functions import pointers_of, text_at
 from elivepatch.kernel.elf import BIND_GLOBAL, BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile
 from elivepatch.model.codes import problem

@@ -8,18 +8,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from elivepatch.client.base_patches import add_base_patches, base_patches_of
-from elivepatch.client.bringing import Account, Delivery, bring_in, require_asked_for, tell_account
-from elivepatch.client.connection import add_connection, add_limit, settings_of
-from elivepatch.client.files import read_series
-from elivepatch.client.follow import Patience
-from elivepatch.client.handout import SigningServer
 from elivepatch.client.host.findings import require
 from elivepatch.client.host.identity import read_identity
-from elivepatch.client.limit import time_limit
+from elivepatch.client.livepatch.install import Account, Delivery, bring_in, require_asked_for, tell_account
+from elivepatch.client.livepatch.live_state import require_settled
+from elivepatch.client.livepatch.session import Session, changing
 from elivepatch.client.options import SETTINGS_FILE, add_changing
-from elivepatch.client.session import Session, changing
-from elivepatch.client.standing import require_settled
+from elivepatch.client.server.base_patches import add_base_patches, base_patches_of
+from elivepatch.client.server.connection import add_connection, add_limit, settings_of
+from elivepatch.client.server.follow import Patience
+from elivepatch.client.server.patch_files import read_series
+from elivepatch.client.server.signing import SigningServer
+from elivepatch.client.server.timeout import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.build import BuildRequest
 from elivepatch.model.errors import BuildStopped, ExitStatus, HostError

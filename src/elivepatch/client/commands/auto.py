@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from elivepatch.client.cve import automatic
-from elivepatch.client.cve.planning import add_planning
+from elivepatch.client.cve import auto as automatic
+from elivepatch.client.cve.plan import add_planning
 from elivepatch.commandline import Subparsers
 
 

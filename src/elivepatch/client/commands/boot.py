@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from elivepatch.client.change import Changed, carry_out
-from elivepatch.client.guard import Phase, judge, note_phase, note_shutdown, why_skipped
 from elivepatch.client.host import machine as machines
+from elivepatch.client.livepatch.boot_guard import Phase, judge, note_phase, note_shutdown, why_skipped
+from elivepatch.client.livepatch.change import Changed, carry_out
+from elivepatch.client.livepatch.live_state import require_settled
+from elivepatch.client.livepatch.session import Session, change_document, changing, tell_change
+from elivepatch.client.livepatch.store import Store, locked
 from elivepatch.client.options import add_changing, host_settings
-from elivepatch.client.session import Session, change_document, changing, tell_change
-from elivepatch.client.standing import require_settled
-from elivepatch.client.store import Store, locked
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.output import Output

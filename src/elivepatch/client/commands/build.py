@@ -8,14 +8,14 @@ import json
 import shlex
 from pathlib import Path
 
-from elivepatch.client.api import Api, parse_job
-from elivepatch.client.base_patches import add_base_patches, base_patches_of
-from elivepatch.client.connection import add_connection, add_limit, connect, connection_words
-from elivepatch.client.files import read_series, write_whole
-from elivepatch.client.follow import Patience
-from elivepatch.client.limit import time_limit
-from elivepatch.client.refusals import Refused
-from elivepatch.client.report import Report
+from elivepatch.client.server.api import Api, parse_job
+from elivepatch.client.server.base_patches import add_base_patches, base_patches_of
+from elivepatch.client.server.connection import add_connection, add_limit, connect, connection_words
+from elivepatch.client.server.errors import Refused
+from elivepatch.client.server.follow import Patience
+from elivepatch.client.server.patch_files import read_series, write_whole
+from elivepatch.client.server.report import Report
+from elivepatch.client.server.timeout import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.build import Builder, BuildRequest
 from elivepatch.model.errors import EnvironmentFault, ExitStatus, UsageError

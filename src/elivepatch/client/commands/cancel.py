@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import argparse
 
-from elivepatch.client.connection import add_connection, connect
-from elivepatch.client.limit import time_limit
 from elivepatch.client.options import add_json
+from elivepatch.client.server.connection import add_connection, connect
+from elivepatch.client.server.timeout import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output

@@ -6,11 +6,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from elivepatch.client.base_patches import add_base_patches, base_patches_of
 from elivepatch.client.commands.build import tell, wait
-from elivepatch.client.connection import add_connection, add_limit, connect
-from elivepatch.client.files import read_series, write_whole
-from elivepatch.client.limit import time_limit
+from elivepatch.client.server.base_patches import add_base_patches, base_patches_of
+from elivepatch.client.server.connection import add_connection, add_limit, connect
+from elivepatch.client.server.patch_files import read_series, write_whole
+from elivepatch.client.server.timeout import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.build import BuildRequest, Proposal
 from elivepatch.model.errors import ExitStatus, UsageError

@@ -6,14 +6,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from elivepatch.advisory.exposure import Certainty
-from elivepatch.advisory.record import SEVERITIES
-from elivepatch.advisory.rule import State
-from elivepatch.client.connection import add_connection, add_limit
-from elivepatch.client.cve import closing, keeping, looking, planning
+from elivepatch.advisory.exposure.affected import State
+from elivepatch.advisory.exposure.exposure import Certainty
+from elivepatch.advisory.records.record import SEVERITIES
+from elivepatch.client.cve import close as closing
+from elivepatch.client.cve import plan as planning
+from elivepatch.client.cve import show as looking
+from elivepatch.client.cve import update as keeping
 from elivepatch.client.cve.inputs import add_ranking, add_records
-from elivepatch.client.cve.subject import add_keep, add_kernel
+from elivepatch.client.cve.kernel_under_test import add_keep, add_kernel
 from elivepatch.client.options import add_json
+from elivepatch.client.server.connection import add_connection, add_limit
 from elivepatch.commandline import Command, Subparsers
 
 

@@ -6,15 +6,15 @@ from __future__ import annotations
 import argparse
 import os
 
-from elivepatch.client.guard import why_skipped
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.doctor import examine
 from elivepatch.client.host.findings import Finding, Level, fine, note, stop
 from elivepatch.client.host.identity import find_config, gentoo_patches, read_identity, read_release
 from elivepatch.client.host.machine import Host, Machine
 from elivepatch.client.host.sysfs import read_livepatches
+from elivepatch.client.livepatch.boot_guard import why_skipped
+from elivepatch.client.livepatch.store import DIRECTORY, Store
 from elivepatch.client.options import TRUSTED_FILE, add_json
-from elivepatch.client.store import DIRECTORY, Store
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ElivepatchError, ExitStatus, HostError
 from elivepatch.output import Output

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import argparse
 
-from elivepatch.client.change import carry_out
+from elivepatch.client.livepatch.change import carry_out
+from elivepatch.client.livepatch.live_state import Standing, require_settled
+from elivepatch.client.livepatch.session import change_document, changing, tell_change
+from elivepatch.client.livepatch.state import Entry
 from elivepatch.client.options import add_changing
-from elivepatch.client.session import change_document, changing, tell_change
-from elivepatch.client.standing import Standing, require_settled
-from elivepatch.client.state import Entry
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.output import Output

@@ -8,11 +8,11 @@ import json
 import os
 import sys
 
-from elivepatch.client.handout import SigningServer
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.machine import Machine
-from elivepatch.client.limit import time_limit
 from elivepatch.client.options import SETTINGS_FILE, TRUSTED_FILE, add_json
+from elivepatch.client.server.signing import SigningServer
+from elivepatch.client.server.timeout import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError, TrustError
 from elivepatch.output import Output

@@ -8,10 +8,10 @@ from typing import Any
 
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import loaded_modules
-from elivepatch.client.inventory import described
+from elivepatch.client.livepatch.inventory import described
+from elivepatch.client.livepatch.live_state import look
+from elivepatch.client.livepatch.store import Store
 from elivepatch.client.options import add_json
-from elivepatch.client.standing import look
-from elivepatch.client.store import Store
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.output import Output

@@ -6,13 +6,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from elivepatch.client.bringing import Account, Delivery, bring_in, tell_account
 from elivepatch.client.host.findings import require
 from elivepatch.client.host.identity import read_identity
 from elivepatch.client.host.loading import MODULE_LIMIT
+from elivepatch.client.livepatch.install import Account, Delivery, bring_in, tell_account
+from elivepatch.client.livepatch.live_state import require_settled
+from elivepatch.client.livepatch.session import changing
 from elivepatch.client.options import add_changing
-from elivepatch.client.session import changing
-from elivepatch.client.standing import require_settled
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, TrustError, UsageError
 from elivepatch.model.series import SourcePatch

@@ -7,18 +7,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from elivepatch.advisory import overlay as overlays
-from elivepatch.advisory import overlayold
-from elivepatch.advisory.fixes import PATCH_MAX
-from elivepatch.advisory.overlay import Entry, Overlay
-from elivepatch.advisory.record import plain
-from elivepatch.advisory.regular import Unusable, read_regular
-from elivepatch.advisory.version import KernelVersion, parse_kernel_version
-from elivepatch.advisory.yamltext import TEXT_MAX
-from elivepatch.client.cve.subject import add_keep, kept
+from elivepatch.advisory.exposure.version import KernelVersion, parse_kernel_version
+from elivepatch.advisory.fixes.fixes import PATCH_MAX
+from elivepatch.advisory.overlay import old_format as overlayold
+from elivepatch.advisory.overlay import overlay as overlays
+from elivepatch.advisory.overlay.overlay import Entry, Overlay
+from elivepatch.advisory.overlay.plain_yaml import TEXT_MAX
+from elivepatch.advisory.records.record import plain
+from elivepatch.client.cve.kernel_under_test import add_keep, kept
 from elivepatch.client.cve.subscriptions import Subscription, Subscriptions
 from elivepatch.client.options import add_json
 from elivepatch.commandline import Command, Subparsers
+from elivepatch.files.bounded import Unusable, read_regular
 from elivepatch.model.errors import ElivepatchError, ExitStatus, UsageError
 from elivepatch.output import Output
 

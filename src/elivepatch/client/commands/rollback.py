@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import argparse
 
-from elivepatch.client.change import carry_out
+from elivepatch.client.livepatch.change import carry_out
+from elivepatch.client.livepatch.live_state import require_settled
+from elivepatch.client.livepatch.session import change_document, changing, tell_change
 from elivepatch.client.options import add_changing
-from elivepatch.client.session import change_document, changing, tell_change
-from elivepatch.client.standing import require_settled
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.output import Output

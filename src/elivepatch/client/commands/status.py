@@ -11,17 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from elivepatch.client.guard import why_skipped
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import loaded_modules, read_build_id, read_release
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.host.sysfs import read_livepatches, supported
-from elivepatch.client.host.watcher import holders_of
-from elivepatch.client.inventory import counted, described
+from elivepatch.client.host.transition import holders_of
+from elivepatch.client.livepatch.boot_guard import why_skipped
+from elivepatch.client.livepatch.inventory import counted, described
+from elivepatch.client.livepatch.live_state import Standing, look
+from elivepatch.client.livepatch.state import Record
+from elivepatch.client.livepatch.store import Store
 from elivepatch.client.options import TRUSTED_FILE, add_json
-from elivepatch.client.standing import Standing, look
-from elivepatch.client.state import Record
-from elivepatch.client.store import Store
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError, TrustError
 from elivepatch.output import Output

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import argparse
 
+from elivepatch.client.livepatch.session import change_document, changing, tell_change
+from elivepatch.client.livepatch.unload import take_out
 from elivepatch.client.options import add_changing
-from elivepatch.client.removal import take_out
-from elivepatch.client.session import change_document, changing, tell_change
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.output import Output

@@ -11,10 +11,10 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from elivepatch.advisory.fixes import Fix
+from elivepatch.advisory.fixes.fixes import Fix
 from elivepatch.advisory.plan import series_of
-from elivepatch.client.cve.judging import Judge
-from elivepatch.client.report import Report
+from elivepatch.client.cve.verdicts import Judge
+from elivepatch.client.server.report import Report
 from elivepatch.model.errors import HostError, Problem
 from elivepatch.model.progress import Event
 from elivepatch.model.series import SourcePatch

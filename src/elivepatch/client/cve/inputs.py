@@ -8,13 +8,13 @@ import gc
 from dataclasses import replace
 from pathlib import Path
 
-from elivepatch.advisory.collect import read_records
-from elivepatch.advisory.index import is_index, read_index
-from elivepatch.advisory.older import with_older
-from elivepatch.advisory.overrides import read_overrides
-from elivepatch.advisory.ranking import Ranking, read_epss, read_kev
-from elivepatch.advisory.record import Findings, Record, Records
-from elivepatch.client.cve.subject import kept
+from elivepatch.advisory.exposure.ranking import Ranking, read_epss, read_kev
+from elivepatch.advisory.readers.collection import read_records
+from elivepatch.advisory.records.index import is_index, read_index
+from elivepatch.advisory.records.legacy_records import with_older
+from elivepatch.advisory.records.overrides import read_overrides
+from elivepatch.advisory.records.record import Findings, Record, Records
+from elivepatch.client.cve.kernel_under_test import kept
 from elivepatch.model.errors import UsageError
 from elivepatch.output import Output
 

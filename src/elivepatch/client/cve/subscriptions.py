@@ -13,9 +13,9 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from elivepatch.advisory.overlayrepo import AcceptedOverlay, OverlayRepository, protocol_of
-from elivepatch.client.cve.kept import Kept
-from elivepatch.client.files import write_whole
+from elivepatch.advisory.overlay.repository import AcceptedOverlay, OverlayRepository, protocol_of
+from elivepatch.client.cve.cache import Kept
+from elivepatch.client.server.patch_files import write_whole
 from elivepatch.model.errors import HostError, UsageError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}", re.ASCII)

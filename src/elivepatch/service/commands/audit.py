@@ -10,7 +10,7 @@ from dataclasses import asdict
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, UsageError
 from elivepatch.output import Output
-from elivepatch.service.audit import START, Audit
+from elivepatch.service.access.audit import START, Audit
 from elivepatch.service.commands.serve import add_common, settings_of
 from elivepatch.service.parts import make_state_directory, open_tables
 

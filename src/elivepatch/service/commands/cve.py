@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from elivepatch.advisory.refresh import refresh_index
+from elivepatch.advisory.records.refresh import refresh_index
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output

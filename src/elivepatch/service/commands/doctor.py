@@ -9,8 +9,8 @@ from dataclasses import asdict
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
-from elivepatch.service.checkup import look
 from elivepatch.service.commands.serve import add_common, settings_of
+from elivepatch.service.doctor import look
 
 
 def register(subparsers: Subparsers) -> None:

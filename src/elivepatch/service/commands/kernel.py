@@ -7,15 +7,15 @@ import argparse
 import re
 from pathlib import Path
 
-from elivepatch.build.base import Base
-from elivepatch.build.custom import CustomKernel, KeptBuild
-from elivepatch.build.stock import aliases
+from elivepatch.build.base.custom import CustomKernel, KeptBuild
+from elivepatch.build.base.stock import aliases
+from elivepatch.build.base.store import Base
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, UsageError
 from elivepatch.model.kernel import BuildId, parse_release
 from elivepatch.output import Output
-from elivepatch.service.building import BuildingWorkshop
 from elivepatch.service.commands.serve import add_common, settings_of
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 
 
 def register(subparsers: Subparsers) -> None:

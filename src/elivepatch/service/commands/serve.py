@@ -11,8 +11,8 @@ from elivepatch.commandline import Command, Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
 from elivepatch.service import log
-from elivepatch.service.building import BuildingWorkshop
-from elivepatch.service.server import serve
+from elivepatch.service.http.server import serve
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 from elivepatch.settings import SERVER_FILE, ServerSettings, load
 
 

@@ -12,10 +12,10 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.model.kernel import parse_release
 from elivepatch.output import Output
-from elivepatch.service.audit import Audit
-from elivepatch.service.auth import Account, Role, Token, Tokens
+from elivepatch.service.access.accounts import Account, Role, Token, Tokens
+from elivepatch.service.access.audit import Audit
 from elivepatch.service.commands.serve import add_common, settings_of
-from elivepatch.service.jobs import DEFAULT_TENANT
+from elivepatch.service.jobs.jobs import DEFAULT_TENANT
 from elivepatch.service.parts import make_state_directory, open_tables
 
 _HERE = "console"

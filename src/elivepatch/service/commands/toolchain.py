@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import argparse
 
-from elivepatch.build.toolchain import Toolchains, declarations
+from elivepatch.build.sandbox.toolchain import Toolchains, declarations
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
-from elivepatch.service.building import BuildingWorkshop
 from elivepatch.service.commands.serve import add_common, settings_of
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
 
 
 def register(subparsers: Subparsers) -> None:

@@ -9,9 +9,9 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
 from elivepatch.service import log
-from elivepatch.service.building import BuildingWorkshop
 from elivepatch.service.commands.serve import add_settings, add_worker, settings_of
-from elivepatch.service.worker import work
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.worker import work
 
 
 def register(subparsers: Subparsers) -> None:

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The exposure of one very kernel: from its version to what it builds, what is loaded, and what livepatches close.
+
+Each stage has three answers, yes, no and unknown; whatever is unknown counts as exposed. docs/cve.md derives them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from elivepatch.advisory.exposure.affected import Answer, State, answer
+from elivepatch.advisory.exposure.changelog import judge
+from elivepatch.advisory.exposure.sources import KernelSources
+from elivepatch.advisory.exposure.verdicts import Outcome, Verdict
+from elivepatch.advisory.exposure.version import KernelVersion
+from elivepatch.advisory.records.record import Record
+
+VMLINUX = "vmlinux"
+
+_CODE = (".c", ".S", ".rs")
+_NOT_THE_KERNEL = ("Documentation/", "tools/", "samples/", "scripts/", "LICENSES/", "usr/")
+# Built, but into images of their own whose debug information is not shipped, so that no list of objects has them.
+_OWN_IMAGES = ("arch/x86/boot/", "arch/x86/realmode/", "arch/x86/purgatory/", "arch/x86/entry/vdso/")
+
+
+class Certainty(enum.StrEnum):
+    """An answer that may not be known."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """The answer of one stage and why."""
+
+    certainty: Certainty
+    reason: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return a JSON-ready mapping of the fields."""
+        return {"certainty": str(self.certainty), "reason": self.reason}
+
+
+NOT_ASKED = Stage(certainty=Certainty.UNKNOWN, reason="nobody told")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """What closes a CVE: a livepatch that is live, and its functions that carry the fix, as `object:function`."""
+
+    livepatch: str
+    functions: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        """One line that tells it."""
+        shown = ", ".join(self.functions[:4]) + (" ..." if len(self.functions) > 4 else "")
+        return f"{self.livepatch}{': ' if shown else ''}{shown}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The kernel that is asked about.
+
+    `sources` is None where no server told what it was built from, `modules` None where it is not the one of this host;
+    else the names of the loaded modules. `closings` maps a CVE to what closes it, None where that is not known.
+    `verdicts` maps a CVE to what is known about its fix.
+    """
+
+    version: KernelVersion
+    sources: KernelSources | None = None
+    modules: Collection[str] | None = None
+    closings: Mapping[str, Closing] | None = None
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """One CVE on one kernel. `parents` are what its sources were built into, as far as that is known.
+
+    `verdict` is what is known about its fix with the server's builder of today, None where that is nothing.
+    """
+
+    answer: Answer
+    built: Stage
+    loaded: Stage
+    closed: Closing | None
+    parents: tuple[str, ...] = ()
+    verdict: Verdict | None = None
+
+    @property
+    def record(self) -> Record:
+        """The record that this is about."""
+        return self.answer.record
+
+    @property
+    def concerned(self) -> bool:
+        """Whether the version is affected, or may be, and this configuration builds the code, or may."""
+        return self.answer.state in {State.AFFECTED, State.UNKNOWN} and self.built.certainty is not Certainty.NO
+
+    @property
+    def open(self) -> bool:
+        """Whether the CVE is open on this kernel, as far as is known."""
+        return self.concerned and self.closed is None
+
+
+def expose(records: Iterable[Record], subject: Subject) -> list[Exposure]:
+    """Return what every record means for the kernel, in their order."""
+    sources = subject.sources
+    exposed = []
+    for record in records:
+        found = answer(record, subject.version)
+        if sources is not None and sources.changelog is not None:
+            found = judge(found, sources.changelog)
+        built, parents = _built(record, sources)
+        verdict = subject.verdicts.get(record.id)
+        if verdict is not None and (sources is None or verdict.builder != sources.builder):
+            verdict = None
+        if verdict is not None and verdict.outcome is Outcome.NOTHING_TO_DO:
+            found, built = _shown_by_source(found, built, verdict)
+        exposed.append(
+            Exposure(
+                answer=found,
+                built=built,
+                loaded=_loaded(built, parents, subject.modules),
+                closed=(subject.closings or {}).get(record.id),
+                parents=parents,
+                verdict=verdict,
+            )
+        )
+    return exposed
+
+
+def _shown_by_source(found: Answer, built: Stage, verdict: Verdict) -> tuple[Answer, Stage]:
+    """Return state and stage as this kernel's own source shows them: the server tried the fix on it."""
+    if verdict.problem is None:
+        return found, built
+    if verdict.problem.code != "already-applied":
+        return found, Stage(certainty=Certainty.NO, reason=f"the server tried the fix: {verdict.problem.message}")
+    if found.state is State.NOT_AFFECTED:
+        return found, built
+    reason = "this kernel's source contains the fix"
+    evidence = tuple(replace(one, reason=f"{one.reason}; {reason}") for one in found.evidence)
+    return replace(found, state=State.FIXED, evidence=evidence), built
+
+
+def _built(record: Record, sources: KernelSources | None) -> tuple[Stage, tuple[str, ...]]:
+    """Tell whether the kernel has code of the record's files in it, and where."""
+    if sources is None:
+        return NOT_ASKED, ()
+    parents = {parent for file in record.files for parent in sources.sources.get(file, ())}
+    if parents:
+        names = sorted(parents, key=lambda name: (name != VMLINUX, name))
+        return Stage(certainty=Certainty.YES, reason=f"built into {', '.join(names[:4])}"), tuple(names)
+    doubts = [(file, doubt) for file in record.files if (doubt := _doubt(file, sources))]
+    if doubts or not record.files:
+        file, doubt = doubts[0] if doubts else ("the record", "names no file")
+        return Stage(certainty=Certainty.UNKNOWN, reason=f"{file} {doubt}"), ()
+    return Stage(certainty=Certainty.NO, reason=f"this configuration does not build {record.files[0]}"), ()
+
+
+def _doubt(file: str, sources: KernelSources) -> str:
+    """Return why it cannot be told whether a file without an object is in the kernel; empty where it is not."""
+    if file.startswith(_NOT_THE_KERNEL) or (file.startswith("arch/") and not file.startswith("arch/x86/")):
+        return ""
+    if file.startswith(_OWN_IMAGES):
+        return "goes into an image of its own"
+    if file.endswith(".h"):
+        return "is a header: nobody listed who includes it"
+    if file.endswith(_CODE) and file not in sources.sources:
+        return "is not in this kernel's source: the code may be elsewhere in it"
+    return ""
+
+
+def _loaded(built: Stage, parents: tuple[str, ...], modules: Collection[str] | None) -> Stage:
+    """Tell whether the code is in memory now. A module that is not loaded may still be, often by any user."""
+    if built.certainty is Certainty.NO:
+        return Stage(certainty=Certainty.NO, reason=built.reason)
+    if VMLINUX in parents:
+        return Stage(certainty=Certainty.YES, reason="in the kernel itself")
+    if modules is None or not parents:
+        return Stage(
+            certainty=Certainty.UNKNOWN, reason=built.reason if modules is not None else "not this host's kernel"
+        )
+    loaded = [name for name in parents if name in modules]
+    if loaded:
+        return Stage(certainty=Certainty.YES, reason=f"{', '.join(loaded[:4])} is loaded")
+    return Stage(certainty=Certainty.NO, reason=f"{', '.join(parents[:4])} is not loaded")

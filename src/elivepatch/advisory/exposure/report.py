@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How records and answers are told: JSON-ready mappings with stable keys, the order to look at them, and the sums."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from elivepatch.advisory.exposure.affected import Answer, State
+from elivepatch.advisory.exposure.ranking import Ranking
+from elivepatch.advisory.exposure.version import KernelVersion
+from elivepatch.advisory.records.record import Record, id_order
+
+_DRIVERS = ("drivers/", "sound/")
+_SEVERITIES = ("critical", "high", "medium", "low", "none", "unrated")
+
+
+def record_dict(record: Record) -> dict[str, Any]:
+    """Return what the list says about one CVE, whatever the kernel; `score` is CVSS 3.1's, 0 to 10, or None."""
+    told: dict[str, Any] = {
+        "id": record.id,
+        "title": record.title,
+        "files": list(record.files),
+        "severity": record.severity,
+        "score": None if record.score is None else record.score / 10,
+        "vector": record.vector,
+    }
+    if record.overridden:
+        told["overridden"] = record.overridden
+    if record.older:
+        told["older"] = True
+    return told
+
+
+def ranges(record: Record) -> list[dict[str, Any]]:
+    """Return every introduction with its fixes, as the list has them; empty texts where it knows nothing."""
+    return [
+        {
+            "introduced": str(group.version),
+            "introduced_commit": group.commit,
+            "fixes": [{"fixed": str(fix.version), "fixed_commit": fix.commit} for fix in group.fixes],
+        }
+        for group in record.introductions
+    ]
+
+
+def answer_dict(answer: Answer, ranking: Ranking) -> dict[str, Any]:
+    """Return one CVE's state on one kernel, with its evidence, and what ranks it where that is known."""
+    told = record_dict(answer.record) | {
+        "state": str(answer.state),
+        "fixed_in": list(answer.fixed_in),
+        "evidence": [evidence.as_dict() for evidence in answer.evidence],
+    }
+    if answer.record.id in ranking.exploited:
+        told["exploited_since"] = ranking.exploited[answer.record.id]
+    if answer.record.id in ranking.probability:
+        told["exploit_probability"] = ranking.probability[answer.record.id]
+    return told
+
+
+def ranked(answers: Iterable[Answer], ranking: Ranking) -> list[Answer]:
+    """Return the answers in the order to look at them: exploited first, then by probability, score and age.
+
+    Without any ranking they stay in their order.
+    """
+    if not ranking.exploited and not ranking.probability:
+        return list(answers)
+
+    def key(answer: Answer) -> tuple[bool, float, int, tuple[int, int]]:
+        name = answer.record.id
+        probability = ranking.probability.get(name, 0.0)
+        return name not in ranking.exploited, -probability, -(answer.record.score or 0), id_order(name)
+
+    return sorted(answers, key=key)
+
+
+def last_known(answers: Iterable[Answer], kernel: KernelVersion) -> str:
+    """Return the newest version of the kernel's branch that the records name, empty where they name none.
+
+    Every fix the list has for this branch is in that version; a kernel newer than it is newer than the list.
+    """
+    levels = {
+        version.level
+        for answer in answers
+        for group in answer.record.introductions
+        for version in (group.version, *(fix.version for fix in group.fixes))
+        if version.branch == kernel.branch and version.rc is None
+    }
+    return str(KernelVersion(branch=kernel.branch, level=max(levels))) if levels else ""
+
+
+def summary(answers: Sequence[Answer], kernel: KernelVersion, ranking: Ranking) -> dict[str, Any]:
+    """Return the sums over all records: per state, and for the affected ones where their fix is and what they touch."""
+    states = Counter(answer.state for answer in answers)
+    affected = [answer for answer in answers if answer.state is State.AFFECTED]
+    severities = Counter(answer.record.severity for answer in affected)
+    fixes = Counter(_where_fixed(answer, kernel) for answer in affected)
+    return {
+        "kernel": str(kernel),
+        "records": len(answers),
+        "states": {str(state): states[state] for state in State},
+        "affected": {
+            "severity": {severity: severities[severity] for severity in _SEVERITIES},
+            "fix": {where: fixes[where] for where in ("branch", "mainline", "none")},
+            "drivers_only": sum(_drivers_only(answer.record) for answer in affected),
+            "exploited": sum(answer.record.id in ranking.exploited for answer in affected),
+        },
+        "last_known_in_branch": last_known(answers, kernel),
+    }
+
+
+def _where_fixed(answer: Answer, kernel: KernelVersion) -> str:
+    """Return `branch` where every open introduction has a fix in the kernel's branch, `none` where one has none."""
+    branch = KernelVersion(branch=kernel.branch)
+    fixes = [evidence.fixed for evidence in answer.evidence]
+    if not all(fixes):
+        return "none"
+    return "branch" if all(f"{fixed}.".startswith(f"{branch}.") for fixed in fixes) else "mainline"
+
+
+def _drivers_only(record: Record) -> bool:
+    return bool(record.files) and all(file.startswith(_DRIVERS) for file in record.files)

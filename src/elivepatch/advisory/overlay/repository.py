@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An overlay as a git repository: fetched, its newest commit checked against the keys that are allowed, then read.
+
+The signature is checked by git itself (`git verify-commit` with SSH keys, git-verify-commit(1)). A signed commit
+vouches for the whole tree that it names, so the newest one is enough; that it comes after the one before keeps anybody
+from serving an old, signed state again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from elivepatch.advisory.fixes.fixes import PATCH_MAX, Fix, FixSource, Wanted
+from elivepatch.advisory.fixes.fixes import Commit as WantedCommit
+from elivepatch.advisory.git import git
+from elivepatch.advisory.overlay import old_format as overlayold
+from elivepatch.advisory.overlay import overlay
+from elivepatch.advisory.overlay.overlay import Entry, Overlay
+from elivepatch.advisory.records.record import COMMIT, Findings
+from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
+from elivepatch.model.series import SourcePatch
+
+_INCOMING = "refs/elivepatch/incoming"
+_ACCEPTED = "refs/elivepatch/accepted"
+_FETCH_S = 600.0
+_FILES_MAX = 50_000
+_PROTOCOLS = {"https": "https", "ssh": "ssh", "file": "file"}
+
+
+@dataclass(frozen=True)
+class OverlayRepository:
+    """The repository that an overlay is fetched into, ours alone. `signers` is a file of allowed signers."""
+
+    directory: Path
+    url: str
+    branch: str
+    signers: Path
+
+    def update(self) -> bool:
+        """Fetch, check and accept the newest commit; tell whether it is another one than before.
+
+        Raises EnvironmentFault where it cannot be fetched, TrustError where it is not signed by an allowed key or
+        does not come after the one accepted before.
+        """
+        if not (self.directory / "HEAD").exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            git(self.directory, "init", "--bare", "--quiet", "--template=").check("making a repository")
+        arguments = ("--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--quiet")
+        source = f"refs/heads/{self.branch}" if self.branch else "HEAD"
+        protocol = protocol_of(self.url)
+        done = git(
+            self.directory, "fetch", *arguments, self.url, f"+{source}:{_INCOMING}",
+            protocol=protocol, timeout_s=_FETCH_S,
+        )  # fmt: skip
+        if not done.ok:
+            raise EnvironmentFault(
+                "overlay-fetch",
+                f"{self.url} cannot be fetched from.",
+                advice="Try `git ls-remote` by hand; what was fetched before goes on being used.",
+                excerpt=done.tail(5),
+            )
+        incoming, accepted = self._commit(_INCOMING), self.accepted
+        self._require_signed(incoming)
+        if incoming == accepted:
+            return False
+        if accepted and not git(self.directory, "merge-base", "--is-ancestor", accepted, incoming).ok:
+            raise TrustError(
+                "overlay-rewound",
+                f"{self.url} no longer has the commit that was accepted before ({accepted[:12]}).",
+                advice="Somebody rewrote it or serves an old state. Where that is right, remove it and add it again.",
+            )
+        git(self.directory, "update-ref", _ACCEPTED, incoming).check("accepting a commit")
+        return True
+
+    @property
+    def accepted(self) -> str:
+        """The commit that is used, empty where none was accepted yet."""
+        done = git(self.directory, "rev-parse", "--verify", "--quiet", f"{_ACCEPTED}^{{commit}}")
+        commit = done.text.strip()
+        return commit if done.ok and COMMIT.fullmatch(commit) else ""
+
+    def _commit(self, ref: str) -> str:
+        commit = (
+            git(self.directory, "rev-parse", "--verify", f"{ref}^{{commit}}").check("reading a commit").text.strip()
+        )
+        if not COMMIT.fullmatch(commit):
+            raise EnvironmentFault("overlay-fetch", f"{self.url} has no commit.", advice="Check the URL and branch.")
+        return commit
+
+    def _require_signed(self, commit: str) -> None:
+        settings = {
+            "gpg.format": "ssh",
+            "gpg.ssh.allowedSignersFile": str(self.signers.resolve()),
+            "gpg.ssh.program": "ssh-keygen",
+            # Else whoever is in the key ring of the user that runs this could sign too.
+            **dict.fromkeys(("gpg.program", "gpg.openpgp.program", "gpg.x509.program"), "/bin/false"),
+        }
+        done = git(self.directory, "verify-commit", commit, settings=settings)
+        if not done.ok:
+            raise TrustError(
+                "overlay-unsigned",
+                f"The newest commit of {self.url} ({commit[:12]}) is not signed by a key that is allowed.",
+                advice="Ask whoever keeps the overlay. Nothing of it is used that was not accepted before.",
+                excerpt=done.tail(5),
+            )
+
+
+class AcceptedOverlay:
+    """What the accepted commit of an overlay holds."""
+
+    def __init__(self, name: str, repository: OverlayRepository) -> None:
+        self.name = name
+        self._repository = repository
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """The regular files by path, with their blobs; links and other repositories are not among them."""
+        commit = self._repository.accepted
+        if not commit:
+            return {}
+        listing = git(self._repository.directory, "ls-tree", "-r", "-z", "--full-tree", commit)
+        files = {}
+        for line in listing.check("listing an overlay").output.split(b"\0")[:_FILES_MAX]:
+            about, _, name = line.decode(errors="replace").partition("\t")
+            fields = about.split()
+            if len(fields) == 3 and fields[1] == "blob" and fields[0] in {"100644", "100755"}:
+                files[name] = fields[2]
+        return files
+
+    @cached_property
+    def overlay(self) -> Overlay:
+        """The overlay; without entries, and with a finding, where nothing usable was accepted."""
+        for file in (overlay.FILE, overlayold.FILE):
+            content = self.content(file)
+            if content is None:
+                continue
+            if file == overlay.FILE:
+                return overlay.read_overlay(content, self._files.__contains__)
+            return overlayold.read_old_overlay(content, self._files.__contains__, self.name)
+        findings = Findings()
+        findings.add("overlay-file", self.name, f"It has no {overlay.FILE}, or no commit of it was accepted yet.")
+        return Overlay(name=self.name, findings=findings)
+
+    def content(self, path: str) -> bytes | None:
+        """Return a file, None where there is none or it is larger than a source patch can be."""
+        blob = self._files.get(path)
+        if blob is None:
+            return None
+        size = git(self._repository.directory, "cat-file", "-s", blob).check("reading an overlay").text.strip()
+        if not size.isdecimal() or int(size) > PATCH_MAX:
+            return None
+        return git(self._repository.directory, "cat-file", "blob", blob).check("reading an overlay").output
+
+    def changed(self, path: str) -> datetime:
+        """Return when a file was last changed."""
+        commit = self._repository.accepted
+        done = git(self._repository.directory, "rev-list", "--max-count=1", "--timestamp", commit, "--", path)
+        stamp = done.text.split(" ")[0]
+        return datetime.fromtimestamp(int(stamp), tz=UTC) if stamp.isdecimal() else datetime.now(tz=UTC)
+
+
+class OverlayFixes:
+    """Overlays in their order of precedence as places that fixes come from; `commits` are asked for commits."""
+
+    def __init__(self, overlays: Sequence[AcceptedOverlay], commits: Sequence[FixSource]) -> None:
+        self.name = "overlays"
+        self._overlays = overlays
+        self._commits = commits
+        self._told: set[str] = set()
+
+    def find(self, wanted: Wanted, findings: Findings) -> Fix | None:
+        """Return the fix of the first overlay that has an entry for this CVE and kernel, with what it requires."""
+        for accepted in self._overlays:
+            if accepted.name not in self._told:
+                self._told.add(accepted.name)
+                for found in accepted.overlay.findings.named:
+                    findings.add(found.code, f"{accepted.name}: {found.name}", found.message)
+            fitting = [
+                one for one in accepted.overlay.entries.values() if wanted.cve in one.cves and one.fits(wanted.kernel)
+            ]
+            if fitting:
+                return self._fix(accepted, sorted(fitting, key=lambda one: (one.order, one.id)), wanted, findings)
+        return None
+
+    def _fix(
+        self, accepted: AcceptedOverlay, entries: Sequence[Entry], wanted: Wanted, findings: Findings
+    ) -> Fix | None:
+        series = {one.id: one for entry in entries for one in accepted.overlay.series(entry)}
+        patches: list[SourcePatch] = []
+        dates = []
+        for one in series.values():
+            if not one.fits(wanted.kernel):
+                findings.add(
+                    "overlay-entry", f"{accepted.name}: {one.id}", f"It is required, but not for {wanted.kernel}."
+                )
+                return None
+            for path in one.files:
+                content = accepted.content(path)
+                if content is None or not content.strip():
+                    findings.add("bad-fix", f"{accepted.name}: {path}", "It is empty or larger than a patch can be.")
+                    return None
+                patches.append(SourcePatch(f"{wanted.cve}-{one.id}-{path.rpartition('/')[2]}"[:120], content))
+                dates.append(accepted.changed(path))
+            if one.commit:
+                fetched = self._commit(one, wanted, findings)
+                if fetched is None:
+                    return None
+                patches.extend(fetched.patches)
+                dates.append(fetched.dated)
+        expect = tuple(dict.fromkeys(one for entry in series.values() for one in entry.expect))
+        order = (0, *wanted.kernel.branch, 0, entries[-1].order)
+        return Fix(
+            cve=wanted.cve, patches=tuple(patches), origin=f"overlay {accepted.name}", dated=max(dates), order=order,
+            expectations=expect,
+        )  # fmt: skip
+
+    def _commit(self, entry: Entry, wanted: Wanted, findings: Findings) -> Fix | None:
+        commit = WantedCommit(id=entry.commit, version=wanted.kernel)
+        asked = Wanted(cve=wanted.cve, kernel=wanted.kernel, commits=(commit,))
+        for source in self._commits:
+            fix = source.find(asked, findings)
+            if fix is not None:
+                return fix
+        findings.add("bad-fix", entry.id, f"No place that the policy names has its commit {entry.commit[:12]}.")
+        return None
+
+
+def protocol_of(url: str) -> str:
+    """Return the protocol of an overlay's URL; raises UsageError for one that is not fetched from."""
+    scheme = urlsplit(url).scheme
+    if scheme not in _PROTOCOLS or not url.isprintable() or url.startswith("-"):
+        raise UsageError(
+            "overlay-url",
+            f"{url[:120]!r} is not the URL of a git repository that is fetched from.",
+            advice="Give one that begins with https://, ssh:// or file://.",
+        )
+    return _PROTOCOLS[scheme]

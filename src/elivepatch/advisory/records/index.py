@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The compact index: all records in one file of some 3 MB, read in a fraction of a second, without a network.
+
+Layout: a line `elivepatch-cve-index 2`, a line with the SHA-256 of everything after it, the length of the first part
+(8 bytes, big-endian), then two parts. The first is zlib-compressed JSON: columns with one entry per record, and tables
+of the versions, files and vectors that they point into. The second holds what does not compress: the commit
+ids (20 bytes each, in the order in which the ranges name them) and the marks (12 bytes for each record, zeros
+for none). The digest tells damage, not forgery: signing is the business of whoever hands the file out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from elivepatch.advisory.exposure.version import BEGINNING, KernelVersion, listed_version
+from elivepatch.advisory.records.cve5 import inside_tree
+from elivepatch.advisory.records.record import (
+    CVE_ID,
+    Finding,
+    Findings,
+    Fix,
+    Introduction,
+    Origin,
+    Record,
+    Records,
+    id_order,
+    plain,
+)
+from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
+
+MAGIC = b"elivepatch-cve-index "
+FILE_MAX = 64 * 1024**2
+"""Bytes of an index that are read; the whole list has some 3 MB."""
+
+_FORMAT = 2
+_TABLES_MAX = 512 * 1024**2
+_COMMIT_BYTES = 20
+_MARK_BYTES = 12
+_SCORES = frozenset({None, *range(101)})  # CVSS in tenths
+_NO_MARK = bytes(_MARK_BYTES)
+
+
+def is_index(file: Path) -> bool:
+    """Tell whether `file` is a regular file that starts as an index of any version does."""
+    if not file.is_file():
+        return False
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        return opened.read(len(MAGIC)) == MAGIC
+    return False
+
+
+def write_index(records: Records, file: Path) -> int:
+    """Put the index in place of `file` at once and durably, and return its size in bytes.
+
+    Raises UsageError where `file` is something else than an index, EnvironmentFault where it cannot be written.
+    """
+    if file.is_symlink() or (file.exists() and not is_index(file)):
+        raise UsageError(
+            "cve-index-target",
+            f"{file} exists and is not an index.",
+            advice="Give another name with -o, or move that file away.",
+        )
+    content = _encode(records)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        # Left by a run that was killed: nobody else alive has this number.
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        partial.replace(file)
+        directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise EnvironmentFault(
+            "cve-index-write",
+            f"The index {file} cannot be written: {error.strerror}.",
+            advice="Check that the directory exists, may be written and has 10 MB left; the old index is untouched.",
+        ) from error
+    return len(content)
+
+
+def read_index(file: Path) -> Records:
+    """Return the records of an index.
+
+    Raises what `decode_index` raises, UsageError where the file cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(FILE_MAX + 1)
+    except OSError as error:
+        raise UsageError(
+            "cve-records", f"The index {file} cannot be read: {error.strerror}.", advice="Check the file's name."
+        ) from error
+    return decode_index(content, str(file))
+
+
+def decode_index(content: bytes, name: str) -> Records:
+    """Return the records of an index; `name` is what people call it.
+
+    Raises UsageError where it is none or has another version of the format, TrustError where its digest or its
+    structure does not hold.
+    """
+    first, _, rest = content.partition(b"\n")
+    if first != MAGIC + str(_FORMAT).encode():
+        raise UsageError(
+            "cve-index-format",
+            f"{name} is not an index of format {_FORMAT}.",
+            advice="Make it again with `elivepatch cve index --records LIST -o FILE`.",
+        )
+    digest, _, body = rest.partition(b"\n")
+    if len(content) > FILE_MAX or digest != hashlib.sha256(body).hexdigest().encode():
+        raise _damaged(name)
+    try:
+        return _decode(body)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, zlib.error, RecursionError) as error:
+        raise _damaged(name) from error
+
+
+def _damaged(name: str) -> TrustError:
+    return TrustError(
+        "cve-index-damaged",
+        f"The index {name} is damaged: its content does not match its digest or its format.",
+        advice="Copy it again from where it came, or make it again with `elivepatch cve index`.",
+    )
+
+
+class _Table:
+    """Gives each distinct text a number, in the order of first use."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def number(self, text: str) -> int:
+        return self.numbers.setdefault(text, len(self.numbers))
+
+
+def _encode(records: Records) -> bytes:
+    versions, files, vectors = _Table(), _Table(), _Table()
+    blobs = bytearray()
+    names = sorted(records.listed, key=id_order)
+    overridden = sorted(records.overrides, key=id_order)
+    rows = [records.listed[name] for name in names] + [records.overrides[name] for name in overridden]
+    tables = {
+        "ids": [row.id for row in rows],
+        "overrides": len(overridden),
+        "titles": [row.title for row in rows],
+        "files": [[files.number(file) for file in row.files] for row in rows],
+        "scores": [row.score for row in rows],
+        "vectors": [vectors.number(row.vector) for row in rows],
+        "ranges": [_encode_ranges(row.introductions, versions, blobs) for row in rows],
+        "defects": {str(at): row.defect for at, row in enumerate(rows) if row.defect},
+        "older": [at for at, row in enumerate(rows) if row.older],
+        "reasons": [records.overrides[name].overridden for name in overridden],
+        "rejected": sorted(records.rejected, key=id_order),
+        "origin": [records.origin.kind, records.origin.revision],
+        "findings": [[found.code, found.name, found.message] for found in records.findings.named],
+        "counts": dict(records.findings.counts),
+        "table": {"versions": list(versions.numbers), "files": list(files.numbers), "vectors": list(vectors.numbers)},
+    }
+    blobs += b"".join(records.marks.get(name, _NO_MARK) for name in names)
+    packed = zlib.compress(json.dumps(tables, separators=(",", ":"), ensure_ascii=False).encode(), 9)
+    body = len(packed).to_bytes(8) + packed + bytes(blobs)
+    return MAGIC + f"{_FORMAT}\n{hashlib.sha256(body).hexdigest()}\n".encode() + body
+
+
+def _encode_ranges(introductions: Iterable[Introduction], versions: _Table, blobs: bytearray) -> list[list[int]]:
+    """Return one list per introduction: its version, then those of its fixes; append their commits to `blobs`."""
+    ranges = []
+    for group in introductions:
+        ranges.append([versions.number(str(of)) for of in (group.version, *(fix.version for fix in group.fixes))])
+        for commit in (group.commit, *(fix.commit for fix in group.fixes)):
+            blobs += bytes.fromhex(commit) if commit else bytes(_COMMIT_BYTES)
+    return ranges
+
+
+def _decode(body: bytes) -> Records:
+    """Return what `_encode` put in; any of a handful of built-in errors where the body is something else."""
+    length = int.from_bytes(body[:8])
+    unpacker = zlib.decompressobj()
+    tables: dict[str, Any] = json.loads(unpacker.decompress(body[8 : 8 + length], _TABLES_MAX))
+    blobs = body[8 + length :]
+    count = len(tables["ids"]) - tables["overrides"]
+    commits_end = _COMMIT_BYTES * sum(len(group) for groups in tables["ranges"] for group in groups)
+    if not 0 <= count <= len(tables["ids"]) or len(blobs) != commits_end + _MARK_BYTES * count:
+        raise ValueError(count)
+    rows = _decode_rows(tables, blobs[:commits_end])
+    marks = {row.id: blobs[commits_end + at * _MARK_BYTES :][:_MARK_BYTES] for at, row in enumerate(rows[:count])}
+    findings = Findings(
+        named=[
+            Finding(code=code, name=plain(name, 200), message=plain(told, 300))
+            for code, name, told in tables["findings"]
+        ],
+        counts=Counter(tables["counts"]),
+    )
+    kind, revision = tables["origin"]
+    return Records(
+        listed={row.id: row for row in rows[:count]},
+        rejected=frozenset(tables["rejected"]),
+        origin=Origin(kind=kind, revision=revision),
+        findings=findings,
+        marks={name: mark for name, mark in marks.items() if mark != _NO_MARK},
+        overrides={
+            row.id: replace(row, overridden=plain(reason, 300))
+            for row, reason in zip(rows[count:], tables["reasons"], strict=True)
+        },
+    )
+
+
+def _decode_rows(tables: dict[str, Any], blob: bytes) -> list[Record]:
+    versions = [_version(text) for text in tables["table"]["versions"]]
+    files: list[str] = tables["table"]["files"]
+    vectors = [plain(vector, 200) for vector in tables["table"]["vectors"]]
+    if not all(inside_tree(file) for file in files) or not all(CVE_ID.fullmatch(name) for name in tables["ids"]):
+        raise ValueError("names")
+    if not _SCORES.issuperset(tables["scores"]):
+        raise ValueError("scores")
+    commits = _decode_commits(blob)
+    older = frozenset(tables["older"])
+    columns = ("ids", "titles", "files", "ranges", "scores", "vectors")
+    return [
+        Record(
+            id=name,
+            title=plain(title, 300),
+            files=tuple(files[number] for number in numbers),
+            introductions=tuple(
+                Introduction(
+                    versions[group[0]],
+                    next(commits),
+                    tuple(Fix(versions[number], next(commits)) for number in group[1:]),
+                )
+                for group in groups
+            ),
+            score=score,
+            vector=vectors[vector],
+            defect=plain(tables["defects"].get(str(at), ""), 300),
+            older=at in older,
+        )
+        for at, (name, title, numbers, groups, score, vector) in enumerate(
+            zip(*(tables[column] for column in columns), strict=True)
+        )
+    ]
+
+
+def _decode_commits(blob: bytes) -> Iterator[str]:
+    text, none = blob.hex(), bytes(_COMMIT_BYTES).hex()
+    width = len(none)
+    for at in range(0, len(text), width):
+        commit = text[at : at + width]
+        yield "" if commit == none else commit
+
+
+def _version(text: str) -> KernelVersion:
+    version = BEGINNING if text == str(BEGINNING) else listed_version(text)
+    if version is None:
+        raise ValueError(text)
+    return version

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What one CVE record says, and what is set aside while records are read."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from elivepatch.advisory.exposure.version import KernelVersion
+
+CVE_ID = re.compile(r"CVE-[0-9]{4}-[0-9]{4,7}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+SEVERITIES = ("none", "low", "medium", "high", "critical")
+"""CVSS 3.1's words for scores, the least first."""
+
+_SCALE = ((90, "critical"), (70, "high"), (40, "medium"), (1, "low"), (0, "none"))
+
+NAMED_MAX = 1000
+"""How many findings are kept by name; the rest are only counted, so that hostile input cannot fill memory."""
+
+
+def plain(text: str, limit: int) -> str:
+    """Return `text` on one line without characters that would act on a terminal, at most `limit` characters long."""
+    if len(text) <= limit and text.isprintable():
+        return text.strip()
+    return "".join(character if character.isprintable() else " " for character in text[:limit]).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """A commit that fixes, and the first version that contains it."""
+
+    version: KernelVersion
+    commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """A commit that introduced the bug, the first version that contains it, and what fixes it where.
+
+    `version` is BEGINNING and `commit` empty where the list does not know them. No fixes: not fixed on that branch.
+    """
+
+    version: KernelVersion
+    commit: str
+    fixes: tuple[Fix, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One CVE of the kernel.
+
+    `files` are paths inside the kernel's source. `score` is the CVSS 3.1 base score in tenths, None where the record
+    has none, and `vector` its vector, possibly empty. `defect` says why the ranges cannot be used, empty where they
+    can. `overridden` is the reason a person gave for replacing what the list says, empty where nobody did. `older` says
+    that it is not from the kernel's own list but from the one before it (elivepatch.advisory.records.legacy_records).
+    """
+
+    id: str
+    title: str
+    files: tuple[str, ...] = ()
+    introductions: tuple[Introduction, ...] = ()
+    score: int | None = None
+    vector: str = ""
+    defect: str = ""
+    overridden: str = ""
+    older: bool = False
+
+    @property
+    def severity(self) -> str:
+        """CVSS 3.1's word for the score (specification, section 5), `unrated` where there is none."""
+        if self.score is None:
+            return "unrated"
+        return next(word for least, word in _SCALE if self.score >= least)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was set aside while reading: a stable code, what it is about, one sentence."""
+
+    code: str
+    name: str
+    message: str
+
+
+@dataclass(slots=True)
+class Findings:
+    """Everything that was set aside: all of it counted by code, the first NAMED_MAX named."""
+
+    named: list[Finding] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, code: str, name: str, message: str) -> None:
+        """Count one finding, and keep it by name while there is room."""
+        self.counts[code] += 1
+        if len(self.named) < NAMED_MAX:
+            self.named.append(Finding(code=code, name=plain(name, 200), message=plain(message, 300)))
+
+    @property
+    def total(self) -> int:
+        """How many there are, named or not."""
+        return self.counts.total()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where records came from: `kind` is git, directory or archive; `revision` the commit or the archive's SHA-256."""
+
+    kind: str
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """All records of one reading.
+
+    `listed` is what the list says and `overrides` what a person put in its place, both by id. `rejected` are the ids
+    the list has withdrawn. `marks` tells for each id which state of its files was read, so that the next reading can
+    leave out what has not changed; an id without a mark is read again. `findings` is what was set aside meanwhile.
+    """
+
+    listed: dict[str, Record]
+    rejected: frozenset[str]
+    origin: Origin
+    findings: Findings = field(default_factory=Findings)
+    marks: dict[str, bytes] = field(default_factory=dict)
+    overrides: dict[str, Record] = field(default_factory=dict)
+
+    def effective(self) -> list[Record]:
+        """Return the records that count, overrides before the list, by year and number."""
+        both = self.listed | self.overrides
+        return [both[name] for name in sorted(both, key=id_order)]
+
+    def find(self, name: str) -> Record | None:
+        """Return the record of this id that counts, None where there is none."""
+        return self.overrides.get(name) or self.listed.get(name)
+
+
+def at_least(severity: str, least: str) -> bool:
+    """Tell whether a severity is at least `least`; that of a record without a score never is."""
+    return severity in SEVERITIES and SEVERITIES.index(severity) >= SEVERITIES.index(least)
+
+
+def id_order(name: str) -> tuple[int, int]:
+    """Return the key that sorts CVE ids by year, then number."""
+    _, year, number = name.split("-")
+    return int(year), int(number)

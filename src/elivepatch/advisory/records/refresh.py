@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bringing an index up to date with where its records come from: only what changed is read and written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from elivepatch.advisory.readers.collection import read_records
+from elivepatch.advisory.records.index import is_index, read_index, write_index
+from elivepatch.advisory.records.legacy_records import with_older
+from elivepatch.advisory.records.overrides import read_overrides
+from elivepatch.advisory.records.record import Findings, Records
+from elivepatch.model.errors import TrustError, UsageError
+from elivepatch.model.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refreshed:
+    """An index as it is now: its records, its size in bytes, and how many records are as they were before.
+
+    `anew` says why the index that was there could not be gone on from, empty where it could. `beside` is what was set
+    aside while reading what is put beside the list.
+    """
+
+    records: Records
+    size: int
+    unchanged: int
+    anew: str
+    beside: Findings
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping: the counts, and everything that was set aside."""
+        of = self.records
+        return {
+            "size_bytes": self.size,
+            "records": len(of.listed),
+            "unchanged": self.unchanged,
+            "older": sum(record.older for record in of.listed.values()),
+            "overrides": len(of.overrides),
+            "rejected": len(of.rejected),
+            "set_aside": dict(of.findings.counts + self.beside.counts),
+            "findings": [asdict(found) for found in (*of.findings.named, *self.beside.named)],
+        }
+
+    @property
+    def sentence(self) -> str:
+        """The counts for people."""
+        told = self.as_dict()
+        return (
+            f"{told['records']} records ({told['unchanged']} unchanged, {told['older']} older), "
+            f"{told['rejected']} rejected, {told['overrides']} overrides, {sum(told['set_aside'].values())} findings, "
+            f"{self.size / 1e6:.1f} MB"
+        )
+
+
+def refresh_index(
+    file: Path, source: Path, *, older: Path | None, overrides: Path | None, progress: Progress
+) -> Refreshed:
+    """Make `file` the index of the records in `source`, with the older and the hand-kept ones put beside them.
+
+    `source` is whatever read_records takes, or an index. Raises what reading and writing raise; the index that was
+    there is untouched then.
+    """
+    previous, anew = None, ""
+    if is_index(file):
+        try:
+            previous = read_index(file)
+        except (UsageError, TrustError) as error:
+            anew = error.problem.message
+    records = read_index(source) if is_index(source) else read_records(source, progress=progress, previous=previous)
+    beside = Findings()
+    if older is not None:
+        records = with_older(records, older, beside)
+    if overrides is not None:
+        records = replace(records, overrides=read_overrides(overrides, records.listed))
+    known = previous.listed if previous is not None else {}
+    same = previous is not None and replace(records, findings=previous.findings) == previous
+    return Refreshed(
+        records=records,
+        size=file.stat().st_size if same else write_index(records, file),
+        unchanged=sum(known.get(name) == record for name, record in records.listed.items()),
+        anew=anew,
+        beside=beside,
+    )

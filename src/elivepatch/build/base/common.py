@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the making of every base has in common, whether its kernel came in packages or was built here."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from elivepatch.build.base.debug_info import DebugFacts, read_debug
+from elivepatch.build.base.make import section_flags
+from elivepatch.build.base.store import VMLINUX, Base, Bases
+from elivepatch.build.base.tree import TreeMaker, units_of
+from elivepatch.build.sandbox.toolchain import HELPER, Toolchain, Toolchains, declarations
+from elivepatch.files.lock import made_once
+from elivepatch.kernel.config import KernelConfig
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import BuildId, Digest, Release
+from elivepatch.model.progress import Event, Progress, silent
+from elivepatch.process import Cancellation, run
+
+_CC = re.compile(
+    r"(?P<command>(?:x86_64-linux-gnu-)?gcc(?P<suffix>-[0-9]+)?) (?P<version>\(.+\) (?P<major>[0-9]+)\..+)"
+)
+
+
+@dataclass(slots=True)
+class Workplace:
+    """Where bases are made, and with what."""
+
+    toolchains: Toolchains
+    bases: Bases
+    jobs: int
+    progress: Progress = silent
+
+    def tell(self, message: str, fraction: float | None = None) -> None:
+        """Report how the making goes."""
+        self.progress(Event(stage="base", message=message, fraction=fraction))
+
+    def publish(self, release: Release, make: Callable[[Path], Base]) -> Base:
+        """Return the base that is there, or the one that `make` makes in an empty directory of its own.
+
+        Nothing half-made is ever seen under the release's name, and two processes never make the same base.
+        """
+        lock = self.bases.directory / f".{release}.lock"
+        with made_once(lock, progress=self.progress, waiting_for=f"the base of {release}"):
+            if (found := self.bases.find(release)) is not None and self._is_current(found):
+                return found
+            # What a killed process left half-made, and a base made by an older recipe or with an older toolchain.
+            for left in (*self.bases.directory.glob(f".{release}.new-*"), self.bases.directory / release):
+                shutil.rmtree(left, ignore_errors=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{release}.new-", dir=self.bases.directory))
+            try:
+                scratch.chmod(0o755)
+                base = make(scratch)
+                scratch.rename(base.directory)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        self.tell(f"{release}: ready in {base.seconds:.0f} s", 1.0)
+        return base
+
+    def _is_current(self, base: Base) -> bool:
+        return self.toolchains.add(base.toolchain, self.progress).digest == base.toolchain_digest
+
+    def begin(self, release: Release, content: bytes, config: KernelConfig, scratch: Path) -> Making:
+        """Begin a base with the toolchain that its configuration names. Raises as `toolchain` does."""
+        cc, toolchain = self.toolchain(config)
+        return Making(
+            workplace=self, release=release, scratch=scratch, content=content, config=config, cc=cc, toolchain=toolchain
+        )
+
+    def toolchain(self, config: KernelConfig) -> tuple[str, Toolchain]:
+        """Return the compiler's command and the toolchain that a configuration names, made where it is missing.
+
+        Raises EnvironmentFault with the code `toolchain-match` where there is none.
+        """
+        text = config.get("CC_VERSION_TEXT")
+        found = _CC.fullmatch(text)
+        if found is None:
+            raise EnvironmentFault(
+                "toolchain-match",
+                f"The kernel was built by a compiler that is not supported: {text[:120]}.",
+                advice="Only gcc is supported, and the configuration must name its version (CONFIG_CC_VERSION_TEXT).",
+            )
+        command = found["command"] if found["suffix"] else f"gcc-{found['major']}"
+        # The helper is needed for every kernel; a toolchain that could be the right one is made where it is missing.
+        compiler, rust = command.removeprefix("x86_64-linux-gnu-"), config.enabled("RUST")
+        for declaration in declarations().values():
+            fits = declaration.compiler == compiler and declaration.rust == rust
+            if fits or declaration.name == HELPER:
+                self.toolchains.add(declaration.name, self.progress)
+        return command, self.toolchains.for_compiler(found["version"], rust=rust)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
+    """A base in the making, in the directory `scratch`. `content` is the kernel's configuration as it was shipped."""
+
+    workplace: Workplace
+    release: Release
+    scratch: Path
+    content: bytes
+    config: KernelConfig
+    cc: str
+    toolchain: Toolchain
+
+    def tree_maker(self) -> TreeMaker:
+        """Return what prepares the source tree."""
+        toolchains = self.workplace.toolchains
+        return TreeMaker(
+            tree=self.scratch / "tree",
+            release=self.release,
+            config=self.config,
+            cc=self.cc,
+            jobs=self.workplace.jobs,
+            sandbox=toolchains.sandbox(self.toolchain),
+            patch_headers=toolchains.patch_headers(),
+        )
+
+    def read_debug(self, inputs: Path, vmlinux: str, cancellation: Cancellation | None = None) -> DebugFacts:
+        """Read the kernel `vmlinux` and the modules below `inputs`, as `reading.read_debug` does."""
+        self.workplace.tell(f"{self.release}: reading debug information")
+        toolchains = self.workplace.toolchains
+        helper = toolchains.sandbox(toolchains.helper())
+        return read_debug(helper, inputs=inputs, vmlinux=vmlinux, into=self.scratch, cancellation=cancellation)
+
+    def finish(
+        self,
+        *,
+        kind: str,
+        version: str,
+        facts: DebugFacts,
+        listed: list[str],
+        packages: Mapping[str, str],
+        started: float,
+    ) -> Base:
+        """Write down what the base is and return it. `listed` is what `TreeMaker.prepare` returned.
+
+        Raises EnvironmentFault where the kernel has no build-id.
+        """
+        build_id = ElfFile(self.scratch / VMLINUX).build_id
+        if not build_id:
+            raise EnvironmentFault(
+                "build-id-missing",
+                "The kernel has no build-id, so that no livepatch could be bound to it.",
+                advice="Its linker must be called with --build-id, as the kernel's own makefile does.",
+            )
+        units_of(facts.compiled, listed).save(self.scratch / "units.json")
+        (self.scratch / "originals").mkdir()
+        base = Base(
+            directory=self.workplace.bases.directory / self.release,
+            release=self.release,
+            kind=kind,
+            build_id=BuildId(build_id),
+            version=version,
+            config_digest=Digest(sha256(self.content).hexdigest()),
+            toolchain=self.toolchain.name,
+            toolchain_digest=self.toolchain.digest,
+            cc=self.cc,
+            compiler=self.toolchain.version,
+            ibt=self.config.enabled("X86_KERNEL_IBT"),
+            modversions=self.config.enabled("MODVERSIONS"),
+            section_flags=section_flags(self.scratch / "tree"),
+            struct_sizes=facts.struct_sizes,
+            packages=packages,
+            size_bytes=size_of(self.scratch),
+            seconds=round(time.monotonic() - started, 1),
+        )
+        base.save(self.scratch)
+        return base
+
+
+def other_architecture(sentence: str) -> EnvironmentFault:
+    """Return the refusal of a kernel of another architecture than x86_64; `sentence` says which kernel that is."""
+    return EnvironmentFault(
+        "arch-unsupported",
+        sentence,
+        advice="Livepatches are built for x86_64 only; docs/adr/0010 says what arm64 lacks.",
+    )
+
+
+def size_of(directory: Path) -> int:
+    """Return how many bytes the files below a directory have."""
+    return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
+
+
+def decompress_modules(directory: Path) -> None:
+    """Decompress all modules below a directory, in place."""
+    for suffix, command in ((".xz", ["xz", "-d"]), (".gz", ["gzip", "-d"])):
+        found = run(["find", str(directory), "-name", f"*.ko{suffix}", "-type", "f", "-print0"]).output
+        run(["xargs", "-0", "-r", "-P2", "-n50", *command], stdin=found).check("Unpacking modules")

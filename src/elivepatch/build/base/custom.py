@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Custom bases: of a kernel that somebody built from source, with their own configuration and patches.
+
+Where the build was kept, nothing is built: its vmlinux, modules and export table are read. Where it was not, the kernel
+is built once, in the sandbox, and what came out is read in the same way. The build-id says whether that is the kernel
+which a host runs; a kernel built here hardly ever has the host's (the build's time is part of the kernel), so that its
+use for such a host must be accepted as unproved.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+from elivepatch.build.base.apt import Archive
+from elivepatch.build.base.common import Making, Workplace, decompress_modules, other_architecture
+from elivepatch.build.base.debug_info import DebugFacts, check_compiler
+from elivepatch.build.base.kernel_source import Source, fetch_source
+from elivepatch.build.base.make import make_arguments
+from elivepatch.build.base.store import BASE_PATCH, VMLINUX, Base
+from elivepatch.build.base.tree import TreeMaker, source_version, unpack_source
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID
+from elivepatch.kernel.config import KernelConfig, parse_config
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.model.errors import EnvironmentFault, UsageError
+from elivepatch.model.kernel import BuildId, Release
+
+_BUILD_TIMEOUT_S = 6 * 3600.0
+_HEARTBEAT_S = 10.0
+_NEEDED = ("LIVEPATCH", "MODULES", "KALLSYMS_ALL")
+_PLAIN = ("CONFIG_MODULE_COMPRESS_XZ=", "CONFIG_MODULE_COMPRESS_GZIP=", "CONFIG_MODULE_COMPRESS_ZSTD=")
+_BUILD = """
+set -e
+"$@" vmlinux bzImage modules
+cp vmlinux arch/x86/boot/bzImage Module.symvers /out
+"$@" INSTALL_MOD_PATH=/out modules_install
+"$@" clean
+"""
+_QUILT = """
+set -e
+tar -x -f "/in/$1" -C /src
+grep -v '^#' debian/patches/series | while read -r name rest; do
+    [ -z "$name" ] || patch --batch --forward -s -p1 --no-backup-if-mismatch -i "debian/patches/$name"
+done
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptBuild:
+    """What was kept of a build: vmlinux with debug information, bzImage, Module.symvers, lib/modules/RELEASE."""
+
+    vmlinux: Path
+    vmlinuz: Path
+    symvers: Path
+    modules: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomKernel:
+    """A kernel as its operator describes it. `source` is what `fetch_source` reads, `build_id` the host's."""
+
+    release: Release
+    source: str
+    config: Path
+    base_patches: tuple[Path, ...] = ()
+    kept: KeptBuild | None = None
+    build_id: BuildId | None = None
+    accept_unproved: bool = False
+
+
+@dataclass(slots=True)
+class CustomMaker:
+    """Makes custom bases."""
+
+    archive: Archive
+    workplace: Workplace
+
+    def add(self, kernel: CustomKernel) -> Base:
+        """Return the base of a kernel, made where it is not there.
+
+        Raises UsageError or EnvironmentFault; `unproved` where the host's build-id is another than the base's and that
+        was not accepted. The base is kept then, so that nothing is built twice.
+        """
+        content = _read(kernel.config)
+        config = parse_config(content)
+        _check_config(config)
+        made: list[Base] = []
+
+        def make(scratch: Path) -> Base:
+            made.append(self._make(kernel, content, config, scratch))
+            return made[0]
+
+        base = self.workplace.publish(kernel.release, make)
+        if not made:
+            self._check_same(kernel, base, content)
+        return self._bind(base, kernel)
+
+    def _check_same(self, kernel: CustomKernel, base: Base, content: bytes) -> None:
+        patches = {path.name: _digest(path) for path in kernel.base_patches}
+        kept = kernel.kept is None or ElfFile(kernel.kept.vmlinux).build_id == base.build_id
+        same = base.config_digest == sha256(content).hexdigest() and base.base_patches == patches
+        if base.kind != "custom" or not same or not kept:
+            raise UsageError(
+                "kernel-present",
+                f"There is another base of {kernel.release} already.",
+                advice=f"Remove it first (elivepatch-server kernel remove {kernel.release}), or build the kernel with "
+                "a CONFIG_LOCALVERSION of its own.",
+            )
+
+    def _bind(self, base: Base, kernel: CustomKernel) -> Base:
+        """Return the base bound to the build-id of the host."""
+        wanted = kernel.build_id
+        if wanted is None or wanted == base.identity.build_id:
+            return base
+        if wanted != base.build_id and not kernel.accept_unproved:
+            raise EnvironmentFault(
+                "unproved",
+                f"The kernel made from this source has the build-id {base.build_id}, the host's has {wanted}: that "
+                "they are the same cannot be proved.",
+                advice="Give what was kept of the host kernel's build (--vmlinux ...), or --accept-unproved; what was "
+                "built is kept.",
+            )
+        bound = replace(base, claimed_build_id=None if wanted == base.build_id else wanted)
+        bound.save(base.directory)
+        return bound
+
+    def _make(self, kernel: CustomKernel, content: bytes, config: KernelConfig, scratch: Path) -> Base:
+        started = time.monotonic()
+        release, place = kernel.release, self.workplace
+        making = place.begin(release, content, config, scratch)
+        facts, kept = None, kernel.kept
+        if kept is not None:
+            # First, because it is what most likely is not what it should be, and soon known.
+            facts = _read_built(making, lambda built: _copy_kept(kept, built, release))
+        place.tell(f"{release}: reading the source", 0.0)
+        fetched = scratch / "fetched"
+        fetched.mkdir()
+        source = fetch_source(kernel.source, self.archive, fetched, place.progress)
+        maker = making.tree_maker()
+        patches = self._source(source, kernel, maker, fetched)
+        shutil.rmtree(fetched)
+        place.tell(f"{release}: configuring the source tree")
+        maker.freeze_release()
+        maker.configure(content)
+        if facts is None:
+            facts = _read_built(making, lambda built: self._build(maker, config, built))
+        built = scratch / "built"
+        check_compiler(ElfFile(scratch / VMLINUX), making.toolchain, release)
+        place.tell(f"{release}: preparing the source tree")
+        listed = maker.prepare()
+        _take_plain(built / "Module.symvers", scratch / "tree/Module.symvers")
+        _take_plain(built / "bzImage", scratch / "vmlinuz")
+        _modules(built / "lib/modules" / release, scratch / "symbols", scratch / "modules")
+        shutil.rmtree(built)
+        (scratch / "config").write_bytes(content)
+        return making.finish(
+            kind="custom",
+            version=source_version((scratch / "tree/Makefile").read_text(encoding="utf-8", errors="replace")),
+            facts=facts,
+            listed=listed,
+            packages={**source.inputs, **patches},
+            started=started,
+        )
+
+    def _source(self, source: Source, kernel: CustomKernel, maker: TreeMaker, scratch: Path) -> dict[str, str]:
+        """Unpack the source and apply the base patches; return these by name with their digests."""
+        unpack_source(source.archive, maker.tree, maker.sandbox)
+        if source.packaging is not None:
+            command = ["sh", "-c", _QUILT, "sh", source.packaging.name]
+            done = maker.sandbox.run(command, inputs=scratch, writable=maker.tree)
+            done.check("Applying the distribution's patches")
+        if source.built_in:
+            maker.make(["make", "mrproper"], "Cleaning the source tree")
+        patches: dict[str, str] = {}
+        for path in kernel.base_patches:
+            inputs = scratch / f"patch-{len(patches)}"
+            inputs.mkdir()
+            (inputs / "base.patch").write_bytes(_read(path))
+            command = ["patch", "--batch", "--forward", "-p1", "--fuzz=0", "--no-backup-if-mismatch", "--reject-file=-"]
+            done = maker.sandbox.run([*command, "-i", "/in/base.patch"], inputs=inputs, writable=maker.tree)
+            if not done.ok:
+                raise UsageError(
+                    "base-patch",
+                    f"The base patch {path.name} does not apply to the source.",
+                    advice="Give the patches that the running kernel has, in order, and the source without them.",
+                    excerpt=done.tail(),
+                )
+            patches[f"{BASE_PATCH}{path.name}"] = _digest(path)
+        return patches
+
+    def _build(self, maker: TreeMaker, config: KernelConfig, built: Path) -> None:
+        os.chown(built, BUILD_UID, BUILD_UID)
+        make = [*make_arguments(maker.cc, maker.jobs), *_PLAIN]
+        if not config.enabled("DEBUG_INFO"):
+            # Debug information changes no code, and without it nobody could tell what went where.
+            make.append("KCFLAGS=-g")
+        self.workplace.tell(f"{maker.release}: building the kernel, once; this takes minutes to hours")
+        done = maker.sandbox.run(
+            ["sh", "-c", _BUILD, "sh", *make],
+            writable=maker.tree,
+            output=built,
+            timeout_s=_BUILD_TIMEOUT_S,
+            on_tick=self._counting(maker),
+        )
+        if not done.ok:
+            raise EnvironmentFault(
+                "kernel-build",
+                f"The kernel {maker.release} cannot be built from this source and configuration.",
+                advice="Build it by hand with the same compiler to see why; or give what was kept of its build.",
+                excerpt=done.tail(30),
+            )
+
+    def _counting(self, maker: TreeMaker) -> Callable[[float], None]:
+        """Return what tells now and then how many objects there are."""
+        told = 0.0
+
+        def tell(seconds: float) -> None:
+            nonlocal told
+            if seconds - told >= _HEARTBEAT_S:
+                told = seconds
+                objects = sum(name.endswith(".o") for _, _, names in os.walk(maker.tree) for name in names)
+                self.workplace.tell(
+                    f"{maker.release}: building the kernel: {objects} objects in {seconds / 60:.1f} min"
+                )
+
+        return tell
+
+
+def _read_built(making: Making, make: Callable[[Path], None]) -> DebugFacts:
+    """Read the kernel that `make` puts into a directory of its own, built/."""
+    built = making.scratch / "built"
+    built.mkdir()
+    make(built)
+    decompress_modules(built)
+    return making.read_debug(built, VMLINUX)
+
+
+def _check_config(config: KernelConfig) -> None:
+    if not config.enabled("X86_64"):
+        raise other_architecture("The configuration is not one of x86_64.")
+    for name in _NEEDED:
+        if not config.enabled(name):
+            raise UsageError(
+                "config-livepatch",
+                f"The kernel has no CONFIG_{name}, so that no livepatch can be loaded into it.",
+                advice="Build and boot the kernel with CONFIG_LIVEPATCH and what that needs.",
+            )
+
+
+def _copy_kept(kept: KeptBuild, built: Path, release: Release) -> None:
+    for path, name in ((kept.vmlinux, VMLINUX), (kept.vmlinuz, "bzImage"), (kept.symvers, "Module.symvers")):
+        if not path.is_file():
+            raise UsageError("file-missing", f"There is no file {path}.", advice="See what was kept of the build.")
+        shutil.copyfile(path, built / name)
+    modules = built / "lib/modules" / release
+    if kept.modules is None:
+        modules.mkdir(parents=True)
+        return
+    if not kept.modules.is_dir():
+        raise UsageError("file-missing", f"There is no directory {kept.modules}.", advice="Give lib/modules/RELEASE.")
+    # Links lead to the build and source directories; other packages put modules of theirs beside the kernel's.
+    shutil.copytree(kept.modules, modules, symlinks=True, ignore=shutil.ignore_patterns("build", "source", "vdso"))
+    packed = next(modules.rglob("*.ko.zst"), None)
+    if packed is not None:
+        raise UsageError(
+            "modules-compressed",
+            f"The modules are compressed with zstd: {packed.name}.",
+            advice="Give a directory in which they are not, as `make modules_install` of the build leaves them.",
+        )
+
+
+def _modules(installed: Path, symbols: Path, into: Path) -> None:
+    """Make the tree of modules without debug information, with the tables of the kernel's build beside them."""
+    into.mkdir()
+    for folder, _, names in os.walk(installed):
+        for name in names:
+            path = Path(folder, name)
+            target = into / path.relative_to(installed)
+            if name.endswith(".ko") and (symbols / name).is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _take_plain(symbols / name, target)
+            elif Path(folder) == installed and stat.S_ISREG(path.lstat().st_mode):
+                _take_plain(path, target)
+
+
+def _take_plain(path: Path, into: Path) -> None:
+    # What a build left is as untrusted as its source: a link in it could name any file of this machine.
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise EnvironmentFault(
+            "sandbox-output", f"The build left {path.name} as something else than a file.", advice="Look at the source."
+        )
+    shutil.copyfile(path, into)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            "file-missing", f"{path} cannot be read: {error.strerror}.", advice="Give a file that is there."
+        ) from error
+
+
+def _digest(path: Path) -> str:
+    return sha256(_read(path)).hexdigest()

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a kernel with debug information tells: its symbols, which sources went into it, sizes of its tables' entries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.build.base.store import VMLINUX
+from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
+from elivepatch.build.sandbox.toolchain import Toolchain
+from elivepatch.kernel.compile_units import read_compile_units
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.process import Cancellation
+
+_STRUCTS = {
+    "alt_instr": "ALT_STRUCT_SIZE",
+    "bug_entry": "BUG_STRUCT_SIZE",
+    "exception_table_entry": "EX_STRUCT_SIZE",
+    "jump_entry": "JUMP_STRUCT_SIZE",
+    "orc_entry": "ORC_STRUCT_SIZE",
+    "static_call_site": "STATIC_CALL_STRUCT_SIZE",
+    "paravirt_patch_site": "PARA_STRUCT_SIZE",
+}
+# A configuration or a version without the feature has neither the structure nor a table of them.
+_MAY_BE_ABSENT = {"BUG_STRUCT_SIZE", "JUMP_STRUCT_SIZE", "STATIC_CALL_STRUCT_SIZE", "PARA_STRUCT_SIZE"}
+_STRIP = "objcopy --strip-debug --keep-file-symbols"
+_LISTING = "readelf -wi --dwarf-depth=1 {} 2>/dev/null | grep -E '^File: |DW_AT_name'"
+# The stripped kernel is named beside the modules because readelf names a file only where there are several.
+_SCRIPT = f"""
+set -e
+{_STRIP} "/in/$1" /out/vmlinux
+pahole -F btf -s /out/vmlinux >/out/sizes 2>/dev/null || pahole -F dwarf -s "/in/$1" >/out/sizes || :
+{_LISTING.format('"/in/$1"')} >/out/vmlinux.units || :
+cd /in
+find . -name '*.ko' | sort | xargs -r {_LISTING.format("/out/vmlinux")} >/out/modules.units || :
+mkdir /out/symbols
+find . -name '*.ko' -print0 | xargs -0 -r -P2 -n1 sh -c '{_STRIP} "$1" "/out/symbols/${{1##*/}}"' sh
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DebugFacts:
+    """What was read: normalised source to (source as compiled, parents), and sizes in bytes."""
+
+    compiled: dict[str, tuple[str, set[str]]]
+    struct_sizes: dict[str, int]
+
+
+def read_debug(
+    helper: Sandbox, *, inputs: Path, vmlinux: str, into: Path, cancellation: Cancellation | None = None
+) -> DebugFacts:
+    """Read `vmlinux` and all modules below `inputs`; leave them without debug information in `into`, with symbols/.
+
+    Raises EnvironmentFault where they have no debug information.
+    """
+    stripped = writable_directory(into / "stripped")
+    command = ["sh", "-c", _SCRIPT, "sh", vmlinux]
+    helper.run(command, inputs=inputs, output=stripped, timeout_s=1800, cancellation=cancellation).check(
+        "Reading the kernel's debug information"
+    )
+    compiled = read_compile_units((stripped / "vmlinux.units").read_text().splitlines(), parent=VMLINUX)
+    if not compiled:
+        raise EnvironmentFault(
+            "debug-info",
+            "The kernel has no debug information: what it was built from cannot be read.",
+            advice="Give the vmlinux as the build left it, not stripped, of a kernel with CONFIG_DEBUG_INFO.",
+        )
+    for source, (raw, parents) in read_compile_units((stripped / "modules.units").read_text().splitlines()).items():
+        compiled.setdefault(source, (raw, set()))[1].update(parents)
+    sizes = struct_sizes((stripped / "sizes").read_text())
+    (stripped / "vmlinux").rename(into / VMLINUX)
+    os.chown(into / VMLINUX, 0, 0)
+    (into / VMLINUX).chmod(0o644)
+    (stripped / "symbols").rename(into / "symbols")
+    shutil.rmtree(stripped)
+    return DebugFacts(compiled, sizes)
+
+
+def check_compiler(elf: ElfFile, toolchain: Toolchain, release: str) -> None:
+    """Raise EnvironmentFault where the compiler that left its name in the kernel is not the toolchain's."""
+    # A rustc also leaves its name there; its version is part of the configuration, which the gate compares.
+    comments = {part.decode(errors="replace") for part in elf.named(".comment").split(b"\0") if part.startswith(b"GCC")}
+    if comments != {toolchain.comment}:
+        raise EnvironmentFault(
+            "toolchain-match",
+            f"The kernel {release} was built by {', '.join(sorted(comments)) or 'an unknown compiler'}, "
+            f"but its configuration names {toolchain.comment}.",
+            advice="The debug package does not belong to this image; remove the downloaded packages and try again.",
+        )
+
+
+def struct_sizes(listing: str) -> dict[str, int]:
+    """Return the sizes that create-diff-object asks for, from pahole's listing of all structures."""
+    sizes = dict.fromkeys(_MAY_BE_ABSENT, 0)
+    for line in listing.splitlines():
+        name, size, *_ = (*line.split("\t"), "", "")
+        if name in _STRUCTS:
+            sizes[_STRUCTS[name]] = int(size)
+    missing = sorted(set(_STRUCTS.values()) - set(sizes))
+    if missing:
+        raise EnvironmentFault(
+            "struct-sizes",
+            f"The kernel's type information lacks the structure behind {missing[0]}.",
+            advice="The kernel must be built with CONFIG_DEBUG_INFO, and with CONFIG_UNWINDER_ORC.",
+        )
+    return sizes

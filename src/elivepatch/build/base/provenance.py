@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a base tells about the kernel itself: the source files of its tree, and its distribution's changelog."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import secrets
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from elivepatch.build.base.apt import Archive
+from elivepatch.build.base.store import Base
+from elivepatch.process import run
+
+_CHANGELOG_MAX = 64 * 1024 * 1024  # Debian's has 4 MiB
+_SUFFIXES = (".c", ".S", ".rs")
+_NOT_THE_KERNEL = frozenset({"Documentation", "tools", "samples", "scripts", "usr"})
+
+
+def source_files(base: Base) -> Iterator[str]:
+    """Give the path of every file of the tree that could be compiled into the kernel, sorted by directory."""
+    top = os.fspath(base.tree)
+    for directory, directories, names in os.walk(top):
+        inside = os.path.relpath(directory, top)
+        directories.sort()
+        if inside == ".":
+            directories[:] = [name for name in directories if name not in _NOT_THE_KERNEL]
+            continue
+        for name in sorted(names):
+            if name.endswith(_SUFFIXES) and not name.endswith(".mod.c"):
+                yield f"{inside}/{name}"
+
+
+def source_version(base: Base) -> str:
+    """Return the version of the distribution's package that the base's source comes from, empty where it is none."""
+    if base.kind == "stock":
+        return base.version
+    named = (name.partition("_") for name in base.packages if name.startswith("linux-source-"))
+    return next((version for _, _, version in named), "")
+
+
+def distribution_changelog(base: Base, archive: Archive) -> str | None:
+    """Return the changelog of the packages that a base was made from, None where no package is kept that has it.
+
+    It is taken out of a package the first time and kept beside the base from then on. Raises EnvironmentFault where a
+    package cannot be read.
+    """
+    kept = base.directory / "changelog.gz"
+    packages = [archive.packages_dir / f"{digest}.deb" for digest in base.packages.values()]
+    if not kept.exists():
+        # Each of a kernel's packages has it; the smallest is the headers'.
+        for package in sorted((path for path in packages if path.exists()), key=lambda path: path.stat().st_size):
+            packed = _packed_changelog(package)
+            if packed is not None:
+                staged = kept.with_name(f".changelog.{secrets.token_hex(4)}")
+                staged.write_bytes(packed)
+                staged.replace(kept)
+                break
+        else:
+            return None
+    try:
+        with gzip.open(kept) as file:
+            return file.read(_CHANGELOG_MAX).decode(errors="replace")
+    except (OSError, EOFError, zlib.error):
+        kept.unlink(missing_ok=True)
+        return None
+
+
+def _packed_changelog(package: Path) -> bytes | None:
+    unpacked = run(["dpkg-deb", "--fsys-tarfile", package]).check("Reading a package").output
+    with tarfile.open(fileobj=io.BytesIO(unpacked)) as members:
+        for member in members:
+            names = member.name.split("/")
+            if names[-1] in {"changelog.Debian.gz", "changelog.gz"} and "doc" in names and member.isfile():
+                file = members.extractfile(member)
+                return file.read(_CHANGELOG_MAX) if file is not None else None
+    return None

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Stock bases: made from a distribution's own packages, without building a kernel.
+
+The debug package has the symbols, the headers package the export table, the source package the source; the image has
+the configuration, the modules and what a trial boots. Only the tree is prepared (`make modules_prepare`).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from elivepatch.build.base.apt import Archive, Package
+from elivepatch.build.base.common import Making, Workplace, decompress_modules, other_architecture
+from elivepatch.build.base.debug_info import DebugFacts, check_compiler
+from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.tree import unpack_source
+from elivepatch.kernel.config import parse_config
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import Release, parse_release
+from elivepatch.process import Cancellation, run
+
+# How the releases of a distribution's other architectures end.
+_OTHER_ARCHITECTURES = ("-arm64", "-arm64-16k", "-armmp", "-armmp-lpae", "-686", "-686-pae", "-powerpc64le", "-s390x",
+                        "-riscv64", "-loong64")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packages:
+    """The packages that make up one stock kernel."""
+
+    release: Release
+    image: tuple[Package, ...]
+    headers: Package
+    debug: Package
+    source: Package
+
+    def all(self) -> list[Package]:
+        """Return them all."""
+        return [*self.image, self.headers, self.source, self.debug]
+
+
+@cache
+def aliases() -> dict[str, dict[str, str]]:
+    """Return the names that stand for the newest stock kernel of a distribution release."""
+    return tomllib.loads((files("elivepatch.build") / "data/stock.toml").read_text(encoding="utf-8"))
+
+
+def resolve(name: str, archive: Archive) -> Release:
+    """Return the release that `name` means: an alias such as `debian-13`, or a release itself."""
+    entry = aliases().get(name)
+    if entry is None:
+        return parse_release(name)
+    for package in archive.versions(entry["package"]):
+        found = re.search(rf"linux-image-({entry['release']})(?=[ ,(]|$)", package.depends)
+        if found and ("~bpo" in package.version) == ("backports" in entry):
+            return parse_release(found[1])
+    raise EnvironmentFault(
+        "kernel-not-in-archive",
+        f"No configured archive has a stock kernel of {name}.",
+        advice="The mirror must carry that distribution release.",
+    )
+
+
+def find_packages(release: Release, archive: Archive) -> Packages:
+    """Return the packages of exactly the version that `release` is. Raises EnvironmentFault where one is missing."""
+    if release.endswith(_OTHER_ARCHITECTURES):
+        raise other_architecture(f"{release} is a kernel of another architecture.")
+    images = archive.versions(f"linux-image-{release}")
+    if not images:
+        raise EnvironmentFault(
+            "kernel-not-in-archive",
+            f"No configured archive knows a kernel {release}.",
+            advice=f"Check it against `uname -r`; names such as {', '.join(aliases())} mean the newest stock kernel.",
+        )
+    image = images[0]
+    # From 7.2 on the image is split, and linux-image only depends on the parts.
+    parts = re.findall(rf"linux-(?:binary|modules|base)-{re.escape(release)}(?=[ ,(]|$)", image.depends)
+    series = image.version.split("-")[0].split("~")[0].split(".")[:2]
+    return Packages(
+        release=release,
+        image=(image, *[archive.find(part, image.version) for part in sorted(set(parts))]),
+        headers=archive.find(f"linux-headers-{release}", image.version),
+        debug=archive.find(f"linux-image-{release}-dbg", image.version),
+        source=archive.find(f"linux-source-{'.'.join(series)}", image.version),
+    )
+
+
+@dataclass(slots=True)
+class StockMaker:
+    """Makes stock bases."""
+
+    archive: Archive
+    workplace: Workplace
+
+    def add(self, name: str) -> Base:
+        """Return the base for `name`, making it first where it is not there.
+
+        Raises UsageError or EnvironmentFault; nothing half-made is ever seen under the release's name.
+        """
+        release = resolve(name, self.archive)
+
+        def make(scratch: Path) -> Base:
+            packages = find_packages(release, self.archive)
+            paths = self.archive.download(packages.all(), self.workplace.progress)
+            return self._make(packages, dict(zip(packages.all(), paths, strict=True)), scratch)
+
+        return self.workplace.publish(release, make)
+
+    def _make(self, packages: Packages, paths: dict[Package, Path], scratch: Path) -> Base:
+        started = time.monotonic()
+        release = packages.release
+        self.workplace.tell(f"{release}: unpacking", 0.0)
+        unpacked = scratch / "unpacked"
+        for package in packages.all():
+            if package not in (packages.debug, packages.source):
+                _unpack(paths[package], unpacked)
+        content = _one_of(unpacked, f"boot/config-{release}", f"usr/lib/modules/{release}/config").read_bytes()
+        making = self.workplace.begin(release, content, parse_config(content), scratch)
+        facts, listed = _halves(making, paths[packages.debug], paths[packages.source])
+        check_compiler(ElfFile(scratch / VMLINUX), making.toolchain, release)
+        symvers = _one_of(unpacked, f"usr/src/linux-headers-{release}/Module.symvers")
+        shutil.copyfile(symvers, scratch / "tree/Module.symvers")
+        _one_of(unpacked, f"boot/vmlinuz-{release}", f"usr/lib/modules/{release}/vmlinuz").rename(scratch / "vmlinuz")
+        (scratch / "vmlinuz").chmod(0o644)
+        _one_of(unpacked, f"lib/modules/{release}", f"usr/lib/modules/{release}").rename(scratch / "modules")
+        shutil.rmtree(unpacked)
+        decompress_modules(scratch / "modules")
+        return making.finish(
+            kind="stock",
+            version=packages.image[0].version,
+            facts=facts,
+            listed=listed,
+            packages={f"{package.name}_{package.version}": package.sha256 for package in packages.all()},
+            started=started,
+        )
+
+
+def _halves(making: Making, debug: Path, source: Path) -> tuple[DebugFacts, list[str]]:
+    """Read the debug package while the source package becomes the tree; return what both tell."""
+    cancellation = Cancellation.new()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        try:
+            pending = pool.submit(_debug_part, making, debug, cancellation)
+            listed = _tree_part(making, source)
+            return pending.result(), listed
+        finally:
+            # The pool waits for its thread, also where nobody wants to know any more what that reads.
+            cancellation.event.set()
+
+
+def _debug_part(making: Making, package: Path, cancellation: Cancellation) -> DebugFacts:
+    debug = making.scratch / "debug"
+    _unpack(package, debug, cancellation)
+    vmlinux = f"usr/lib/debug/boot/vmlinux-{making.release}"
+    if not (debug / vmlinux).exists():
+        vmlinux = f"usr/lib/debug/usr/lib/modules/{making.release}/vmlinux"
+    facts = making.read_debug(debug, vmlinux, cancellation)
+    shutil.rmtree(debug)
+    return facts
+
+
+def _tree_part(making: Making, package: Path) -> list[str]:
+    source, maker = making.scratch / "source", making.tree_maker()
+    _unpack(package, source)
+    (archive,) = source.glob("usr/src/linux-source-*.tar.xz")
+    unpack_source(archive, maker.tree, maker.sandbox)
+    shutil.rmtree(source)
+    making.workplace.tell(f"{making.release}: preparing the source tree")
+    maker.configure(making.content)
+    return maker.prepare()
+
+
+def _unpack(package: Path, into: Path, cancellation: Cancellation | None = None) -> None:
+    into.mkdir(parents=True, exist_ok=True)
+    run(["dpkg-deb", "-x", str(package), str(into)], cancellation=cancellation).check("Unpacking a package")
+
+
+def _one_of(root: Path, *names: str) -> Path:
+    for name in names:
+        if (root / name).exists():
+            return root / name
+    raise EnvironmentFault(
+        "package-layout",
+        f"The kernel's packages hold no {names[0]}.",
+        advice="This distribution release lays its kernel packages out in a way that is not known yet.",
+    )

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bases: everything needed to build against one kernel identity, kept read-only and shared by all jobs.
+
+On disk, below the directory of bases:
+
+    RELEASE/base.json     what this base is (class Base)
+    RELEASE/tree/         prepared source tree with .config and Module.symvers
+    RELEASE/vmlinux       the shipped kernel without debug information: symbols, code, export tables
+    RELEASE/vmlinuz       what a trial boots
+    RELEASE/modules/      the shipped modules
+    RELEASE/symbols/      their symbols as they were linked, which shipping has stripped of FILE entries
+    RELEASE/units.json    which source file belongs to which object and parent (class Units)
+    RELEASE/config        of a custom base: the configuration as its operator gave it
+    RELEASE/originals/    unpatched objects that jobs have compiled so far
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from elivepatch.build.base.make import SECTION_FLAGS
+from elivepatch.kernel.compile_units import Units
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.symbols import LinkedSymbols
+from elivepatch.kernel.symvers import Export, read_symvers
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release, parse_release
+
+RECIPE = 2
+"""Raised when the way a base is made changes; part of every base's digest."""
+
+VMLINUX = "vmlinux"
+BASE_PATCH = "base patch "
+"""What the name of a base patch begins with in `Base.packages`."""
+
+_MODULES_KEPT = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """One base. `struct_sizes` are in bytes; `packages` maps what it was made from to SHA-256.
+
+    `section_flags` are what the tree was prepared with, and its objects are compiled with to be compared.
+    `build_id` is that of the vmlinux in it, `claimed_build_id` that of a host whose kernel was accepted as the same
+    without proof.
+    """
+
+    directory: Path
+    release: Release
+    kind: str
+    build_id: BuildId
+    version: str
+    config_digest: Digest
+    toolchain: str
+    toolchain_digest: Digest
+    cc: str
+    compiler: str
+    ibt: bool
+    modversions: bool
+    struct_sizes: Mapping[str, int]
+    packages: Mapping[str, str]
+    size_bytes: int
+    seconds: float
+    recipe: int = RECIPE
+    section_flags: str = SECTION_FLAGS
+    claimed_build_id: BuildId | None = None
+
+    @property
+    def tree(self) -> Path:
+        """The prepared source tree."""
+        return self.directory / "tree"
+
+    @property
+    def identity(self) -> KernelIdentity:
+        """What a livepatch for this base is bound to."""
+        return KernelIdentity(
+            release=self.release,
+            build_id=self.claimed_build_id or self.build_id,
+            arch="x86_64",
+            config_digest=self.config_digest,
+            compiler=self.compiler,
+        )
+
+    @property
+    def base_patches(self) -> dict[str, Digest]:
+        """The patches with which the source was patched before the kernel was built, by name; none in stock bases."""
+        named = {name: digest for name, digest in self.packages.items() if name.startswith(BASE_PATCH)}
+        return {name.removeprefix(BASE_PATCH): Digest(digest) for name, digest in named.items()}
+
+    @cached_property
+    def digest(self) -> Digest:
+        """SHA-256 over all that determines what is built against this base."""
+        facts = self.as_dict()
+        for incidental in ("size_bytes", "seconds", "digest"):
+            facts.pop(incidental, None)
+        return Digest(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
+
+    @cached_property
+    def units(self) -> Units:
+        """Which source belongs where."""
+        return Units.load(self.directory / "units.json")
+
+    @cached_property
+    def vmlinux(self) -> LinkedSymbols:
+        """The shipped kernel's symbols."""
+        return LinkedSymbols(ElfFile(self.directory / VMLINUX), is_vmlinux=True)
+
+    @cached_property
+    def exports(self) -> Mapping[str, Export]:
+        """Every symbol that the kernel and its modules export."""
+        return read_symvers(self.tree / "Module.symvers")
+
+    @cached_property
+    def module_files(self) -> Mapping[str, Path]:
+        """The shipped modules by the name under which the kernel knows them."""
+        return {
+            path.name.split(".ko")[0].replace("-", "_"): path for path in (self.directory / "modules").rglob("*.ko")
+        }
+
+    def parent(self, name: str) -> LinkedSymbols:
+        """Return the symbols of `vmlinux` or of a shipped module. Raises EnvironmentFault for an unknown module."""
+        return self.vmlinux if name == VMLINUX else self._module(name)
+
+    @cached_property
+    def _module(self) -> Callable[[str], LinkedSymbols]:
+        """Returns a module's symbols; every step of a job asks for them, and a kernel has thousands of modules."""
+        return lru_cache(maxsize=_MODULES_KEPT)(self._read_module)
+
+    def _read_module(self, name: str) -> LinkedSymbols:
+        try:
+            path = self.module_files[name]
+        except KeyError:
+            raise EnvironmentFault(
+                "module-missing",
+                f"The base has no module called {name}.",
+                advice="The base is damaged: remove it and add it again.",
+            ) from None
+        return LinkedSymbols(ElfFile(path), is_vmlinux=False, listing=ElfFile(self.directory / "symbols" / path.name))
+
+    def save(self, directory: Path) -> None:
+        """Write the facts to where the base is being made."""
+        staged = directory / f".base.{os.getpid()}"
+        staged.write_text(json.dumps(self.as_dict(), indent=2))
+        staged.replace(directory / "base.json")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping of the facts, without the place."""
+        facts = asdict(self)
+        facts.pop("directory")
+        if self.claimed_build_id is None:
+            facts.pop("claimed_build_id")
+        return facts
+
+
+@dataclass(frozen=True, slots=True)
+class Bases:
+    """The bases below `directory`."""
+
+    directory: Path
+
+    def list(self) -> list[Base]:
+        """Return all bases by release."""
+        if not self.directory.is_dir():
+            return []
+        names = sorted(path.parent.name for path in self.directory.glob("*/base.json"))
+        return [base for name in names if not name.startswith(".") and (base := self.find(Release(name))) is not None]
+
+    def get(self, release: str) -> Base:
+        """Return the base of a release. Raises UsageError for an impossible one, EnvironmentFault for a missing one."""
+        found = self.find(parse_release(release))
+        if found is None:
+            known = ", ".join(base.release for base in self.list()) or "none yet"
+            raise EnvironmentFault(
+                "kernel-unknown",
+                f"The server has no base for kernel {release} (it has: {known}).",
+                advice=f"Add it on the server: elivepatch-server kernel add {release}",
+            )
+        return found
+
+    def remove(self, release: str) -> None:
+        """Remove a base and what was compiled for it, also a damaged one. Raises as `get` does for a missing one."""
+        place = self.directory / parse_release(release)
+        if not place.is_dir():
+            self.get(release)
+        doomed = self.directory / f".{release}.new-removed-{os.getpid()}"
+        place.rename(doomed)
+        # Whoever makes the same anew meanwhile clears it away too.
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def find(self, release: Release) -> Base | None:
+        """Return the base of a release, None where there is none. Raises EnvironmentFault for a damaged one."""
+        place = self.directory / release
+        try:
+            facts = json.loads((place / "base.json").read_text(encoding="utf-8"))
+            if facts["recipe"] != RECIPE:
+                return None
+            return Base(directory=place, **facts)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise EnvironmentFault(
+                "base-damaged",
+                f"The description of base {release} cannot be read.",
+                advice=f"elivepatch-server kernel remove {release}, then kernel add {release}.",
+            ) from error

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Preparing a source tree: configured exactly as the kernel was, ready to compile single objects of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.build.base.make import SOURCE_TOPS, make_arguments, section_flags
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
+from elivepatch.build.sandbox.output import take
+from elivepatch.kernel.compile_units import Units, make_units
+from elivepatch.kernel.config import FILE_NAMES, KernelConfig, differences, parse_config
+from elivepatch.model.errors import EnvironmentFault, UsageError
+from elivepatch.model.kernel import Release
+
+_RELEASE_HEADER = re.compile(r'#define UTS_RELEASE "([^"]*)"')
+_VERSION_PART = re.compile(r"(?m)^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(\S*)$")
+_NUMBERS = re.compile(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?")
+_FILE_LIMIT_BYTES = 4 << 20
+_SUFFIX_ONLY = "$(KERNELVERSION)$$($(CONFIG_SHELL) $(srctree)/scripts/setlocalversion"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeMaker:
+    """Prepares the tree at `tree`, which belongs to the sandbox's user; `patch_headers` are kpatch's."""
+
+    tree: Path
+    release: Release
+    config: KernelConfig
+    cc: str
+    jobs: int
+    sandbox: Sandbox
+    patch_headers: Path
+
+    def configure(self, content: bytes) -> None:
+        """Write the configuration and freeze the release. Raises EnvironmentFault where they are not the kernel's."""
+        self._write(".config", content)
+        # Debian's makefile reads this file; it gives vermagic the release with its local version.
+        self._write(".kernelvariables", f"override KERNELRELEASE = {self.release}\n".encode())
+        emptied = [name for name in FILE_NAMES if self.config.get(name) not in {"n", ""}]
+        changes = ["-d", "MODULE_SIG_ALL", "--set-str", "MODULE_SIG_KEY", ""]
+        for name in emptied:
+            changes += ["--set-str", name, ""]
+        self.make(["scripts/config", *changes], "Configuring the source tree")
+        self.make([*make_arguments(self.cc, self.jobs), "olddefconfig"], "Configuring the source tree")
+        config_gate(self.config, parse_config(_read(self.tree, ".config").encode()), self.release)
+
+    def freeze_release(self) -> None:
+        """Make the build system say the kernel's own release, which came from a git repository or a user's files.
+
+        Raises EnvironmentFault with the code `release-mismatch` where the source is of another version.
+        """
+        makefile = _read(self.tree, "Makefile")
+        version = source_version(makefile)
+        if not version:
+            raise UsageError(
+                "source-unknown",
+                "The source is not of a kernel: it has no Makefile that states a version.",
+                advice="Give the top directory of the kernel's source, or an archive with one top directory.",
+            )
+        if not may_be_of(self.release, version):
+            raise EnvironmentFault(
+                "release-mismatch",
+                f"The source is of Linux {version}, which cannot be a kernel {self.release}.",
+                advice="Give the source that the kernel was built from, and the release as `uname -r` says it there.",
+            )
+        # Until 6.3 the script says only what comes behind the version.
+        said = self.release.removeprefix(version) if _SUFFIX_ONLY in makefile else self.release
+        self._write("scripts/setlocalversion", f"#!/bin/sh\necho '{said}'\n".encode())
+        (self.tree / "scripts/setlocalversion").chmod(0o755)
+
+    def prepare(self) -> list[str]:
+        """Prepare for single objects; return the tree's lines that include a .c file, and all its .c files."""
+        if self.config.enabled("X86_KERNEL_IBT") or self.config.enabled("KLP_BUILD"):
+            objtool_per_object(self.tree)
+        _replace(
+            self.tree, "scripts/Makefile.modfinal", "CONFIG_DEBUG_INFO_BTF_MODULES", "CONFIG_NO_BTF_IN_LIVEPATCHES"
+        )
+        make = [*make_arguments(self.cc, self.jobs), f"KCFLAGS={section_flags(self.tree)}", "modules_prepare"]
+        self.make(make, "Preparing the source tree", tools=self.patch_headers)
+        header = _read(self.tree, "include/generated/utsrelease.h")
+        if (found := _RELEASE_HEADER.search(header)) is None or found[1] != self.release:
+            raise EnvironmentFault(
+                "release-mismatch",
+                f"The source makes a kernel {found[1] if found else 'without a name'}, not {self.release}.",
+                advice="Give the release as `uname -r` says it on the host.",
+            )
+        grep = f"grep -rE --include='*.c' '^[[:space:]]*#[[:space:]]*include.*[.]c[\">]' {SOURCE_TOPS} 2>/dev/null; "
+        script = grep + f"echo; find {SOURCE_TOPS} -name '*.c' 2>/dev/null"
+        return self.sandbox.run(["sh", "-c", script], layers=[self.tree]).text.splitlines()
+
+    def make(self, command: list[str], doing: str, *, tools: Path | None = None, timeout_s: float = 1800) -> None:
+        """Run a command in the tree. Raises EnvironmentFault where it fails."""
+        self.sandbox.run(command, writable=self.tree, tools=tools, timeout_s=timeout_s).check(
+            f"{doing} ({command[-1]})"
+        )
+
+    def _write(self, name: str, content: bytes) -> None:
+        _write(self.tree, name, content)
+
+
+def unpack_source(archive: Path, tree: Path, sandbox: Sandbox) -> None:
+    """Unpack a tar archive of a kernel's source, whose one top directory becomes the new directory `tree`."""
+    writable_directory(tree)
+    command = ["tar", "-x", "-f", f"/in/{archive.name}", "--strip-components=1", "--no-same-permissions", "-C", "/src"]
+    sandbox.run(command, inputs=archive.parent, writable=tree).check("Unpacking the kernel source")
+
+
+def units_of(compiled: dict[str, tuple[str, set[str]]], listed: list[str]) -> Units:
+    """Return the units from debug information and from what `TreeMaker.prepare` listed."""
+    split = listed.index("") if "" in listed else len(listed)
+    return make_units(compiled, listed[:split], set(listed[split + 1 :]))
+
+
+def source_version(makefile: str) -> str:
+    """Return the version that a kernel's top makefile states, such as `6.12.107` or `7.3.0-rc7`."""
+    parts: dict[str, str] = dict(_VERSION_PART.findall(makefile))
+    numbers = [parts.get(name, "") for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
+    return ".".join(number for number in numbers if number) + parts.get("EXTRAVERSION", "")
+
+
+def may_be_of(release: str, version: str) -> bool:
+    """Whether a kernel of this release can have been built from a source of this version.
+
+    Some distributions keep the last number at zero in all releases of a series: 6.1.0-50 is of 6.1.176.
+    """
+    ours, theirs = (_NUMBERS.match(text) for text in (release, version))
+    if ours is None or theirs is None:
+        return False
+    return ours.group(1, 2) == theirs.group(1, 2) and ours[3] in {None, "0", theirs[3]}
+
+
+def objtool_per_object(tree: Path) -> None:
+    """Make objtool run on each object instead of once over the linked kernel, so that single objects are complete.
+
+    Kernels that klp-build can serve delay objtool because that compares whole kernels. Kernels with IBT delay it to
+    find functions whose ENDBR can be sealed; that needs the whole kernel, and the sealing has been done by the shipped
+    one (checks/module.py looks at its list instead).
+    """
+    makefile = "scripts/Makefile.lib"
+    sealing = _replace(tree, makefile, r"(?m)^objtool-args-\$\(CONFIG_X86_KERNEL_IBT\)", r"# \g<0>")
+    delaying = _replace(tree, makefile, r"(?m)^delay-objtool := .*", "delay-objtool := $(CONFIG_LTO_CLANG)")
+    if not sealing or not delaying:
+        raise EnvironmentFault(
+            "kernel-unsupported",
+            "This kernel's build system delays objtool in a way that is not known yet.",
+            advice="Report the kernel version; it needs a change in elivepatch.",
+        )
+
+
+def config_gate(shipped: KernelConfig, prepared: KernelConfig, release: str) -> None:
+    """Raise EnvironmentFault where the prepared configuration is not the one the kernel was built with."""
+    differing = differences(shipped, prepared)
+    if differing:
+        raise EnvironmentFault(
+            "config-gate",
+            f"The prepared configuration of {release} is not the shipped one: {len(differing)} options differ.",
+            advice="The toolchain lacks a program that the configuration depends on (pahole, rustc, a plugin).",
+            excerpt="\n".join(
+                f"CONFIG_{name}: {old} became {new}" for name, (old, new) in list(differing.items())[:20]
+            ),
+        )
+
+
+def _replace(tree: Path, name: str, pattern: str, replacement: str) -> int:
+    text, count = re.subn(pattern, replacement, _read(tree, name))
+    _write(tree, name, text.encode())
+    return count
+
+
+def _read(tree: Path, name: str) -> str:
+    try:
+        return take(tree, name, limit_bytes=_FILE_LIMIT_BYTES).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _write(tree: Path, name: str, content: bytes) -> None:
+    """Write a file of the tree, never through a link that the source's author put in its place or on the way there."""
+    path = tree / name
+    linked = [parent for parent in path.relative_to(tree).parents if (tree / parent).is_symlink()]
+    if linked:
+        raise UsageError(
+            "source-links",
+            f"In the source, {linked[0]} is a symbolic link where a kernel has a directory.",
+            advice="Give the kernel's source as it was released.",
+        )
+    mode = path.lstat().st_mode & 0o777 if path.exists() else 0o644
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+    path.chmod(mode)
+    os.chown(path, BUILD_UID, BUILD_UID)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What all builders do alike: find out what a series reaches, apply it, have compilers at hand, tell how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+from elivepatch.build.base.store import Base
+from elivepatch.build.checks.prototypes import check_prototypes
+from elivepatch.build.objects.apply import Applied, apply_series
+from elivepatch.build.objects.compile import Compiler
+from elivepatch.build.objects.header_names import Names, Naming
+from elivepatch.build.objects.include_graph import includes_of
+from elivepatch.build.objects.link import Linker
+from elivepatch.build.objects.reach import Reach, reach
+from elivepatch.build.sandbox.bubblewrap import Sandbox
+from elivepatch.build.sandbox.toolchain import Toolchains
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.progress import Event, Progress, silent
+from elivepatch.model.series import PatchSeries
+from elivepatch.patch.additions import read_additions
+from elivepatch.patch.parse import TouchedFile, read_series
+from elivepatch.process import Cancellation
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A series read and applied: the files it touches, the objects it reaches, and the changed sources as a layer."""
+
+    touched: tuple[TouchedFile, ...]
+    reached: Reach
+    applied: Applied
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workbench:
+    """What every builder is given: what it builds with, where it tells of it, and what ends it.
+
+    What the tools print is added to the file `log`.
+    """
+
+    base: Base
+    toolchains: Toolchains
+    jobs: int
+    log: Path | None = None
+    progress: Progress = silent
+    cancellation: Cancellation | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSteps(Workbench):
+    """One job of a builder, for one base; `seconds` is what each of its stages took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, bench: Workbench) -> Self:
+        """Return a builder that works at a bench."""
+        return cls(**{one.name: getattr(bench, one.name) for one in fields(Workbench)})
+
+    def start(self, series: PatchSeries, work_dir: Path) -> Started:
+        """Read and apply a series. Raises BuildStopped with the verdict on what no livepatch can carry."""
+        sandbox = self.sandbox()
+        touched: tuple[TouchedFile, ...] = ()
+
+        @cache
+        def applied() -> Applied:
+            with self.timed("apply", f"applying to the source of {self.base.release}"):
+                return apply_series(
+                    series,
+                    touched,
+                    tree=self.base.tree,
+                    sandbox=sandbox,
+                    work_dir=work_dir,
+                    cancellation=self.cancellation,
+                )
+
+        def naming(header: str, sources: Collection[str]) -> Naming | None:
+            names = Names(base=self.base, sandbox=sandbox)
+            return names.users(header, applied().layer, sources)
+
+        with self.timed("read", "reading the series"):
+            touched = read_series(series)
+            reached = reach(
+                touched,
+                self.base.units,
+                self.base.tree,
+                lambda header: includes_of(self.base, sandbox).users(header),
+                read_additions(series, touched),
+                naming,
+            )
+        check_prototypes(touched, tree=self.base.tree, layer=applied().layer)
+        return Started(touched, reached, applied())
+
+    def sandbox(self) -> Sandbox:
+        """Return the sandbox with the compiler of the base. Raises EnvironmentFault where that is another by now."""
+        toolchain = self.toolchains.get(self.base.toolchain)
+        if toolchain.digest != self.base.toolchain_digest:
+            raise EnvironmentFault(
+                "toolchain-changed",
+                f"The toolchain {toolchain.name} was made anew since the base of {self.base.release} was.",
+                advice=f"Make the base anew: elivepatch-server kernel add {self.base.release}",
+            )
+        return self.toolchains.sandbox(toolchain, transcript=self.log)
+
+    def helper(self) -> Sandbox:
+        """Return the sandbox with kpatch's tools, pahole and readelf."""
+        return self.toolchains.sandbox(self.toolchains.helper(), transcript=self.log)
+
+    def compiler(self) -> Compiler:
+        """Return what compiles single objects of the base."""
+        return Compiler(
+            base=self.base,
+            sandbox=self.sandbox(),
+            patch_headers=self.toolchains.patch_headers(),
+            cancellation=self.cancellation,
+        )
+
+    def linker(self) -> Linker:
+        """Return what links modules for the base."""
+        return Linker(
+            base=self.base,
+            sandbox=self.sandbox(),
+            helper=self.helper(),
+            patch_headers=self.toolchains.patch_headers(),
+            jobs=self.jobs,
+            cancellation=self.cancellation,
+        )
+
+    @contextmanager
+    def timed(self, stage: str, message: str) -> Iterator[None]:
+        """Tell of a stage and take its time."""
+        self.progress(Event(stage=stage, message=message))
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(time.monotonic() - started, 3)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Proposing a changed series where the one that was sent cannot be a livepatch, and proving that it could be one.
+
+Each problem is given to the rules; what a rule makes is checked as any series is, and so on, until nothing speaks
+against it or no rule fits. Nothing is applied for anybody: what comes out is a patch to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.model.build import BuildOutcome, Proposal, RewriteStep
+from elivepatch.model.errors import Problem
+from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.patch.lines import forget
+from elivepatch.patch.parse import FileKind, TouchedFile, read_series
+from elivepatch.patch.rewrite.calls import plain_static_calls, plain_static_keys, renamed_function
+from elivepatch.patch.rewrite.data import exports_as_they_are, kept_static_local, plain_variables
+from elivepatch.patch.rewrite.edits import Rule, Source, Unsafe, write_patch
+from elivepatch.patch.rewrite.init import dropped_init
+from elivepatch.patch.rewrite.tables import written_tables
+from elivepatch.process import run
+
+ROUNDS = 8
+"""How many problems of one series are taken away one after the other; each costs a compile."""
+
+NAME = "proposed.patch"
+
+Check = Callable[[PatchSeries], tuple[BuildOutcome, Path]]
+"""Checks a series; returns the outcome and the layer of patched files, which may be missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposer:
+    """Proposes for one kernel's source `tree`."""
+
+    tree: Path
+    check: Check
+
+    def propose(self, series: PatchSeries, found: Problem, layer: Path) -> Proposal:
+        """Return what could be built in place of `series`, which `found` stopped after it was applied as `layer`."""
+        if not layer.is_dir():
+            return Proposal(patch="", refusal="It does not get as far as the compiler.")
+        touched = [file for file in read_series(series) if file.kind is not FileKind.DOCUMENT]
+        sources = self._sources(touched, layer)
+        if left_out := sorted({file.path for file in touched} - sources.keys()):
+            sentence = f"A proposal changes C files that are there before and after, unlike {left_out[0]}."
+            return Proposal(patch="", refusal=sentence)
+        steps: list[RewriteStep] = []
+        for _ in range(ROUNDS):
+            answer = next((made for rule in self._rules() if (made := rule(found, sources)) is not None), None)
+            if answer is None:
+                return Proposal(patch="", steps=tuple(steps), refusal=f"No rule takes this away: {found.message}")
+            if isinstance(answer, Unsafe):
+                return Proposal(patch="", steps=tuple(steps), refusal=answer.reason)
+            steps += answer.steps
+            sources = dict(answer.sources)
+            if all(source.old == source.new for source in sources.values()):
+                return Proposal(patch="", steps=tuple(steps), refusal="Nothing of the series is left then.")
+            content = write_patch(sources, steps).encode("latin-1")
+            outcome, _ = self.check(PatchSeries((SourcePatch(NAME, content),)))
+            if outcome.problem is None:
+                return Proposal(patch=content.decode(), steps=tuple(steps))
+            if outcome.problem.message == found.message:
+                break
+            found = outcome.problem
+        return Proposal(patch="", steps=tuple(steps), refusal=f"Even so: {found.message}")
+
+    def _sources(self, touched: Sequence[TouchedFile], layer: Path) -> dict[str, Source]:
+        sources = {}
+        for file in touched:
+            old, new = self.tree / file.path, layer / file.path
+            if file.kind in {FileKind.SOURCE, FileKind.HEADER} and old.is_file() and new.is_file():
+                text = forget(new.read_text(encoding="latin-1"))
+                sources[file.path] = Source(path=file.path, old=old.read_text(encoding="latin-1"), new=text)
+        return sources
+
+    def _rules(self) -> tuple[Rule, ...]:
+        return (
+            plain_variables,
+            exports_as_they_are,
+            kept_static_local,
+            dropped_init,
+            renamed_function,
+            plain_static_keys,
+            plain_static_calls,
+            written_tables(self._uses),
+        )
+
+    def _uses(self, member: str, tag: str) -> Sequence[str]:
+        """Return the lines that name a member in the files that name a structure."""
+        files = run(["grep", "-rlwZ", "--include=*.[ch]", "-e", tag, "."], cwd=self.tree, timeout_s=120).output
+        if not files:
+            return ()
+        names = [name.decode(errors="surrogateescape") for name in files.split(b"\0") if name]
+        found = []
+        for start in range(0, len(names), 1000):
+            done = run(["grep", "-nwH", "-e", member, "--", *names[start : start + 1000]], cwd=self.tree, timeout_s=60)
+            found += done.text.splitlines()
+        return [line.removeprefix("./") for line in found]

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which builder serves a request, and whether a second one makes the same of it (docs/adr/0009)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from elivepatch.build.base.store import Base
+from elivepatch.build.builders import klp, objects, reference
+from elivepatch.build.builders.common import Workbench
+from elivepatch.build.builders.klp_tree import unserved as klp_unserved
+from elivepatch.build.builders.proposal import Proposer
+from elivepatch.build.checks.equality import differences, read_facts
+from elivepatch.model.build import Builder, BuildOutcome, BuildRequest, Note
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import Problem
+from elivepatch.model.series import PatchSeries
+
+VERSIONS = {
+    Builder.OBJECTS.value: objects.VERSION,
+    Builder.KLP.value: klp.VERSION,
+    Builder.REFERENCE.value: reference.VERSION,
+}
+"""Part of every build key."""
+
+_EXCERPT_LINES = 40
+# Each builds the whole kernel: for a distribution's configuration that takes hours and tens of gigabytes.
+_WHOLE: dict[Builder, Callable[[Base], str | None]] = {
+    Builder.REFERENCE: reference.unserved,
+    Builder.KLP: klp_unserved,
+}
+
+
+def build_as_asked(request: BuildRequest, bench: Workbench, *, name: str, work_dir: Path) -> BuildOutcome:
+    """Build the livepatch `name` in the empty directory `work_dir` by the builder that was asked for.
+
+    With `request.paranoid` a second builder does the same, and a difference is the outcome's problem. A check is always
+    that of `objects`, the one builder that can stop before it has made a module. Raises as builders do.
+    """
+    if request.check_only:
+        return _checked(request, bench, name, work_dir)
+    if (unfit := _unfit(request.builder, bench.base)) is not None:
+        return BuildOutcome(problem=unfit)
+    if not request.paranoid:
+        return _build(request.builder, request, bench, name, work_dir)
+    second = second_builder(request.builder, bench.base)
+    if isinstance(second, Problem):
+        return BuildOutcome(problem=second)
+    outcomes = []
+    for builder in (request.builder, second):
+        place = work_dir / builder.value
+        place.mkdir(mode=0o755)
+        outcomes.append(_build(builder, request, bench, name, place))
+    return agreed(request.builder, outcomes[0], second, outcomes[1], bench.base)
+
+
+def _checked(request: BuildRequest, bench: Workbench, name: str, work_dir: Path) -> BuildOutcome:
+    """Check the series, and where it is stopped and a rewrite was asked for, find one that would not be."""
+    rounds = count()
+
+    def check(series: PatchSeries) -> tuple[BuildOutcome, Path]:
+        place = work_dir / f"check-{next(rounds)}"
+        place.mkdir(mode=0o755)
+        return _build(Builder.OBJECTS, replace(request, series=series), bench, name, place), place / "layer"
+
+    outcome, layer = check(request.series)
+    if outcome.problem is None or not request.rewrite:
+        return outcome
+    proposal = Proposer(tree=bench.base.tree, check=check).propose(request.series, outcome.problem, layer)
+    return replace(outcome, proposal=proposal)
+
+
+def second_builder(first: Builder, base: Base) -> Builder | Problem:
+    """Return the builder to compare `first` with, or why there is none for this base."""
+    if first is not Builder.OBJECTS:
+        return Builder.OBJECTS
+    unfit: list[Problem] = []
+    for builder in _WHOLE:
+        found = _unfit(builder, base)
+        if found is None:
+            return builder
+        unfit.append(found)
+    return replace(
+        unfit[0], message=f"No second builder serves {base.release}.", excerpt="\n".join(one.message for one in unfit)
+    )
+
+
+def _unfit(builder: Builder, base: Base) -> Problem | None:
+    if builder is Builder.OBJECTS:
+        return None
+    reason = "it is a distribution's, which is never built whole" if base.kind != "custom" else _WHOLE[builder](base)
+    if reason is None:
+        return None
+    return problem("builder-unfit", f"The builder {builder} cannot build for {base.release}: {reason}.")
+
+
+def _build(builder: Builder, request: BuildRequest, bench: Workbench, name: str, work_dir: Path) -> BuildOutcome:
+    makers: dict[Builder, type[objects.ObjectsBuilder | klp.KlpBuilder | reference.ReferenceBuilder]] = {
+        Builder.OBJECTS: objects.ObjectsBuilder,
+        Builder.KLP: klp.KlpBuilder,
+        Builder.REFERENCE: reference.ReferenceBuilder,
+    }
+    made = makers[builder].at(bench)
+    return made.build(
+        request.series, name=name, work_dir=work_dir, check_only=request.check_only, replace=request.replace
+    )
+
+
+def agreed(first: Builder, outcome: BuildOutcome, second: Builder, other: BuildOutcome, base: Base) -> BuildOutcome:
+    """Return the first builder's outcome where the second one's says the same, else what they differ in."""
+    seconds = outcome.seconds | {f"{second}.{stage}": spent for stage, spent in other.seconds.items()}
+    if outcome.problem is not None:
+        return replace(outcome, seconds=seconds)
+    differing = _differing(outcome, other, base, bytewise=Builder.KLP not in {first, second})
+    if differing:
+        excerpt = "\n".join([f"- {first}", f"+ {second}", *differing[:_EXCERPT_LINES]])
+        message = f"The builders {first} and {second} do not make the same livepatch of the series."
+        return BuildOutcome(problem=problem("builders-differ", message, excerpt=excerpt), seconds=seconds)
+    note = Note(code="second-builder", message=f"The builder {second} made the same livepatch as {first}.")
+    return replace(outcome, notes=(*outcome.notes, note), seconds=seconds)
+
+
+def _differing(outcome: BuildOutcome, other: BuildOutcome, base: Base, *, bytewise: bool) -> list[str]:
+    """Return what differs: all facts where both are made by the same tools, else which functions are replaced."""
+    if other.problem is not None:
+        return [f"+ [{other.problem.code}] {other.problem.message}"]
+    if outcome.module is None or other.module is None:
+        return []
+    if bytewise:
+        one, two = (read_facts(path, base.struct_sizes) for path in (outcome.module, other.module))
+        return differences(one, two)
+    mine, its = ({(one.object, one.name, one.sympos) for one in made.functions} for made in (outcome, other))
+    return [f"{'-' if one in mine else '+'} {one[0]}:{one[1]},{one[2]}" for one in sorted(mine ^ its)]

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Applying a series to exactly one kernel's source, without touching that source.
+
+The outcome is a layer: a directory with only the changed files, which compilers see on top of the base's tree.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
+from elivepatch.build.sandbox.output import take
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped, EnvironmentFault
+from elivepatch.model.series import PatchSeries
+from elivepatch.patch.lines import preserve, read_changes
+from elivepatch.patch.parse import FileKind, TouchedFile
+from elivepatch.process import Cancellation
+
+_FILE_LIMIT_BYTES = 64 << 20
+_LINES_KEPT = {FileKind.SOURCE, FileKind.HEADER}
+_PATCHED = re.compile(r"patching file '?(.+?)'?(?: \((?:renamed|copied) from .*\))?$")
+_REFUSED = re.compile(r"(?:already|failed) /in/\d{5}\.patch$", re.ASCII)
+_APPLY = r"""
+set -u
+mkdir -p /tmp/old /out/layer /out/changes
+for file; do [ ! -e "$file" ] || cp --parents -- "$file" /tmp/old; done
+for one in /in/*.patch; do
+    patch --batch --forward -p1 --fuzz=0 --no-backup-if-mismatch --reject-file=- --input="$one" >/tmp/said 2>&1 || {
+        if patch --batch --reverse -p1 --fuzz=0 --dry-run --reject-file=- --input="$one" >/dev/null 2>&1; then
+            echo "already $one"; exit 4
+        fi
+        echo "failed $one"; cat /tmp/said; exit 3
+    }
+    grep '^patching file ' /tmp/said
+done
+for file; do
+    [ -f "$file" ] || continue
+    cp --parents -- "$file" /out/layer
+    mkdir -p "/out/changes/$(dirname -- "$file")"
+    [ -f "/tmp/old/$file" ] || : >/tmp/empty
+    diff -U0 -- "$([ -f "/tmp/old/$file" ] && echo "/tmp/old/$file" || echo /tmp/empty)" "$file" >"/out/changes/$file"
+done
+exit 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A patched layer. `layer` holds the changed files at their places; sources keep their old line numbers."""
+
+    layer: Path
+
+
+def apply_series(
+    series: PatchSeries,
+    touched: Sequence[TouchedFile],
+    *,
+    tree: Path,
+    sandbox: Sandbox,
+    work_dir: Path,
+    cancellation: Cancellation | None = None,
+) -> Applied:
+    """Apply `series` over `tree` and return the layer, made below `work_dir`.
+
+    Raises BuildStopped with `does-not-apply` or `already-applied`.
+    """
+    inputs, output = work_dir / "series", work_dir / "applied"
+    inputs.mkdir()
+    for number, patch in enumerate(series.patches):
+        (inputs / f"{number:05}.patch").write_bytes(patch.content)
+    writable_directory(output)
+    done = sandbox.run(
+        ["sh", "-c", _APPLY, "sh", *[file.path for file in touched]],
+        layers=[tree],
+        inputs=inputs,
+        output=output,
+        cancellation=cancellation,
+    )
+    if done.status in {3, 4}:
+        number, rest = _refusal(done.text)
+        name = series.patches[number].name
+        if done.status == 4:
+            raise BuildStopped(problem("already-applied", f"{name} is already in this kernel's source."))
+        excerpt = "\n".join(line for line in rest.splitlines() if line.strip())[:4000]
+        raise BuildStopped(
+            problem("does-not-apply", f"{name} does not apply to this kernel's source.", excerpt=excerpt)
+        )
+    if not done.ok:
+        raise EnvironmentFault(
+            "apply", "The series could not be applied.", advice="Look at the log.", excerpt=done.tail()
+        )
+    _check_names(done.text, touched)
+    # make writes beside the sources, and what a lower layer holds can be changed by its owner only.
+    layer = writable_directory(work_dir / "layer")
+    for file in touched:
+        _take_over(file, output, layer)
+    return Applied(layer)
+
+
+def _refusal(said: str) -> tuple[int, str]:
+    """Return which patch of the series was refused and what patch(1) said about it.
+
+    The script tells the files of the patches before it first.
+    """
+    lines = said.splitlines()
+    at = next(number for number, line in enumerate(lines) if _REFUSED.match(line))
+    return int(lines[at][-len("00000.patch") :][:5]), "\n".join(lines[at + 1 :])
+
+
+def _check_names(said: str, touched: Sequence[TouchedFile]) -> None:
+    """Raise where patch(1) read other file names than we did: what one of them misses would silently be lost."""
+    named = {found[1] for line in said.splitlines() if (found := _PATCHED.match(line))}
+    differing = sorted(named ^ {file.path for file in touched if not file.removed or file.path in named})
+    if differing:
+        raise BuildStopped(
+            problem("patch-malformed", f"The series names a file in a way that can be read as another: {differing[0]}.")
+        )
+
+
+def _take_over(file: TouchedFile, output: Path, layer: Path) -> None:
+    try:
+        content = take(output, f"layer/{file.path}", limit_bytes=_FILE_LIMIT_BYTES)
+    except FileNotFoundError:
+        return  # The series removes it.
+    if file.kind in _LINES_KEPT and not file.added:
+        diff = take(output, f"changes/{file.path}", limit_bytes=2 * _FILE_LIMIT_BYTES)
+        # Latin-1 maps every byte to itself, so that sources of any encoding come out as they went in.
+        content = preserve(content.decode("latin-1"), read_changes(diff.decode("latin-1"))).encode("latin-1")
+    place = layer / file.path
+    for parent in reversed(place.relative_to(layer).parents):
+        if not (layer / parent).exists():
+            writable_directory(layer / parent)
+    place.write_bytes(content)
+    os.chown(place, BUILD_UID, BUILD_UID)

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compiling single objects of a prepared tree, inside the sandbox, at one fixed path.
+
+An object is compiled three ways: plainly, as the shipped kernel was (to be compared with it), with a section per
+function and datum (what create-diff-object wants), and patched. make is asked once per object; its saved command then
+does the rest, which saves make's start of half a second each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.build.base.make import make_arguments, without_sections
+from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
+from elivepatch.build.sandbox.output import take, take_file
+from elivepatch.files.lock import made_once
+from elivepatch.kernel.compile_units import Unit
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped, EnvironmentFault
+from elivepatch.process import Cancellation, Completed
+
+_SAVED = re.compile(r"(?m)^(?:saved)?cmd_\S+ := (.*)$")
+_COMPILING = re.compile(r" -c -o \S+ (?=\S+ *(?:;|$))")
+_MODULE_NAME = re.compile(r""" -DKBUILD_MODNAME='"(\w+)"' """)
+_ERROR = re.compile(r"(?m)^.*(?:error|Error|undefined).*$")
+_COMPILE_TIMEOUT_S = 300
+_OBJECT_LIMIT_BYTES = 256 << 20
+_COMMAND_LIMIT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """An unpatched object in the base's cache: `sectioned.o`, `plain.o` and the saved command."""
+
+    directory: Path
+
+    @property
+    def sectioned(self) -> Path:
+        """Compiled with a section per function and datum."""
+        return self.directory / "sectioned.o"
+
+    @property
+    def plain(self) -> Path:
+        """Compiled as the shipped kernel was."""
+        return self.directory / "plain.o"
+
+    @property
+    def command(self) -> str:
+        """The shell command that make used for `sectioned`, objtool included."""
+        return (self.directory / "command").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiler:
+    """Compiles objects of one base. `patch_headers` is where kpatch's helper headers are."""
+
+    base: Base
+    sandbox: Sandbox
+    patch_headers: Path
+    cancellation: Cancellation | None = None
+
+    def original(self, unit: Unit) -> Original:
+        """Return the unpatched object, compiled now where no job has asked for it before."""
+        key = hashlib.sha256(unit.target.encode()).hexdigest()[:32]
+        cached = Original(self.base.directory / "originals" / key)
+        if cached.sectioned.exists():
+            return cached
+        with made_once(self.base.directory / "originals" / f".{key}.lock"):
+            if cached.sectioned.exists():
+                return cached
+            scratch = self._scratch()
+            try:
+                # A unit's target comes from the shipped kernel's debug information, never from a patch.
+                script = '"$@" && cp -- "$T" /out/sectioned.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
+                make = [*make_arguments(self.base.cc, 1), f"KCFLAGS={self.base.section_flags}", unit.target]
+                done = self._run(["sh", "-c", script, "sh", *make], (), scratch, unit)
+                done.check(f"Compiling the unpatched {unit.target}")
+                saved = take(scratch, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
+                _publish(scratch, cached.directory, _saved_command(saved))
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        return cached
+
+    def plain(self, unit: Unit, original: Original) -> Path:
+        """Return the object compiled as the shipped kernel was."""
+        if original.plain.exists():
+            return original.plain
+        scratch = self._scratch()
+        try:
+            self._saved(unit, without_sections(original.command), (), scratch).check(
+                f"Compiling the unpatched {unit.target}"
+            )
+            with tempfile.TemporaryDirectory(prefix=".taken-", dir=original.directory) as taken:
+                take_file(scratch, "object.o", Path(taken) / "plain.o", limit_bytes=_OBJECT_LIMIT_BYTES).rename(
+                    original.plain
+                )
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return original.plain
+
+    def reads_the_same(self, unit: Unit, original: Original, layer: Path) -> bool:
+        """Whether the compiler reads the same text with the patched sources in `layer` as without.
+
+        False also where that cannot be told; the compiler says then what is wrong.
+        """
+        command = preprocessing(original.command)
+        if command is None:
+            return False
+        kept = original.directory / "text"
+        if not kept.exists():
+            digest = self._text(unit, command, ())
+            if digest is None:
+                return False
+            # Whoever comes second writes the same.
+            staged = kept.with_name(f".text.{os.getpid()}.{threading.get_ident()}")
+            staged.write_text(digest, encoding="ascii")
+            staged.replace(kept)
+        return self._text(unit, command, (layer,)) == kept.read_text(encoding="ascii")
+
+    def _text(self, unit: Unit, command: str, layers: Sequence[Path]) -> str | None:
+        scratch = self._scratch()
+        try:
+            done = self._run(["sh", "-c", f"{command} >/out/text"], layers, scratch, unit)
+            if not done.ok:
+                return None
+            return hashlib.sha256(take(scratch, "text", limit_bytes=_OBJECT_LIMIT_BYTES)).hexdigest()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def patched(self, unit: Unit, original: Original, layer: Path, directory: Path) -> Path:
+        """Compile the object with the patched sources in `layer` over the tree; return it as a file in `directory`.
+
+        Raises BuildStopped with code `compile-error` where the source does not compile.
+        """
+        output = writable_directory(directory / "compiled")
+        done = self._saved(unit, original.command, (layer,), output)
+        _judge(done, unit.source, f"{unit.source} does not compile with the series.")
+        return take_file(output, "object.o", directory / "patched.o", limit_bytes=_OBJECT_LIMIT_BYTES)
+
+    def added(self, source: str, layer: Path, directory: Path) -> tuple[Path, str]:
+        """Compile a source that the series adds; return the object, a file in `directory`, and its parent.
+
+        Raises BuildStopped with the code `compile-error`, also where no rule of the patched tree builds it.
+        """
+        unit = Unit(source, f"{source.removesuffix('.c')}.o", ())
+        output = writable_directory(directory / "compiled")
+        script = '"$@" && objcopy --strip-debug "$T" /out/object.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
+        make = [*make_arguments(self.base.cc, 1), f"KCFLAGS={self.base.section_flags}", unit.target]
+        done = self._run(["sh", "-c", script, "sh", *make], (layer,), output, unit)
+        _judge(done, source, f"The new {source} does not compile.")
+        saved = take(output, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
+        made = take_file(output, "object.o", directory / "added.o", limit_bytes=_OBJECT_LIMIT_BYTES)
+        return made, parent_of(_saved_command(saved))
+
+    def _saved(self, unit: Unit, command: str, layers: Sequence[Path], output: Path) -> Completed:
+        script = f'{command} && cp -- "$T" /out/object.o'
+        return self._run(["sh", "-c", script], layers, output, unit)
+
+    def _run(self, argv: list[str], layers: Sequence[Path], output: Path, unit: Unit) -> Completed:
+        return self.sandbox.run(
+            argv,
+            layers=[self.base.tree, *layers],
+            output=output,
+            tools=self.patch_headers,
+            env={"T": unit.target},
+            timeout_s=_COMPILE_TIMEOUT_S,
+            cancellation=self.cancellation,
+        )
+
+    def _scratch(self) -> Path:
+        originals = self.base.directory / "originals"
+        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=originals))
+        os.chown(scratch, BUILD_UID, BUILD_UID)
+        return scratch
+
+
+def _publish(scratch: Path, directory: Path, command: str) -> None:
+    staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=directory.parent))
+    try:
+        staged.chmod(0o755)
+        take_file(scratch, "sectioned.o", staged / "sectioned.o", limit_bytes=_OBJECT_LIMIT_BYTES)
+        (staged / "command").write_text(command, encoding="utf-8")
+        staged.rename(directory)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _saved_command(text: str) -> str:
+    found = _SAVED.search(text)
+    if found is None:
+        raise EnvironmentFault(
+            "saved-command",
+            "make left no saved command for an object.",
+            advice="This kernel's build system is not known yet; report its version.",
+        )
+    # What scripts/Kbuild.include's make-cmd escaped.
+    return found[1].replace("$(pound)", "#").replace("$$", "$")
+
+
+def preprocessing(command: str) -> str | None:
+    """Return the command that only preprocesses what a saved command compiles, None where it is none of gcc's.
+
+    Line markers are left out of the text; a line number that the code itself uses (`__LINE__`) stays in it.
+    """
+    compiling = command.partition(";")[0]
+    text, count = _COMPILING.subn(" -E -P ", compiling)
+    return text if count == 1 else None
+
+
+def parent_of(command: str) -> str:
+    """Return what an object becomes part of, as kbuild tells its compiler (scripts/Makefile.lib)."""
+    name = _MODULE_NAME.search(command)
+    return name[1] if " -DMODULE " in command and name is not None else VMLINUX
+
+
+def _judge(done: Completed, source: str, refusal: str) -> None:
+    if done.timed_out:
+        raise BuildStopped(problem("out-of-time", f"Compiling {source} took too long.", excerpt=done.tail()))
+    if not done.ok:
+        lines = _ERROR.findall(done.log.decode(errors="replace"))
+        raise BuildStopped(problem("compile-error", refusal, excerpt="\n".join(lines[:12]) or done.tail()))

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Telling in the words of the source what the tools found in objects: the lines concerned, and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from elivepatch.model.build import Note
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import Problem
+from elivepatch.model.series import PatchSeries
+from elivepatch.patch.c_source import ENDING, STARTING, Definition, Sort, read_definitions, words_of
+from elivepatch.patch.locate import ChangedLine, changed_lines, lines_about
+
+# Those whose message names what they are about.
+_WITH_LINES = frozenset(
+    ("init-code", "init-only", "data-layout", "data-change", "ops-table", "new-data", "no-function-entry",
+     "outlined-inline", "shared-section", "static-local", "jump-label", "static-call", "export", "new-export",
+     "export-type", "section-change", "special-section", "undefined-symbol", "sealed-endbr", "weak-overridden",
+     "header", "assembly")
+)  # fmt: skip
+_ENTRYLESS = re.compile(r"(\w+)\S* (?:in|of) (\S+) (?:has no patchable entry|cannot be traced)")
+_INLINE = frozenset(("inline", "__inline", "__inline__"))
+_UNTRACED = frozenset(("notrace", "noinstr", "__init", "__exit", "__cpuidle", "__kprobes"))
+_FILE_LIMIT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """Knows a series that `read_series` has taken, and the unpatched source `tree` it is for."""
+
+    series: PatchSeries
+    tree: Path
+
+    def definitions(self, path: str) -> tuple[Definition, ...]:
+        """Return what the unpatched file at `path` defines, nothing where there is no such file."""
+        if path not in self._known:
+            self._known[path] = read_definitions(self._text(path))
+        return self._known[path]
+
+    def explain(self, found: Problem) -> Problem:
+        """Return the problem with the lines of the series that it is about, and a closer code where there is one."""
+        if found.code not in _WITH_LINES:
+            return found
+        if found.code == "no-function-entry":
+            found = self._entryless(found)
+        if found.code == "init-code" and self._changes_only(STARTING | ENDING):
+            found = problem("init-only", found.message, excerpt=found.excerpt)
+        lines = lines_about(self.series, found.message, self.definitions)
+        if not lines:
+            return found
+        excerpt = "\n".join([*([found.excerpt, ""] if found.excerpt else []), "Lines concerned:", *lines])
+        return replace(found, excerpt=excerpt)
+
+    def notes(self, replaced: Mapping[str, frozenset[str]]) -> Iterator[Note]:
+        """Yield what is to be known about a change of the functions `replaced`, by the source they are in."""
+        names = frozenset().union(*replaced.values())
+        changed = {line.inside: line for line in self._changed if line.inside and line.inside.sort is Sort.FUNCTION}
+        for function, line in changed.items():
+            if function.name in names or function.name.startswith("sys_"):
+                continue
+            if self._removed(function):
+                message = f"{line.path} no longer has {function.name}; its code stays in the kernel."
+                yield Note(code="code-removed", message=message)
+            elif around := sorted(self._around(line.path, function.name, names)):
+                message = f"{function.name} of {line.path} is inlined: what is replaced is {', '.join(around[:6])}."
+                yield Note(code="inlined", message=message)
+        for path in dict.fromkeys(line.path for line in self._changed if line.path.endswith(".h")):
+            message = f"{path} is included by what changes: {', '.join(sorted(replaced)[:6])}."
+            yield Note(code="header-reach", message=message)
+
+    @cached_property
+    def _known(self) -> dict[str, tuple[Definition, ...]]:
+        return {}
+
+    @cached_property
+    def _changed(self) -> list[ChangedLine]:
+        return list(changed_lines(self.series, self.definitions))
+
+    def _text(self, path: str) -> str:
+        place = self.tree / path
+        if not place.is_file() or place.stat().st_size > _FILE_LIMIT_BYTES:
+            return ""
+        return place.read_text(encoding="latin-1")
+
+    def _changes_only(self, marks: frozenset[str]) -> bool:
+        """Whether everything that the series changes lies in items that carry one of `marks`."""
+        lines = [line for line in self._changed if words_of(line.text)]
+        return bool(lines) and all(line.inside is not None and line.inside.words & marks for line in lines)
+
+    def _removed(self, function: Definition) -> bool:
+        """Whether the series takes away the first line of a function and adds none that has its name."""
+        signs = {line.sign for line in self._changed if function.name in words_of(line.text)}
+        starts = any(
+            line.inside is function and line.sign == "-" and line.number == function.start for line in self._changed
+        )
+        return starts and "+" not in signs
+
+    def _around(self, path: str, name: str, replaced: frozenset[str]) -> set[str]:
+        """Return the functions among `replaced` that call a function of the same file, at any depth of inlining."""
+        lines = self._text(path).split("\n")
+        bodies = {
+            one.name: words_of("\n".join(lines[one.start - 1 : one.end]))
+            for one in self.definitions(path)
+            if one.sort is Sort.FUNCTION
+        }
+        found, wanted = set[str](), [name]
+        seen = {name}
+        while wanted:
+            called = wanted.pop()
+            callers = {caller for caller, words in bodies.items() if called in words and caller not in seen}
+            found |= callers & replaced
+            seen |= callers
+            wanted += callers - replaced
+        return found
+
+    def _entryless(self, found: Problem) -> Problem:
+        told = _ENTRYLESS.match(found.message)
+        if told is None:
+            return found
+        name, source = told[1], told[2]
+        paths = [source, *dict.fromkeys(line.path for line in self._changed)]
+        known = [one for path in paths for one in self.definitions(path) if one.name == name and one.head]
+        function = next((one for one in known if one.sort is Sort.FUNCTION), None)
+        if function is None or function.words & _INLINE:
+            sentence = f"{name} in {source} is an inline function that the compiler did not inline."
+            return problem("outlined-inline", sentence, excerpt=found.excerpt)
+        if marks := sorted(function.words & _UNTRACED):
+            return replace(found, message=f"{name} in {source} is marked {marks[0]} and has no patchable entry.")
+        if reason := self._makefile(source):
+            return replace(found, message=f"{name} in {source} has no patchable entry: {reason}.")
+        return found
+
+    def _makefile(self, source: str) -> str:
+        place = PurePosixPath(source)
+        makefile = f"{place.parent}/Makefile"
+        flags = rf"(?:CFLAGS_REMOVE_{re.escape(place.stem)}\.o|ccflags-remove-(?:y|\$\(\w+\)))"
+        removed = re.compile(rf"(?m)^{flags}\s*[:+]?=.*CC_FLAGS_FTRACE.*$")
+        line = removed.search(self._text(makefile))
+        return f"{makefile} builds it without ({' '.join(line[0].split())})" if line else ""

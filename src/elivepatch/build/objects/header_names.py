@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which sources of a base name what a series changes in a header that too many of them include."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.build.base.make import SOURCE_TOPS
+from elivepatch.build.base.store import Base
+from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
+from elivepatch.patch.header_names import changed_names, pieces, users_of
+from elivepatch.patch.lines import forget
+from elivepatch.patch.rewrite.edits import Source
+
+# Some kernels lack some directories. 123 is xargs' answer where a grep found nothing in its share of the files.
+_SEARCH = f"""
+{{ cat /in/files; find {SOURCE_TOPS} include -name '*.h' 2>/dev/null; }} | xargs -d '\\n' grep "$@" >/out/found
+status=$?
+[ $status -eq 123 ] || exit $status
+"""
+_GLUED = ("-hoE", "[A-Za-z0-9_]+[[:space:]]*##|##[[:space:]]*[A-Za-z0-9_]+")
+_NAMING = ("-lwFf", "/in/names")
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """The names that a header's change is about, and the sources that use them."""
+
+    names: frozenset[str]
+    sources: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Finds names in what a base is built from: some sources, and every header there is."""
+
+    base: Base
+    sandbox: Sandbox
+
+    def users(self, header: str, layer: Path, sources: Collection[str]) -> Naming | None:
+        """Return who of `sources` names what the patched header in `layer` changes; None where names cannot tell.
+
+        A name that the preprocessor glues from arguments alone (`a##b` of two parameters) is not seen; one of which a
+        macro has a fixed piece is.
+        """
+        tree = self.base.tree
+        if not (tree / header).is_file() or not (layer / header).is_file():
+            return None
+        # Old sources hold Latin-1.
+        old, new = ((top / header).read_text(encoding="latin-1") for top in (tree, layer))
+        names = changed_names(Source(path=header, old=old, new=forget(new)))
+        if not names:
+            return None
+        glued = {re.sub(r"[#\s]", "", piece) for piece in self._found(_GLUED, sources, ())}
+
+        def search(wanted: Collection[str]) -> Mapping[str, str] | None:
+            parts = pieces(wanted, glued)
+            if parts and self._found(_NAMING, sources, parts):
+                return None
+            found = self._found(_NAMING, sources, wanted)
+            return {path: (tree / path).read_text(encoding="latin-1") for path in found}
+
+        users = users_of(names, search)
+        return Naming(names, users) if users is not None else None
+
+    def _found(self, how: Sequence[str], sources: Collection[str], names: Collection[str]) -> list[str]:
+        with tempfile.TemporaryDirectory(prefix=".naming-", dir=self.base.directory) as place:
+            inputs, output = Path(place) / "in", writable_directory(Path(place) / "out")
+            Path(place).chmod(0o755)
+            inputs.mkdir()
+            (inputs / "files").write_text("".join(f"{one}\n" for one in sorted(sources)), encoding="latin-1")
+            (inputs / "names").write_text("\n".join(sorted(names)), encoding="latin-1")
+            done = self.sandbox.run(
+                ["sh", "-c", _SEARCH, "sh", *how], layers=[self.base.tree], inputs=inputs, output=output
+            )
+            done.check("Looking for names in the source")
+            return (output / "found").read_text(encoding="latin-1").splitlines()

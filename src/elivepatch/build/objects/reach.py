@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which objects of a kernel a series reaches, and what of it no livepatch can carry."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from elivepatch.build.objects.header_names import Naming
+from elivepatch.kernel.compile_units import Unit, Units
+from elivepatch.model.build import Note
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped
+from elivepatch.patch.additions import Additions
+from elivepatch.patch.parse import FileKind, TouchedFile
+
+# Code that never runs in the kernel proper, or runs before it can be patched, except what debug information says is
+# part of vmlinux (arch/x86/entry/vdso/vma.c); kpatch-build's kpatch-cc leaves out the same places, but silently.
+_OUTSIDE = (
+    "arch/x86/boot/",
+    "arch/x86/entry/vdso/",
+    "arch/x86/purgatory/",
+    "arch/x86/realmode/",
+    "drivers/firmware/efi/libstub/",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The objects to compile, those that are compared only if the compiler reads another text, and what was left out.
+
+    `added` are new sources that become objects of their own, `indirect` those of the `units` that only include what
+    the series changes.
+    """
+
+    units: tuple[Unit, ...]
+    notes: tuple[Note, ...]
+    added: tuple[str, ...] = ()
+    indirect: frozenset[str] = frozenset()
+
+
+_NO_ADDITIONS = Additions()
+
+HeaderUsers = Callable[[str], frozenset[str]]
+"""Returns the files that may include a header, at any depth."""
+
+SourcesNaming = Callable[[str, Collection[str]], Naming | None]
+"""Returns who of some sources names what the series changes in a header, None where that cannot be told."""
+
+OBJECTS_LIMIT = 64
+"""How many objects one header may reach: each is compiled twice, and each is one more thing that can go wrong."""
+
+
+def reach(
+    touched: Sequence[TouchedFile],
+    units: Units,
+    tree: Path,
+    header_users: HeaderUsers,
+    additions: Additions = _NO_ADDITIONS,
+    naming: SourcesNaming = lambda _header, _sources: None,
+) -> Reach:
+    """Return the objects that `touched` files are built into.
+
+    `naming` is only asked about a header that more objects include than there may be.
+
+    Raises BuildStopped with the verdict where nothing can be patched, or where something would silently be missing.
+    """
+    _refuse_build_files(touched, additions)
+    touched = [file for file in touched if file.path not in additions.makefiles]
+    found: dict[str, Unit] = {}
+    unbuilt: list[str] = []
+    notes: list[Note] = []
+    for file in touched:
+        # A new header does nothing by itself: the series also changes the files that include it.
+        if file.kind is FileKind.DOCUMENT or (file.kind is FileKind.HEADER and file.added):
+            continue
+        if _is_let_in(file, additions):
+            continue
+        users = _Users(units, tree, header_users, naming)
+        reached, beyond = ([], []) if _foreign(file.path) else _reached(file, units, tree, users)
+        notes += users.notes
+        found.update({unit.source: unit for unit in reached})
+        if beyond and reached:
+            message = f"{file.path} is also part of {_listed(beyond)}, which no livepatch can replace."
+            notes.append(Note(code="left-out", message=message))
+        elif not reached and not users.notes:
+            unbuilt.append(file.path)
+    missing = [path for path in unbuilt if not (tree / path).exists()]
+    if missing and not found:
+        raise BuildStopped(
+            problem("does-not-apply", f"This kernel's source has no file {missing[0]}.", excerpt="\n".join(missing))
+        )
+    if not found:
+        if unbuilt:
+            raise BuildStopped(problem("not-built", f"This kernel builds none of: {_listed(unbuilt)}."))
+        if notes:
+            raise BuildStopped(problem("no-change", "No object of this kernel uses what the series changes."))
+        raise BuildStopped(problem("no-change", "The series changes documentation only."))
+    for unit in found.values():
+        if len(unit.parents) > 1:
+            raise BuildStopped(
+                problem("several-parents", f"{unit.source} is part of several modules: {_listed(unit.parents)}.")
+            )
+    notes += [
+        Note(code="not-built", message=f"{path} is not built in this configuration and was left out.")
+        for path in unbuilt
+    ]
+    direct = {file.path for file in touched if file.kind is FileKind.SOURCE}
+    return Reach(
+        units=tuple(found[name] for name in sorted(found)),
+        notes=tuple(notes),
+        added=tuple(sorted(additions.objects)),
+        indirect=frozenset(found) - direct,
+    )
+
+
+def _refuse_build_files(touched: Sequence[TouchedFile], additions: Additions) -> None:
+    paths = [file.path for file in touched if file.kind is FileKind.BUILD and file.path not in additions.makefiles]
+    if paths:
+        raise BuildStopped(
+            problem("patch-build-files", f"The series edits files that take part in the build: {_listed(paths)}.")
+        )
+
+
+def _is_let_in(file: TouchedFile, additions: Additions) -> bool:
+    """Whether a source is new and gets in through what else the series changes."""
+    included = posixpath.basename(file.path) in additions.included
+    return file.kind is FileKind.SOURCE and file.added and (included or file.path in additions.objects)
+
+
+def _reached(file: TouchedFile, units: Units, tree: Path, users: _Users) -> tuple[Sequence[Unit], Sequence[str]]:
+    """Return the objects that may contain code of a file, and the files it is part of that no livepatch can replace."""
+    reached, beyond = units.reached_by(file.path), _beyond(units.closure(file.path), units)
+    if file.kind is FileKind.HEADER:
+        reached, beyond = users.of(file.path)
+    if beyond and not reached:
+        where = "" if file.path in beyond else f" (part of {_listed(beyond)})"
+        raise BuildStopped(
+            problem("unpatchable-code", f"The series changes code outside the running kernel: {file.path}{where}.")
+        )
+    if file.kind is FileKind.SOURCE and (file.added or file.removed):
+        how = "removes" if file.removed else "adds"
+        raise BuildStopped(problem("new-file", f"The series {how} the source file {file.path}."))
+    if file.kind is FileKind.ASSEMBLY and (reached or _may_be_built(file.path, units, tree)):
+        raise BuildStopped(problem("assembly", f"The series changes assembly: {file.path}."))
+    # Rust is the one other language whose sources debug information names.
+    made_from = file.kind is FileKind.OTHER and not file.path.endswith(".rs") and (tree / file.path).exists()
+    if file.kind is FileKind.OTHER and (reached or made_from):
+        raise BuildStopped(
+            problem("patch-build-files", f"The series edits {file.path}, which is not C: what comes of it is unknown.")
+        )
+    return reached, beyond
+
+
+class _Users:
+    """Finds the objects that a header is part of; `notes` tell how, where that is not by including it alone."""
+
+    def __init__(self, units: Units, tree: Path, header_users: HeaderUsers, naming: SourcesNaming) -> None:
+        self._units = units
+        self._tree = tree
+        self._header_users = header_users
+        self._naming = naming
+        self.notes: list[Note] = []
+
+    def of(self, path: str) -> tuple[tuple[Unit, ...], list[str]]:
+        """Return them, and the files that include the header and that no livepatch can replace."""
+        includers = {path, *self._header_users(path)}
+        users, patchable = self._units_of(includers)
+        if len(patchable) > OBJECTS_LIMIT and (naming := self._naming(path, self._sources(includers))) is not None:
+            includers = set(naming.sources)
+            users, all_of_them = self._units_of(includers)
+            self.notes.append(_named(path, len(patchable), naming, all_of_them))
+            patchable = all_of_them
+        if len(patchable) > OBJECTS_LIMIT:
+            sentence = f"The series changes {path}, which up to {len(patchable)} objects of this kernel include."
+            raise BuildStopped(problem("header", sentence, excerpt=_listed([unit.source for unit in patchable])))
+        # Assembly would go on with the old constants of a header whose C users got new ones.
+        assembly = sorted(name for name in includers if name.endswith(".S") and _runs(name, self._units, self._tree))
+        if assembly:
+            sentence = f"The series changes {path}, which the assembly {_listed(assembly)} includes."
+            raise BuildStopped(problem("assembly", sentence))
+        beyond = {name for includer in includers for name in _beyond(self._units.closure(includer), self._units)}
+        return patchable, sorted(beyond | {name for name in users if not name.endswith(".c")})
+
+    def _sources(self, includers: Iterable[str]) -> frozenset[str]:
+        """Return the sources that see what the includers include and are built, replaceable or not.
+
+        These are more than the sources among the includers: one that another includes sees what that included before.
+        """
+        units = self._units
+
+        def is_built(one: str) -> bool:
+            if one.endswith(".S"):
+                return _runs(one, units, self._tree)
+            return bool(units.reached_by(one) or _beyond(units.closure(one), units))
+
+        seeing = set(includers)
+        seeing |= {one for one in units.includers if not seeing.isdisjoint(units.closure(one))}
+        return frozenset(one for one in seeing if not one.endswith(".h") and is_built(one))
+
+    def _units_of(self, includers: Iterable[str]) -> tuple[dict[str, Unit], tuple[Unit, ...]]:
+        users = {unit.source: unit for includer in includers for unit in self._units.reached_by(includer)}
+        return users, tuple(unit for name, unit in sorted(users.items()) if name.endswith(".c"))
+
+
+def _named(path: str, including: int, naming: Naming, users: Sequence[Unit]) -> Note:
+    names, sources = sorted(naming.names), [unit.source for unit in users]
+    message = (
+        f"{path} is part of {including} objects. All that changes in it is {_listed(names)}, which these use: "
+        f"{_listed(sources) or 'none'}."
+    )
+    return Note(code="by-name", message=message)
+
+
+def _beyond(names: Iterable[str], units: Units) -> list[str]:
+    """Return those of `names` that are built, but not into the kernel proper."""
+    return sorted(name for name in names if name.startswith(_OUTSIDE) and name not in units.by_source)
+
+
+def _runs(assembly: str, units: Units, tree: Path) -> bool:
+    """Whether assembly is, or may be, part of the kernel proper."""
+    if assembly.startswith(_OUTSIDE) or _foreign(assembly) or assembly.endswith(".lds.S"):
+        return False
+    return assembly in units.by_source or _may_be_built(assembly, units, tree)
+
+
+def _may_be_built(assembly: str, units: Units, tree: Path) -> bool:
+    # Debug information names assembly sources only where the assembler was told to write any; entry_64.S always is one.
+    return "arch/x86/entry/entry_64.S" not in units.by_source and (tree / assembly).exists()
+
+
+def _foreign(path: str) -> bool:
+    """Whether a file belongs to another architecture."""
+    return path.startswith("arch/") and not path.startswith("arch/x86/")
+
+
+def _listed(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:4])
+    return f"{shown} and {len(paths) - 4} more" if len(paths) > 4 else shown

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The last look before a livepatch is loaded: this module, on this host, now."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from elivepatch.client.host.doctor import ipmodify_functions
+from elivepatch.client.host.findings import Finding, fine, note, stop
+from elivepatch.client.host.identity import loaded_modules
+from elivepatch.client.host.loading import holding_themselves, is_pinned
+from elivepatch.client.host.machine import Host, Machine
+from elivepatch.client.host.tasks import standing_in
+from elivepatch.client.livepatch.inventory import counted
+from elivepatch.client.livepatch.live_state import Standing
+from elivepatch.trust.statement import Statement
+
+_STACKS_WITHIN_S = 2.0
+
+
+def look_closely(machine: Machine, standing: Standing, statement: Statement) -> tuple[Finding, ...]:
+    """Compare a verified livepatch with the host it is to be loaded on. Takes three seconds at the most."""
+    host = machine.host
+    return (
+        fine("fits", f"{statement.name} is signed and made for this kernel: {statement.release}"),
+        _name(host, standing, statement),
+        _others(host, standing, statement),
+        _functions(host, statement),
+        _objects(host, statement),
+        _tracers(host, standing, statement),
+        _tasks(machine, statement),
+    )
+
+
+def _name(host: Host, standing: Standing, statement: Statement) -> Finding:
+    if any(one.name == statement.name for one in standing.kernel):
+        return stop(
+            "name-taken",
+            f"A livepatch called {statement.name} is live already.",
+            "Run `elivepatch list`; the server gives every build its own name.",
+        )
+    if is_pinned(host, statement.name):
+        return stop(
+            "module-pinned",
+            f"{statement.name} was live before: a forced transition took it out, and its module stays until a reboot.",
+            "Reboot, then run the command again; together with another source patch it becomes another livepatch.",
+        )
+    if any(module.name == statement.name and module.uses for module in loaded_modules(host)):
+        return stop(
+            "name-taken",
+            f"A module called {statement.name} is loaded and in use.",
+            f"Unload it with `elivepatch unload {statement.name}`.",
+        )
+    return fine("name", f"no module is called {statement.name}")
+
+
+def _others(host: Host, standing: Standing, statement: Statement) -> Finding:
+    held = holding_themselves(host, [one.name for one in standing.kernel])
+    if statement.replace and held:
+        return stop(
+            "callbacks-live",
+            f"{held[0]} has written pointers into itself, which a livepatch that replaces it would leave behind.",
+            f"Take it back first (`elivepatch unload {held[0]}`), then run the command again.",
+        )
+    if statement.replace and standing.foreign:
+        names = ", ".join(one.name for one in standing.foreign)
+        return stop(
+            "foreign-livepatch",
+            f"{names} is live and was not loaded by elivepatch; {statement.name} would take it back.",
+            "Put its source patch into your series and unload it, or use --stack.",
+        )
+    ours = {(function.object, function.name) for function in statement.functions}
+    shared = sorted(
+        {
+            one.name
+            for one in standing.kernel
+            if not statement.replace and any((function.object, function.name) in ours for function in one.functions)
+        }
+    )
+    if shared:
+        return note(
+            "functions-shared",
+            f"{', '.join(shared)} replaces some of the same functions: the newer one wins.",
+            "Leave --stack away to build one livepatch that carries everything.",
+        )
+    return fine("others", "no other livepatch is in its way")
+
+
+def _functions(host: Host, statement: Statement) -> Finding:
+    """Check that kallsyms has every function as often as the livepatch counts on (old_sympos)."""
+    wanted: dict[tuple[str, str], int] = {}
+    for function in statement.functions:
+        # Several of one name are told apart by their position: the last one says how many there must be.
+        key = function.object, function.name
+        wanted[key] = max(wanted.get(key, 0), function.sympos)
+    seen: Counter[tuple[str, str]] = Counter()
+    try:
+        with host.path("proc/kallsyms").open(encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                fields = line.split()
+                if len(fields) >= 3 and fields[1] in "tTwW":
+                    seen_as = (fields[3].strip("[]") if len(fields) > 3 else "vmlinux", fields[2])
+                    seen[seen_as] += seen_as in wanted
+    except OSError:
+        return fine("functions", "whether the kernel has its functions is not known: no /proc/kallsyms")
+    loaded = {"vmlinux", *(module.name for module in loaded_modules(host))}
+    for (place, name), position in wanted.items():
+        found = seen[place, name]
+        if place in loaded and (found < max(position, 1) or (position == 0 and found > 1)):
+            return stop(
+                "function-missing",
+                f"The running kernel has {name} {found} times in {place}, the livepatch counts on another number.",
+                "The kernel is not the one it says it is: compare its packages with the server's, then build again.",
+            )
+    return fine("functions", f"the kernel has all {len(statement.functions)} functions")
+
+
+def _objects(host: Host, statement: Statement) -> Finding:
+    loaded = {"vmlinux", *(module.name for module in loaded_modules(host))}
+    waiting = sorted({function.object for function in statement.functions} - loaded)
+    if waiting:
+        return note(
+            "object-not-loaded",
+            f"{', '.join(waiting)} is not loaded: the change takes effect there as soon as it is.",
+            "Nothing needs to be done.",
+        )
+    return fine("objects", "everything it changes is loaded")
+
+
+def _tracers(host: Host, standing: Standing, statement: Statement) -> Finding:
+    held = ipmodify_functions(host) or {}
+    ours = {function.name for one in standing.kernel for function in one.functions}
+    hit = sorted({function.name for function in statement.functions} & (set(held) - ours))
+    if hit:
+        return stop(
+            "tracer-holds",
+            f"{hit[0]} is redirected by a tracer already, so a livepatch of it would be refused.",
+            "Stop the tracer (a kprobe with a post handler, a BPF program); `elivepatch doctor` lists what it holds.",
+        )
+    return fine("tracers", "no tracer holds its functions")
+
+
+def _tasks(machine: Machine, statement: Statement) -> Finding:
+    functions = {function.name for function in statement.functions}
+    holders = standing_in(machine.host, machine.clock, functions, within_s=_STACKS_WITHIN_S)
+    if holders:
+        return note(
+            "tasks-inside",
+            f"The transition will wait for {counted(len(holders), 'task')} in these functions now, first {holders[0]}.",
+            "Restart them first, or let the watcher wait: it goes back by itself when that takes too long.",
+        )
+    return fine("tasks", "no task stands in its functions")

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every livepatch that the kernel has or the record knows, in one list, and how people are told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from elivepatch.client.host.identity import LoadedModule
+from elivepatch.client.livepatch.live_state import Standing
+from elivepatch.client.livepatch.state import Entry
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 function`, `2 functions`, `2 patches`."""
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number} {noun}{ending}"
+
+
+def described(standing: Standing, modules: Sequence[LoadedModule]) -> list[dict[str, Any]]:
+    """Return what is known of each livepatch: the kernel's first, in the order of loading, then what is only kept.
+
+    `state` is `live`, `moving-in`, `moving-out`, `disabled` (its module is still loaded), `pinned` (it was taken out by
+    force and its module stays until a reboot) or `recorded`.
+    """
+    known = standing.record.known
+    loaded = {module.name: "pinned" if module.uses else "disabled" for module in modules}
+    rows = []
+    for one in standing.kernel:
+        moving = "moving-in" if one.enabled else "moving-out"
+        state = moving if one.transition else "live" if one.enabled else "disabled"
+        entry = known.pop(one.name, None)
+        functions = [asdict(function) for function in one.functions]
+        rows.append(_row(one.name, state, entry) | {"objects": dict(one.objects), "functions": functions})
+    rows += [_row(name, loaded.get(name, "recorded"), entry) for name, entry in sorted(known.items())]
+    return rows
+
+
+def _row(name: str, state: str, entry: Entry | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "state": state,
+        "recorded": entry is not None,
+        "replace": entry.replace if entry is not None else None,
+        "digest": entry.digest if entry is not None else None,
+        "build_key": entry.build_key if entry is not None else None,
+        "series": [asdict(patch) for patch in entry.series] if entry is not None else [],
+        "objects": {},
+        "functions": [],
+    }

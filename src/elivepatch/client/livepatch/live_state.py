@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is live and what is recorded, side by side; and the record brought back to the truth after a cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from elivepatch.client.host.identity import read_boot_id
+from elivepatch.client.host.machine import Machine
+from elivepatch.client.host.sysfs import KernelLivepatch, read_livepatches
+from elivepatch.client.livepatch.state import Entry, Record
+from elivepatch.client.livepatch.store import Store
+from elivepatch.model.errors import HostError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The kernel's livepatches and the record about them.
+
+    `live` are the livepatches of ours that are in force, in the order of loading; `missing` those that the record's
+    current set has and the kernel has not; `foreign` the kernel's livepatches that nothing here knows.
+    """
+
+    record: Record
+    boot_id: str
+    kernel: tuple[KernelLivepatch, ...]
+    live: tuple[Entry, ...]
+
+    @property
+    def missing(self) -> tuple[Entry, ...]:
+        """What the current set has and the kernel has not."""
+        return tuple(entry for entry in self.record.set.entries if entry not in self.live)
+
+    @property
+    def foreign(self) -> tuple[KernelLivepatch, ...]:
+        """What the kernel has and nothing here knows."""
+        known = self.record.known
+        return tuple(one for one in self.kernel if one.name not in known and (one.enabled or one.transition))
+
+    @property
+    def moving(self) -> KernelLivepatch | None:
+        """The livepatch whose transition is under way, if one is."""
+        return next((one for one in self.kernel if one.transition), None)
+
+    @property
+    def this_boot(self) -> bool:
+        """Whether the current set was settled since the machine was started."""
+        return self.record.boot_id == self.boot_id
+
+
+def look(machine: Machine, record: Record) -> Standing:
+    """Compare a record with what the kernel says now."""
+    kernel = read_livepatches(machine.host)
+    known = record.known
+    # Of two records with one name, the current set's is the one that can be live.
+    known.update({entry.name: entry for entry in record.set.entries})
+    live = tuple(known[one.name] for one in kernel if one.settled and one.name in known)
+    return Standing(record=record, boot_id=read_boot_id(machine.host), kernel=kernel, live=live)
+
+
+def settle(machine: Machine, store: Store) -> Standing:
+    """Bring the record in line with the kernel after a change, or after a command that was cut off; return both.
+
+    Where a transition is still under way nothing is decided: what was prepared stays for the next command.
+    Raises HostError where the record cannot be read or written.
+    """
+    record, coming = store.record(), store.next_record()
+    if coming is None:
+        return look(machine, record)
+    before, after = look(machine, record), look(machine, coming)
+    if after.moving is not None:
+        return before
+    if after.live == coming.set.entries and coming.boot_id == after.boot_id:
+        store.commit()
+        return after
+    untouched = after.live == record.set.entries or coming.set.entries == record.set.entries
+    if untouched or (not after.live and not before.this_boot):
+        # Nothing was changed, or nothing of an earlier boot's set was loaded: the old record stands.
+        store.forget_next()
+        return before
+    reason = f"partly: {coming.set.reason}"
+    partly = record.followed_by(after.live, boot_id=after.boot_id, at=machine.stamp(), reason=reason)
+    store.prepare(partly)
+    store.commit()
+    return look(machine, partly)
+
+
+def require_settled(standing: Standing) -> None:
+    """Raise HostError where the kernel and the record disagree, or where a transition is under way."""
+    if standing.moving is not None:
+        raise HostError(
+            "transition-running",
+            f"The transition of {standing.moving.name} is still under way; the kernel does one at a time.",
+            advice="Wait for it: `elivepatch status` names the tasks that hold it.",
+        )
+    missing = ", ".join(entry.name for entry in standing.missing)
+    if missing and not standing.this_boot:
+        raise HostError(
+            "not-loaded-yet",
+            f"{missing} is recorded for this kernel but was not loaded since the machine was started.",
+            advice="Load it with `elivepatch boot`, or drop it from the record with `elivepatch unload NAME`.",
+        )
+    if missing:
+        raise HostError(
+            "record-differs",
+            f"{missing} is recorded as live, but the kernel does not have it: somebody else disabled it.",
+            advice="Load it with `elivepatch enable NAME`, or drop it from the record with `elivepatch unload NAME`.",
+        )

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files of the command line: patches that are read, results that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from elivepatch.client.server.api import MAX_SERIES_BYTES
+from elivepatch.model.errors import HostError, UsageError
+from elivepatch.model.series import PatchSeries, SourcePatch
+
+_ELF = b"\x7fELF"
+
+
+def read_series(files: Sequence[Path]) -> PatchSeries:
+    """Return the patches in the files, in order; raises UsageError where one cannot be read."""
+    return PatchSeries(tuple(SourcePatch(file.name, _read(file)) for file in files))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MAX_SERIES_BYTES + 1)
+    except OSError as error:
+        raise UsageError(
+            "patch-file", f"{file} cannot be read: {error.strerror}.", advice="Give files that hold source patches."
+        ) from error
+    if len(content) > MAX_SERIES_BYTES:
+        raise UsageError("patch-file", f"{file} is larger than 24 MiB.", advice="Send only what the fix needs.")
+    if content.startswith(_ELF):
+        raise UsageError(
+            "patch-file",
+            f"{file} is a module, not a source patch.",
+            advice=f"Load it with `elivepatch load {file}`; apply and build take source patches.",
+        )
+    return content
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write `content` to `file` so that nobody, after no crash, finds a part of it there; raises HostError."""
+    staged = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            staged.replace(file)
+        finally:
+            staged.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(
+            "cannot-write",
+            f"{file} cannot be written: {error.strerror}.",
+            advice="Make room or choose another --output.",
+        ) from error

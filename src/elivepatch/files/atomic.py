@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Atomic publication of files and directories: after a crash a name holds the old content or the new, never a part.
+
+The order is that of rename(2) and fsync(2): content reaches the disk before its name does, the name before the caller
+goes on. Nothing else in this project renames or links files.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by a file with `content`, durably; raises OSError and leaves the old file untouched.
+
+    `mode` is reduced by the umask, as open(2) does. A symbolic link at `path` is replaced, not followed.
+    """
+    staged = _stage(path, content, mode)
+    try:
+        staged.replace(path)
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def create_atomic(path: Path, content: bytes, *, mode: int = 0o600) -> bool:
+    """Make `path` with `content`, durably, unless it is there; return whether this call made it.
+
+    Of several processes that call this at once exactly one gets True. Raises OSError.
+    """
+    staged = _stage(path, content, mode)
+    try:
+        os.link(staged, path, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    finally:
+        staged.unlink()
+    sync_directory(path.parent)
+    return True
+
+
+def publish(staged: Path, place: Path) -> None:
+    """Rename `staged`, a file or a whole directory, to `place`, durably; raises OSError.
+
+    `place` may be a file that is to be replaced. Where both are directories, `place` must be empty or absent.
+    """
+    sync_tree(staged)
+    staged.rename(place)
+    sync_directory(place.parent)
+
+
+def set_aside(place: Path, doomed: Path) -> None:
+    """Rename `place` to `doomed` so that nobody finds it while it is being removed; raises OSError."""
+    place.rename(doomed)
+
+
+def sync_tree(path: Path) -> None:
+    """Bring a file, or each file and directory below a directory, to the disk; raises OSError.
+
+    Symbolic links are skipped: their text is part of the directory that holds them.
+    """
+    if path.is_symlink():
+        return
+    if not path.is_dir():
+        _sync(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return
+    for directory, _names, files in os.walk(path):
+        for name in files:
+            file = Path(directory, name)
+            if file.is_file() and not file.is_symlink():
+                _sync(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        sync_directory(Path(directory))
+
+
+def sync_directory(path: Path) -> None:
+    """Bring the names in a directory to the disk; raises OSError."""
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _stage(path: Path, content: bytes, mode: int) -> Path:
+    """Write `content` beside `path` under a name that nobody else uses, and return that name."""
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(staged, _NEW, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise
+    return staged

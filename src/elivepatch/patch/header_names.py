@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which names a changed header changes the meaning of, and what else uses them.
+
+An inline function or a macro is the same to whoever does not name it. So a header that thousands of sources include may
+reach few of them, if all that changes in it is inside of such items.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from elivepatch.patch.c_source import Sort, blanked, enclosing, read_definitions
+from elivepatch.patch.rewrite.edits import Source
+
+Search = Callable[[Collection[str]], Mapping[str, str] | None]
+"""Returns path and text of every source and header that has one of some names as a word.
+
+None where a macro may make one of them out of pieces.
+"""
+
+_BY_NAME = {Sort.FUNCTION, Sort.MACRO}
+_STEPS = 6  # uses of uses; whatever is used deeper than that is used everywhere
+_NAMES_LIMIT = 200
+
+
+def changed_names(source: Source) -> frozenset[str] | None:
+    """Return the names of the functions and macros that hold every change of a header.
+
+    None where something else changes, before or after: a type, a declaration, a condition of the preprocessor.
+    """
+    names: set[str] = set()
+    for edit in source.edits:
+        for text, items, start, end in (
+            (source.old, source.old_items, edit.old_start, edit.old_end),
+            (source.new, source.new_items, edit.new_start, edit.new_end),
+        ):
+            lines = blanked(text).split("\n")
+            for number in range(start, end):
+                item = enclosing(items, number)
+                if item is not None and item.sort in _BY_NAME and item.name:
+                    names.add(item.name)
+                elif lines[number - 1].strip():
+                    return None
+    return frozenset(names)
+
+
+def users_of(names: Collection[str], search: Search) -> frozenset[str] | None:
+    """Return the sources that name any of `names`, or any function or macro of a header that does, at any depth.
+
+    None where a header uses one elsewhere, in a type or in a condition of the preprocessor; and where `search` cannot.
+    """
+    wanted, pending, users = set(names), set(names), set[str]()
+    for _ in range(_STEPS):
+        if not pending:
+            return frozenset(users)
+        found = search(pending)
+        if found is None:
+            return None
+        fresh: set[str] = set()
+        for path, text in found.items():
+            if not path.endswith(".h"):
+                # In a comment or a literal it is no use; assembly is not looked into.
+                if path.endswith(".S") or _named(blanked(text), pending):
+                    users.add(path)
+                continue
+            through = _through(text, pending)
+            if through is None:
+                return None
+            fresh |= through
+        pending = fresh - wanted
+        wanted |= pending
+        if len(wanted) > _NAMES_LIMIT:
+            return None
+    return None
+
+
+def pieces(names: Iterable[str], glued: Iterable[str]) -> frozenset[str]:
+    """Return the words that would make one of `names` together with a fixed piece that a macro glues (`piece##x`)."""
+    return frozenset(
+        rest
+        for name in names
+        for piece in glued
+        for rest in (name.removeprefix(piece), name.removesuffix(piece))
+        if rest and rest != name
+    )
+
+
+def _named(text: str, names: Collection[str]) -> bool:
+    return any(re.search(rf"\b{re.escape(name)}\b", text) for name in names)
+
+
+def _through(text: str, names: Collection[str]) -> set[str] | None:
+    """Return the functions and macros of a header in which `names` stand, None where they stand elsewhere."""
+    items = read_definitions(text)
+    found: set[str] = set()
+    for number, line in enumerate(blanked(text).split("\n"), 1):
+        if not _named(line, names):
+            continue
+        item = enclosing(items, number)
+        if item is not None and item.sort in _BY_NAME and item.name:
+            found.add(item.name)
+        elif item is None or not _declares(item.sort, item.head):
+            return None
+    return found
+
+
+def _declares(sort: Sort, head: str) -> bool:
+    """Whether an item is the declaration of a function, which says nothing of what is in it."""
+    return sort is Sort.OTHER and head.endswith(")") and "{" not in head and "=" not in head

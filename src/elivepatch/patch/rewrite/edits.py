@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Changing a patched source by rule, and writing the outcome as a patch that says what was changed and why.
+
+A rewrite works on whole files, before and after the series, never on hunks: so that what it proposes applies.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from elivepatch.model.build import RewriteStep
+from elivepatch.model.errors import Problem
+from elivepatch.patch.c_source import Definition, Sort, enclosing, read_definitions
+
+_LINES = re.compile(r"[^\n]*\n|[^\n]+")
+_INCLUDE = re.compile(r"\s*#\s*include\b")
+
+
+class Edit(NamedTuple):
+    """A run of old lines that became a run of new ones; both count from 1, the ends are not part of them."""
+
+    old_start: int
+    old_end: int
+    new_start: int
+    new_end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file of the tree, before and after a series."""
+
+    path: str
+    old: str
+    new: str
+
+    @cached_property
+    def old_items(self) -> tuple[Definition, ...]:
+        """What the file defined before."""
+        return read_definitions(self.old)
+
+    @cached_property
+    def new_items(self) -> tuple[Definition, ...]:
+        """What it defines after."""
+        return read_definitions(self.new)
+
+    @cached_property
+    def old_lines(self) -> list[str]:
+        """The lines before, with their ends."""
+        return _LINES.findall(self.old)
+
+    @cached_property
+    def new_lines(self) -> list[str]:
+        """The lines after, with their ends."""
+        return _LINES.findall(self.new)
+
+    @cached_property
+    def edits(self) -> tuple[Edit, ...]:
+        """What the series changes."""
+        matcher = difflib.SequenceMatcher(None, self.old_lines, self.new_lines, autojunk=False)
+        return tuple(
+            Edit(old_start + 1, old_end + 1, new_start + 1, new_end + 1)
+            for how, old_start, old_end, new_start, new_end in matcher.get_opcodes()
+            if how != "equal"
+        )
+
+    def place(self, edit: Edit) -> tuple[Definition | None, Definition | None]:
+        """Return the item that an edit is in, before and after.
+
+        None where that side has no lines of it between two items, or lines of several; blank ones at the ends do not
+        count.
+        """
+        return (
+            _inside(self.old_items, self.old_lines, edit.old_start, edit.old_end),
+            _inside(self.new_items, self.new_lines, edit.new_start, edit.new_end),
+        )
+
+    def changed_text(self, edit: Edit) -> str:
+        """Return the lines that an edit takes away and those that it adds."""
+        return "".join(
+            [
+                *self.old_lines[edit.old_start - 1 : edit.old_end - 1],
+                *self.new_lines[edit.new_start - 1 : edit.new_end - 1],
+            ]
+        )
+
+    def body(self, item: Definition, *, old: bool = False) -> str:
+        """Return the text of an item after the series, or before."""
+        return "".join((self.old_lines if old else self.new_lines)[item.start - 1 : item.end])
+
+    def function(self, name: str) -> Definition | None:
+        """Return the function of a name in the new file, the first where a configuration chooses one of several."""
+        return next((one for one in self.new_items if one.sort is Sort.FUNCTION and one.name == name), None)
+
+    def without(self, edits: Iterable[Edit]) -> Source:
+        """Return the file with the old lines in place of those of `edits`."""
+        lines, position = list[str](), 0
+        for edit in sorted(edits, key=lambda one: one.new_start):
+            lines += self.new_lines[position : edit.new_start - 1]
+            lines += self.old_lines[edit.old_start - 1 : edit.old_end - 1]
+            position = edit.new_end - 1
+        return replace(self, new="".join([*lines, *self.new_lines[position:]]))
+
+    def with_body(self, item: Definition, text: str) -> Source:
+        """Return the file with another text for an item of the new file."""
+        return replace(self, new="".join([*self.new_lines[: item.start - 1], text, *self.new_lines[item.end :]]))
+
+    def including(self, header: str) -> Source:
+        """Return the file with one more include behind those that it has."""
+        wanted = f'#include "{header}"\n'
+        if wanted in self.new_lines:
+            return self
+        first = next((item.start for item in self.new_items if item.sort is not Sort.MACRO), len(self.new_lines) + 1)
+        top = [number for number, line in enumerate(self.new_lines[: first - 1], 1) if _INCLUDE.match(line)]
+        # One that only some configurations have must not decide over the new one.
+        at = _after_conditions(self.new_lines, max(top, default=0))
+        return replace(self, new="".join([*self.new_lines[:at], wanted, *self.new_lines[at:]]))
+
+
+class Rewritten(NamedTuple):
+    """The files after a rule was applied, and what it did."""
+
+    sources: Mapping[str, Source]
+    steps: tuple[RewriteStep, ...]
+
+
+class Unsafe(NamedTuple):
+    """Why a rule that would fit was not applied."""
+
+    reason: str
+
+
+Rule = Callable[[Problem, Mapping[str, Source]], Rewritten | Unsafe | None]
+"""Takes the problem that stopped a series and its files; None where the rule does not fit."""
+
+
+def put(sources: Mapping[str, Source], *changed: Source) -> dict[str, Source]:
+    """Return the files with some of them changed."""
+    return {**sources, **{one.path: one for one in changed}}
+
+
+def write_patch(sources: Mapping[str, Source], steps: Sequence[RewriteStep]) -> str:
+    """Return the proposal as a patch from the old files to the new ones, with all that was done in front of it."""
+    lines = ["This is a proposal of elivepatch check --rewrite. Read it before it is built.", ""]
+    for number, step in enumerate(steps, 1):
+        text = f"{number}. {step.path}: {step.what} [{step.code}]. {step.why}."
+        lines += textwrap.wrap(text, 100, subsequent_indent="   ", break_long_words=False, break_on_hyphens=False)
+    parts = ["".join(f"# {line}".rstrip() + "\n" for line in lines)]
+    for path in sorted(sources):
+        source = sources[path]
+        diff = difflib.unified_diff(source.old_lines, source.new_lines, f"a/{path}", f"b/{path}")
+        parts += (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in diff)
+    return "".join(parts)
+
+
+def _inside(items: tuple[Definition, ...], lines: Sequence[str], start: int, end: int) -> Definition | None:
+    while end > start and not lines[end - 2].strip():
+        end -= 1
+    while end > start and not lines[start - 1].strip():
+        start += 1
+    first = enclosing(items, start)
+    if first is None:
+        return None
+    if start == end:
+        # What is put in front of an item is not part of it.
+        return first if first.start < start else None
+    return first if end - 1 <= first.end else None
+
+
+def _after_conditions(lines: Sequence[str], at: int) -> int:
+    """Return the first place from line `at` on that no #if encloses."""
+    depth = 0
+    for number, line in enumerate(lines, 1):
+        word = line.strip().removeprefix("#").strip()
+        if line.lstrip().startswith("#"):
+            depth += word.startswith("if")
+            depth -= word.startswith("endif")
+        if number >= at and depth <= 0:
+            return number
+    return at

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Leaving out what a series changes in code that has run already, where what goes on running does not need it.
+
+The test is strict: what the dropped lines name - variables, members, the series' own functions - must not be named by
+anything else that the series changes. A variable that init code sets up and new code uses makes it refuse: without the
+one, the other meets a null pointer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from elivepatch.model.build import RewriteStep
+from elivepatch.model.errors import Problem
+from elivepatch.patch.c_source import ENDING, STARTING, Definition, Sort, words_of
+from elivepatch.patch.rewrite.edits import Edit, Rewritten, Source, Unsafe, put
+
+_MEMBER = re.compile(r"(?:->|\.)\s*([A-Za-z_]\w*)")
+
+
+def dropped_init(found: Problem, sources: Mapping[str, Source]) -> Rewritten | Unsafe | None:
+    """Take back the changes of __init and __exit items."""
+    if found.code not in {"init-code", "init-only"}:
+        return None
+    changed, steps, kept_any = dict(sources), list[RewriteStep](), False
+    for path, source in sources.items():
+        dropped = [edit for edit in source.edits if _marks(source, edit)]
+        kept = [edit for edit in source.edits if edit not in dropped]
+        kept_any = kept_any or any(source.changed_text(edit).strip() for edit in kept)
+        if not dropped:
+            continue
+        if shared := sorted(_names(source, dropped) & _needed(sources)):
+            return Unsafe(
+                f"The start-up or exit code of {path} that the series changes is needed by what goes on running: "
+                f"{', '.join(shared[:4])}."
+            )
+        changed = put(changed, source.without(dropped))
+        for edit in dropped:
+            places = [one for one in source.place(edit) if one is not None]
+            marks = _marks(source, edit)
+            what = f"leaves out what is changed in {places[-1].name} (line {edit.old_start})"
+            when = "at the end" if marks & ENDING else "at start-up"
+            why = f"It only runs {when}, and nothing else in the series names what it sets up"
+            steps.append(RewriteStep(code=found.code, path=path, what=what, why=why))
+    if steps and not kept_any:
+        return Unsafe(
+            "The series changes nothing but start-up or exit code, which is of no effect on a running kernel."
+        )
+    return Rewritten(changed, tuple(steps)) if steps else None
+
+
+def _marks(source: Source, edit: Edit) -> frozenset[str]:
+    """Return the marks of the item that an edit is in; none where it is not in one and the same before and after."""
+    old, new = source.place(edit)
+    split = (old is None and edit.old_end > edit.old_start) or (new is None and edit.new_end > edit.new_start)
+    places = [one for one in (old, new) if one is not None]
+    if split or not places or len({one.name for one in places}) > 1:
+        return frozenset()
+    return places[0].words & (STARTING | ENDING)
+
+
+def _names(source: Source, dropped: list[Edit]) -> set[str]:
+    """Return what the dropped lines name that could matter elsewhere.
+
+    That is data and new functions of the file, members, and the data that functions of the file use which they call.
+    """
+    text = "".join(source.changed_text(edit) for edit in dropped)
+    items = {item.name: item for item in (*source.old_items, *source.new_items)}
+    data = {name for name, item in items.items() if item.sort in {Sort.DATA, Sort.USE}}
+    before = {item.name for item in source.old_items}
+    functions = {item.name: item for item in source.new_items if item.sort is Sort.FUNCTION}
+    named = words_of(text)
+    called = {name for name in named & functions.keys() if not functions[name].words & (STARTING | ENDING)}
+    set_up = set[str]().union(*(words_of(source.body(functions[name])) & data for name in called))
+    members = set(_MEMBER.findall(text)) - _plain_words(items)
+    return set(named & data) | set(named & functions.keys() - before) | set_up | members
+
+
+def _plain_words(items: Mapping[str, Definition]) -> set[str]:
+    return {name for name, item in items.items() if item.sort is Sort.FUNCTION}
+
+
+def _needed(sources: Mapping[str, Source]) -> set[str]:
+    """Return every name in the items that the series changes and that go on running, and in what it adds."""
+    needed = set[str]()
+    for source in sources.values():
+        for edit in source.edits:
+            if _marks(source, edit):
+                continue
+            old, new = source.place(edit)
+            needed |= words_of(source.changed_text(edit))
+            if new is not None:
+                needed |= words_of(source.body(new))
+            elif old is not None:
+                needed |= words_of(source.body(old, old=True))
+    return needed

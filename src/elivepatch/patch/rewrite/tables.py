@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Writing pointers into tables of operations by livepatch callbacks (Documentation/livepatch/callbacks.rst).
+
+The table stays as it is and is written when the transition has ended, and back before the reverse one begins. What the
+pointer leads to lies in the livepatch, which nothing but its callbacks keeps in memory then: it is held from before the
+first write on, and let go when no task can be inside any more. Callers are counted; those that have read the pointer
+and not yet entered, or have left the count and not yet the function, are waited for by RCU tasks; RCU callbacks that
+were queued by then have run. A livepatch that replaces this one runs no callback of it: this one then stays in memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from elivepatch.model.build import RewriteStep
+from elivepatch.model.errors import Problem
+from elivepatch.patch.c_source import Definition, Sort
+from elivepatch.patch.initialiser import read_members
+from elivepatch.patch.rewrite.calls import MACROS
+from elivepatch.patch.rewrite.edits import Rewritten, Rule, Source, Unsafe, put
+
+_POINTING = re.compile(r"(\w+) points at (\w+) instead of (\w+) at offset (\d+)")
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_NOTHING = "nothing"
+_TESTS = frozenset(
+    ("if", "while", "for", "switch", "sizeof", "likely", "unlikely", "WARN_ON", "WARN_ON_ONCE", "BUG_ON")
+)
+# Copies of a pointer that are known to be called before the callbacks let the livepatch go.
+_SHORT_LIVED = {
+    "free_inode": "fs/inode.c copies it into an inode right before call_rcu(), whose callbacks are waited for"
+}
+
+_NEVER_REPLACED = frozenset(("inline", "__always_inline", "notrace", "noinstr", "__init", "__exit"))
+
+Uses = Callable[[str, str], Sequence[str]]
+"""Returns the lines of the tree that name a member, of the files that name the type of its table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """A pointer to be written: `path` leads to it from `table`; `entry` is what is written instead of `new`."""
+
+    table: str
+    path: str
+    offset: int
+    old: str
+    new: str
+    entry: str
+
+    @property
+    def member(self) -> str:
+        """The last name of the path."""
+        return self.path.rpartition(".")[2]
+
+
+def written_tables(uses: Uses) -> Rule:
+    """Return the rule that leaves tables as they are and writes their pointers in callbacks."""
+
+    def rule(found: Problem, sources: Mapping[str, Source]) -> Rewritten | Unsafe | None:
+        if found.code != "ops-table":
+            return None
+        wanted = [(table, new, old, int(offset)) for table, new, old, offset in _POINTING.findall(found.message)]
+        path = found.message.split(" ")[0]
+        source = sources.get(path)
+        if source is None or not wanted:
+            return None
+        tables = {name for name, *_ in wanted}
+        changes = {name: _changes(source, name) for name in sorted(tables)}
+        slots = list[Slot]()
+        for table, changed in changes.items():
+            offsets = [one for one in wanted if one[0] == table]
+            matched = _slots(source, table, changed, offsets)
+            if isinstance(matched, Unsafe):
+                return matched
+            slots += matched
+        for slot in slots:
+            if unsafe := _copied(slot, source, uses):
+                return unsafe
+        return _rewritten(found, sources, source, slots)
+
+    return rule
+
+
+def _changes(source: Source, table: str) -> dict[str, tuple[str, str]]:
+    """Return the members of a table that differ: old and new value by path, empty where there is none."""
+    old, new = (
+        read_members(source.body(item, old=is_old)) if (item := _data(items, table)) else {}
+        for items, is_old in ((source.old_items, True), (source.new_items, False))
+    )
+    return {
+        path: (old.get(path, ""), new.get(path, ""))
+        for path in dict.fromkeys([*old, *new])
+        if old.get(path) != new.get(path)
+    }
+
+
+def _data(items: tuple[Definition, ...], name: str) -> Definition | None:
+    # A tentative definition may stand in front of the one with the initialiser.
+    return next((one for one in reversed(items) if one.sort is Sort.DATA and one.name == name), None)
+
+
+def _slots(
+    source: Source, table: str, changed: Mapping[str, tuple[str, str]], wanted: Sequence[tuple[str, str, str, int]]
+) -> list[Slot] | Unsafe:
+    """Pair what the source changes in a table with what the objects say: each pointer must be found exactly once."""
+    slots = list[Slot]()
+    rest = list(wanted)
+    for path, (old, new) in changed.items():
+        shown = (table, _value(new), _value(old))
+        match = next((one for one in rest if one[:3] == shown), None)
+        if match is None:
+            return Unsafe(f"{table}{path} changes from {old or 'nothing'} to {new or 'nothing'}, which is no pointer.")
+        rest.remove(match)
+        if new and source.function(new) is None:
+            return Unsafe(f"{new} is not defined in {source.path}: whether it stays in memory cannot be told.")
+        before = any(one.sort is Sort.FUNCTION and one.name == new for one in source.old_items)
+        entry = new if before or not new else f"elivepatch_{new}"
+        slots.append(Slot(table=table, path=path, offset=match[3], old=old, new=new, entry=entry))
+    if rest:
+        return Unsafe(f"{table} changes at offset {rest[0][3]} by something that the series does not write there.")
+    return slots
+
+
+def _value(text: str) -> str:
+    text = text.removeprefix("&")
+    return _NOTHING if text in {"", "NULL"} else text
+
+
+def _copied(slot: Slot, source: Source, uses: Uses) -> Unsafe | None:
+    """Refuse a pointer that other code keeps a copy of: the copy would outlive the livepatch."""
+    if slot.entry == slot.new or slot.member in _SHORT_LIVED:
+        return None
+    table = _data(source.new_items, slot.table)
+    tag = re.search(r"\bstruct\s+(\w+)", table.head) if table is not None else None
+    for line in uses(slot.member, tag[1] if tag else slot.table):
+        if any(_is_copy(line, slot)):
+            return Unsafe(
+                f"The pointer {slot.path} is copied elsewhere ({line.strip()[:120]}), where it would be called later."
+            )
+    return None
+
+
+def _is_copy(line: str, slot: Slot) -> Iterator[bool]:
+    code = line.split(":", 2)[-1]
+    target = rf"(?P<base>[\w\]\[)(>*-]*[\w\])])\s*(?P<how>->|\.)\s*{slot.member}\b(?!\s*\()"
+    for found in re.finditer(target, code):
+        other = found["how"] == "." and _NAME.fullmatch(found["base"]) and found["base"] != slot.table
+        before, behind = code[: found.start()].rstrip(), code[found.end() :].lstrip()
+        taken = re.search(r"(?<![=!<>])=$|\breturn$|[?:]$", before)
+        called = re.search(r"(\w+)\s*\((?:[^()]*,)?$", before)
+        passed = called is not None and called[1] not in _TESTS and behind[:1] in {",", ")"}
+        yield not other and bool(taken or passed)
+
+
+def _rewritten(
+    found: Problem, sources: Mapping[str, Source], source: Source, slots: Sequence[Slot]
+) -> Rewritten | Unsafe:
+    text = source
+    for table in {slot.table for slot in slots}:
+        old, new = _data(text.old_items, table), _data(text.new_items, table)
+        if old is None or new is None:
+            return Unsafe(f"{table} is defined in a way that is not understood.")
+        text = text.with_body(new, text.body(old, old=True))
+    steps = [
+        RewriteStep(
+            code=found.code,
+            path=source.path,
+            what=f"{slot.table}{slot.path} is set to {slot.new or 'NULL'} by a callback after the transition, and back",
+            why=_why(slot),
+        )
+        for slot in slots
+    ]
+    if not _changes_a_function(source):
+        # What the pointers led to runs seldom enough; another function of the table may be a busy one.
+        candidates = [{slot.old for slot in slots}, _pointees(text, slots)]
+        anchor = next((one for names in candidates for one in text.new_items if _can_anchor(one, names)), None)
+        if anchor is None:
+            return Unsafe(f"{source.path} has no function that could carry the livepatch.")
+        text = text.with_body(anchor, _with_nop(text.body(anchor)))
+        what, why = f"{anchor.name}() gets a nop", "A livepatch has to replace at least one function of the object"
+        steps.append(RewriteStep(code=found.code, path=source.path, what=what, why=why))
+    constant = {slot.table for slot in slots if "const" in (_head(source, slot.table).partition(slot.table)[0]).split()}
+    added = "".join(_callbacks(source, slots, constant))
+    text = replace(text, new=text.new.rstrip("\n") + "\n" + added).including(MACROS)
+    return Rewritten(put(sources, text), tuple(steps))
+
+
+def _why(slot: Slot) -> str:
+    if slot.entry == slot.new:
+        return "What it points at then is the kernel's own function, which stays where it is"
+    known = f"; {_SHORT_LIVED[slot.member]}" if slot.member in _SHORT_LIVED else ""
+    return (
+        "The livepatch is held in memory until nobody can be inside; until the transition has ended the new functions "
+        "meet the old table, and a livepatch that replaces this one must not do so before it is taken back: both have "
+        f"to be looked at by a person{known}"
+    )
+
+
+def _head(source: Source, table: str) -> str:
+    item = _data(source.new_items, table)
+    return item.head if item is not None else ""
+
+
+def _changes_a_function(source: Source) -> bool:
+    # A name may stand for several, of which the configuration chooses.
+    before = {(one.name, source.body(one, old=True)) for one in source.old_items if one.sort is Sort.FUNCTION}
+    names = {name for name, _ in before}
+    return any(
+        one.name in names and (one.name, source.body(one)) not in before
+        for one in source.new_items
+        if one.sort is Sort.FUNCTION and not one.words & _NEVER_REPLACED
+    )
+
+
+def _pointees(source: Source, slots: Sequence[Slot]) -> set[str]:
+    """Return what the tables pointed at before."""
+    tables = [_data(source.old_items, name) for name in {slot.table for slot in slots}]
+    return {value for one in tables if one is not None for value in read_members(source.body(one, old=True)).values()}
+
+
+def _can_anchor(item: Definition, names: set[str]) -> bool:
+    return item.sort is Sort.FUNCTION and not item.words & _NEVER_REPLACED and item.name in names
+
+
+def _with_nop(body: str) -> str:
+    at = body.index("\n", body.index("{")) + 1
+    return f'{body[:at]}\tint elivepatch_anchor __maybe_unused = ({{ asm volatile("nop"); 0; }});\n{body[at:]}'
+
+
+def _callbacks(source: Source, slots: Sequence[Slot], constant: set[str]) -> Iterator[str]:
+    """Yield the C code that is added at the end of the file."""
+    entries = {slot.new: slot.entry for slot in slots if slot.entry != slot.new}
+    yield _BEGINNING
+    for slot in slots:
+        yield (
+            f"static_assert(offsetof(struct {{ typeof({slot.table}) table; }}, table{slot.path}) == {slot.offset});\n"
+        )
+    yield "\nstatic atomic_t elivepatch_inside = ATOMIC_INIT(0);\n"
+    for name, entry in entries.items():
+        item = next(one for one in source.new_items if one.sort is Sort.FUNCTION and one.name == name)
+        yield _entry(item, entry)
+    yield _HOLDING
+    if constant:
+        yield _MAPPING
+    yield _writer("elivepatch_write_new", slots, constant, new=True)
+    yield _writer("elivepatch_write_old", slots, constant, new=False)
+    yield _CALLBACKS
+
+
+def _entry(item: Definition, name: str) -> str:
+    """Return the function that counts who is inside `item`."""
+    before, _, parameters = item.head.partition(f"{item.name}(")
+    parameters = parameters[: parameters.rindex(")")]
+    result = " ".join(word for word in before.split() if word not in {"static", "noinline"})
+    arguments = ", ".join(_argument(one) for one in parameters.split(",") if one.strip() != "void")
+    head = f"\nstatic {result} {name}({parameters})\n{{\n".replace("* ", "*")
+    call = f"{item.name}({arguments})"
+    if result == "void":
+        return f"{head}\tatomic_inc(&elivepatch_inside);\n\t{call};\n\tatomic_dec(&elivepatch_inside);\n}}\n"
+    return (
+        f"{head}\ttypeof({call}) result;\n\n\tatomic_inc(&elivepatch_inside);\n\tresult = {call};\n"
+        "\tatomic_dec(&elivepatch_inside);\n\treturn result;\n}\n"
+    )
+
+
+def _argument(parameter: str) -> str:
+    return str(_NAME.findall(re.sub(r"\[[^\]]*\]", "", parameter))[-1])
+
+
+def _writer(name: str, slots: Sequence[Slot], constant: set[str], *, new: bool) -> str:
+    lines = []
+    for slot in slots:
+        place, value = f"{slot.table}{slot.path}", (slot.entry if new else slot.old) or "NULL"
+        if slot.table in constant:
+            lines.append(f"\telivepatch_write_constant((const void *)&{place}, (const void *){value});\n")
+        else:
+            lines.append(f"\tWRITE_ONCE({place}, {value});\n")
+    return f"\nstatic void {name}(patch_object *obj)\n{{\n{''.join(lines)}}}\n"
+
+
+_BEGINNING = """
+/* Added by elivepatch check --rewrite: pointers that are written by callbacks. */
+#include <linux/atomic.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/vmalloc.h>
+
+"""
+
+_HOLDING = """
+static struct module *elivepatch_module(patch_object *obj)
+{
+	return container_of(obj->kobj.parent, struct klp_patch, kobj)->mod;
+}
+"""
+
+_MAPPING = """
+static void elivepatch_write_constant(const void *place, const void *value)
+{
+#ifdef MODULE
+	struct page *page = vmalloc_to_page(place);
+#else
+	struct page *page = pfn_to_page(__pa_symbol(place) >> PAGE_SHIFT);
+#endif
+	void *alias;
+
+	/* The pointer must be written: there is no way to fail here. */
+	while (!(alias = vmap(&page, 1, VM_MAP, PAGE_KERNEL)))
+		schedule_timeout_uninterruptible(1);
+	WRITE_ONCE(*(const void **)(alias + offset_in_page(place)), value);
+	vunmap(alias);
+}
+"""
+
+_CALLBACKS = """
+static int elivepatch_hold(patch_object *obj)
+{
+	__module_get(elivepatch_module(obj));
+	return 0;
+}
+
+static void elivepatch_let_go(patch_object *obj)
+{
+	synchronize_rcu_tasks();
+	synchronize_rcu();
+	rcu_barrier();
+	while (atomic_read(&elivepatch_inside))
+		schedule_timeout_uninterruptible(1);
+	synchronize_rcu_tasks();
+	synchronize_rcu();
+	module_put(elivepatch_module(obj));
+}
+
+KPATCH_PRE_PATCH_CALLBACK(elivepatch_hold);
+KPATCH_POST_PATCH_CALLBACK(elivepatch_write_new);
+KPATCH_PRE_UNPATCH_CALLBACK(elivepatch_write_old);
+KPATCH_POST_UNPATCH_CALLBACK(elivepatch_let_go);
+"""

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who may ask for what: bearer tokens, of which the database keeps the digest only, and the roles they give.
+
+A token is 256 random bits, so a plain SHA-256 cannot be turned back and needs no salt; and since nobody can choose
+what a token's digest begins with, looking it up by the digest tells a guesser nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from elivepatch.model.errors import EnvironmentFault, UsageError
+from elivepatch.service.db.database import tokens
+from elivepatch.service.jobs.jobs import DEFAULT_TENANT
+
+_OPERATOR = "operator"
+_MAX_TOKEN_LENGTH = 200
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}", re.ASCII)
+_MAX_DAYS = 3650
+_RECENT = 10_000
+_RECENT_S = 1.0
+
+
+class Role(enum.StrEnum):
+    """What a token's owner is to the server."""
+
+    HOST = "host"
+    SUBMITTER = "submitter"
+    PATCHER = "patcher"
+    APPROVER = "approver"
+    OPERATOR = "operator"
+    WORKER = "worker"
+
+
+class Right(enum.Enum):
+    """What a request needs. The roles that have it: `RIGHTS`, and as a table in docs/accounts.md."""
+
+    CATALOGUE = enum.auto()  # kernels, their sources, CVE records, the signing key, the API's description
+    FOLLOW = enum.auto()  # jobs of the own tenant: where they stand, what happened, what came out
+    ASK = enum.auto()  # uploads; builds of patches that the server's overlays hold
+    ANY_PATCH = enum.auto()  # builds of any patch
+    CANCEL = enum.auto()
+    REPORT = enum.auto()  # what is open and live on a host
+    HOSTS = enum.auto()  # what hosts of the own tenant reported
+    FRESH = enum.auto()  # a build although an answer is there
+    EVERY_TENANT = enum.auto()
+    TOKENS = enum.auto()
+    AUDIT = enum.auto()
+    METRICS = enum.auto()
+
+
+RIGHTS: dict[Role, frozenset[Right]] = {
+    Role.HOST: frozenset({Right.CATALOGUE, Right.FOLLOW, Right.REPORT}),
+    Role.SUBMITTER: frozenset({Right.CATALOGUE, Right.FOLLOW, Right.REPORT, Right.ASK, Right.CANCEL}),
+    Role.PATCHER: frozenset({Right.CATALOGUE, Right.FOLLOW, Right.REPORT, Right.ASK, Right.ANY_PATCH, Right.CANCEL}),
+    Role.APPROVER: frozenset({Right.CATALOGUE, Right.FOLLOW, Right.HOSTS}),
+    Role.OPERATOR: frozenset(Right),
+    Role.WORKER: frozenset({Right.CATALOGUE, Right.METRICS}),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """The owner of a token. With `kernel` it sees the jobs for that release only."""
+
+    name: str
+    role: Role
+    tenant: str
+    kernel: str = ""
+
+    def may(self, right: Right) -> bool:
+        """Whether the role has the right."""
+        return right in RIGHTS[self.role]
+
+    def sees(self, *, tenant: str, release: str) -> bool:
+        """Whether a job of this tenant for this kernel exists for the account."""
+        return (self.may(Right.EVERY_TENANT) or tenant == self.tenant) and self.kernel in {"", release}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A token as the database knows it; the token itself is shown once and never again."""
+
+    name: str
+    role: Role
+    tenant: str
+    kernel: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it is let in now."""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > datetime.now(UTC))
+
+
+class Tokens:
+    """The tokens of one database."""
+
+    def __init__(self, database: sa.Engine) -> None:
+        self._database = database
+        self._recent: dict[str, tuple[Account, float]] = {}
+
+    def recall(self, token: str) -> Account | None:
+        """Return whose token it is where that was checked within the last second; asks no database."""
+        account, until = self._recent.get(_digest(token[:_MAX_TOKEN_LENGTH]), (None, 0.0))
+        return account if time.monotonic() < until else None
+
+    def ensure_operator(self, file: Path) -> bool:
+        """Make the operator's token where the database has none, write it to `file` (mode 0600), say whether it did.
+
+        The file is written first: a token that nobody can read any more would lock everyone out.
+        """
+        with self._database.connect() as connection:
+            if connection.execute(sa.select(tokens.c.digest).where(tokens.c.name == _OPERATOR)).first() is not None:
+                return False
+        token = _new()
+        _write_private(file, token + "\n")
+        self._keep(token, Account(name=_OPERATOR, role=Role.OPERATOR, tenant=DEFAULT_TENANT), None)
+        return True
+
+    def add(self, account: Account, *, days: int | None = None) -> str:
+        """Make a token and return it: this is the only time that it can be seen.
+
+        Raises UsageError where name or tenant is malformed or the name is taken.
+        """
+        for what, text in (("name", account.name), ("tenant", account.tenant)):
+            if not _NAME.fullmatch(text):
+                raise UsageError(
+                    "token-name",
+                    f"{text[:80]!r} cannot be the {what} of a token.",
+                    advice="1 to 40 lower-case letters, digits, dots, dashes and underscores.",
+                )
+        if days is not None and not 0 < days <= _MAX_DAYS:
+            raise UsageError("token-days", "A token is valid for 1 to 3650 days.", advice="Give another number.")
+        token = _new()
+        try:
+            self._keep(token, account, days)
+        except sa.exc.IntegrityError as error:
+            raise UsageError(
+                "token-exists",
+                f"There is, or was, a token of the name {account.name}.",
+                advice="Choose another name: that of a token is never used again, so that the audit log stays true.",
+            ) from error
+        return token
+
+    def list(self) -> Sequence[Token]:
+        """Return all tokens by name, revoked and expired ones too."""
+        with self._database.connect() as connection:
+            rows = connection.execute(sa.select(tokens).order_by(tokens.c.name)).mappings().all()
+        return [_read(row) for row in rows]
+
+    def revoke(self, name: str) -> Token:
+        """Let a token in no more; doing it twice is the same as once. Raises UsageError where there is none."""
+        self._recent = {}
+        with self._database.begin() as connection:
+            known = tokens.c.name == name[:_MAX_TOKEN_LENGTH]
+            now = sa.func.coalesce(
+                tokens.c.revoked_at, sa.bindparam("now", datetime.now(UTC), tokens.c.revoked_at.type)
+            )
+            row = (
+                connection.execute(sa.update(tokens).where(known).values(revoked_at=now).returning(*tokens.c))
+                .mappings()
+                .one_or_none()
+            )
+        if row is None:
+            raise UsageError(
+                "token-unknown", "There is no token of this name.", advice="`elivepatch-server token list` has them."
+            )
+        return _read(row)
+
+    def check(self, token: str) -> Account:
+        """Return whose token it is, else raise EnvironmentFault with the code `token-refused`."""
+        with self._database.connect() as connection:
+            row = (
+                connection.execute(sa.select(tokens).where(tokens.c.digest == _digest(token[:_MAX_TOKEN_LENGTH])))
+                .mappings()
+                .one_or_none()
+            )
+        known = None if row is None else _read(row)
+        if known is None or not known.is_valid:
+            # Not which of the two: a revoked token's finder need not learn that it was one.
+            raise EnvironmentFault(
+                "token-refused",
+                "The server does not know this token.",
+                advice="Take the token of the server's file operator.token, or ask its operator; tokens expire.",
+            )
+        account = Account(name=known.name, role=known.role, tenant=known.tenant, kernel=known.kernel)
+        if len(self._recent) >= _RECENT:
+            self._recent = {}
+        self._recent[_digest(token[:_MAX_TOKEN_LENGTH])] = (account, time.monotonic() + _RECENT_S)
+        return account
+
+    def _keep(self, token: str, account: Account, days: int | None) -> None:
+        now = datetime.now(UTC)
+        with self._database.begin() as connection:
+            connection.execute(
+                sa.insert(tokens).values(
+                    digest=_digest(token),
+                    name=account.name,
+                    role=account.role.value,
+                    tenant=account.tenant,
+                    kernel=account.kernel,
+                    created_at=now,
+                    expires_at=None if days is None else now + timedelta(days=days),
+                )
+            )
+
+
+def _read(row: sa.RowMapping) -> Token:
+    return Token(role=Role(row["role"]), **{key: row[key] for key in row if key not in {"digest", "role"}})
+
+
+def _new() -> str:
+    return f"elp_{secrets.token_urlsafe(32)}"
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", errors="surrogateescape")).hexdigest()
+
+
+def _write_private(file: Path, text: str) -> None:
+    staged = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    staged.replace(file)

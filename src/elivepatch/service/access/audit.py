@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who did what: a log in which every entry holds the digest of the one before, so that none can be changed unseen.
+
+The end of the log can be cut off unseen by whoever can write the database: keep the digest of the last entry elsewhere
+now and then (`elivepatch-server audit verify` prints it and compares it with an older one).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+from elivepatch.model.kernel import Digest
+from elivepatch.service.db.database import audit
+
+START = Digest("0" * 64)
+"""What the first entry holds as the digest of the one before."""
+
+_ATTEMPTS = 50
+_SUBJECT_LENGTH = 200
+_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of the log. `at` is ISO 8601 in UTC; `previous` is the digest of the entry before."""
+
+    number: int
+    at: str
+    who: str
+    tenant: str
+    action: str
+    subject: str
+    previous: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What a verification saw: entries in all, the last one's digest, the first one that does not hold, if any."""
+
+    entries: int
+    head: str
+    broken: int | None
+    seen: bool
+
+
+class Audit:
+    """The audit log of one database."""
+
+    def __init__(self, database: sa.Engine) -> None:
+        self._database = database
+
+    def note(self, *, who: str, tenant: str, action: str, subject: str) -> None:
+        """Append an entry."""
+        for _ in range(_ATTEMPTS):
+            try:
+                with self._database.begin() as connection:
+                    last = connection.execute(
+                        sa.select(audit.c.number, audit.c.digest).order_by(audit.c.number.desc()).limit(1)
+                    ).first()
+                    facts = {
+                        "number": 1 if last is None else last[0] + 1,
+                        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                        "who": who,
+                        "tenant": tenant,
+                        "action": action,
+                        "subject": subject[:_SUBJECT_LENGTH],
+                        "previous": START if last is None else last[1],
+                    }
+                    connection.execute(sa.insert(audit).values(**facts, digest=_digest(facts)))
+            except sa.exc.IntegrityError:
+                # Another process took the number: the database, not a lock, keeps the chain from forking.
+                continue
+            return
+        message = "the audit log grows faster than it can be written"
+        raise RuntimeError(message)
+
+    def page(self, *, after: int, limit: int) -> list[Entry]:
+        """Return at most `limit` entries with a number above `after`, in order."""
+        query = sa.select(audit).where(audit.c.number > after).order_by(audit.c.number).limit(limit)
+        with self._database.connect() as connection:
+            return [Entry(**row) for row in connection.execute(query).mappings()]
+
+    def verify(self, head: str = START) -> Verified:
+        """Go through the whole chain; `seen` says whether `head`, a digest noted earlier, is still part of it."""
+        previous, count, seen = START, 0, head == START
+        for entry in self._all():
+            facts = asdict(entry)
+            digest = facts.pop("digest")
+            if entry.number != count + 1 or entry.previous != previous or _digest(facts) != digest:
+                return Verified(entries=count, head=previous, broken=count + 1, seen=seen)
+            count, previous = entry.number, Digest(digest)
+            seen = seen or digest == head
+        return Verified(entries=count, head=previous, broken=None, seen=seen)
+
+    def _all(self) -> Iterator[Entry]:
+        after = 0
+        while entries := self.page(after=after, limit=_AT_ONCE):
+            yield from entries
+            after = entries[-1].number
+
+
+def _digest(facts: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whether a server can work here: what it needs, looked at one by one, each with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from obstore.exceptions import BaseError
+
+from elivepatch.build.sandbox.cgroup import own_group
+from elivepatch.build.sandbox.toolchain import declarations
+from elivepatch.model.errors import ElivepatchError, EnvironmentFault
+from elivepatch.process import SEARCH_PATH
+from elivepatch.service.db.database import open_database
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.parts import STORE_DIRECTORY, database_url
+from elivepatch.service.store import Store
+from elivepatch.settings import ServerSettings
+
+_PROGRAMS = {
+    "mmdebstrap": "makes toolchains",
+    "qemu-system-x86_64": "runs trials",
+    "busybox": "is the userland of trials",
+    "cpio": "packs their initial file system",
+    "setpriv": "drops privileges before the sandbox",
+    "dpkg-deb": "unpacks kernels' packages",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at. `advice` is empty where it is well."""
+
+    what: str
+    well: bool
+    seen: str
+    advice: str = ""
+
+
+def look(settings: ServerSettings) -> list[Finding]:
+    """Return what was found; nothing is changed, but that a small file is put into the store and taken out again."""
+    findings = [
+        _guarded("state directory", lambda: _state(settings)),
+        _guarded("database", lambda: _database(settings)),
+    ]
+    findings += [_guarded("store", lambda: _store(settings)), _guarded("disk", lambda: _disk(settings))]
+    findings += [_guarded("cache directory", lambda: _cache(settings)), _guarded("memory of builds", _memory)]
+    findings += [_program(name, purpose) for name, purpose in _PROGRAMS.items()]
+    findings += [_guarded("toolchains", lambda: _toolchains(settings)), _guarded("kernels", lambda: _kernels(settings))]
+    return [*findings, *_tls(settings)]
+
+
+def _guarded(what: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except ElivepatchError as error:
+        return Finding(what=what, well=False, seen=error.problem.message, advice=error.problem.advice)
+    except (OSError, sa.exc.DBAPIError, BaseError) as error:
+        seen = str(error).splitlines()[0][:200]
+        return Finding(what=what, well=False, seen=seen, advice="Look whether it runs, answers and lets this user in.")
+
+
+def _state(settings: ServerSettings) -> Finding:
+    state = settings.state_dir
+    if not state.is_dir():
+        return Finding(what="state directory", well=True, seen=f"{state}: will be made at the first start")
+    private = state.stat().st_mode & 0o077 == 0
+    mine = os.access(state, os.R_OK | os.W_OK | os.X_OK)
+    return Finding(
+        what="state directory",
+        well=private and mine,
+        seen=f"{state}: {'private' if private else 'open to others'}, {'ours' if mine else 'not ours'}",
+        advice="" if private and mine else f"chown and chmod 700 {state} for the server's user.",
+    )
+
+
+def _database(settings: ServerSettings) -> Finding:
+    url = database_url(settings)
+    if not settings.database and not (settings.state_dir / "elivepatch.db").exists():
+        return Finding(what="database", well=True, seen="SQLite: will be made at the first start")
+    engine = open_database(url)
+    try:
+        with engine.connect() as connection:
+            revision = MigrationContext.configure(connection).get_current_revision()
+        return Finding(what="database", well=True, seen=f"{engine.dialect.name}: answers, tables of {revision}")
+    finally:
+        engine.dispose()
+
+
+def _store(settings: ServerSettings) -> Finding:
+    place = settings.state_dir / STORE_DIRECTORY
+    if not settings.store and not place.is_dir():
+        return Finding(what="store", well=True, seen="directory: will be made at the first start")
+    (Store.at(settings.store) if settings.store else Store.in_directory(place)).check()
+    return Finding(what="store", well=True, seen=f"{settings.store or place}: takes and gives files")
+
+
+def _disk(settings: ServerSettings) -> Finding:
+    places = [place for place in (settings.state_dir, settings.cache_dir) if place.is_dir()] or [Path("/")]
+    free = min(shutil.disk_usage(place).free for place in places) >> 20
+    enough = free >= max(settings.disk_reserve_mib, 2048)
+    return Finding(
+        what="disk",
+        well=enough,
+        seen=f"{free} MiB free",
+        advice="" if enough else "Make room: a toolchain takes about 2 GiB, a kernel about 3.",
+    )
+
+
+def _cache(settings: ServerSettings) -> Finding:
+    cache = settings.cache_dir.absolute()
+    closed = [str(place) for place in (cache, *cache.parents) if place.is_dir() and not place.stat().st_mode & 0o001]
+    return Finding(
+        what="cache directory",
+        well=not closed,
+        seen=f"{closed[0]} is closed to others" if closed else f"{cache}: open to the sandbox's user",
+        advice=f"chmod o+x {closed[0]}: programs in the sandbox read the cache as nobody's user." if closed else "",
+    )
+
+
+def _memory() -> Finding:
+    group = own_group()
+    if group is None:
+        return Finding(
+            what="memory of builds",
+            well=False,
+            seen="each program is bounded, not all of a build together",
+            advice="Run as root, or by systemd with Delegate=memory: a build then gets a control group.",
+        )
+    seen = f"at most {group.limit >> 20} MiB for all programs of a build (control group v{group.version})"
+    group.remove()
+    return Finding(what="memory of builds", well=True, seen=seen)
+
+
+def _program(name: str, purpose: str) -> Finding:
+    found = shutil.which(name, path=SEARCH_PATH)
+    return Finding(
+        what=name,
+        well=found is not None,
+        seen=found or f"not there; it {purpose}",
+        advice="" if found else "Install the packages of packaging/debian-packages.txt.",
+    )
+
+
+def _toolchains(settings: ServerSettings) -> Finding:
+    present = [toolchain.name for toolchain in BuildingWorkshop(settings).toolchains.list()]
+    return Finding(
+        what="toolchains",
+        well=bool(present),
+        seen=f"{', '.join(present) or 'none'} of {len(declarations())} that are known",
+        advice="" if present else "elivepatch-server kernel add debian-13 makes the one it needs.",
+    )
+
+
+def _kernels(settings: ServerSettings) -> Finding:
+    workshop = BuildingWorkshop(settings)
+    kernels = [kernel.release for kernel in workshop.kernels()]
+    for release in kernels:
+        try:
+            workshop.facts(release)
+        except EnvironmentFault as fault:
+            problem = fault.problem
+            return Finding(what="kernels", well=False, seen=f"{release}: {problem.message}", advice=problem.advice)
+    return Finding(
+        what="kernels",
+        well=bool(kernels),
+        seen=", ".join(kernels) or "none",
+        advice="" if kernels else "elivepatch-server kernel add debian-13",
+    )
+
+
+def _tls(settings: ServerSettings) -> Iterator[Finding]:
+    local = settings.host in {"127.0.0.1", "::1", "localhost"}
+    if not settings.tls_certificate and not local:
+        yield Finding(
+            what="TLS",
+            well=False,
+            seen=f"listens on {settings.host} without",
+            advice="Give --tls-certificate, or let a proxy speak TLS and listen on loopback.",
+        )

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the routes work with, and what stands before them: whose request it is, what it may, which job it means."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
+
+from elivepatch.model.build import Status
+from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
+from elivepatch.service.access.accounts import Account, Right, Tokens
+from elivepatch.service.access.allowed_patches import Overlays
+from elivepatch.service.access.audit import Audit
+from elivepatch.service.http.limits import Rate, Room
+from elivepatch.service.http.streams import Watch
+from elivepatch.service.http.wire import ProblemAnswer
+from elivepatch.service.jobs.catalogue import Catalogue
+from elivepatch.service.jobs.engine import Engine
+from elivepatch.service.jobs.fleet import Fleet
+from elivepatch.service.jobs.jobs import Job, Jobs
+from elivepatch.service.jobs.worker import Worker
+from elivepatch.service.metrics import Metrics
+from elivepatch.service.parts import Parts
+from elivepatch.service.store import Store
+from elivepatch.service.uploads import Uploads
+from elivepatch.trust.keys import ServerKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the routes work with. `worker` is None where jobs run elsewhere; `stopping` ends streams."""
+
+    parts: Parts
+    jobs: Jobs
+    store: Store
+    uploads: Uploads
+    engine: Engine
+    tokens: Tokens
+    audit: Audit
+    fleet: Fleet
+    catalogue: Catalogue
+    overlays: Overlays
+    rate: Rate
+    room: Room
+    metrics: Metrics
+    watch: Watch
+    key: ServerKey
+    worker: Worker | None
+    stopping: threading.Event
+
+
+# These are asynchronous although they wait for nothing: FastAPI gives every other one a thread's turn, and the sum of
+# those is most of what a short answer takes.
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+With = Annotated[Services, Depends(_services)]
+
+
+async def _asker(
+    request: Request,
+    services: With,
+    given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+) -> Account:
+    address = request.client.host if request.client is not None else ""
+    if given is None:
+        services.rate.take(f"address {address}")
+        raise EnvironmentFault(
+            "token-missing",
+            "The server wants a token.",
+            advice="Give it with --token-file or ELIVEPATCH_TOKEN; the server wrote one to its file operator.token.",
+        )
+    try:
+        account = services.tokens.recall(given.credentials)
+        if account is None:
+            account = await run_in_threadpool(services.tokens.check, given.credentials)
+    except EnvironmentFault:
+        # So nobody can try tokens without end, nor use up another one's share.
+        services.rate.take(f"address {address}")
+        raise
+    services.rate.take(f"token {account.name}")
+    return account
+
+
+Asker = Annotated[Account, Depends(_asker)]
+
+
+def may(right: Right) -> Any:
+    """Return the dependency that lets only those accounts through that have `right`."""
+
+    async def checked(asker: Asker) -> Account:
+        demand(asker, right)
+        return asker
+
+    return Depends(checked)
+
+
+def demand(asker: Account, right: Right) -> None:
+    """Raise TrustError with the code `role-insufficient` where the account does not have the right."""
+    if not asker.may(right):
+        raise TrustError(
+            "role-insufficient",
+            f"A token of the role {asker.role.value} may not do this.",
+            advice="Ask the server's operator for a token of another role; docs/accounts.md says which role may what.",
+        )
+
+
+def _job(
+    services: With,
+    asker: Annotated[Account, may(Right.FOLLOW)],
+    build: Annotated[str, Path(pattern="^[0-9a-f]{16}$")],
+) -> Job:
+    return visible(services, asker, build)
+
+
+def visible(services: Services, asker: Account, build: str) -> Job:
+    """Return a job that exists for the account; raises UsageError with the code `build-unknown` for any other."""
+    job = services.jobs.get(build)
+    if job is None or not asker.sees(tenant=job.tenant, release=job.release):
+        raise UsageError(
+            "build-unknown", "The server has no job of this name.", advice="GET /v1/builds lists its jobs."
+        )
+    return job
+
+
+Known = Annotated[Job, Depends(_job)]
+
+
+async def _done(job: Known) -> Job:
+    if job.status is not Status.DONE:
+        raise UsageError(
+            "build-not-done",
+            f"The job is {job.status.value}; its files are there when it is done.",
+            advice="Follow it at /v1/builds/{id}/events.",
+        )
+    return job
+
+
+Done = Annotated[Job, Depends(_done)]
+
+
+def told(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of the error answers that a route may give."""
+    return {
+        status: {
+            "model": ProblemAnswer,
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemAnswer"}}},
+        }
+        for status in statuses
+    }
+
+
+EVERYWHERE = told(401, 403, 422, 429, 500, 503, 507)
+"""What every route that wants a token may answer."""

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files over HTTP: with their digest, whole or in part, and not at all where the client has them already (RFC 9110)."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterator
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+
+from elivepatch.model.errors import EnvironmentFault, Kind, Problem, TrustError, UsageError
+from elivepatch.model.kernel import Digest
+from elivepatch.service.http.dependencies import Services
+from elivepatch.service.http.problems import answer
+from elivepatch.service.jobs.jobs import Job
+from elivepatch.service.store import digest_of
+
+_RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})", re.ASCII)
+
+_OUT_OF_RANGE = Problem(
+    code="range-not-satisfiable",
+    kind=Kind.USAGE,
+    message="The range begins behind the end of the file.",
+    advice="Ask without a range; Content-Range says how long the file is.",
+)
+
+
+def of_job(
+    request: Request, services: Services, job: Job, digest: Digest | None, name: str, media_type: str
+) -> Response:
+    """Answer with a file of a job from the store; raises UsageError where the job has none.
+
+    A job whose file is gone or damaged answers no more requests: the next one of the same is built anew.
+    """
+    if digest is None:
+        raise missing(name)
+    if _has(request, digest):
+        return Response(status_code=304, headers={"ETag": f'"{digest}"'})
+    try:
+        size = services.store.verify(digest)
+    except (EnvironmentFault, TrustError):
+        services.jobs.forget(job.id)
+        raise
+    return _answer(
+        request, digest, size, name, media_type, lambda first, last: services.store.chunks(digest, first, last)
+    )
+
+
+def missing(name: str) -> UsageError:
+    """Return the error of a job that has no such file."""
+    return UsageError("file-unknown", f"This job has no {name}.", advice="The job's report says how it ended.")
+
+
+def of_bytes(request: Request, content: bytes, name: str, media_type: str) -> Response:
+    """Answer with `content`, or with the one range of it that was asked for."""
+    digest = digest_of(content)
+    if _has(request, digest):
+        return Response(status_code=304, headers={"ETag": f'"{digest}"'})
+    return _answer(
+        request, digest, len(content), name, media_type, lambda first, last: iter([content[first : last + 1]])
+    )
+
+
+def _answer(
+    request: Request,
+    digest: Digest,
+    size: int,
+    name: str,
+    media_type: str,
+    read: Callable[[int, int], Iterator[bytes]],
+) -> Response:
+    """Answer with the bytes that `read` gives for the first and the last one that are asked for."""
+    encoded = base64.b64encode(bytes.fromhex(digest)).decode("ascii")
+    headers = {
+        "ETag": f'"{digest}"',
+        "Repr-Digest": f"sha-256=:{encoded}:",
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "X-Content-Type-Options": "nosniff",
+        "Accept-Ranges": "bytes",
+    }
+    status = 200
+    first, last = 0, size - 1
+    span = _span(request, digest, size)
+    if span is not None:
+        first, last = span
+        if first > last:
+            refused = answer(_OUT_OF_RANGE)
+            refused.headers["Content-Range"] = f"bytes */{size}"
+            return refused
+        status = 206
+        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    headers["Content-Length"] = str(last - first + 1)
+    return StreamingResponse(read(first, last), status_code=status, media_type=media_type, headers=headers)
+
+
+def _has(request: Request, digest: Digest) -> bool:
+    return digest in request.headers.get("if-none-match", "")
+
+
+def _span(request: Request, digest: Digest, size: int) -> tuple[int, int] | None:
+    """Return the first and last byte that are asked for; None for all, the first behind the last for none.
+
+    What is no single range of bytes is no range at all (RFC 9110 §14.2), and so is one of another representation.
+    """
+    found = _RANGE.fullmatch(request.headers.get("range", ""))
+    if found is None or found.group(0) == "bytes=-" or digest not in request.headers.get("if-range", digest):
+        return None
+    first, last = found.groups()
+    if not first:
+        length = min(int(last), size)
+        return (size - length, size - 1) if length else (1, 0)
+    if last and int(last) < int(first):
+        return None
+    return (int(first), min(int(last) if last else size - 1, size - 1)) if int(first) < size else (1, 0)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the server knows about CVEs and hands to hosts, signed: the records, and what each kernel was built from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Response
+
+from elivepatch.advisory.exposure.sources import etag
+from elivepatch.model.errors import UsageError
+from elivepatch.service.access.accounts import Right
+from elivepatch.service.http.dependencies import Services, With, may, told
+from elivepatch.service.parts import RECORDS_FILE
+from elivepatch.trust.document import HEADER, RECORDS, SOURCES, sign_document
+
+router = APIRouter(dependencies=[may(Right.CATALOGUE)])
+
+
+def _answers(media_type: str, what: str) -> dict[int | str, dict[str, Any]]:
+    return told(404) | {
+        200: {"content": {media_type: {}}, "description": f"{what}; {HEADER} holds the server's signature."},
+        304: {"description": "It is what If-None-Match names."},
+    }
+
+
+@router.get(
+    "/kernels/{release}/sources",
+    response_class=Response,
+    responses=_answers("application/json", "What the kernel was built from (docs/cve.md)"),
+)
+def sources(
+    release: Annotated[str, Path(max_length=200)],
+    services: With,
+    if_none_match: Annotated[str, Header(max_length=1000)] = "",
+) -> Response:
+    """Say which sources a kernel was built from, into which modules they went, and what its changelog closes."""
+    return _signed(services, services.catalogue.sources(release), SOURCES, "application/json", if_none_match)
+
+
+@router.get(
+    "/cve/records",
+    response_class=Response,
+    responses=_answers("application/octet-stream", "The index of all CVE records"),
+)
+def records(services: With, if_none_match: Annotated[str, Header(max_length=1000)] = "") -> Response:
+    """Hand out the index of all CVE records that `elivepatch-server cve index` made."""
+    try:
+        content = (services.parts.settings.state_dir / RECORDS_FILE).read_bytes()
+    except FileNotFoundError:
+        raise UsageError(
+            "records-unknown",
+            "The server keeps no CVE records.",
+            advice="Make them on the server: elivepatch-server cve index --records LIST",
+        ) from None
+    return _signed(services, content, RECORDS, "application/octet-stream", if_none_match)
+
+
+def _signed(services: Services, content: bytes, kind: str, media_type: str, if_none_match: str) -> Response:
+    headers = {
+        "ETag": etag(content),
+        "Cache-Control": "no-cache",
+        HEADER: sign_document(services.key, kind, content),
+    }
+    if headers["ETag"] in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=media_type, headers=headers)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The HTTP API, version 1 (docs/api.md)."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from elivepatch.service.access.accounts import Right
+from elivepatch.service.http import problems
+from elivepatch.service.http.dependencies import EVERYWHERE, Services, With, may
+from elivepatch.service.http.limits import BodyLimit
+from elivepatch.service.http.routes import admin, advisories, blobs, builds, hosts, legacy
+from elivepatch.service.http.wire import MAX_BODY_BYTES, BuildBody, KernelsAnswer, KeyAnswer, ReadyAnswer, VersionAnswer
+from elivepatch.service.jobs.fleet import ALIVE_S
+
+_METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
+
+public = APIRouter()
+catalogue = APIRouter(dependencies=[may(Right.CATALOGUE)])
+private = APIRouter(prefix="/v1", responses=EVERYWHERE)
+operations = APIRouter(dependencies=[may(Right.METRICS)], responses=EVERYWHERE)
+
+
+@public.get("/healthz")
+async def health() -> dict[str, str]:
+    """Say that the server answers."""
+    return {"status": "ok"}
+
+
+@public.get("/readyz", responses={503: {"model": ReadyAnswer, "description": "It lacks something."}})
+def ready(services: With) -> JSONResponse:
+    """Say whether the server can work: database, disk, and a worker that lives."""
+    lacks = []
+    try:
+        if not any(member.silent_s < ALIVE_S for member in services.fleet.members()):
+            lacks.append("worker")
+    except sa.exc.DBAPIError:
+        lacks.append("database")
+    if not services.room.has_disk():
+        lacks.append("disk")
+    if services.stopping.is_set():
+        lacks.append("time")
+    answer = ReadyAnswer(status="not-ready" if lacks else "ready", lacks=lacks)
+    return JSONResponse(answer.model_dump(), status_code=503 if lacks else 200)
+
+
+@public.get("/v1/version")
+async def which_version() -> VersionAnswer:
+    """Say which server this is."""
+    return VersionAnswer(name="elivepatch", version=version("elivepatch"), api="v1")
+
+
+@operations.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "The figures, for Prometheus."}},
+)
+def metrics(services: With) -> Response:
+    """Tell the server's figures."""
+    return Response(services.metrics.render(), media_type=_METRICS_TYPE)
+
+
+@catalogue.get("/key")
+def signing_key(services: With) -> KeyAnswer:
+    """Say with which key the server signs; a host pins it when it is enrolled."""
+    key = services.key.public
+    return KeyAnswer(algorithm="ed25519", public_key=key.raw.hex(), fingerprint=key.fingerprint)
+
+
+@catalogue.get("/openapi.json", include_in_schema=False)
+def openapi(request: Request) -> dict[str, Any]:
+    """Describe this API."""
+    application: FastAPI = request.app
+    document = application.openapi()
+    body = BuildBody.model_json_schema(ref_template=builds.COMPONENT)
+    document["components"]["schemas"] |= body.pop("$defs", {}) | {BuildBody.__name__: body}
+    return document
+
+
+@catalogue.get("/kernels")
+def kernels(services: With) -> KernelsAnswer:
+    """List the kernels that the server can build for."""
+    return KernelsAnswer.model_validate({"kernels": [kernel.as_dict() for kernel in services.catalogue.kernels()]})
+
+
+for part in (catalogue, advisories.router, blobs.router, builds.router, hosts.router, admin.router):
+    private.include_router(part)
+
+
+def create(services: Services) -> FastAPI:
+    """Return the application that answers for `services`."""
+    app = FastAPI(
+        title="elivepatch",
+        version=version("elivepatch"),
+        summary="Builds livepatches for Linux kernels, and tries them.",
+        # FastAPI's pages load scripts from other people's servers.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.services = services
+    app.add_middleware(BodyLimit, limit_bytes=MAX_BODY_BYTES)
+    for router in (public, private, operations):
+        app.include_router(router)
+    settings = services.parts.settings
+    if settings.legacy:
+        app.include_router(legacy.router(services, addresses=settings.legacy, tenant=settings.legacy_tenant))
+    problems.install(app)
+    return app

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The routes about builds: asking for one, following it, fetching what came out, ending it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from elivepatch.model.build import BuildRequest, Status
+from elivepatch.model.kernel import Digest
+from elivepatch.service.access.accounts import Account, Right
+from elivepatch.service.http import files
+from elivepatch.service.http.dependencies import Done, Known, Services, With, demand, may, told, visible
+from elivepatch.service.http.wire import BuildAnswer, BuildBody, PageAnswer, ReportAnswer
+from elivepatch.service.jobs.jobs import Asked, Job
+from elivepatch.service.jobs.records import job_key, keep_request, livepatch_from, report_of
+from elivepatch.service.jobs.steps import cancelled
+from elivepatch.trust.envelope import sign_livepatch
+from elivepatch.trust.statement import Statement
+
+COMPONENT = "#/components/schemas/{model}"
+
+_EVENTS_AT_ONCE = 200
+_MAX_NUMBER = 2**31 - 1
+# What the watch misses is found after so long.
+_LOOK_AGAIN_S = 10.0
+
+router = APIRouter()
+
+
+def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
+    return {
+        200: {"content": {media_type: {}}, "description": "The file; Repr-Digest holds its SHA-256."},
+        206: {"content": {media_type: {}}, "description": "The range of it that was asked for."},
+        304: {"description": "It is what If-None-Match names."},
+        **told(404, 409, 410, 416),
+    }
+
+
+@router.post(
+    "/builds",
+    status_code=202,
+    responses=told(404, 413) | {200: {"model": BuildAnswer, "description": "A job that answers this already."}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": COMPONENT.format(model=BuildBody.__name__)}}},
+        }
+    },
+)
+async def submit(
+    request: Request, services: With, asker: Annotated[Account, may(Right.ASK)], response: Response
+) -> BuildAnswer:
+    """Ask for a build. The same request is answered by the job it already has, unless that was our error.
+
+    The body is read here, by ourselves: FastAPI would read and decode it before it looks at the token.
+    """
+    job, new = await run_in_threadpool(_submit, await request.body(), services, asker)
+    if not new:
+        response.status_code = 200
+    response.headers["Location"] = f"/v1/builds/{job.id}"
+    return BuildAnswer.of(job)
+
+
+def _submit(body: bytes, services: Services, asker: Account) -> tuple[Job, bool]:
+    try:
+        sent = BuildBody.model_validate_json(body)
+        request = sent.request(lambda digest: services.uploads.get(asker.tenant, digest))
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_input=False, include_url=False)) from error
+    if sent.fresh:
+        demand(asker, Right.FRESH)
+    if not asker.may(Right.ANY_PATCH):
+        services.overlays.check(request.series)
+    return ask(services, asker, request, automatic=sent.priority == "automatic", fresh=sent.fresh)
+
+
+def ask(
+    services: Services, asker: Account, request: BuildRequest, *, automatic: bool = False, fresh: bool = False
+) -> tuple[Job, bool]:
+    """Return the job that answers `request` and whether it is new; a new one is queued and noted in the audit log."""
+    plan = services.catalogue.plan(request)
+    key = job_key(plan.build_key, request, asker.tenant)
+    known = services.jobs.answering(key)
+    if known is not None and fresh and known.status is Status.DONE:
+        services.jobs.forget(known.id)
+        known = None
+    if known is None:
+        services.room.check(asker.tenant)
+        asked = Asked(
+            job_key=key,
+            build_key=plan.build_key,
+            release=request.release,
+            kernel_build_id=plan.kernel_build_id,
+            request=keep_request(request, services.store),
+            route=plan.route,
+            tenant=asker.tenant,
+            asked_by=asker.name,
+            automatic=automatic,
+        )
+        job, new = services.jobs.submit(asked)
+    else:
+        job, new = known, False
+    services.metrics.asked(new=new)
+    if new:
+        services.audit.note(who=asker.name, tenant=asker.tenant, action="build.ask", subject=job.id)
+        services.engine.submit(job.id, route=job.route, place=job.place)
+    return job, new
+
+
+@router.get("/builds", responses=told(404))
+def page(
+    services: With,
+    asker: Annotated[Account, may(Right.FOLLOW)],
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    before: Annotated[str | None, Query(pattern="^[0-9a-f]{16}$")] = None,
+) -> PageAnswer:
+    """List jobs, newest first."""
+    below = visible(services, asker, before).number if before is not None else None
+    found = services.jobs.page(
+        limit=limit + 1,
+        before=below,
+        tenant=None if asker.may(Right.EVERY_TENANT) else asker.tenant,
+        release=asker.kernel or None,
+    )
+    return PageAnswer(
+        builds=[BuildAnswer.of(job) for job in found[:limit]],
+        next=found[limit - 1].id if len(found) > limit else None,
+    )
+
+
+@router.get("/builds/{build}", responses=told(404))
+async def status(job: Known) -> BuildAnswer:
+    """Say where a job stands."""
+    return BuildAnswer.of(job)
+
+
+@router.delete("/builds/{build}", responses=told(404))
+def cancel(
+    services: With,
+    asker: Annotated[Account, may(Right.CANCEL)],
+    build: Annotated[str, Path(pattern="^[0-9a-f]{16}$")],
+) -> BuildAnswer:
+    """End a job. It ends for everyone who waits for it; a job that is done stays as it is."""
+    job = visible(services, asker, build)
+    now = services.jobs.cancel(job.id, cancelled())
+    if job.status is not Status.DONE:
+        services.audit.note(who=asker.name, tenant=asker.tenant, action="build.cancel", subject=job.id)
+    if services.worker is not None:
+        # Workers elsewhere see it in the database within a second.
+        services.worker.work.cancel(job.id)
+    return BuildAnswer.of(now or job)
+
+
+@router.get(
+    "/builds/{build}/events",
+    response_class=Response,
+    responses=told(404)
+    | {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events, until the job is done."}},
+)
+async def events(
+    job: Known,
+    services: With,
+    last_event_id: Annotated[int, Header(ge=0, le=_MAX_NUMBER)] = 0,
+) -> Response:
+    """Tell what happens to a job from its beginning, or from after Last-Event-ID, until it is done.
+
+    FastAPI's own events need a group of tasks for each stream, which ends with an error where a client goes away.
+    """
+    return StreamingResponse(
+        _stream(services, job.id, last_event_id),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _stream(services: Services, job: str, last: int) -> AsyncIterator[str]:
+    yield ": welcome\n\n"
+    with services.watch.listening(job) as something:
+        while not services.stopping.is_set():
+            something.clear()
+            # Asked before the events are read: what is there afterwards is then all that there will be.
+            current = await run_in_threadpool(services.jobs.get, job)
+            while found := await run_in_threadpool(services.jobs.events_after, job, last, limit=_EVENTS_AT_ONCE):
+                for event in found:
+                    last = event.id
+                    yield f"event: {event.kind}\ndata: {json.dumps(event.data)}\nid: {event.id}\n\n"
+            if current is None or current.status is Status.DONE:
+                return
+            try:
+                await asyncio.wait_for(something.wait(), _LOOK_AGAIN_S)
+            except TimeoutError:
+                # So that whoever is in between does not take the silence for the end.
+                yield ": still here\n\n"
+
+
+@router.get("/builds/{build}/report", responses=told(404, 409))
+async def report(job: Done) -> ReportAnswer:
+    """Say how a job ended."""
+    return ReportAnswer.model_validate(report_of(job))
+
+
+@router.get("/builds/{build}/log", response_class=Response, responses=_file("text/plain"))
+def log(request: Request, job: Done, services: With) -> Response:
+    """Return what the build's tools printed."""
+    return files.of_job(request, services, job, job.log_digest, "build.log", "text/plain; charset=utf-8")
+
+
+@router.get("/builds/{build}/console", response_class=Response, responses=_file("text/plain"))
+def console(request: Request, job: Done, services: With) -> Response:
+    """Return what the trial's guest printed."""
+    return files.of_job(request, services, job, job.console_digest, "console.log", "text/plain; charset=utf-8")
+
+
+@router.get("/builds/{build}/module", response_class=Response, responses=_file("application/octet-stream"))
+def module(request: Request, job: Done, services: With) -> Response:
+    """Return the module of a job that ended with success."""
+    return files.of_job(request, services, job, job.module_digest, "livepatch.ko", "application/octet-stream")
+
+
+@router.get("/builds/{build}/signature", response_class=Response, responses=_file("application/json"))
+def signature(request: Request, job: Done, services: With) -> Response:
+    """Return the server's signed statement about the module (docs/host.md)."""
+    livepatch = (job.report or {}).get("livepatch")
+    if job.module_digest is None or livepatch is None:
+        raise files.missing("livepatch.ko.sig")
+    # Signed where it is asked for: workers have no key. Ed25519 gives the same bytes each time.
+    series = [Digest(patch["digest"]) for patch in job.request["patches"]]
+    statement = Statement.of(livepatch_from(livepatch), series=series, replace=job.request["replace"])
+    return files.of_bytes(request, sign_livepatch(services.key, statement), "livepatch.ko.sig", "application/json")

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The server process: puts the parts together, serves until told to stop, leaves running jobs to the next start."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvicorn
+
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.service.access.allowed_patches import Overlays
+from elivepatch.service.errors import DISK_FULL, is_disk_full
+from elivepatch.service.http.dependencies import Services
+from elivepatch.service.http.limits import Rate, Room
+from elivepatch.service.http.routes import api
+from elivepatch.service.http.streams import Watch
+from elivepatch.service.jobs.backend import Workshop
+from elivepatch.service.jobs.catalogue import Catalogue, FleetCatalogue, LocalCatalogue
+from elivepatch.service.jobs.janitor import Janitor
+from elivepatch.service.jobs.worker import Worker
+from elivepatch.service.metrics import Metrics
+from elivepatch.service.parts import KEY_FILE, TOKEN_FILE, make_state_directory, open_parts, require_shared
+from elivepatch.service.retention import Retention
+from elivepatch.service.state_lock import alone
+from elivepatch.settings import ServerSettings
+from elivepatch.trust.keys import ServerKey
+
+# A thousand clients may come at once.
+_LISTEN_BACKLOG = 2048
+_FILES = 65_536
+_TURN_S = 0.001
+# Together under the ten seconds after which init systems lose patience.
+_CONNECTIONS_S = 2
+
+_logger = structlog.get_logger()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Tells the rest of the process at once when a signal asks it to end."""
+
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+        super().__init__(config)
+        self._services = services
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop accepting; end streams and the programs of running jobs."""
+        super().handle_exit(sig, frame)
+        # In a thread: the one that the signal interrupts may hold a lock that is needed here.
+        threading.Thread(target=self._stop, name="stop").start()
+
+    def _stop(self) -> None:
+        self._services.stopping.set()
+        self._services.watch.stop()
+        if self._services.worker is not None:
+            self._services.worker.interrupt()
+
+
+def serve(settings: ServerSettings, workshop: Workshop | None) -> None:
+    """Serve until SIGTERM or SIGINT, then end within ten seconds. Without a workshop jobs are left to workers.
+
+    Raises EnvironmentFault where the state directory is in use or cannot be written, or the port is taken.
+    """
+    if workshop is None:
+        require_shared(settings)
+    state = settings.state_dir
+    make_state_directory(state)
+    with alone(state / "server.lock"), _listening(settings.host, settings.port) as listener:
+        try:
+            _serve(settings, workshop, listener)
+        except Exception as error:
+            if is_disk_full(error):
+                raise EnvironmentFault(DISK_FULL.code, DISK_FULL.message, advice=DISK_FULL.advice) from error
+            raise
+
+
+def assemble(settings: ServerSettings, workshop: Workshop | None) -> Services:
+    """Return the parts of a server, none of them running yet."""
+    state = settings.state_dir
+    parts = open_parts(settings)
+    if parts.tokens.ensure_operator(state / TOKEN_FILE):
+        _logger.info("token.written", file=str(state / TOKEN_FILE))
+    catalogue: Catalogue = (
+        FleetCatalogue(parts.fleet, parts.store) if workshop is None or parts.shared else LocalCatalogue(workshop)
+    )
+    room = Room(
+        parts.jobs,
+        queue=settings.queue_limit,
+        tenant=settings.tenant_limit,
+        reserve_mib=settings.disk_reserve_mib,
+        directories=tuple(place for place in (state, settings.cache_dir) if place.is_dir()),
+    )
+    return Services(
+        parts=parts,
+        jobs=parts.jobs,
+        store=parts.store,
+        uploads=parts.uploads,
+        engine=parts.engine,
+        tokens=parts.tokens,
+        audit=parts.audit,
+        fleet=parts.fleet,
+        catalogue=catalogue,
+        overlays=Overlays(settings.overlays),
+        rate=Rate(settings.requests_per_s),
+        room=room,
+        metrics=Metrics(parts.database, parts.fleet, room),
+        watch=Watch(parts.database),
+        key=ServerKey.load_or_create(state / KEY_FILE),
+        worker=Worker(parts, workshop) if workshop is not None else None,
+        stopping=threading.Event(),
+    )
+
+
+def _serve(settings: ServerSettings, workshop: Workshop | None, listener: socket.socket) -> None:
+    tls = _tls(settings)
+    _allow_many_files()
+    # An answer must not wait long for a thread of the builder that computes; Python's own choice is 5 ms a turn.
+    sys.setswitchinterval(_TURN_S)
+    services = assemble(settings, workshop)
+    janitor = Janitor(services.jobs, services.engine, services.fleet)
+    retention = Retention(services.parts)
+    if services.worker is not None:
+        services.worker.start()
+    else:
+        janitor.start()
+    retention.start()
+    services.watch.start()
+    _logger.info(
+        "server.listening",
+        address=_address(listener, tls=bool(settings.tls_certificate)),
+        token_file=str(settings.state_dir / TOKEN_FILE),
+    )
+    server = _Uvicorn(
+        uvicorn.Config(
+            api.create(services),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_CONNECTIONS_S,
+            **tls,
+        ),
+        services,
+    )
+    # uvicorn sends itself the signal again when it has ended; by then that is no news.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _no_news)
+    server.run(sockets=[listener])
+    services.stopping.set()
+    services.engine.stop()
+    left: list[str] = []
+    if services.worker is not None:
+        left = services.worker.stop()
+    else:
+        janitor.stop()
+    retention.stop()
+    _logger.info("server.stopped", busy_threads=left)
+    if left:
+        # A step that does not heed its cancellation; nothing it still does would be recorded.
+        os._exit(0)
+    services.parts.close()
+
+
+def _tls(settings: ServerSettings) -> dict[str, Any]:
+    if not settings.tls_certificate:
+        return {}
+    try:
+        # uvicorn would say less about what is wrong.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key or None)
+        if settings.tls_client_ca:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(settings.tls_client_ca)
+    except (OSError, ssl.SSLError) as error:
+        raise EnvironmentFault(
+            "tls-files",
+            f"The server's certificate, key or client authority cannot be used: {error}.",
+            advice="Give PEM files that belong together: --tls-certificate, --tls-key, --tls-client-ca.",
+        ) from error
+    return {
+        "ssl_certfile": settings.tls_certificate,
+        "ssl_keyfile": settings.tls_key or None,
+        "ssl_ca_certs": settings.tls_client_ca or None,
+        "ssl_cert_reqs": ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
+    }
+
+
+def _allow_many_files() -> None:
+    """Raise the limit on open files, of which every follower of a job has one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _no_news(_number: int, _frame: FrameType | None) -> None:
+    """Heed a signal by doing nothing; SIG_IGN would be handed down to the programs that jobs start."""
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=_LISTEN_BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise EnvironmentFault(
+            "listen",
+            f"The server cannot listen on {host} port {port}: {error}.",
+            advice="Stop what uses the port, or choose another with --port; --host takes an address of this machine.",
+        ) from error
+    with listener:
+        yield listener
+
+
+def _address(listener: socket.socket, *, tls: bool) -> str:
+    scheme = "https" if tls else "http"
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

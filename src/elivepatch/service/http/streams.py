@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Wakes whoever follows a job when something happens to it: one look at the table for all streams, not one for each."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+import structlog
+
+from elivepatch.service.db.database import events
+
+_LOOK_S = 0.2
+_AT_ONCE = 10_000
+
+_logger = structlog.get_logger()
+
+_Listener = tuple[asyncio.AbstractEventLoop, asyncio.Event]
+
+
+class Watch:
+    """Looks at the table of events in a thread.
+
+    What it misses, for example while the database is away, it misses: who waits looks for himself now and then.
+    """
+
+    def __init__(self, database: sa.Engine) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._listeners: dict[str, set[_Listener]] = {}
+        self._stopping = threading.Event()
+        self._last: int | None = None
+        self._thread = threading.Thread(target=self._rounds, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more, and wake everyone."""
+        self._stopping.set()
+        with self._lock:
+            for listeners in self._listeners.values():
+                _wake(listeners)
+
+    @contextmanager
+    def listening(self, job: str) -> Iterator[asyncio.Event]:
+        """Give an event of the running loop that is set whenever something has happened to the job."""
+        listener = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            self._listeners.setdefault(job, set()).add(listener)
+        try:
+            yield listener[1]
+        finally:
+            with self._lock:
+                self._listeners[job].discard(listener)
+                if not self._listeners[job]:
+                    del self._listeners[job]
+
+    def _rounds(self) -> None:
+        failing = False
+        while not self._stopping.wait(_LOOK_S):
+            try:
+                self._look()
+                failing = False
+            except Exception as error:  # noqa: BLE001 - a round that fails must not be the last
+                if not failing:
+                    _logger.warning("watch.round-failed", error=str(error)[:300])
+                failing = True
+
+    def _look(self) -> None:
+        with self._database.connect() as connection:
+            if self._last is None:
+                self._last = connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
+                return
+            found = connection.execute(
+                sa.select(events.c.id, events.c.build).where(events.c.id > self._last).limit(_AT_ONCE)
+            ).all()
+        if found:
+            self._last = max(row.id for row in found)
+            with self._lock:
+                for job in {row.build for row in found}:
+                    _wake(self._listeners.get(job, set()))
+
+
+def _wake(listeners: set[_Listener]) -> None:
+    for loop, event in listeners:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(event.set)

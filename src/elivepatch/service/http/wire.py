@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The shapes that go over the network: what a client sends, checked, and what it gets."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import unicodedata
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from elivepatch.model.build import Builder, BuildRequest, Result, Status
+from elivepatch.model.errors import Kind, UsageError
+from elivepatch.model.kernel import Digest, parse_release
+from elivepatch.model.series import BasePatch, PatchSeries, SourcePatch
+from elivepatch.model.trial import Expectation
+from elivepatch.service.access.accounts import Account, Role, Token
+from elivepatch.service.access.audit import Entry
+from elivepatch.service.jobs.jobs import DEFAULT_TENANT, Job
+from elivepatch.service.uploads import too_large
+
+MAX_BODY_BYTES = 24 * 1024 * 1024
+MAX_PATCHES = 512
+MAX_EXPECTATIONS = 64
+_NAME_LENGTH = 120
+
+
+class _Sent(BaseModel):
+    """Something that a client sends: nothing in it is guessed and nothing unknown is let through."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class PatchBody(_Sent):
+    """One source patch. `name` is shown to people and is never a path.
+
+    Either `content` has it, as base64 (RFC 4648 §4), or `sha256` names a blob that was uploaded.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"oneOf": [{"required": ["content"]}, {"required": ["sha256"]}]},
+    )
+
+    name: str = Field(max_length=4096, examples=["fix-meminfo.patch"])
+    content: str = ""
+    sha256: str = Field(default="", pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if len(self.model_fields_set & {"content", "sha256"}) != 1:
+            message = "a patch has either content or sha256"
+            raise ValueError(message)
+        return self
+
+    def source_patch(self, uploaded: Callable[[Digest], bytes]) -> SourcePatch:
+        """Return the patch; `uploaded` gives the bytes of a blob. Raises UsageError where its content is not base64."""
+        if self.sha256:
+            return SourcePatch(display_name(self.name), uploaded(Digest(self.sha256)))
+        try:
+            content = base64.b64decode(self.content, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise UsageError(
+                "base64",
+                "The content of a patch is not base64.",
+                advice="Encode the patch's bytes as RFC 4648 §4 says.",
+            ) from error
+        return SourcePatch(display_name(self.name), content)
+
+
+class BasePatchBody(_Sent):
+    """A patch that the running kernel was built with: its name for people, the SHA-256 of its bytes."""
+
+    name: str = Field(max_length=4096)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class ExpectationBody(_Sent):
+    """A command of the guest and a regular expression for its output while the livepatch is enabled."""
+
+    command: str = Field(max_length=4096)
+    pattern: str = Field(max_length=4096)
+
+    def expectation(self) -> Expectation:
+        """Return the expectation; raises UsageError where the expression does not compile."""
+        return Expectation(command=self.command, pattern=self.pattern).checked()
+
+
+class BuildBody(_Sent):
+    """A build request."""
+
+    kernel: str = Field(max_length=200, examples=["6.1.0-50-cloud-amd64"], description="What `uname -r` prints.")
+    patches: Annotated[list[PatchBody], Field(min_length=1, max_length=MAX_PATCHES)]
+    expectations: Annotated[list[ExpectationBody], Field(max_length=MAX_EXPECTATIONS)] = []
+    trial: bool = True
+    check_only: bool = False
+    replace: bool = Field(default=True, description="Whether the livepatch takes all earlier ones away.")
+    rewrite: bool = Field(
+        default=False, description="Whether a check that finds against the series proposes a changed one."
+    )
+    builder: Builder = Field(default=Builder.OBJECTS, strict=False)
+    paranoid: bool = Field(default=False, description="Whether a second builder must make the same livepatch.")
+    base_patches: Annotated[list[BasePatchBody], Field(max_length=MAX_PATCHES)] = []
+    priority: Literal["interactive", "automatic"] = "interactive"
+    fresh: bool = Field(default=False, description="Build although there is an answer; needs the role operator.")
+
+    def request(self, uploaded: Callable[[Digest], bytes]) -> BuildRequest:
+        """Return the request; `uploaded` gives the bytes of a blob, or raises.
+
+        Raises UsageError where a part of the request cannot be understood, or where its patches are too large.
+        """
+        return BuildRequest(
+            release=parse_release(self.kernel),
+            series=self._series(uploaded),
+            expectations=tuple(body.expectation() for body in self.expectations),
+            trial=self.trial,
+            check_only=self.check_only,
+            replace=self.replace,
+            rewrite=self.rewrite,
+            builder=self.builder,
+            paranoid=self.paranoid,
+            base_patches=tuple(
+                BasePatch(display_name(patch.name), Digest(patch.sha256)) for patch in self.base_patches
+            ),
+        )
+
+    def _series(self, uploaded: Callable[[Digest], bytes]) -> PatchSeries:
+        patches: list[SourcePatch] = []
+        size = 0
+        for body in self.patches:
+            patches.append(body.source_patch(uploaded))
+            size += len(patches[-1].content)
+            if size > MAX_BODY_BYTES:
+                raise too_large()
+        return PatchSeries(tuple(patches))
+
+
+class PatchAnswer(BaseModel):
+    """A source patch as a job keeps it."""
+
+    name: str
+    sha256: str
+
+
+class BuildAnswer(BaseModel):
+    """Where a job stands."""
+
+    id: str
+    status: Status
+    result: Result | None
+    kernel: str
+    build_id: str = Field(description="The GNU build-id of the kernel, not of the job.")
+    patches: list[PatchAnswer]
+    trial: bool
+    check_only: bool
+    created_at: datetime
+    started_at: datetime | None
+    done_at: datetime | None
+
+    @classmethod
+    def of(cls, job: Job) -> BuildAnswer:
+        """Return what the network is told about `job`."""
+        return cls(
+            id=job.id,
+            status=job.status,
+            result=job.result,
+            kernel=job.release,
+            build_id=job.kernel_build_id,
+            patches=[PatchAnswer(name=patch["name"], sha256=patch["digest"]) for patch in job.request["patches"]],
+            trial=job.request["trial"],
+            check_only=job.request["check_only"],
+            created_at=job.created_at,
+            started_at=job.started_at,
+            done_at=job.done_at,
+        )
+
+
+class PageAnswer(BaseModel):
+    """Jobs, newest first. `next` is the `before` of the page that follows, null on the last one."""
+
+    builds: list[BuildAnswer]
+    next: str | None
+
+
+class TokenBody(_Sent):
+    """A token to be made. `kernel` binds it to the jobs for one release; without `days` it never expires."""
+
+    name: str = Field(max_length=40, pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    role: Role = Field(strict=False)
+    tenant: str = Field(default=DEFAULT_TENANT, max_length=40, pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    kernel: str = Field(default="", max_length=100)
+    days: int | None = Field(default=None, ge=1, le=3650)
+
+    def account(self) -> Account:
+        """Return the account; raises UsageError where the kernel is no release."""
+        return Account(
+            name=self.name, role=self.role, tenant=self.tenant, kernel=parse_release(self.kernel) if self.kernel else ""
+        )
+
+
+class TokenAnswer(BaseModel):
+    """A token, without the token itself."""
+
+    name: str
+    role: Role
+    tenant: str
+    kernel: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, token: Token) -> Self:
+        """Return what the network is told about `token`."""
+        return cls.model_validate(asdict(token))
+
+
+class TokensAnswer(BaseModel):
+    """All tokens, by name."""
+
+    tokens: list[TokenAnswer]
+
+
+class MadeTokenAnswer(BaseModel):
+    """A new token; it is never shown again."""
+
+    name: str
+    token: str
+
+
+class EntryAnswer(BaseModel):
+    """One line of the audit log."""
+
+    number: int
+    at: str
+    who: str
+    tenant: str
+    action: str
+    subject: str
+    previous: str
+    digest: str
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        """Return what the network is told about `entry`."""
+        return cls.model_validate(asdict(entry))
+
+
+class AuditAnswer(BaseModel):
+    """Lines of the audit log, oldest first. `next` is the `after` of the page that follows, null on the last one."""
+
+    entries: list[EntryAnswer]
+    next: int | None
+
+
+class ReadyAnswer(BaseModel):
+    """Whether the server can work, and what it lacks."""
+
+    status: Literal["ready", "not-ready"]
+    lacks: list[str]
+
+
+class ProblemAnswer(BaseModel):
+    """What went wrong (RFC 9457), with our code, the kind that decides the client's exit status, and advice."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    kind: Kind
+    message: str
+    advice: str
+    excerpt: str
+
+
+class ProblemPart(BaseModel):
+    """What went wrong with a series."""
+
+    code: str
+    kind: Kind
+    message: str
+    advice: str
+    excerpt: str
+
+
+class StepPart(BaseModel):
+    """One change that a proposal makes, with its reason; `code` is the problem that it takes away."""
+
+    code: str
+    path: str
+    what: str
+    why: str
+
+
+class ProposalPart(BaseModel):
+    """A patch in place of the series that was sent; empty where there is none, and `refusal` says why."""
+
+    patch: str
+    steps: list[StepPart]
+    refusal: str
+
+
+class ReportAnswer(BaseModel):
+    """How a job ended. `build_id` is the kernel's; `module_sha256` is null where no module is served."""
+
+    id: str
+    status: Status
+    result: Result
+    kernel: str
+    build_id: str
+    functions: list[dict[str, Any]]
+    problem: ProblemPart | None
+    notes: list[dict[str, Any]]
+    livepatch: dict[str, Any] | None
+    module_sha256: str | None
+    seconds: dict[str, float]
+    trial: dict[str, Any] | None
+    proposal: ProposalPart | None
+
+
+class KernelAnswer(BaseModel):
+    """A kernel that the server can build for."""
+
+    release: str
+    build_id: str
+    arch: str
+    config_digest: str
+    compiler: str
+
+
+class KernelsAnswer(BaseModel):
+    """The kernels that the server can build for."""
+
+    kernels: list[KernelAnswer]
+
+
+class KeyAnswer(BaseModel):
+    """The key with which the server signs livepatches: Ed25519, 32 bytes in hexadecimal, and their SHA-256."""
+
+    algorithm: str
+    public_key: str
+    fingerprint: str
+
+
+class VersionAnswer(BaseModel):
+    """Which server this is."""
+
+    name: str
+    version: str
+    api: str
+
+
+def display_name(text: str) -> str:
+    """Return what is shown for a patch of this name: the last part of a path, printable, at most 120 characters."""
+    last = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    shown = "".join(character for character in last if _is_shown(character)).strip()
+    return shown[:_NAME_LENGTH] or "patch"
+
+
+def _is_shown(character: str) -> bool:
+    # Cf holds the marks that turn the direction of text; Cs, Cn and Co show as nothing sure.
+    return character == " " or unicodedata.category(character)[0] not in {"C", "Z"}

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the service asks of whoever builds and tries livepatches: the seam between jobs and builders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from elivepatch.advisory.exposure.sources import KernelSources
+from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch
+from elivepatch.model.kernel import Digest, KernelIdentity
+from elivepatch.model.progress import Progress
+from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.process import Cancellation
+
+
+class Workshop(Protocol):
+    """Builds livepatches and tries them. Every method is called from threads, `build` and `trial` from one at a time.
+
+    What is expected to go wrong with a series is in the answer (`BuildOutcome.problem`, `TrialReport.problems`) or in
+    an ElivepatchError; any other exception is an error of ours. Once `cancellation` is set, `build` and `trial`
+    return or raise within two seconds; what they return then is not looked at.
+    """
+
+    def sweep(self) -> None:
+        """Remove what a process that was killed left behind; called before anything is built."""
+
+    def kernels(self) -> list[KernelIdentity]:
+        """Return the kernels that can be built for."""
+
+    def sources(self, release: str) -> KernelSources:
+        """Return what a kernel was built from; cheap when asked again.
+
+        Raises UsageError or EnvironmentFault, for example with the code `kernel-unknown`.
+        """
+
+    def base_patches(self, release: str) -> Mapping[str, Digest]:
+        """Return the patches that a kernel's source had before it was built, by name; none for a stock kernel.
+
+        Raises as `sources` does.
+        """
+
+    def facts(self, release: str) -> Digest:
+        """Return the digest of all that determines, together with the series, the bytes of a module.
+
+        Raises UsageError or EnvironmentFault, for example with the code `kernel-unknown`.
+        """
+
+    def build(
+        self,
+        request: BuildRequest,
+        *,
+        build_key: Digest,
+        work_dir: Path,
+        log: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> BuildOutcome:
+        """Build the module inside `work_dir`, an empty directory of its own, and write what tools print to `log`."""
+
+    def trial(
+        self,
+        livepatch: Livepatch,
+        module: Path,
+        expectations: Sequence[Expectation],
+        *,
+        work_dir: Path,
+        console: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> TrialReport:
+        """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`."""

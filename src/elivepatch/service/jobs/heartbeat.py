@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A worker's sign of life, and the watch over the others: on PostgreSQL, the jobs of a dead worker are taken over.
+
+A living worker holds an advisory lock of the database by its name and notes a sign of life twice a second. Whoever
+finds the lock free and the sign old ends that life and puts its jobs back into their lines. A worker that is frozen
+keeps its connection and so its lock: where its sign is old enough the connection is ended from here. A worker that
+finds its life ended by others abandons what it does and begins a new one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.service.db.database import patiently
+from elivepatch.service.jobs.backend import Workshop
+from elivepatch.service.jobs.engine import Engine, Runner
+from elivepatch.service.jobs.fleet import ALIVE_S, Fleet, Offer, lock_number
+from elivepatch.service.jobs.jobs import Jobs
+from elivepatch.service.jobs.steps import Work
+from elivepatch.service.store import Store
+
+_BEAT_S = 0.5
+_ANNOUNCE_S = 5.0
+# A free lock alone is no proof: a database that was restarted has forgotten all locks.
+_LOST_S = 2.0
+# After the database was away everyone gets so long to give a sign.
+_SETTLE_S = 2.5
+_NAME_WAIT_S = 12.0
+
+_logger = structlog.get_logger()
+
+
+class Pulse:
+    """Keeps one worker among the living."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        database: sa.Engine,
+        jobs: Jobs,
+        store: Store,
+        engine: Engine,
+        workshop: Workshop,
+        work: Work,
+        runner: Runner,
+    ) -> None:
+        self._name = name
+        self._shared = database.dialect.name != "sqlite"
+        self._database = database
+        self._jobs = jobs
+        self._store = store
+        self._engine = engine
+        self._workshop = workshop
+        self._work = work
+        self._runner = runner
+        self._fleet = Fleet(database)
+        self._generation = secrets.token_hex(8)
+        self._offers: tuple[Offer, ...] = ()
+        self._told: dict[str, Any] = {}
+        self._left_out: set[str] = set()
+        self._lock: sa.Connection | None = None
+        self._quiet_until = 0.0
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(self._beat, _BEAT_S), name="pulse", daemon=True),
+            threading.Thread(target=self._repeat, args=(self._look_around, _ANNOUNCE_S), name="offers", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Take the worker's name, say what it can do, and run jobs.
+
+        Raises EnvironmentFault with the code `worker-name` where another worker of this name lives.
+        """
+        if self._shared:
+            self._take_name()
+        self._offers = self._offered()
+        self._fleet.announce(self._name, self._generation, self._offers)
+        self._runner.start({offer.route for offer in self._offers})
+        if not self._shared:
+            # Alone with its database: whoever else ran jobs here is dead.
+            for other in self._engine.running_on() - {self._name}:
+                self._runner.take_over(other)
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Give no more signs; the name is free at once."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(timeout=2.0)
+        self._let_go()
+
+    def is_alive(self) -> bool:
+        """Return whether the thread that gives the signs runs."""
+        return self._threads[0].is_alive()
+
+    def _take_name(self) -> None:
+        deadline = time.monotonic() + _NAME_WAIT_S
+        # A worker that is restarted may be quicker than the database is to notice the end of the one before.
+        while not patiently(self._holds_lock):
+            if time.monotonic() > deadline:
+                raise EnvironmentFault(
+                    "worker-name",
+                    f"Another worker of the name {self._name} is at work.",
+                    advice="Give each worker a name of its own with --worker.",
+                )
+            time.sleep(0.5)
+
+    def _holds_lock(self) -> bool:
+        """Return whether this process holds the lock of its name; takes it where it is free."""
+        if self._lock is not None:
+            try:
+                self._lock.execute(sa.text("SELECT 1"))
+                return True
+            except sa.exc.DBAPIError:
+                _logger.warning("pulse.connection-lost", worker=self._name)
+                self._let_go()
+        connection = self._database.connect().execution_options(isolation_level="AUTOCOMMIT")
+        self._quiet_until = time.monotonic() + _SETTLE_S
+        try:
+            if _try_lock(connection, self._name):
+                self._lock = connection
+                return True
+        finally:
+            if self._lock is None:
+                connection.close()
+        return False
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            # Not back into the pool: the lock is the connection's.
+            self._lock.invalidate()
+            self._lock.close()
+            self._lock = None
+
+    def _beat(self) -> None:
+        if self._shared and not self._holds_lock():
+            return
+        if not self._fleet.beat(self._name, self._generation):
+            _logger.error("worker.was-taken-for-dead", worker=self._name)
+            self._work.abandon()
+            self._generation = secrets.token_hex(8)
+            self._fleet.announce(self._name, self._generation, self._offers)
+        for job in self._jobs.to_cancel():
+            self._work.cancel(job)
+        if self._shared and time.monotonic() > self._quiet_until:
+            self._watch()
+
+    def _watch(self) -> None:
+        others = self._engine.running_on() - {self._name}
+        if not others:
+            return
+        silent = {member.name: member.silent_s for member in self._fleet.members()}
+        for other in sorted(others):
+            if silent.get(other, ALIVE_S) > _LOST_S:
+                self._take_over(other, frozen=silent.get(other, 0.0) > ALIVE_S)
+
+    def _take_over(self, other: str, *, frozen: bool) -> None:
+        with self._database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            if not _try_lock(connection, other):
+                if frozen:
+                    _logger.warning("worker.frozen", worker=other)
+                    _end_holder(connection, other)
+                return
+            try:
+                # Without a row it never said what it was; nothing can come back from there either.
+                if self._fleet.end(other, silent_s=_LOST_S) or other not in {m.name for m in self._fleet.members()}:
+                    jobs = self._runner.take_over(other)
+                    _logger.warning("worker.taken-over", worker=other, jobs=jobs)
+            finally:
+                connection.execute(sa.text("SELECT pg_advisory_unlock(:number)"), {"number": lock_number(other)})
+
+    def _look_around(self) -> None:
+        offers = self._offered()
+        if offers != self._offers:
+            self._offers = offers
+            self._fleet.announce(self._name, self._generation, offers)
+            self._runner.listen({offer.route for offer in offers})
+
+    def _offered(self) -> tuple[Offer, ...]:
+        offers, left_out = [], {}
+        for kernel in self._workshop.kernels():
+            try:
+                facts = self._workshop.facts(kernel.release)
+                patches = dict(self._workshop.base_patches(kernel.release))
+                if facts not in self._told:
+                    self._told[facts] = self._store.put(self._workshop.sources(kernel.release).encode())
+            except EnvironmentFault as fault:
+                # Its toolchain is gone, or not what this version wants: no reason to leave the others.
+                left_out[kernel.release] = fault.problem
+                continue
+            offers.append(Offer(kernel=kernel, facts=facts, sources=self._told[facts], base_patches=patches))
+        for release, problem in left_out.items():
+            if release not in self._left_out:
+                _logger.warning(
+                    "kernel.left-out", kernel=release, code=problem.code, message=problem.message, advice=problem.advice
+                )
+        self._left_out = set(left_out)
+        return tuple(offers)
+
+    def _repeat(self, round_: Callable[[], None], every_s: float) -> None:
+        failing = False
+        while not self._stopping.wait(every_s):
+            try:
+                round_()
+                failing = False
+            except Exception as error:  # noqa: BLE001 - a round that fails must not be the last
+                if not failing:
+                    _logger.warning("pulse.round-failed", what=round_.__name__, error=str(error)[:300])
+                failing = True
+
+
+def _try_lock(connection: sa.Connection, name: str) -> bool:
+    taken = connection.execute(sa.text("SELECT pg_try_advisory_lock(:number)"), {"number": lock_number(name)})
+    return bool(taken.scalar_one())
+
+
+def _end_holder(connection: sa.Connection, name: str) -> None:
+    """End the connection that holds a worker's lock (pg_locks: a 64-bit key is classid and objid)."""
+    number = lock_number(name) & (2**64 - 1)
+    connection.execute(
+        sa.text(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND classid::bigint = :high AND objid::bigint = :low"
+        ),
+        {"high": number >> 32, "low": number & (2**32 - 1)},
+    )

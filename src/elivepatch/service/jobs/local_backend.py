@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The real workshop: bases, toolchains, the builder and the trial of this machine."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from elivepatch.advisory.exposure.changelog import read_changelog
+from elivepatch.advisory.exposure.sources import KernelSources, source_map, vanilla_of
+from elivepatch.build.base.apt import Archive
+from elivepatch.build.base.common import Workplace
+from elivepatch.build.base.custom import CustomMaker
+from elivepatch.build.base.provenance import distribution_changelog, source_files, source_version
+from elivepatch.build.base.stock import StockMaker
+from elivepatch.build.base.store import VMLINUX, Base, Bases
+from elivepatch.build.builders.common import Workbench
+from elivepatch.build.builders.select import VERSIONS, build_as_asked
+from elivepatch.build.sandbox.toolchain import Toolchains
+from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note
+from elivepatch.model.kernel import Digest, KernelIdentity
+from elivepatch.model.progress import Progress, silent
+from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.process import Cancellation
+from elivepatch.settings import ServerSettings
+from elivepatch.trial.case import GuestKernel
+from elivepatch.trial.run import run_trial
+
+_YOUNG_S = 60.0
+
+
+class BuildingWorkshop:
+    """Builds and tries livepatches with what is below `settings.cache_dir`."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self.archive = Archive(settings.cache_dir / "archive")
+        self.toolchains = Toolchains(settings.cache_dir / "toolchains", self.archive)
+        self.bases = Bases(settings.cache_dir / "bases")
+        self._known: dict[Digest, Base] = {}
+        self._sources: dict[Digest, KernelSources] = {}
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed left behind; what a living one uses is locked."""
+        now = time.time()
+        for scratch in (self._settings.cache_dir / "scratch").glob("job-*"):
+            try:
+                # One that was just made may not be locked yet.
+                if now - scratch.stat().st_mtime > _YOUNG_S:
+                    with _locked(scratch):
+                        shutil.rmtree(scratch, ignore_errors=True)
+            except (BlockingIOError, FileNotFoundError):
+                continue
+
+    def maker(self, progress: Progress = silent) -> StockMaker:
+        """Return what makes stock bases here."""
+        return StockMaker(self.archive, self.workplace(progress))
+
+    def custom_maker(self, progress: Progress = silent) -> CustomMaker:
+        """Return what makes custom bases here."""
+        return CustomMaker(self.archive, self.workplace(progress))
+
+    def workplace(self, progress: Progress = silent) -> Workplace:
+        """Return where bases are made."""
+        return Workplace(self.toolchains, self.bases, self._settings.jobs, progress)
+
+    def base(self, release: str) -> Base:
+        """Return a base, the same object again while it is unchanged, so that its tables are read once."""
+        found = self.bases.get(release)
+        return self._known.setdefault(found.digest, found)
+
+    def kernels(self) -> list[KernelIdentity]:
+        """Return the kernels that can be built for."""
+        return [base.identity for base in self.bases.list()]
+
+    def sources(self, release: str) -> KernelSources:
+        """Return what a kernel was built from, the same object again while base and builder are unchanged."""
+        base = self.base(release)
+        builder = self.facts(release)
+        if builder not in self._sources:
+            units = base.units
+            changelog = distribution_changelog(base, self.archive)
+            told = read_changelog(changelog) if changelog is not None else None
+            self._sources[builder] = KernelSources(
+                release=base.release,
+                build_id=base.identity.build_id,
+                vanilla=vanilla_of(base.release, base.version),
+                package_version=base.version if base.kind == "stock" else "",
+                builder=builder,
+                sources=source_map(
+                    ((unit.source, unit.parents) for unit in units.by_source.values()),
+                    units.includers,
+                    source_files(base),
+                ),
+                changelog=told if told is not None and told.version == source_version(base) else None,
+            )
+        return self._sources[builder]
+
+    def base_patches(self, release: str) -> Mapping[str, Digest]:
+        """Return the patches that a kernel's source had before it was built, by name."""
+        return self.base(release).base_patches
+
+    def facts(self, release: str) -> Digest:
+        """Return the digest of all that decides, together with what is asked for, what comes out of a builder."""
+        return _digest([VERSIONS, self.base(release).digest, self.toolchains.helper().digest])
+
+    def build(
+        self,
+        request: BuildRequest,
+        *,
+        build_key: Digest,
+        work_dir: Path,
+        log: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> BuildOutcome:
+        """Build the module inside `work_dir` and write what tools print to `log`."""
+        base = self.base(request.release)
+        name = f"livepatch_{build_key[:12]}"
+        with self._scratch() as scratch:
+            printed = scratch / "log"
+            bench = Workbench(
+                base=base,
+                toolchains=self.toolchains,
+                jobs=self._settings.jobs,
+                log=printed,
+                progress=progress,
+                cancellation=cancellation,
+            )
+            (scratch / "work").mkdir()
+            try:
+                outcome = build_as_asked(request, bench, name=name, work_dir=scratch / "work")
+            finally:
+                if printed.exists():
+                    shutil.copyfile(printed, log)
+            if outcome.module is None:
+                return outcome
+            module = work_dir / f"{name}.ko"
+            shutil.copyfile(outcome.module, module)
+        if base.claimed_build_id is not None:
+            outcome = replace(outcome, notes=(*outcome.notes, _unproved(base)))
+        content = module.read_bytes()
+        livepatch = Livepatch(
+            name=name,
+            digest=Digest(hashlib.sha256(content).hexdigest()),
+            size_bytes=len(content),
+            kernel=base.identity,
+            build_key=build_key,
+            functions=outcome.functions,
+            notes=outcome.notes,
+            seconds=outcome.seconds,
+        )
+        return replace(outcome, livepatch=livepatch, module=module)
+
+    def trial(
+        self,
+        livepatch: Livepatch,
+        module: Path,
+        expectations: Sequence[Expectation],
+        *,
+        work_dir: Path,
+        console: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> TrialReport:
+        """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`."""
+        base = self.base(livepatch.kernel.release)
+        parents = sorted({function.object for function in livepatch.functions} - {VMLINUX})
+        try:
+            return run_trial(
+                kernel=guest_kernel(base),
+                livepatch=module,
+                livepatch_name=livepatch.name,
+                parents=parents,
+                expectations=expectations,
+                work_dir=work_dir,
+                cache_dir=self._settings.cache_dir,
+                progress=progress,
+                cancellation=cancellation,
+            )
+        finally:
+            if (work_dir / "console.log").is_file():
+                shutil.copyfile(work_dir / "console.log", console)
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        # Below the cache, not the state: the sandbox's user must be able to reach it, and the state is nobody else's.
+        top = self._settings.cache_dir / "scratch"
+        top.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="job-", dir=top))
+        try:
+            scratch.chmod(0o755)
+            with _locked(scratch):
+                yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _unproved(base: Base) -> Note:
+    return Note(
+        code="unproved",
+        message=f"The base of {base.release} was accepted without proof that it is the host's kernel: its own build-id "
+        f"is {base.build_id}.",
+    )
+
+
+def guest_kernel(base: Base) -> GuestKernel:
+    """Return what a trial boots for a base."""
+    return GuestKernel(
+        release=base.release,
+        build_id=base.build_id,
+        image=base.directory / "vmlinuz",
+        modules_dir=base.directory / "modules",
+    )
+
+
+def _digest(facts: list[Any]) -> Digest:
+    return Digest(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a directory; raises BlockingIOError where another process does. The lock ends with the process."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

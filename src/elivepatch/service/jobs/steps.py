@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the worker does with a job: build, try, publish, each so that doing it again after a crash is the same.
+
+A job works in a directory of its own that is gone afterwards. What is to stay goes into the store, under its digest,
+before anything points to it; so a job that was cut off leaves nothing that could be served.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from elivepatch.model.build import BuildOutcome, Result
+from elivepatch.model.errors import Problem
+from elivepatch.model.kernel import Digest
+from elivepatch.model.progress import Event, Progress
+from elivepatch.process import Cancellation
+from elivepatch.service.errors import CANCELLED, CRASHED, INTERNAL, OVERDUE, problem_of
+from elivepatch.service.jobs.backend import Workshop
+from elivepatch.service.jobs.engine import Json, Stopped
+from elivepatch.service.jobs.jobs import Job, Jobs, Outcome
+from elivepatch.service.jobs.records import livepatch_from, outcome_record, request_from, result_of
+from elivepatch.service.printable_log import readable
+from elivepatch.service.store import Store
+
+MAX_ATTEMPTS = 5
+"""How often a job is taken up although the worker died under it each time: a machine may die for other reasons too."""
+
+_EVENTS_PER_ATTEMPT = 5000
+_EVENT_INTERVAL_S = 0.1
+_LOG_BYTES = 10 * 1024 * 1024
+
+STEP_LIMIT_S = 3600.0
+"""How long a build, or a trial, may take."""
+
+_NICE = 10
+
+_Step = Callable[[Job, Path, Path, Cancellation], Json]
+
+# What a step's answer holds where the step did not come that far.
+_NOT_BUILT: Json = outcome_record(BuildOutcome()) | {"module": None, "log": None}
+_NOT_TRIED: Json = {"problem": None, "trial": None, "console": None, "seconds": {}}
+
+_logger = structlog.get_logger()
+
+
+def cancelled() -> Outcome:
+    """Return how a cancelled job ends."""
+    return Outcome(result=Result.CANCELLED, reusable=False, report={"problem": CANCELLED.as_dict()})
+
+
+def failed(problem: Problem) -> Outcome:
+    """Return how a job ends that could not be worked on."""
+    return Outcome(result=Result.ERROR, reusable=False, report={"problem": problem.as_dict()})
+
+
+class _Running:
+    """A step that is being done, and why it is to end early."""
+
+    def __init__(self) -> None:
+        self.cancellation = Cancellation.new()
+        self.lost = threading.Event()
+        self.overdue = threading.Event()
+
+    def run_out(self) -> None:
+        """End the step because its time is over."""
+        self.overdue.set()
+        self.cancellation.event.set()
+
+
+class Work:
+    """The steps of a job (`engine.Steps`), and the two ways to end them early."""
+
+    def __init__(
+        self, *, jobs: Jobs, store: Store, workshop: Workshop, directory: Path, step_limit_s: float = STEP_LIMIT_S
+    ) -> None:
+        self._jobs = jobs
+        self._store = store
+        self._workshop = workshop
+        self._directory = directory
+        self._step_limit_s = step_limit_s
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._running: dict[str, _Running] = {}
+
+    def sweep(self) -> None:
+        """Remove what an earlier process left behind, and make the directory of the work directories."""
+        self._workshop.sweep()
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def cancel(self, job: str) -> None:
+        """End the programs that this process runs for a job whose cancellation is noted in the database."""
+        with self._lock:
+            if job in self._running:
+                self._running[job].cancellation.event.set()
+
+    def abandon(self) -> None:
+        """End all programs of the jobs that are under way here: other workers have taken them over."""
+        with self._lock:
+            for running in self._running.values():
+                running.lost.set()
+                running.cancellation.event.set()
+
+    def stop(self) -> None:
+        """End all programs; the jobs are left as they are, to be taken up at the next start."""
+        self._stopping.set()
+        with self._lock:
+            for running in self._running.values():
+                running.cancellation.event.set()
+
+    def begin(self, job: str) -> bool:
+        """Count an attempt; False for a job that is done, or that has had all its attempts and is ended here."""
+        if self._stopping.is_set():
+            raise Stopped
+        begun = self._jobs.begin(job)
+        if begun is None:
+            return False
+        if begun.attempts > MAX_ATTEMPTS:
+            _logger.error("job.given-up", job=job, attempts=begun.attempts)
+            self._jobs.finish(job, failed(CRASHED), cancelled())
+            return False
+        _logger.info("job.begun", job=job, attempt=begun.attempts, release=begun.release)
+        return True
+
+    def build(self, job: str) -> Json:
+        """Build a job's module, put it and the log into the store, and return the outcome as JSON."""
+        return _NOT_BUILT | self._guarded(job, "log", self._build)
+
+    def trial(self, job: str, built: Json) -> Json:
+        """Try the module where there is one and a trial was asked for, and return what was seen as JSON."""
+        if built["module"] is None or built["problem"] is not None:
+            return _NOT_TRIED
+
+        def work(kept: Job, directory: Path, console: Path, cancellation: Cancellation) -> Json:
+            return self._trial(kept, built, directory, console, cancellation)
+
+        return _NOT_TRIED | self._guarded(job, "console", work)
+
+    def publish(self, job: str, built: Json, tried: Json) -> None:
+        """End the job in one transaction; from then on its module is served."""
+        problem = built["problem"] or tried["problem"]
+        result = result_of(problem)
+        served = built["module"] if problem is None else None
+        outcome = Outcome(
+            result=result,
+            # What a VM saw may differ the next time, what a compiler said does not.
+            reusable=result is Result.SUCCESS or (result is Result.FAILURE and built["problem"] is not None),
+            report={
+                "problem": problem,
+                "livepatch": built["livepatch"],
+                "functions": built["functions"],
+                "notes": built["notes"],
+                "seconds": built["seconds"] | tried["seconds"],
+                "trial": tried["trial"],
+                "proposal": built["proposal"],
+            },
+            module_digest=served,
+            log_digest=built["log"],
+            console_digest=tried["console"],
+        )
+        ended = self._jobs.finish(job, outcome, cancelled())
+        _logger.info("job.done", job=job, result=ended.result if ended is not None else None)
+
+    def _build(self, job: Job, directory: Path, log: Path, cancellation: Cancellation) -> Json:
+        outcome = self._workshop.build(
+            request_from(job.request, self._store),
+            build_key=job.build_key,
+            work_dir=directory,
+            log=log,
+            progress=self._progress(job.id),
+            cancellation=cancellation,
+        )
+        module: Digest | None = None
+        if outcome.module is not None and outcome.problem is None:
+            module = self._store.put(outcome.module.read_bytes())
+            if outcome.livepatch is None or outcome.livepatch.digest != module:
+                message = "the module's bytes are not those of the livepatch"
+                raise ValueError(message)
+        return outcome_record(outcome) | {"module": module}
+
+    def _trial(self, job: Job, built: Json, directory: Path, console: Path, cancellation: Cancellation) -> Json:
+        request = request_from(job.request, self._store)
+        if not request.trial:
+            return _NOT_TRIED
+        module = directory / "livepatch.ko"
+        module.write_bytes(self._store.get(Digest(built["module"])))
+        work_dir = directory / "guest"
+        work_dir.mkdir()
+        started = time.monotonic()
+        report = self._workshop.trial(
+            livepatch_from(built["livepatch"]),
+            module,
+            request.expectations,
+            work_dir=work_dir,
+            console=console,
+            progress=self._progress(job.id),
+            cancellation=cancellation,
+        )
+        return {
+            "problem": report.problems[0].as_dict() if report.problems else None,
+            "trial": report.as_dict() | {"problems": [problem.as_dict() for problem in report.problems]},
+            "seconds": {"trial": round(time.monotonic() - started, 3)},
+        }
+
+    def _guarded(self, job: str, kept_as: str, work: _Step) -> Json:
+        """Do one step in a fresh directory; whatever goes wrong becomes its answer, a stop leaves it unanswered.
+
+        The answer has under `kept_as` the digest of what the step's tools printed.
+        """
+        top = self._directory / job
+        # This thread's, and so that of all programs it starts: who asks is answered while compilers have all cores.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        with self._tracked(job) as running:
+            try:
+                answer = self._answered(job, lambda: self._in_directory(job, top, kept_as, work, running))
+            finally:
+                shutil.rmtree(top, ignore_errors=True)
+            self._leave_if_told(job)
+            return answer
+
+    def _in_directory(self, job: str, top: Path, kept_as: str, work: _Step, running: _Running) -> Json:
+        shutil.rmtree(top, ignore_errors=True)
+        directory = top / "work"
+        directory.mkdir(mode=0o700, parents=True)
+        printed = top / kept_as
+        kept = self._jobs.get(job)
+        if kept is None or kept.cancel_requested:
+            return _unanswered(CANCELLED)
+        answer = self._answered(job, lambda: work(kept, directory, printed, running.cancellation))
+        if running.overdue.is_set():
+            answer = _unanswered(OVERDUE)
+        # First, so that there is room for what explains a full disk.
+        shutil.rmtree(directory, ignore_errors=True)
+        if printed.is_file():
+            answer |= {kept_as: self._store.put(readable(printed, limit_bytes=_LOG_BYTES))}
+        return answer
+
+    def _answered(self, job: str, work: Callable[[], Json]) -> Json:
+        try:
+            return work()
+        except Exception as error:  # noqa: BLE001 - the one edge at which any exception becomes a job's answer
+            self._leave_if_told(job)
+            return _unanswered(self._told(job, error))
+
+    @contextmanager
+    def _tracked(self, job: str) -> Iterator[_Running]:
+        running = _Running()
+        with self._lock:
+            self._running[job] = running
+        if self._stopping.is_set():
+            running.cancellation.event.set()
+        alarm = threading.Timer(self._step_limit_s, running.run_out)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            yield running
+        finally:
+            alarm.cancel()
+            with self._lock:
+                # A job that was lost and came back here has its own entry by now.
+                if self._running.get(job) is running:
+                    del self._running[job]
+
+    def _leave_if_told(self, job: str) -> None:
+        with self._lock:
+            running = self._running.get(job)
+        if running is not None and running.lost.is_set():
+            raise Stopped
+        if self._stopping.is_set():
+            self._jobs.interrupt(job)
+            raise Stopped
+
+    def _told(self, job: str, error: Exception) -> Problem:
+        """Return what people are told about `error`; what they are not told goes to the log."""
+        problem = problem_of(error)
+        if problem is INTERNAL:
+            _logger.error("job.unexpected-exception", job=job, exc_info=error)
+        else:
+            _logger.warning("job.problem", job=job, code=problem.code, message=problem.message)
+        return problem
+
+    def _progress(self, job: str) -> Progress:
+        """Return what a builder tells its progress to; a flood of events is thinned, never an error."""
+        last: dict[str, Any] = {"stage": None, "at": 0.0, "count": 0}
+
+        def note(event: Event) -> None:
+            now = time.monotonic()
+            soon = event.stage == last["stage"] and now - last["at"] < _EVENT_INTERVAL_S
+            partial = event.fraction is not None and event.fraction not in {0.0, 1.0}
+            if (soon and partial) or last["count"] >= _EVENTS_PER_ATTEMPT:
+                return
+            last.update(stage=event.stage, at=now, count=last["count"] + 1)
+            self._jobs.progress(job, event)
+
+        return note
+
+
+def _unanswered(problem: Problem) -> Json:
+    return {"problem": problem.as_dict()}

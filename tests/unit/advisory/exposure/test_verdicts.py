@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is remembered about fixes, and for how long it counts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from elivepatch.advisory.exposure.verdicts import Outcome, Verdict, Verdicts, lasting, remembered
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import Kind, Problem, UsageError
+from elivepatch.model.kernel import Digest, Release
+
+PATCH, OTHER = Digest("1" * 64), Digest("2" * 64)
+BUILDER = Digest("b" * 64)
+VERDICT = Verdict(
+    patches=(PATCH,),
+    builder=BUILDER,
+    asked=True,
+    problem=problem("data-layout", "A structure grows."),
+    functions=("vmlinux:f", "mod_a:g.isra.0"),
+    after=(OTHER,),
+    beside=(OTHER,),
+    at="2030-05-02T12:00:00+00:00",
+)
+
+
+def test_verdicts_come_back_as_they_were_kept() -> None:
+    kept = Verdicts(release=Release("6.1.0-50-cloud-amd64"), by_cve={"CVE-2030-10001": VERDICT})
+    assert Verdicts.from_dict(json.loads(json.dumps(kept.as_dict()))) == kept
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 2},
+        {"release": "../x"},
+        {"verdicts": {"CVE-1": {}}},
+        {"verdicts": []},
+        {"verdicts": {"CVE-2030-10001": {"patches": ["x"]}}},
+    ],
+)
+def test_damaged_verdicts_are_refused(change: dict[str, Any]) -> None:
+    whole = Verdicts(release=Release("6.1.0"), by_cve={}).as_dict()
+    with pytest.raises(UsageError):
+        Verdicts.from_dict(whole | change)
+    for content in (None, [], "x"):
+        with pytest.raises(UsageError):
+            Verdicts.from_dict(content)
+
+
+def test_a_verdict_holds_for_exactly_these_patches_and_this_builder() -> None:
+    assert VERDICT.holds([PATCH], BUILDER)
+    assert not VERDICT.holds([PATCH, OTHER], BUILDER)
+    assert not VERDICT.holds([PATCH], Digest("c" * 64))
+    assert not Verdict(patches=(PATCH,), builder=BUILDER).holds([PATCH], BUILDER)
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        ("data-layout", Outcome.NEEDS_REBOOT),
+        ("compile-error", Outcome.NEEDS_REBOOT),
+        ("already-applied", Outcome.NOTHING_TO_DO),
+        ("no-change", Outcome.NOTHING_TO_DO),
+        ("not-built", Outcome.NOTHING_TO_DO),
+    ],
+)
+def test_what_follows_from_a_problem(code: str, outcome: Outcome) -> None:
+    assert Verdict(patches=(PATCH,), builder=BUILDER, asked=True, problem=problem(code, "-")).outcome is outcome
+
+
+def test_what_nobody_asked_is_untried_and_what_nothing_speaks_against_convertible() -> None:
+    assert Verdict(patches=(PATCH,), builder=BUILDER).outcome is Outcome.UNTRIED
+    assert Verdict(patches=(PATCH,), builder=BUILDER, asked=True).outcome is Outcome.CONVERTIBLE
+
+
+def test_only_what_is_about_the_patch_lasts() -> None:
+    assert lasting(problem("data-layout", "-"))
+    assert lasting(problem("compile-error", "-"))
+    assert not lasting(problem("diff-tool-crash", "-"))
+
+
+def test_what_is_remembered_fits_on_a_line_and_acts_on_no_terminal() -> None:
+    loud = Problem(code="x\x1b[2J", kind=Kind.VERDICT, message="a\nb\x1b]0;c" * 500, advice="d", excerpt="e" * 5000)
+    kept = remembered(loud)
+    assert kept.message.isprintable()
+    assert len(kept.message) <= 400
+    assert kept.excerpt == ""

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The hand-kept file goes before the list, and is refused with the entry's name where it is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from elivepatch.advisory.exposure.affected import State, answer
+from elivepatch.advisory.exposure.version import parse_kernel_version
+from elivepatch.advisory.readers.collection import read_records
+from elivepatch.advisory.records.overrides import read_overrides
+from elivepatch.advisory.records.record import Record
+from elivepatch.model.errors import UsageError
+from elivepatch.model.progress import silent
+
+SMALL = Path(__file__).parents[2] / "data" / "cve-list"
+A, B = "a" * 40, "b" * 40
+
+NEW = f"""
+[CVE-2029-10001]
+why = "assigned by somebody else"
+title = "a bug the list does not have"
+files = ["kernel/made_up.c"]
+ranges = [
+  {{ introduced = "5.10", introduced_commit = "{A}", fixed = "6.1.40", fixed_commit = "{B}" }},
+  {{ introduced = "5.10", introduced_commit = "{A}" }},
+]
+"""
+
+
+def read(tmp_path: Path, text: str) -> dict[str, Record]:
+    (tmp_path / "overrides.toml").write_text(text)
+    return read_overrides(tmp_path / "overrides.toml", read_records(SMALL, progress=silent).listed)
+
+
+def test_an_override_adds_a_record_that_the_list_does_not_have(tmp_path: Path) -> None:
+    record = read(tmp_path, NEW)["CVE-2029-10001"]
+    assert record.files == ("kernel/made_up.c",)
+    assert answer(record, parse_kernel_version("6.1.39")).state is State.AFFECTED
+    assert answer(record, parse_kernel_version("6.1.40")).state is State.FIXED
+    assert answer(record, parse_kernel_version("5.9")).state is State.NOT_AFFECTED
+
+
+def test_an_override_replaces_only_what_it_says(tmp_path: Path) -> None:
+    listed = read_records(SMALL, progress=silent).listed["CVE-2030-10001"]
+    record = read(tmp_path, '[CVE-2030-10001]\nwhy = "also in the header"\nfiles = ["include/linux/lamp.h"]\n')
+    assert record["CVE-2030-10001"] == replace(listed, files=("include/linux/lamp.h",), overridden="also in the header")
+
+
+def test_overrides_go_before_the_list(tmp_path: Path) -> None:
+    records = read_records(SMALL, progress=silent)
+    text = f'[CVE-2030-10003]\nwhy = "since 6.5"\nranges = [{{ introduced = "6.5", introduced_commit = "{A}" }}]\n'
+    both = replace(records, overrides=read(tmp_path, NEW + text))
+    assert [record.id for record in both.effective()][:2] == ["CVE-2029-10001", "CVE-2030-10001"]
+    found = both.find("CVE-2030-10003")
+    assert found is not None
+    assert answer(found, parse_kernel_version("6.1.5")).state is State.NOT_AFFECTED
+
+
+def test_an_introduction_nobody_knows_may_be_left_out(tmp_path: Path) -> None:
+    text = f'[CVE-2030-10003]\nwhy = "w"\nranges = [{{ fixed = "6.5", fixed_commit = "{A}" }}]\n'
+    assert answer(read(tmp_path, text)["CVE-2030-10003"], parse_kernel_version("4.4.9")).state is State.AFFECTED
+
+
+RANGE = '[CVE-2030-10001]\nwhy = "w"\nranges = '
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[CVE-2030-10001", "not TOML"),
+        ("[cve-1]\nwhy = 'w'", "'cve-1' is not the id"),
+        ("CVE-2030-10001 = 3", "CVE-2030-10001 has something else"),
+        ("[CVE-2030-10001]\nwhy = 'w'\nstate = 'fixed'", "CVE-2030-10001 has something else"),
+        ("[CVE-2030-10001]\nfiles = ['a.c']", "does not say why"),
+        ("[CVE-2030-10001]\nwhy = ' '", "does not say why"),
+        ("[CVE-2030-10001]\nwhy = 'w'\ntitle = 3", "title"),
+        ("[CVE-2030-10001]\nwhy = 'w'\nfiles = ['../a.c']", "files"),
+        ("[CVE-2030-10001]\nwhy = 'w'\nfiles = 'a.c'", "files"),
+        ("[CVE-2031-10001]\nwhy = 'w'\ntitle = 't'", "needs a title and ranges"),
+        (RANGE + "[]", "empty"),
+        (RANGE + "'5.10'", "range"),
+        (RANGE + "[{ since = '5.10' }]", "range"),
+        (RANGE + f"[{{ introduced = 5.10, introduced_commit = '{A}' }}]", "in quotes"),
+        (RANGE + f"[{{ introduced = '5.10\\n', introduced_commit = '{A}' }}]".replace("'", '"'), "in quotes"),
+        (RANGE + f"[{{ introduced = '6.25', introduced_commit = '{A}' }}]", "6.25"),
+        (RANGE + "[{ introduced = '6.5', introduced_commit = 'abc' }]", "abc"),
+        (RANGE + "[{ introduced = '6.5' }]", "'0'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path, text)
+    assert caught.value.problem.code == "cve-overrides"
+    assert says in caught.value.problem.message
+
+
+def test_a_file_that_is_missing_or_huge_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        read_overrides(tmp_path / "missing", {})
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(8 * 1024 * 1024)
+    with pytest.raises(UsageError) as caught:
+        read_overrides(tmp_path / "huge", {})
+    assert "larger" in caught.value.problem.message

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Taking over what untrusted programs left: plain files only, no way out of the directory, no size without bound."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from elivepatch.build.sandbox.output import take, take_file
+from elivepatch.model.errors import EnvironmentFault
+
+LIMIT = 1 << 20
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    (tmp_path / "secret.o").write_bytes(b"of the host")
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def refused(output: Path, name: str) -> str:
+    with pytest.raises(EnvironmentFault) as caught:
+        take(output, name, limit_bytes=LIMIT)
+    assert caught.value.problem.code == "sandbox-output"
+    return caught.value.problem.message
+
+
+def test_a_plain_file_is_taken_also_from_deep_inside(output: Path) -> None:
+    (output / "a/b").mkdir(parents=True)
+    (output / "a/b/x.o").write_bytes(b"object")
+    assert take(output, "a/b/x.o", limit_bytes=LIMIT) == b"object"
+
+
+def test_a_link_in_place_of_the_file_is_not_followed(output: Path) -> None:
+    (output / "x.o").symlink_to(output.parent / "secret.o")
+    assert "x.o" in refused(output, "x.o")
+
+
+def test_a_link_on_the_way_is_not_followed(output: Path) -> None:
+    (output / "dir").symlink_to(output.parent)
+    refused(output, "dir/secret.o")
+
+
+def test_a_link_to_a_file_beside_it_is_not_followed_either(output: Path) -> None:
+    (output / "real.o").write_bytes(b"x")
+    (output / "x.o").symlink_to("real.o")
+    refused(output, "x.o")
+
+
+def test_a_pipe_does_not_make_us_wait(output: Path) -> None:
+    os.mkfifo(output / "x.o")
+    assert "not a plain file" in refused(output, "x.o")
+
+
+def test_a_directory_or_a_socket_is_refused(output: Path) -> None:
+    (output / "x.o").mkdir()
+    refused(output, "x.o")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(output / "y.o"))
+        refused(output, "y.o")
+
+
+def test_a_file_that_is_too_large_is_refused(output: Path) -> None:
+    with (output / "x.o").open("wb") as file:
+        file.truncate(1 << 40)
+    assert "larger than 1 MiB" in refused(output, "x.o")
+
+
+def test_a_file_of_just_the_limit_is_taken(output: Path) -> None:
+    (output / "x.o").write_bytes(bytes(LIMIT))
+    assert len(take(output, "x.o", limit_bytes=LIMIT)) == LIMIT
+
+
+def test_a_missing_file_is_missing_for_one_and_refused_by_the_other(output: Path) -> None:
+    for name in ("x.o", "no/x.o"):
+        with pytest.raises(FileNotFoundError):
+            take(output, name, limit_bytes=LIMIT)
+        with pytest.raises(EnvironmentFault, match="is missing"):
+            take_file(output, name, output.parent / "copy.o", limit_bytes=LIMIT)
+    assert not (output.parent / "copy.o").exists()
+
+
+def test_a_taken_file_is_a_copy_of_our_own(output: Path) -> None:
+    (output / "x.o").write_bytes(b"object")
+    copy = take_file(output, "x.o", output.parent / "copy.o", limit_bytes=LIMIT)
+    (output / "x.o").write_bytes(b"changed afterwards")
+    assert copy.read_bytes() == b"object"
+    assert copy.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_of_ours_is_never_written_over(output: Path) -> None:
+    (output / "x.o").write_bytes(b"object")
+    with pytest.raises(FileExistsError):
+        take_file(output, "x.o", output.parent / "secret.o", limit_bytes=LIMIT)
+    assert (output.parent / "secret.o").read_bytes() == b"of the host"

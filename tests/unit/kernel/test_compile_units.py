@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which source went into which object: from the compile units that debug information names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from elivepatch.kernel.compile_units import Unit, Units, make_units, read_compile_units
+from elivepatch.model.errors import EnvironmentFault
+
+# As `readelf -wi --dwarf-depth=1` prints it: the first name of each entry, direct or out of a string table.
+VMLINUX = """\
+    <c>   DW_AT_name        : (indirect string, offset: 0x1f): fs/proc/meminfo.c
+    <2e>   DW_AT_name        : (indirect line string, offset: 0x8): kernel/sched/build_policy.c
+    <4e>   DW_AT_name        : arch/x86/entry/entry_64.S
+    <6e>   DW_AT_name        : /usr/src/generated/outside.c
+    <7e>   DW_AT_name        : <artificial>
+    <8e>   DW_AT_name        : GNU C11
+""".splitlines()
+MODULES = """\
+File: ./usr/lib/debug/lib/modules/6.1/kernel/arch/x86/kvm/kvm.ko
+    <c>   DW_AT_name        : (indirect string, offset: 0x1f): arch/x86/kvm/../../../virt/kvm/eventfd.c
+    <c>   DW_AT_name        : arch/x86/kvm/kvm.mod.c
+File: ./usr/lib/debug/lib/modules/6.1/kernel/sound/snd-hda-intel.ko
+    <c>   DW_AT_name        : lib/shared.c
+File: ./usr/lib/debug/lib/modules/6.1/kernel/sound/snd.ko.debug
+    <c>   DW_AT_name        : lib/shared.c
+""".splitlines()
+
+
+def units() -> Units:
+    compiled = read_compile_units(VMLINUX, parent="vmlinux") | read_compile_units(MODULES)
+    lines = [
+        'kernel/sched/build_policy.c:#include "rt.c"',
+        'kernel/sched/rt.c:  # include "../time/deep.c"',
+        'arch/x86/entry/vdso/vclock_gettime.c:#include "../../../../lib/vdso/gettimeofday.c"',
+        "fs/proc/meminfo.c:#include <lib/angle.c>",
+        'fs/proc/meminfo.c:#include "not_there.c"',
+        "not an include line",
+    ]
+    exists = {"kernel/sched/rt.c", "kernel/time/deep.c", "lib/vdso/gettimeofday.c", "lib/angle.c"}
+    return make_units(compiled, lines, exists)
+
+
+def test_units_of_vmlinux_and_of_modules_have_their_parents() -> None:
+    found = units().by_source
+    assert found["fs/proc/meminfo.c"] == Unit("fs/proc/meminfo.c", "fs/proc/meminfo.o", ("vmlinux",))
+    assert found["arch/x86/entry/entry_64.S"].target == "arch/x86/entry/entry_64.o"
+
+
+def test_a_path_with_dots_is_found_by_its_real_name_and_made_by_the_one_make_knows() -> None:
+    found = units().by_source["virt/kvm/eventfd.c"]
+    assert (found.target, found.parents) == ("arch/x86/kvm/../../../virt/kvm/eventfd.o", ("kvm",))
+
+
+def test_a_source_in_two_modules_has_both_as_the_kernel_calls_them() -> None:
+    assert units().by_source["lib/shared.c"].parents == ("snd", "snd_hda_intel")
+
+
+def test_what_kbuild_adds_and_what_lies_outside_are_no_units() -> None:
+    assert not any(name.endswith(".mod.c") or name.startswith(("/", "<", "GNU")) for name in units().by_source)
+
+
+def test_an_included_source_reaches_the_objects_that_include_it_at_any_depth() -> None:
+    for source in ("kernel/sched/rt.c", "kernel/time/deep.c", "kernel/sched/build_policy.c"):
+        assert [unit.source for unit in units().reached_by(source)] == ["kernel/sched/build_policy.c"]
+    assert [unit.source for unit in units().reached_by("lib/angle.c")] == ["fs/proc/meminfo.c"]
+
+
+def test_includers_that_are_not_built_are_still_known() -> None:
+    found = units()
+    assert found.reached_by("lib/vdso/gettimeofday.c") == ()
+    assert "arch/x86/entry/vdso/vclock_gettime.c" in found.closure("lib/vdso/gettimeofday.c")
+
+
+def test_sources_that_include_each_other_come_to_an_end() -> None:
+    exists = {"a.c", "b.c"}
+    found = make_units({"a.c": ("a.c", {"vmlinux"})}, ['a.c:#include "b.c"', 'b.c:#include "a.c"'], exists)
+    assert [unit.source for unit in found.reached_by("b.c")] == ["a.c"]
+
+
+def test_saved_units_come_back(tmp_path: Path) -> None:
+    units().save(tmp_path / "units.json")
+    assert Units.load(tmp_path / "units.json") == units()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"units": {"a": []}, "includers": {}}', '{"units": 3}', "\xff"])
+def test_a_damaged_list_of_units_is_told_as_such(tmp_path: Path, content: str) -> None:
+    (tmp_path / "units.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(EnvironmentFault) as caught:
+        Units.load(tmp_path / "units.json")
+    assert caught.value.problem.code == "base-damaged"

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What hosts report: kept by token and name, told to those who may know of the tenant, nothing else let in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from assembled import Assembled, assembled
+from fake_workshop import KERNEL
+
+from elivepatch.service.access.accounts import Role
+from elivepatch.service.db import database
+from elivepatch.service.http.routes import hosts
+
+SAID = {
+    "kernel": KERNEL.release,
+    "build_id": KERNEL.build_id,
+    "result": "closed",
+    "problem": "",
+    "livepatches": ["elp_1"],
+    "open": 3,
+    "closed": 2,
+    "needs_reboot": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assembled]:
+    with assembled(tmp_path_factory.mktemp("state")) as found:
+        yield found
+
+
+@pytest.fixture
+def server(one_server: Assembled) -> Assembled:
+    with one_server.services.parts.database.begin() as connection:
+        connection.execute(sa.delete(database.hosts))
+    return one_server
+
+
+def names(server: Assembled, headers: dict[str, str] | None = None, query: str = "") -> list[str]:
+    return [one["name"] for one in server.http.get(f"/v1/hosts{query}", headers=headers).json()["hosts"]]
+
+
+def test_the_last_word_of_a_host_counts(server: Assembled) -> None:
+    web = server.token("web-1", Role.HOST, kernel=KERNEL.release)
+    assert server.http.put("/v1/hosts/web-1", json=SAID, headers=web).status_code == 200
+    server.http.put("/v1/hosts/web-1", json=SAID | {"result": "nothing-to-do", "open": None}, headers=web)
+    (kept,) = server.http.get("/v1/hosts").json()["hosts"]
+    assert kept.pop("seen_at")
+    assert kept == SAID | {
+        "result": "nothing-to-do", "open": None, "name": "web-1", "tenant": "default", "token": "web-1",
+    }  # fmt: skip
+
+
+def test_hosts_of_one_name_and_two_tokens_are_two(server: Assembled) -> None:
+    for token in ("one", "two"):
+        server.http.put("/v1/hosts/web", json=SAID, headers=server.token(token, Role.HOST))
+    assert names(server) == ["web", "web"]
+
+
+def test_they_are_listed_in_pages(server: Assembled) -> None:
+    for name in ("c", "a", "b"):
+        server.http.put(f"/v1/hosts/{name}", json=SAID)
+    first = server.http.get("/v1/hosts?limit=2").json()
+    assert ([one["name"] for one in first["hosts"]], first["next"]) == (["a", "b"], "b/operator")
+    assert names(server, query="?limit=2&after=b/operator") == ["c"]
+
+
+def test_a_tenant_does_not_learn_of_another_s_hosts(server: Assembled) -> None:
+    server.http.put("/v1/hosts/red-1", json=SAID, headers=server.token("red", Role.HOST, tenant="red"))
+    assert names(server, server.token("watcher-red", Role.APPROVER, tenant="red")) == ["red-1"]
+    assert names(server, server.token("watcher-blue", Role.APPROVER, tenant="blue")) == []
+    assert names(server) == ["red-1"]
+
+
+def test_a_token_that_is_bound_to_a_kernel_reports_for_that_one_only(server: Assembled) -> None:
+    other = server.token("other", Role.HOST, kernel="6.12.1-amd64")
+    assert server.http.put("/v1/hosts/web", json=SAID, headers=other).json()["code"] == "role-insufficient"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kernel": "../x"}, {"build_id": "xyz"}, {"result": "fine"}, {"problem": "<b>"}, {"livepatches": ["a b"]},
+        {"livepatches": ["a"] * 65}, {"open": -1}, {"closed": "2"}, {"needs_reboot": 10**9}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_what_is_no_report_is_refused(server: Assembled, wrong: dict[str, Any]) -> None:
+    assert server.http.put("/v1/hosts/web", json=SAID | wrong).status_code == 422
+    assert names(server) == []
+
+
+def test_a_token_names_a_bounded_number_of_hosts(server: Assembled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "_HOSTS_MAX", 2)
+    answers = [server.http.put(f"/v1/hosts/{name}", json=SAID) for name in ("a", "b", "c", "b")]
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 200]
+    assert answers[2].json()["code"] == "too-many-hosts"
+    assert answers[2].headers["retry-after"] == "3600"

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How much the server takes: requests, builds that wait, what is kept and for how long."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from assembled import assembled
+
+from elivepatch.model.kernel import Digest
+from elivepatch.service.access.accounts import Role
+from elivepatch.service.db.database import builds
+from elivepatch.service.http.limits import Rate, TooMany
+from elivepatch.service.jobs.engine import Execution
+from elivepatch.service.retention import Retention
+
+
+def test_a_bucket_fills_up_again_and_each_key_has_its_own() -> None:
+    moment = [0.0]
+    rate = Rate(10.0, clock=lambda: moment[0])
+    for _ in range(50):
+        rate.take("a")
+    with pytest.raises(TooMany) as refused:
+        rate.take("a")
+    assert refused.value.retry_s == 1
+    rate.take("b")
+    moment[0] += 0.1
+    rate.take("a")
+    with pytest.raises(TooMany):
+        rate.take("a")
+
+
+def test_whoever_asks_too_often_is_told_when_to_ask_again(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with assembled(tmp_path_factory.mktemp("state"), requests_per_s=2.0) as server:
+        answers = [server.http.get("/v1/kernels") for _ in range(12)]
+        assert [answer.status_code for answer in answers] == [200] * 10 + [429] * 2
+        assert answers[-1].json()["code"] == "rate-limited"
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        guesses = [server.http.get("/v1/kernels", headers={"Authorization": f"Bearer {n}"}) for n in range(12)]
+        assert [answer.status_code for answer in guesses] == [401] * 10 + [429] * 2
+        assert server.http.get("/healthz").status_code == 200
+
+
+def test_more_builds_than_may_wait_are_refused_and_known_ones_answered(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with assembled(tmp_path_factory.mktemp("state"), tenant_limit=2, queue_limit=3) as server:
+        red = server.token("red", Role.PATCHER, tenant="red")
+        blue = server.token("blue", Role.PATCHER, tenant="blue")
+        jobs = [server.ask(f"sleep 60\n{number}", red).json()["id"] for number in range(2)]
+        refused = server.ask("sleep 60\n3", red)
+        assert (refused.status_code, refused.json()["code"]) == (429, "too-many-builds")
+        assert refused.headers["retry-after"]
+        assert server.ask("sleep 60\n1", red).status_code == 200
+        jobs.append(server.ask("sleep 60\n1", blue).json()["id"])
+        assert server.ask("sleep 60\n2", blue).json()["code"] == "queue-full"
+        for job in jobs:
+            server.http.delete(f"/v1/builds/{job}")
+
+
+def test_no_build_is_taken_where_the_disk_is_almost_full(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with assembled(tmp_path_factory.mktemp("state"), disk_reserve_mib=2**40) as server:
+        refused = server.ask("sleep 0")
+        assert (refused.status_code, refused.json()["code"]) == (507, "disk-full")
+        ready = server.http.get("/readyz")
+        assert (ready.status_code, ready.json()) == (503, {"status": "not-ready", "lacks": ["disk"]})
+
+
+def test_what_is_old_goes_and_what_is_named_stays(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with assembled(tmp_path_factory.mktemp("state"), keep_days=90) as server:
+        old, young = server.done("sleep 0\nold")["id"], server.done("sleep 0.3\nyoung")["id"]
+        waiting = server.ask("sleep 60\nwaiting").json()["id"]
+        unnamed = server.services.store.put(b"of nobody")
+        fresh = server.services.store.put(b"of nobody yet")
+        jobs = {name: server.services.jobs.get(name) for name in (old, young, waiting)}
+        store = server.state / "store"
+        for blob in store.rglob("*"):
+            if blob.is_file() and blob.name != fresh:
+                os.utime(blob, (time.time() - 2 * 24 * 3600,) * 2)
+        ages = ((old, 100), (young, 8), (waiting, 200))
+        with server.services.parts.database.begin() as connection:
+            for name, days in ages:
+                at = datetime.now(UTC) - timedelta(days=days)
+                done = {} if name == waiting else {"done_at": at}
+                connection.execute(sa.update(builds).where(builds.c.id == name).values(created_at=at, **done))
+        removed = Retention(server.services.parts).sweep()
+        assert (removed["jobs"], removed["executions"]) == (1, 2)
+        assert server.http.get(f"/v1/builds/{old}").status_code == 404
+        for what in ("module", "log", "console", "signature"):
+            assert server.http.get(f"/v1/builds/{young}/{what}").status_code == 200
+        kinds = [event.kind for event in server.services.jobs.events_after(young, 0, limit=100)]
+        assert kinds == ["state", "state", "done"]
+        assert server.services.engine.standing(young).execution is Execution.UNKNOWN
+        assert server.services.jobs.get(waiting) is not None
+        left = {blob.name for blob in store.rglob("*") if blob.is_file()}
+        assert fresh in left
+        assert unnamed not in left
+        for name in (young, waiting):
+            assert {patch["digest"] for patch in jobs[name].request["patches"]} <= left  # type: ignore[union-attr]
+        gone = Digest(jobs[old].request["patches"][0]["digest"])  # type: ignore[union-attr]
+        assert gone not in left
+        server.http.delete(f"/v1/builds/{waiting}")
+
+
+def test_a_file_that_is_put_again_just_before_it_would_go_stays(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with assembled(tmp_path_factory.mktemp("state")) as server:
+        digest = server.services.store.put(b"again")
+        blob = server.state / "store" / "sha256" / digest[:2] / digest
+        os.utime(blob, (time.time() - 2 * 24 * 3600,) * 2)
+        server.services.store.put(b"again")
+        assert server.services.store.collect(set()) == 0
+        assert blob.exists()
+
+
+def test_a_thousand_keys_do_not_fill_the_memory() -> None:
+    rate = Rate(1.0)
+    for number in range(20_000):
+        rate.take(str(number))
+    assert len(rate._buckets) <= 10_000

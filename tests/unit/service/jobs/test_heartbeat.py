@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a worker says that it can build for, and what a check-up says about the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from assembled import assembled
+from fake_workshop import KERNEL, FakeWorkshop
+
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import Digest, KernelIdentity, Release
+from elivepatch.service import doctor as checkup
+from elivepatch.settings import ServerSettings
+
+OTHER = replace(KERNEL, release=Release("6.12.1-amd64"))
+
+
+class HalfEquipped(FakeWorkshop):
+    """A workshop that has two kernels and the toolchain of one."""
+
+    def kernels(self) -> list[KernelIdentity]:
+        return [OTHER, KERNEL]
+
+    def facts(self, release: str) -> Digest:
+        if release == OTHER.release:
+            raise EnvironmentFault("toolchain-missing", "The toolchain is not there.", advice="Make it.")
+        return super().facts(release)
+
+
+def test_a_kernel_whose_toolchain_is_gone_does_not_keep_the_server_from_the_others(tmp_path: Path) -> None:
+    with assembled(tmp_path, kind=HalfEquipped) as server:
+        refused = server.ask("sleep 0", kernel=OTHER.release)
+        assert (refused.status_code, refused.json()["code"]) == (503, "toolchain-missing")
+        assert server.done("sleep 0")["result"] == "success"
+        (member,) = server.services.fleet.members()
+        assert [offer.kernel.release for offer in member.offers] == [KERNEL.release]
+
+
+def test_a_kernel_whose_toolchain_is_gone_is_told_by_the_check_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkup, "BuildingWorkshop", lambda _: HalfEquipped(tmp_path / "runs.txt"))
+    found = checkup._kernels(ServerSettings())
+    assert (found.well, found.seen, found.advice) == (
+        False,
+        "6.12.1-amd64: The toolchain is not there.",
+        "Make it.",
+    )

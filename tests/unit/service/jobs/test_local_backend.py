@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The real workshop's scratch: what a killed process left goes, what a living one uses stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess  # noqa: TID251 - another server runs beside the test
+import sys
+import time
+from pathlib import Path
+
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.settings import ServerSettings
+
+
+def test_what_a_killed_process_left_goes_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    one, another = (BuildingWorkshop(ServerSettings(cache_dir=tmp_path)) for _ in range(2))
+    left = tmp_path / "scratch" / "job-left"
+    left.mkdir(parents=True)
+    (left / "vmlinux").write_bytes(b"x")
+    fresh = tmp_path / "scratch" / "job-fresh"
+    fresh.mkdir()
+    with one._scratch() as used:
+        for directory in (left, used):
+            os.utime(directory, (time.time() - 3600,) * 2)
+        another.sweep()
+        assert used.is_dir()
+        assert not left.exists()
+        assert fresh.is_dir()
+    assert not used.exists()
+
+
+def test_there_may_be_nothing_to_sweep(tmp_path: Path) -> None:
+    BuildingWorkshop(ServerSettings(cache_dir=tmp_path)).sweep()
+
+
+OTHER_SERVER = """
+import sys, time
+from pathlib import Path
+from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.settings import ServerSettings
+
+with BuildingWorkshop(ServerSettings(cache_dir=Path(sys.argv[1])))._scratch() as scratch:
+    (scratch / "work").mkdir()
+    print(scratch, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_servers_may_share_a_cache(tmp_path: Path) -> None:
+    mine = BuildingWorkshop(ServerSettings(cache_dir=tmp_path))
+    with subprocess.Popen([sys.executable, "-c", OTHER_SERVER, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        theirs = Path(other.stdout.readline().decode().strip())
+        os.utime(theirs, (time.time() - 3600,) * 2)
+        mine.sweep()
+        assert (theirs / "work").is_dir(), "the build of a living server"
+        other.send_signal(signal.SIGSTOP)
+        mine.sweep()
+        assert (theirs / "work").is_dir(), "that of one that is frozen, too"
+        other.kill()
+        other.wait(timeout=10)
+        mine.sweep()
+        assert not theirs.exists(), "that of one that was killed"

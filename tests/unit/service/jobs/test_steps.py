@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The steps of a job: every ending has a result that says whose fault it was, and doing a step twice is once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fake_workshop import KERNEL, FakeWorkshop
+
+from elivepatch.model.build import BuildRequest, Result, Status
+from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.model.trial import Expectation
+from elivepatch.service.db.database import migrate, open_database, sqlite_url
+from elivepatch.service.jobs.catalogue import build_key
+from elivepatch.service.jobs.engine import Stopped
+from elivepatch.service.jobs.jobs import Asked, Job, Jobs
+from elivepatch.service.jobs.records import job_key, keep_request, report_of
+from elivepatch.service.jobs.steps import MAX_ATTEMPTS, Work, cancelled
+from elivepatch.service.store import Store
+
+
+@dataclass
+class House:
+    """A worker without the engine that would call it."""
+
+    jobs: Jobs
+    store: Store
+    workshop: FakeWorkshop
+    work: Work
+    top: Path
+
+    def ask(self, patch: str, **asked: object) -> str:
+        request = BuildRequest(
+            release=KERNEL.release,
+            series=PatchSeries((SourcePatch("fix.patch", patch.encode()),)),
+            **asked,  # type: ignore[arg-type]
+        )
+        key = build_key(self.workshop.facts(request.release), request)
+        job, _ = self.jobs.submit(
+            Asked(
+                job_key=job_key(key, request),
+                build_key=key,
+                release=request.release,
+                kernel_build_id=KERNEL.build_id,
+                request=keep_request(request, self.store),
+            )
+        )
+        return job.id
+
+    def run(self, job: str) -> Job:
+        if self.work.begin(job):
+            built = self.work.build(job)
+            tried = self.work.trial(job, built)
+            self.work.publish(job, built, tried)
+        ended = self.jobs.get(job)
+        assert ended is not None
+        return ended
+
+    def left_over(self) -> list[Path]:
+        return list((self.top / "work").iterdir())
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    engine = open_database(sqlite_url(tmp_path / "db"))
+    migrate(engine)
+    jobs, store = Jobs(engine), Store.in_directory(tmp_path / "store")
+    workshop = FakeWorkshop(tmp_path / "runs.txt")
+    work = Work(jobs=jobs, store=store, workshop=workshop, directory=tmp_path / "work")
+    work.sweep()
+    yield House(jobs, store, workshop, work, tmp_path)
+    engine.dispose()
+
+
+def test_a_livepatch_that_passes_its_trial_is_a_success_with_all_its_files(house: House) -> None:
+    job = house.run(house.ask("sleep 0", expectations=(Expectation(command="/proc/meminfo", pattern="X"),)))
+    report = report_of(job)
+    assert (job.status, job.result, job.reusable) == (Status.DONE, Result.SUCCESS, True)
+    assert job.module_digest is not None
+    assert job.log_digest is not None
+    assert job.console_digest is not None
+    assert house.store.get(job.module_digest).startswith(b"\x7fELF")
+    assert house.store.get(job.log_digest).startswith(b"compiling in red\n")
+    assert set(report) == {
+        "id", "status", "result", "kernel", "build_id", "functions", "problem", "notes", "livepatch",
+        "module_sha256", "proposal", "seconds", "trial",
+    }  # fmt: skip
+    assert report["module_sha256"] == report["livepatch"]["digest"] == job.module_digest
+    assert report["trial"]["passed"]
+    assert (report["kernel"], report["build_id"]) == (KERNEL.release, KERNEL.build_id)
+    assert set(report["seconds"]) == {"build", "trial"}
+    assert house.left_over() == []
+
+
+@pytest.mark.parametrize(
+    ("patch", "result", "code", "reusable"),
+    [
+        ("verdict", Result.FAILURE, "data-changed", True),
+        ("compile-error", Result.FAILURE, "compile-error", True),
+        ("broken-environment", Result.ERROR, "program-missing", False),
+        ("explode", Result.ERROR, "internal-error", False),
+        ("disk-full", Result.ERROR, "disk-full", False),
+    ],
+)
+def test_a_build_that_fails_says_whose_fault_it_was(
+    house: House, patch: str, result: Result, code: str, reusable: bool
+) -> None:
+    job = house.run(house.ask(patch))
+    report = report_of(job)
+    assert (job.result, report["problem"]["code"], job.reusable) == (result, code, reusable)
+    assert report["problem"]["advice"]
+    assert job.module_digest is None
+    assert job.log_digest is not None, "the log is kept above all where something failed"
+    assert house.workshop.runs("trial") == 0
+    assert house.left_over() == []
+
+
+def test_an_unexpected_exception_keeps_its_words_to_the_server(house: House) -> None:
+    job = house.run(house.ask("explode"))
+    events = house.jobs.events_after(job.id, 0, limit=1000)
+    assert "secret" not in f"{report_of(job)} {events}"
+    assert job.log_digest is not None
+    assert b"secret" not in house.store.get(job.log_digest)
+
+
+def test_a_trial_that_fails_is_a_failure_that_may_be_tried_again(house: House) -> None:
+    job = house.run(house.ask("sleep 0", expectations=(Expectation(command="/proc/meminfo", pattern="never"),)))
+    report = report_of(job)
+    assert (job.result, job.reusable, job.module_digest) == (Result.FAILURE, False, None)
+    assert report["problem"]["code"] == "trial-expectation"
+    assert report["trial"]["passed"] is False
+    assert report["livepatch"]["name"] == "livepatch_meminfo"
+    assert job.console_digest is not None
+
+
+def test_no_trial_and_a_check_do_only_what_was_asked(house: House) -> None:
+    untried = house.run(house.ask("sleep 0", trial=False))
+    checked = house.run(house.ask("sleep 0", trial=False, check_only=True))
+    assert (untried.result, checked.result) == (Result.SUCCESS, Result.SUCCESS)
+    assert untried.module_digest is not None
+    assert (checked.module_digest, report_of(checked)["livepatch"]) == (None, None)
+    assert report_of(checked)["functions"]
+    assert house.workshop.runs("trial") == 0
+
+
+def test_a_job_that_is_cancelled_while_it_builds_ends_cancelled(house: House) -> None:
+    job = house.ask("sleep 30")
+    started = time.monotonic()
+    worker = threading.Thread(target=house.run, args=(job,))
+    worker.start()
+    while house.workshop.runs("build") == 0:
+        time.sleep(0.01)
+    house.jobs.cancel(job, cancelled())
+    house.work.cancel(job)
+    worker.join(timeout=10)
+    ended = house.jobs.get(job)
+    assert ended is not None
+    assert (ended.result, report_of(ended)["problem"]["code"]) == (Result.CANCELLED, "cancelled")
+    assert time.monotonic() - started < 5
+
+
+def test_a_cancellation_before_a_step_keeps_it_from_running(house: House) -> None:
+    job = house.ask("sleep 0")
+    assert house.work.begin(job)
+    house.jobs.cancel(job, cancelled())
+    built = house.work.build(job)
+    house.work.publish(job, built, house.work.trial(job, built))
+    ended = house.jobs.get(job)
+    assert ended is not None
+    assert ended.result is Result.CANCELLED
+    assert house.workshop.runs("build") == 0
+
+
+def test_a_stop_leaves_the_job_running_and_counts_no_attempt(house: House) -> None:
+    job = house.ask("sleep 30")
+    outcome: list[object] = []
+
+    def run() -> None:
+        try:
+            house.run(job)
+        except Stopped as stopped:
+            outcome.append(stopped)
+
+    worker = threading.Thread(target=run)
+    worker.start()
+    while house.workshop.runs("build") == 0:
+        time.sleep(0.01)
+    house.work.stop()
+    worker.join(timeout=10)
+    assert len(outcome) == 1
+    left = house.jobs.get(job)
+    assert left is not None
+    assert (left.status, left.attempts) == (Status.RUNNING, 0)
+    assert house.left_over() == []
+    with pytest.raises(Stopped):
+        house.work.begin(job)
+
+
+def test_a_job_under_which_the_server_dies_again_and_again_is_given_up(house: House) -> None:
+    job = house.ask("sleep 0")
+    for _ in range(MAX_ATTEMPTS):
+        assert house.work.begin(job)
+    assert not house.work.begin(job)
+    ended = house.jobs.get(job)
+    assert ended is not None
+    assert (ended.result, report_of(ended)["problem"]["code"]) == (Result.ERROR, "job-crashes-server")
+
+
+def test_every_step_may_be_done_twice(house: House) -> None:
+    job = house.ask("sleep 0")
+    house.work.begin(job)
+    first, second = house.work.build(job), house.work.build(job)
+    assert first == second
+    house.work.trial(job, first)
+    tried = house.work.trial(job, second)
+    house.work.publish(job, first, tried)
+    ended = house.jobs.get(job)
+    house.work.publish(job, second, tried)
+    assert house.jobs.get(job) == ended
+
+
+def test_a_module_that_was_changed_between_build_and_trial_is_not_tried(house: House) -> None:
+    job = house.ask("sleep 0")
+    house.work.begin(job)
+    built = house.work.build(job)
+    (house.top / "store" / "sha256" / built["module"][:2] / built["module"]).write_bytes(b"another")
+    house.work.publish(job, built, house.work.trial(job, built))
+    ended = house.jobs.get(job)
+    assert ended is not None
+    assert (ended.result, report_of(ended)["problem"]["code"]) == (Result.ERROR, "blob-damaged")
+    assert ended.module_digest is None
+
+
+def test_what_an_earlier_process_left_in_the_work_directory_is_swept(house: House) -> None:
+    rest = house.top / "work" / "0123456789abcdef" / "build"
+    rest.mkdir(parents=True)
+    (rest / "vmlinux").write_bytes(b"x")
+    house.work.sweep()
+    assert house.left_over() == []
+
+
+def test_a_flood_of_progress_is_thinned(house: House) -> None:
+    job = house.run(house.ask("sleep 0.5"))
+    progress = [event for event in house.jobs.events_after(job.id, 0, limit=1000) if event.kind == "progress"]
+    assert 5 <= len(progress) <= 12
+
+
+def test_a_log_without_end_is_kept_in_part(house: House) -> None:
+    job = house.run(house.ask("log 20000000"))
+    assert job.log_digest is not None
+    log = house.store.get(job.log_digest)
+    assert len(log) < 11_000_000
+    assert b"bytes left out" in log
+
+
+def test_a_step_that_takes_longer_than_it_may_is_ended(house: House) -> None:
+    hurried = Work(
+        jobs=house.jobs, store=house.store, workshop=house.workshop, directory=house.top / "work", step_limit_s=0.3
+    )
+    job = house.ask("sleep 30")
+    assert hurried.begin(job)
+    built = hurried.build(job)
+    hurried.publish(job, built, hurried.trial(job, built))
+    ended = house.jobs.get(job)
+    assert ended is not None
+    assert (ended.result, report_of(ended)["problem"]["code"]) == (Result.ERROR, "job-overdue")
+    assert ended.log_digest is not None
+
+
+def test_a_job_that_others_took_over_is_abandoned_and_left_as_it_is(house: House) -> None:
+    job = house.ask("sleep 30")
+    left: list[type[BaseException]] = []
+
+    def run() -> None:
+        try:
+            house.run(job)
+        except Stopped as stopped:
+            left.append(type(stopped))
+
+    worker = threading.Thread(target=run)
+    worker.start()
+    while house.workshop.runs("build") == 0:
+        time.sleep(0.01)
+    house.work.abandon()
+    worker.join(timeout=10)
+    stands = house.jobs.get(job)
+    assert stands is not None
+    assert (left, stands.status, stands.attempts) == ([Stopped], Status.RUNNING, 1)
+    assert house.work.begin(job), "the worker itself goes on"

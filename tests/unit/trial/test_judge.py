@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verdict that follows from what a guest said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elivepatch.model.errors import Kind
+from elivepatch.model.trial import Expectation
+from elivepatch.trial.case import TrialCase
+from elivepatch.trial.guest_protocol import Records
+from elivepatch.trial.judge import Ending, Verdict, judge
+
+SCOPE = "000000"
+OOPS = b"<1>[    3.1] BUG: kernel NULL pointer dereference, address: 8\n<4>[    3.1] Call Trace:\n"
+CASE = TrialCase(
+    livepatch=Path("x.ko"),
+    name="livepatch_x",
+    parents=("dummy",),
+    expectations=(Expectation(command="/proc/cmdline", pattern="patched"),),
+)
+PASSED = {
+    "begin": b"",
+    "module.dummy": b"0\n",
+    "before.000": b"0\nas ever\n",
+    "log.before": b"",
+    "started.1": b"2.50",
+    "load.1": b"0\n",
+    "settled.1": b"0\n",
+    "finished.1": b"3.75",
+    "during.000": b"0\npatched\n",
+    "disable.1": b"0\n",
+    "gone.1": b"0\n",
+    "log.during": b"<5>[    2.5] livepatch: enabling patch 'livepatch_x'\n",
+    "after.000": b"0\nas ever\n",
+    "log.after": b"",
+    "unload.1": b"0\n",
+    "load.2": b"0\n",
+    "settled.2": b"0\n",
+    "again.000": b"0\npatched\n",
+    "disable.2": b"0\n",
+    "gone.2": b"0\n",
+    "unload.2": b"0\n",
+    "log.rest": b"",
+    "done": b"",
+}
+KEYS = list(PASSED)
+
+
+def verdict(values: dict[str, bytes], *, console: str = "", status: int = 0, timed_out: bool = False) -> Verdict:
+    records = Records({(SCOPE, key): value for key, value in values.items()}, 0)
+    ending = Ending(console=console, status=status, timed_out=timed_out, limit_s=120)
+    return judge(SCOPE, CASE, records, ending, ())
+
+
+def codes(found: Verdict) -> list[str]:
+    return [problem.code for problem in found.problems]
+
+
+def until(last: str, **changed: bytes) -> dict[str, bytes]:
+    """What came of a run whose last record before the log's rest was `last`."""
+    kept = KEYS[: KEYS.index(last) + 1]
+    return {key: PASSED[key] for key in kept} | {"log.rest": b"", "done": b""} | renamed(changed)
+
+
+def renamed(changed: dict[str, bytes]) -> dict[str, bytes]:
+    return {key.replace("_", "."): value for key, value in changed.items()}
+
+
+def test_a_run_without_fault_passes() -> None:
+    found = verdict(PASSED)
+    assert found.problems == ()
+    assert (found.reverted, found.reloaded, found.clean_log) == (True, True, True)
+    assert found.transition_s == 1.25
+    assert [each.met for each in found.watched] == [True]
+    assert found.watched[0].observation.during == "patched\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (PASSED | {"log.during": OOPS}, ["trial-kernel-log"]),
+        (PASSED | {"log.rest": OOPS}, ["trial-kernel-log"]),
+        (PASSED | {"log.after": OOPS}, ["trial-kernel-log"]),
+        (PASSED | {"log.before": OOPS}, []),
+        (PASSED | {"log.before": OOPS, "log.after": OOPS}, []),
+        (until("log.before", load_1=b"1\ninsmod: can't insert '/x': invalid module format"), ["trial-load"]),
+        (until("load.1", settled_1=b"1\n"), ["trial-load"]),
+        (until("load.1", settled_1=b"2\n2 (kthreadd)\n"), ["trial-transition"]),
+        (until("during.000", disable_1=b"1\nsh: write error: Device or resource busy"), ["trial-not-reverted"]),
+        (until("disable.1", gone_1=b"2\n2 (kthreadd)\n"), ["trial-not-reverted"]),
+        (until("log.after", unload_1=b"1\nrmmod: can't unload module 'x': busy"), ["trial-unload"]),
+        (until("unload.1", load_2=b"1\ninsmod: no"), ["trial-reload"]),
+        (until("load.2", settled_2=b"2\n"), ["trial-reload"]),
+        (until("again.000", disable_2=b"1\n"), ["trial-reload"]),
+        (until("disable.2", gone_2=b"2\n"), ["trial-reload"]),
+        (PASSED | {"unload.2": b"1\nbusy"}, ["trial-unload"]),
+        (PASSED | {"before.000": b"0\npatched"}, ["trial-expectation"]),
+        (PASSED | {"during.000": b"0\nas ever", "again.000": b"0\nas ever"}, ["trial-expectation"]),
+        (PASSED | {"before.000": b"0\npatched", "after.000": b"0\npatched"}, ["trial-expectation"]),
+        (PASSED | {"after.000": b"0\npatched"}, ["trial-not-reverted"]),
+        (PASSED | {"again.000": b"0\nas ever"}, ["trial-reload"]),
+    ],
+)
+def test_each_fault_has_its_code(values: dict[str, bytes], expected: list[str]) -> None:
+    found = verdict(values)
+    assert codes(found) == expected
+    assert all(problem.kind is Kind.FAILURE for problem in found.problems)
+    assert all(problem.message.endswith(".") and problem.advice for problem in found.problems)
+
+
+def test_a_refused_load_quotes_the_kernel_once() -> None:
+    log = b"<3>[    1.0] livepatch: symbol 'f' not found in symbol table\n"
+    found = verdict(until("log.before", load_1=b"1\ninsmod: can't insert '/x': Invalid argument", log_rest=log))
+    assert codes(found) == ["trial-load"]
+    assert found.problems[0].message == "The kernel refuses to load the livepatch: Invalid argument."
+    assert "symbol 'f' not found" in found.problems[0].excerpt
+
+
+def test_the_tasks_in_the_way_of_a_transition_are_shown() -> None:
+    found = verdict(until("load.1", settled_1=b"2\n2 (kthreadd)\n[<0>] kthreadd+0x2bc/0x2d0\n"))
+    assert found.problems[0].excerpt.splitlines() == ["2 (kthreadd)", "[<0>] kthreadd+0x2bc/0x2d0"]
+    assert found.transition_s is None
+
+
+def dead(last: str) -> dict[str, bytes]:
+    return {key: PASSED[key] for key in KEYS[: KEYS.index(last) + 1]}
+
+
+def test_a_guest_that_died_is_told_by_its_console() -> None:
+    found = verdict(dead("settled.1"), console="[    3.1] BUG: kernel NULL pointer dereference, address: 8\n")
+    assert codes(found) == ["trial-kernel-log"]
+    assert found.problems[0].message == (
+        "The kernel failed while the livepatch was enabled: BUG: kernel NULL pointer dereference, address: 8."
+    )
+    assert not found.clean_log
+    assert not found.reverted
+
+
+def test_a_death_before_the_livepatch_was_loaded_is_the_expectations() -> None:
+    found = verdict(dead("module.dummy"), console="[    3.1] kernel BUG at mm/x.c:1!\n")
+    assert codes(found) == ["trial-kernel-log"]
+    assert "before the livepatch was loaded" in found.problems[0].message
+    assert "unpatched kernel" in found.problems[0].advice
+
+
+@pytest.mark.parametrize("last", KEYS[:-1])
+def test_a_guest_that_is_lost_is_a_problem_wherever_it_was(last: str) -> None:
+    found = verdict(dead(last), status=-9)
+    assert codes(found) == ["trial-lost"]
+    assert "(QEMU's status -9)" in found.problems[0].message
+
+
+@pytest.mark.parametrize("last", KEYS[:-1])
+def test_a_guest_that_hangs_is_a_problem_wherever_it_was(last: str) -> None:
+    assert codes(verdict(dead(last), timed_out=True)) == ["trial-timeout"]
+
+
+def test_a_guest_that_never_began_the_case_is_lost() -> None:
+    assert codes(verdict({})) == ["trial-lost"]
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in {"begin", "done", "module.dummy"}])
+def test_nothing_passes_on_records_that_did_not_come(key: str) -> None:
+    found = verdict({name: value for name, value in PASSED.items() if name != key})
+    assert codes(found) == ([] if key in {"started.1", "finished.1"} else ["trial-lost"])
+
+
+def test_a_parent_that_refuses_is_told_and_excuses_nothing_else() -> None:
+    found = verdict(PASSED | {"module.dummy": b"1\nNo such device"})
+    assert found.unloaded_parents == ("dummy",)
+    assert found.problems == ()
+    found = verdict(PASSED | {"module.dummy": b"1\n", "during.000": b"0\nas ever"})
+    assert codes(found) == ["trial-expectation"]
+    assert "dummy could not be loaded" in found.problems[0].advice
+
+
+def test_a_command_out_of_time_is_told_with_what_it_printed() -> None:
+    found = verdict(PASSED | {"during.000": b"137\nhalf an ans", "again.000": b"137\n"})
+    assert codes(found) == ["trial-expectation"]
+    assert "did not end in time" in found.problems[0].advice
+    assert found.problems[0].excerpt == "half an ans"
+
+
+def test_an_excerpt_is_bounded_whatever_the_guest_says() -> None:
+    found = verdict(until("load.1", settled_1=b"2\n" + b"x" * 5000 + b"\n" * 50_000))
+    assert len(found.problems[0].excerpt) < 60 * 401
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*KEYS, "started.2", "finished.2"]),
+        st.one_of(st.binary(max_size=40), st.sampled_from([b"0\n", b"1\nno", b"2\n", OOPS])),
+    ),
+    st.text(max_size=80),
+    st.booleans(),
+)
+def test_whatever_came_there_is_a_verdict_and_only_a_whole_run_passes(
+    values: dict[str, bytes], console: str, timed_out: bool
+) -> None:
+    case = TrialCase(livepatch=Path("x.ko"), name="livepatch_x", parents=("dummy",))
+    records = Records({(SCOPE, key): value for key, value in values.items()}, 0)
+    ending = Ending(console=console, status=0, timed_out=timed_out, limit_s=120)
+    found = judge(SCOPE, case, records, ending, ())
+    if not found.problems:
+        assert "done" in values
+        assert found.clean_log
+        assert found.reverted
+        assert found.reloaded
