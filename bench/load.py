@@ -15,9 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
+from request_load import ask_at_once, follow_at_once, memory_mib, poll
 from running_server import RunningServer
-
-from load import ask_at_once, follow_at_once, memory_mib, poll
 
 RESULT = Path(__file__).with_name("load.json")
 CROWD = 1000

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from request_load import ask_at_once, follow_at_once, memory_mib, poll
 from running_server import RunningServer
 
 from elivepatch.process import run
-from load import ask_at_once, follow_at_once, memory_mib, poll
 
 pytestmark = pytest.mark.integration
 

@@ -70,7 +70,7 @@ def assembled(
 ) -> Iterator[Assembled]:
     """Run a server without its process while the block lasts."""
     workshop = kind(state / "runs.txt")
-    known = {"requests_per_s": 5000.0, "cache_dir": state} | settings
+    known: dict[str, Any] = {"requests_per_s": 5000.0, "cache_dir": state} | settings
     services = assemble(ServerSettings(state_dir=state, **known), workshop)
     assert services.worker is not None
     # They may hold the standard error of a test that is over.

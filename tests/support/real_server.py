@@ -43,7 +43,16 @@ class Server:
         return self.token_file.read_text().strip()
 
     def start(self) -> None:
-        command = [BIN / "elivepatch-server", "serve", "--state", self.state, "--cache", self.cache, "--jobs", "2"]
+        command: list[str | Path] = [
+            BIN / "elivepatch-server",
+            "serve",
+            "--state",
+            self.state,
+            "--cache",
+            self.cache,
+            "--jobs",
+            "2",
+        ]
         with self.state.with_suffix(".log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port), *self.arguments], stdout=log, stderr=log
@@ -69,7 +78,7 @@ class Server:
         return answer
 
     def client(self, *words: str | Path) -> subprocess.Popen[bytes]:
-        connection = ["-u", self.url, "--token-file", self.token_file]
+        connection: list[str | Path] = ["-u", self.url, "--token-file", self.token_file]
         return subprocess.Popen(
             [BIN / "elivepatch", *words, *connection], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
