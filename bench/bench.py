@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 
 from demo import serving
-from elivepatch.build.base.common import Workplace
+from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.stock import StockMaker
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
@@ -123,8 +123,8 @@ class Bench:
         directory.chmod(0o755)
         for number in range(self.runs):
             bases = Bases(directory / str(number))
-            workplace = Workplace(self.workshop.toolchains, bases, os.cpu_count() or 1)
-            maker = StockMaker(self.workshop.archive, workplace)
+            context = BaseContext(self.workshop.toolchains, bases, os.cpu_count() or 1)
+            maker = StockMaker(self.workshop.archive, context)
             with measured.run():
                 maker.add(self.base.release)
             shutil.rmtree(bases.directory)

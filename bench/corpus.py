@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from elivepatch.build.base.store import VMLINUX
-from elivepatch.build.builders.common import Workbench
-from elivepatch.build.builders.select import build_as_asked
+from elivepatch.build.builders.common import BuildContext
+from elivepatch.build.builders.select import build_with_selected
 from elivepatch.model.build import BuildOutcome, BuildRequest
 from elivepatch.model.errors import ElivepatchError, Kind
 from elivepatch.model.series import PatchSeries, SourcePatch
@@ -75,8 +75,8 @@ def main() -> int:
             livepatch = "livepatch_" + "".join(c if c.isalnum() else "_" for c in path.stem.lower())[:40]
             series = PatchSeries((SourcePatch(path.name, path.read_bytes()),))
             started = time.monotonic()
-            bench = Workbench(base=base, toolchains=workshop.toolchains, jobs=os.cpu_count() or 1)
-            first, outcome = built(bench, series, livepatch, work_dir)
+            context = BuildContext(base=base, toolchains=workshop.toolchains, jobs=os.cpu_count() or 1)
+            first, outcome = built(context, series, livepatch, work_dir)
             entry = described(path.stem, series, outcome, time.monotonic() - started) | rewriting(first)
             entries.append(entry)
             print(f"{entry['cve']:18} {entry['seconds']:5.1f} s  {entry['class']:22} {entry['reason']}", flush=True)
@@ -100,20 +100,20 @@ def main() -> int:
     return summary(entries)
 
 
-def built(bench: Workbench, series: PatchSeries, name: str, work_dir: Path) -> tuple[BuildOutcome, BuildOutcome]:
+def built(context: BuildContext, series: PatchSeries, name: str, work_dir: Path) -> tuple[BuildOutcome, BuildOutcome]:
     """Return what a check with a rewrite says of a series, and what comes of building that or what it proposes."""
     places = [work_dir / which for which in ("check", "build")]
     for place in places:
         place.mkdir(mode=0o755)
-    request = BuildRequest(release=bench.base.release, series=series, check_only=True, rewrite=True)
-    checked = build_as_asked(request, bench, name=name, work_dir=places[0])
+    request = BuildRequest(release=context.base.release, series=series, check_only=True, rewrite=True)
+    checked = build_with_selected(request, context, name=name, work_dir=places[0])
     proposal = checked.proposal
     if proposal is not None and not proposal.patch:
         return checked, checked
     if proposal is not None:
         series = PatchSeries((SourcePatch("proposed.patch", proposal.patch.encode()),))
-    request = BuildRequest(release=bench.base.release, series=series)
-    return checked, build_as_asked(request, bench, name=name, work_dir=places[1])
+    request = BuildRequest(release=context.base.release, series=series)
+    return checked, build_with_selected(request, context, name=name, work_dir=places[1])
 
 
 def rewriting(checked: BuildOutcome) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 
 from elivepatch.build.base import stock
 from elivepatch.build.base.apt import Archive, Package
-from elivepatch.build.base.common import Workplace
+from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.stock import StockMaker
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.base.tree import config_gate
@@ -130,7 +130,7 @@ def maker(workshop: BuildingWorkshop, directory: Path, stop_at: str) -> StockMak
         if stop_at in event.message:
             raise Stop
 
-    return StockMaker(workshop.archive, Workplace(workshop.toolchains, Bases(directory), 2, stop))
+    return StockMaker(workshop.archive, BaseContext(workshop.toolchains, Bases(directory), 2, stop))
 
 
 def test_a_base_whose_making_was_interrupted_is_not_there(
@@ -170,9 +170,9 @@ def test_an_interruption_ends_both_halves_of_the_making_at_once(
         remove(path, **how)
 
     monkeypatch.setattr("elivepatch.build.base.common.shutil.rmtree", clear_away)
-    workplace = Workplace(workshop.toolchains, Bases(reachable_path), 2, interrupt)
+    context = BaseContext(workshop.toolchains, Bases(reachable_path), 2, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        StockMaker(workshop.archive, workplace).add(base_6_1.release)
+        StockMaker(workshop.archive, context).add(base_6_1.release)
     assert times["ended"] - times["interrupted"] < 5
     assert [path.name for path in reachable_path.iterdir()] == [f".{base_6_1.release}.lock"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from edits import Edit
 
-from elivepatch.build.base.make import without_sections
+from elivepatch.build.base.kbuild import without_sections
 from elivepatch.build.base.store import Base
 from elivepatch.build.checks.fidelity import check_fidelity, locate
 from elivepatch.build.objects.compile import Compiler, Original

@@ -14,7 +14,7 @@ import pytest
 from edits import Edit, patch_of, series_of
 
 from elivepatch.build.base.apt import Archive
-from elivepatch.build.base.common import Workplace
+from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomKernel, CustomMaker, KeptBuild
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
@@ -52,7 +52,9 @@ def livepatch(
 ) -> Path:
     work_dir.mkdir()
     builder = ObjectsBuilder(base=base, toolchains=workshop.toolchains, jobs=2)
-    outcome = builder.build(series_of(patch_of(base.tree, *edits)), name=name, work_dir=work_dir, replace=replaces)
+    outcome = builder.build(
+        series_of(patch_of(base.tree, *edits)), name=name, work_dir=work_dir, atomic_replace=replaces
+    )
     assert outcome.problem is None, outcome.problem
     assert outcome.module is not None
     return outcome.module
@@ -191,7 +193,7 @@ def described(own: Base, **changed: object) -> CustomKernel:
 
 
 def maker(workshop: BuildingWorkshop, bases: Bases) -> CustomMaker:
-    return CustomMaker(workshop.archive, Workplace(workshop.toolchains, bases, 2))
+    return CustomMaker(workshop.archive, BaseContext(workshop.toolchains, bases, 2))
 
 
 def refusal(workshop: BuildingWorkshop, kernel: CustomKernel, bases: Bases) -> str:

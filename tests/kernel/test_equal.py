@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from elivepatch.build.base.store import Base
-from elivepatch.build.builders.common import Workbench
-from elivepatch.build.builders.select import build_as_asked
+from elivepatch.build.builders.common import BuildContext
+from elivepatch.build.builders.select import build_with_selected
 from elivepatch.model.build import Builder, BuildRequest
 from elivepatch.model.series import PatchSeries
 from elivepatch.service.jobs.local_backend import BuildingWorkshop
@@ -34,8 +34,8 @@ def test_the_paranoid_are_given_what_both_builders_make_of_four_kinds_and_it_wor
     patches = tuple(patch for name in FOUR for patch in KINDS[name].series(own.tree).patches)
     request = BuildRequest(release=own.release, series=PatchSeries(patches), paranoid=True)
     (reachable_path / "work").mkdir()
-    bench = Workbench(base=own, toolchains=workshop.toolchains, jobs=2)
-    outcome = build_as_asked(request, bench, name=NAME, work_dir=reachable_path / "work")
+    context = BuildContext(base=own, toolchains=workshop.toolchains, jobs=2)
+    outcome = build_with_selected(request, context, name=NAME, work_dir=reachable_path / "work")
     assert outcome.problem is None, f"{outcome.problem}\n{outcome.problem.excerpt}"
     assert {function.object for function in outcome.functions} == {"vmlinux", "loop", "minix"}
     assert outcome.module == reachable_path / "work" / Builder.OBJECTS / f"{NAME}.ko"

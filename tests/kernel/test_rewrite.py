@@ -13,8 +13,8 @@ from edits import Edit, after, before, patch_of, series_of
 from refusals import CASES, VERSION
 
 from elivepatch.build.base.store import Base
-from elivepatch.build.builders.common import Workbench
-from elivepatch.build.builders.select import build_as_asked
+from elivepatch.build.builders.common import BuildContext
+from elivepatch.build.builders.select import build_with_selected
 from elivepatch.model.build import BuildOutcome, BuildRequest
 from elivepatch.service.jobs.local_backend import BuildingWorkshop
 from elivepatch.settings import ServerSettings
@@ -133,8 +133,8 @@ def check(workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path) -> C
         request = BuildRequest(
             release=base_6_1.release, series=series_of(patch_of(base_6_1.tree, *edits)), check_only=True, rewrite=True
         )
-        bench = Workbench(base=base_6_1, toolchains=workshop.toolchains, jobs=2)
-        return build_as_asked(request, bench, name="livepatch_test", work_dir=reachable_path)
+        context = BuildContext(base=base_6_1, toolchains=workshop.toolchains, jobs=2)
+        return build_with_selected(request, context, name="livepatch_test", work_dir=reachable_path)
 
     return checked
 
@@ -198,8 +198,8 @@ def test_a_series_with_a_new_file_is_not_proposed_without_it(
     header = "--- /dev/null\n+++ b/fs/proc/more.h\n@@ -0,0 +1 @@\n+#define MORE 1\n"
     text = patch_of(base_6_1.tree, *CASES["an export less"].edits)
     request = BuildRequest(release=base_6_1.release, series=series_of(header + text), check_only=True, rewrite=True)
-    bench = Workbench(base=base_6_1, toolchains=workshop.toolchains, jobs=2)
-    proposal = build_as_asked(request, bench, name="livepatch_test", work_dir=reachable_path).proposal
+    context = BuildContext(base=base_6_1, toolchains=workshop.toolchains, jobs=2)
+    proposal = build_with_selected(request, context, name="livepatch_test", work_dir=reachable_path).proposal
     assert proposal is not None
     assert proposal.patch == ""
     assert "fs/proc/more.h" in proposal.refusal

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.build.base.common import Workplace
+from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.store import Base
 from elivepatch.build.sandbox.bubblewrap import MOUNT_POINTS
 from elivepatch.build.sandbox.toolchain import Toolchains
@@ -113,9 +113,9 @@ def test_what_a_killed_process_left_of_another_toolchain_is_left_alone(
 def test_a_compiler_that_no_toolchain_has_is_told_with_those_there_are(
     workshop: BuildingWorkshop, base_6_1: Base, text: str, words: list[str]
 ) -> None:
-    workplace = Workplace(workshop.toolchains, workshop.bases, 2)
+    context = BaseContext(workshop.toolchains, workshop.bases, 2)
     with pytest.raises(EnvironmentFault) as caught:
-        workplace.toolchain(KernelConfig({"CC_VERSION_TEXT": text}))
+        context.toolchain(KernelConfig({"CC_VERSION_TEXT": text}))
     assert caught.value.problem.code == "toolchain-match"
     for word in words:
         assert word in caught.value.problem.message

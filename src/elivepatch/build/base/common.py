@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the making of every base has in common, whether its kernel came in packages or was built here."""
+"""What the draft of every base has in common, whether its kernel came in packages or was built here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from elivepatch.build.base.debug_info import DebugFacts, read_debug
-from elivepatch.build.base.make import section_flags
+from elivepatch.build.base.debug_info import DebugInfo, read_debug_info
+from elivepatch.build.base.kbuild import section_flags
 from elivepatch.build.base.store import VMLINUX, Base, Bases
 from elivepatch.build.base.tree import TreeMaker, units_of
 from elivepatch.build.sandbox.toolchain import HELPER, Toolchain, Toolchains, declarations
@@ -31,7 +31,7 @@ _CC = re.compile(
 
 
 @dataclass(slots=True)
-class Workplace:
+class BaseContext:
     """Where bases are made, and with what."""
 
     toolchains: Toolchains
@@ -40,7 +40,7 @@ class Workplace:
     progress: Progress = silent
 
     def tell(self, message: str, fraction: float | None = None) -> None:
-        """Report how the making goes."""
+        """Report how the draft goes."""
         self.progress(Event(stage="base", message=message, fraction=fraction))
 
     def publish(self, release: Release, make: Callable[[Path], Base]) -> Base:
@@ -68,11 +68,11 @@ class Workplace:
     def _is_current(self, base: Base) -> bool:
         return self.toolchains.add(base.toolchain, self.progress).digest == base.toolchain_digest
 
-    def begin(self, release: Release, content: bytes, config: KernelConfig, scratch: Path) -> Making:
+    def begin(self, release: Release, content: bytes, config: KernelConfig, scratch: Path) -> BaseDraft:
         """Begin a base with the toolchain that its configuration names. Raises as `toolchain` does."""
         cc, toolchain = self.toolchain(config)
-        return Making(
-            workplace=self, release=release, scratch=scratch, content=content, config=config, cc=cc, toolchain=toolchain
+        return BaseDraft(
+            context=self, release=release, scratch=scratch, content=content, config=config, cc=cc, toolchain=toolchain
         )
 
     def toolchain(self, config: KernelConfig) -> tuple[str, Toolchain]:
@@ -99,10 +99,10 @@ class Workplace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Making:
-    """A base in the making, in the directory `scratch`. `content` is the kernel's configuration as it was shipped."""
+class BaseDraft:
+    """A base in the draft, in the directory `scratch`. `content` is the kernel's configuration as it was shipped."""
 
-    workplace: Workplace
+    context: BaseContext
     release: Release
     scratch: Path
     content: bytes
@@ -112,30 +112,30 @@ class Making:
 
     def tree_maker(self) -> TreeMaker:
         """Return what prepares the source tree."""
-        toolchains = self.workplace.toolchains
+        toolchains = self.context.toolchains
         return TreeMaker(
             tree=self.scratch / "tree",
             release=self.release,
             config=self.config,
             cc=self.cc,
-            jobs=self.workplace.jobs,
+            jobs=self.context.jobs,
             sandbox=toolchains.sandbox(self.toolchain),
             patch_headers=toolchains.patch_headers(),
         )
 
-    def read_debug(self, inputs: Path, vmlinux: str, cancellation: Cancellation | None = None) -> DebugFacts:
-        """Read the kernel `vmlinux` and the modules below `inputs`, as `reading.read_debug` does."""
-        self.workplace.tell(f"{self.release}: reading debug information")
-        toolchains = self.workplace.toolchains
+    def read_debug_info(self, inputs: Path, vmlinux: str, cancellation: Cancellation | None = None) -> DebugInfo:
+        """Read the kernel `vmlinux` and the modules below `inputs`, as `reading.read_debug_info` does."""
+        self.context.tell(f"{self.release}: reading debug information")
+        toolchains = self.context.toolchains
         helper = toolchains.sandbox(toolchains.helper())
-        return read_debug(helper, inputs=inputs, vmlinux=vmlinux, into=self.scratch, cancellation=cancellation)
+        return read_debug_info(helper, inputs=inputs, vmlinux=vmlinux, into=self.scratch, cancellation=cancellation)
 
     def finish(
         self,
         *,
         kind: str,
         version: str,
-        facts: DebugFacts,
+        facts: DebugInfo,
         listed: list[str],
         packages: Mapping[str, str],
         started: float,
@@ -154,7 +154,7 @@ class Making:
         units_of(facts.compiled, listed).save(self.scratch / "units.json")
         (self.scratch / "originals").mkdir()
         base = Base(
-            directory=self.workplace.bases.directory / self.release,
+            directory=self.context.bases.directory / self.release,
             release=self.release,
             kind=kind,
             build_id=BuildId(build_id),

@@ -19,12 +19,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from elivepatch.build.base.apt import Archive
-from elivepatch.build.base.common import Making, Workplace, decompress_modules, other_architecture
-from elivepatch.build.base.debug_info import DebugFacts, check_compiler
+from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modules, other_architecture
+from elivepatch.build.base.debug_info import DebugInfo, check_compiler
+from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.kernel_source import Source, fetch_source
-from elivepatch.build.base.make import make_arguments
 from elivepatch.build.base.store import BASE_PATCH, VMLINUX, Base
-from elivepatch.build.base.tree import TreeMaker, source_version, unpack_source
+from elivepatch.build.base.tree import TreeMaker, makefile_version, unpack_source
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.kernel.config import KernelConfig, parse_config
 from elivepatch.kernel.elf import ElfFile
@@ -79,7 +79,7 @@ class CustomMaker:
     """Makes custom bases."""
 
     archive: Archive
-    workplace: Workplace
+    context: BaseContext
 
     def add(self, kernel: CustomKernel) -> Base:
         """Return the base of a kernel, made where it is not there.
@@ -96,7 +96,7 @@ class CustomMaker:
             made.append(self._make(kernel, content, config, scratch))
             return made[0]
 
-        base = self.workplace.publish(kernel.release, make)
+        base = self.context.publish(kernel.release, make)
         if not made:
             self._check_same(kernel, base, content)
         return self._bind(base, kernel)
@@ -132,26 +132,26 @@ class CustomMaker:
 
     def _make(self, kernel: CustomKernel, content: bytes, config: KernelConfig, scratch: Path) -> Base:
         started = time.monotonic()
-        release, place = kernel.release, self.workplace
-        making = place.begin(release, content, config, scratch)
+        release, place = kernel.release, self.context
+        draft = place.begin(release, content, config, scratch)
         facts, kept = None, kernel.kept
         if kept is not None:
             # First, because it is what most likely is not what it should be, and soon known.
-            facts = _read_built(making, lambda built: _copy_kept(kept, built, release))
+            facts = _read_built(draft, lambda built: _copy_kept(kept, built, release))
         place.tell(f"{release}: reading the source", 0.0)
         fetched = scratch / "fetched"
         fetched.mkdir()
         source = fetch_source(kernel.source, self.archive, fetched, place.progress)
-        maker = making.tree_maker()
+        maker = draft.tree_maker()
         patches = self._source(source, kernel, maker, fetched)
         shutil.rmtree(fetched)
         place.tell(f"{release}: configuring the source tree")
         maker.freeze_release()
         maker.configure(content)
         if facts is None:
-            facts = _read_built(making, lambda built: self._build(maker, config, built))
+            facts = _read_built(draft, lambda built: self._build(maker, config, built))
         built = scratch / "built"
-        check_compiler(ElfFile(scratch / VMLINUX), making.toolchain, release)
+        check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
         place.tell(f"{release}: preparing the source tree")
         listed = maker.prepare()
         _take_plain(built / "Module.symvers", scratch / "tree/Module.symvers")
@@ -159,9 +159,9 @@ class CustomMaker:
         _modules(built / "lib/modules" / release, scratch / "symbols", scratch / "modules")
         shutil.rmtree(built)
         (scratch / "config").write_bytes(content)
-        return making.finish(
+        return draft.finish(
             kind="custom",
-            version=source_version((scratch / "tree/Makefile").read_text(encoding="utf-8", errors="replace")),
+            version=makefile_version((scratch / "tree/Makefile").read_text(encoding="utf-8", errors="replace")),
             facts=facts,
             listed=listed,
             packages={**source.inputs, **patches},
@@ -200,7 +200,7 @@ class CustomMaker:
         if not config.enabled("DEBUG_INFO"):
             # Debug information changes no code, and without it nobody could tell what went where.
             make.append("KCFLAGS=-g")
-        self.workplace.tell(f"{maker.release}: building the kernel, once; this takes minutes to hours")
+        self.context.tell(f"{maker.release}: building the kernel, once; this takes minutes to hours")
         done = maker.sandbox.run(
             ["sh", "-c", _BUILD, "sh", *make],
             writable=maker.tree,
@@ -225,20 +225,18 @@ class CustomMaker:
             if seconds - told >= _HEARTBEAT_S:
                 told = seconds
                 objects = sum(name.endswith(".o") for _, _, names in os.walk(maker.tree) for name in names)
-                self.workplace.tell(
-                    f"{maker.release}: building the kernel: {objects} objects in {seconds / 60:.1f} min"
-                )
+                self.context.tell(f"{maker.release}: building the kernel: {objects} objects in {seconds / 60:.1f} min")
 
         return tell
 
 
-def _read_built(making: Making, make: Callable[[Path], None]) -> DebugFacts:
+def _read_built(draft: BaseDraft, make: Callable[[Path], None]) -> DebugInfo:
     """Read the kernel that `make` puts into a directory of its own, built/."""
-    built = making.scratch / "built"
+    built = draft.scratch / "built"
     built.mkdir()
     make(built)
     decompress_modules(built)
-    return making.read_debug(built, VMLINUX)
+    return draft.read_debug_info(built, VMLINUX)
 
 
 def _check_config(config: KernelConfig) -> None:

@@ -43,16 +43,16 @@ find . -name '*.ko' -print0 | xargs -0 -r -P2 -n1 sh -c '{_STRIP} "$1" "/out/sym
 
 
 @dataclass(frozen=True, slots=True)
-class DebugFacts:
+class DebugInfo:
     """What was read: normalised source to (source as compiled, parents), and sizes in bytes."""
 
     compiled: dict[str, tuple[str, set[str]]]
     struct_sizes: dict[str, int]
 
 
-def read_debug(
+def read_debug_info(
     helper: Sandbox, *, inputs: Path, vmlinux: str, into: Path, cancellation: Cancellation | None = None
-) -> DebugFacts:
+) -> DebugInfo:
     """Read `vmlinux` and all modules below `inputs`; leave them without debug information in `into`, with symbols/.
 
     Raises EnvironmentFault where they have no debug information.
@@ -77,7 +77,7 @@ def read_debug(
     (into / VMLINUX).chmod(0o644)
     (stripped / "symbols").rename(into / "symbols")
     shutil.rmtree(stripped)
-    return DebugFacts(compiled, sizes)
+    return DebugInfo(compiled, sizes)
 
 
 def check_compiler(elf: ElfFile, toolchain: Toolchain, release: str) -> None:

@@ -35,7 +35,7 @@ def source_files(base: Base) -> Iterator[str]:
                 yield f"{inside}/{name}"
 
 
-def source_version(base: Base) -> str:
+def package_version(base: Base) -> str:
     """Return the version of the distribution's package that the base's source comes from, empty where it is none."""
     if base.kind == "stock":
         return base.version

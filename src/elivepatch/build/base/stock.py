@@ -18,8 +18,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from elivepatch.build.base.apt import Archive, Package
-from elivepatch.build.base.common import Making, Workplace, decompress_modules, other_architecture
-from elivepatch.build.base.debug_info import DebugFacts, check_compiler
+from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modules, other_architecture
+from elivepatch.build.base.debug_info import DebugInfo, check_compiler
 from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.base.tree import unpack_source
 from elivepatch.kernel.config import parse_config
@@ -99,10 +99,10 @@ class StockMaker:
     """Makes stock bases."""
 
     archive: Archive
-    workplace: Workplace
+    context: BaseContext
 
     def add(self, name: str) -> Base:
-        """Return the base for `name`, making it first where it is not there.
+        """Return the base for `name`, draft it first where it is not there.
 
         Raises UsageError or EnvironmentFault; nothing half-made is ever seen under the release's name.
         """
@@ -110,23 +110,23 @@ class StockMaker:
 
         def make(scratch: Path) -> Base:
             packages = find_packages(release, self.archive)
-            paths = self.archive.download(packages.all(), self.workplace.progress)
+            paths = self.archive.download(packages.all(), self.context.progress)
             return self._make(packages, dict(zip(packages.all(), paths, strict=True)), scratch)
 
-        return self.workplace.publish(release, make)
+        return self.context.publish(release, make)
 
     def _make(self, packages: Packages, paths: dict[Package, Path], scratch: Path) -> Base:
         started = time.monotonic()
         release = packages.release
-        self.workplace.tell(f"{release}: unpacking", 0.0)
+        self.context.tell(f"{release}: unpacking", 0.0)
         unpacked = scratch / "unpacked"
         for package in packages.all():
             if package not in (packages.debug, packages.source):
                 _unpack(paths[package], unpacked)
         content = _one_of(unpacked, f"boot/config-{release}", f"usr/lib/modules/{release}/config").read_bytes()
-        making = self.workplace.begin(release, content, parse_config(content), scratch)
-        facts, listed = _halves(making, paths[packages.debug], paths[packages.source])
-        check_compiler(ElfFile(scratch / VMLINUX), making.toolchain, release)
+        draft = self.context.begin(release, content, parse_config(content), scratch)
+        facts, listed = _halves(draft, paths[packages.debug], paths[packages.source])
+        check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
         symvers = _one_of(unpacked, f"usr/src/linux-headers-{release}/Module.symvers")
         shutil.copyfile(symvers, scratch / "tree/Module.symvers")
         _one_of(unpacked, f"boot/vmlinuz-{release}", f"usr/lib/modules/{release}/vmlinuz").rename(scratch / "vmlinuz")
@@ -134,7 +134,7 @@ class StockMaker:
         _one_of(unpacked, f"lib/modules/{release}", f"usr/lib/modules/{release}").rename(scratch / "modules")
         shutil.rmtree(unpacked)
         decompress_modules(scratch / "modules")
-        return making.finish(
+        return draft.finish(
             kind="stock",
             version=packages.image[0].version,
             facts=facts,
@@ -144,38 +144,38 @@ class StockMaker:
         )
 
 
-def _halves(making: Making, debug: Path, source: Path) -> tuple[DebugFacts, list[str]]:
+def _halves(draft: BaseDraft, debug: Path, source: Path) -> tuple[DebugInfo, list[str]]:
     """Read the debug package while the source package becomes the tree; return what both tell."""
     cancellation = Cancellation.new()
     with ThreadPoolExecutor(max_workers=1) as pool:
         try:
-            pending = pool.submit(_debug_part, making, debug, cancellation)
-            listed = _tree_part(making, source)
+            pending = pool.submit(_debug_part, draft, debug, cancellation)
+            listed = _tree_part(draft, source)
             return pending.result(), listed
         finally:
             # The pool waits for its thread, also where nobody wants to know any more what that reads.
             cancellation.event.set()
 
 
-def _debug_part(making: Making, package: Path, cancellation: Cancellation) -> DebugFacts:
-    debug = making.scratch / "debug"
+def _debug_part(draft: BaseDraft, package: Path, cancellation: Cancellation) -> DebugInfo:
+    debug = draft.scratch / "debug"
     _unpack(package, debug, cancellation)
-    vmlinux = f"usr/lib/debug/boot/vmlinux-{making.release}"
+    vmlinux = f"usr/lib/debug/boot/vmlinux-{draft.release}"
     if not (debug / vmlinux).exists():
-        vmlinux = f"usr/lib/debug/usr/lib/modules/{making.release}/vmlinux"
-    facts = making.read_debug(debug, vmlinux, cancellation)
+        vmlinux = f"usr/lib/debug/usr/lib/modules/{draft.release}/vmlinux"
+    facts = draft.read_debug_info(debug, vmlinux, cancellation)
     shutil.rmtree(debug)
     return facts
 
 
-def _tree_part(making: Making, package: Path) -> list[str]:
-    source, maker = making.scratch / "source", making.tree_maker()
+def _tree_part(draft: BaseDraft, package: Path) -> list[str]:
+    source, maker = draft.scratch / "source", draft.tree_maker()
     _unpack(package, source)
     (archive,) = source.glob("usr/src/linux-source-*.tar.xz")
     unpack_source(archive, maker.tree, maker.sandbox)
     shutil.rmtree(source)
-    making.workplace.tell(f"{making.release}: preparing the source tree")
-    maker.configure(making.content)
+    draft.context.tell(f"{draft.release}: preparing the source tree")
+    maker.configure(draft.content)
     return maker.prepare()
 
 

@@ -26,7 +26,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from elivepatch.build.base.make import SECTION_FLAGS
+from elivepatch.build.base.kbuild import SECTION_FLAGS
 from elivepatch.kernel.compile_units import Units
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import LinkedSymbols

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base.make import SOURCE_TOPS, make_arguments, section_flags
+from elivepatch.build.base.kbuild import SOURCE_TOPS, make_arguments, section_flags
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take
 from elivepatch.kernel.compile_units import Units, make_units
@@ -54,7 +54,7 @@ class TreeMaker:
         Raises EnvironmentFault with the code `release-mismatch` where the source is of another version.
         """
         makefile = _read(self.tree, "Makefile")
-        version = source_version(makefile)
+        version = makefile_version(makefile)
         if not version:
             raise UsageError(
                 "source-unknown",
@@ -115,7 +115,7 @@ def units_of(compiled: dict[str, tuple[str, set[str]]], listed: list[str]) -> Un
     return make_units(compiled, listed[:split], set(listed[split + 1 :]))
 
 
-def source_version(makefile: str) -> str:
+def makefile_version(makefile: str) -> str:
     """Return the version that a kernel's top makefile states, such as `6.12.107` or `7.3.0-rc7`."""
     parts: dict[str, str] = dict(_VERSION_PART.findall(makefile))
     numbers = [parts.get(name, "") for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]

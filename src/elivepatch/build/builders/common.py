@@ -15,8 +15,7 @@ from elivepatch.build.base.store import Base
 from elivepatch.build.checks.prototypes import check_prototypes
 from elivepatch.build.objects.apply import Applied, apply_series
 from elivepatch.build.objects.compile import Compiler
-from elivepatch.build.objects.header_names import Names, Naming
-from elivepatch.build.objects.include_graph import includes_of
+from elivepatch.build.objects.header_users import HeaderNames, NameUsers, includes_of
 from elivepatch.build.objects.link import Linker
 from elivepatch.build.objects.reach import Reach, reach
 from elivepatch.build.sandbox.bubblewrap import Sandbox
@@ -30,7 +29,7 @@ from elivepatch.process import Cancellation
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class PreparedSeries:
     """A series read and applied: the files it touches, the objects it reaches, and the changed sources as a layer."""
 
     touched: tuple[TouchedFile, ...]
@@ -39,7 +38,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workbench:
+class BuildContext:
     """What every builder is given: what it builds with, where it tells of it, and what ends it.
 
     What the tools print is added to the file `log`.
@@ -54,17 +53,17 @@ class Workbench:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BuildSteps(Workbench):
+class BuildSteps(BuildContext):
     """One job of a builder, for one base; `seconds` is what each of its stages took."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def at(cls, bench: Workbench) -> Self:
-        """Return a builder that works at a bench."""
-        return cls(**{one.name: getattr(bench, one.name) for one in fields(Workbench)})
+    def within(cls, context: BuildContext) -> Self:
+        """Return a builder that works in this context."""
+        return cls(**{one.name: getattr(context, one.name) for one in fields(BuildContext)})
 
-    def start(self, series: PatchSeries, work_dir: Path) -> Started:
+    def prepare(self, series: PatchSeries, work_dir: Path) -> PreparedSeries:
         """Read and apply a series. Raises BuildStopped with the verdict on what no livepatch can carry."""
         sandbox = self.sandbox()
         touched: tuple[TouchedFile, ...] = ()
@@ -81,8 +80,8 @@ class BuildSteps(Workbench):
                     cancellation=self.cancellation,
                 )
 
-        def naming(header: str, sources: Collection[str]) -> Naming | None:
-            names = Names(base=self.base, sandbox=sandbox)
+        def name_users(header: str, sources: Collection[str]) -> NameUsers | None:
+            names = HeaderNames(base=self.base, sandbox=sandbox)
             return names.users(header, applied().layer, sources)
 
         with self.timed("read", "reading the series"):
@@ -93,10 +92,10 @@ class BuildSteps(Workbench):
                 self.base.tree,
                 lambda header: includes_of(self.base, sandbox).users(header),
                 read_additions(series, touched),
-                naming,
+                name_users,
             )
         check_prototypes(touched, tree=self.base.tree, layer=applied().layer)
-        return Started(touched, reached, applied())
+        return PreparedSeries(touched, reached, applied())
 
     def sandbox(self) -> Sandbox:
         """Return the sandbox with the compiler of the base. Raises EnvironmentFault where that is another by now."""

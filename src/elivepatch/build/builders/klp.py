@@ -17,11 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base.make import make_arguments
+from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.builders.common import BuildSteps
 from elivepatch.build.builders.klp_messages import not_compiled, not_made, switched_off
-from elivepatch.build.builders.klp_tree import BUILD_VARIABLES, KlpTree, klp_tree, unserved
+from elivepatch.build.builders.klp_tree import BUILD_VARIABLES, KlpTree, klp_tree, unsupported_reason
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.functions import Replaced, read_functions
 from elivepatch.build.checks.layout import check_layouts
@@ -97,39 +97,39 @@ class KlpBuilder(BuildSteps):
     """Builds livepatches for one base, one job an instance."""
 
     def build(
-        self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, replace: bool = True
+        self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, atomic_replace: bool = True
     ) -> BuildOutcome:
         """Build the livepatch `name` from `series` in the empty directory `work_dir`.
 
-        With `check_only` the module is made and checked and not handed out: the comparison is most of the work. With
-        `replace` the livepatch takes all earlier ones away when enabled. Whatever is wrong with the series comes back
-        as the outcome's problem, and `builder-unfit` where klp-build cannot serve the kernel. Raises EnvironmentFault
-        where something else is broken.
+        With `check_only` the module is made and checked, but not returned: the comparison is most of the work. With
+        `atomic_replace` the livepatch replaces all earlier ones when it is enabled. The outcome's problem says what is
+        wrong with the series; it is `builder-unfit` if klp-build does not support the kernel. Raises EnvironmentFault
+        if something else is broken.
         """
-        if reason := unserved(self.base):
+        if reason := unsupported_reason(self.base):
             return BuildOutcome(
                 problem=problem("builder-unfit", f"The builder klp cannot build for {self.base.release}: {reason}.")
             )
         try:
-            outcome = self._build(series, name, work_dir, replace=replace)
+            outcome = self._build(series, name, work_dir, atomic_replace=atomic_replace)
         except BuildStopped as stopped:
             found = Explainer(series, self.base.tree).explain(stopped.problem)
             return BuildOutcome(problem=found, seconds=dict(self.seconds))
         return dataclasses.replace(outcome, module=None) if check_only else outcome
 
-    def _build(self, series: PatchSeries, name: str, work_dir: Path, *, replace: bool) -> BuildOutcome:
-        started = self.start(series, work_dir)
-        reached, applied, sandbox = started.reached, started.applied, self.sandbox()
+    def _build(self, series: PatchSeries, name: str, work_dir: Path, *, atomic_replace: bool) -> BuildOutcome:
+        prepared = self.prepare(series, work_dir)
+        reached, applied, sandbox = prepared.reached, prepared.applied, self.sandbox()
         with self.timed("tree", f"looking for the built tree of {self.base.release}"):
             tree = klp_tree(self.base, sandbox, jobs=self.jobs, progress=self.progress, cancellation=self.cancellation)
         with self.timed("compile", "compiling what the series changes in the whole kernel"):
-            layers, units = self._compile(tree, started.touched, reached, applied, work_dir)
+            layers, units = self._compile(tree, prepared.touched, reached, applied, work_dir)
         with ThreadPoolExecutor(max_workers=self.jobs) as pool:
             checked = [
                 pool.submit(self._object, unit, applied, work_dir / f"object-{n}") for n, unit in enumerate(units)
             ]
             with self.timed("link", "comparing, and linking the module"):
-                module, warned = self._module(layers, name, work_dir, checked, replace=replace)
+                module, warned = self._module(layers, name, work_dir, checked, atomic_replace=atomic_replace)
             with self.timed("check", "checking the module against the kernel"):
                 functions = self._check(module, name, tree, [one.result() for one in checked])
         notes = (*reached.notes, *warned, *Explainer(series, self.base.tree).notes(_by_source(functions)))
@@ -165,13 +165,19 @@ class KlpBuilder(BuildSteps):
         return [*layers, upper / "changed"], [by_target[target] for target in changed if target in by_target]
 
     def _module(
-        self, layers: Sequence[Path], name: str, work_dir: Path, checked: Sequence[Future[_Checked]], *, replace: bool
+        self,
+        layers: Sequence[Path],
+        name: str,
+        work_dir: Path,
+        checked: Sequence[Future[_Checked]],
+        *,
+        atomic_replace: bool,
     ) -> tuple[Path, tuple[Note, ...]]:
         """Return the module, and what klp-build left out of it with a warning."""
         output, upper = work_dir / "linked", work_dir / "compared"
         upper.mkdir()
         writable_directory(output)
-        options = [f"--jobs={self.jobs}", f"--output=/out/{name}.ko", *["--no-replace"] * (not replace)]
+        options = [f"--jobs={self.jobs}", f"--output=/out/{name}.ko", *["--no-replace"] * (not atomic_replace)]
         # klp-build's own calls of make must find the compiler that the tree was configured with.
         variables = " ".join(make_arguments(self.base.cc, self.jobs)[2:])
         done = self.sandbox().run(

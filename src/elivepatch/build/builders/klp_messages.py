@@ -5,16 +5,12 @@ from __future__ import annotations
 
 import re
 
-from elivepatch.build.checks.references import not_imported, undefined
+from elivepatch.build.objects.messages import error_lines, file_with_error, modpost_problem
 from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import Problem
 from elivepatch.process import Completed
 
-_ERROR = re.compile(r"(?m)^.*(?:[Ee]rror|ERROR|undefined).*$")
-_COMPILER_ERROR = re.compile(r"(?m)^(\S+\.[chS]):\d+:\d+: (?:fatal )?error:")
-_UNDEFINED = re.compile(r'(?m)^(?:ERROR|WARNING): modpost: "(\S+)" \[.*undefined!')
-_NAMESPACE = re.compile(r"module \S+ uses symbol (\S+) from namespace (\w+)")
 _NAME = r"\.?([^\s.:+]+)\S*"
 # What `objtool klp diff` says (tools/objtool/klp-diff.c), the code, and the sentence.
 _RULES = (
@@ -40,15 +36,15 @@ def not_compiled(done: Completed) -> Problem:
     said = done.log.decode(errors="replace")
     if done.timed_out:
         return problem("out-of-time", "Compiling the kernel took too long.", excerpt=done.tail())
-    where = found[1] if (found := _COMPILER_ERROR.search(said)) else "The kernel"
-    excerpt = "\n".join(_ERROR.findall(said)[:12]) or done.tail()
+    where = file_with_error(said) or "The kernel"
+    excerpt = error_lines(said) or done.tail()
     return problem("compile-error", f"{where} does not compile with the series.", excerpt=excerpt)
 
 
 def not_made(done: Completed, *, release: str) -> Problem:
     """Return why klp-build made no module for the kernel `release`."""
     said = done.text + done.log.decode(errors="replace")
-    excerpt = "\n".join(list(dict.fromkeys(_ERROR.findall(said)))[:12]) or done.tail()
+    excerpt = error_lines(said) or done.tail()
     if done.timed_out:
         return problem("out-of-time", "Comparing the kernels took too long.", excerpt=excerpt)
     for pattern, code, sentence in _RULES:
@@ -56,10 +52,8 @@ def not_made(done: Completed, *, release: str) -> Problem:
             return problem(code, sentence.format(*found.groups()), excerpt=excerpt)
     if _NO_CHANGE in said:
         return problem("no-change", "The compiled code is the same with and without the series.")
-    if missing := _UNDEFINED.findall(said):
-        return undefined(missing)
-    if closed := _NAMESPACE.findall(said):
-        return not_imported(*closed[0], release=release)
+    if (found_by_modpost := modpost_problem(said, release=release)) is not None:
+        return found_by_modpost
     return problem("diff-tool", "klp-build gave up.", excerpt=excerpt)
 
 

@@ -20,7 +20,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base.make import make_arguments
+from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.store import Base
 from elivepatch.build.sandbox.bubblewrap import Sandbox
 from elivepatch.files.lock import made_once
@@ -83,7 +83,7 @@ class KlpTree:
         return self.layer / ORIGINALS
 
 
-def unserved(base: Base) -> str | None:
+def unsupported_reason(base: Base) -> str | None:
     """Return why the in-tree klp-build cannot serve a base, None where it can."""
     config = parse_config((base.tree / ".config").read_bytes())
     if not (base.tree / _SCRIPT).exists() or not config.enabled("KLP_BUILD"):
@@ -103,9 +103,9 @@ def klp_tree(
     progress: Progress = silent,
     cancellation: Cancellation | None = None,
 ) -> KlpTree:
-    """Return the tree of a base that `unserved` has nothing against, built now where no livepatch asked before.
+    """Return the tree of a base that klp-build supports (`unsupported_reason`), built now unless it was built before.
 
-    Raises EnvironmentFault with `kernel-build` where that cannot be done.
+    Raises EnvironmentFault with `kernel-build` if it cannot be built.
     """
     place = base.directory / "klp"
     with made_once(base.directory / ".klp.lock", progress=progress, waiting_for=f"building {base.release}"):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from elivepatch.build.base.make import make_arguments
+from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take_file

@@ -54,25 +54,27 @@ class ObjectsBuilder(BuildSteps):
     """Builds livepatches for one base, one job an instance."""
 
     def build(
-        self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, replace: bool = True
+        self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, atomic_replace: bool = True
     ) -> BuildOutcome:
         """Build the livepatch `name` from `series` in the empty directory `work_dir`.
 
-        With `check_only` nothing is linked. With `replace` the livepatch takes all earlier ones away when enabled.
-        Whatever is wrong with the series comes back as the outcome's problem. Raises EnvironmentFault where something
-        else is broken.
+        With `check_only` nothing is linked. With `atomic_replace` the livepatch replaces all earlier ones when it is
+        enabled. The outcome's problem says what is wrong with the series. Raises EnvironmentFault if something else is
+        broken.
         """
         try:
-            return self._build(series, name=name, work_dir=work_dir, check_only=check_only, replace=replace)
+            return self._build(
+                series, name=name, work_dir=work_dir, check_only=check_only, atomic_replace=atomic_replace
+            )
         except BuildStopped as stopped:
             found = Explainer(series, self.base.tree).explain(stopped.problem)
             return BuildOutcome(problem=found, seconds=dict(self.seconds))
 
     def _build(
-        self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool, replace: bool
+        self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool, atomic_replace: bool
     ) -> BuildOutcome:
-        started = self.start(series, work_dir)
-        reached, applied = started.reached, started.applied
+        prepared = self.prepare(series, work_dir)
+        reached, applied = prepared.reached, prepared.applied
         with self.timed("compile", f"compiling {len(reached.units)} object(s), original and patched"):
             compiler = self.compiler()
             objects = self._objects(reached, applied, compiler, name, work_dir)
@@ -95,7 +97,7 @@ class ObjectsBuilder(BuildSteps):
             check_entries(_symbols(objects), self.base.parent)
             return BuildOutcome(functions=tuple(self._planned(objects)), notes=notes, seconds=dict(self.seconds))
         with self.timed("link", "linking the module"):
-            module = self.linker().link(outputs, name=name, replace=replace, work_dir=work_dir)
+            module = self.linker().link(outputs, name=name, atomic_replace=atomic_replace, work_dir=work_dir)
         with self.timed("check", "checking the module against the kernel"):
             functions = check_module(module, name, self.base, _expected(objects), _blocks(objects))
         return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))

@@ -28,6 +28,7 @@ from elivepatch.build.checks.layout import check_layouts
 from elivepatch.build.checks.module import Expected, check_module
 from elivepatch.build.checks.references import check_references, undefined, version_of
 from elivepatch.build.objects.diff import classify
+from elivepatch.build.objects.messages import error_lines, file_with_error
 from elivepatch.build.objects.reach import Reach
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take, take_file
@@ -54,11 +55,9 @@ _NOTHING = b"--- /dev/null\n+++ b/elivepatch-changes-nothing\n@@ -0,0 +1 @@\n+no
 _SAME = ("no changed objects found", "no functional changes found")
 _KLP_BUILD_SINCE = (6, 19)
 _UNDEFINED = re.compile(r"Undefined symbols: (.+?)\.? *(?:Check |$)", re.MULTILINE)
-_COMPILE_ERROR = re.compile(r"(?m)^\S+\.[ch]:\d+:\d+: (?:fatal )?error:")
-_ERROR = re.compile(r"(?m)^.*(?:error|ERROR|undefined).*$")
 
 
-def unserved(base: Base) -> str | None:
+def unsupported_reason(base: Base) -> str | None:
     """Return why kpatch-build cannot serve a base, None where it can."""
     if base.ibt:
         return "kpatch-build refuses CONFIG_X86_KERNEL_IBT"
@@ -79,30 +78,35 @@ class ReferenceBuilder(BuildSteps):
     clean: bool = False
 
     def build(
-        self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, replace: bool = True
+        self, series: PatchSeries, *, name: str, work_dir: Path, check_only: bool = False, atomic_replace: bool = True
     ) -> BuildOutcome:
         """Build the livepatch `name` from `series` in the empty directory `work_dir`.
 
-        With `check_only` the module is made and checked and not handed out: kpatch-build cannot stop before. With
-        `replace` the livepatch takes all earlier ones away when enabled. Whatever is wrong with the series comes back
-        as the outcome's problem. Raises EnvironmentFault where something else is broken.
+        With `check_only` the module is made and checked, but not returned: kpatch-build cannot stop before. With
+        `atomic_replace` the livepatch replaces all earlier ones when it is enabled. The outcome's problem says what is
+        wrong with the series. Raises EnvironmentFault if something else is broken.
         """
         try:
-            outcome = self._build(series, name, work_dir, replace=replace)
+            outcome = self._build(series, name, work_dir, atomic_replace=atomic_replace)
         except BuildStopped as stopped:
             return BuildOutcome(problem=stopped.problem, seconds=dict(self.seconds))
         return _without_module(outcome) if check_only else outcome
 
-    def _build(self, series: PatchSeries, name: str, work_dir: Path, *, replace: bool) -> BuildOutcome:
-        started = self.start(series, work_dir)
-        sandbox, reached = self.sandbox(), started.reached
+    def _build(self, series: PatchSeries, name: str, work_dir: Path, *, atomic_replace: bool) -> BuildOutcome:
+        prepared = self.prepare(series, work_dir)
+        sandbox, reached = self.sandbox(), prepared.reached
         layers = [self.base.tree]
         if not self.clean:
             with self.timed("kernel", f"compiling the whole of {self.base.release}, once"):
                 layers.append(self._built(sandbox))
         with self.timed("compile", "compiling what the series changes in the whole kernel, and linking"):
             output = self._kpatch_build(
-                sandbox, [patch.content for patch in series.patches], name, work_dir, layers=layers, replace=replace
+                sandbox,
+                [patch.content for patch in series.patches],
+                name,
+                work_dir,
+                layers=layers,
+                atomic_replace=atomic_replace,
             )
             module = take_file(output, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
         with self.timed("check", "checking the module against the kernel"):
@@ -154,7 +158,7 @@ class ReferenceBuilder(BuildSteps):
         work_dir: Path,
         *,
         layers: Sequence[Path],
-        replace: bool = True,
+        atomic_replace: bool = True,
         keep: bool = True,
     ) -> Path:
         """Run kpatch-build above `layers`, whose changes are kept in `work_dir`/upper; return its output directory.
@@ -171,7 +175,7 @@ class ReferenceBuilder(BuildSteps):
         debuggable_kernel(self.base, sandbox, into=inputs / VMLINUX, work_dir=work_dir)
         command = ["/tools/bin/kpatch-build", "--sourcedir", "/src", "--vmlinux", f"/in/{VMLINUX}", "--name", name,
                    "--jobs", str(self.jobs), "--output", "/out", *["--skip-cleanup"] * keep,
-                   *["--non-replace"] * (not replace), *names]  # fmt: skip
+                   *["--non-replace"] * (not atomic_replace), *names]  # fmt: skip
         done = sandbox.run(
             command,
             layers=layers,
@@ -255,7 +259,7 @@ def _log_of(output: Path) -> str:
 def explain(done: Completed, log: str) -> Problem:
     """Return what the words of kpatch-build and of its log mean for the one who sent the series."""
     said = (done.output + done.log).decode(errors="replace")
-    excerpt = "\n".join(_ERROR.findall(log)[:12]) or done.tail()
+    excerpt = error_lines(log) or done.tail()
     if done.timed_out:
         return problem("out-of-time", "Building the whole kernel took too long.", excerpt=excerpt)
     if any(words in said for words in _SAME):
@@ -266,6 +270,6 @@ def explain(done: Completed, log: str) -> Problem:
         return undefined(found[1].split())
     if "error(s) encountered" in said or "SIGSEGV" in said:
         return classify(replace(done, output=said.encode(), log=b""), "a changed object")
-    if _COMPILE_ERROR.search(log):
+    if file_with_error(log) is not None:
         return problem("compile-error", "The kernel does not compile with the series.", excerpt=excerpt)
     return problem("reference-failed", "kpatch-build gave up.", excerpt="\n".join([done.tail(5), excerpt]))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from elivepatch.build.base.store import Base
 from elivepatch.build.builders import klp, objects, reference
-from elivepatch.build.builders.common import Workbench
-from elivepatch.build.builders.klp_tree import unserved as klp_unserved
+from elivepatch.build.builders.common import BuildContext
+from elivepatch.build.builders.klp_tree import unsupported_reason as klp_unsupported_reason
 from elivepatch.build.builders.proposal import Proposer
 from elivepatch.build.checks.equality import differences, read_facts
 from elivepatch.model.build import Builder, BuildOutcome, BuildRequest, Note
@@ -29,47 +29,47 @@ VERSIONS = {
 _EXCERPT_LINES = 40
 # Each builds the whole kernel: for a distribution's configuration that takes hours and tens of gigabytes.
 _WHOLE: dict[Builder, Callable[[Base], str | None]] = {
-    Builder.REFERENCE: reference.unserved,
-    Builder.KLP: klp_unserved,
+    Builder.REFERENCE: reference.unsupported_reason,
+    Builder.KLP: klp_unsupported_reason,
 }
 
 
-def build_as_asked(request: BuildRequest, bench: Workbench, *, name: str, work_dir: Path) -> BuildOutcome:
+def build_with_selected(request: BuildRequest, context: BuildContext, *, name: str, work_dir: Path) -> BuildOutcome:
     """Build the livepatch `name` in the empty directory `work_dir` by the builder that was asked for.
 
     With `request.paranoid` a second builder does the same, and a difference is the outcome's problem. A check is always
     that of `objects`, the one builder that can stop before it has made a module. Raises as builders do.
     """
     if request.check_only:
-        return _checked(request, bench, name, work_dir)
-    if (unfit := _unfit(request.builder, bench.base)) is not None:
+        return _checked(request, context, name, work_dir)
+    if (unfit := _unfit(request.builder, context.base)) is not None:
         return BuildOutcome(problem=unfit)
     if not request.paranoid:
-        return _build(request.builder, request, bench, name, work_dir)
-    second = second_builder(request.builder, bench.base)
+        return _build(request.builder, request, context, name, work_dir)
+    second = second_builder(request.builder, context.base)
     if isinstance(second, Problem):
         return BuildOutcome(problem=second)
     outcomes = []
     for builder in (request.builder, second):
         place = work_dir / builder.value
         place.mkdir(mode=0o755)
-        outcomes.append(_build(builder, request, bench, name, place))
-    return agreed(request.builder, outcomes[0], second, outcomes[1], bench.base)
+        outcomes.append(_build(builder, request, context, name, place))
+    return compare_outcomes(request.builder, outcomes[0], second, outcomes[1], context.base)
 
 
-def _checked(request: BuildRequest, bench: Workbench, name: str, work_dir: Path) -> BuildOutcome:
+def _checked(request: BuildRequest, context: BuildContext, name: str, work_dir: Path) -> BuildOutcome:
     """Check the series, and where it is stopped and a rewrite was asked for, find one that would not be."""
     rounds = count()
 
     def check(series: PatchSeries) -> tuple[BuildOutcome, Path]:
         place = work_dir / f"check-{next(rounds)}"
         place.mkdir(mode=0o755)
-        return _build(Builder.OBJECTS, replace(request, series=series), bench, name, place), place / "layer"
+        return _build(Builder.OBJECTS, replace(request, series=series), context, name, place), place / "layer"
 
     outcome, layer = check(request.series)
     if outcome.problem is None or not request.rewrite:
         return outcome
-    proposal = Proposer(tree=bench.base.tree, check=check).propose(request.series, outcome.problem, layer)
+    proposal = Proposer(tree=context.base.tree, check=check).propose(request.series, outcome.problem, layer)
     return replace(outcome, proposal=proposal)
 
 
@@ -97,19 +97,21 @@ def _unfit(builder: Builder, base: Base) -> Problem | None:
     return problem("builder-unfit", f"The builder {builder} cannot build for {base.release}: {reason}.")
 
 
-def _build(builder: Builder, request: BuildRequest, bench: Workbench, name: str, work_dir: Path) -> BuildOutcome:
+def _build(builder: Builder, request: BuildRequest, context: BuildContext, name: str, work_dir: Path) -> BuildOutcome:
     makers: dict[Builder, type[objects.ObjectsBuilder | klp.KlpBuilder | reference.ReferenceBuilder]] = {
         Builder.OBJECTS: objects.ObjectsBuilder,
         Builder.KLP: klp.KlpBuilder,
         Builder.REFERENCE: reference.ReferenceBuilder,
     }
-    made = makers[builder].at(bench)
+    made = makers[builder].within(context)
     return made.build(
-        request.series, name=name, work_dir=work_dir, check_only=request.check_only, replace=request.replace
+        request.series, name=name, work_dir=work_dir, check_only=request.check_only, atomic_replace=request.replace
     )
 
 
-def agreed(first: Builder, outcome: BuildOutcome, second: Builder, other: BuildOutcome, base: Base) -> BuildOutcome:
+def compare_outcomes(
+    first: Builder, outcome: BuildOutcome, second: Builder, other: BuildOutcome, base: Base
+) -> BuildOutcome:
     """Return the first builder's outcome where the second one's says the same, else what they differ in."""
     seconds = outcome.seconds | {f"{second}.{stage}": spent for stage, spent in other.seconds.items()}
     if outcome.problem is not None:

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base.make import make_arguments, without_sections
+from elivepatch.build.base.kbuild import make_arguments, without_sections
 from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.objects.messages import error_lines
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take, take_file
 from elivepatch.files.lock import made_once
@@ -31,7 +32,6 @@ from elivepatch.process import Cancellation, Completed
 _SAVED = re.compile(r"(?m)^(?:saved)?cmd_\S+ := (.*)$")
 _COMPILING = re.compile(r" -c -o \S+ (?=\S+ *(?:;|$))")
 _MODULE_NAME = re.compile(r""" -DKBUILD_MODNAME='"(\w+)"' """)
-_ERROR = re.compile(r"(?m)^.*(?:error|Error|undefined).*$")
 _COMPILE_TIMEOUT_S = 300
 _OBJECT_LIMIT_BYTES = 256 << 20
 _COMMAND_LIMIT_BYTES = 16 << 20
@@ -226,5 +226,5 @@ def _judge(done: Completed, source: str, refusal: str) -> None:
     if done.timed_out:
         raise BuildStopped(problem("out-of-time", f"Compiling {source} took too long.", excerpt=done.tail()))
     if not done.ok:
-        lines = _ERROR.findall(done.log.decode(errors="replace"))
-        raise BuildStopped(problem("compile-error", refusal, excerpt="\n".join(lines[:12]) or done.tail()))
+        excerpt = error_lines(done.log.decode(errors="replace")) or done.tail()
+        raise BuildStopped(problem("compile-error", refusal, excerpt=excerpt))

@@ -3,23 +3,20 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base.make import make_arguments
+from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.store import Base
-from elivepatch.build.checks.references import not_imported, undefined
+from elivepatch.build.objects.messages import modpost_problem
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take_file
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
 from elivepatch.process import Cancellation, Completed
 
-_UNDEFINED = re.compile(r'(?m)^(?:ERROR|WARNING): modpost: "(\S+)" \[.*undefined!')
-_NAMESPACE = re.compile(r"module \S+ uses symbol (\S+) from namespace (\w+)")
 _MODULE_LIMIT_BYTES = 64 << 20
 _LINK = r"""
 set -e
@@ -43,7 +40,7 @@ class Linker:
     jobs: int
     cancellation: Cancellation | None = None
 
-    def link(self, objects: Sequence[Path], *, name: str, work_dir: Path, replace: bool = True) -> Path:
+    def link(self, objects: Sequence[Path], *, name: str, work_dir: Path, atomic_replace: bool = True) -> Path:
         """Return the module made of `objects`, whose order decides the bytes.
 
         Raises BuildStopped with `undefined-symbol` where the kernel lacks a symbol, `link-failed` for the rest.
@@ -53,7 +50,7 @@ class Linker:
         writable_directory(output)
         for number, path in enumerate(objects):
             shutil.copyfile(path, inputs / f"{number:04}.o")
-        flags = "-g0" if replace else "-g0 -DKLP_REPLACE_ENABLE=false"
+        flags = "-g0" if atomic_replace else "-g0 -DKLP_REPLACE_ENABLE=false"
         make = [
             *make_arguments(self.base.cc, self.jobs),
             "KPATCH_BUILD=/src",
@@ -85,10 +82,8 @@ class Linker:
     @staticmethod
     def _judge(done: Completed, *, release: str) -> None:
         text = done.text + done.log.decode(errors="replace")
-        if found := _UNDEFINED.findall(text):
-            raise BuildStopped(undefined(found))
-        if found := _NAMESPACE.findall(text):
-            raise BuildStopped(not_imported(*found[0], release=release))
+        if (found := modpost_problem(text, release=release)) is not None:
+            raise BuildStopped(found)
         if done.timed_out:
             raise BuildStopped(problem("out-of-time", "Linking the module took too long.", excerpt=done.tail()))
         if not done.ok:

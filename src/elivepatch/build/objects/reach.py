@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.objects.header_names import Naming
+from elivepatch.build.objects.header_users import NameUsers
 from elivepatch.kernel.compile_units import Unit, Units
 from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
@@ -46,7 +46,7 @@ _NO_ADDITIONS = Additions()
 HeaderUsers = Callable[[str], frozenset[str]]
 """Returns the files that may include a header, at any depth."""
 
-SourcesNaming = Callable[[str, Collection[str]], Naming | None]
+NameSearch = Callable[[str, Collection[str]], NameUsers | None]
 """Returns who of some sources names what the series changes in a header, None where that cannot be told."""
 
 OBJECTS_LIMIT = 64
@@ -59,11 +59,11 @@ def reach(
     tree: Path,
     header_users: HeaderUsers,
     additions: Additions = _NO_ADDITIONS,
-    naming: SourcesNaming = lambda _header, _sources: None,
+    name_users: NameSearch = lambda _header, _sources: None,
 ) -> Reach:
     """Return the objects that `touched` files are built into.
 
-    `naming` is only asked about a header that more objects include than there may be.
+    `name_users` is only asked about a header that more objects include than there may be.
 
     Raises BuildStopped with the verdict where nothing can be patched, or where something would silently be missing.
     """
@@ -78,7 +78,7 @@ def reach(
             continue
         if _is_let_in(file, additions):
             continue
-        users = _Users(units, tree, header_users, naming)
+        users = _Users(units, tree, header_users, name_users)
         reached, beyond = ([], []) if _foreign(file.path) else _reached(file, units, tree, users)
         notes += users.notes
         found.update({unit.source: unit for unit in reached})
@@ -157,21 +157,21 @@ def _reached(file: TouchedFile, units: Units, tree: Path, users: _Users) -> tupl
 class _Users:
     """Finds the objects that a header is part of; `notes` tell how, where that is not by including it alone."""
 
-    def __init__(self, units: Units, tree: Path, header_users: HeaderUsers, naming: SourcesNaming) -> None:
+    def __init__(self, units: Units, tree: Path, header_users: HeaderUsers, name_users: NameSearch) -> None:
         self._units = units
         self._tree = tree
         self._header_users = header_users
-        self._naming = naming
+        self._name_users = name_users
         self.notes: list[Note] = []
 
     def of(self, path: str) -> tuple[tuple[Unit, ...], list[str]]:
         """Return them, and the files that include the header and that no livepatch can replace."""
         includers = {path, *self._header_users(path)}
         users, patchable = self._units_of(includers)
-        if len(patchable) > OBJECTS_LIMIT and (naming := self._naming(path, self._sources(includers))) is not None:
-            includers = set(naming.sources)
+        if len(patchable) > OBJECTS_LIMIT and (by_name := self._name_users(path, self._sources(includers))) is not None:
+            includers = set(by_name.sources)
             users, all_of_them = self._units_of(includers)
-            self.notes.append(_named(path, len(patchable), naming, all_of_them))
+            self.notes.append(_named(path, len(patchable), by_name, all_of_them))
             patchable = all_of_them
         if len(patchable) > OBJECTS_LIMIT:
             sentence = f"The series changes {path}, which up to {len(patchable)} objects of this kernel include."
@@ -205,8 +205,8 @@ class _Users:
         return users, tuple(unit for name, unit in sorted(users.items()) if name.endswith(".c"))
 
 
-def _named(path: str, including: int, naming: Naming, users: Sequence[Unit]) -> Note:
-    names, sources = sorted(naming.names), [unit.source for unit in users]
+def _named(path: str, including: int, by_name: NameUsers, users: Sequence[Unit]) -> Note:
+    names, sources = sorted(by_name.names), [unit.source for unit in users]
     message = (
         f"{path} is part of {including} objects. All that changes in it is {_listed(names)}, which these use: "
         f"{_listed(sources) or 'none'}."

@@ -19,13 +19,13 @@ from typing import Any
 from elivepatch.advisory.exposure.changelog import read_changelog
 from elivepatch.advisory.exposure.sources import KernelSources, source_map, vanilla_of
 from elivepatch.build.base.apt import Archive
-from elivepatch.build.base.common import Workplace
+from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomMaker
-from elivepatch.build.base.provenance import distribution_changelog, source_files, source_version
+from elivepatch.build.base.provenance import distribution_changelog, package_version, source_files
 from elivepatch.build.base.stock import StockMaker
 from elivepatch.build.base.store import VMLINUX, Base, Bases
-from elivepatch.build.builders.common import Workbench
-from elivepatch.build.builders.select import VERSIONS, build_as_asked
+from elivepatch.build.builders.common import BuildContext
+from elivepatch.build.builders.select import VERSIONS, build_with_selected
 from elivepatch.build.sandbox.toolchain import Toolchains
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note
 from elivepatch.model.kernel import Digest, KernelIdentity
@@ -64,15 +64,15 @@ class BuildingWorkshop:
 
     def maker(self, progress: Progress = silent) -> StockMaker:
         """Return what makes stock bases here."""
-        return StockMaker(self.archive, self.workplace(progress))
+        return StockMaker(self.archive, self.base_context(progress))
 
     def custom_maker(self, progress: Progress = silent) -> CustomMaker:
         """Return what makes custom bases here."""
-        return CustomMaker(self.archive, self.workplace(progress))
+        return CustomMaker(self.archive, self.base_context(progress))
 
-    def workplace(self, progress: Progress = silent) -> Workplace:
+    def base_context(self, progress: Progress = silent) -> BaseContext:
         """Return where bases are made."""
-        return Workplace(self.toolchains, self.bases, self._settings.jobs, progress)
+        return BaseContext(self.toolchains, self.bases, self._settings.jobs, progress)
 
     def base(self, release: str) -> Base:
         """Return a base, the same object again while it is unchanged, so that its tables are read once."""
@@ -102,7 +102,7 @@ class BuildingWorkshop:
                     units.includers,
                     source_files(base),
                 ),
-                changelog=told if told is not None and told.version == source_version(base) else None,
+                changelog=told if told is not None and told.version == package_version(base) else None,
             )
         return self._sources[builder]
 
@@ -129,7 +129,7 @@ class BuildingWorkshop:
         name = f"livepatch_{build_key[:12]}"
         with self._scratch() as scratch:
             printed = scratch / "log"
-            bench = Workbench(
+            context = BuildContext(
                 base=base,
                 toolchains=self.toolchains,
                 jobs=self._settings.jobs,
@@ -139,7 +139,7 @@ class BuildingWorkshop:
             )
             (scratch / "work").mkdir()
             try:
-                outcome = build_as_asked(request, bench, name=name, work_dir=scratch / "work")
+                outcome = build_with_selected(request, context, name=name, work_dir=scratch / "work")
             finally:
                 if printed.exists():
                     shutil.copyfile(printed, log)

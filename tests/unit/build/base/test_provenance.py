@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bare_base import bare_base
 
-from elivepatch.build.base.provenance import source_version
+from elivepatch.build.base.provenance import package_version
 
 DIGEST = "a" * 64
 
@@ -25,9 +25,9 @@ DIGEST = "a" * 64
 def test_only_a_package_says_which_version_a_source_of_ones_own_is(
     tmp_path: Path, packages: dict[str, str], version: str
 ) -> None:
-    assert source_version(bare_base(tmp_path, packages=packages)) == version
+    assert package_version(bare_base(tmp_path, packages=packages)) == version
 
 
 def test_a_stock_kernel_is_of_its_own_packages_version(tmp_path: Path) -> None:
     base = bare_base(tmp_path, "6.1.0-50-cloud-amd64", kind="stock", version="6.1.176-1")
-    assert source_version(base) == "6.1.176-1"
+    assert package_version(base) == "6.1.176-1"

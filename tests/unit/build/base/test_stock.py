@@ -14,10 +14,10 @@ import pytest
 from elf_maker import Made
 
 from elivepatch.build.base.apt import Archive, Package, _matches
-from elivepatch.build.base.common import Making
+from elivepatch.build.base.common import BaseDraft
 from elivepatch.build.base.debug_info import check_compiler, struct_sizes
 from elivepatch.build.base.stock import _halves, aliases, find_packages, resolve
-from elivepatch.build.base.tree import config_gate, may_be_of, objtool_per_object, source_version
+from elivepatch.build.base.tree import config_gate, makefile_version, may_be_of, objtool_per_object
 from elivepatch.build.sandbox.toolchain import Toolchain
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
@@ -183,7 +183,7 @@ def test_an_interruption_does_not_wait_for_the_debug_package(tmp_path: Path) -> 
     os.mkfifo(package)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        _halves(cast("Making", Interrupted(tmp_path)), package, package)
+        _halves(cast("BaseDraft", Interrupted(tmp_path)), package, package)
     assert time.monotonic() - started < 10
 
 
@@ -273,7 +273,7 @@ def test_a_build_system_that_delays_objtool_in_another_way_is_told(tmp_path: Pat
     ],
 )
 def test_the_version_of_a_source_is_read_from_its_makefile(makefile: str, version: str) -> None:
-    assert source_version(makefile) == version
+    assert makefile_version(makefile) == version
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.build.base.make import make_arguments, section_flags, without_sections
+from elivepatch.build.base.kbuild import make_arguments, section_flags, without_sections
 from elivepatch.build.objects.apply import _check_names
 from elivepatch.build.objects.compile import _judge, _saved_command
 from elivepatch.build.objects.link import Linker

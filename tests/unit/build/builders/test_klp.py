@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from elivepatch.build.base.store import Base
 from elivepatch.build.builders.klp import KlpBuilder
 from elivepatch.build.builders.klp_messages import not_compiled, not_made, switched_off
-from elivepatch.build.builders.klp_tree import unserved
+from elivepatch.build.builders.klp_tree import unsupported_reason
 from elivepatch.model.codes import CODES
 from elivepatch.model.kernel import BuildId, Digest, Release
 from elivepatch.model.series import PatchSeries
@@ -40,7 +40,7 @@ def base(directory: Path, config: str = SERVED, files: tuple[str, ...] = (SCRIPT
 
 
 def test_a_kernel_with_klp_build_is_served(tmp_path: Path) -> None:
-    assert unserved(base(tmp_path)) is None
+    assert unsupported_reason(base(tmp_path)) is None
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_kernel_with_klp_build_is_served(tmp_path: Path) -> None:
 def test_a_kernel_that_klp_build_cannot_serve_is_told_why(
     tmp_path: Path, config: str, files: tuple[str, ...], words: str
 ) -> None:
-    reason = unserved(base(tmp_path, config, files))
+    reason = unsupported_reason(base(tmp_path, config, files))
     assert reason is not None
     assert words in reason
 

@@ -12,9 +12,9 @@ from elf_maker import Made
 
 from elivepatch.build.base.apt import Archive
 from elivepatch.build.base.store import Base
-from elivepatch.build.builders.common import Workbench
-from elivepatch.build.builders.reference import explain, unserved
-from elivepatch.build.builders.select import agreed, build_as_asked, second_builder
+from elivepatch.build.builders.common import BuildContext
+from elivepatch.build.builders.reference import explain, unsupported_reason
+from elivepatch.build.builders.select import build_with_selected, compare_outcomes, second_builder
 from elivepatch.build.sandbox.toolchain import Toolchains
 from elivepatch.model.build import Builder, BuildOutcome, BuildRequest, PatchedFunction
 from elivepatch.model.codes import problem
@@ -29,9 +29,11 @@ TWO = PatchedFunction(object="loop", name="two_show", sympos=1, source="drivers/
 
 
 def asked(base: Base, **changed: Any) -> BuildOutcome:
-    bench = Workbench(base=base, toolchains=Toolchains(base.directory, Archive(base.directory / "archive")), jobs=1)
+    context = BuildContext(
+        base=base, toolchains=Toolchains(base.directory, Archive(base.directory / "archive")), jobs=1
+    )
     request = BuildRequest(release=base.release, series=SERIES, **changed)
-    return build_as_asked(request, bench, name="livepatch_test", work_dir=base.directory)
+    return build_with_selected(request, context, name="livepatch_test", work_dir=base.directory)
 
 
 @pytest.mark.parametrize(
@@ -46,14 +48,14 @@ def asked(base: Base, **changed: Any) -> BuildOutcome:
 def test_kpatch_build_does_not_serve_every_kernel(
     tmp_path: Path, release: str, changed: dict[str, Any], words: str
 ) -> None:
-    reason = unserved(bare_base(tmp_path, release, **changed))
+    reason = unsupported_reason(bare_base(tmp_path, release, **changed))
     assert reason is not None
     assert words in reason
 
 
 @pytest.mark.parametrize("release", ["6.1.176-own", "6.12.117-own", "6.18.3"])
 def test_kpatch_build_serves_kernels_before_klp_build(tmp_path: Path, release: str) -> None:
-    assert unserved(bare_base(tmp_path, release)) is None
+    assert unsupported_reason(bare_base(tmp_path, release)) is None
 
 
 @pytest.mark.parametrize("builder", [KLP, REFERENCE])
@@ -94,7 +96,7 @@ def outcome(path: Path, *functions: PatchedFunction, code: bytes = b"\x90\xc3") 
 
 def test_a_livepatch_that_two_builders_make_is_given_and_told(tmp_path: Path) -> None:
     one, other = (outcome(tmp_path / name, ONE) for name in ("one", "other"))
-    given = agreed(OBJECTS, one, REFERENCE, other, bare_base(tmp_path))
+    given = compare_outcomes(OBJECTS, one, REFERENCE, other, bare_base(tmp_path))
     assert (given.module, given.problem) == (one.module, None)
     assert [note.code for note in given.notes] == ["second-builder"]
     assert given.seconds == {"check": 1.0, "reference.check": 1.0}
@@ -109,27 +111,27 @@ def refused(given: BuildOutcome) -> Problem:
 
 def test_modules_that_differ_are_thrown_away(tmp_path: Path) -> None:
     one, other = outcome(tmp_path / "one", ONE), outcome(tmp_path / "other", ONE, code=b"\x91\xc3")
-    told = refused(agreed(OBJECTS, one, REFERENCE, other, bare_base(tmp_path))).excerpt
+    told = refused(compare_outcomes(OBJECTS, one, REFERENCE, other, bare_base(tmp_path))).excerpt
     assert told.startswith("- objects\n+ reference\n")
     assert "content of one_show" in told
 
 
 def test_modules_of_different_tools_are_compared_by_what_they_replace(tmp_path: Path) -> None:
     one, same = outcome(tmp_path / "one", ONE), outcome(tmp_path / "other", ONE, code=b"\x91\xc3")
-    assert agreed(OBJECTS, one, KLP, same, bare_base(tmp_path)).problem is None
+    assert compare_outcomes(OBJECTS, one, KLP, same, bare_base(tmp_path)).problem is None
     more = outcome(tmp_path / "other", ONE, TWO)
-    assert "+ loop:two_show,1" in refused(agreed(OBJECTS, one, KLP, more, bare_base(tmp_path))).excerpt
+    assert "+ loop:two_show,1" in refused(compare_outcomes(OBJECTS, one, KLP, more, bare_base(tmp_path))).excerpt
 
 
 def test_what_only_the_second_builder_refuses_is_a_difference(tmp_path: Path) -> None:
     other = BuildOutcome(problem=problem("data-change", "It changes data."))
-    given = agreed(OBJECTS, outcome(tmp_path / "one", ONE), REFERENCE, other, bare_base(tmp_path))
+    given = compare_outcomes(OBJECTS, outcome(tmp_path / "one", ONE), REFERENCE, other, bare_base(tmp_path))
     assert "[data-change] It changes data." in refused(given).excerpt
 
 
 def test_what_the_first_builder_refuses_is_its_verdict(tmp_path: Path) -> None:
     first = BuildOutcome(problem=problem("data-change", "It changes data."))
-    given = agreed(OBJECTS, first, REFERENCE, outcome(tmp_path / "other", ONE), bare_base(tmp_path))
+    given = compare_outcomes(OBJECTS, first, REFERENCE, outcome(tmp_path / "other", ONE), bare_base(tmp_path))
     assert given.problem == first.problem
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.build.objects.header_names import Naming
+from elivepatch.build.objects.header_users import NameUsers
 from elivepatch.build.objects.reach import OBJECTS_LIMIT, Reach, reach
 from elivepatch.kernel.compile_units import Unit, Units
 from elivepatch.model.errors import BuildStopped, Kind, Problem
@@ -209,14 +209,14 @@ MANY = [unit(f"drivers/many/{n}.c") for n in range(OBJECTS_LIMIT + 1)]
 
 
 def reached_by_name(tree: Path, *using: str) -> Reach:
-    def naming(header: str, of: Collection[str]) -> Naming:
+    def name_users(header: str, of: Collection[str]) -> NameUsers:
         assert header == "include/linux/mm.h"
         assert set(using) <= set(of)
-        return Naming(frozenset({"changed"}), frozenset(using))
+        return NameUsers(frozenset({"changed"}), frozenset(using))
 
     users = frozenset({*(one.source for one in MANY), "drivers/gpu/i915.c", "fs/internal.h"})
     header = [touched("include/linux/mm.h")]
-    return reach(header, units(*MANY), tree, lambda _header: users, naming=naming)
+    return reach(header, units(*MANY), tree, lambda _header: users, name_users=name_users)
 
 
 def test_of_too_many_objects_those_count_that_name_what_changes(tree: Path) -> None:
@@ -233,11 +233,11 @@ def test_a_source_that_another_includes_is_asked_for_names_too(tree: Path) -> No
     users = frozenset({*(one.source for one in MANY), "kernel/sched/build_policy.c"})
     asked: list[str] = []
 
-    def naming(_header: str, of: Collection[str]) -> Naming:
+    def name_users(_header: str, of: Collection[str]) -> NameUsers:
         asked.extend(of)
-        return Naming(frozenset({"changed"}), frozenset({"kernel/sched/rt.c"}))
+        return NameUsers(frozenset({"changed"}), frozenset({"kernel/sched/rt.c"}))
 
-    found = reach([touched("include/linux/mm.h")], units(*MANY), tree, lambda _header: users, naming=naming)
+    found = reach([touched("include/linux/mm.h")], units(*MANY), tree, lambda _header: users, name_users=name_users)
     assert "kernel/sched/rt.c" in asked
     assert sources(found) == ["kernel/sched/build_policy.c"]
 

@@ -1,21 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which sources of a base name what a series changes in a header that too many of them include."""
+"""Users of a header in a base: the files that include it, and the sources that name what a series changes in it.
+
+The include graph is computed when the first series that changes a header needs it, and kept beside the base.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from elivepatch.build.base.make import SOURCE_TOPS
+from elivepatch.build.base.kbuild import SOURCE_TOPS
 from elivepatch.build.base.store import Base
-from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
+from elivepatch.kernel.includes import Includes, read_includes
 from elivepatch.patch.header_names import changed_names, pieces, users_of
 from elivepatch.patch.lines import forget
 from elivepatch.patch.rewrite.edits import Source
 
+_INCLUDES = f"""
+grep -rE --include='*.[chS]' '^[[:space:]]*#[[:space:]]*include' {SOURCE_TOPS} include >/out/lines 2>/dev/null
+find {SOURCE_TOPS} include -name '*.h' >/out/headers 2>/dev/null
+exit 0
+"""
 # Some kernels lack some directories. 123 is xargs' answer where a grep found nothing in its share of the files.
 _SEARCH = f"""
 {{ cat /in/files; find {SOURCE_TOPS} include -name '*.h' 2>/dev/null; }} | xargs -d '\\n' grep "$@" >/out/found
@@ -26,8 +38,27 @@ _GLUED = ("-hoE", "[A-Za-z0-9_]+[[:space:]]*##|##[[:space:]]*[A-Za-z0-9_]+")
 _NAMING = ("-lwFf", "/in/names")
 
 
+def includes_of(base: Base, sandbox: Sandbox) -> Includes:
+    """Return the include graph of a base's source tree."""
+    kept = base.directory / "includes.json"
+    if not kept.exists():
+        scratch = Path(tempfile.mkdtemp(prefix=".includes-", dir=base.directory))
+        try:
+            os.chown(scratch, BUILD_UID, BUILD_UID)
+            sandbox.run(["sh", "-c", _INCLUDES], layers=[base.tree], output=scratch).check("Reading #include lines")
+            # Old sources hold Latin-1; an include line itself is ASCII.
+            lines = (scratch / "lines").read_text(encoding="latin-1").splitlines()
+            found = read_includes(lines, frozenset((scratch / "headers").read_text().splitlines()))
+            (scratch / "includes.json").write_text(json.dumps(asdict(found)))
+            os.chown(scratch / "includes.json", 0, 0)
+            (scratch / "includes.json").rename(kept)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return Includes(**json.loads(kept.read_text(encoding="utf-8")))
+
+
 @dataclass(frozen=True, slots=True)
-class Naming:
+class NameUsers:
     """The names that a header's change is about, and the sources that use them."""
 
     names: frozenset[str]
@@ -35,13 +66,13 @@ class Naming:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
+class HeaderNames:
     """Finds names in what a base is built from: some sources, and every header there is."""
 
     base: Base
     sandbox: Sandbox
 
-    def users(self, header: str, layer: Path, sources: Collection[str]) -> Naming | None:
+    def users(self, header: str, layer: Path, sources: Collection[str]) -> NameUsers | None:
         """Return who of `sources` names what the patched header in `layer` changes; None where names cannot tell.
 
         A name that the preprocessor glues from arguments alone (`a##b` of two parameters) is not seen; one of which a
@@ -65,7 +96,7 @@ class Names:
             return {path: (tree / path).read_text(encoding="latin-1") for path in found}
 
         users = users_of(names, search)
-        return Naming(names, users) if users is not None else None
+        return NameUsers(names, users) if users is not None else None
 
     def _found(self, how: Sequence[str], sources: Collection[str], names: Collection[str]) -> list[str]:
         with tempfile.TemporaryDirectory(prefix=".naming-", dir=self.base.directory) as place:
