@@ -36,7 +36,7 @@ from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
-from elivepatch.service.jobs.local_backend import BuildingWorkshop, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 from measuring import Measured
@@ -84,8 +84,8 @@ class Bench:
 
     def __init__(self, kernel: str, runs: int) -> None:
         self.cache = Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch"))
-        self.workshop = BuildingWorkshop(ServerSettings(cache_dir=self.cache))
-        self.base: Base = self.workshop.base(self.workshop.maker().add(kernel).release)
+        self.backend = LocalBackend(ServerSettings(cache_dir=self.cache))
+        self.base: Base = self.backend.base(self.backend.maker().add(kernel).release)
         self.runs = runs
         self.stamp = time.time_ns()
         self.scratch = self.cache / "scratch"
@@ -101,7 +101,7 @@ class Bench:
         return row
 
     def _whole(self, name: str) -> dict[str, Any]:
-        whole, measure = whole_rows(self.workshop)[name]
+        whole, measure = whole_rows(self.backend)[name]
         return measure(self.runs).row(name, whole.base.release)
 
     def _own(self, name: str) -> dict[str, Any]:
@@ -123,8 +123,8 @@ class Bench:
         directory.chmod(0o755)
         for number in range(self.runs):
             bases = Bases(directory / str(number))
-            context = BaseContext(self.workshop.toolchains, bases, os.cpu_count() or 1)
-            maker = StockMaker(self.workshop.archive, context)
+            context = BaseContext(self.backend.toolchains, bases, os.cpu_count() or 1)
+            maker = StockMaker(self.backend.archive, context)
             with measured.run():
                 maker.add(self.base.release)
             shutil.rmtree(bases.directory)
@@ -158,7 +158,7 @@ class Bench:
         return work_dir
 
     def _builder(self) -> ObjectsBuilder:
-        return ObjectsBuilder(base=self.base, toolchains=self.workshop.toolchains, jobs=os.cpu_count() or 1)
+        return ObjectsBuilder(base=self.base, toolchains=self.backend.toolchains, jobs=os.cpu_count() or 1)
 
     def _build(self, work_dir: Path, name: str) -> Path:
         outcome = self._builder().build(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Kills, freezes and restarts what does the jobs, on both databases, and counts what is lost, done twice, how late.
 
-Real processes on loopback with a workshop that only waits. Writes bench/chaos.json.
+Real processes on loopback with a backend that only waits. Writes bench/chaos.json.
 """
 
 from __future__ import annotations

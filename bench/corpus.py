@@ -31,7 +31,7 @@ from elivepatch.model.build import BuildOutcome, BuildRequest
 from elivepatch.model.errors import ElivepatchError, Kind
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.patch.parse import read_series
-from elivepatch.service.jobs.local_backend import BuildingWorkshop, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.run import run_trials
@@ -59,9 +59,9 @@ def main() -> int:
         print(f"{arguments.dir} holds no .patch file; give a folder: make corpus DIR=...", file=sys.stderr)
         return 2
     cache = Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch"))
-    workshop = BuildingWorkshop(ServerSettings(cache_dir=cache))
-    base = workshop.base(
-        workshop.maker(lambda event: print(event.message, file=sys.stderr)).add(arguments.kernel).release
+    backend = LocalBackend(ServerSettings(cache_dir=cache))
+    base = backend.base(
+        backend.maker(lambda event: print(event.message, file=sys.stderr)).add(arguments.kernel).release
     )
     scratch = cache / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -75,7 +75,7 @@ def main() -> int:
             livepatch = "livepatch_" + "".join(c if c.isalnum() else "_" for c in path.stem.lower())[:40]
             series = PatchSeries((SourcePatch(path.name, path.read_bytes()),))
             started = time.monotonic()
-            context = BuildContext(base=base, toolchains=workshop.toolchains, jobs=os.cpu_count() or 1)
+            context = BuildContext(base=base, toolchains=backend.toolchains, jobs=os.cpu_count() or 1)
             first, outcome = built(context, series, livepatch, work_dir)
             entry = described(path.stem, series, outcome, time.monotonic() - started) | rewriting(first)
             entries.append(entry)

@@ -27,7 +27,7 @@ from elivepatch.build.builders.reference import ReferenceBuilder
 from elivepatch.build.checks.equality import differences, read_facts
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.trial import Expectation
-from elivepatch.service.jobs.local_backend import BuildingWorkshop, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 from kinds import KINDS, Kind
@@ -40,9 +40,9 @@ RESULTS = HERE / "equal.json"
 CLEAN = next(iter(KINDS))
 
 
-def own_kernel(workshop: BuildingWorkshop) -> Base:
+def own_kernel(backend: LocalBackend) -> Base:
     """Return the small 6.12 with a patch of its operator's, which the test suite builds too."""
-    return small_kernel(workshop, "6.12", BASE_PATCH, suffix="-own")
+    return small_kernel(backend, "6.12", BASE_PATCH, suffix="-own")
 
 
 @dataclass(slots=True)
@@ -60,10 +60,10 @@ class Pair:
         return [one.module for one in (self.objects, self.reference) if one.module is not None]
 
 
-def build_pair(workshop: BuildingWorkshop, base: Base, kind: Kind, work_dir: Path, *, clean: bool = False) -> Pair:
+def build_pair(backend: LocalBackend, base: Base, kind: Kind, work_dir: Path, *, clean: bool = False) -> Pair:
     """Build a kind by both builders below `work_dir` and compare; with `clean` nothing of an earlier build is used."""
     series, outcomes, seconds = kind.series(base.tree), {}, {}
-    common: dict[str, Any] = {"base": base, "toolchains": workshop.toolchains, "jobs": os.cpu_count() or 1}
+    common: dict[str, Any] = {"base": base, "toolchains": backend.toolchains, "jobs": os.cpu_count() or 1}
     builders = {"objects": ObjectsBuilder(**common), "reference": ReferenceBuilder(**common, clean=clean)}
     for name, builder in builders.items():
         place = work_dir / name
@@ -106,15 +106,15 @@ def main() -> int:
     if unknown := sorted(set(wanted) - KINDS.keys()):
         parser.error(f"no such kind: {unknown[0]}")
     cache = Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch"))
-    workshop = BuildingWorkshop(ServerSettings(cache_dir=cache))
-    base = own_kernel(workshop)
+    backend = LocalBackend(ServerSettings(cache_dir=cache))
+    base = own_kernel(backend)
     scratch = cache / "tests"
     scratch.mkdir(exist_ok=True)
     wrong = 0
     for name in wanted:
         with tempfile.TemporaryDirectory(prefix="equal-", dir=scratch) as directory:
             Path(directory).chmod(0o755)
-            row = compare(workshop, base, name, Path(directory), clean=name == CLEAN)
+            row = compare(backend, base, name, Path(directory), clean=name == CLEAN)
         wrong += not (row["equal"] and row["loaded_and_reverted"])
         _keep(base, name, row)
     print(f"{len(wanted) - wrong} of {len(wanted)} kinds are equal, loaded and reverted")
@@ -129,13 +129,13 @@ def _keep(base: Base, name: str, row: dict[str, Any]) -> None:
     )
 
 
-def compare(workshop: BuildingWorkshop, base: Base, name: str, work_dir: Path, *, clean: bool) -> dict[str, Any]:
+def compare(backend: LocalBackend, base: Base, name: str, work_dir: Path, *, clean: bool) -> dict[str, Any]:
     """Build one kind by both builders and try the modules; return the row of equal.json."""
     kind = KINDS[name]
-    pair = build_pair(workshop, base, kind, work_dir, clean=clean)
+    pair = build_pair(backend, base, kind, work_dir, clean=clean)
     if not pair.problems:
         for builder, outcome in (("objects", pair.objects), ("reference", pair.reference)):
-            wrong = try_module(base, kind, outcome, work_dir / f"trial-{builder}", workshop.toolchains.directory.parent)
+            wrong = try_module(base, kind, outcome, work_dir / f"trial-{builder}", backend.toolchains.directory.parent)
             pair.problems += [f"{builder}: {one}" for one in wrong]
     for line in (*pair.problems, *pair.differing[:40]):
         print(f"    {line}")

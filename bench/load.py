@@ -37,7 +37,7 @@ def main() -> int:
         answers = ask_at_once(server, b"sleep 1\nof a thousand", CROWD)
         asked_s = time.monotonic() - started
         server.report(answers[0][1])
-        builds = server.workshop.runs("build")
+        builds = server.backend.runs("build")
         followed = follow_at_once(server, server.ask("sleep 6\nfollowed"), CROWD)
         job = server.ask(f"sleep {POLLS / POLLS_PER_S + 30}\npolled")
         server.wait_for("build", builds + 2)

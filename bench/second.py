@@ -26,7 +26,7 @@ from elivepatch.build.base.store import Base
 from elivepatch.build.builders.klp import KlpBuilder
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.build import BuildOutcome
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ServerSettings
 from equal import NAME, try_module
 from kinds import KINDS
@@ -43,11 +43,11 @@ def main() -> int:
     parser.add_argument("--stock", metavar="RELEASE", help="build for this stock kernel, with objects alone")
     arguments = parser.parse_args()
     cache = Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch"))
-    workshop = BuildingWorkshop(ServerSettings(cache_dir=cache))
+    backend = LocalBackend(ServerSettings(cache_dir=cache))
     if arguments.stock:
-        base = workshop.base(workshop.maker().add(arguments.stock).release)
+        base = backend.base(backend.maker().add(arguments.stock).release)
     else:
-        base = small_kernel(workshop, "7.2")
+        base = small_kernel(backend, "7.2")
     wanted = arguments.kinds or (STOCK if arguments.stock else list(KINDS))
     if unknown := sorted(set(wanted) - KINDS.keys()):
         parser.error(f"no such kind: {unknown[0]}")
@@ -55,7 +55,7 @@ def main() -> int:
     for name in wanted:
         with tempfile.TemporaryDirectory(prefix="second-", dir=cache / "tests") as directory:
             Path(directory).chmod(0o755)
-            row = compare(workshop, base, name, Path(directory), stock=bool(arguments.stock))
+            row = compare(backend, base, name, Path(directory), stock=bool(arguments.stock))
         wrong += not row["same"] or not row["loaded_and_reverted"]
         _keep(base, name, row)
         print(f"{name:18} {'same' if row['same'] else 'DIFFERENT':10} {row['functions']} {row['seconds']}", flush=True)
@@ -65,7 +65,7 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def compare(workshop: BuildingWorkshop, base: Base, name: str, work_dir: Path, *, stock: bool) -> dict[str, Any]:
+def compare(backend: LocalBackend, base: Base, name: str, work_dir: Path, *, stock: bool) -> dict[str, Any]:
     """Build one kind, with `klp` too unless `stock`, and try the modules; return the row of second.json."""
     kind = KINDS[name]
     outcomes: dict[str, BuildOutcome] = {}
@@ -74,7 +74,7 @@ def compare(workshop: BuildingWorkshop, base: Base, name: str, work_dir: Path, *
         place = work_dir / what
         place.mkdir()
         started = time.monotonic()
-        made = builder(base=base, toolchains=workshop.toolchains, jobs=os.cpu_count() or 1)
+        made = builder(base=base, toolchains=backend.toolchains, jobs=os.cpu_count() or 1)
         outcomes[what] = made.build(kind.series(base.tree), name=NAME, work_dir=place)
         seconds[what] = round(time.monotonic() - started, 1)
     problems = [
@@ -86,7 +86,7 @@ def compare(workshop: BuildingWorkshop, base: Base, name: str, work_dir: Path, *
         if one.module is not None:
             place = work_dir / f"trial-{what}"
             problems += [
-                f"{what}: {wrong}" for wrong in try_module(base, kind, one, place, workshop.bases.directory.parent)
+                f"{what}: {wrong}" for wrong in try_module(base, kind, one, place, backend.bases.directory.parent)
             ]
     functions = {
         what: [f"{one.object}:{one.name}" + f",{one.sympos}" * bool(one.sympos) for one in outcome.functions]

@@ -16,7 +16,7 @@ from elivepatch.build.base.tree import unpack_source
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.model.kernel import parse_release
 from elivepatch.model.progress import Progress, silent
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 
 FRAGMENT = Path(__file__).with_name("small.config")
 """What every small kernel has; everything else is left out."""
@@ -25,32 +25,32 @@ TOOLCHAIN = "debian-13"
 
 
 def small_kernel(
-    workshop: BuildingWorkshop, series: str, *base_patches: Path, suffix: str = "-small", progress: Progress = silent
+    backend: LocalBackend, series: str, *base_patches: Path, suffix: str = "-small", progress: Progress = silent
 ) -> Base:
     """Return the small custom base of a kernel series such as `6.12`, built where it is not there.
 
     `base_patches` are in its source; `suffix` is the local version that tells it from others of the same source.
     """
-    package = workshop.archive.versions(f"linux-source-{series}")[0]
+    package = backend.archive.versions(f"linux-source-{series}")[0]
     version = re.split(r"[-~]", package.version)[0]
     release = parse_release(f"{version}{suffix}")
-    if (found := workshop.bases.find(release)) is not None:
-        return workshop.base(found.release)
+    if (found := backend.bases.find(release)) is not None:
+        return backend.base(found.release)
     source = f"{package.name}={package.version}"
-    with tempfile.TemporaryDirectory(prefix="small-", dir=workshop.bases.directory.parent) as directory:
+    with tempfile.TemporaryDirectory(prefix="small-", dir=backend.bases.directory.parent) as directory:
         Path(directory).chmod(0o755)
-        config = _configured(workshop, source, suffix, Path(directory), progress)
+        config = _configured(backend, source, suffix, Path(directory), progress)
         kernel = CustomKernel(release=release, source=source, config=config, base_patches=base_patches)
-        return workshop.base(workshop.custom_maker(progress).add(kernel).release)
+        return backend.base(backend.custom_maker(progress).add(kernel).release)
 
 
-def _configured(workshop: BuildingWorkshop, source: str, suffix: str, directory: Path, progress: Progress) -> Path:
-    toolchain = workshop.toolchains.add(TOOLCHAIN, progress)
-    sandbox = workshop.toolchains.sandbox(toolchain)
+def _configured(backend: LocalBackend, source: str, suffix: str, directory: Path, progress: Progress) -> Path:
+    toolchain = backend.toolchains.add(TOOLCHAIN, progress)
+    sandbox = backend.toolchains.sandbox(toolchain)
     fetched = directory / "fetched"
     fetched.mkdir()
     tree = directory / "tree"
-    unpack_source(fetch_source(source, workshop.archive, fetched, progress).archive, tree, sandbox)
+    unpack_source(fetch_source(source, backend.archive, fetched, progress).archive, tree, sandbox)
     wanted = tree / "small.config"
     wanted.write_text(f'{FRAGMENT.read_text()}CONFIG_LOCALVERSION="{suffix}"\n')
     os.chown(wanted, BUILD_UID, BUILD_UID)

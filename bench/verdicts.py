@@ -29,7 +29,7 @@ from elivepatch.build.base.store import Base
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.series import PatchSeries, SourcePatch
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ServerSettings
 
 HERE = Path(__file__).parent
@@ -59,9 +59,9 @@ def main() -> int:
     parser.add_argument("--only", choices=("fixes", "own"), help="go on from what the last run found of the others")
     arguments = parser.parse_args()
     cache = Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch"))
-    workshop = BuildingWorkshop(ServerSettings(cache_dir=cache))
-    base = workshop.base(
-        workshop.maker(lambda event: print(event.message, file=sys.stderr)).add(arguments.kernel).release
+    backend = LocalBackend(ServerSettings(cache_dir=cache))
+    base = backend.base(
+        backend.maker(lambda event: print(event.message, file=sys.stderr)).add(arguments.kernel).release
     )
     entries = [one for one in _earlier() if arguments.only not in {None, one.group}]
     scratch = cache / "scratch"
@@ -71,7 +71,7 @@ def main() -> int:
         top.chmod(0o755)
         for number, (group, patch, series) in enumerate(_patches(arguments.dir, base)):
             if arguments.only in {None, group}:
-                entry = judged(workshop, base, group, patch, series, top / str(number))
+                entry = judged(backend, base, group, patch, series, top / str(number))
                 entries.append(entry)
                 shown = "" if entry.check == entry.build else f"  MISS: the check said {entry.check}"
                 print(
@@ -93,13 +93,13 @@ def _patches(directory: Path, base: Base) -> Iterator[tuple[str, str, PatchSerie
         yield "own", name, PatchSeries((SourcePatch("own.patch", patch_of(base.tree, *edits).encode("latin-1")),))
 
 
-def judged(workshop: BuildingWorkshop, base: Base, group: str, name: str, series: PatchSeries, work_dir: Path) -> Entry:
+def judged(backend: LocalBackend, base: Base, group: str, name: str, series: PatchSeries, work_dir: Path) -> Entry:
     """Return what check and build say about a series, each in a builder of its own."""
     outcomes: list[BuildOutcome] = []
     for check_only in (True, False):
         place = work_dir / ("check" if check_only else "build")
         place.mkdir(parents=True)
-        builder = ObjectsBuilder(base=base, toolchains=workshop.toolchains, jobs=os.cpu_count() or 1)
+        builder = ObjectsBuilder(base=base, toolchains=backend.toolchains, jobs=os.cpu_count() or 1)
         outcomes.append(builder.build(series, name="livepatch_verdict", work_dir=place, check_only=check_only))
     check, build = outcomes
     return Entry(

@@ -26,7 +26,7 @@ from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.builders.reference import ReferenceBuilder
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.series import PatchSeries, SourcePatch
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 from equal import own_kernel
 from kinds import KINDS
 from measuring import Measured
@@ -39,15 +39,15 @@ NAME = "livepatch_bench"
 class WholeKernel:
     """One builder on one small kernel; `kept` is the directory of the base where the builder's built tree is."""
 
-    workshop: BuildingWorkshop
-    kernel: Callable[[BuildingWorkshop], Base]
+    backend: LocalBackend
+    kernel: Callable[[LocalBackend], Base]
     builder: type[KlpBuilder | ReferenceBuilder]
     kept: str
 
     @cached_property
     def base(self) -> Base:
         """The kernel's base, built now where it is not there."""
-        return self.kernel(self.workshop)
+        return self.kernel(self.backend)
 
     def cold(self, runs: int) -> Measured:
         """Build with nothing kept, each time."""
@@ -99,7 +99,7 @@ class WholeKernel:
             measured.stages.append(outcome.seconds)
 
     def _made(self, builder: Callable[..., Any]) -> Any:
-        return builder(base=self.base, toolchains=self.workshop.toolchains, jobs=os.cpu_count() or 1)
+        return builder(base=self.base, toolchains=self.backend.toolchains, jobs=os.cpu_count() or 1)
 
     def _patch(self, number: int) -> PatchSeries:
         """Return a patch that no other run has."""
@@ -114,13 +114,13 @@ class WholeKernel:
         return directory
 
 
-def whole_rows(workshop: BuildingWorkshop) -> dict[str, tuple[WholeKernel, Callable[[int], Measured]]]:
+def whole_rows(backend: LocalBackend) -> dict[str, tuple[WholeKernel, Callable[[int], Measured]]]:
     """Return what measures each row, given the number of runs, with the kernel that it is about.
 
     The rows objects.small and klp.* are on one kernel, with one patch.
     """
-    klp = WholeKernel(workshop, lambda workshop: small_kernel(workshop, "7.2"), KlpBuilder, "klp")
-    reference = WholeKernel(workshop, own_kernel, ReferenceBuilder, "reference")
+    klp = WholeKernel(backend, lambda backend: small_kernel(backend, "7.2"), KlpBuilder, "klp")
+    reference = WholeKernel(backend, own_kernel, ReferenceBuilder, "reference")
     return {
         "objects.small": (klp, klp.objects),
         "klp.cold": (klp, klp.cold),

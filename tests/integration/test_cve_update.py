@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_workshop import KERNEL, SOURCES
+from fake_backend import KERNEL, SOURCES
 from host_commands import Ran, enrol, run_json
 from running_server import RunningServer
 from simulated_host import SimulatedHost

@@ -38,7 +38,7 @@ def test_a_job_whose_server_is_killed_while_it_builds_is_finished_once(server: R
     assert report["result"] == "success"
     module = server.request("GET", f"/v1/builds/{job}/module").content
     assert hashlib.sha256(module).hexdigest() == report["module_sha256"]
-    assert (server.workshop.runs("build"), server.workshop.runs("trial")) == (2, 1)
+    assert (server.backend.runs("build"), server.backend.runs("trial")) == (2, 1)
     told = server.events(job)
     assert [event["event"] for event in told].count("done") == 1
     assert [event["attempt"] for event in told if "attempt" in event] == [1, 2]
@@ -51,7 +51,7 @@ def test_a_job_whose_server_is_killed_in_the_trial_is_not_built_again(server: Ru
     server.kill()
     server.start()
     assert server.report(job)["result"] == "success"
-    assert (server.workshop.runs("build"), server.workshop.runs("trial")) == (1, 2)
+    assert (server.backend.runs("build"), server.backend.runs("trial")) == (1, 2)
 
 
 def test_a_job_that_kills_its_server_each_time_is_given_up_and_others_are_not(server: RunningServer) -> None:
@@ -72,7 +72,7 @@ def test_a_job_that_kills_its_server_each_time_is_given_up_and_others_are_not(se
         watch.join(timeout=10)
     assert [report["result"] for report in reports] == ["error", "success"]
     assert reports[0]["problem"]["code"] == "job-crashes-server"  # type: ignore[index]
-    assert server.workshop.runs("build") == MAX_ATTEMPTS + 1
+    assert server.backend.runs("build") == MAX_ATTEMPTS + 1
 
 
 def test_jobs_survive_a_server_that_is_killed_again_and_again(server: RunningServer) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from fake_workshop import KERNEL, SOURCES
+from fake_backend import KERNEL, SOURCES
 from postgres import PROGRAMS, Postgres
 from running_server import RunningServer, free_port
 from swift import Swift, is_installed

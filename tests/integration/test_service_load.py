@@ -46,7 +46,7 @@ def test_a_thousand_who_ask_the_same_at_once_get_one_build(server: RunningServer
     jobs = {job for _, job in answers}
     assert len(jobs) == 1
     assert server.report(jobs.pop())["result"] == "success"
-    assert server.workshop.runs("build") == 1
+    assert server.backend.runs("build") == 1
 
 
 def test_a_thousand_may_follow_a_job(server: RunningServer) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from fake_workshop import KERNEL
+from fake_backend import KERNEL
 from running_server import RunningServer
 
 pytestmark = pytest.mark.integration
@@ -47,7 +47,7 @@ def test_twenty_who_ask_the_same_at_once_get_one_build(server: RunningServer) ->
         jobs = set(crowd.map(lambda _: server.ask("sleep 0.5"), range(20)))
     assert len(jobs) == 1
     assert server.report(jobs.pop())["result"] == "success"
-    assert (server.workshop.runs("build"), server.workshop.runs("trial")) == (1, 1)
+    assert (server.backend.runs("build"), server.backend.runs("trial")) == (1, 1)
 
 
 def test_the_client_waits_out_a_server_that_is_killed_and_comes_back(server: RunningServer, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_client_that_is_interrupted_leaves_the_job_and_finds_it_again(
     out, _ = following.communicate(timeout=30)
     assert following.returncode == 0
     assert json.loads(out)["files"]["module"] == "livepatch_meminfo.ko"
-    assert server.workshop.runs("build") == 1
+    assert server.backend.runs("build") == 1
 
 
 def test_a_job_that_its_owner_cancels_ends_within_five_seconds(server: RunningServer, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from fake_workshop import KERNEL
+from fake_backend import KERNEL
 from postgres import PROGRAMS, Postgres
 from running_server import RunningServer, free_port
 from swift import Swift, is_installed

@@ -21,7 +21,7 @@ from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.progress import Event
 from elivepatch.process import run
-from elivepatch.service.jobs.local_backend import BuildingWorkshop, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import GuestKernel
 
@@ -42,25 +42,25 @@ def settings() -> ServerSettings:
 
 
 @pytest.fixture(scope="session")
-def workshop(settings: ServerSettings) -> BuildingWorkshop:
-    return BuildingWorkshop(settings)
+def backend(settings: ServerSettings) -> LocalBackend:
+    return LocalBackend(settings)
 
 
 @pytest.fixture(scope="session")
-def archive(workshop: BuildingWorkshop) -> Archive:
-    return workshop.archive
+def archive(backend: LocalBackend) -> Archive:
+    return backend.archive
 
 
 @pytest.fixture(scope="session")
-def base_6_1(workshop: BuildingWorkshop) -> Base:
+def base_6_1(backend: LocalBackend) -> Base:
     """Debian 12's stock 6.1.176: gcc 12, no IBT."""
-    return workshop.base(workshop.maker(_tell).add(BOOKWORM).release)
+    return backend.base(backend.maker(_tell).add(BOOKWORM).release)
 
 
 @pytest.fixture(scope="session")
-def base_6_12(workshop: BuildingWorkshop) -> Base:
+def base_6_12(backend: LocalBackend) -> Base:
     """Debian 13's newest stock 6.12: gcc 14, IBT."""
-    return workshop.base(workshop.maker(_tell).add("debian-13").release)
+    return backend.base(backend.maker(_tell).add("debian-13").release)
 
 
 @pytest.fixture(params=[pytest.param("6.1", marks=pytest.mark.extended), "6.12"])
@@ -93,7 +93,7 @@ def shared_path(settings: ServerSettings) -> Iterator[Path]:
 
 
 @pytest.fixture
-def build(workshop: BuildingWorkshop, reachable_path: Path) -> Build:
+def build(backend: LocalBackend, reachable_path: Path) -> Build:
     """Build a livepatch from texts of source patches, without service or trial."""
     count = 0
 
@@ -104,7 +104,7 @@ def build(workshop: BuildingWorkshop, reachable_path: Path) -> Build:
         count += 1
         work_dir = reachable_path / str(count)
         work_dir.mkdir()
-        builder = ObjectsBuilder(base=base, toolchains=workshop.toolchains, jobs=2)
+        builder = ObjectsBuilder(base=base, toolchains=backend.toolchains, jobs=2)
         return builder.build(series_of(*patches), name=name, work_dir=work_dir, check_only=check_only)
 
     return built

@@ -22,7 +22,7 @@ from elivepatch.kernel.config import parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 
 pytestmark = pytest.mark.kernel
 
@@ -116,25 +116,25 @@ def test_an_archive_whose_signatures_do_not_hold_gives_nothing(
     assert not (keyless.directory / "refreshed").exists()
 
 
-def test_a_release_that_no_archive_knows_is_told(workshop: BuildingWorkshop) -> None:
+def test_a_release_that_no_archive_knows_is_told(backend: LocalBackend) -> None:
     with pytest.raises(EnvironmentFault) as caught:
-        workshop.maker().add("6.1.0-999-cloud-amd64")
+        backend.maker().add("6.1.0-999-cloud-amd64")
     assert caught.value.problem.code == "kernel-not-in-archive"
     assert "6.1.0-999-cloud-amd64" in caught.value.problem.message
 
 
-def maker(workshop: BuildingWorkshop, directory: Path, stop_at: str) -> StockMaker:
+def maker(backend: LocalBackend, directory: Path, stop_at: str) -> StockMaker:
     """What makes bases in another directory and is stopped where it tells of something."""
 
     def stop(event: Event) -> None:
         if stop_at in event.message:
             raise Stop
 
-    return StockMaker(workshop.archive, BaseContext(workshop.toolchains, Bases(directory), 2, stop))
+    return StockMaker(backend.archive, BaseContext(backend.toolchains, Bases(directory), 2, stop))
 
 
 def test_a_base_whose_making_was_interrupted_is_not_there(
-    workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: LocalBackend, base_6_1: Base, reachable_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unpack = stock._unpack
 
@@ -146,14 +146,14 @@ def test_a_base_whose_making_was_interrupted_is_not_there(
 
     monkeypatch.setattr(stock, "_unpack", unpack_some)
     with pytest.raises(Stop):
-        maker(workshop, reachable_path, "never").add(base_6_1.release)
+        maker(backend, reachable_path, "never").add(base_6_1.release)
     assert Bases(reachable_path).list() == []
     assert [path.name for path in reachable_path.iterdir()] == [f".{base_6_1.release}.lock"]
 
 
 @pytest.mark.extended
 def test_an_interruption_ends_both_halves_of_the_making_at_once(
-    workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: LocalBackend, base_6_1: Base, reachable_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The source is prepared while the debug information is read, which takes much longer than this test waits."""
     times: dict[str, float] = {}
@@ -170,28 +170,28 @@ def test_an_interruption_ends_both_halves_of_the_making_at_once(
         remove(path, **how)
 
     monkeypatch.setattr("elivepatch.build.base.common.shutil.rmtree", clear_away)
-    context = BaseContext(workshop.toolchains, Bases(reachable_path), 2, interrupt)
+    context = BaseContext(backend.toolchains, Bases(reachable_path), 2, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        StockMaker(workshop.archive, context).add(base_6_1.release)
+        StockMaker(backend.archive, context).add(base_6_1.release)
     assert times["ended"] - times["interrupted"] < 5
     assert [path.name for path in reachable_path.iterdir()] == [f".{base_6_1.release}.lock"]
 
 
 def test_what_a_killed_process_left_is_cleared_by_the_next(
-    workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path
+    backend: LocalBackend, base_6_1: Base, reachable_path: Path
 ) -> None:
     ours, others = reachable_path / f".{base_6_1.release}.new-left", reachable_path / ".6.9.9-amd64.new-busy"
     for left in (ours, others, reachable_path / base_6_1.release):
         (left / "tree").mkdir(parents=True)
     with pytest.raises(Stop):
-        maker(workshop, reachable_path, "unpacking").add(base_6_1.release)
+        maker(backend, reachable_path, "unpacking").add(base_6_1.release)
     assert not ours.exists()
     assert not (reachable_path / base_6_1.release).exists()
     assert others.exists(), "another kernel may be in the making"
 
 
-def test_a_base_that_is_there_is_not_made_again(workshop: BuildingWorkshop, base_6_1: Base) -> None:
-    assert maker(workshop, workshop.bases.directory, base_6_1.release).add(base_6_1.release) == base_6_1
+def test_a_base_that_is_there_is_not_made_again(backend: LocalBackend, base_6_1: Base) -> None:
+    assert maker(backend, backend.bases.directory, base_6_1.release).add(base_6_1.release) == base_6_1
 
 
 def test_the_prepared_configuration_is_the_shipped_one_and_a_lost_option_is_noticed(base: Base) -> None:

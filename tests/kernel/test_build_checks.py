@@ -19,7 +19,7 @@ from elivepatch.build.checks.module import Expected, check_module
 from elivepatch.kernel.elf import BIND_LOCAL, TYPE_FUNC, ElfFile, Symbol
 from elivepatch.kernel.symbols import Block
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Kind, Problem
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 
 pytestmark = pytest.mark.kernel
 
@@ -57,9 +57,7 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(
-    workshop: BuildingWorkshop, base_6_1: Base, shared_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Made:
+def made(backend: LocalBackend, base_6_1: Base, shared_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Functions of vmlinux (two of the several of one name, one with a static variable) and of a module."""
     given: dict[str, Any] = {}
     real = builder.check_module
@@ -70,7 +68,7 @@ def made(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "check_module", recorded)
-        maker = builder.ObjectsBuilder(base=base_6_1, toolchains=workshop.toolchains, jobs=2)
+        maker = builder.ObjectsBuilder(base=base_6_1, toolchains=backend.toolchains, jobs=2)
         series = series_of(patch_of(base_6_1.tree, STFU, VLAN, C_START, SAME_NAME))
         assert maker.build(series, name="livepatch_test", work_dir=shared_path).problem is None
     return Made(directory=tmp_path_factory.mktemp("checks"), **given)

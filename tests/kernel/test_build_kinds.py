@@ -328,11 +328,11 @@ def test_a_series_may_bring_callbacks(base: Base, build: Any) -> None:
     assert [note.code for note in outcome.notes] == ["callbacks"]
 
 
-def test_what_the_tools_printed_is_kept(base_6_1: Base, workshop: Any, reachable_path: Path) -> None:
+def test_what_the_tools_printed_is_kept(base_6_1: Base, backend: Any, reachable_path: Path) -> None:
     log, events = reachable_path / "log", []
     builder = ObjectsBuilder(
         base=base_6_1,
-        toolchains=workshop.toolchains,
+        toolchains=backend.toolchains,
         jobs=2,
         log=log,
         progress=lambda event: events.append(event.stage),

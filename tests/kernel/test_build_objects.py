@@ -18,7 +18,7 @@ from elivepatch.build.objects.link import Linker
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.kernel.elf import BIND_WEAK, ElfFile
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Kind
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 
 pytestmark = pytest.mark.kernel
 
@@ -26,8 +26,8 @@ DROP = "fs/drop_caches.c"
 STFU = Edit(DROP, "stfu |= sysctl_drop_caches & 4;", "stfu |= sysctl_drop_caches & 12;")
 
 
-def compiler(workshop: BuildingWorkshop, base: Base) -> Compiler:
-    toolchains = workshop.toolchains
+def compiler(backend: LocalBackend, base: Base) -> Compiler:
+    toolchains = backend.toolchains
     return Compiler(
         base=base,
         sandbox=toolchains.sandbox(toolchains.get(base.toolchain)),
@@ -39,10 +39,10 @@ def compiler(workshop: BuildingWorkshop, base: Base) -> Compiler:
     "source", ["fs/proc/meminfo.c", "fs/eventfd.c", DROP, "net/8021q/vlanproc.c", "virt/kvm/eventfd.c"]
 )
 def test_every_function_of_a_rebuilt_object_is_what_the_kernel_holds(
-    workshop: BuildingWorkshop, base: Base, source: str
+    backend: LocalBackend, base: Base, source: str
 ) -> None:
     unit = base.units.by_source[source]
-    made = compiler(workshop, base)
+    made = compiler(backend, base)
     plain = ElfFile(made.plain(unit, made.original(unit)))
     parent = base.parent(unit.parents[0])
     located = locate(plain, parent, source=source, parent=unit.parents[0])
@@ -52,7 +52,7 @@ def test_every_function_of_a_rebuilt_object_is_what_the_kernel_holds(
     check_fidelity(plain, parent, located, names, source=source, parent=unit.parents[0])
 
 
-def changed_plain(workshop: BuildingWorkshop, base: Base, directory: Path, *edits: Edit) -> ElfFile:
+def changed_plain(backend: LocalBackend, base: Base, directory: Path, *edits: Edit) -> ElfFile:
     """The object as the shipped kernel would have been, had its source been another."""
     layer = directory / "layer"
     for edit in edits:
@@ -62,15 +62,15 @@ def changed_plain(workshop: BuildingWorkshop, base: Base, directory: Path, *edit
         place.write_text(text.replace(edit.old, edit.new))
     for path in (layer, *layer.rglob("*")):
         shutil.chown(path, BUILD_UID, BUILD_UID)
-    made, unit = compiler(workshop, base), base.units.by_source[edits[0].path]
+    made, unit = compiler(backend, base), base.units.by_source[edits[0].path]
     real = made.original(unit)
     (directory / "plain").mkdir()
     (directory / "plain/command").write_text(without_sections(real.command))
     return ElfFile(made.patched(unit, Original(directory / "plain"), layer, directory))
 
 
-def test_an_object_of_another_source_is_refused(workshop: BuildingWorkshop, base: Base, reachable_path: Path) -> None:
-    plain = changed_plain(workshop, base, reachable_path, STFU)
+def test_an_object_of_another_source_is_refused(backend: LocalBackend, base: Base, reachable_path: Path) -> None:
+    plain = changed_plain(backend, base, reachable_path, STFU)
     located = locate(plain, base.vmlinux, source=DROP, parent="vmlinux")
     with pytest.raises(BuildStopped) as caught:
         check_fidelity(plain, base.vmlinux, located, ["drop_caches_sysctl_handler"], source=DROP, parent="vmlinux")
@@ -80,18 +80,18 @@ def test_an_object_of_another_source_is_refused(workshop: BuildingWorkshop, base
 
 
 def test_an_object_with_other_static_functions_is_refused(
-    workshop: BuildingWorkshop, base: Base, reachable_path: Path
+    backend: LocalBackend, base: Base, reachable_path: Path
 ) -> None:
     edit = Edit(DROP, "drop_pagecache_sb", "drop_pagecache_all")
-    plain = changed_plain(workshop, base, reachable_path, edit)
+    plain = changed_plain(backend, base, reachable_path, edit)
     with pytest.raises(BuildStopped) as caught:
         locate(plain, base.vmlinux, source=DROP, parent="vmlinux")
     assert caught.value.problem.code == "symbols"
 
 
-def test_one_flipped_byte_of_a_function_is_refused(workshop: BuildingWorkshop, base_6_1: Base, tmp_path: Path) -> None:
+def test_one_flipped_byte_of_a_function_is_refused(backend: LocalBackend, base_6_1: Base, tmp_path: Path) -> None:
     unit = base_6_1.units.by_source[DROP]
-    made = compiler(workshop, base_6_1)
+    made = compiler(backend, base_6_1)
     real = made.plain(unit, made.original(unit))
     symbol = next(one for one in ElfFile(real).symbols if one.name == "drop_caches_sysctl_handler")
     section = ElfFile(real).sections[symbol.section]
@@ -105,14 +105,14 @@ def test_one_flipped_byte_of_a_function_is_refused(workshop: BuildingWorkshop, b
         check_fidelity(plain, base_6_1.vmlinux, located, [symbol.name], source=DROP, parent="vmlinux")
 
 
-def compared(workshop: BuildingWorkshop, base: Base, directory: Path, sizes: dict[str, int], patched: bytes) -> None:
+def compared(backend: LocalBackend, base: Base, directory: Path, sizes: dict[str, int], patched: bytes) -> None:
     """Compare the original of one object with some bytes."""
-    made, unit = compiler(workshop, base), base.units.by_source["fs/eventfd.c"]
+    made, unit = compiler(backend, base), base.units.by_source["fs/eventfd.c"]
     original = made.original(unit)
     plain = ElfFile(made.plain(unit, original))
     located = locate(plain, base.vmlinux, source=unit.source, parent="vmlinux")
     (directory / "patched.o").write_bytes(patched or original.sectioned.read_bytes())
-    toolchains = workshop.toolchains
+    toolchains = backend.toolchains
     tool = DiffTool(sandbox=toolchains.sandbox(toolchains.helper()), struct_sizes=sizes)
     tool.compare(
         original=original.sectioned, patched=directory / "patched.o", source=unit.source, parent="vmlinux",
@@ -121,23 +121,21 @@ def compared(workshop: BuildingWorkshop, base: Base, directory: Path, sizes: dic
     )  # fmt: skip
 
 
-def test_a_diff_tool_that_gives_up_is_our_matter(
-    workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path
-) -> None:
+def test_a_diff_tool_that_gives_up_is_our_matter(backend: LocalBackend, base_6_1: Base, reachable_path: Path) -> None:
     with pytest.raises(BuildStopped) as caught:
-        compared(workshop, base_6_1, reachable_path, {}, b"")
+        compared(backend, base_6_1, reachable_path, {}, b"")
     assert (caught.value.problem.code, caught.value.problem.kind) == ("diff-tool", Kind.ERROR)
     assert "STRUCT_SIZE" in caught.value.problem.excerpt
 
 
-def test_an_object_that_is_none_is_malformed(workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path) -> None:
+def test_an_object_that_is_none_is_malformed(backend: LocalBackend, base_6_1: Base, reachable_path: Path) -> None:
     with pytest.raises(EnvironmentFault) as caught:
-        compared(workshop, base_6_1, reachable_path, dict(base_6_1.struct_sizes), b"no object")
+        compared(backend, base_6_1, reachable_path, dict(base_6_1.struct_sizes), b"no object")
     assert caught.value.problem.code == "elf-malformed"
 
 
-def test_what_cannot_be_linked_is_our_matter(workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path) -> None:
-    toolchains = workshop.toolchains
+def test_what_cannot_be_linked_is_our_matter(backend: LocalBackend, base_6_1: Base, reachable_path: Path) -> None:
+    toolchains = backend.toolchains
     (reachable_path / "diff.o").write_bytes(b"no object")
     linker = Linker(
         base=base_6_1,
@@ -179,6 +177,6 @@ def test_what_cannot_be_linked_is_our_matter(workshop: BuildingWorkshop, base_6_
         "%s: new function: %s",
     ],
 )
-def test_what_we_understand_is_what_the_diff_tool_says(workshop: BuildingWorkshop, phrase: str) -> None:
-    tool = workshop.toolchains.helper().root / "usr/lib/kpatch/create-diff-object"
+def test_what_we_understand_is_what_the_diff_tool_says(backend: LocalBackend, phrase: str) -> None:
+    tool = backend.toolchains.helper().root / "usr/lib/kpatch/create-diff-object"
     assert phrase.encode() in tool.read_bytes()

@@ -23,7 +23,7 @@ from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageErro
 from elivepatch.model.kernel import BuildId, parse_release
 from elivepatch.model.trial import Expectation
 from elivepatch.process import run
-from elivepatch.service.jobs.local_backend import BuildingWorkshop, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 from small_kernels import small_kernel
@@ -42,16 +42,16 @@ SECOND = Edit(
 
 
 @pytest.fixture(scope="module")
-def own(workshop: BuildingWorkshop) -> Base:
+def own(backend: LocalBackend) -> Base:
     """A small 6.12 with a patch of its operator's."""
-    return small_kernel(workshop, "6.12", BASE_PATCH, suffix="-own")
+    return small_kernel(backend, "6.12", BASE_PATCH, suffix="-own")
 
 
 def livepatch(
-    workshop: BuildingWorkshop, base: Base, work_dir: Path, *edits: Edit, name: str, replaces: bool = True
+    backend: LocalBackend, base: Base, work_dir: Path, *edits: Edit, name: str, replaces: bool = True
 ) -> Path:
     work_dir.mkdir()
-    builder = ObjectsBuilder(base=base, toolchains=workshop.toolchains, jobs=2)
+    builder = ObjectsBuilder(base=base, toolchains=backend.toolchains, jobs=2)
     outcome = builder.build(
         series_of(patch_of(base.tree, *edits)), name=name, work_dir=work_dir, atomic_replace=replaces
     )
@@ -72,8 +72,8 @@ def test_a_base_is_the_kernel_that_was_built(own: Base) -> None:
     assert not list(own.tree.rglob("vmlinux.o")), "what was built is not kept"
 
 
-def test_what_its_source_package_has_closed_is_closed_in_it_too(workshop: BuildingWorkshop, own: Base) -> None:
-    sources = workshop.sources(own.release)
+def test_what_its_source_package_has_closed_is_closed_in_it_too(backend: LocalBackend, own: Base) -> None:
+    sources = backend.sources(own.release)
     assert sources.package_version == ""
     assert sources.changelog is not None
     assert f"linux-source-6.12_{sources.changelog.version}" in own.packages
@@ -81,10 +81,10 @@ def test_what_its_source_package_has_closed_is_closed_in_it_too(workshop: Buildi
 
 
 def test_a_base_patch_then_a_livepatch_on_it_then_a_second_are_all_live_at_once(
-    workshop: BuildingWorkshop, own: Base, reachable_path: Path, tmp_path: Path, settings: ServerSettings
+    backend: LocalBackend, own: Base, reachable_path: Path, tmp_path: Path, settings: ServerSettings
 ) -> None:
-    first = livepatch(workshop, own, reachable_path / "1", FIRST, name="livepatch_first", replaces=False)
-    second = livepatch(workshop, own, reachable_path / "2", SECOND, name="livepatch_second", replaces=False)
+    first = livepatch(backend, own, reachable_path / "1", FIRST, name="livepatch_first", replaces=False)
+    second = livepatch(backend, own, reachable_path / "2", SECOND, name="livepatch_second", replaces=False)
     # The first one is loaded before the case like a module that the second one needs.
     modules = tmp_path / "modules"
     shutil.copytree(own.directory / "modules", modules)
@@ -109,9 +109,9 @@ def test_a_base_patch_then_a_livepatch_on_it_then_a_second_are_all_live_at_once(
 
 
 def test_a_cumulative_livepatch_carries_both(
-    workshop: BuildingWorkshop, own: Base, reachable_path: Path, tmp_path: Path, settings: ServerSettings
+    backend: LocalBackend, own: Base, reachable_path: Path, tmp_path: Path, settings: ServerSettings
 ) -> None:
-    module = livepatch(workshop, own, reachable_path / "1", FIRST, SECOND, name="livepatch_both")
+    module = livepatch(backend, own, reachable_path / "1", FIRST, SECOND, name="livepatch_both")
     report = run_trial(
         kernel=guest_kernel(own),
         livepatch=module,
@@ -142,7 +142,7 @@ def kept(archive: Archive, base_6_1: Base, shared_path: Path) -> KeptBuild:
 
 @pytest.mark.extended
 def test_what_was_kept_of_a_build_gives_the_same_livepatches_as_the_packages(
-    workshop: BuildingWorkshop, base_6_1: Base, kept: KeptBuild, shared_path: Path, archive: Archive
+    backend: LocalBackend, base_6_1: Base, kept: KeptBuild, shared_path: Path, archive: Archive
 ) -> None:
     config = shared_path / "config"
     config.write_bytes(_shipped_config(archive, base_6_1, shared_path))
@@ -155,15 +155,15 @@ def test_what_was_kept_of_a_build_gives_the_same_livepatches_as_the_packages(
         kept=kept,
         build_id=base_6_1.build_id,
     )
-    made = maker(workshop, bases).add(kernel)
+    made = maker(backend, bases).add(kernel)
     assert (made.kind, made.build_id, made.claimed_build_id) == ("custom", base_6_1.build_id, None)
     assert made.struct_sizes == base_6_1.struct_sizes
     assert made.units == base_6_1.units
     assert made.module_files.keys() == base_6_1.module_files.keys()
     vlan = Edit("net/8021q/vlanproc.c", '"VLAN Dev name	 | VLAN ID\\n"', '"VLAN device	 | VLAN id\\n"')
     meminfo = Edit("fs/proc/meminfo.c", '"VmallocChunk:   "', '"VMALLOCCHUNK:   "')
-    ours = livepatch(workshop, made, shared_path / "ours", vlan, meminfo, name="livepatch_same")
-    theirs = livepatch(workshop, base_6_1, shared_path / "theirs", vlan, meminfo, name="livepatch_same")
+    ours = livepatch(backend, made, shared_path / "ours", vlan, meminfo, name="livepatch_same")
+    theirs = livepatch(backend, base_6_1, shared_path / "theirs", vlan, meminfo, name="livepatch_same")
     assert ours.read_bytes() == theirs.read_bytes()
 
 
@@ -192,29 +192,29 @@ def described(own: Base, **changed: object) -> CustomKernel:
     )
 
 
-def maker(workshop: BuildingWorkshop, bases: Bases) -> CustomMaker:
-    return CustomMaker(workshop.archive, BaseContext(workshop.toolchains, bases, 2))
+def maker(backend: LocalBackend, bases: Bases) -> CustomMaker:
+    return CustomMaker(backend.archive, BaseContext(backend.toolchains, bases, 2))
 
 
-def refusal(workshop: BuildingWorkshop, kernel: CustomKernel, bases: Bases) -> str:
+def refusal(backend: LocalBackend, kernel: CustomKernel, bases: Bases) -> str:
     with pytest.raises(ElivepatchError) as caught:
-        maker(workshop, bases).add(kernel)
+        maker(backend, bases).add(kernel)
     assert bases.list() == [], "nothing half-made is left"
     return caught.value.problem.code
 
 
-def test_a_kernel_that_is_there_is_not_built_again(workshop: BuildingWorkshop, own: Base) -> None:
-    assert maker(workshop, workshop.bases).add(described(own)) == own
+def test_a_kernel_that_is_there_is_not_built_again(backend: LocalBackend, own: Base) -> None:
+    assert maker(backend, backend.bases).add(described(own)) == own
 
 
-def test_another_kernel_of_the_same_release_is_refused(workshop: BuildingWorkshop, own: Base) -> None:
+def test_another_kernel_of_the_same_release_is_refused(backend: LocalBackend, own: Base) -> None:
     with pytest.raises(UsageError) as caught:
-        maker(workshop, workshop.bases).add(described(own, base_patches=()))
+        maker(backend, backend.bases).add(described(own, base_patches=()))
     assert caught.value.problem.code == "kernel-present"
 
 
 def test_a_host_of_another_build_id_must_be_accepted_and_is_then_told(
-    workshop: BuildingWorkshop, own: Base, shared_path: Path
+    backend: LocalBackend, own: Base, shared_path: Path
 ) -> None:
     bases = Bases(shared_path / "claimed")
     # What it is bound to stands in its description.
@@ -222,21 +222,21 @@ def test_a_host_of_another_build_id_must_be_accepted_and_is_then_told(
     shutil.copyfile(own.directory / "base.json", bases.directory / own.release / "base.json")
     claimed = BuildId("ab" * 20)
     with pytest.raises(EnvironmentFault) as caught:
-        maker(workshop, bases).add(described(own, build_id=claimed))
+        maker(backend, bases).add(described(own, build_id=claimed))
     assert caught.value.problem.code == "unproved"
     assert own.build_id in caught.value.problem.message
-    bound = maker(workshop, bases).add(described(own, build_id=claimed, accept_unproved=True))
+    bound = maker(backend, bases).add(described(own, build_id=claimed, accept_unproved=True))
     assert (bound.identity.build_id, bound.build_id) == (claimed, own.build_id)
     assert bound.digest != own.digest
     assert bases.get(own.release) == bound
-    again = maker(workshop, bases).add(described(own, build_id=own.build_id))
+    again = maker(backend, bases).add(described(own, build_id=own.build_id))
     assert again.claimed_build_id is None
 
 
 def test_what_was_kept_of_a_build_must_have_debug_information(
-    workshop: BuildingWorkshop, own: Base, stripped: KeptBuild, reachable_path: Path
+    backend: LocalBackend, own: Base, stripped: KeptBuild, reachable_path: Path
 ) -> None:
-    assert refusal(workshop, described(own, kept=stripped), Bases(reachable_path)) == "debug-info"
+    assert refusal(backend, described(own, kept=stripped), Bases(reachable_path)) == "debug-info"
 
 
 def tiny_source(own: Base, place: Path) -> Path:
@@ -264,7 +264,7 @@ def tiny_source(own: Base, place: Path) -> Path:
     ],
 )
 def test_a_kernel_that_cannot_be_made_is_told_and_leaves_nothing(
-    workshop: BuildingWorkshop, own: Base, reachable_path: Path, tmp_path: Path, what: str, code: str
+    backend: LocalBackend, own: Base, reachable_path: Path, tmp_path: Path, what: str, code: str
 ) -> None:
     text = (own.directory / "config").read_text()
     wrong = tmp_path / "wrong"
@@ -288,5 +288,5 @@ def test_a_kernel_that_cannot_be_made_is_told_and_leaves_nothing(
         case _:
             changed["config"] = tmp_path / "absent"
     bases = Bases(reachable_path)
-    assert refusal(workshop, described(own, **changed), bases) == code
+    assert refusal(backend, described(own, **changed), bases) == code
     assert [path.name for path in bases.directory.iterdir() if not path.name.endswith(".lock")] == []

@@ -13,7 +13,7 @@ from elivepatch.build.builders.common import BuildContext
 from elivepatch.build.builders.select import build_with_selected
 from elivepatch.model.build import Builder, BuildRequest
 from elivepatch.model.series import PatchSeries
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ServerSettings
 from equal import NAME, own_kernel, try_module
 from kinds import FOUR, KINDS
@@ -22,19 +22,19 @@ pytestmark = [pytest.mark.kernel, pytest.mark.extended]
 
 
 @pytest.fixture(scope="module")
-def own(workshop: BuildingWorkshop) -> Base:
+def own(backend: LocalBackend) -> Base:
     """A small 6.12 with a patch of its operator's."""
-    return own_kernel(workshop)
+    return own_kernel(backend)
 
 
 def test_the_paranoid_are_given_what_both_builders_make_of_four_kinds_and_it_works(
-    workshop: BuildingWorkshop, own: Base, settings: ServerSettings, reachable_path: Path
+    backend: LocalBackend, own: Base, settings: ServerSettings, reachable_path: Path
 ) -> None:
     """One series, because kpatch-build takes half a minute for each."""
     patches = tuple(patch for name in FOUR for patch in KINDS[name].series(own.tree).patches)
     request = BuildRequest(release=own.release, series=PatchSeries(patches), paranoid=True)
     (reachable_path / "work").mkdir()
-    context = BuildContext(base=own, toolchains=workshop.toolchains, jobs=2)
+    context = BuildContext(base=own, toolchains=backend.toolchains, jobs=2)
     outcome = build_with_selected(request, context, name=NAME, work_dir=reachable_path / "work")
     assert outcome.problem is None, f"{outcome.problem}\n{outcome.problem.excerpt}"
     assert {function.object for function in outcome.functions} == {"vmlinux", "loop", "minix"}

@@ -14,7 +14,7 @@ from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.series import PatchSeries
 from elivepatch.model.trial import Expectation
-from elivepatch.service.jobs.local_backend import BuildingWorkshop, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 from kinds import KINDS
@@ -27,24 +27,24 @@ SHOW = "fs/proc/loadavg.c"
 
 
 @pytest.fixture(scope="module")
-def base(workshop: BuildingWorkshop) -> Base:
-    return small_kernel(workshop, "7.2")
+def base(backend: LocalBackend) -> Base:
+    return small_kernel(backend, "7.2")
 
 
 def built(
-    builder: type[KlpBuilder | ObjectsBuilder], workshop: BuildingWorkshop, base: Base, series: PatchSeries, place: Path
+    builder: type[KlpBuilder | ObjectsBuilder], backend: LocalBackend, base: Base, series: PatchSeries, place: Path
 ) -> BuildOutcome:
     place.mkdir()
-    return builder(base=base, toolchains=workshop.toolchains, jobs=2).build(series, name=NAME, work_dir=place)
+    return builder(base=base, toolchains=backend.toolchains, jobs=2).build(series, name=NAME, work_dir=place)
 
 
 def test_both_builders_replace_the_same_functions_of_two_modules_and_of_vmlinux(
-    workshop: BuildingWorkshop, base: Base, reachable_path: Path, tmp_path: Path, settings: ServerSettings
+    backend: LocalBackend, base: Base, reachable_path: Path, tmp_path: Path, settings: ServerSettings
 ) -> None:
     kinds = [KINDS[name] for name in ("one line", "line shift", "two modules")]
     series = PatchSeries(tuple(patch for kind in kinds for patch in kind.series(base.tree).patches))
-    objects = built(ObjectsBuilder, workshop, base, series, reachable_path / "objects")
-    klp = built(KlpBuilder, workshop, base, series, reachable_path / "klp")
+    objects = built(ObjectsBuilder, backend, base, series, reachable_path / "objects")
+    klp = built(KlpBuilder, backend, base, series, reachable_path / "klp")
     assert (objects.problem, klp.problem) == (None, None)
     assert klp.functions == objects.functions
     assert {one.object for one in klp.functions} == {VMLINUX, "loop", "minix"}
@@ -74,9 +74,9 @@ REFUSED = {
     [pytest.param(one, marks=[pytest.mark.extended] if one in {"no-change", "init-only"} else []) for one in REFUSED],
 )
 def test_what_klp_build_would_let_pass_or_say_in_words_of_its_own_is_told(
-    workshop: BuildingWorkshop, base: Base, reachable_path: Path, code: str
+    backend: LocalBackend, base: Base, reachable_path: Path, code: str
 ) -> None:
     series = series_of(patch_of(base.tree, REFUSED[code]))
-    outcome = built(KlpBuilder, workshop, base, series, reachable_path / "klp")
+    outcome = built(KlpBuilder, backend, base, series, reachable_path / "klp")
     assert outcome.problem is not None
     assert outcome.problem.code == code

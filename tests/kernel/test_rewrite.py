@@ -16,7 +16,7 @@ from elivepatch.build.base.store import Base
 from elivepatch.build.builders.common import BuildContext
 from elivepatch.build.builders.select import build_with_selected
 from elivepatch.model.build import BuildOutcome, BuildRequest
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import GuestKernel
 from elivepatch.trial.run import run_trial
@@ -128,12 +128,12 @@ CASES_THAT_CANNOT = {
 
 
 @pytest.fixture
-def check(workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path) -> Check:
+def check(backend: LocalBackend, base_6_1: Base, reachable_path: Path) -> Check:
     def checked(edits: list[Edit]) -> BuildOutcome:
         request = BuildRequest(
             release=base_6_1.release, series=series_of(patch_of(base_6_1.tree, *edits)), check_only=True, rewrite=True
         )
-        context = BuildContext(base=base_6_1, toolchains=workshop.toolchains, jobs=2)
+        context = BuildContext(base=base_6_1, toolchains=backend.toolchains, jobs=2)
         return build_with_selected(request, context, name="livepatch_test", work_dir=reachable_path)
 
     return checked
@@ -193,12 +193,12 @@ def test_what_cannot_be_known_to_be_safe_is_not_proposed(check: Check, name: str
 
 
 def test_a_series_with_a_new_file_is_not_proposed_without_it(
-    workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path
+    backend: LocalBackend, base_6_1: Base, reachable_path: Path
 ) -> None:
     header = "--- /dev/null\n+++ b/fs/proc/more.h\n@@ -0,0 +1 @@\n+#define MORE 1\n"
     text = patch_of(base_6_1.tree, *CASES["an export less"].edits)
     request = BuildRequest(release=base_6_1.release, series=series_of(header + text), check_only=True, rewrite=True)
-    context = BuildContext(base=base_6_1, toolchains=workshop.toolchains, jobs=2)
+    context = BuildContext(base=base_6_1, toolchains=backend.toolchains, jobs=2)
     proposal = build_with_selected(request, context, name="livepatch_test", work_dir=reachable_path).proposal
     assert proposal is not None
     assert proposal.patch == ""

@@ -21,7 +21,7 @@ from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox
 from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.process import Completed, run
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 
 pytestmark = pytest.mark.kernel
 
@@ -29,8 +29,8 @@ PROBE = Path(__file__).parent / "samples/probe.c"
 
 
 @pytest.fixture(scope="module")
-def sandbox(workshop: BuildingWorkshop) -> Sandbox:
-    toolchains = workshop.toolchains
+def sandbox(backend: LocalBackend) -> Sandbox:
+    toolchains = backend.toolchains
     return toolchains.sandbox(toolchains.add("debian-13"))
 
 

@@ -20,7 +20,7 @@ from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event
 from elivepatch.process import run
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 
 pytestmark = pytest.mark.kernel
 
@@ -29,20 +29,20 @@ class Stop(Exception):
     """What ends the making of a toolchain in the middle."""
 
 
-def test_a_toolchain_is_found_by_what_its_kernels_objects_say(workshop: BuildingWorkshop, base: Base) -> None:
-    found = workshop.toolchains.for_compiler(base.compiler, rust=False)
+def test_a_toolchain_is_found_by_what_its_kernels_objects_say(backend: LocalBackend, base: Base) -> None:
+    found = backend.toolchains.for_compiler(base.compiler, rust=False)
     assert (found.name, found.digest) == (base.toolchain, base.toolchain_digest)
     comments = ElfFile(base.directory / "vmlinux").named(".comment").split(b"\0")
     assert found.comment.encode() in comments
 
 
-def test_a_toolchain_has_room_for_what_the_sandbox_shows(workshop: BuildingWorkshop, base: Base) -> None:
-    root = workshop.toolchains.get(base.toolchain).root
+def test_a_toolchain_has_room_for_what_the_sandbox_shows(backend: LocalBackend, base: Base) -> None:
+    root = backend.toolchains.get(base.toolchain).root
     assert all((root / name).is_dir() and not list((root / name).iterdir()) for name in MOUNT_POINTS)
 
 
-def test_the_helper_has_the_tools_in_the_versions_that_are_needed(workshop: BuildingWorkshop, base_6_1: Base) -> None:
-    toolchains = workshop.toolchains
+def test_the_helper_has_the_tools_in_the_versions_that_are_needed(backend: LocalBackend, base_6_1: Base) -> None:
+    toolchains = backend.toolchains
     sandbox = toolchains.sandbox(toolchains.helper())
     for program in ("/usr/lib/kpatch/create-diff-object", "/usr/lib/kpatch/create-klp-module", "/usr/bin/bwrap"):
         assert (toolchains.helper().root / program.lstrip("/")).is_file()
@@ -50,16 +50,16 @@ def test_the_helper_has_the_tools_in_the_versions_that_are_needed(workshop: Buil
     assert (toolchains.helper().root / "usr/share/kpatch/patch/kpatch-macros.h").is_file()
 
 
-def test_a_toolchain_that_is_there_is_not_made_again(workshop: BuildingWorkshop, base_6_1: Base) -> None:
+def test_a_toolchain_that_is_there_is_not_made_again(backend: LocalBackend, base_6_1: Base) -> None:
     events: list[Event] = []
-    assert workshop.toolchains.add("debian-12", events.append) == workshop.toolchains.get("debian-12")
+    assert backend.toolchains.add("debian-12", events.append) == backend.toolchains.get("debian-12")
     assert events == []
 
 
-def test_a_changed_file_is_noticed(workshop: BuildingWorkshop, base_6_1: Base, reachable_path: Path) -> None:
+def test_a_changed_file_is_noticed(backend: LocalBackend, base_6_1: Base, reachable_path: Path) -> None:
     """On a copy whose files are shared with the real one, except the one that is changed."""
-    real = workshop.toolchains.get("debian-12")
-    copy = Toolchains(reachable_path, workshop.archive)
+    real = backend.toolchains.get("debian-12")
+    copy = Toolchains(reachable_path, backend.archive)
     run(["cp", "-al", real.root.parent, reachable_path / "debian-12"]).check("Copying a toolchain")
     assert copy.verify("debian-12")
     compiler = reachable_path / "debian-12/root/usr/bin/x86_64-linux-gnu-gcc-12"
@@ -70,17 +70,15 @@ def test_a_changed_file_is_noticed(workshop: BuildingWorkshop, base_6_1: Base, r
     compiler.write_bytes(content)
     compiler.chmod(mode)
     assert not copy.verify("debian-12")
-    assert workshop.toolchains.verify("debian-12")
+    assert backend.toolchains.verify("debian-12")
 
 
-def test_a_toolchain_whose_making_was_interrupted_is_not_there(
-    workshop: BuildingWorkshop, reachable_path: Path
-) -> None:
+def test_a_toolchain_whose_making_was_interrupted_is_not_there(backend: LocalBackend, reachable_path: Path) -> None:
     def stop(event: Event) -> None:
         if "installing" in event.message:
             raise Stop
 
-    made = Toolchains(reachable_path, workshop.archive)
+    made = Toolchains(reachable_path, backend.archive)
     with pytest.raises(Stop):
         made.add("debian-12", stop)
     assert made.list() == []
@@ -88,7 +86,7 @@ def test_a_toolchain_whose_making_was_interrupted_is_not_there(
 
 
 def test_what_a_killed_process_left_of_another_toolchain_is_left_alone(
-    workshop: BuildingWorkshop, reachable_path: Path
+    backend: LocalBackend, reachable_path: Path
 ) -> None:
     def stop(event: Event) -> None:
         raise Stop
@@ -96,7 +94,7 @@ def test_what_a_killed_process_left_of_another_toolchain_is_left_alone(
     for name in (".debian-13.new-left", ".debian-13-rust.new-busy"):
         (reachable_path / name / "root").mkdir(parents=True)
     with pytest.raises(Stop):
-        Toolchains(reachable_path, workshop.archive).add("debian-13", stop)
+        Toolchains(reachable_path, backend.archive).add("debian-13", stop)
     assert not (reachable_path / ".debian-13.new-left").exists()
     assert (reachable_path / ".debian-13-rust.new-busy").exists()
 
@@ -111,9 +109,9 @@ def test_what_a_killed_process_left_of_another_toolchain_is_left_alone(
     ],
 )
 def test_a_compiler_that_no_toolchain_has_is_told_with_those_there_are(
-    workshop: BuildingWorkshop, base_6_1: Base, text: str, words: list[str]
+    backend: LocalBackend, base_6_1: Base, text: str, words: list[str]
 ) -> None:
-    context = BaseContext(workshop.toolchains, workshop.bases, 2)
+    context = BaseContext(backend.toolchains, backend.bases, 2)
     with pytest.raises(EnvironmentFault) as caught:
         context.toolchain(KernelConfig({"CC_VERSION_TEXT": text}))
     assert caught.value.problem.code == "toolchain-match"
@@ -121,8 +119,8 @@ def test_a_compiler_that_no_toolchain_has_is_told_with_those_there_are(
         assert word in caught.value.problem.message
 
 
-def test_the_description_says_what_was_made(workshop: BuildingWorkshop, base_6_1: Base) -> None:
-    made = workshop.toolchains.get("debian-12")
+def test_the_description_says_what_was_made(backend: LocalBackend, base_6_1: Base) -> None:
+    made = backend.toolchains.get("debian-12")
     kept = json.loads((made.root.parent / "toolchain.json").read_text())
     assert kept["digest"] == made.digest
     assert made.size_bytes > 100 << 20

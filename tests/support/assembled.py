@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A server without its process: the real parts and routes, and a workshop that builds nothing."""
+"""A server without its process: the real parts and routes, and a backend that builds nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from fake_workshop import KERNEL, FakeWorkshop
+from fake_backend import KERNEL, FakeBackend
 from starlette.testclient import TestClient
 
 from elivepatch.service.access.accounts import Account, Role
@@ -32,7 +32,7 @@ class Assembled:
 
     http: TestClient
     services: Services
-    workshop: FakeWorkshop
+    backend: FakeBackend
     state: Path
 
     def token(self, name: str, role: Role, *, tenant: str = "default", kernel: str = "") -> dict[str, str]:
@@ -65,13 +65,13 @@ def assembled(
     state: Path,
     *,
     client: tuple[str, int] = ("127.0.0.1", 50000),
-    kind: type[FakeWorkshop] = FakeWorkshop,
+    kind: type[FakeBackend] = FakeBackend,
     **settings: Any,
 ) -> Iterator[Assembled]:
     """Run a server without its process while the block lasts."""
-    workshop = kind(state / "runs.txt")
+    backend = kind(state / "runs.txt")
     known: dict[str, Any] = {"requests_per_s": 5000.0, "cache_dir": state} | settings
-    services = assemble(ServerSettings(state_dir=state, **known), workshop)
+    services = assemble(ServerSettings(state_dir=state, **known), backend)
     assert services.worker is not None
     # They may hold the standard error of a test that is over.
     logging.getLogger("dbos").handlers.clear()
@@ -80,7 +80,7 @@ def assembled(
     token = (state / TOKEN_FILE).read_text().strip()
     headers = {"Authorization": f"Bearer {token}"}
     with TestClient(api.create(services), headers=headers, raise_server_exceptions=False, client=client) as http:
-        yield Assembled(http, services, workshop, state)
+        yield Assembled(http, services, backend, state)
     services.stopping.set()
     services.watch.stop()
     services.engine.stop()

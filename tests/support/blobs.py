@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 from assembled import Assembled
-from fake_workshop import KERNEL
+from fake_backend import KERNEL
 
 from elivepatch.service.store import digest_of
 

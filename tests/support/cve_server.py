@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from fake_workshop import SOURCES
+from fake_backend import SOURCES
 from signing_server import STRANGER, SigningServer, _Handler
 from simulated_host import BUILD_ID, RELEASE, make_livepatch
 

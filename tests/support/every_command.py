@@ -18,7 +18,7 @@ from unittest import mock
 from assembled import Assembled
 from cve_list import CveList
 from cve_server import CveServer
-from fake_workshop import KERNEL
+from fake_backend import KERNEL
 from git_repository import Repository
 from host_commands import Ran, run_json, save
 from schema_check import published, require_published

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server with a fake workshop, as a program: `fake_server.py STATE_DIR PORT`; `worker` or `front` for one part.
+"""The server with a fake backend, as a program: `fake_server.py STATE_DIR PORT`; `worker` or `front` for one part.
 
 Settings come from the environment, as they do for the real one.
 """
@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from fake_workshop import FakeWorkshop
+from fake_backend import FakeBackend
 
 from elivepatch.model.errors import ElivepatchError
 from elivepatch.output import Output
@@ -28,9 +28,9 @@ if __name__ == "__main__":
     journal = Path(os.environ.get("FAKE_JOURNAL", state / "runs.txt"))
     try:
         if part == "worker":
-            work(settings, FakeWorkshop(journal))
+            work(settings, FakeBackend(journal))
         else:
-            serve(settings, FakeWorkshop(journal) if part == "serve" else None)
+            serve(settings, FakeBackend(journal) if part == "serve" else None)
     except ElivepatchError as error:
         # As the real command ends: a code and a sentence, no traceback.
         Output().problem(error.problem)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server as users start it, with the real workshop, ended by its process id; and the client beside it."""
+"""The server as users start it, with the real backend, ended by its process id; and the client beside it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import json
 import time
 from pathlib import Path
 
-from fake_workshop import KERNEL
+from fake_backend import KERNEL
 from running_server import RunningServer
 
 

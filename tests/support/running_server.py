@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A server process with a fake workshop, started, watched and ended by its process id."""
+"""A server process with a fake backend, started, watched and ended by its process id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx2
-from fake_workshop import KERNEL, FakeWorkshop
+from fake_backend import KERNEL, FakeBackend
 
 PROGRAM = Path(__file__).with_name("fake_server.py")
 DEADLINE_S = 30.0
@@ -59,9 +59,9 @@ class RunningServer:
         self.kill()
 
     @property
-    def workshop(self) -> FakeWorkshop:
-        """The workshop's journal, read from outside."""
-        return FakeWorkshop(Path(self._environment.get("FAKE_JOURNAL", self.state / "runs.txt")))
+    def backend(self) -> FakeBackend:
+        """The backend's journal, read from outside."""
+        return FakeBackend(Path(self._environment.get("FAKE_JOURNAL", self.state / "runs.txt")))
 
     @property
     def url(self) -> str:
@@ -166,9 +166,9 @@ class RunningServer:
         ]
 
     def wait_for(self, what: str, count: int = 1) -> None:
-        """Wait until the workshop was asked `count` times for `what` (build or trial)."""
+        """Wait until the backend was asked `count` times for `what` (build or trial)."""
         deadline = time.monotonic() + DEADLINE_S
-        while self.workshop.runs(what) < count:
+        while self.backend.runs(what) < count:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 

@@ -18,7 +18,7 @@ from elivepatch.build.sandbox.toolchain import declarations
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault
 from elivepatch.process import SEARCH_PATH
 from elivepatch.service.db.database import open_database
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.service.parts import STORE_DIRECTORY, database_url
 from elivepatch.service.store import Store
 from elivepatch.settings import ServerSettings
@@ -149,7 +149,7 @@ def _program(name: str, purpose: str) -> Finding:
 
 
 def _toolchains(settings: ServerSettings) -> Finding:
-    present = [toolchain.name for toolchain in BuildingWorkshop(settings).toolchains.list()]
+    present = [toolchain.name for toolchain in LocalBackend(settings).toolchains.list()]
     return Finding(
         what="toolchains",
         well=bool(present),
@@ -159,11 +159,11 @@ def _toolchains(settings: ServerSettings) -> Finding:
 
 
 def _kernels(settings: ServerSettings) -> Finding:
-    workshop = BuildingWorkshop(settings)
-    kernels = [kernel.release for kernel in workshop.kernels()]
+    backend = LocalBackend(settings)
+    kernels = [kernel.release for kernel in backend.kernels()]
     for release in kernels:
         try:
-            workshop.facts(release)
+            backend.facts(release)
         except EnvironmentFault as fault:
             problem = fault.problem
             return Finding(what="kernels", well=False, seen=f"{release}: {problem.message}", advice=problem.advice)

@@ -15,7 +15,7 @@ from assembled import Assembled, assembled
 from cve_list import CveList
 from cve_server import CveServer
 from every_command import RUNS, Kit, run_connected
-from fake_workshop import KERNEL
+from fake_backend import KERNEL
 from host_commands import enrol
 from schema_check import SCHEMAS, faults, published
 from simulated_host import SimulatedHost

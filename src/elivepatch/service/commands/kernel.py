@@ -15,7 +15,7 @@ from elivepatch.model.errors import ExitStatus, UsageError
 from elivepatch.model.kernel import BuildId, parse_release
 from elivepatch.output import Output
 from elivepatch.service.commands.serve import add_common, settings_of
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 
 
 def register(subparsers: Subparsers) -> None:
@@ -65,17 +65,17 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _workshop(arguments: argparse.Namespace) -> BuildingWorkshop:
-    return BuildingWorkshop(settings_of(arguments))
+def _backend(arguments: argparse.Namespace) -> LocalBackend:
+    return LocalBackend(settings_of(arguments))
 
 
 def _add(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    workshop = _workshop(arguments)
+    backend = _backend(arguments)
     custom = _custom_kernel(arguments)
     if custom is None:
-        base = workshop.maker(output.progress).add(arguments.kernel)
+        base = backend.maker(output.progress).add(arguments.kernel)
     else:
-        base = workshop.custom_maker(output.progress).add(custom)
+        base = backend.custom_maker(output.progress).add(custom)
     output.document(_described(base))
     output.line(f"{base.release} is ready: build-id {base.identity.build_id}, {base.size_bytes >> 20} MiB.")
     if base.claimed_build_id is not None:
@@ -127,7 +127,7 @@ def _custom_kernel(arguments: argparse.Namespace) -> CustomKernel | None:
 
 
 def _list(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    bases = _workshop(arguments).bases.list()
+    bases = _backend(arguments).bases.list()
     output.document([_described(base) for base in bases])
     if bases:
         output.table(
@@ -144,7 +144,7 @@ def _list(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 
 def _show(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    base = _workshop(arguments).bases.get(arguments.kernel)
+    base = _backend(arguments).bases.get(arguments.kernel)
     described = _described(base)
     output.document(described)
     output.table(("FACT", "VALUE"), [(key, value) for key, value in described.items() if not isinstance(value, dict)])
@@ -154,7 +154,7 @@ def _show(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 
 def _remove(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    _workshop(arguments).bases.remove(arguments.kernel)
+    _backend(arguments).bases.remove(arguments.kernel)
     output.document({"removed": arguments.kernel})
     output.line(f"{arguments.kernel} is removed.")
     return ExitStatus.OK

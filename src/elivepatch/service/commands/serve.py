@@ -12,7 +12,7 @@ from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
 from elivepatch.service import log
 from elivepatch.service.http.server import serve
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import SERVER_FILE, ServerSettings, load
 
 
@@ -75,5 +75,5 @@ def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
     """Serve until told to stop."""
     settings = settings_of(arguments)
     log.set_up()
-    serve(settings, None if arguments.no_worker else BuildingWorkshop(settings))
+    serve(settings, None if arguments.no_worker else LocalBackend(settings))
     return ExitStatus.OK

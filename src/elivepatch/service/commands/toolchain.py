@@ -10,7 +10,7 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
 from elivepatch.service.commands.serve import add_common, settings_of
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 
 
 def register(subparsers: Subparsers) -> None:
@@ -29,7 +29,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def _toolchains(arguments: argparse.Namespace) -> Toolchains:
-    return BuildingWorkshop(settings_of(arguments)).toolchains
+    return LocalBackend(settings_of(arguments)).toolchains
 
 
 def _add(arguments: argparse.Namespace, output: Output) -> ExitStatus:

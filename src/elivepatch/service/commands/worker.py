@@ -10,7 +10,7 @@ from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
 from elivepatch.service import log
 from elivepatch.service.commands.serve import add_settings, add_worker, settings_of
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.service.jobs.worker import work
 
 
@@ -26,5 +26,5 @@ def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
     """Work until told to stop."""
     settings = settings_of(arguments)
     log.set_up()
-    work(settings, BuildingWorkshop(settings))
+    work(settings, LocalBackend(settings))
     return ExitStatus.OK

@@ -25,7 +25,7 @@ from elivepatch.service.http.dependencies import Services
 from elivepatch.service.http.limits import Rate, Room
 from elivepatch.service.http.routes import api
 from elivepatch.service.http.streams import Watch
-from elivepatch.service.jobs.backend import Workshop
+from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.catalogue import Catalogue, FleetCatalogue, LocalCatalogue
 from elivepatch.service.jobs.janitor import Janitor
 from elivepatch.service.jobs.worker import Worker
@@ -66,32 +66,32 @@ class _Uvicorn(uvicorn.Server):
             self._services.worker.interrupt()
 
 
-def serve(settings: ServerSettings, workshop: Workshop | None) -> None:
-    """Serve until SIGTERM or SIGINT, then end within ten seconds. Without a workshop jobs are left to workers.
+def serve(settings: ServerSettings, backend: BuildBackend | None) -> None:
+    """Serve until SIGTERM or SIGINT, then end within ten seconds. Without a backend jobs are left to workers.
 
     Raises EnvironmentFault where the state directory is in use or cannot be written, or the port is taken.
     """
-    if workshop is None:
+    if backend is None:
         require_shared(settings)
     state = settings.state_dir
     make_state_directory(state)
     with alone(state / "server.lock"), _listening(settings.host, settings.port) as listener:
         try:
-            _serve(settings, workshop, listener)
+            _serve(settings, backend, listener)
         except Exception as error:
             if is_disk_full(error):
                 raise EnvironmentFault(DISK_FULL.code, DISK_FULL.message, advice=DISK_FULL.advice) from error
             raise
 
 
-def assemble(settings: ServerSettings, workshop: Workshop | None) -> Services:
+def assemble(settings: ServerSettings, backend: BuildBackend | None) -> Services:
     """Return the parts of a server, none of them running yet."""
     state = settings.state_dir
     parts = open_parts(settings)
     if parts.tokens.ensure_operator(state / TOKEN_FILE):
         _logger.info("token.written", file=str(state / TOKEN_FILE))
     catalogue: Catalogue = (
-        FleetCatalogue(parts.fleet, parts.store) if workshop is None or parts.shared else LocalCatalogue(workshop)
+        FleetCatalogue(parts.fleet, parts.store) if backend is None or parts.shared else LocalCatalogue(backend)
     )
     room = Room(
         parts.jobs,
@@ -116,17 +116,17 @@ def assemble(settings: ServerSettings, workshop: Workshop | None) -> Services:
         metrics=Metrics(parts.database, parts.fleet, room),
         watch=Watch(parts.database),
         key=ServerKey.load_or_create(state / KEY_FILE),
-        worker=Worker(parts, workshop) if workshop is not None else None,
+        worker=Worker(parts, backend) if backend is not None else None,
         stopping=threading.Event(),
     )
 
 
-def _serve(settings: ServerSettings, workshop: Workshop | None, listener: socket.socket) -> None:
+def _serve(settings: ServerSettings, backend: BuildBackend | None, listener: socket.socket) -> None:
     tls = _tls(settings)
     _allow_many_files()
     # An answer must not wait long for a thread of the builder that computes; Python's own choice is 5 ms a turn.
     sys.setswitchinterval(_TURN_S)
-    services = assemble(settings, workshop)
+    services = assemble(settings, backend)
     janitor = Janitor(services.jobs, services.engine, services.fleet)
     retention = Retention(services.parts)
     if services.worker is not None:

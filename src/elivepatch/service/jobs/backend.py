@@ -15,7 +15,7 @@ from elivepatch.model.trial import Expectation, TrialReport
 from elivepatch.process import Cancellation
 
 
-class Workshop(Protocol):
+class BuildBackend(Protocol):
     """Builds livepatches and tries them. Every method is called from threads, `build` and `trial` from one at a time.
 
     What is expected to go wrong with a series is in the answer (`BuildOutcome.problem`, `TrialReport.problems`) or in

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can be built for, as the API tells it: from this machine's workshop, or from what all workers announce."""
+"""What can be built for, as the API tells it: from this machine's backend, or from what all workers announce."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 from elivepatch.model.build import Builder, BuildRequest
 from elivepatch.model.errors import EnvironmentFault, HostError
 from elivepatch.model.kernel import Digest, KernelIdentity
-from elivepatch.service.jobs.backend import Workshop
+from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.fleet import Fleet, Offer
 from elivepatch.service.store import Store
 
@@ -67,24 +67,24 @@ def check_base_patches(request: BuildRequest, known: Mapping[str, Digest] | None
 
 
 class LocalCatalogue:
-    """The kernels of this machine's workshop: one added to it is offered at once."""
+    """The kernels of this machine's backend: one added to it is offered at once."""
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
+    def __init__(self, backend: BuildBackend) -> None:
+        self._backend = backend
 
     def kernels(self) -> list[KernelIdentity]:
-        """Return the kernels of the workshop."""
-        return self._workshop.kernels()
+        """Return the kernels of the backend."""
+        return self._backend.kernels()
 
     def sources(self, release: str) -> bytes:
         """Return what a kernel was built from."""
-        return self._workshop.sources(release).encode()
+        return self._backend.sources(release).encode()
 
     def plan(self, request: BuildRequest) -> Plan:
         """Return where a request is to be done."""
-        check_base_patches(request, self._workshop.base_patches(request.release))
-        facts = self._workshop.facts(request.release)
-        ids = [kernel.build_id for kernel in self._workshop.kernels() if kernel.release == request.release]
+        check_base_patches(request, self._backend.base_patches(request.release))
+        facts = self._backend.facts(request.release)
+        ids = [kernel.build_id for kernel in self._backend.kernels() if kernel.release == request.release]
         return Plan(build_key=build_key(facts, request), route=facts[:16], kernel_build_id=ids[0] if ids else "")
 
 

@@ -56,7 +56,7 @@ class Execution(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ExecutionState:
     """Where a job's execution stands and, where it runs, on which worker."""
 
     execution: Execution
@@ -130,17 +130,17 @@ class Engine:
             job,
         )
 
-    def standing(self, job: str) -> Standing:
+    def state(self, job: str) -> ExecutionState:
         """Return where a job's execution stands."""
-        return self.standings([job])[job]
+        return self.states([job])[job]
 
-    def standings(self, jobs: Sequence[str]) -> dict[str, Standing]:
+    def states(self, jobs: Sequence[str]) -> dict[str, ExecutionState]:
         """Return where the execution of each job stands."""
-        found = {job: Standing(Execution.UNKNOWN) for job in jobs}
+        found = {job: ExecutionState(Execution.UNKNOWN) for job in jobs}
         for start in range(0, len(jobs), _AT_ONCE):
             asked = list(jobs[start : start + _AT_ONCE])
             for status in self._client.list_workflows(workflow_ids=asked, load_input=False, load_output=False):
-                found[status.workflow_id] = _standing(status.status, status.executor_id)
+                found[status.workflow_id] = _state(status.status, status.executor_id)
         return found
 
     def running_on(self) -> set[str]:
@@ -167,10 +167,10 @@ class Engine:
         self._client.destroy()
 
 
-def _standing(status: str, worker: str | None) -> Standing:
+def _state(status: str, worker: str | None) -> ExecutionState:
     if status == "PENDING":
-        return Standing(Execution.RUNNING, worker or "")
-    return Standing(Execution.WAITING if status in {"ENQUEUED", "DELAYED"} else Execution.ENDED)
+        return ExecutionState(Execution.RUNNING, worker or "")
+    return ExecutionState(Execution.WAITING if status in {"ENQUEUED", "DELAYED"} else Execution.ENDED)
 
 
 class Runner:

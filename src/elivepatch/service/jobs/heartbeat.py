@@ -20,11 +20,11 @@ import structlog
 
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service.db.database import patiently
-from elivepatch.service.jobs.backend import Workshop
+from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.engine import Engine, Runner
 from elivepatch.service.jobs.fleet import ALIVE_S, Fleet, Offer, lock_number
 from elivepatch.service.jobs.jobs import Jobs
-from elivepatch.service.jobs.steps import Work
+from elivepatch.service.jobs.steps import JobSteps
 from elivepatch.service.store import Store
 
 _BEAT_S = 0.5
@@ -49,8 +49,8 @@ class Pulse:
         jobs: Jobs,
         store: Store,
         engine: Engine,
-        workshop: Workshop,
-        work: Work,
+        backend: BuildBackend,
+        steps: JobSteps,
         runner: Runner,
     ) -> None:
         self._name = name
@@ -59,8 +59,8 @@ class Pulse:
         self._jobs = jobs
         self._store = store
         self._engine = engine
-        self._workshop = workshop
-        self._work = work
+        self._backend = backend
+        self._steps = steps
         self._runner = runner
         self._fleet = Fleet(database)
         self._generation = secrets.token_hex(8)
@@ -147,11 +147,11 @@ class Pulse:
             return
         if not self._fleet.beat(self._name, self._generation):
             _logger.error("worker.was-taken-for-dead", worker=self._name)
-            self._work.abandon()
+            self._steps.abandon()
             self._generation = secrets.token_hex(8)
             self._fleet.announce(self._name, self._generation, self._offers)
         for job in self._jobs.to_cancel():
-            self._work.cancel(job)
+            self._steps.cancel(job)
         if self._shared and time.monotonic() > self._quiet_until:
             self._watch()
 
@@ -188,12 +188,12 @@ class Pulse:
 
     def _offered(self) -> tuple[Offer, ...]:
         offers, left_out = [], {}
-        for kernel in self._workshop.kernels():
+        for kernel in self._backend.kernels():
             try:
-                facts = self._workshop.facts(kernel.release)
-                patches = dict(self._workshop.base_patches(kernel.release))
+                facts = self._backend.facts(kernel.release)
+                patches = dict(self._backend.base_patches(kernel.release))
                 if facts not in self._told:
-                    self._told[facts] = self._store.put(self._workshop.sources(kernel.release).encode())
+                    self._told[facts] = self._store.put(self._backend.sources(kernel.release).encode())
             except EnvironmentFault as fault:
                 # Its toolchain is gone, or not what this version wants: no reason to leave the others.
                 left_out[kernel.release] = fault.problem

@@ -15,7 +15,7 @@ import structlog
 from elivepatch.model.errors import Problem
 from elivepatch.service.db.database import is_away
 from elivepatch.service.errors import INTERNAL, NO_WORKER
-from elivepatch.service.jobs.engine import Engine, Execution, Runner, Standing
+from elivepatch.service.jobs.engine import Engine, Execution, ExecutionState, Runner
 from elivepatch.service.jobs.fleet import KNOWN_S, Fleet
 from elivepatch.service.jobs.jobs import Job, Jobs
 from elivepatch.service.jobs.steps import cancelled, failed
@@ -46,7 +46,7 @@ class Janitor:
         self._runner = runner
         self._worker = worker
         self._interval_s = interval_s
-        self._suspects: dict[str, Standing] = {}
+        self._suspects: dict[str, ExecutionState] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._rounds, name="janitor", daemon=True)
 
@@ -61,36 +61,36 @@ class Janitor:
 
     def look(self) -> None:
         """Go round once."""
-        seen: dict[str, Standing] = {}
+        seen: dict[str, ExecutionState] = {}
         unfinished = self._jobs.unfinished()
-        standings = self._engine.standings([job.id for job in unfinished])
+        states = self._engine.states([job.id for job in unfinished])
         routes = self._fleet.routes()
         for job in unfinished:
-            standing = standings[job.id]
-            if self._agrees(job, standing, routes):
+            state = states[job.id]
+            if self._agrees(job, state, routes):
                 continue
-            if self._suspects.get(job.id) == standing:
-                self._mend(job, standing)
+            if self._suspects.get(job.id) == state:
+                self._mend(job, state)
             else:
-                seen[job.id] = standing
+                seen[job.id] = state
         self._suspects = seen
 
-    def _agrees(self, job: Job, standing: Standing, routes: set[str]) -> bool:
+    def _agrees(self, job: Job, state: ExecutionState, routes: set[str]) -> bool:
         if self._runner is not None and self._runner.is_active(job.id):
             return True
-        if standing.execution is Execution.WAITING:
+        if state.execution is Execution.WAITING:
             young = datetime.now(UTC) - job.created_at < timedelta(seconds=KNOWN_S)
             return young or job.route in routes
-        return standing.execution is Execution.RUNNING and standing.worker != self._worker
+        return state.execution is Execution.RUNNING and state.worker != self._worker
 
-    def _mend(self, job: Job, standing: Standing) -> None:
-        _logger.warning("job.mended", job=job.id, execution=standing.execution.name.lower())
-        if standing.execution is Execution.UNKNOWN:
+    def _mend(self, job: Job, state: ExecutionState) -> None:
+        _logger.warning("job.mended", job=job.id, execution=state.execution.name.lower())
+        if state.execution is Execution.UNKNOWN:
             self._engine.submit(job.id, route=job.route, place=job.place)
-        elif standing.execution is Execution.RUNNING:
+        elif state.execution is Execution.RUNNING:
             self._engine.resume(job.id, route=job.route)
         else:
-            self._end(job, NO_WORKER if standing.execution is Execution.WAITING else INTERNAL)
+            self._end(job, NO_WORKER if state.execution is Execution.WAITING else INTERNAL)
 
     def _end(self, job: Job, problem: Problem) -> None:
         self._jobs.finish(job.id, failed(problem), cancelled())

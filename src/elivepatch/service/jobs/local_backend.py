@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The real workshop: bases, toolchains, the builder and the trial of this machine."""
+"""The real backend: bases, toolchains, the builder and the trial of this machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from elivepatch.trial.run import run_trial
 _YOUNG_S = 60.0
 
 
-class BuildingWorkshop:
+class LocalBackend:
     """Builds and tries livepatches with what is below `settings.cache_dir`."""
 
     def __init__(self, settings: ServerSettings) -> None:

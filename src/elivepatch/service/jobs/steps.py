@@ -24,7 +24,7 @@ from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event, Progress
 from elivepatch.process import Cancellation
 from elivepatch.service.errors import CANCELLED, CRASHED, INTERNAL, OVERDUE, problem_of
-from elivepatch.service.jobs.backend import Workshop
+from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.engine import Json, Stopped
 from elivepatch.service.jobs.jobs import Job, Jobs, Outcome
 from elivepatch.service.jobs.records import livepatch_from, outcome_record, request_from, result_of
@@ -76,15 +76,15 @@ class _Running:
         self.cancellation.event.set()
 
 
-class Work:
+class JobSteps:
     """The steps of a job (`engine.Steps`), and the two ways to end them early."""
 
     def __init__(
-        self, *, jobs: Jobs, store: Store, workshop: Workshop, directory: Path, step_limit_s: float = STEP_LIMIT_S
+        self, *, jobs: Jobs, store: Store, backend: BuildBackend, directory: Path, step_limit_s: float = STEP_LIMIT_S
     ) -> None:
         self._jobs = jobs
         self._store = store
-        self._workshop = workshop
+        self._backend = backend
         self._directory = directory
         self._step_limit_s = step_limit_s
         self._stopping = threading.Event()
@@ -93,7 +93,7 @@ class Work:
 
     def sweep(self) -> None:
         """Remove what an earlier process left behind, and make the directory of the work directories."""
-        self._workshop.sweep()
+        self._backend.sweep()
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -171,7 +171,7 @@ class Work:
         _logger.info("job.done", job=job, result=ended.result if ended is not None else None)
 
     def _build(self, job: Job, directory: Path, log: Path, cancellation: Cancellation) -> Json:
-        outcome = self._workshop.build(
+        outcome = self._backend.build(
             request_from(job.request, self._store),
             build_key=job.build_key,
             work_dir=directory,
@@ -196,7 +196,7 @@ class Work:
         work_dir = directory / "guest"
         work_dir.mkdir()
         started = time.monotonic()
-        report = self._workshop.trial(
+        report = self._backend.trial(
             livepatch_from(built["livepatch"]),
             module,
             request.expectations,

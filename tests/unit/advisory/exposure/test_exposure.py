@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fake_workshop import SOURCES
+from fake_backend import SOURCES
 
 from elivepatch.advisory.exposure.affected import State
 from elivepatch.advisory.exposure.exposure import Certainty, Closing, Exposure, Subject, expose

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from fake_workshop import SOURCES
+from fake_backend import SOURCES
 
 from elivepatch.advisory.exposure.exposure import Closing, Subject, expose
 from elivepatch.advisory.exposure.openvex import openvex

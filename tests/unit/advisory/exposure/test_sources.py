@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from fake_workshop import SOURCES
+from fake_backend import SOURCES
 from hypothesis import given
 from hypothesis import strategies as st
 

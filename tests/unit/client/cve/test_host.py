@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_workshop import SOURCES
+from fake_backend import SOURCES
 from host_commands import Ran, enrol, run, run_json, save
 from simulated_host import BUILD_ID, SimulatedHost, make_livepatch
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from fake_workshop import BASE_PATCHES, KERNEL, FakeWorkshop
+from fake_backend import BASE_PATCHES, KERNEL, FakeBackend
 from simulated_host import SimulatedHost
 
 from elivepatch.client.host import machine as machines
@@ -69,15 +69,15 @@ def request(*base_patches: BasePatch) -> BuildRequest:
 @pytest.fixture(params=["one host", "a fleet", "a fleet with a worker of the version before"])
 def catalogue(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Catalogue, bool]:
     """A catalogue, and whether it is told what its base was made with."""
-    workshop = FakeWorkshop(tmp_path / "journal")
+    backend = FakeBackend(tmp_path / "journal")
     if request.param == "one host":
-        return LocalCatalogue(workshop), True
+        return LocalCatalogue(backend), True
     database = open_database(sqlite_url(tmp_path / "elivepatch.db"))
     migrate(database)
     knows = request.param == "a fleet"
     offer = Offer(
         kernel=KERNEL,
-        facts=workshop.facts(KERNEL.release),
+        facts=backend.facts(KERNEL.release),
         sources=Digest("00" * 32),
         base_patches=BASE_PATCHES if knows else None,
     )
@@ -89,7 +89,7 @@ def catalogue(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Catalogue
 def test_a_base_with_these_patches_is_planned_for_and_the_build_is_the_same(catalogue: tuple[Catalogue, bool]) -> None:
     found, _ = catalogue
     plain = found.plan(request())
-    assert plain.build_key == build_key(FakeWorkshop(Path("none")).facts(KERNEL.release), request(*OURS))
+    assert plain.build_key == build_key(FakeBackend(Path("none")).facts(KERNEL.release), request(*OURS))
     assert found.plan(request(*OURS)) == found.plan(request(*reversed(OURS))) == plain
 
 

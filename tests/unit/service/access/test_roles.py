@@ -14,7 +14,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 from assembled import Assembled, assembled
-from fake_workshop import KERNEL
+from fake_backend import KERNEL
 
 from elivepatch.service.access.accounts import Role
 from elivepatch.service.access.audit import Audit

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_workshop import FakeWorkshop
+from fake_backend import FakeBackend
 
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service import cli
 from elivepatch.service.commands import serve as command
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ServerSettings
 
 
@@ -21,7 +21,7 @@ from elivepatch.settings import ServerSettings
 def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[ServerSettings]:
     """The settings that a server was started with."""
     seen: list[ServerSettings] = []
-    monkeypatch.setattr(command, "BuildingWorkshop", lambda _: FakeWorkshop(tmp_path / "runs.txt"))
+    monkeypatch.setattr(command, "LocalBackend", lambda _: FakeBackend(tmp_path / "runs.txt"))
     monkeypatch.setattr(command, "serve", lambda settings, _: seen.append(settings))
     monkeypatch.setattr(command.log, "set_up", lambda: None)
     monkeypatch.setattr(command, "SERVER_FILE", tmp_path / "server.toml")
@@ -92,7 +92,7 @@ def test_a_strict_umask_does_not_keep_the_sandbox_from_what_the_server_makes(
     settings = ["--state", str(state), "--cache", str(cache)]
     assert cli.main(["kernel", "remove", "6.1.0-1-amd64", *settings]) != 0
     assert cli.main(["token", "add", "someone", "--role", "host", *settings]) == 0
-    with BuildingWorkshop(ServerSettings(cache_dir=cache))._scratch() as scratch:
+    with LocalBackend(ServerSettings(cache_dir=cache))._scratch() as scratch:
         (scratch / "work").mkdir()
         (scratch / "work" / "fix.c").write_text("int x;")
         modes = {path.name: path.stat().st_mode & 0o777 for path in (cache, *cache.rglob("*"))}

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fake_workshop import KERNEL, SOURCES, FakeWorkshop
+from fake_backend import KERNEL, SOURCES, FakeBackend
 from starlette.testclient import TestClient
 
 from elivepatch.advisory.exposure.sources import KernelSources, etag
@@ -38,7 +38,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(state: Path) -> Iterator[TestClient]:
-    services = assemble(ServerSettings(state_dir=state), FakeWorkshop(state / "runs.txt"))
+    services = assemble(ServerSettings(state_dir=state), FakeBackend(state / "runs.txt"))
     token = (state / TOKEN_FILE).read_text().strip()
     with TestClient(api.create(services), headers={"Authorization": f"Bearer {token}"}) as found:
         yield found

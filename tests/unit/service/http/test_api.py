@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The HTTP API, with the real database, store and engine, and a workshop that builds nothing."""
+"""The HTTP API, with the real database, store and engine, and a backend that builds nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-from fake_workshop import BASE_PATCHES, KERNEL, FakeWorkshop
+from fake_backend import BASE_PATCHES, KERNEL, FakeBackend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -35,7 +35,7 @@ class Service:
     """A server without its process."""
 
     http: TestClient
-    workshop: FakeWorkshop
+    backend: FakeBackend
     services: Services
     state: Path
 
@@ -65,8 +65,8 @@ class Service:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     state = tmp_path_factory.mktemp("state")
-    workshop = FakeWorkshop(state / "runs.txt")
-    services = assemble(ServerSettings(state_dir=state, requests_per_s=5000.0), workshop)
+    backend = FakeBackend(state / "runs.txt")
+    services = assemble(ServerSettings(state_dir=state, requests_per_s=5000.0), backend)
     assert services.worker is not None
     services.worker.start()
     services.watch.start()
@@ -74,7 +74,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with TestClient(
         api.create(services), headers={"Authorization": f"Bearer {token}"}, raise_server_exceptions=False
     ) as client:
-        yield Service(client, workshop, services, state)
+        yield Service(client, backend, services, state)
     services.stopping.set()
     services.watch.stop()
     services.engine.stop()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from assembled import Assembled, assembled
 from blobs import ask, begin, left_on_disk, path_of, refused, resume, stands
-from fake_workshop import KERNEL
+from fake_backend import KERNEL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

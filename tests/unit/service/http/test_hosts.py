@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from assembled import Assembled, assembled
-from fake_workshop import KERNEL
+from fake_backend import KERNEL
 
 from elivepatch.service.access.accounts import Role
 from elivepatch.service.db import database

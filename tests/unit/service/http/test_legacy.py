@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import fake_workshop
+import fake_backend
 import httpx2
 import pytest
 from assembled import Assembled, assembled
@@ -71,9 +71,9 @@ class OldClient:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assembled]:
-    known = replace(fake_workshop.KERNEL, config_digest=Digest(hashlib.sha256(CONFIG).hexdigest()))
+    known = replace(fake_backend.KERNEL, config_digest=Digest(hashlib.sha256(CONFIG).hexdigest()))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(fake_workshop, "KERNEL", known)
+        patched.setattr(fake_backend, "KERNEL", known)
         state = tmp_path_factory.mktemp("state")
         with assembled(state, legacy="127.0.0.0/8", legacy_tenant="old") as found:
             yield found
@@ -181,7 +181,7 @@ def test_clients_of_other_addresses_see_nothing_and_it_is_off_by_default(
 ) -> None:
     services = assemble(
         ServerSettings(state_dir=tmp_path, **options),  # type: ignore[arg-type]
-        fake_workshop.FakeWorkshop(tmp_path / "runs.txt"),
+        fake_backend.FakeBackend(tmp_path / "runs.txt"),
     )
     with TestClient(api.create(services), client=("127.0.0.1", 5)) as http:
         answer = http.get("/elivepatch/api/v1.0/agent")

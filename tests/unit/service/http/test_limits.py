@@ -94,7 +94,7 @@ def test_what_is_old_goes_and_what_is_named_stays(tmp_path_factory: pytest.TempP
             assert server.http.get(f"/v1/builds/{young}/{what}").status_code == 200
         kinds = [event.kind for event in server.services.jobs.events_after(young, 0, limit=100)]
         assert kinds == ["state", "state", "done"]
-        assert server.services.engine.standing(young).execution is Execution.UNKNOWN
+        assert server.services.engine.state(young).execution is Execution.UNKNOWN
         assert server.services.jobs.get(waiting) is not None
         left = {blob.name for blob in store.rglob("*") if blob.is_file()}
         assert fresh in left

@@ -13,7 +13,7 @@ import pytest
 
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service.db.database import sqlite_url
-from elivepatch.service.jobs.engine import Engine, Execution, Json, Runner, Standing, Stopped, prepare
+from elivepatch.service.jobs.engine import Engine, Execution, ExecutionState, Json, Runner, Stopped, prepare
 
 DEADLINE_S = 20.0
 
@@ -65,7 +65,7 @@ class House:
         self.engine.submit(job, route=route, place=place)
 
     def execution(self, job: str) -> Execution:
-        return self.engine.standing(job).execution
+        return self.engine.state(job).execution
 
     def stop(self, grace_s: int = 0) -> None:
         self.engine.stop()
@@ -107,7 +107,7 @@ def test_the_steps_of_a_job_are_done_in_order(start: Callable[..., House]) -> No
         ("trial", "of one, one"),
         ("publish", "of one {'seen': 1.5, 'none': None}, one"),
     ]
-    assert house.engine.standing("another") == Standing(Execution.UNKNOWN)
+    assert house.engine.state("another") == ExecutionState(Execution.UNKNOWN)
 
 
 def test_a_job_that_is_submitted_twice_runs_once(start: Callable[..., House]) -> None:
@@ -137,7 +137,7 @@ def test_one_job_runs_at_a_time_by_its_place_then_the_oldest_first(start: Callab
     for name, place in (("d", 4), ("b", 2), ("a", 2), ("c", 3)):
         house.submit(name, place=place)
     assert house.runner.is_active("held-1")
-    assert house.engine.standing("held-1") == Standing(Execution.RUNNING, "one")
+    assert house.engine.state("held-1") == ExecutionState(Execution.RUNNING, "one")
     assert house.engine.running_on() == {"one"}
     assert house.execution("a") is Execution.WAITING
     diary.hold.set()
@@ -212,7 +212,7 @@ def test_the_jobs_of_a_dead_worker_are_taken_over_and_those_of_a_living_one_are_
     assert second.lines == []
     assert house.runner.take_over("dead") == 1
     until(lambda: ("build", "held") in second.lines)
-    assert house.engine.standing("held") == Standing(Execution.RUNNING, "alive")
+    assert house.engine.state("held") == ExecutionState(Execution.RUNNING, "alive")
     assert house.runner.take_over("dead") == 0
     second.hold.set()
     until(lambda: house.execution("held") is Execution.ENDED)

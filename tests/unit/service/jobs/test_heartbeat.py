@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from assembled import assembled
-from fake_workshop import KERNEL, FakeWorkshop
+from fake_backend import KERNEL, FakeBackend
 
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import Digest, KernelIdentity, Release
@@ -18,8 +18,8 @@ from elivepatch.settings import ServerSettings
 OTHER = replace(KERNEL, release=Release("6.12.1-amd64"))
 
 
-class HalfEquipped(FakeWorkshop):
-    """A workshop that has two kernels and the toolchain of one."""
+class HalfEquipped(FakeBackend):
+    """A backend that has two kernels and the toolchain of one."""
 
     def kernels(self) -> list[KernelIdentity]:
         return [OTHER, KERNEL]
@@ -42,7 +42,7 @@ def test_a_kernel_whose_toolchain_is_gone_does_not_keep_the_server_from_the_othe
 def test_a_kernel_whose_toolchain_is_gone_is_told_by_the_check_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkup, "BuildingWorkshop", lambda _: HalfEquipped(tmp_path / "runs.txt"))
+    monkeypatch.setattr(checkup, "LocalBackend", lambda _: HalfEquipped(tmp_path / "runs.txt"))
     found = checkup._kernels(ServerSettings())
     assert (found.well, found.seen, found.advice) == (
         False,

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.service.db.database import builds, migrate, open_database, sqlite_url
-from elivepatch.service.jobs.engine import Engine, Execution, Runner, Standing
+from elivepatch.service.jobs.engine import Engine, Execution, ExecutionState, Runner
 from elivepatch.service.jobs.fleet import Fleet
 from elivepatch.service.jobs.janitor import Janitor
 from elivepatch.service.jobs.jobs import Asked, Jobs
@@ -31,9 +31,9 @@ class FakeEngine:
         self.asked: list[tuple[str, str]] = []
         self.looked_at: list[str] = []
 
-    def standings(self, jobs: list[str]) -> dict[str, Standing]:
+    def states(self, jobs: list[str]) -> dict[str, ExecutionState]:
         self.looked_at += jobs
-        return {job: Standing(self.state, self.worker) for job in jobs}
+        return {job: ExecutionState(self.state, self.worker) for job in jobs}
 
     def submit(self, job: str, **_: object) -> None:
         self.asked.append(("submit", job))
@@ -155,13 +155,13 @@ def test_a_job_that_is_done_is_not_looked_at(house: House) -> None:
 def test_a_round_that_fails_is_not_the_last(house: House) -> None:
     looks: list[int] = []
 
-    def fails_once(jobs: list[str]) -> dict[str, Standing]:
+    def fails_once(jobs: list[str]) -> dict[str, ExecutionState]:
         looks.append(1)
         if len(looks) == 1:
             raise OSError(28, "No space left on device")
-        return {job: Standing(Execution.UNKNOWN) for job in jobs}
+        return {job: ExecutionState(Execution.UNKNOWN) for job in jobs}
 
-    house.engine.standings = fails_once  # type: ignore[method-assign]
+    house.engine.states = fails_once  # type: ignore[method-assign]
     house.submit()
     house.janitor.start()
     deadline = time.monotonic() + 10

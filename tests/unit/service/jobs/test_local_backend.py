@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The real workshop's scratch: what a killed process left goes, what a living one uses stays."""
+"""The real backend's scratch: what a killed process left goes, what a living one uses stays."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ServerSettings
 
 
 def test_what_a_killed_process_left_goes_and_what_is_in_use_stays(tmp_path: Path) -> None:
-    one, another = (BuildingWorkshop(ServerSettings(cache_dir=tmp_path)) for _ in range(2))
+    one, another = (LocalBackend(ServerSettings(cache_dir=tmp_path)) for _ in range(2))
     left = tmp_path / "scratch" / "job-left"
     left.mkdir(parents=True)
     (left / "vmlinux").write_bytes(b"x")
@@ -32,16 +32,16 @@ def test_what_a_killed_process_left_goes_and_what_is_in_use_stays(tmp_path: Path
 
 
 def test_there_may_be_nothing_to_sweep(tmp_path: Path) -> None:
-    BuildingWorkshop(ServerSettings(cache_dir=tmp_path)).sweep()
+    LocalBackend(ServerSettings(cache_dir=tmp_path)).sweep()
 
 
 OTHER_SERVER = """
 import sys, time
 from pathlib import Path
-from elivepatch.service.jobs.local_backend import BuildingWorkshop
+from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ServerSettings
 
-with BuildingWorkshop(ServerSettings(cache_dir=Path(sys.argv[1])))._scratch() as scratch:
+with LocalBackend(ServerSettings(cache_dir=Path(sys.argv[1])))._scratch() as scratch:
     (scratch / "work").mkdir()
     print(scratch, flush=True)
     time.sleep(60)
@@ -49,7 +49,7 @@ with BuildingWorkshop(ServerSettings(cache_dir=Path(sys.argv[1])))._scratch() as
 
 
 def test_two_servers_may_share_a_cache(tmp_path: Path) -> None:
-    mine = BuildingWorkshop(ServerSettings(cache_dir=tmp_path))
+    mine = LocalBackend(ServerSettings(cache_dir=tmp_path))
     with subprocess.Popen([sys.executable, "-c", OTHER_SERVER, str(tmp_path)], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         theirs = Path(other.stdout.readline().decode().strip())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fake_workshop import KERNEL, FakeWorkshop
+from fake_backend import KERNEL, FakeBackend
 
 from elivepatch.model.build import BuildRequest, Result, Status
 from elivepatch.model.series import PatchSeries, SourcePatch
@@ -20,7 +20,7 @@ from elivepatch.service.jobs.catalogue import build_key
 from elivepatch.service.jobs.engine import Stopped
 from elivepatch.service.jobs.jobs import Asked, Job, Jobs
 from elivepatch.service.jobs.records import job_key, keep_request, report_of
-from elivepatch.service.jobs.steps import MAX_ATTEMPTS, Work, cancelled
+from elivepatch.service.jobs.steps import MAX_ATTEMPTS, JobSteps, cancelled
 from elivepatch.service.store import Store
 
 
@@ -30,8 +30,8 @@ class House:
 
     jobs: Jobs
     store: Store
-    workshop: FakeWorkshop
-    work: Work
+    backend: FakeBackend
+    steps: JobSteps
     top: Path
 
     def ask(self, patch: str, **asked: object) -> str:
@@ -40,7 +40,7 @@ class House:
             series=PatchSeries((SourcePatch("fix.patch", patch.encode()),)),
             **asked,  # type: ignore[arg-type]
         )
-        key = build_key(self.workshop.facts(request.release), request)
+        key = build_key(self.backend.facts(request.release), request)
         job, _ = self.jobs.submit(
             Asked(
                 job_key=job_key(key, request),
@@ -53,10 +53,10 @@ class House:
         return job.id
 
     def run(self, job: str) -> Job:
-        if self.work.begin(job):
-            built = self.work.build(job)
-            tried = self.work.trial(job, built)
-            self.work.publish(job, built, tried)
+        if self.steps.begin(job):
+            built = self.steps.build(job)
+            tried = self.steps.trial(job, built)
+            self.steps.publish(job, built, tried)
         ended = self.jobs.get(job)
         assert ended is not None
         return ended
@@ -70,10 +70,10 @@ def house(tmp_path: Path) -> Iterator[House]:
     engine = open_database(sqlite_url(tmp_path / "db"))
     migrate(engine)
     jobs, store = Jobs(engine), Store.in_directory(tmp_path / "store")
-    workshop = FakeWorkshop(tmp_path / "runs.txt")
-    work = Work(jobs=jobs, store=store, workshop=workshop, directory=tmp_path / "work")
-    work.sweep()
-    yield House(jobs, store, workshop, work, tmp_path)
+    backend = FakeBackend(tmp_path / "runs.txt")
+    steps = JobSteps(jobs=jobs, store=store, backend=backend, directory=tmp_path / "work")
+    steps.sweep()
+    yield House(jobs, store, backend, steps, tmp_path)
     engine.dispose()
 
 
@@ -116,7 +116,7 @@ def test_a_build_that_fails_says_whose_fault_it_was(
     assert report["problem"]["advice"]
     assert job.module_digest is None
     assert job.log_digest is not None, "the log is kept above all where something failed"
-    assert house.workshop.runs("trial") == 0
+    assert house.backend.runs("trial") == 0
     assert house.left_over() == []
 
 
@@ -145,7 +145,7 @@ def test_no_trial_and_a_check_do_only_what_was_asked(house: House) -> None:
     assert untried.module_digest is not None
     assert (checked.module_digest, report_of(checked)["livepatch"]) == (None, None)
     assert report_of(checked)["functions"]
-    assert house.workshop.runs("trial") == 0
+    assert house.backend.runs("trial") == 0
 
 
 def test_a_job_that_is_cancelled_while_it_builds_ends_cancelled(house: House) -> None:
@@ -153,10 +153,10 @@ def test_a_job_that_is_cancelled_while_it_builds_ends_cancelled(house: House) ->
     started = time.monotonic()
     worker = threading.Thread(target=house.run, args=(job,))
     worker.start()
-    while house.workshop.runs("build") == 0:
+    while house.backend.runs("build") == 0:
         time.sleep(0.01)
     house.jobs.cancel(job, cancelled())
-    house.work.cancel(job)
+    house.steps.cancel(job)
     worker.join(timeout=10)
     ended = house.jobs.get(job)
     assert ended is not None
@@ -166,14 +166,14 @@ def test_a_job_that_is_cancelled_while_it_builds_ends_cancelled(house: House) ->
 
 def test_a_cancellation_before_a_step_keeps_it_from_running(house: House) -> None:
     job = house.ask("sleep 0")
-    assert house.work.begin(job)
+    assert house.steps.begin(job)
     house.jobs.cancel(job, cancelled())
-    built = house.work.build(job)
-    house.work.publish(job, built, house.work.trial(job, built))
+    built = house.steps.build(job)
+    house.steps.publish(job, built, house.steps.trial(job, built))
     ended = house.jobs.get(job)
     assert ended is not None
     assert ended.result is Result.CANCELLED
-    assert house.workshop.runs("build") == 0
+    assert house.backend.runs("build") == 0
 
 
 def test_a_stop_leaves_the_job_running_and_counts_no_attempt(house: House) -> None:
@@ -188,9 +188,9 @@ def test_a_stop_leaves_the_job_running_and_counts_no_attempt(house: House) -> No
 
     worker = threading.Thread(target=run)
     worker.start()
-    while house.workshop.runs("build") == 0:
+    while house.backend.runs("build") == 0:
         time.sleep(0.01)
-    house.work.stop()
+    house.steps.stop()
     worker.join(timeout=10)
     assert len(outcome) == 1
     left = house.jobs.get(job)
@@ -198,14 +198,14 @@ def test_a_stop_leaves_the_job_running_and_counts_no_attempt(house: House) -> No
     assert (left.status, left.attempts) == (Status.RUNNING, 0)
     assert house.left_over() == []
     with pytest.raises(Stopped):
-        house.work.begin(job)
+        house.steps.begin(job)
 
 
 def test_a_job_under_which_the_server_dies_again_and_again_is_given_up(house: House) -> None:
     job = house.ask("sleep 0")
     for _ in range(MAX_ATTEMPTS):
-        assert house.work.begin(job)
-    assert not house.work.begin(job)
+        assert house.steps.begin(job)
+    assert not house.steps.begin(job)
     ended = house.jobs.get(job)
     assert ended is not None
     assert (ended.result, report_of(ended)["problem"]["code"]) == (Result.ERROR, "job-crashes-server")
@@ -213,23 +213,23 @@ def test_a_job_under_which_the_server_dies_again_and_again_is_given_up(house: Ho
 
 def test_every_step_may_be_done_twice(house: House) -> None:
     job = house.ask("sleep 0")
-    house.work.begin(job)
-    first, second = house.work.build(job), house.work.build(job)
+    house.steps.begin(job)
+    first, second = house.steps.build(job), house.steps.build(job)
     assert first == second
-    house.work.trial(job, first)
-    tried = house.work.trial(job, second)
-    house.work.publish(job, first, tried)
+    house.steps.trial(job, first)
+    tried = house.steps.trial(job, second)
+    house.steps.publish(job, first, tried)
     ended = house.jobs.get(job)
-    house.work.publish(job, second, tried)
+    house.steps.publish(job, second, tried)
     assert house.jobs.get(job) == ended
 
 
 def test_a_module_that_was_changed_between_build_and_trial_is_not_tried(house: House) -> None:
     job = house.ask("sleep 0")
-    house.work.begin(job)
-    built = house.work.build(job)
+    house.steps.begin(job)
+    built = house.steps.build(job)
     (house.top / "store" / "sha256" / built["module"][:2] / built["module"]).write_bytes(b"another")
-    house.work.publish(job, built, house.work.trial(job, built))
+    house.steps.publish(job, built, house.steps.trial(job, built))
     ended = house.jobs.get(job)
     assert ended is not None
     assert (ended.result, report_of(ended)["problem"]["code"]) == (Result.ERROR, "blob-damaged")
@@ -240,7 +240,7 @@ def test_what_an_earlier_process_left_in_the_work_directory_is_swept(house: Hous
     rest = house.top / "work" / "0123456789abcdef" / "build"
     rest.mkdir(parents=True)
     (rest / "vmlinux").write_bytes(b"x")
-    house.work.sweep()
+    house.steps.sweep()
     assert house.left_over() == []
 
 
@@ -259,8 +259,8 @@ def test_a_log_without_end_is_kept_in_part(house: House) -> None:
 
 
 def test_a_step_that_takes_longer_than_it_may_is_ended(house: House) -> None:
-    hurried = Work(
-        jobs=house.jobs, store=house.store, workshop=house.workshop, directory=house.top / "work", step_limit_s=0.3
+    hurried = JobSteps(
+        jobs=house.jobs, store=house.store, backend=house.backend, directory=house.top / "work", step_limit_s=0.3
     )
     job = house.ask("sleep 30")
     assert hurried.begin(job)
@@ -284,11 +284,11 @@ def test_a_job_that_others_took_over_is_abandoned_and_left_as_it_is(house: House
 
     worker = threading.Thread(target=run)
     worker.start()
-    while house.workshop.runs("build") == 0:
+    while house.backend.runs("build") == 0:
         time.sleep(0.01)
-    house.work.abandon()
+    house.steps.abandon()
     worker.join(timeout=10)
     stands = house.jobs.get(job)
     assert stands is not None
     assert (left, stands.status, stands.attempts) == ([Stopped], Status.RUNNING, 1)
-    assert house.work.begin(job), "the worker itself goes on"
+    assert house.steps.begin(job), "the worker itself goes on"

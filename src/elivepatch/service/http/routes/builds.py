@@ -156,7 +156,7 @@ def cancel(
         services.audit.note(who=asker.name, tenant=asker.tenant, action="build.cancel", subject=job.id)
     if services.worker is not None:
         # Workers elsewhere see it in the database within a second.
-        services.worker.work.cancel(job.id)
+        services.worker.steps.cancel(job.id)
     return BuildAnswer.of(now or job)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A workshop that builds nothing: a patch's own lines say what is to happen to it.
+"""A backend that builds nothing: a patch's own lines say what is to happen to it.
 
 Lines of a patch that are understood: `sleep SECONDS` (in the build), `trial-sleep SECONDS`, `verdict`, `compile-error`,
 `broken-environment`, `explode`, `disk-full`, `die-once`, `die-always`, `trial-fails`, `deaf` (does not heed its
@@ -47,7 +47,7 @@ SOURCES = KernelSources(
 BASE_PATCHES = {"our-driver.patch": Digest("12" * 32), "our-tuning.patch": Digest("34" * 32)}
 
 
-class FakeWorkshop:
+class FakeBackend:
     """Notes every run in `journal`, a file, so that runs can be counted over restarts of a server."""
 
     def __init__(self, journal: Path) -> None:
