@@ -139,7 +139,8 @@ class Bench:
                 shutil.rmtree(self._original(), ignore_errors=True)
             patch = work / "a.patch"
             patch.write_text(self.patch(number, forget=forget))
-            command = [Path(sys.executable).parent / "elivepatch", "build", patch, "--kernel", self.base.release,
+            client = Path(sys.executable).parent / "elivepatch"
+            command: list[str | Path] = [client, "build", patch, "--kernel", self.base.release,
                        "-u", url, "--token-file", token, "-o", work / "a.ko", "--no-trial"]  # fmt: skip
             with measured.run() if number >= 0 else nullcontext():
                 subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)

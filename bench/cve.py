@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 RESULT = Path(__file__).with_name("cve.json")
@@ -77,9 +78,9 @@ def make_list(sample: Path, top: Path, count: int) -> list[str]:
     with tarfile.open(sample) as archive:
         for member in archive:
             found = re.fullmatch(r"(?:.*/)?published/\d{4}/(CVE-[0-9-]+)\.(json|dyad)", member.name)
-            content = archive.extractfile(member) if found and member.isfile() else None
-            if found and content:
-                read.setdefault(found[1], {})[found[2]] = content.read()
+            file = archive.extractfile(member) if found and member.isfile() else None
+            if found and file:
+                read.setdefault(found[1], {})[found[2]] = file.read()
     records = [(name, parts) for name, parts in sorted(read.items()) if len(parts) == 2]
     names = []
     for number in range(count):
@@ -90,10 +91,14 @@ def make_list(sample: Path, top: Path, count: int) -> list[str]:
         directory = top / "cve/published" / name[4:8]
         directory.mkdir(parents=True, exist_ok=True)
         for suffix, content in parts.items():
-            changed = COMMIT.sub(lambda found, copy=copy: renamed(found[0], copy), content)
+            changed = COMMIT.sub(partial(_renamed_match, copy), content)
             (directory / f"{name}.{suffix}").write_bytes(changed.replace(old.encode(), name.encode()))
         names.append(name)
     return names
+
+
+def _renamed_match(copy: int, found: re.Match[bytes]) -> bytes:
+    return renamed(found[0], copy)
 
 
 def renamed(commit_id: bytes, copy: int) -> bytes:

@@ -64,7 +64,10 @@ def build_pair(backend: LocalBackend, base: Base, kind: Kind, work_dir: Path, *,
     """Build a kind by both builders below `work_dir` and compare; with `clean` nothing of an earlier build is used."""
     series, outcomes, seconds = kind.series(base.tree), {}, {}
     common: dict[str, Any] = {"base": base, "toolchains": backend.toolchains, "jobs": os.cpu_count() or 1}
-    builders = {"objects": ObjectsBuilder(**common), "reference": ReferenceBuilder(**common, clean=clean)}
+    builders: dict[str, ObjectsBuilder | ReferenceBuilder] = {
+        "objects": ObjectsBuilder(**common),
+        "reference": ReferenceBuilder(**common, clean=clean),
+    }
     for name, builder in builders.items():
         place = work_dir / name
         place.mkdir(mode=0o755)
@@ -87,6 +90,8 @@ def build_pair(backend: LocalBackend, base: Base, kind: Kind, work_dir: Path, *,
 
 def try_module(base: Base, kind: Kind, outcome: BuildOutcome, work_dir: Path, cache_dir: Path) -> list[str]:
     """Load, revert and load the module again in a VM; return what is wrong."""
+    if outcome.module is None:
+        return ["trial: the builder made no module"]
     report = run_trial(
         kernel=guest_kernel(base),
         livepatch=outcome.module,
@@ -139,7 +144,7 @@ def compare(backend: LocalBackend, base: Base, name: str, work_dir: Path, *, cle
             pair.problems += [f"{builder}: {one}" for one in wrong]
     for line in (*pair.problems, *pair.differing[:40]):
         print(f"    {line}")
-    row = {
+    row: dict[str, Any] = {
         "functions": [f"{one.object}:{one.name}" for one in pair.objects.functions],
         "from_clean": clean,
         "equal": len(pair.modules) == len(pair.seconds) and not pair.differing,

@@ -59,7 +59,7 @@ def main() -> int:
 def server_json(*words: str, cache: str) -> tuple[Any, float]:
     """Run an `elivepatch-server` command; its progress goes to the terminal, its JSON is returned."""
     started = time.monotonic()
-    command = [BIN / "elivepatch-server", *words, "--json", "--cache", cache]
+    command: list[str | Path] = [BIN / "elivepatch-server", *words, "--json", "--cache", cache]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         print(done.stdout.decode(), file=sys.stderr)
@@ -76,8 +76,8 @@ def serving(state: Path, cache: str) -> Iterator[tuple[str, Path]]:
     log = HERE / "output/server.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("wb") as file:
-        command = [BIN / "elivepatch-server", "serve", "--state", state, "--cache", cache, "--port", str(port)]
-        server = subprocess.Popen(command, stdout=file, stderr=file)
+        command: list[str | Path] = [BIN / "elivepatch-server", "serve", "--state", state, "--cache", cache]
+        server = subprocess.Popen([*command, "--port", str(port)], stdout=file, stderr=file)
     try:
         url = f"http://127.0.0.1:{port}"
         for _ in range(200):

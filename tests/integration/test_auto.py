@@ -234,7 +234,7 @@ class _Reaper:
     def __init__(self) -> None:
         self.points = 0
         self.deadly = -1
-        self.dying: Callable[[], None] = lambda: None
+        self.dying: Callable[[], object] = lambda: None
 
     def pass_point(self, *_: object) -> None:
         self.points += 1

@@ -355,7 +355,7 @@ def test_every_question_names_the_patches_that_the_kernel_was_built_with(
     found = (SourcePatch("found.patch", b"found"),)
     monkeypatch.setattr("elivepatch.client.server.base_patches.gentoo_patches", lambda *_: found)
     (tmp_path / "mine.patch").write_bytes(b"mine")
-    given = [*options, *([tmp_path / "mine.patch"] if named == "mine" else [])]
+    given: list[str | Path] = [*options, *([tmp_path / "mine.patch"] if named == "mine" else [])]
     cves.add(1, "ok")
     cves.add(2, "needs another", file="drivers/lamp/part1.c")
     ran = run_json(host, *command, "--policy", cves.policy, *given)

@@ -188,7 +188,7 @@ def test_a_kernel_that_takes_only_modules_signed_for_it_is_told_before_anything_
     for options in ((), ("--dry-run",)):
         ran = apply(host, "one", options=options)
         assert (ran.status, ran.code) == (6, "signature-needed")
-    assert "elivepatch signs no modules for kernels" in ran.document["problem"]["advice"]
+        assert "elivepatch signs no modules for kernels" in ran.document["problem"]["advice"]
     assert server.requests == []
 
 

@@ -46,7 +46,12 @@ class Made:
         """Check a module of other bytes, or against something else."""
         path = self.directory / "changed.ko"
         path.write_bytes(self.content if content is None else content)
-        given = {"name": self.name, "base": self.base, "expected": self.expected, "blocks": self.blocks} | changes
+        given: dict[str, Any] = {
+            "name": self.name,
+            "base": self.base,
+            "expected": self.expected,
+            "blocks": self.blocks,
+        } | changes
         check_module(path, **given)
 
     def problem(self, content: bytes | None = None, **changes: Any) -> Problem:
@@ -60,7 +65,7 @@ class Made:
 def made(backend: LocalBackend, base_6_1: Base, shared_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Functions of vmlinux (two of the several of one name, one with a static variable) and of a module."""
     given: dict[str, Any] = {}
-    real = builder.check_module
+    real = check_module
 
     def recorded(path: Path, name: str, base: Base, expected: Any, blocks: Any) -> Any:
         given.update(content=path.read_bytes(), name=name, base=base, expected=expected, blocks=blocks)

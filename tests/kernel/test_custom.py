@@ -9,6 +9,7 @@ import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edits import Edit, patch_of, series_of
@@ -184,7 +185,7 @@ def stripped(own: Base) -> KeptBuild:
     )
 
 
-def described(own: Base, **changed: object) -> CustomKernel:
+def described(own: Base, **changed: Any) -> CustomKernel:
     source = next(name for name in own.packages if name.startswith("linux-source")).replace("_", "=")
     config = own.directory / "config"
     return replace(

@@ -54,7 +54,14 @@ def fleet(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) ->
         front = Server(top / "front", top / "nothing", arguments=("--no-worker",))
         front.start()
         stack.callback(front.end)
-        command = [BIN / "elivepatch-server", "worker", "--worker", "build-1", "--state", top / "worker"]
+        command: list[str | Path] = [
+            BIN / "elivepatch-server",
+            "worker",
+            "--worker",
+            "build-1",
+            "--state",
+            top / "worker",
+        ]
         with (top / "worker.log").open("wb") as log:
             worker = subprocess.Popen([*command, "--cache", settings.cache_dir], stdout=log, stderr=log)
         stack.callback(worker.wait, timeout=60)

@@ -58,7 +58,8 @@ def boot(client: dict[str, bytes], host_of: Callable[[Base], GuestHost], base_6_
 
 def seen(boot: Boot, how: str) -> dict[str, Any]:
     assert boot[how].status == 0, boot[how].err + boot.console[-2000:]
-    return boot[f"{how}.seen"].document
+    document: dict[str, Any] = boot[f"{how}.seen"].document
+    return document
 
 
 @pytest.mark.parametrize("how", ["byhand", "delegated"])

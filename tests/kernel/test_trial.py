@@ -36,7 +36,16 @@ def samples(kernel_headers: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     shutil.copytree(Path(__file__).with_name("samples"), place, dirs_exist_ok=True)
     # The headers' own Makefile names the common one by the place where the package is installed.
     common = kernel_headers.with_name(kernel_headers.name.replace("-cloud-amd64", "-common"))
-    command = ["make", "-C", kernel_headers, "-f", common / "Makefile", f"M={place}", "-j2", "modules"]
+    command: list[str | Path] = [
+        "make",
+        "-C",
+        kernel_headers,
+        "-f",
+        common / "Makefile",
+        f"M={place}",
+        "-j2",
+        "modules",
+    ]
     run(command).check("Building the samples")
     return place
 

@@ -153,10 +153,9 @@ class Step:
     err: str
 
     @property
-    def document(self) -> dict[str, Any]:
-        """What the command printed as its JSON document."""
-        read: dict[str, Any] = json.loads(self.out)
-        return read
+    def document(self) -> Any:
+        """JSON document that the command printed: an object or a list."""
+        return json.loads(self.out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +174,7 @@ class Boot:
 
     def problem(self, key: str) -> tuple[int, str]:
         """Return a failed step's exit status and the code of what it says."""
-        return self[key].status, self[key].document["problem"]["code"]
+        return self[key].status, str(self[key].document["problem"]["code"])
 
     def complaints(self) -> list[str]:
         """Return the lines of the console in which the kernel warns or dies."""

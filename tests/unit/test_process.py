@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from deadline import wait_until
 
 from elivepatch import process
 from elivepatch.model.errors import EnvironmentFault
@@ -22,16 +23,6 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state not in "ZX"
-
-
-def soon(condition: bool | object) -> bool:
-    """Whether a condition comes true within five seconds."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        if callable(condition) and condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_output_and_errors_are_kept_apart() -> None:
@@ -119,13 +110,13 @@ def test_grandchildren_end_with_the_limit() -> None:
     done = run(["sh", "-c", script], timeout_s=0.5)
     pids = [int(word) for word in done.text.split()]
     assert len(pids) == 2
-    assert soon(lambda: not any(alive(pid) for pid in pids))
+    wait_until(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_what_a_program_leaves_behind_ends_with_it() -> None:
     done = run(["sh", "-c", "sleep 60 & echo $!"])
     assert done.ok
-    assert soon(lambda: not alive(int(done.text)))
+    wait_until(lambda: not alive(int(done.text)))
 
 
 def test_a_background_program_that_keeps_the_output_open_delays_nothing() -> None:

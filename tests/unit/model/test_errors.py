@@ -54,7 +54,7 @@ def test_every_kind_has_its_stable_exit_status() -> None:
         Kind.TRUST: 5,
         Kind.HOST: 6,
     }
-    assert ExitStatus.OK == 0
+    assert int(ExitStatus.OK) == 0
 
 
 @pytest.mark.parametrize(

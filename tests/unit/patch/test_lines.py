@@ -17,8 +17,8 @@ from elivepatch.process import run
 
 def unified(old: str, new: str) -> str:
     """What `diff -U0` prints; only a newline ends a line."""
-    lines = [[f"{line}\n" for line in text.split("\n")[:-1]] for text in (old, new)]
-    return "".join(difflib.unified_diff(*lines, n=0))
+    before, after = ([f"{line}\n" for line in text.split("\n")[:-1]] for text in (old, new))
+    return "".join(difflib.unified_diff(before, after, n=0))
 
 
 def kept(old: str, new: str) -> str:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from elivepatch.model.errors import TrustError
 from elivepatch.trust.document import RECORDS, SOURCES, require_signed, sign_document
-from elivepatch.trust.keys import ServerKey
+from elivepatch.trust.keys import PublicKey, ServerKey
 
 KEY = ServerKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 OTHER = ServerKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
@@ -39,7 +39,7 @@ def test_the_signed_bytes_are_those_of_dsse() -> None:
         pytest.param([], SOURCES, CONTENT, SIGNED, id="where nothing is pinned"),
     ],
 )
-def test_any_other_is_refused(pinned: list, kind: str, content: bytes, signature: str) -> None:
+def test_any_other_is_refused(pinned: list[PublicKey], kind: str, content: bytes, signature: str) -> None:
     with pytest.raises(TrustError) as caught:
         require_signed(pinned, kind, content, signature)
     assert caught.value.problem.code == "document-signature"

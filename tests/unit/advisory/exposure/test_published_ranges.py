@@ -43,8 +43,9 @@ def _read(source: Path) -> Iterator[tuple[str, bytes]]:
         return
     with tarfile.open(source) as archive:
         for member in archive:
-            if member.isfile():
-                yield member.name, archive.extractfile(member).read()
+            file = archive.extractfile(member) if member.isfile() else None
+            if file is not None:
+                yield member.name, file.read()
 
 
 @pytest.fixture(scope="module", params=[SMALL, SAMPLE], ids=["self-made records", "sample of the list"])

@@ -46,7 +46,8 @@ def test_damaged_verdicts_are_refused(change: dict[str, Any]) -> None:
     whole = Verdicts(release=Release("6.1.0"), by_cve={}).as_dict()
     with pytest.raises(UsageError):
         Verdicts.from_dict(whole | change)
-    for content in (None, [], "x"):
+    damaged: list[Any] = [None, [], "x"]
+    for content in damaged:
         with pytest.raises(UsageError):
             Verdicts.from_dict(content)
 

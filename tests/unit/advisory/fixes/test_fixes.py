@@ -99,13 +99,14 @@ class TestDirectory:
     @pytest.mark.parametrize("kind", ["link", "pipe", "empty", "large", "directory"])
     def test_what_is_no_patch_is_named_and_the_fix_left_out(self, tmp_path: Path, kind: str) -> None:
         file = tmp_path / f"{NAME}.patch"
-        {
+        makers: dict[str, Callable[[], object]] = {
             "link": lambda: file.symlink_to("/etc/passwd"),
             "pipe": lambda: os.mkfifo(file),
             "empty": lambda: file.write_bytes(b" \n"),
             "large": lambda: file.write_bytes(b"x" * (PATCH_MAX + 1)),
             "directory": lambda: file.mkdir(),
-        }[kind]()
+        }
+        makers[kind]()
         findings = Findings()
         assert self.find(tmp_path, findings) is None
         assert findings.counts == {"bad-fix": 1}

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,10 @@ def refused(archive: Path, **limits: int) -> str:
     return caught.value.problem.message
 
 
-def tar_of(path: Path, fill: Callable[[tarfile.TarFile], None], mode: str = "w:gz") -> Path:
+Mode = Literal["w", "w:gz", "w:xz"]
+
+
+def tar_of(path: Path, fill: Callable[[tarfile.TarFile], None], mode: Mode = "w:gz") -> Path:
     with tarfile.open(path, mode) as archive:
         fill(archive)
     return path
@@ -59,7 +63,7 @@ def add(archive: tarfile.TarFile, name: str, content: bytes = b"{}", **fields: o
     archive.addfile(member, io.BytesIO(content))
 
 
-def tar_with(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
+def tar_with(path: Path, files: dict[str, bytes], mode: Mode = "w:gz") -> Path:
     def fill(archive: tarfile.TarFile) -> None:
         for name, content in files.items():
             add(archive, name, content)
@@ -233,7 +237,7 @@ def test_findings_of_a_hostile_archive_are_counted_but_not_all_kept(tmp_path: Pa
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w"])
-def test_an_archive_that_ends_early_is_refused_not_half_read(tmp_path: Path, mode: str) -> None:
+def test_an_archive_that_ends_early_is_refused_not_half_read(tmp_path: Path, mode: Mode) -> None:
     path = tmp_path / "a"
     tar_with(path, {f"{number}.json": bytes(range(256)) * 9 for number in range(40)}, mode)
     content = path.read_bytes()

@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -16,7 +17,6 @@ from elivepatch import process
 from elivepatch.advisory.exposure.affected import State, answer
 from elivepatch.advisory.exposure.version import parse_kernel_version
 from elivepatch.advisory.readers import collection as collect
-from elivepatch.advisory.readers import directory
 from elivepatch.advisory.readers.collection import read_records
 from elivepatch.advisory.records.record import Records
 from elivepatch.model.errors import ElivepatchError, UsageError
@@ -56,9 +56,12 @@ def make_clone(source: Path) -> Path:
     return source
 
 
+TAR_MODES: dict[str, Literal["w:", "w:gz", "w:bz2", "w:xz"]] = {"": "w:", "gz": "w:gz", "bz2": "w:bz2", "xz": "w:xz"}
+
+
 def make_tar(source: Path, kind: str) -> Path:
     archive = source.parent / f"list.tar.{kind}"
-    with tarfile.open(archive, f"w:{kind}") as opened:
+    with tarfile.open(archive, TAR_MODES[kind]) as opened:
         opened.add(source, "vulns")
     return archive
 
@@ -81,7 +84,7 @@ def reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         opened.append(Path(path).name)
         return real(path, flags, *rest)
 
-    monkeypatch.setattr(directory.os, "open", watch)
+    monkeypatch.setattr(os, "open", watch)
     return opened
 
 

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elivepatch.build.base.apt import Archive
 from elivepatch.build.base.store import Base
 from elivepatch.build.builders.klp import KlpBuilder
 from elivepatch.build.builders.klp_messages import not_compiled, not_made, switched_off
 from elivepatch.build.builders.klp_tree import unsupported_reason
+from elivepatch.build.sandbox.toolchain import Toolchains
 from elivepatch.model.codes import CODES
 from elivepatch.model.kernel import BuildId, Digest, Release
 from elivepatch.model.series import PatchSeries
@@ -61,8 +63,10 @@ def test_a_kernel_that_klp_build_cannot_serve_is_told_why(
 
 
 def test_the_builder_refuses_such_a_kernel_by_name(tmp_path: Path) -> None:
-    builder: Any = KlpBuilder(base=base(tmp_path, files=(SCRIPT,)), toolchains=None, jobs=1)
+    none = Toolchains(tmp_path / "toolchains", Archive(tmp_path / "packages"))
+    builder = KlpBuilder(base=base(tmp_path, files=(SCRIPT,)), toolchains=none, jobs=1)
     problem = builder.build(PatchSeries(()), name="livepatch_test", work_dir=tmp_path).problem
+    assert problem is not None
     assert problem.code == "builder-unfit"
     assert RELEASE in problem.message
 

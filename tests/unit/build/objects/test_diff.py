@@ -29,8 +29,8 @@ def said(text: str, status: int = 2, *, timed_out: bool = False) -> Completed:
     )
 
 
-def problem_of(text: str, status: int = 2, **changed: list[str]) -> Problem:
-    contents = Contents(changed={f".{name}": names for name, names in changed.items()})
+def problem_of(text: str, status: int = 2, changed: dict[str, list[str]] | None = None) -> Problem:
+    contents = Contents(changed=changed or {})
     return classify(said(text + ENDING, status), SOURCE, contents)
 
 
@@ -96,7 +96,7 @@ def test_a_sentence_is_one_sentence(text: str, code: str, words: str) -> None:
 
 def test_the_changed_symbols_of_a_section_are_named() -> None:
     problem = problem_of(
-        "ERROR: changed section .init.text not selected for inclusion", **{"init.text": ["a_init", "b"]}
+        "ERROR: changed section .init.text not selected for inclusion", changed={".init.text": ["a_init", "b"]}
     )
     assert problem.message.endswith(": a_init, b.")
 

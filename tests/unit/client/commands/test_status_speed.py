@@ -30,7 +30,7 @@ def test_status_of_a_host_with_livepatches_takes_less_than_300_ms(tmp_path: Path
     for number in range(5):
         made = make_livepatch(f"elp_{number}", series=[f"{number:064x}"], replace=number == 0)
         assert run(host, "load", save(made, host.root / "files"), "--json").status == 0
-    command = [sys.executable, "-c", PROGRAM, host.root, "status"]
+    command: list[str | Path] = [sys.executable, "-c", PROGRAM, host.root, "status"]
     runs = [process.run(command) for _ in range(5)]
     assert {ran.status for ran in runs} == {0}, runs[0].tail()
     assert "elp_4" in runs[0].text

@@ -176,7 +176,7 @@ class TestPreflight:
             host.put("proc/kallsyms", "0000000000000000 t c_start\n" * count)
             ran = load(host, made, "--dry-run")
             assert ran.status == status
-        assert ran.code == "function-missing"
+            assert status == 0 or ran.code == "function-missing"
 
     def test_a_tracer_on_the_function_is_told(self, host: SimulatedHost) -> None:
         host.put("sys/kernel/tracing/enabled_functions", "meminfo_proc_show (1) R I     \ttramp: x\n")

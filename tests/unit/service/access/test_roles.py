@@ -196,7 +196,8 @@ def test_what_was_done_is_in_the_audit_log(server: Assembled) -> None:
 
 
 def _whole_log(server: Assembled) -> list[dict[str, str]]:
-    entries, after = [], 0
+    entries: list[dict[str, str]] = []
+    after: int | None = 0
     while after is not None:
         page = server.http.get("/v1/audit", params={"after": after, "limit": 3}).json()
         entries += page["entries"]

@@ -11,7 +11,6 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from elivepatch.service.db import database
@@ -69,7 +68,7 @@ def test_sqlite_keeps_its_promises(engine: sa.Engine) -> None:
 
 
 def test_the_tables_suit_postgresql() -> None:
-    dialect = postgresql.dialect()
+    dialect = sa.make_url("postgresql+psycopg://").get_dialect()()
     written = [str(CreateTable(table).compile(dialect=dialect)) for table in (builds, events, hosts, tokens)]
     written += [str(CreateIndex(index).compile(dialect=dialect)) for index in builds.indexes]
     assert any("BIGSERIAL" in statement for statement in written)

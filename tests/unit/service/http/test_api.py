@@ -23,7 +23,8 @@ from starlette.testclient import TestClient
 
 from elivepatch.service.http.dependencies import Services
 from elivepatch.service.http.routes import api
-from elivepatch.service.http.server import TOKEN_FILE, assemble
+from elivepatch.service.http.server import assemble
+from elivepatch.service.parts import TOKEN_FILE
 from elivepatch.settings import ServerSettings
 
 DEADLINE_S = 20.0

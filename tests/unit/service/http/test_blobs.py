@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from assembled import Assembled, assembled
@@ -32,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assembled]:
 @pytest.fixture
 def content(request: pytest.FixtureRequest) -> bytes:
     """Bytes that no other test uploads."""
-    return request.node.name.encode() + CONTENT
+    return str(request.node.name).encode() + CONTENT
 
 
 def test_a_blob_is_uploaded_at_once_and_again_for_nothing(server: Assembled, content: bytes) -> None:
@@ -109,7 +110,7 @@ def test_bytes_of_another_digest_are_discarded(server: Assembled, content: bytes
 
 
 def test_more_than_was_announced_is_not_taken(server: Assembled, content: bytes) -> None:
-    length = {"Upload_Length": "100"}
+    length: dict[str, Any] = {"Upload_Length": "100"}
     refused(begin(server, content, content[:101], **length), 422, "upload-length")
     assert stands(server.http.head(path_of(content))) == (204, 0, "?0")
     begin(server, content, content[:60], **length)
@@ -175,7 +176,8 @@ def test_a_request_that_takes_an_upload_over_ends_the_one_before(server: Assembl
     assert held.standing("default", digest).offset == 10
     second = held.resume("default", digest, offset=10, length=None)
     assert second is not None
-    for late in (lambda: first.write(b"late"), first.finish):
+    too_late: list[Callable[[], object]] = [lambda: first.write(b"late"), first.finish]
+    for late in too_late:
         with pytest.raises(UsageError) as over:
             late()
         assert over.value.problem.code == "upload-taken-over"

@@ -111,7 +111,7 @@ def test_a_build_that_fails_is_201_at_first_and_no_module_then(server: Assembled
 def test_a_kernel_that_cannot_be_told_is_refused_with_words_that_the_old_client_prints(server: Assembled) -> None:
     for change in ({"version": "5.1.6"}, {"config": CONFIG + b"CONFIG_Y=y\n"}, {"version": "../../x"}):
         client = OldClient(server)
-        refused = client.send(b"sleep 0", **change)  # type: ignore[arg-type]
+        refused = client.send(b"sleep 0", **change)
         assert refused.status_code == 403
         assert refused.json()["message"].startswith("The server cannot tell which kernel this is")
         assert client.fetch().json() == NOT_THESE
@@ -120,7 +120,7 @@ def test_a_kernel_that_cannot_be_told_is_refused_with_words_that_the_old_client_
 def test_what_is_malformed_is_the_old_server_s_internal_error(server: Assembled) -> None:
     broken = (500, {"message": "Internal Server Error"})
     for wrong in ({"config": None}, {"version": None}):
-        answer = OldClient(server).send(b"sleep 0", **wrong)  # type: ignore[arg-type]
+        answer = OldClient(server).send(b"sleep 0", **wrong)
         assert (answer.status_code, answer.json()) == broken
     answer = OldClient(server).send(None)
     assert (answer.status_code, answer.json()) == broken
