@@ -23,7 +23,7 @@ from cve_server import CveServer
 from host_commands import Ran, enrolled_host, run, run_json
 from simulated_host import SimulatedHost
 
-from elivepatch.client.cve.cache import DIRECTORY, Kept
+from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.client.server.advisories import AdvisoryServer
 from elivepatch.model.errors import ExitStatus
 
@@ -55,7 +55,7 @@ def auto(host: SimulatedHost, *options: str) -> Ran:
 
 def settled(host: SimulatedHost) -> dict[str, Any]:
     """What a run leaves behind, without names and times that differ from run to run."""
-    verdicts = Kept(host.root / DIRECTORY).verdicts(host.release).by_cve
+    verdicts = CveCache(host.root / DIRECTORY).verdicts(host.release).by_cve
     return {
         "live": [patch.name for entry in host.store.record().set.entries for patch in entry.series],
         "loaded": len(host.live),
@@ -144,7 +144,7 @@ def test_a_run_that_fails_is_told_too(host: SimulatedHost, server: CveServer) ->
 
 
 def test_what_killed_runs_left_is_removed_when_it_is_old(host: SimulatedHost) -> None:
-    kept = Kept(host.root / DIRECTORY)
+    kept = CveCache(host.root / DIRECTORY)
     kept.make(kept.directory / "sources")
     left = [kept.directory / ".records.idx.77.partial", kept.directory / "sources/.x.json.0a1b2c3d"]
     for file in left:
@@ -155,7 +155,7 @@ def test_what_killed_runs_left_is_removed_when_it_is_old(host: SimulatedHost) ->
 
 
 def test_two_at_once_are_one_too_many(host: SimulatedHost) -> None:
-    Kept.make(host.root / DIRECTORY)
+    CveCache.make(host.root / DIRECTORY)
     with (host.root / DIRECTORY / "auto.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         ran = auto(host)

@@ -17,7 +17,7 @@ from host_commands import Ran, run, run_json
 from simulated_host import RELEASE, SimulatedHost
 
 from elivepatch import process
-from elivepatch.client.cve.cache import DIRECTORY, Kept
+from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.model.kernel import Digest
 from elivepatch.model.series import SourcePatch
 
@@ -332,7 +332,7 @@ class TestClose:
     def test_damaged_verdicts_stop_a_plan_with_advice(self, host: SimulatedHost, cves: CveList) -> None:
         cves.add(1, "ok")
         cve(host, cves, "plan")
-        file = Kept(host.root / DIRECTORY)._verdicts_file(RELEASE)
+        file = CveCache(host.root / DIRECTORY)._verdicts_file(RELEASE)
         file.write_text("{")
         assert cve(host, cves, "plan").code == "cve-verdicts"
 
@@ -374,7 +374,7 @@ def test_a_server_whose_base_lacks_a_patch_of_this_kernel_is_asked_no_further(
     server.mood = "other-base"
     ran = run_json(host, *command, "--policy", cves.policy, "--base-patch", tmp_path / "mine.patch")
     assert (ran.status, ran.code, host.loads) == (6, "base-patches", 0)
-    assert Kept(host.root / DIRECTORY).verdicts(RELEASE).by_cve["CVE-2030-30001"].asked is False
+    assert CveCache(host.root / DIRECTORY).verdicts(RELEASE).by_cve["CVE-2030-30001"].asked is False
 
 
 @pytest.mark.parametrize("command", ["plan", "close"])

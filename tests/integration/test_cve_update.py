@@ -15,7 +15,7 @@ from simulated_host import SimulatedHost
 
 from elivepatch.advisory.exposure.sources import KernelSources
 from elivepatch.advisory.records.index import read_index
-from elivepatch.client.cve.cache import DIRECTORY, Kept
+from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.service import cli
 
 pytestmark = pytest.mark.integration
@@ -45,7 +45,7 @@ def test_the_hosts_own_kernel_is_kept_and_fetched_again_only_when_it_changed(
     assert ran.status == 0
     assert ran.document["changed"] is True
     assert (ran.document["vanilla"], ran.document["built"]) == ("6.1.176", 2)
-    kept = Kept(host.root / DIRECTORY)
+    kept = CveCache(host.root / DIRECTORY)
     assert kept.sources(KERNEL.release) == SOURCES
     assert update(host, server).document["changed"] is False
     kept.keep_sources(KERNEL.release, replace(SOURCES, sources={}).encode())
@@ -61,7 +61,7 @@ def test_the_records_are_kept_and_answer_without_the_server(host: SimulatedHost,
     again = update(host, server)
     assert again.document["records"] == {"count": 8, "changed": False}
     assert again.err == ""
-    assert len(read_index(Kept(host.root / DIRECTORY).records).listed) == 8
+    assert len(read_index(CveCache(host.root / DIRECTORY).records).listed) == 8
     answered = run_json(host, "cve", "list", "--kernel", "6.12.40", "--state", "affected")
     assert len(answered.document) == 3
 
@@ -81,7 +81,7 @@ def test_another_build_of_the_kernel_is_refused_and_nothing_kept(tmp_path: Path,
     host = SimulatedHost(tmp_path / "host")
     ran = update(host, server)
     assert (ran.status, ran.code) == (6, "other-build")
-    assert Kept(host.root / DIRECTORY).sources(KERNEL.release) is None
+    assert CveCache(host.root / DIRECTORY).sources(KERNEL.release) is None
 
 
 def test_another_hosts_kernel_is_fetched_by_its_release_or_saved(tmp_path: Path, server: RunningServer) -> None:
@@ -91,7 +91,7 @@ def test_another_hosts_kernel_is_fetched_by_its_release_or_saved(tmp_path: Path,
     assert KernelSources.decode(file.read_bytes()) == SOURCES
     assert not (host.root / DIRECTORY).exists()
     assert update(host, server, "--kernel", KERNEL.release).status == 0
-    assert Kept(host.root / DIRECTORY).sources(KERNEL.release) == SOURCES
+    assert CveCache(host.root / DIRECTORY).sources(KERNEL.release) == SOURCES
 
 
 def test_a_kernel_that_the_server_lacks_is_told_in_its_words(host: SimulatedHost, server: RunningServer) -> None:
@@ -106,4 +106,4 @@ def test_a_server_that_is_away_leaves_what_is_kept(host: SimulatedHost, server: 
     update(host, server)
     ran = run_json(host, "cve", "update", "--url", "http://127.0.0.1:9")
     assert (ran.status, ran.code) == (4, "server-unreachable")
-    assert Kept(host.root / DIRECTORY).sources(KERNEL.release) == SOURCES
+    assert CveCache(host.root / DIRECTORY).sources(KERNEL.release) == SOURCES

@@ -16,7 +16,7 @@ from typing import Any
 from elivepatch.advisory.exposure.affected import State
 from elivepatch.advisory.exposure.exposure import Certainty, Exposure
 from elivepatch.advisory.exposure.ranking import Ranking
-from elivepatch.advisory.exposure.verdicts import Outcome, Verdict
+from elivepatch.advisory.exposure.verdicts import FixOutcome, FixVerdict
 from elivepatch.advisory.fixes.fixes import Fix, Found
 from elivepatch.advisory.policy import Policy
 from elivepatch.advisory.records.record import at_least, id_order
@@ -67,7 +67,7 @@ class Decision:
 
 
 @dataclass(slots=True)
-class Plan:
+class ClosePlan:
     """Every CVE that concerns a kernel, by id, with its decision of today."""
 
     decisions: dict[str, Decision] = field(default_factory=dict)
@@ -102,9 +102,9 @@ def in_order(fix: Fix) -> tuple[tuple[int, ...], datetime, tuple[int, int]]:
     return fix.order, fix.dated, id_order(fix.cve)
 
 
-def select(exposed: Iterable[Exposure], policy: Policy, ranking: Ranking) -> Plan:
+def select(exposed: Iterable[Exposure], policy: Policy, ranking: Ranking) -> ClosePlan:
     """Return a plan with every CVE that concerns the kernel, chosen or left out by what the policy says about it."""
-    plan = Plan()
+    plan = ClosePlan()
     for one in exposed:
         if one.concerned:
             choice, reason = _wish(one, policy, exploited=one.record.id in ranking.exploited)
@@ -120,8 +120,8 @@ def _wish(one: Exposure, policy: Policy, *, exploited: bool) -> tuple[Choice, st
         return Choice.LEFT_OUT, "the policy excludes it"
     if record.id in policy.include:
         return Choice.CHOSEN, "the policy includes it"
-    if one.answer.state is State.UNKNOWN:
-        return Choice.LEFT_OUT, f"it is not certain that this kernel is affected: {one.answer.evidence[0].reason}"
+    if one.assessment.state is State.UNKNOWN:
+        return Choice.LEFT_OUT, f"it is not certain that this kernel is affected: {one.assessment.evidence[0].reason}"
     if policy.loaded_only and one.loaded.certainty is Certainty.NO:
         return Choice.LEFT_OUT, one.loaded.reason
     if exploited:
@@ -133,7 +133,7 @@ def _wish(one: Exposure, policy: Policy, *, exploited: bool) -> tuple[Choice, st
     return Choice.CHOSEN, f"its severity is {record.severity}"
 
 
-def with_fixes(plan: Plan, found: Found, policy: Policy, now: datetime) -> None:
+def with_fixes(plan: ClosePlan, found: Found, policy: Policy, now: datetime) -> None:
     """Give every chosen CVE its fix; one without, or with one that is too young, is no longer chosen."""
     for one in plan.having(Choice.CHOSEN):
         fix = found.fixes.get(one.cve)
@@ -151,7 +151,7 @@ def _too_young(fix: Fix, policy: Policy, now: datetime) -> bool:
     return policy.min_age_days > 0 and now - fix.dated < timedelta(days=policy.min_age_days)
 
 
-def with_verdicts(plan: Plan, verdicts: Mapping[str, Verdict], live: Collection[Digest]) -> None:
+def with_verdicts(plan: ClosePlan, verdicts: Mapping[str, FixVerdict], live: Collection[Digest]) -> None:
     """Take out of what is chosen what the server says cannot be a livepatch, or needs none.
 
     A fix that only works after others stays where these are chosen or live; one that did not go with the others stays
@@ -168,18 +168,18 @@ def with_verdicts(plan: Plan, verdicts: Mapping[str, Verdict], live: Collection[
             plan.decide(one.cve, Choice.CHOSEN, one.reason, functions=verdict.functions)
         elif verdict.problem is None:
             plan.decide(one.cve, Choice.LEFT_OUT, "it only applies after another fix, which is not chosen")
-        elif verdict.outcome is Outcome.COVERED and verdict.closed_by <= there:
+        elif verdict.outcome is FixOutcome.COVERED and verdict.closed_by <= there:
             plan.decide(one.cve, Choice.NOTHING_TO_DO, "another fix brings the same change")
         elif verdict.beside and set(verdict.beside) != there:
             plan.decide(one.cve, Choice.CHOSEN, "it did not go with the others before; they changed since")
         else:
-            nothing = verdict.outcome is Outcome.NOTHING_TO_DO
+            nothing = verdict.outcome is FixOutcome.NOTHING_TO_DO
             with_others = "it does not go with the others: " if verdict.beside else ""
             reason = f"{with_others}{verdict.problem.message} [{verdict.problem.code}]"
             plan.decide(one.cve, Choice.NOTHING_TO_DO if nothing else Choice.NEEDS_REBOOT, reason)
 
 
-def within_limit(plan: Plan, policy: Policy, ranking: Ranking, live: Collection[str]) -> None:
+def within_limit(plan: ClosePlan, policy: Policy, ranking: Ranking, live: Collection[str]) -> None:
     """Leave out what would make more functions live than the policy allows, the least urgent first."""
 
     def urgency(one: Decision) -> tuple[bool, bool, float, int, tuple[int, int]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from elivepatch.advisory.exposure.version import BEGINNING, KernelVersion, reached
-from elivepatch.advisory.records.record import Fix, Introduction, Record
+from elivepatch.advisory.records.record import FixCommit, Introduction, Record
 
 
 class State(enum.StrEnum):
@@ -45,7 +45,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Assessment:
     """The state of one record on one kernel. `evidence` has every introduction that decided it, at least one."""
 
     record: Record
@@ -59,7 +59,7 @@ class Answer:
         return tuple(str(versions[order]) for order in sorted(versions))
 
 
-def answer(record: Record, kernel: KernelVersion) -> Answer:
+def assess(record: Record, kernel: KernelVersion) -> Assessment:
     """Apply the rule to one record.
 
     `unknown` is the answer for a record whose ranges cannot be used, and for a release candidate of the very version
@@ -68,27 +68,27 @@ def answer(record: Record, kernel: KernelVersion) -> Answer:
     if record.defect or not record.introductions:
         reason = record.defect or "The record names no range."
         nothing = Evidence(introduced="", introduced_commit="", fixed="", fixed_commit="", reason=reason)
-        return Answer(record=record, state=State.UNKNOWN, evidence=(nothing,))
+        return Assessment(record=record, state=State.UNKNOWN, evidence=(nothing,))
     judged = [(group, *_judge(group, kernel)) for group in record.introductions]
     found = {state for _, state, _ in judged}
     state = next(state for state in (State.AFFECTED, State.UNKNOWN, State.FIXED, State.NOT_AFFECTED) if state in found)
     if state is State.NOT_AFFECTED:
         judged = [(_closest(record.introductions, kernel), state, None)]
     evidence = tuple(_explain(group, state, fix, kernel) for group, of, fix in judged if of is state)
-    return Answer(record=record, state=state, evidence=evidence)
+    return Assessment(record=record, state=state, evidence=evidence)
 
 
-def exposure(records: Iterable[Record], kernel: KernelVersion) -> list[Answer]:
+def assess_all(records: Iterable[Record], kernel: KernelVersion) -> list[Assessment]:
     """Apply the rule to every record, in their order."""
-    return [answer(record, kernel) for record in records]
+    return [assess(record, kernel) for record in records]
 
 
-def _judge(group: Introduction, kernel: KernelVersion) -> tuple[State, Fix | None]:
+def _judge(group: Introduction, kernel: KernelVersion) -> tuple[State, FixCommit | None]:
     """Judge one introduction: its state, and the fix that decides it or leaves it open."""
     present = reached(group.version, kernel)
     if present is False:
         return State.NOT_AFFECTED, None
-    perhaps: Fix | None = None
+    perhaps: FixCommit | None = None
     for fix in group.fixes:
         # A fix older than the introduction closed an earlier appearance of the bug, not this one.
         if fix.version.order < group.version.order:
@@ -103,7 +103,7 @@ def _judge(group: Introduction, kernel: KernelVersion) -> tuple[State, Fix | Non
     return State.AFFECTED, _next_fix(group, kernel)
 
 
-def _next_fix(group: Introduction, kernel: KernelVersion) -> Fix | None:
+def _next_fix(group: Introduction, kernel: KernelVersion) -> FixCommit | None:
     """Return the fix that would close this introduction: in the kernel's branch, else the first in mainline."""
     later = [fix for fix in group.fixes if fix.version.order > kernel.order]
     own = [fix for fix in later if fix.version.branch == kernel.branch]
@@ -117,7 +117,7 @@ def _closest(groups: tuple[Introduction, ...], kernel: KernelVersion) -> Introdu
     return min(own or mainline or groups, key=lambda group: group.version.order)
 
 
-def _explain(group: Introduction, state: State, fix: Fix | None, kernel: KernelVersion) -> Evidence:
+def _explain(group: Introduction, state: State, fix: FixCommit | None, kernel: KernelVersion) -> Evidence:
     origin = f"introduced in {group.version}"
     if group.version == BEGINNING:
         origin = "introduced nobody knows when, so taken as always present"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from elivepatch.advisory.exposure.affected import Answer, Evidence, State
+from elivepatch.advisory.exposure.affected import Assessment, Evidence, State
 from elivepatch.advisory.exposure.version import KernelVersion, listed_version
 from elivepatch.advisory.records.record import CVE_ID, plain
 
@@ -130,33 +130,33 @@ def read_changelog(text: str) -> Changelog | None:
     )
 
 
-def judge(answer: Answer, changelog: Changelog) -> Answer:
+def with_changelog(assessment: Assessment, changelog: Changelog) -> Assessment:
     """Return the answer for a distribution's kernel: what its changelog says goes before the version.
 
     An affected CVE is fixed where an upload of this branch names it, or added the very change of that title; it is
     unknown where only an upload of another branch names it. A fixed one is unknown where its fix was taken back.
     """
-    name, title = answer.record.id, answer.record.title
-    if answer.state in {State.AFFECTED, State.UNKNOWN}:
+    name, title = assessment.record.id, assessment.record.title
+    if assessment.state in {State.AFFECTED, State.UNKNOWN}:
         if name in changelog.closed:
-            return _replaced(answer, State.FIXED, f"the changelog of {changelog.closed[name]} names it as closed")
+            return _replaced(assessment, State.FIXED, f"the changelog of {changelog.closed[name]} names it as closed")
         if title in changelog.own:
             return _replaced(
-                answer, State.FIXED, f"the changelog of {changelog.own[title]} has the change of this title"
+                assessment, State.FIXED, f"the changelog of {changelog.own[title]} has the change of this title"
             )
         if name in changelog.elsewhere:
             where = changelog.elsewhere[name]
             reason = f"only the changelog of {where}, another branch, names it: the fix may not have been carried on"
-            return _replaced(answer, State.UNKNOWN, reason)
-    if answer.state is State.FIXED and title in changelog.reverted and name not in changelog.closed:
+            return _replaced(assessment, State.UNKNOWN, reason)
+    if assessment.state is State.FIXED and title in changelog.reverted and name not in changelog.closed:
         reason = f"the changelog of {changelog.reverted[title]} says that the fix was taken back"
-        return _replaced(answer, State.UNKNOWN, reason)
-    return answer
+        return _replaced(assessment, State.UNKNOWN, reason)
+    return assessment
 
 
-def _replaced(answer: Answer, state: State, reason: str) -> Answer:
-    told: list[Evidence] = [replace(one, reason=f"{one.reason}; {reason}") for one in answer.evidence]
-    return replace(answer, state=state, evidence=tuple(told))
+def _replaced(assessment: Assessment, state: State, reason: str) -> Assessment:
+    told: list[Evidence] = [replace(one, reason=f"{one.reason}; {reason}") for one in assessment.evidence]
+    return replace(assessment, state=state, evidence=tuple(told))
 
 
 def _newest(entries: dict[str, _Entry], key: str, entry: _Entry) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The exposure of one very kernel: from its version to what it builds, what is loaded, and what livepatches close.
 
-Each stage has three answers, yes, no and unknown; whatever is unknown counts as exposed. docs/cve.md derives them.
+Each stage has three assessments, yes, no and unknown; whatever is unknown counts as exposed. docs/cve.md derives them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import enum
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from elivepatch.advisory.exposure.affected import Answer, State, answer
-from elivepatch.advisory.exposure.changelog import judge
+from elivepatch.advisory.exposure.affected import Assessment, State, assess
+from elivepatch.advisory.exposure.changelog import with_changelog
 from elivepatch.advisory.exposure.sources import KernelSources
-from elivepatch.advisory.exposure.verdicts import Outcome, Verdict
+from elivepatch.advisory.exposure.verdicts import FixOutcome, FixVerdict
 from elivepatch.advisory.exposure.version import KernelVersion
 from elivepatch.advisory.records.record import Record
 
@@ -63,7 +63,7 @@ class Closing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class ExposureSubject:
     """The kernel that is asked about.
 
     `sources` is None where no server told what it was built from, `modules` None where it is not the one of this host;
@@ -75,7 +75,7 @@ class Subject:
     sources: KernelSources | None = None
     modules: Collection[str] | None = None
     closings: Mapping[str, Closing] | None = None
-    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    verdicts: Mapping[str, FixVerdict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,22 +85,22 @@ class Exposure:
     `verdict` is what is known about its fix with the server's builder of today, None where that is nothing.
     """
 
-    answer: Answer
+    assessment: Assessment
     built: Stage
     loaded: Stage
     closed: Closing | None
     parents: tuple[str, ...] = ()
-    verdict: Verdict | None = None
+    verdict: FixVerdict | None = None
 
     @property
     def record(self) -> Record:
         """The record that this is about."""
-        return self.answer.record
+        return self.assessment.record
 
     @property
     def concerned(self) -> bool:
         """Whether the version is affected, or may be, and this configuration builds the code, or may."""
-        return self.answer.state in {State.AFFECTED, State.UNKNOWN} and self.built.certainty is not Certainty.NO
+        return self.assessment.state in {State.AFFECTED, State.UNKNOWN} and self.built.certainty is not Certainty.NO
 
     @property
     def open(self) -> bool:
@@ -108,23 +108,23 @@ class Exposure:
         return self.concerned and self.closed is None
 
 
-def expose(records: Iterable[Record], subject: Subject) -> list[Exposure]:
+def expose(records: Iterable[Record], subject: ExposureSubject) -> list[Exposure]:
     """Return what every record means for the kernel, in their order."""
     sources = subject.sources
     exposed = []
     for record in records:
-        found = answer(record, subject.version)
+        found = assess(record, subject.version)
         if sources is not None and sources.changelog is not None:
-            found = judge(found, sources.changelog)
+            found = with_changelog(found, sources.changelog)
         built, parents = _built(record, sources)
         verdict = subject.verdicts.get(record.id)
         if verdict is not None and (sources is None or verdict.builder != sources.builder):
             verdict = None
-        if verdict is not None and verdict.outcome is Outcome.NOTHING_TO_DO:
+        if verdict is not None and verdict.outcome is FixOutcome.NOTHING_TO_DO:
             found, built = _shown_by_source(found, built, verdict)
         exposed.append(
             Exposure(
-                answer=found,
+                assessment=found,
                 built=built,
                 loaded=_loaded(built, parents, subject.modules),
                 closed=(subject.closings or {}).get(record.id),
@@ -135,7 +135,7 @@ def expose(records: Iterable[Record], subject: Subject) -> list[Exposure]:
     return exposed
 
 
-def _shown_by_source(found: Answer, built: Stage, verdict: Verdict) -> tuple[Answer, Stage]:
+def _shown_by_source(found: Assessment, built: Stage, verdict: FixVerdict) -> tuple[Assessment, Stage]:
     """Return state and stage as this kernel's own source shows them: the server tried the fix on it."""
     if verdict.problem is None:
         return found, built

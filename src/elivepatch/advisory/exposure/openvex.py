@@ -16,14 +16,16 @@ from datetime import datetime
 from typing import Any
 
 from elivepatch.advisory.exposure.affected import State
-from elivepatch.advisory.exposure.exposure import Certainty, Exposure, Subject
+from elivepatch.advisory.exposure.exposure import Certainty, Exposure, ExposureSubject
 from elivepatch.advisory.exposure.sources import vanilla_purl
-from elivepatch.advisory.exposure.verdicts import Outcome
+from elivepatch.advisory.exposure.verdicts import FixOutcome
 
 CONTEXT = "https://openvex.dev/ns/v0.2.0"
 
 
-def openvex(exposed: Sequence[Exposure], subject: Subject, *, author: str, tool: str, at: datetime) -> dict[str, Any]:
+def openvex(
+    exposed: Sequence[Exposure], subject: ExposureSubject, *, author: str, tool: str, at: datetime
+) -> dict[str, Any]:
     """Return the document: one statement per CVE about the kernel's package, or about the vanilla kernel.
 
     Its id is made of its statements, so that the same statements have the same id. `at` has a time zone.
@@ -44,8 +46,8 @@ def openvex(exposed: Sequence[Exposure], subject: Subject, *, author: str, tool:
 
 def _statement(exposed: Exposure, product: str) -> dict[str, Any]:
     statement: dict[str, Any] = {"vulnerability": {"name": exposed.record.id}, "products": [{"@id": product}]}
-    evidence = "; ".join(one.reason for one in exposed.answer.evidence[:4])
-    state = exposed.answer.state
+    evidence = "; ".join(one.reason for one in exposed.assessment.evidence[:4])
+    state = exposed.assessment.state
     if state is State.FIXED:
         return statement | {"status": "fixed", "status_notes": evidence}
     if state is State.NOT_AFFECTED:
@@ -65,10 +67,10 @@ def _not_affected(justification: str, notes: str) -> dict[str, str]:
 
 def _action(exposed: Exposure) -> str:
     verdict = exposed.verdict
-    if verdict is not None and verdict.outcome is Outcome.CONVERTIBLE:
+    if verdict is not None and verdict.outcome is FixOutcome.CONVERTIBLE:
         return "Close it without a reboot: elivepatch cve close."
-    fixes = sorted({one.fixed for one in exposed.answer.evidence if one.fixed})
-    if verdict is not None and verdict.outcome is Outcome.NEEDS_REBOOT:
+    fixes = sorted({one.fixed for one in exposed.assessment.evidence if one.fixed})
+    if verdict is not None and verdict.outcome is FixOutcome.NEEDS_REBOOT:
         return f"Boot a kernel that has the fix ({', '.join(fixes) or 'none is listed yet'}): it cannot be a livepatch."
     if fixes:
         return f"Boot a kernel that has the fix ({', '.join(fixes)}), or close it with elivepatch cve close."

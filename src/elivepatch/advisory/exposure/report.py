@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How records and answers are told: JSON-ready mappings with stable keys, the order to look at them, and the sums."""
+"""Report records and assessments: JSON-ready mappings with stable keys, the order to read them in, and the sums."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from elivepatch.advisory.exposure.affected import Answer, State
+from elivepatch.advisory.exposure.affected import Assessment, State
 from elivepatch.advisory.exposure.ranking import Ranking
 from elivepatch.advisory.exposure.version import KernelVersion
 from elivepatch.advisory.records.record import Record, id_order
@@ -45,75 +45,75 @@ def ranges(record: Record) -> list[dict[str, Any]]:
     ]
 
 
-def answer_dict(answer: Answer, ranking: Ranking) -> dict[str, Any]:
+def assessment_dict(assessment: Assessment, ranking: Ranking) -> dict[str, Any]:
     """Return one CVE's state on one kernel, with its evidence, and what ranks it where that is known."""
-    told = record_dict(answer.record) | {
-        "state": str(answer.state),
-        "fixed_in": list(answer.fixed_in),
-        "evidence": [evidence.as_dict() for evidence in answer.evidence],
+    told = record_dict(assessment.record) | {
+        "state": str(assessment.state),
+        "fixed_in": list(assessment.fixed_in),
+        "evidence": [evidence.as_dict() for evidence in assessment.evidence],
     }
-    if answer.record.id in ranking.exploited:
-        told["exploited_since"] = ranking.exploited[answer.record.id]
-    if answer.record.id in ranking.probability:
-        told["exploit_probability"] = ranking.probability[answer.record.id]
+    if assessment.record.id in ranking.exploited:
+        told["exploited_since"] = ranking.exploited[assessment.record.id]
+    if assessment.record.id in ranking.probability:
+        told["exploit_probability"] = ranking.probability[assessment.record.id]
     return told
 
 
-def ranked(answers: Iterable[Answer], ranking: Ranking) -> list[Answer]:
-    """Return the answers in the order to look at them: exploited first, then by probability, score and age.
+def ranked(assessments: Iterable[Assessment], ranking: Ranking) -> list[Assessment]:
+    """Return the assessments in the order to look at them: exploited first, then by probability, score and age.
 
     Without any ranking they stay in their order.
     """
     if not ranking.exploited and not ranking.probability:
-        return list(answers)
+        return list(assessments)
 
-    def key(answer: Answer) -> tuple[bool, float, int, tuple[int, int]]:
-        name = answer.record.id
+    def key(assessment: Assessment) -> tuple[bool, float, int, tuple[int, int]]:
+        name = assessment.record.id
         probability = ranking.probability.get(name, 0.0)
-        return name not in ranking.exploited, -probability, -(answer.record.score or 0), id_order(name)
+        return name not in ranking.exploited, -probability, -(assessment.record.score or 0), id_order(name)
 
-    return sorted(answers, key=key)
+    return sorted(assessments, key=key)
 
 
-def last_known(answers: Iterable[Answer], kernel: KernelVersion) -> str:
+def last_known(assessments: Iterable[Assessment], kernel: KernelVersion) -> str:
     """Return the newest version of the kernel's branch that the records name, empty where they name none.
 
     Every fix the list has for this branch is in that version; a kernel newer than it is newer than the list.
     """
     levels = {
         version.level
-        for answer in answers
-        for group in answer.record.introductions
+        for assessment in assessments
+        for group in assessment.record.introductions
         for version in (group.version, *(fix.version for fix in group.fixes))
         if version.branch == kernel.branch and version.rc is None
     }
     return str(KernelVersion(branch=kernel.branch, level=max(levels))) if levels else ""
 
 
-def summary(answers: Sequence[Answer], kernel: KernelVersion, ranking: Ranking) -> dict[str, Any]:
+def summary(assessments: Sequence[Assessment], kernel: KernelVersion, ranking: Ranking) -> dict[str, Any]:
     """Return the sums over all records: per state, and for the affected ones where their fix is and what they touch."""
-    states = Counter(answer.state for answer in answers)
-    affected = [answer for answer in answers if answer.state is State.AFFECTED]
-    severities = Counter(answer.record.severity for answer in affected)
-    fixes = Counter(_where_fixed(answer, kernel) for answer in affected)
+    states = Counter(assessment.state for assessment in assessments)
+    affected = [assessment for assessment in assessments if assessment.state is State.AFFECTED]
+    severities = Counter(assessment.record.severity for assessment in affected)
+    fixes = Counter(_where_fixed(assessment, kernel) for assessment in affected)
     return {
         "kernel": str(kernel),
-        "records": len(answers),
+        "records": len(assessments),
         "states": {str(state): states[state] for state in State},
         "affected": {
             "severity": {severity: severities[severity] for severity in _SEVERITIES},
             "fix": {where: fixes[where] for where in ("branch", "mainline", "none")},
-            "drivers_only": sum(_drivers_only(answer.record) for answer in affected),
-            "exploited": sum(answer.record.id in ranking.exploited for answer in affected),
+            "drivers_only": sum(_drivers_only(assessment.record) for assessment in affected),
+            "exploited": sum(assessment.record.id in ranking.exploited for assessment in affected),
         },
-        "last_known_in_branch": last_known(answers, kernel),
+        "last_known_in_branch": last_known(assessments, kernel),
     }
 
 
-def _where_fixed(answer: Answer, kernel: KernelVersion) -> str:
+def _where_fixed(assessment: Assessment, kernel: KernelVersion) -> str:
     """Return `branch` where every open introduction has a fix in the kernel's branch, `none` where one has none."""
     branch = KernelVersion(branch=kernel.branch)
-    fixes = [evidence.fixed for evidence in answer.evidence]
+    fixes = [evidence.fixed for evidence in assessment.evidence]
     if not all(fixes):
         return "none"
     return "branch" if all(f"{fixed}.".startswith(f"{branch}.") for fixed in fixes) else "mainline"

@@ -23,7 +23,7 @@ _FUNCTION = re.compile(r"[A-Za-z0-9_.-]{1,64}:[A-Za-z0-9_.$]{1,511}", re.ASCII)
 _STAMP = re.compile(r"[0-9TZ:.+-]{0,40}", re.ASCII)
 
 
-class Outcome(enum.StrEnum):
+class FixOutcome(enum.StrEnum):
     """What a fix can be on this kernel."""
 
     UNTRIED = "untried"
@@ -38,7 +38,7 @@ _CONTEXT = frozenset({"does-not-apply", "compile-error", "undefined-symbol"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class FixVerdict:
     """One CVE's fix.
 
     `patches` are the SHA-256 of its source patches in order. `builder` is KernelSources.builder at the time, and
@@ -58,19 +58,19 @@ class Verdict:
     at: str = ""
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> FixOutcome:
         """What follows from it."""
         if self.problem is None:
-            return Outcome.CONVERTIBLE if self.asked else Outcome.UNTRIED
+            return FixOutcome.CONVERTIBLE if self.asked else FixOutcome.UNTRIED
         if self.problem.code not in _NOTHING_TO_DO:
-            return Outcome.NEEDS_REBOOT
+            return FixOutcome.NEEDS_REBOOT
         # What is there already beside other fixes, and was not alone, came with one of these.
-        return Outcome.COVERED if self.beside else Outcome.NOTHING_TO_DO
+        return FixOutcome.COVERED if self.beside else FixOutcome.NOTHING_TO_DO
 
     @property
     def closed_by(self) -> frozenset[Digest]:
         """The source patches that close the CVE once all of them are live."""
-        return frozenset(self.beside if self.outcome is Outcome.COVERED else self.patches)
+        return frozenset(self.beside if self.outcome is FixOutcome.COVERED else self.patches)
 
     @property
     def lacks_context(self) -> bool:
@@ -83,11 +83,11 @@ class Verdict:
 
 
 @dataclass(slots=True, kw_only=True)
-class Verdicts:
+class FixVerdicts:
     """The verdicts for one kernel release, by CVE."""
 
     release: Release
-    by_cve: dict[str, Verdict] = field(default_factory=dict)
+    by_cve: dict[str, FixVerdict] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping of the fields."""
@@ -98,7 +98,7 @@ class Verdicts:
         }
 
     @classmethod
-    def from_dict(cls, read: Any) -> Verdicts:
+    def from_dict(cls, read: Any) -> FixVerdicts:
         """Rebuild from `as_dict`'s mapping; raises UsageError where it is not one."""
         try:
             schema = read["schema"]
@@ -126,9 +126,9 @@ def lasting(problem: Problem) -> bool:
     return problem.kind in {Kind.VERDICT, Kind.FAILURE}
 
 
-def _verdict(read: Any) -> Verdict:
+def _verdict(read: Any) -> FixVerdict:
     problem = read["problem"]
-    return Verdict(
+    return FixVerdict(
         patches=tuple(Digest(_matching(_DIGEST, one)) for one in read["patches"]),
         builder=Digest(_matching(_DIGEST, read["builder"])),
         asked=read["asked"] is True,

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 
-from elivepatch.advisory.exposure.affected import Answer, State
+from elivepatch.advisory.exposure.affected import Assessment, State
 from elivepatch.advisory.exposure.version import KernelVersion, listed_version
 from elivepatch.advisory.records.record import CVE_ID, Findings
 from elivepatch.files.bounded import Unusable, read_regular
@@ -36,7 +36,7 @@ _NAMED = re.compile(r"(CVE-[0-9]{4}-[0-9]{4,7})(?:[-._].*)?\.(?:patch|diff)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
+class WantedCommit:
     """A commit of the kernel's own branch that fixes, and the version that first has it."""
 
     id: str
@@ -49,7 +49,7 @@ class Wanted:
 
     cve: str
     kernel: KernelVersion
-    commits: tuple[Commit, ...]
+    commits: tuple[WantedCommit, ...]
     lacking: str = ""
 
 
@@ -105,20 +105,20 @@ class Found:
     findings: Findings = field(default_factory=Findings)
 
 
-def wanted_of(answer: Answer, kernel: KernelVersion) -> Wanted:
+def wanted_of(assessment: Assessment, kernel: KernelVersion) -> Wanted:
     """Return which commits close a CVE on a kernel: those of its own branch, one for each open introduction."""
-    commits: dict[str, Commit] = {}
-    lacking = "" if answer.state is State.AFFECTED else "it is not certain that this kernel is affected"
-    for evidence in answer.evidence if not lacking else ():
+    commits: dict[str, WantedCommit] = {}
+    lacking = "" if assessment.state is State.AFFECTED else "it is not certain that this kernel is affected"
+    for evidence in assessment.evidence if not lacking else ():
         version = listed_version(evidence.fixed) if evidence.fixed else None
         if version is None:
             lacking = "no fix is listed"
         elif version.branch != kernel.branch:
             lacking = f"no fix in its branch, only in {version}"
         else:
-            commits[evidence.fixed_commit] = Commit(id=evidence.fixed_commit, version=version)
+            commits[evidence.fixed_commit] = WantedCommit(id=evidence.fixed_commit, version=version)
     ordered = sorted(commits.values(), key=lambda commit: commit.version.order)
-    return Wanted(cve=answer.record.id, kernel=kernel, commits=() if lacking else tuple(ordered), lacking=lacking)
+    return Wanted(cve=assessment.record.id, kernel=kernel, commits=() if lacking else tuple(ordered), lacking=lacking)
 
 
 def find_fixes(sources: Sequence[FixSource], wanted: Iterable[Wanted]) -> Found:

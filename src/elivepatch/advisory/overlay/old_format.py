@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from elivepatch.advisory.overlay.overlay import Entry, Overlay, read_range
+from elivepatch.advisory.overlay.overlay import Overlay, OverlayEntry, read_range
 from elivepatch.advisory.records.record import COMMIT, CVE_ID, Findings, plain
 
 FILE = "elivepatch.yml"
@@ -27,7 +27,7 @@ _SIZE_MAX = 1024 * 1024
 def read_old_overlay(content: bytes, exists: Callable[[str], bool], name: str) -> Overlay:
     """Return the entries that can be understood; every other line and entry is a finding."""
     findings = Findings()
-    entries: dict[str, Entry] = {}
+    entries: dict[str, OverlayEntry] = {}
     for kernel, given in _blocks(content[:_SIZE_MAX].decode(errors="replace"), findings):
         made = _entry(kernel, given, exists)
         label = given.get("patch_id", "an entry")
@@ -63,7 +63,7 @@ def _blocks(text: str, findings: Findings) -> Iterator[tuple[str, dict[str, str]
         yield kernel, given
 
 
-def _entry(kernel: str, given: dict[str, str], exists: Callable[[str], bool]) -> Entry | str:
+def _entry(kernel: str, given: dict[str, str], exists: Callable[[str], bool]) -> OverlayEntry | str:
     range_ = read_range(kernel)
     if range_ is None:
         return "It stands below no kernel version."
@@ -74,7 +74,7 @@ def _entry(kernel: str, given: dict[str, str], exists: Callable[[str], bool]) ->
         return f"{plain(path, 120)!r} is not a file of the overlay."
     if not path and not COMMIT.fullmatch(commit):
         return "It has neither a file nor a whole commit id."
-    return Entry(
+    return OverlayEntry(
         id=f"{kernel}-{re.sub(r'[^A-Za-z0-9._-]', '-', given.get('patch_id', cve))[:60]}",
         files=(path,) if path else (),
         commit="" if path else commit,

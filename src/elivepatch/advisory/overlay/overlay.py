@@ -50,7 +50,7 @@ class KernelRange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class OverlayEntry:
     """One entry: either `files`, paths inside the overlay, or `commit`, which the policy's places are asked for."""
 
     id: str
@@ -77,12 +77,12 @@ class Overlay:
     name: str
     maintainer: str = ""
     description: str = ""
-    entries: Mapping[str, Entry] = field(default_factory=dict)
+    entries: Mapping[str, OverlayEntry] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
 
-    def series(self, entry: Entry) -> list[Entry]:
+    def series(self, entry: OverlayEntry) -> list[OverlayEntry]:
         """Return the entry after all that it requires, each once; lower `order` first where nothing else decides."""
-        placed: dict[str, Entry] = {}
+        placed: dict[str, OverlayEntry] = {}
         pending = [(entry, False)]
         while pending:
             current, ready = pending.pop()
@@ -112,7 +112,7 @@ def read_overlay(content: bytes, exists: Callable[[str], bool]) -> Overlay:
     if why:
         findings.add("overlay-file", FILE, why)
         return Overlay(name="", findings=findings)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, OverlayEntry] = {}
     for number, item in enumerate(read["patches"], start=1):
         made = _entry(item, exists)
         if isinstance(made, str):
@@ -166,7 +166,7 @@ def _unusable(read: Any) -> str:
     return ""
 
 
-def _entry(item: Any, exists: Callable[[str], bool]) -> Entry | str:
+def _entry(item: Any, exists: Callable[[str], bool]) -> OverlayEntry | str:
     """Return an entry, or one sentence that says why it cannot be used."""
     if not isinstance(item, dict):
         return "It is not a mapping."
@@ -191,7 +191,7 @@ def _entry(item: Any, exists: Callable[[str], bool]) -> Entry | str:
         expect = tuple(Expectation.parse(text) for text in lists["expect"])
     except UsageError as error:
         return f"It expects something that cannot be expected: {error.problem.message}"
-    return Entry(
+    return OverlayEntry(
         id=name,
         files=tuple(lists["files"]),
         commit=texts["commit"],
@@ -229,14 +229,14 @@ def _wrong_values(texts: Mapping[str, str], lists: Mapping[str, list[str]], exis
     return next((sentence for wrong, sentence in checks if wrong), "")
 
 
-def _without_broken_requirements(entries: dict[str, Entry], findings: Findings) -> dict[str, Entry]:
+def _without_broken_requirements(entries: dict[str, OverlayEntry], findings: Findings) -> dict[str, OverlayEntry]:
     """Leave out what requires something that is not there, or in the end itself."""
     waiting = {one.id: set(one.requires) for one in entries.values()}
     wanted_by: dict[str, list[str]] = {}
     for one in entries.values():
         for name in one.requires:
             wanted_by.setdefault(name, []).append(one.id)
-    usable: dict[str, Entry] = {}
+    usable: dict[str, OverlayEntry] = {}
     ready = [name for name, requires in waiting.items() if not requires]
     while ready:
         name = ready.pop()

@@ -15,12 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from elivepatch.advisory.fixes.fixes import PATCH_MAX, Fix, FixSource, Wanted
-from elivepatch.advisory.fixes.fixes import Commit as WantedCommit
+from elivepatch.advisory.fixes.fixes import PATCH_MAX, Fix, FixSource, Wanted, WantedCommit
 from elivepatch.advisory.git import git
 from elivepatch.advisory.overlay import old_format as overlayold
 from elivepatch.advisory.overlay import overlay
-from elivepatch.advisory.overlay.overlay import Entry, Overlay
+from elivepatch.advisory.overlay.overlay import Overlay, OverlayEntry
 from elivepatch.advisory.records.record import COMMIT, Findings
 from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
 from elivepatch.model.series import SourcePatch
@@ -188,7 +187,7 @@ class OverlayFixes:
         return None
 
     def _fix(
-        self, accepted: AcceptedOverlay, entries: Sequence[Entry], wanted: Wanted, findings: Findings
+        self, accepted: AcceptedOverlay, entries: Sequence[OverlayEntry], wanted: Wanted, findings: Findings
     ) -> Fix | None:
         series = {one.id: one for entry in entries for one in accepted.overlay.series(entry)}
         patches: list[SourcePatch] = []
@@ -219,7 +218,7 @@ class OverlayFixes:
             expectations=expect,
         )  # fmt: skip
 
-    def _commit(self, entry: Entry, wanted: Wanted, findings: Findings) -> Fix | None:
+    def _commit(self, entry: OverlayEntry, wanted: Wanted, findings: Findings) -> Fix | None:
         commit = WantedCommit(id=entry.commit, version=wanted.kernel)
         asked = Wanted(cve=wanted.cve, kernel=wanted.kernel, commits=(commit,))
         for source in self._commits:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from elivepatch.advisory.exposure.version import BEGINNING, KernelVersion, listed_version
-from elivepatch.advisory.records.record import COMMIT, Fix, Introduction
+from elivepatch.advisory.records.record import COMMIT, FixCommit, Introduction
 
 _LINES_MAX = 2_000
 _UNKNOWN = "0"
@@ -18,7 +18,7 @@ def parse_dyad(text: str) -> tuple[Introduction, ...] | str:
     nobody found, on the right a branch without a fix. Lines of one introducing commit belong together. A file with one
     bad line is not used at all: without that line the rest could say the opposite of the truth.
     """
-    groups: dict[tuple[KernelVersion, str], list[Fix]] = {}
+    groups: dict[tuple[KernelVersion, str], list[FixCommit]] = {}
     lines = text.splitlines()
     if len(lines) > _LINES_MAX:
         return f"Its ranges have more than {_LINES_MAX} lines."
@@ -35,7 +35,7 @@ def parse_dyad(text: str) -> tuple[Introduction, ...] | str:
         introduced, fixed = (end for end in ends if not isinstance(end, str))
         fixes = groups.setdefault(introduced, [])
         if fixed[0] != BEGINNING:
-            fixes.append(Fix(fixed[0], fixed[1]))
+            fixes.append(FixCommit(fixed[0], fixed[1]))
     if not groups:
         return "Its ranges are empty."
     return tuple(Introduction(version, commit, tuple(fixes)) for (version, commit), fixes in groups.items())

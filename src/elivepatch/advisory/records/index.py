@@ -25,12 +25,12 @@ from elivepatch.advisory.exposure.version import BEGINNING, KernelVersion, liste
 from elivepatch.advisory.records.cve5 import inside_tree
 from elivepatch.advisory.records.record import (
     CVE_ID,
-    Finding,
     Findings,
-    Fix,
+    FixCommit,
     Introduction,
     Origin,
     Record,
+    RecordFinding,
     Records,
     id_order,
     plain,
@@ -202,7 +202,7 @@ def _decode(body: bytes) -> Records:
     marks = {row.id: blobs[commits_end + at * _MARK_BYTES :][:_MARK_BYTES] for at, row in enumerate(rows[:count])}
     findings = Findings(
         named=[
-            Finding(code=code, name=plain(name, 200), message=plain(told, 300))
+            RecordFinding(code=code, name=plain(name, 200), message=plain(told, 300))
             for code, name, told in tables["findings"]
         ],
         counts=Counter(tables["counts"]),
@@ -241,7 +241,7 @@ def _decode_rows(tables: dict[str, Any], blob: bytes) -> list[Record]:
                 Introduction(
                     versions[group[0]],
                     next(commits),
-                    tuple(Fix(versions[number], next(commits)) for number in group[1:]),
+                    tuple(FixCommit(versions[number], next(commits)) for number in group[1:]),
                 )
                 for group in groups
             ),

@@ -16,7 +16,7 @@ from typing import Any
 
 from elivepatch.advisory.exposure.version import BEGINNING, KernelVersion, listed_version
 from elivepatch.advisory.records.cve5 import cvss_of
-from elivepatch.advisory.records.record import COMMIT, CVE_ID, Findings, Fix, Introduction, Record, Records, plain
+from elivepatch.advisory.records.record import COMMIT, CVE_ID, Findings, FixCommit, Introduction, Record, Records, plain
 from elivepatch.files.bounded import Unusable, read_regular
 from elivepatch.model.errors import UsageError
 
@@ -84,7 +84,7 @@ def _introductions(entry: dict[str, Any], streams: Any) -> tuple[Introduction, .
     end = None if told[2] == _UNKNOWN else _tagged(told[2])
     if begin is None or (end is None and told[2] != _UNKNOWN):
         return "Its affected versions name one that cannot exist."
-    fixes = [] if end is None else [Fix(end, _commit(entry.get("fixes")))]
+    fixes = [] if end is None else [FixCommit(end, _commit(entry.get("fixes")))]
     for stream in streams.values() if isinstance(streams, dict) else ():
         fix = _stream_fix(stream)
         if fix is None:
@@ -100,11 +100,11 @@ def _tagged(tag: str) -> KernelVersion | None:
     return listed_version(tag.removeprefix("v").removesuffix("-dontuse"))
 
 
-def _stream_fix(stream: Any) -> Fix | None:
+def _stream_fix(stream: Any) -> FixCommit | None:
     if not isinstance(stream, dict):
         return None
     version: KernelVersion | None = listed_version(str(stream.get("fixed_version", "")))
-    return None if version is None else Fix(version, _commit(stream.get("cmt_id")))
+    return None if version is None else FixCommit(version, _commit(stream.get("cmt_id")))
 
 
 def _commit(value: Any) -> str:

@@ -29,7 +29,7 @@ def plain(text: str, limit: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Fix:
+class FixCommit:
     """A commit that fixes, and the first version that contains it."""
 
     version: KernelVersion
@@ -45,7 +45,7 @@ class Introduction:
 
     version: KernelVersion
     commit: str
-    fixes: tuple[Fix, ...]
+    fixes: tuple[FixCommit, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class RecordFinding:
     """One thing that was set aside while reading: a stable code, what it is about, one sentence."""
 
     code: str
@@ -89,14 +89,14 @@ class Finding:
 class Findings:
     """Everything that was set aside: all of it counted by code, the first NAMED_MAX named."""
 
-    named: list[Finding] = field(default_factory=list)
+    named: list[RecordFinding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, code: str, name: str, message: str) -> None:
         """Count one finding, and keep it by name while there is room."""
         self.counts[code] += 1
         if len(self.named) < NAMED_MAX:
-            self.named.append(Finding(code=code, name=plain(name, 200), message=plain(message, 300)))
+            self.named.append(RecordFinding(code=code, name=plain(name, 200), message=plain(message, 300)))
 
     @property
     def total(self) -> int:

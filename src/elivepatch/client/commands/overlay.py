@@ -11,7 +11,7 @@ from elivepatch.advisory.exposure.version import KernelVersion, parse_kernel_ver
 from elivepatch.advisory.fixes.fixes import PATCH_MAX
 from elivepatch.advisory.overlay import old_format as overlayold
 from elivepatch.advisory.overlay import overlay as overlays
-from elivepatch.advisory.overlay.overlay import Entry, Overlay
+from elivepatch.advisory.overlay.overlay import Overlay, OverlayEntry
 from elivepatch.advisory.overlay.plain_yaml import TEXT_MAX
 from elivepatch.advisory.records.record import plain
 from elivepatch.client.cve.kernel_under_test import add_keep, kept
@@ -191,7 +191,7 @@ def _old(content: bytes, exists: Any) -> Overlay:
     return overlayold.read_old_overlay(content, exists, "old")
 
 
-def _wanted(entry: Entry, name: str | None, kernel: KernelVersion | None) -> bool:
+def _wanted(entry: OverlayEntry, name: str | None, kernel: KernelVersion | None) -> bool:
     return (name is None or entry.id == name) and (kernel is None or entry.fits(kernel))
 
 
@@ -208,7 +208,7 @@ def _described(found: Subscription, overlay: Overlay) -> dict[str, Any]:
     }
 
 
-def _entry_dict(entry: Entry) -> dict[str, Any]:
+def _entry_dict(entry: OverlayEntry) -> dict[str, Any]:
     return {
         "id": entry.id,
         "title": entry.title,

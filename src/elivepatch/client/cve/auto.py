@@ -22,12 +22,12 @@ from pathlib import Path
 from elivepatch.advisory.exposure.summary import funnel
 from elivepatch.advisory.plan import Choice
 from elivepatch.advisory.policy import Policy
-from elivepatch.client.cve.cache import Kept
-from elivepatch.client.cve.close import Closed, close, tell_closed
+from elivepatch.client.cve.cache import CveCache
+from elivepatch.client.cve.close import CloseResult, close, tell_closed
 from elivepatch.client.cve.kernel_under_test import kept
-from elivepatch.client.cve.plan import Planned, planned, policy_of, tell_plan
+from elivepatch.client.cve.plan import CloseSession, planned, policy_of, tell_plan
 from elivepatch.client.cve.subscriptions import Subscriptions
-from elivepatch.client.cve.verdicts import out_of_time
+from elivepatch.client.cve.verdict_client import out_of_time
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.livepatch.live_state import look
@@ -100,7 +100,7 @@ def _plan_and_close(arguments: argparse.Namespace, output: Output, deadline: Dea
     return ExitStatus.OK
 
 
-def _report(made: Planned, result: str, output: Output, *, newly: int = 0, problem: str = "") -> None:
+def _report(made: CloseSession, result: str, output: Output, *, newly: int = 0, problem: str = "") -> None:
     """Tell the server how the run ended; the run is what it is where that fails."""
     machine, counts = machines.this_machine(), made.plan.counts()
     sources = made.question.subject.sources
@@ -123,7 +123,7 @@ def _report(made: Planned, result: str, output: Output, *, newly: int = 0, probl
         output.note(f"note: the server took no report of this run: {error.problem.message} [{error.problem.code}]")
 
 
-def _tell(made: Planned, closed: Closed, output: Output) -> None:
+def _tell(made: CloseSession, closed: CloseResult, output: Output) -> None:
     """Tell in one line where nothing changed: a timer's mail should be short."""
     if output.as_json or closed.made.report is not None:
         tell_closed(closed, output)
@@ -137,7 +137,7 @@ def _tell(made: Planned, closed: Closed, output: Output) -> None:
         output.note(f"note: {one.cve}: {one.reason}")
 
 
-def _update_overlays(policy: Policy, keep: Kept, output: Output) -> None:
+def _update_overlays(policy: Policy, keep: CveCache, output: Output) -> None:
     """Fetch what is new where the policy takes fixes from overlays; one that fails is told and used as it was."""
     if not any(place.kind == "overlays" for place in policy.places):
         return
@@ -159,7 +159,7 @@ def _wait(policy: Policy, machine: Machine, output: Output) -> None:
 
 
 @contextmanager
-def _alone(keep: Kept) -> Iterator[None]:
+def _alone(keep: CveCache) -> Iterator[None]:
     """Be the only run on this host; raises HostError at once where there is another one."""
     keep.make(keep.directory)
     path = keep.directory / "auto.lock"

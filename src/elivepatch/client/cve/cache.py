@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.advisory.exposure.sources import MAX_BYTES, KernelSources
-from elivepatch.advisory.exposure.verdicts import Verdicts
+from elivepatch.advisory.exposure.verdicts import FixVerdicts
 from elivepatch.client.server.patch_files import write_whole
 from elivepatch.model.errors import HostError, UsageError
 from elivepatch.model.kernel import Release, parse_release
@@ -30,7 +30,7 @@ _LEFT_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CveCache:
     """The files below one directory. Nothing is made before something is kept."""
 
     directory: Path
@@ -68,21 +68,21 @@ class Kept:
         """Keep what a server said about a kernel; raises HostError where that fails."""
         self._write(self._sources_file(release), content)
 
-    def verdicts(self, release: str) -> Verdicts:
+    def verdicts(self, release: str) -> FixVerdicts:
         """Return the verdicts for a kernel, none where nothing is kept; raises as `sources` does."""
         file = self._verdicts_file(release)
         content = self._read(file)
         if content is None:
-            return Verdicts(release=Release(release))
+            return FixVerdicts(release=Release(release))
         try:
             read = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise UsageError(
                 "cve-verdicts", f"{file} is damaged.", advice="Remove the file; the server is asked again then."
             ) from error
-        return Verdicts.from_dict(read)
+        return FixVerdicts.from_dict(read)
 
-    def keep_verdicts(self, verdicts: Verdicts) -> None:
+    def keep_verdicts(self, verdicts: FixVerdicts) -> None:
         """Keep the verdicts for their kernel; raises HostError where that fails."""
         content = json.dumps(verdicts.as_dict(), indent=1, ensure_ascii=False).encode() + b"\n"
         self._write(self._verdicts_file(verdicts.release), content)

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from elivepatch.advisory.exposure.verdicts import Outcome, Verdict, remembered
+from elivepatch.advisory.exposure.verdicts import FixOutcome, FixVerdict, remembered
 from elivepatch.advisory.fixes.fixes import Fix
 from elivepatch.advisory.plan import Choice, series_of
 from elivepatch.client import commands
 from elivepatch.client.commands import apply
 from elivepatch.client.cve.cumulative import Cumulative, build_cumulative, expectations_of
-from elivepatch.client.cve.plan import Planned, planned, tell_plan
+from elivepatch.client.cve.plan import CloseSession, planned, tell_plan
 from elivepatch.client.cve.update import asking_in_time
 from elivepatch.client.livepatch.store import Store
 from elivepatch.client.server.connection import connection_words
@@ -33,10 +33,10 @@ from elivepatch.output import Output
 
 
 @dataclass(slots=True, kw_only=True)
-class Closed:
+class CloseResult:
     """What a run did. `applied` is what `elivepatch apply` said, None where nothing was to be loaded here."""
 
-    planned: Planned
+    planned: CloseSession
     made: Cumulative
     files: dict[str, Path] = field(default_factory=dict)
     applied: dict[str, Any] | None = None
@@ -69,7 +69,7 @@ class Closed:
 
 
 def close_cves(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Plan, build one livepatch of everything chosen and load it here, or save it for another host."""
+    """ClosePlan, build one livepatch of everything chosen and load it here, or save it for another host."""
     if arguments.kernel is not None and arguments.output is None:
         raise UsageError(
             "usage",
@@ -85,12 +85,12 @@ def close_cves(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 
 def close(
-    made: Planned,
+    made: CloseSession,
     arguments: argparse.Namespace,
     output: Output,
     *,
     around_building: Callable[[], AbstractContextManager[object]],
-) -> Closed:
+) -> CloseResult:
     """Carry a plan out; raises what building and loading raise, with everything learnt on the way remembered.
 
     `around_building` is held while the server is asked, and not while the kernel is changed.
@@ -100,7 +100,7 @@ def close(
     with around_building():
         cumulative = build_cumulative(made.judge, [_named(fix) for fix in fixes], carried)
         _remember(made, cumulative, carried)
-    closed = Closed(planned=made, made=cumulative)
+    closed = CloseResult(planned=made, made=cumulative)
     if cumulative.report is None:
         return closed
     if arguments.output is not None:
@@ -113,7 +113,7 @@ def close(
     return closed
 
 
-def tell_closed(closed: Closed, output: Output) -> None:
+def tell_closed(closed: CloseResult, output: Output) -> None:
     """Tell what a run did."""
     if output.as_json:
         output.document(closed.document())
@@ -143,7 +143,7 @@ def _named(fix: Fix) -> Fix:
     return replace(fix, patches=patches)
 
 
-def _carried(made: Planned) -> tuple[SourcePatch, ...]:
+def _carried(made: CloseSession) -> tuple[SourcePatch, ...]:
     """Return the source patches of everything live, in order, with the texts that are kept; raises HostError."""
     machine = made.question.machine
     if machine is None:
@@ -152,20 +152,20 @@ def _carried(made: Planned) -> tuple[SourcePatch, ...]:
     return tuple(store.source(one) for one in dict.fromkeys(patch for entry in made.live for patch in entry.series))
 
 
-def _remember(made: Planned, cumulative: Cumulative, carried: Sequence[SourcePatch]) -> None:
+def _remember(made: CloseSession, cumulative: Cumulative, carried: Sequence[SourcePatch]) -> None:
     """Note what did not go with the others, so that it is not tried again while these are the same."""
     beside = tuple(patch.digest for patch in series_of(cumulative.kept, carried))
     for fix, problem in cumulative.culprits:
-        known = made.judge.verdicts.by_cve.get(fix.cve) or Verdict(patches=fix.digests, builder=made.judge.builder)
+        known = made.judge.verdicts.by_cve.get(fix.cve) or FixVerdict(patches=fix.digests, builder=made.judge.builder)
         made.judge.remember(fix.cve, replace(known, asked=True, problem=remembered(problem), beside=beside))
-        if made.judge.verdicts.by_cve[fix.cve].outcome is Outcome.COVERED:
+        if made.judge.verdicts.by_cve[fix.cve].outcome is FixOutcome.COVERED:
             made.plan.decide(fix.cve, Choice.NOTHING_TO_DO, "another fix brings the same change")
         else:
             reason = f"it does not go with the others: {problem.message} [{problem.code}]"
             made.plan.decide(fix.cve, Choice.NEEDS_REBOOT, reason)
 
 
-def _save(made: Planned, report: Report, module: Path) -> dict[str, Path]:
+def _save(made: CloseSession, report: Report, module: Path) -> dict[str, Path]:
     """Save module, signature and report, as `elivepatch load` wants them; the module last."""
     if report.module_sha256 is None:
         raise _no_module()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from elivepatch.advisory.fixes.fixes import Fix
 from elivepatch.advisory.plan import series_of
-from elivepatch.client.cve.verdicts import Judge
+from elivepatch.client.cve.verdict_client import VerdictClient
 from elivepatch.client.server.report import Report
 from elivepatch.model.errors import HostError, Problem
 from elivepatch.model.progress import Event
@@ -44,7 +44,7 @@ class Cumulative:
 
 
 def build_cumulative(
-    judge: Judge, fixes: Sequence[Fix], carried: Sequence[SourcePatch], *, trial: bool = True
+    judge: VerdictClient, fixes: Sequence[Fix], carried: Sequence[SourcePatch], *, trial: bool = True
 ) -> Cumulative:
     """Build one livepatch from `carried`, which is live, and as many of `fixes` as go together, in their order.
 
@@ -66,7 +66,7 @@ def build_cumulative(
     return made
 
 
-def _ask(judge: Judge, fixes: Sequence[Fix], carried: Sequence[SourcePatch], form: Form) -> Report:
+def _ask(judge: VerdictClient, fixes: Sequence[Fix], carried: Sequence[SourcePatch], form: Form) -> Report:
     series, tried = series_of(fixes, carried), form is Form.TRIAL
     expected = expectations_of(fixes) if tried else ()
     return judge.ask(series, check_only=form is Form.VERDICT, trial=tried, expectations=expected)
@@ -78,7 +78,7 @@ def expectations_of(fixes: Sequence[Fix]) -> tuple[Expectation, ...]:
 
 
 def _culprit(
-    judge: Judge, fixes: Sequence[Fix], carried: Sequence[SourcePatch], forms: Sequence[Form], problem: Problem
+    judge: VerdictClient, fixes: Sequence[Fix], carried: Sequence[SourcePatch], forms: Sequence[Form], problem: Problem
 ) -> tuple[int, Problem]:
     """Return the place of the first fix with which the series fails, and the problem that it fails with."""
     form = forms[-1]

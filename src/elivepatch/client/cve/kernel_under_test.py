@@ -8,11 +8,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.advisory.exposure.exposure import Closing, Subject
+from elivepatch.advisory.exposure.exposure import Closing, ExposureSubject
 from elivepatch.advisory.exposure.sources import MAX_BYTES, KernelSources, vanilla_of
-from elivepatch.advisory.exposure.verdicts import Verdict
+from elivepatch.advisory.exposure.verdicts import FixVerdict
 from elivepatch.advisory.exposure.version import listed_version, parse_kernel_version
-from elivepatch.client.cve.cache import DIRECTORY, Kept
+from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import loaded_modules, read_build_id, read_release
 from elivepatch.client.host.machine import Machine
@@ -26,10 +26,10 @@ _DEBIAN = re.compile(r" Debian ([0-9][A-Za-z0-9.+~:-]{1,60}) \(")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class KernelUnderTest:
     """The kernel that is asked about, and the host's own machine where it is the one that runs there."""
 
-    subject: Subject
+    subject: ExposureSubject
     release: Release | None
     machine: Machine | None
 
@@ -63,12 +63,12 @@ def add_keep(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def kept(arguments: argparse.Namespace) -> Kept:
+def kept(arguments: argparse.Namespace) -> CveCache:
     """Return what is kept: where --keep says, else on this host."""
-    return Kept(arguments.keep or machines.this_machine().host.path(DIRECTORY))
+    return CveCache(arguments.keep or machines.this_machine().host.path(DIRECTORY))
 
 
-def question(arguments: argparse.Namespace, output: Output) -> Question:
+def question(arguments: argparse.Namespace, output: Output) -> KernelUnderTest:
     """Return the kernel that the arguments name.
 
     Raises UsageError where they name none or contradict each other, HostError where the host does not tell.
@@ -95,7 +95,7 @@ def question(arguments: argparse.Namespace, output: Output) -> Question:
             f"note: {arguments.kernel} is read as the mainline release {version}; "
             "distributions call their kernels .0 whatever they are built from."
         )
-    return Question(subject=Subject(version=version), release=None, machine=None)
+    return KernelUnderTest(subject=ExposureSubject(version=version), release=None, machine=None)
 
 
 def is_named(arguments: argparse.Namespace) -> bool:
@@ -110,24 +110,24 @@ def _is_release(text: str) -> bool:
     return re.fullmatch(r"[0-9][A-Za-z0-9.+~_-]{0,90}", text) is not None and ".." not in text
 
 
-def _told(arguments: argparse.Namespace, sources: KernelSources, output: Output) -> Question:
+def _told(arguments: argparse.Namespace, sources: KernelSources, output: Output) -> KernelUnderTest:
     """Return the question about a kernel that a server told about; on its own host with what is loaded and live."""
     verdicts = _verdicts(arguments, sources.release, output)
     machine = machines.this_machine()
     if machine.host.text("proc/sys/kernel/osrelease") != sources.release:
-        subject = Subject(version=sources.vanilla, sources=sources, verdicts=verdicts)
-        return Question(subject=subject, release=sources.release, machine=None)
+        subject = ExposureSubject(version=sources.vanilla, sources=sources, verdicts=verdicts)
+        return KernelUnderTest(subject=subject, release=sources.release, machine=None)
     if read_build_id(machine.host) != sources.build_id:
         output.note(
             f"note: this host runs another build of {sources.release} than the server knows; "
             "what is loaded here is left out of the answer."
         )
-        subject = Subject(version=sources.vanilla, sources=sources, verdicts=verdicts)
-        return Question(subject=subject, release=sources.release, machine=None)
+        subject = ExposureSubject(version=sources.vanilla, sources=sources, verdicts=verdicts)
+        return KernelUnderTest(subject=subject, release=sources.release, machine=None)
     return _on_host(machine, sources, verdicts, output)
 
 
-def _of_this_host(arguments: argparse.Namespace, output: Output) -> Question:
+def _of_this_host(arguments: argparse.Namespace, output: Output) -> KernelUnderTest:
     machine = machines.this_machine()
     release = read_release(machine.host)
     try:
@@ -153,22 +153,26 @@ def _of_this_host(arguments: argparse.Namespace, output: Output) -> Question:
         ) from error
     output.note(f"note: answered for {package or release} by its version {version} alone, without its changelog.")
     modules = frozenset(module.name for module in loaded_modules(machine.host))
-    subject = Subject(version=version, modules=modules)
-    return Question(subject=subject, release=release, machine=machine)
+    subject = ExposureSubject(version=version, modules=modules)
+    return KernelUnderTest(subject=subject, release=release, machine=machine)
 
 
-def _on_host(machine: Machine, sources: KernelSources, verdicts: dict[str, Verdict], output: Output) -> Question:
+def _on_host(
+    machine: Machine, sources: KernelSources, verdicts: dict[str, FixVerdict], output: Output
+) -> KernelUnderTest:
     modules = frozenset(module.name for module in loaded_modules(machine.host))
     closings: dict[str, Closing] | None = None
     try:
         closings = live_closings(machine, verdicts)
     except HostError as error:
         output.note(f"note: {error.problem.message} What livepatches close is not known.")
-    subject = Subject(version=sources.vanilla, sources=sources, modules=modules, closings=closings, verdicts=verdicts)
-    return Question(subject=subject, release=sources.release, machine=machine)
+    subject = ExposureSubject(
+        version=sources.vanilla, sources=sources, modules=modules, closings=closings, verdicts=verdicts
+    )
+    return KernelUnderTest(subject=subject, release=sources.release, machine=machine)
 
 
-def _verdicts(arguments: argparse.Namespace, release: Release, output: Output) -> dict[str, Verdict]:
+def _verdicts(arguments: argparse.Namespace, release: Release, output: Output) -> dict[str, FixVerdict]:
     try:
         return kept(arguments).verdicts(release).by_cve
     except HostError as error:
@@ -176,7 +180,7 @@ def _verdicts(arguments: argparse.Namespace, release: Release, output: Output) -
         return {}
 
 
-def live_closings(machine: Machine, verdicts: dict[str, Verdict]) -> dict[str, Closing]:
+def live_closings(machine: Machine, verdicts: dict[str, FixVerdict]) -> dict[str, Closing]:
     """Return what closes each CVE: the kernel says which livepatches are in force, the record what is in them.
 
     A CVE is closed where all source patches of its fix are live and, as far as it is known which functions these

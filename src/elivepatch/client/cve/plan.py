@@ -18,16 +18,16 @@ from elivepatch.advisory.fixes.fixes import DirectoryFixes, FixSource, find_fixe
 from elivepatch.advisory.fixes.git_repository import FetchedGitFixes, GitFixes
 from elivepatch.advisory.fixes.http import HttpFixes
 from elivepatch.advisory.overlay.repository import OverlayFixes
-from elivepatch.advisory.plan import Choice, Plan, select, with_fixes, with_verdicts, within_limit
+from elivepatch.advisory.plan import Choice, ClosePlan, select, with_fixes, with_verdicts, within_limit
 from elivepatch.advisory.policy import Place, Policy, read_policy
 from elivepatch.advisory.records.record import Record
-from elivepatch.client.cve.cache import Kept
+from elivepatch.client.cve.cache import CveCache
 from elivepatch.client.cve.inputs import add_records, completed, effective_records, ranking_of, tell_findings
-from elivepatch.client.cve.kernel_under_test import Question, add_keep, kept, question
+from elivepatch.client.cve.kernel_under_test import KernelUnderTest, add_keep, kept, question
 from elivepatch.client.cve.show import tell_funnel
 from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.client.cve.update import advisory_server, asking_in_time, current_records, fetch_records, fetch_sources
-from elivepatch.client.cve.verdicts import Judge, note_fixes
+from elivepatch.client.cve.verdict_client import VerdictClient, note_fixes
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import read_release
 from elivepatch.client.host.machine import Machine
@@ -46,14 +46,14 @@ POLICY_FILE = "etc/elivepatch/policy.toml"
 
 
 @dataclass(slots=True, kw_only=True)
-class Planned:
+class CloseSession:
     """A plan with everything it was made from. `exposed` is every CVE on the kernel as it was before."""
 
-    question: Question
+    question: KernelUnderTest
     policy: Policy
-    plan: Plan
+    plan: ClosePlan
     exposed: list[Exposure]
-    judge: Judge
+    judge: VerdictClient
     live: tuple[Entry, ...]
 
     def document(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def planned(
     *,
     out_of_time: Callable[[], bool] = lambda: False,
     automatic: bool = False,
-) -> Iterator[Planned]:
+) -> Iterator[CloseSession]:
     """Make a plan and give it while the server can be asked more; `automatic` ones wait behind what people wait for.
 
     Raises UsageError for a policy that cannot be used, HostError where the host's record cannot be read, BuildStopped
@@ -122,7 +122,7 @@ def planned(
         ranking = ranking_of(arguments)
         exposed = expose(records, asked.subject)
         verdicts = keep.verdicts(release)
-        judge = Judge(
+        judge = VerdictClient(
             server=server,
             release=release,
             base_patches=base_patches_of(arguments, release),
@@ -133,7 +133,7 @@ def planned(
             out_of_time=out_of_time,
             automatic=automatic,
         )
-        made = Planned(
+        made = CloseSession(
             question=asked,
             policy=policy,
             plan=select(exposed, policy, ranking),
@@ -150,7 +150,7 @@ def policy_of(arguments: argparse.Namespace, machine: Machine) -> Policy:
     return read_policy(arguments.policy or machine.host.path(POLICY_FILE))
 
 
-def fix_places(policy: Policy, keep: Kept) -> list[FixSource]:
+def fix_places(policy: Policy, keep: CveCache) -> list[FixSource]:
     """Return the places that the policy names, in its order; raises UsageError for one that cannot be used."""
     commits = [_place(place, keep) for place in policy.places if place.kind in {"git", "http"}]
     ready = iter(commits)
@@ -166,7 +166,7 @@ def fix_places(policy: Policy, keep: Kept) -> list[FixSource]:
     return places
 
 
-def tell_plan(made: Planned, output: Output) -> None:
+def tell_plan(made: CloseSession, output: Output) -> None:
     """Print a plan: what is chosen and what needs a reboot, each with its reason, then the sums."""
     if output.as_json:
         output.document(made.document())
@@ -187,11 +187,11 @@ def tell_plan(made: Planned, output: Output) -> None:
         output.line(f"  {choice:<30} {count:>6}")
 
 
-def _decide(made: Planned, places: list[FixSource], ranking: Ranking, output: Output) -> None:
+def _decide(made: CloseSession, places: list[FixSource], ranking: Ranking, output: Output) -> None:
     plan, judge, version = made.plan, made.judge, made.question.subject.version
     # Fixes of what is closed are looked up too: so that what was applied by hand is known for what it closes.
     looked_up = [one for one in plan.decisions.values() if one.choice in {Choice.CHOSEN, Choice.CLOSED}]
-    found = find_fixes(places, [wanted_of(one.exposed.answer, version) for one in looked_up])
+    found = find_fixes(places, [wanted_of(one.exposed.assessment, version) for one in looked_up])
     tell_findings(found.findings, output)
     with_fixes(plan, found, made.policy, datetime.now(tz=UTC))
     if note_fixes(judge.verdicts, found.fixes.values(), judge.builder):
@@ -206,7 +206,7 @@ def _decide(made: Planned, places: list[FixSource], ranking: Ranking, output: Ou
     within_limit(plan, made.policy, ranking, _live_functions(made))
 
 
-def _live_functions(made: Planned) -> set[str]:
+def _live_functions(made: CloseSession) -> set[str]:
     machine = made.question.machine
     if machine is None:
         return set()
@@ -220,12 +220,12 @@ def _live_functions(made: Planned) -> set[str]:
     }
 
 
-def _live(asked: Question) -> tuple[Entry, ...]:
+def _live(asked: KernelUnderTest) -> tuple[Entry, ...]:
     return look(asked.machine, Store.of(asked.machine.host).record()).live if asked.machine is not None else ()
 
 
 def _records(
-    arguments: argparse.Namespace, policy: Policy, server: AdvisoryServer, keep: Kept, output: Output
+    arguments: argparse.Namespace, policy: Policy, server: AdvisoryServer, keep: CveCache, output: Output
 ) -> list[Record]:
     """Return the records that count: what the command line names, else the policy, else the server, else what is kept.
 
@@ -244,7 +244,7 @@ def _records(
     return completed(records, arguments, output).effective()
 
 
-def _place(place: Place, keep: Kept) -> FixSource:
+def _place(place: Place, keep: CveCache) -> FixSource:
     """Return a place that is asked for commits."""
     if place.kind == "http":
         return HttpFixes(place.where)

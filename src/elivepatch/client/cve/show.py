@@ -12,14 +12,14 @@ from typing import Any
 
 from elivepatch.advisory.exposure import report
 from elivepatch.advisory.exposure.affected import State
-from elivepatch.advisory.exposure.exposure import Certainty, Exposure, Subject, expose
+from elivepatch.advisory.exposure.exposure import Certainty, Exposure, ExposureSubject, expose
 from elivepatch.advisory.exposure.openvex import openvex
 from elivepatch.advisory.exposure.ranking import Ranking
 from elivepatch.advisory.exposure.summary import exposure_dict, funnel
 from elivepatch.advisory.exposure.version import KernelVersion, parse_kernel_version
 from elivepatch.advisory.records.record import CVE_ID, at_least
 from elivepatch.client.cve.inputs import effective_records, ranking_of, records_of
-from elivepatch.client.cve.kernel_under_test import Question, is_named, question
+from elivepatch.client.cve.kernel_under_test import KernelUnderTest, is_named, question
 from elivepatch.model.errors import ExitStatus, UsageError
 from elivepatch.output import Output
 
@@ -79,7 +79,7 @@ def summarize(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     exposed = expose(records.effective(), asked.subject)
     kernel = asked.subject.version
     _tell_age(exposed, kernel, output)
-    sums = report.summary([one.answer for one in exposed], kernel, ranking) | {"rejected": len(records.rejected)}
+    sums = report.summary([one.assessment for one in exposed], kernel, ranking) | {"rejected": len(records.rejected)}
     stages = funnel(exposed, asked.subject)
     if asked.subject.sources is not None or asked.subject.modules is not None:
         sums |= {"release": asked.release, "funnel": stages}
@@ -116,11 +116,11 @@ def tell_funnel(stages: dict[str, Any], output: Output) -> None:
         output.line(f"  {what:<30} {count:>6}{f'   ({note})' if note else ''}")
 
 
-def _wanted(one: Exposure, arguments: argparse.Namespace, asked: Question, ranking: Ranking) -> bool:
+def _wanted(one: Exposure, arguments: argparse.Namespace, asked: KernelUnderTest, ranking: Ranking) -> bool:
     _require_told(arguments, asked.subject)
     checks: list[Callable[[], bool]] = []
     if arguments.state:
-        checks.append(lambda: one.answer.state in {State(state) for state in arguments.state})
+        checks.append(lambda: one.assessment.state in {State(state) for state in arguments.state})
     if arguments.severity:
         checks.append(lambda: at_least(one.record.severity, arguments.severity))
     if arguments.exploited:
@@ -136,7 +136,7 @@ def _wanted(one: Exposure, arguments: argparse.Namespace, asked: Question, ranki
     return all(check() for check in checks)
 
 
-def _require_told(arguments: argparse.Namespace, subject: Subject) -> None:
+def _require_told(arguments: argparse.Namespace, subject: ExposureSubject) -> None:
     """Raise UsageError for a filter that nothing here can answer: an empty list would read as no worry."""
     lacking = ""
     if (arguments.built or arguments.open) and subject.sources is None:
@@ -157,13 +157,13 @@ def _require_told(arguments: argparse.Namespace, subject: Subject) -> None:
 
 def _ranked(exposed: Sequence[Exposure], ranking: Ranking) -> list[Exposure]:
     by_id = {one.record.id: one for one in exposed}
-    return [by_id[answer.record.id] for answer in report.ranked([one.answer for one in exposed], ranking)]
+    return [by_id[answer.record.id] for answer in report.ranked([one.assessment for one in exposed], ranking)]
 
 
-def _tell_table(chosen: Sequence[Exposure], subject: Subject, output: Output) -> None:
+def _tell_table(chosen: Sequence[Exposure], subject: ExposureSubject, output: Output) -> None:
     columns: list[tuple[str, Callable[[Exposure], object]]] = [
         ("CVE", lambda one: one.record.id),
-        ("STATE", lambda one: one.answer.state),
+        ("STATE", lambda one: one.assessment.state),
         ("SEVERITY", lambda one: one.record.severity),
     ]
     if subject.sources is not None:
@@ -172,13 +172,13 @@ def _tell_table(chosen: Sequence[Exposure], subject: Subject, output: Output) ->
         columns.append(("LOADED", lambda one: one.loaded.certainty))
     if subject.closings is not None:
         columns.append(("CLOSED BY", lambda one: one.closed.reason[:60] if one.closed is not None else "-"))
-    columns.append(("FIXED IN", lambda one: one.answer.evidence[0].fixed or "-"))
+    columns.append(("FIXED IN", lambda one: one.assessment.evidence[0].fixed or "-"))
     columns.append(("TITLE", lambda one: one.record.title[:_TITLE]))
     rows = [[cell(one) for _, cell in columns] for one in chosen]
     output.table([name for name, _ in columns], rows)
 
 
-def _tell_openvex(chosen: Sequence[Exposure], asked: Question, output: Output) -> None:
+def _tell_openvex(chosen: Sequence[Exposure], asked: KernelUnderTest, output: Output) -> None:
     if not chosen:
         raise UsageError(
             "cve-openvex", "An OpenVEX document needs at least one statement.", advice="Leave some filters out."
@@ -210,7 +210,7 @@ def _tell_affected(affected: dict[str, Any], branch: KernelVersion, kev: bool, o
 
 def _tell_age(exposed: Sequence[Exposure], kernel: KernelVersion, output: Output) -> None:
     """Say so where the kernel is newer than everything the records know of its branch."""
-    known = report.last_known((one.answer for one in exposed), kernel)
+    known = report.last_known((one.assessment for one in exposed), kernel)
     if not known:
         branch = KernelVersion(branch=kernel.branch)
         output.note(f"note: these records name no version of {branch}; if it is newer than they are, update them.")

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from elivepatch.advisory.overlay.repository import AcceptedOverlay, OverlayRepository, protocol_of
-from elivepatch.client.cve.cache import Kept
+from elivepatch.client.cve.cache import CveCache
 from elivepatch.client.server.patch_files import write_whole
 from elivepatch.model.errors import HostError, UsageError
 
@@ -53,7 +53,7 @@ class Subscription:
 class Subscriptions:
     """All subscriptions of one host."""
 
-    kept: Kept
+    kept: CveCache
 
     def all(self) -> list[Subscription]:
         """Return them in the order in which they are asked; raises HostError where one is damaged."""

@@ -13,7 +13,7 @@ from elivepatch.advisory.exposure.sources import KernelSources
 from elivepatch.advisory.records.index import decode_index, is_index, read_index
 from elivepatch.advisory.records.record import Records
 from elivepatch.advisory.records.refresh import Refreshed, refresh_index
-from elivepatch.client.cve.cache import Kept
+from elivepatch.client.cve.cache import CveCache
 from elivepatch.client.cve.inputs import source_of, tell_findings
 from elivepatch.client.cve.kernel_under_test import kept
 from elivepatch.client.host import machine as machines
@@ -82,7 +82,7 @@ def update(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     return ExitStatus.OK
 
 
-def _fetched(server: AdvisoryServer, keep: Kept, output: Output) -> dict[str, Any] | None:
+def _fetched(server: AdvisoryServer, keep: CveCache, output: Output) -> dict[str, Any] | None:
     before = keep.raw_records()
     records = fetch_records(server, keep)
     if records is None:
@@ -109,7 +109,7 @@ def asking_in_time(arguments: argparse.Namespace) -> AbstractContextManager[obje
     return time_limit(settings.limit_s, left="What was answered is kept: run the command again to go on.")
 
 
-def fetch_records(server: AdvisoryServer, keep: Kept) -> Records | None:
+def fetch_records(server: AdvisoryServer, keep: CveCache) -> Records | None:
     """Return the CVE records that the server hands out, and keep them where they are new; None where it has none.
 
     Raises TrustError where they are damaged or not signed by a pinned key; what is kept is untouched then.
@@ -124,7 +124,7 @@ def fetch_records(server: AdvisoryServer, keep: Kept) -> Records | None:
     return records
 
 
-def fetch_sources(server: AdvisoryServer, keep: Kept, release: str, own: Machine | None) -> KernelSources:
+def fetch_sources(server: AdvisoryServer, keep: CveCache, release: str, own: Machine | None) -> KernelSources:
     """Return what the server knows about a kernel, and keep it where it is new.
 
     Raises HostError where `own`, the machine that runs it, runs another build of it.
@@ -143,7 +143,7 @@ def fetch_sources(server: AdvisoryServer, keep: Kept, release: str, own: Machine
     return told
 
 
-def current_records(source: Path, keep: Kept, output: Output) -> Records:
+def current_records(source: Path, keep: CveCache, output: Output) -> Records:
     """Return the records in `source`, and bring the kept index up to date with them where `source` is none itself."""
     if is_index(source):
         return read_index(source)

@@ -7,25 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.advisory.exposure.affected import Answer, State, answer
+from elivepatch.advisory.exposure.affected import Assessment, State, assess
 from elivepatch.advisory.exposure.version import BEGINNING, parse_kernel_version
 from elivepatch.advisory.records.dyad import parse_dyad
-from elivepatch.advisory.records.record import Fix, Introduction, Record
+from elivepatch.advisory.records.record import FixCommit, Introduction, Record
 
 
 def commit(letter: str) -> str:
     return letter * 40
 
 
-def ask(kernel: str, *lines: str) -> Answer:
-    """Answer for a record with these ranges; `5.4:a:5.10.150:b` stands for 40-digit commits."""
+def ask(kernel: str, *lines: str) -> Assessment:
+    """Assessment for a record with these ranges; `5.4:a:5.10.150:b` stands for 40-digit commits."""
     expanded = []
     for line in lines:
         start, by, end, fix = line.split(":")
         expanded.append(":".join((start, by if by == "0" else commit(by), end, fix if fix == "0" else commit(fix))))
     read = parse_dyad("\n".join(["# a comment", *expanded, ""]))
     assert isinstance(read, tuple)
-    return answer(Record(id="CVE-2030-10001", title="", introductions=read), parse_kernel_version(kernel))
+    return assess(Record(id="CVE-2030-10001", title="", introductions=read), parse_kernel_version(kernel))
 
 
 FOUR_BRANCHES = ("5.4:a:5.10.150:b", "5.4:a:6.1.100:c", "5.4:a:6.12:d")
@@ -109,7 +109,7 @@ def test_a_candidate_of_the_release_that_brought_the_bug_is_unknown() -> None:
 
 
 def test_a_record_without_usable_ranges_is_unknown_and_says_why() -> None:
-    found = answer(Record(id="CVE-2030-10001", title="", defect="It has no .dyad file."), parse_kernel_version("6.1"))
+    found = assess(Record(id="CVE-2030-10001", title="", defect="It has no .dyad file."), parse_kernel_version("6.1"))
     assert found.state is State.UNKNOWN
     assert found.evidence[0].reason == "It has no .dyad file."
 
@@ -162,7 +162,10 @@ def test_lines_of_one_commit_belong_together() -> None:
         Introduction(
             parse_kernel_version("5.4"),
             commit("a"),
-            (Fix(parse_kernel_version("5.10.9"), commit("b")), Fix(parse_kernel_version("7.0"), commit("d"))),
+            (
+                FixCommit(parse_kernel_version("5.10.9"), commit("b")),
+                FixCommit(parse_kernel_version("7.0"), commit("d")),
+            ),
         ),
         Introduction(parse_kernel_version("5.6"), commit("c"), ()),
     )

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.advisory.exposure.affected import State, answer
-from elivepatch.advisory.exposure.changelog import Changelog, judge, package_vanilla, read_changelog
+from elivepatch.advisory.exposure.affected import State, assess
+from elivepatch.advisory.exposure.changelog import Changelog, package_vanilla, read_changelog, with_changelog
 from elivepatch.advisory.exposure.version import parse_kernel_version
 from elivepatch.advisory.records.dyad import parse_dyad
 from elivepatch.advisory.records.record import Record
@@ -63,7 +63,7 @@ def record(name: str, title: str, *, fixed: str) -> Record:
 
 
 def state_of(name: str, title: str, *, fixed: str, changelog: Changelog) -> tuple[State, str]:
-    judged = judge(answer(record(name, title, fixed=fixed), KERNEL), changelog)
+    judged = with_changelog(assess(record(name, title, fixed=fixed), KERNEL), changelog)
     return judged.state, judged.evidence[0].reason
 
 

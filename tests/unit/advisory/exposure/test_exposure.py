@@ -9,10 +9,10 @@ import pytest
 from fake_backend import SOURCES
 
 from elivepatch.advisory.exposure.affected import State
-from elivepatch.advisory.exposure.exposure import Certainty, Closing, Exposure, Subject, expose
+from elivepatch.advisory.exposure.exposure import Certainty, Closing, Exposure, ExposureSubject, expose
 from elivepatch.advisory.exposure.ranking import Ranking
 from elivepatch.advisory.exposure.summary import exposure_dict, funnel
-from elivepatch.advisory.exposure.verdicts import Verdict
+from elivepatch.advisory.exposure.verdicts import FixVerdict
 from elivepatch.advisory.records.dyad import parse_dyad
 from elivepatch.advisory.records.record import Record, at_least
 from elivepatch.model.codes import problem
@@ -29,15 +29,15 @@ def record(*files: str, fixed: str = "6.1.180", name: str = NAME) -> Record:
     return Record(id=name, title="lamp: measure the oil", files=files, introductions=read)
 
 
-def subject(**changes: object) -> Subject:
-    return replace(Subject(version=SOURCES.vanilla, sources=SOURCES), **changes)  # type: ignore[arg-type]
+def subject(**changes: object) -> ExposureSubject:
+    return replace(ExposureSubject(version=SOURCES.vanilla, sources=SOURCES), **changes)  # type: ignore[arg-type]
 
 
-def verdict(code: str, *, builder: Digest = SOURCES.builder) -> Verdict:
-    return Verdict(patches=(PATCH,), builder=builder, asked=True, problem=problem(code, "Lamp."))
+def verdict(code: str, *, builder: Digest = SOURCES.builder) -> FixVerdict:
+    return FixVerdict(patches=(PATCH,), builder=builder, asked=True, problem=problem(code, "Lamp."))
 
 
-def one(given: Record, on: Subject) -> Exposure:
+def one(given: Record, on: ExposureSubject) -> Exposure:
     (exposed,) = expose([given], on)
     return exposed
 
@@ -66,7 +66,7 @@ def test_a_file_is_built_not_built_or_nobody_can_tell(files: tuple[str, ...], bu
 
 
 def test_without_a_list_of_sources_nothing_is_taken_away() -> None:
-    exposed = one(record("drivers/lamp/wick.c"), Subject(version=SOURCES.vanilla))
+    exposed = one(record("drivers/lamp/wick.c"), ExposureSubject(version=SOURCES.vanilla))
     assert exposed.built.certainty is Certainty.UNKNOWN
     assert exposed.open
 
@@ -95,14 +95,14 @@ def test_what_a_livepatch_closes_is_not_open() -> None:
 
 def test_what_the_version_is_not_affected_by_is_never_open() -> None:
     exposed = one(record("fs/proc/meminfo.c", fixed="6.1.100"), subject())
-    assert (exposed.answer.state, exposed.open) == (State.FIXED, False)
+    assert (exposed.assessment.state, exposed.open) == (State.FIXED, False)
 
 
 def test_the_source_itself_decides_where_the_server_tried_the_fix() -> None:
     given = record("fs/proc/meminfo.c")
     exposed = one(given, subject(verdicts={NAME: verdict("already-applied")}))
-    assert exposed.answer.state is State.FIXED
-    assert "source contains the fix" in exposed.answer.evidence[0].reason
+    assert exposed.assessment.state is State.FIXED
+    assert "source contains the fix" in exposed.assessment.evidence[0].reason
     exposed = one(given, subject(verdicts={NAME: verdict("no-change")}))
     assert exposed.built.certainty is Certainty.NO
     assert one(given, subject(verdicts={NAME: verdict("data-layout")})).open
@@ -124,7 +124,7 @@ def test_the_funnel_adds_up_at_every_stage() -> None:
         modules=(),
         closings={names[0]: Closing(livepatch="elp_1", functions=())},
         verdicts={
-            names[0]: Verdict(patches=(PATCH,), builder=SOURCES.builder, asked=True, functions=("vmlinux:f",)),
+            names[0]: FixVerdict(patches=(PATCH,), builder=SOURCES.builder, asked=True, functions=("vmlinux:f",)),
             names[1]: verdict("data-layout"),
         },
     )
@@ -141,7 +141,7 @@ def test_the_funnel_adds_up_at_every_stage() -> None:
 
 def test_what_cannot_be_told_is_left_out_of_the_document() -> None:
     given = record("fs/proc/meminfo.c")
-    bare = Subject(version=SOURCES.vanilla)
+    bare = ExposureSubject(version=SOURCES.vanilla)
     assert not {"built", "loaded", "closed", "open", "fix"} & set(exposure_dict(one(given, bare), bare, NO_RANKING))
     on = subject(modules=(), closings={}, verdicts={NAME: verdict("data-layout")})
     told = exposure_dict(one(given, on), on, NO_RANKING)

@@ -9,9 +9,9 @@ from typing import Any
 
 from fake_backend import SOURCES
 
-from elivepatch.advisory.exposure.exposure import Closing, Subject, expose
+from elivepatch.advisory.exposure.exposure import Closing, ExposureSubject, expose
 from elivepatch.advisory.exposure.openvex import openvex
-from elivepatch.advisory.exposure.verdicts import Verdict
+from elivepatch.advisory.exposure.verdicts import FixVerdict
 from elivepatch.advisory.records.dyad import parse_dyad
 from elivepatch.advisory.records.record import Record
 from elivepatch.model.codes import problem
@@ -37,21 +37,21 @@ RECORDS = [
     record(7, "fs/proc/meminfo.c"),
     record(8, "fs/proc/meminfo.c"),
 ]
-SUBJECT = Subject(
+SUBJECT = ExposureSubject(
     version=SOURCES.vanilla,
     sources=SOURCES,
     modules=(),
     closings={"CVE-2030-20005": Closing(livepatch="elp_1", functions=("vmlinux:f",))},
     verdicts={
-        "CVE-2030-20007": Verdict(
+        "CVE-2030-20007": FixVerdict(
             patches=(PATCH,), builder=SOURCES.builder, asked=True, problem=problem("data-layout", "A struct grows.")
         ),
-        "CVE-2030-20008": Verdict(patches=(PATCH,), builder=SOURCES.builder, asked=True),
+        "CVE-2030-20008": FixVerdict(patches=(PATCH,), builder=SOURCES.builder, asked=True),
     },
 )
 
 
-def document(on: Subject = SUBJECT) -> dict[str, Any]:
+def document(on: ExposureSubject = SUBJECT) -> dict[str, Any]:
     return openvex(expose(RECORDS, on), on, author="us", tool="elivepatch 1", at=AT)
 
 
@@ -105,5 +105,5 @@ def test_an_affected_kernel_is_told_what_to_do() -> None:
 
 
 def test_a_vanilla_kernel_is_a_generic_package() -> None:
-    made = document(Subject(version=SOURCES.vanilla))
+    made = document(ExposureSubject(version=SOURCES.vanilla))
     assert made["statements"][0]["products"] == [{"@id": "pkg:generic/linux@6.1.176"}]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from elivepatch.advisory.exposure.affected import State, exposure
+from elivepatch.advisory.exposure.affected import State, assess_all
 from elivepatch.advisory.exposure.version import parse_kernel_version
 from elivepatch.advisory.readers.collection import read_records
 from elivepatch.advisory.records.record import Record
@@ -120,7 +120,7 @@ def affected_by_commits(blocks: list[dict[str, Any]], kernel: str, first_in: dic
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_answer_equals_the_published_version_ranges(sample: Sample, kernel: str) -> None:
-    answers = exposure(sample.records, parse_kernel_version(kernel))
+    answers = assess_all(sample.records, parse_kernel_version(kernel))
     assert {answer.record.id for answer in answers} == set(sample.published)
     different = {
         (answer.record.id, kernel)
@@ -134,7 +134,7 @@ def test_the_answer_equals_the_published_version_ranges(sample: Sample, kernel: 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_answer_equals_the_published_commit_ranges(sample: Sample, kernel: str) -> None:
-    answers = exposure(sample.records, parse_kernel_version(kernel))
+    answers = assess_all(sample.records, parse_kernel_version(kernel))
     different = {
         answer.record.id
         for answer in answers
@@ -146,7 +146,7 @@ def test_the_answer_equals_the_published_commit_ranges(sample: Sample, kernel: s
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_evidence_names_commits_that_the_record_publishes(sample: Sample, kernel: str) -> None:
-    for answer in exposure(sample.records, parse_kernel_version(kernel)):
+    for answer in assess_all(sample.records, parse_kernel_version(kernel)):
         text = json.dumps(sample.published[answer.record.id])
         for evidence in answer.evidence:
             assert evidence.reason

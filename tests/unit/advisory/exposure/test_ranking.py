@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.advisory.exposure.affected import exposure
+from elivepatch.advisory.exposure.affected import assess_all
 from elivepatch.advisory.exposure.ranking import Ranking, read_epss, read_kev
 from elivepatch.advisory.exposure.report import ranked
 from elivepatch.advisory.exposure.version import parse_kernel_version
@@ -42,7 +42,7 @@ def test_the_scores_are_read_with_their_comment_line(tmp_path: Path, pack: type[
 
 
 def test_exploited_cves_come_first_then_the_probable_then_the_severe() -> None:
-    answers = exposure(read_records(SMALL, progress=silent).effective(), parse_kernel_version("7.0.5"))
+    answers = assess_all(read_records(SMALL, progress=silent).effective(), parse_kernel_version("7.0.5"))
     ranking = Ranking(
         exploited={"CVE-2030-10008": "2030-05-01"}, probability={"CVE-2030-10003": 0.1, "CVE-2030-10005": 0.9}
     )

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from elivepatch.advisory.exposure.verdicts import Outcome, Verdict, Verdicts, lasting, remembered
+from elivepatch.advisory.exposure.verdicts import FixOutcome, FixVerdict, FixVerdicts, lasting, remembered
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import Kind, Problem, UsageError
 from elivepatch.model.kernel import Digest, Release
 
 PATCH, OTHER = Digest("1" * 64), Digest("2" * 64)
 BUILDER = Digest("b" * 64)
-VERDICT = Verdict(
+VERDICT = FixVerdict(
     patches=(PATCH,),
     builder=BUILDER,
     asked=True,
@@ -28,8 +28,8 @@ VERDICT = Verdict(
 
 
 def test_verdicts_come_back_as_they_were_kept() -> None:
-    kept = Verdicts(release=Release("6.1.0-50-cloud-amd64"), by_cve={"CVE-2030-10001": VERDICT})
-    assert Verdicts.from_dict(json.loads(json.dumps(kept.as_dict()))) == kept
+    kept = FixVerdicts(release=Release("6.1.0-50-cloud-amd64"), by_cve={"CVE-2030-10001": VERDICT})
+    assert FixVerdicts.from_dict(json.loads(json.dumps(kept.as_dict()))) == kept
 
 
 @pytest.mark.parametrize(
@@ -43,39 +43,39 @@ def test_verdicts_come_back_as_they_were_kept() -> None:
     ],
 )
 def test_damaged_verdicts_are_refused(change: dict[str, Any]) -> None:
-    whole = Verdicts(release=Release("6.1.0"), by_cve={}).as_dict()
+    whole = FixVerdicts(release=Release("6.1.0"), by_cve={}).as_dict()
     with pytest.raises(UsageError):
-        Verdicts.from_dict(whole | change)
+        FixVerdicts.from_dict(whole | change)
     damaged: list[Any] = [None, [], "x"]
     for content in damaged:
         with pytest.raises(UsageError):
-            Verdicts.from_dict(content)
+            FixVerdicts.from_dict(content)
 
 
 def test_a_verdict_holds_for_exactly_these_patches_and_this_builder() -> None:
     assert VERDICT.holds([PATCH], BUILDER)
     assert not VERDICT.holds([PATCH, OTHER], BUILDER)
     assert not VERDICT.holds([PATCH], Digest("c" * 64))
-    assert not Verdict(patches=(PATCH,), builder=BUILDER).holds([PATCH], BUILDER)
+    assert not FixVerdict(patches=(PATCH,), builder=BUILDER).holds([PATCH], BUILDER)
 
 
 @pytest.mark.parametrize(
     ("code", "outcome"),
     [
-        ("data-layout", Outcome.NEEDS_REBOOT),
-        ("compile-error", Outcome.NEEDS_REBOOT),
-        ("already-applied", Outcome.NOTHING_TO_DO),
-        ("no-change", Outcome.NOTHING_TO_DO),
-        ("not-built", Outcome.NOTHING_TO_DO),
+        ("data-layout", FixOutcome.NEEDS_REBOOT),
+        ("compile-error", FixOutcome.NEEDS_REBOOT),
+        ("already-applied", FixOutcome.NOTHING_TO_DO),
+        ("no-change", FixOutcome.NOTHING_TO_DO),
+        ("not-built", FixOutcome.NOTHING_TO_DO),
     ],
 )
-def test_what_follows_from_a_problem(code: str, outcome: Outcome) -> None:
-    assert Verdict(patches=(PATCH,), builder=BUILDER, asked=True, problem=problem(code, "-")).outcome is outcome
+def test_what_follows_from_a_problem(code: str, outcome: FixOutcome) -> None:
+    assert FixVerdict(patches=(PATCH,), builder=BUILDER, asked=True, problem=problem(code, "-")).outcome is outcome
 
 
 def test_what_nobody_asked_is_untried_and_what_nothing_speaks_against_convertible() -> None:
-    assert Verdict(patches=(PATCH,), builder=BUILDER).outcome is Outcome.UNTRIED
-    assert Verdict(patches=(PATCH,), builder=BUILDER, asked=True).outcome is Outcome.CONVERTIBLE
+    assert FixVerdict(patches=(PATCH,), builder=BUILDER).outcome is FixOutcome.UNTRIED
+    assert FixVerdict(patches=(PATCH,), builder=BUILDER, asked=True).outcome is FixOutcome.CONVERTIBLE
 
 
 def test_only_what_is_about_the_patch_lasts() -> None:

@@ -12,14 +12,14 @@ import httpx2
 import pytest
 from git_repository import Repository
 
-from elivepatch.advisory.exposure.affected import answer
+from elivepatch.advisory.exposure.affected import assess
 from elivepatch.advisory.exposure.version import listed_version, parse_kernel_version
 from elivepatch.advisory.fixes.fixes import (
     PATCH_MAX,
-    Commit,
     DirectoryFixes,
     Fix,
     Wanted,
+    WantedCommit,
     dated,
     find_fixes,
     wanted_of,
@@ -40,7 +40,7 @@ def wanted(*commits: tuple[str, str], cve: str = NAME) -> Wanted:
     for commit, text in commits:
         version = listed_version(text)
         assert version is not None
-        made.append(Commit(id=commit, version=version))
+        made.append(WantedCommit(id=commit, version=version))
     return Wanted(cve=cve, kernel=KERNEL, commits=tuple(made))
 
 
@@ -53,7 +53,7 @@ class TestWhatIsWanted:
     def of(self, dyad: str) -> Wanted:
         read = parse_dyad(dyad)
         assert not isinstance(read, str)
-        return wanted_of(answer(Record(id=NAME, title="", introductions=read), KERNEL), KERNEL)
+        return wanted_of(assess(Record(id=NAME, title="", introductions=read), KERNEL), KERNEL)
 
     def test_the_commit_of_the_kernels_own_branch_and_no_other(self) -> None:
         found = self.of(f"5.4:{'a' * 40}:6.1.120:{'b' * 40}\n5.4:{'a' * 40}:6.6:{'c' * 40}\n")
@@ -273,11 +273,11 @@ class TestFetchedGit:
             FetchedGitFixes(url, tmp_path / "own.git")
 
 
-Answer = Callable[[httpx2.Request], httpx2.Response]
+Responder = Callable[[httpx2.Request], httpx2.Response]
 
 
 class TestHttp:
-    def find(self, answer: Answer, findings: Findings | None = None) -> Fix | None:
+    def find(self, answer: Responder, findings: Findings | None = None) -> Fix | None:
         source = HttpFixes("https://git.example/stable.git/", transport=httpx2.MockTransport(answer))
         return source.find(wanted(("b" * 40, "6.1.120")), findings if findings is not None else Findings())
 

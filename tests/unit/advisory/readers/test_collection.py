@@ -14,7 +14,7 @@ from typing import Literal
 import pytest
 
 from elivepatch import process
-from elivepatch.advisory.exposure.affected import State, answer
+from elivepatch.advisory.exposure.affected import State, assess
 from elivepatch.advisory.exposure.version import parse_kernel_version
 from elivepatch.advisory.readers import collection as collect
 from elivepatch.advisory.readers.collection import read_records
@@ -186,7 +186,7 @@ def test_a_record_with_impossible_versions_is_named_and_unknown(source: Path, te
     file_of(source, 10001, "dyad").write_text(text)
     records = read(source)
     assert codes(records) == [("bad-ranges", "CVE-2030-10001")]
-    found = answer(records.listed["CVE-2030-10001"], parse_kernel_version("6.1.50"))
+    found = assess(records.listed["CVE-2030-10001"], parse_kernel_version("6.1.50"))
     assert found.state is State.UNKNOWN
 
 

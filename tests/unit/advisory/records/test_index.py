@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from elivepatch.advisory.exposure.version import BEGINNING, parse_kernel_version
 from elivepatch.advisory.readers.collection import read_records
 from elivepatch.advisory.records.index import is_index, read_index, write_index
-from elivepatch.advisory.records.record import Fix, Introduction, Origin, Record, Records
+from elivepatch.advisory.records.record import FixCommit, Introduction, Origin, Record, Records
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, TrustError, UsageError
 from elivepatch.model.progress import silent
 
@@ -163,7 +163,7 @@ def test_fifteen_thousand_records_stay_below_four_megabytes(tmp_path: Path) -> N
             id=name,
             title=words(8),
             files=(f"drivers/{words(1)}/{words(1)}.c",),
-            introductions=(Introduction(BEGINNING, "", tuple(Fix(version, commit()) for version in fixes)),),
+            introductions=(Introduction(BEGINNING, "", tuple(FixCommit(version, commit()) for version in fixes)),),
             score=78,
             vector="CVSS:3.1/AV:L/AC:L/PR:L/UI:N/S:U/C:H/I:H/A:H",
         )

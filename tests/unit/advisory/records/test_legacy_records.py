@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from elivepatch.advisory.exposure.affected import State, answer
+from elivepatch.advisory.exposure.affected import State, assess
 from elivepatch.advisory.exposure.version import parse_kernel_version
 from elivepatch.advisory.readers.collection import read_records
 from elivepatch.advisory.records.index import read_index
@@ -50,7 +50,7 @@ def one(top: Path, records: Records, entry: Any, streams: Any = STREAMS) -> Reco
 
 
 def state(record: Record, kernel: str) -> State:
-    return answer(record, parse_kernel_version(kernel)).state
+    return assess(record, parse_kernel_version(kernel)).state
 
 
 def test_its_fixes_of_all_branches_count(tmp_path: Path, records: Records) -> None:
@@ -63,7 +63,7 @@ def test_its_fixes_of_all_branches_count(tmp_path: Path, records: Records) -> No
         "4.19.80": "fixed",
         "5.10": "fixed",
     }
-    (evidence,) = answer(record, parse_kernel_version("4.19.79")).evidence
+    (evidence,) = assess(record, parse_kernel_version("4.19.79")).evidence
     assert (evidence.introduced_commit, evidence.fixed, evidence.fixed_commit) == ("a" * 40, "4.19.80", "c" * 40)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.advisory.exposure.affected import State, answer
+from elivepatch.advisory.exposure.affected import State, assess
 from elivepatch.advisory.exposure.version import parse_kernel_version
 from elivepatch.advisory.readers.collection import read_records
 from elivepatch.advisory.records.overrides import read_overrides
@@ -39,9 +39,9 @@ def read(tmp_path: Path, text: str) -> dict[str, Record]:
 def test_an_override_adds_a_record_that_the_list_does_not_have(tmp_path: Path) -> None:
     record = read(tmp_path, NEW)["CVE-2029-10001"]
     assert record.files == ("kernel/made_up.c",)
-    assert answer(record, parse_kernel_version("6.1.39")).state is State.AFFECTED
-    assert answer(record, parse_kernel_version("6.1.40")).state is State.FIXED
-    assert answer(record, parse_kernel_version("5.9")).state is State.NOT_AFFECTED
+    assert assess(record, parse_kernel_version("6.1.39")).state is State.AFFECTED
+    assert assess(record, parse_kernel_version("6.1.40")).state is State.FIXED
+    assert assess(record, parse_kernel_version("5.9")).state is State.NOT_AFFECTED
 
 
 def test_an_override_replaces_only_what_it_says(tmp_path: Path) -> None:
@@ -57,12 +57,12 @@ def test_overrides_go_before_the_list(tmp_path: Path) -> None:
     assert [record.id for record in both.effective()][:2] == ["CVE-2029-10001", "CVE-2030-10001"]
     found = both.find("CVE-2030-10003")
     assert found is not None
-    assert answer(found, parse_kernel_version("6.1.5")).state is State.NOT_AFFECTED
+    assert assess(found, parse_kernel_version("6.1.5")).state is State.NOT_AFFECTED
 
 
 def test_an_introduction_nobody_knows_may_be_left_out(tmp_path: Path) -> None:
     text = f'[CVE-2030-10003]\nwhy = "w"\nranges = [{{ fixed = "6.5", fixed_commit = "{A}" }}]\n'
-    assert answer(read(tmp_path, text)["CVE-2030-10003"], parse_kernel_version("4.4.9")).state is State.AFFECTED
+    assert assess(read(tmp_path, text)["CVE-2030-10003"], parse_kernel_version("4.4.9")).state is State.AFFECTED
 
 
 RANGE = '[CVE-2030-10001]\nwhy = "w"\nranges = '

@@ -16,7 +16,7 @@ from elivepatch.advisory.fixes.fixes import Fix, Wanted
 from elivepatch.advisory.fixes.git_repository import GitFixes
 from elivepatch.advisory.overlay.repository import OverlayFixes
 from elivepatch.advisory.records.record import Findings
-from elivepatch.client.cve.cache import DIRECTORY, Kept
+from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.model.errors import ExitStatus
 
@@ -72,7 +72,7 @@ class Kit:
         return self.run("add", name, url, "--signers", self.keys[signer].allowed, *options)
 
     def fixes(self) -> OverlayFixes:
-        accepted = [one.accepted for one in Subscriptions(Kept(self.host.root / DIRECTORY)).all()]
+        accepted = [one.accepted for one in Subscriptions(CveCache(self.host.root / DIRECTORY)).all()]
         return OverlayFixes(accepted, [])
 
     def find(self, kernel: str = "6.1.100", findings: Findings | None = None) -> Fix | None:
@@ -184,7 +184,7 @@ def test_a_commit_is_asked_of_the_places_that_have_commits(kit: Kit, tmp_path: P
     text = HEAD + ENTRY.format(id="a").replace("files: [patches/a.patch]", f"commit: {commit}")
     kit.repository.commit("By commit", {"overlay.yaml": text}, "-S")
     kit.add()
-    (one,) = Subscriptions(Kept(kit.host.root / DIRECTORY)).all()
+    (one,) = Subscriptions(CveCache(kit.host.root / DIRECTORY)).all()
     wanted = Wanted(cve="CVE-2030-20001", kernel=parse_kernel_version("6.1.100"), commits=())
     fix = OverlayFixes([one.accepted], [GitFixes(kernel.top)]).find(wanted, Findings())
     assert fix is not None

@@ -15,8 +15,8 @@ from simulated_host import BUILD_ID, SimulatedHost, make_livepatch
 
 from elivepatch.advisory.exposure.changelog import Changelog
 from elivepatch.advisory.exposure.sources import KernelSources
-from elivepatch.advisory.exposure.verdicts import Verdict, Verdicts
-from elivepatch.client.cve.cache import DIRECTORY, Kept
+from elivepatch.advisory.exposure.verdicts import FixVerdict, FixVerdicts
+from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.model.errors import ExitStatus
 from elivepatch.model.kernel import Digest
 
@@ -38,8 +38,8 @@ def host(tmp_path: Path) -> SimulatedHost:
     return found
 
 
-def keep(host: SimulatedHost, sources: KernelSources = MINE) -> Kept:
-    kept = Kept(host.root / DIRECTORY)
+def keep(host: SimulatedHost, sources: KernelSources = MINE) -> CveCache:
+    kept = CveCache(host.root / DIRECTORY)
     kept.keep_sources(sources.release, sources.encode())
     return kept
 
@@ -124,8 +124,8 @@ def live(host: SimulatedHost, function: str = "light_lamp") -> None:
 
 
 def remember(host: SimulatedHost, name: str, *functions: str) -> None:
-    verdict = Verdict(patches=(FIX,), builder=MINE.builder, asked=True, functions=functions)
-    keep(host).keep_verdicts(Verdicts(release=MINE.release, by_cve={name: verdict}))
+    verdict = FixVerdict(patches=(FIX,), builder=MINE.builder, asked=True, functions=functions)
+    keep(host).keep_verdicts(FixVerdicts(release=MINE.release, by_cve={name: verdict}))
 
 
 def test_a_cve_is_closed_by_the_function_of_the_livepatch_that_carries_its_fix(host: SimulatedHost) -> None:

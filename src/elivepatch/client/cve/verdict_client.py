@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from elivepatch.advisory.exposure.verdicts import Verdict, Verdicts, lasting, remembered
+from elivepatch.advisory.exposure.verdicts import FixVerdict, FixVerdicts, lasting, remembered
 from elivepatch.advisory.fixes.fixes import Fix
-from elivepatch.advisory.plan import Plan, in_order, series_of
-from elivepatch.client.cve.cache import Kept
+from elivepatch.advisory.plan import ClosePlan, in_order, series_of
+from elivepatch.client.cve.cache import CveCache
 from elivepatch.client.server.advisories import AdvisoryServer
 from elivepatch.client.server.follow import Patience
 from elivepatch.client.server.report import Report
@@ -25,7 +25,7 @@ _AHEAD = 8  # requests that wait at the server, so that it never waits for us
 
 
 @dataclass(slots=True, kw_only=True)
-class Judge:
+class VerdictClient:
     """One server's verdicts on fixes for one kernel. `out_of_time` is asked before every question.
 
     Every question names `base_patches`, so that a server whose base was made with others refuses it.
@@ -35,13 +35,13 @@ class Judge:
     release: Release
     base_patches: tuple[BasePatch, ...] = ()
     builder: Digest
-    kept: Kept
-    verdicts: Verdicts
+    kept: CveCache
+    verdicts: FixVerdicts
     progress: Progress
     out_of_time: Callable[[], bool] = lambda: False
     automatic: bool = False
 
-    def judge(self, plan: Plan) -> dict[str, Problem]:
+    def judge(self, plan: ClosePlan) -> dict[str, Problem]:
         """Have a verdict on every chosen fix; return what kept the server from giving one, by CVE.
 
         A fix that fails for lack of context is asked again after those that change the same files before it.
@@ -59,7 +59,7 @@ class Judge:
                     again.append((fix, patches))
         return unanswered | self._ask_all(again)
 
-    def remember(self, cve: str, verdict: Verdict) -> None:
+    def remember(self, cve: str, verdict: FixVerdict) -> None:
         """Keep a verdict, on the disk too."""
         self.verdicts.by_cve[cve] = verdict
         self.kept.keep_verdicts(self.verdicts)
@@ -131,14 +131,14 @@ class Judge:
                 self.remember(fix.cve, self._verdict(fix, before, report))
         return unanswered
 
-    def _verdict(self, fix: Fix, before: Sequence[SourcePatch], report: Report) -> Verdict:
+    def _verdict(self, fix: Fix, before: Sequence[SourcePatch], report: Report) -> FixVerdict:
         problem = None if report.problem is None else remembered(report.problem)
         if problem is not None and fix.hints:
             hints = "; ".join(fix.hints[:4])
             problem = replace(
                 problem, advice=f"{problem.advice} Before it, these changed the same files: {hints}."[:800]
             )
-        return Verdict(
+        return FixVerdict(
             patches=fix.digests,
             builder=self.builder,
             asked=True,
@@ -164,7 +164,7 @@ def out_of_time() -> Problem:
     )
 
 
-def note_fixes(verdicts: Verdicts, fixes: Iterable[Fix], builder: Digest) -> bool:
+def note_fixes(verdicts: FixVerdicts, fixes: Iterable[Fix], builder: Digest) -> bool:
     """Note which source patches fix what, where that is new; tell whether anything was."""
     changed = False
     for fix in fixes:
@@ -172,7 +172,7 @@ def note_fixes(verdicts: Verdicts, fixes: Iterable[Fix], builder: Digest) -> boo
         same = known is not None and known.patches == fix.digests
         if known is None or not same or known.builder != builder:
             functions = known.functions if known is not None and same else ()
-            verdicts.by_cve[fix.cve] = Verdict(patches=fix.digests, builder=builder, functions=functions)
+            verdicts.by_cve[fix.cve] = FixVerdict(patches=fix.digests, builder=builder, functions=functions)
             changed = True
     return changed
 
