@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,7 +20,7 @@ from elivepatch.advisory.exposure.affected import Assessment, State
 from elivepatch.advisory.exposure.version import KernelVersion, listed_version
 from elivepatch.advisory.records.record import CVE_ID, Findings
 from elivepatch.files.bounded import Unusable, read_regular
-from elivepatch.model.errors import ElivepatchError, UsageError
+from elivepatch.model.errors import BuildStopped, ElivepatchError, UsageError
 from elivepatch.model.kernel import Digest
 from elivepatch.model.series import SourcePatch
 from elivepatch.model.trial import Expectation
@@ -58,8 +58,8 @@ class Fix:
     """Source patches that close a CVE, in order, and the place they come from.
 
     `dated` is when the youngest of them was made. `order` sorts fixes as they went into the branch: the version that
-    first has the last of them. `hints` say what else changed the same files before, for when it does not apply;
-    `expectations` are what its trial must see.
+    first has the last of them. `expectations` are what its trial must see. `find_hints` finds `hints`, which takes
+    time and is needed only if the fix does not apply.
     """
 
     cve: str
@@ -67,8 +67,13 @@ class Fix:
     origin: str
     dated: datetime
     order: tuple[int, ...]
-    hints: tuple[str, ...] = ()
     expectations: tuple[Expectation, ...] = ()
+    find_hints: Callable[[], tuple[str, ...]] = field(default=tuple, compare=False, repr=False)
+
+    @property
+    def hints(self) -> tuple[str, ...]:
+        """Other commits that changed the same files before, as `ID SUBJECT`: one of them may be needed first."""
+        return self.find_hints()
 
     @property
     def digests(self) -> tuple[Digest, ...]:
@@ -89,10 +94,16 @@ class FixSource(Protocol):
     def name(self) -> str:
         """What people call it."""
 
-    def find(self, wanted: Wanted, findings: Findings) -> Fix | None:
-        """Return the fix, None where this place has none; what it has but cannot be used goes to `findings`.
+    def prepare(self, wanted: Sequence[Wanted]) -> None:
+        """Get ready for `find` of each of these, so that what they share is done once.
 
-        Raises ElivepatchError where the place cannot be asked at all.
+        Raises ElivepatchError if the place cannot be asked at all.
+        """
+
+    def find(self, wanted: Wanted, findings: Findings) -> Fix | None:
+        """Return the fix, None if this place has none; what it has but cannot be used goes to `findings`.
+
+        Raises ElivepatchError if the place cannot be asked at all. `prepare` need not have been called.
         """
 
 
@@ -124,23 +135,27 @@ def wanted_of(assessment: Assessment, kernel: KernelVersion) -> Wanted:
 def find_fixes(sources: Sequence[FixSource], wanted: Iterable[Wanted]) -> Found:
     """Ask the places in order for every CVE; a place that cannot be asked is not asked again."""
     found = Found()
-    broken: set[str] = set()
-    for one in wanted:
-        for source in sources:
-            if source.name in broken:
-                continue
-            try:
-                fix = source.find(one, found.findings)
-            except ElivepatchError as error:
-                broken.add(source.name)
-                found.findings.add(error.problem.code, source.name, error.problem.message)
-                continue
+    pending = list(wanted)
+    for source in sources:
+        pending = _ask(source, pending, found)
+    for one in pending:
+        found.missing[one.cve] = one.lacking or "no place that the policy names has its fix"
+    return found
+
+
+def _ask(source: FixSource, wanted: Sequence[Wanted], found: Found) -> list[Wanted]:
+    """Put what one place has into `found`; return what is still wanted."""
+    try:
+        source.prepare(wanted)
+        for one in wanted:
+            fix = source.find(one, found.findings)
             if fix is not None:
                 found.fixes[one.cve] = fix
-                break
-        else:
-            found.missing[one.cve] = one.lacking or "no place that the policy names has its fix"
-    return found
+    except BuildStopped:  # the time of the whole run is up
+        raise
+    except ElivepatchError as error:
+        found.findings.add(error.problem.code, source.name, error.problem.message)
+    return [one for one in wanted if one.cve not in found.fixes]
 
 
 class DirectoryFixes:
@@ -150,6 +165,9 @@ class DirectoryFixes:
         self.name = str(directory)
         self._directory = directory
         self._files: Mapping[str, list[Path]] | None = None
+
+    def prepare(self, wanted: Sequence[Wanted]) -> None:
+        """Do nothing: reading a file is one step whenever it happens."""
 
     def find(self, wanted: Wanted, findings: Findings) -> Fix | None:
         """Return the fix of this name; a file that is no regular file of bounded size sets the whole fix aside."""
@@ -187,7 +205,7 @@ class DirectoryFixes:
             raise UsageError(
                 "fix-source",
                 f"The directory of fixes {self._directory} cannot be read: {error.strerror}.",
-                advice="Mend the policy: it names this directory.",
+                advice="Fix the policy file: it names this directory.",
             ) from error
         return files
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import httpx2
@@ -25,6 +26,9 @@ class HttpFixes:
         self._client = httpx2.Client(
             timeout=_TIMEOUT_S, follow_redirects=False, trust_env=not local, transport=transport
         )
+
+    def prepare(self, wanted: Sequence[Wanted]) -> None:
+        """Do nothing: one commit is one request."""
 
     def find(self, wanted: Wanted, findings: Findings) -> Fix | None:
         """Return the fix's commits as mails.

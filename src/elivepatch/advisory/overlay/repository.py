@@ -172,6 +172,9 @@ class OverlayFixes:
         self._commits = commits
         self._told: set[str] = set()
 
+    def prepare(self, wanted: Sequence[Wanted]) -> None:
+        """Do nothing: an overlay is read when it is first asked."""
+
     def find(self, wanted: Wanted, findings: Findings) -> Fix | None:
         """Return the fix of the first overlay that has an entry for this CVE and kernel, with what it requires."""
         for accepted in self._overlays:

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 from git_repository import Repository
 
+from elivepatch import process
 from elivepatch.advisory.exposure.affected import assess
 from elivepatch.advisory.exposure.version import listed_version, parse_kernel_version
 from elivepatch.advisory.fixes.fixes import (
@@ -32,6 +35,7 @@ from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageErro
 
 NAME = "CVE-2030-20001"
 KERNEL = parse_kernel_version("6.1.100")
+GIT_COMMANDS = {"cat-file", "rev-parse", "rev-list", "diff-tree", "fetch", "init"}
 DIFF = b"--- a/lamp.c\n+++ b/lamp.c\n@@ -1 +1 @@\n-dark\n+light\n"
 
 
@@ -234,8 +238,53 @@ class TestGit:
         with pytest.raises(UsageError):
             GitFixes(tmp_path)
 
+    def test_forty_fixes_take_a_few_git_processes(
+        self, monkeypatch: pytest.MonkeyPatch, stable: tuple[Repository, dict[str, str]]
+    ) -> None:
+        repository, ids = stable
+        commits = [repository.commit(f"lamp: turn it {number}", {"lamp.c": f"{number}\n"}) for number in range(40)]
+        commits[20] = ids["fix"]
+        counted = CountedGit(monkeypatch)
+        asked = [wanted((name, "6.1.120"), cve=f"CVE-2030-3{number:04}") for number, name in enumerate(commits)]
+        found = find_fixes([GitFixes(repository.top)], asked)
+        assert len(found.fixes) == 40
+        assert len(found.fixes["CVE-2030-30020"].patches) == 2, "what it depends on goes before it"
+        assert counted.commands["cat-file"] <= 2
+        assert len(list(counted.commands.elements())) <= 8, counted.commands
+        assert found.fixes["CVE-2030-30020"].hints, "hints are looked for only when somebody asks"
+
+
+class CountedGit:
+    """Counts the git processes by command."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.commands: Counter[str] = Counter()
+        original = process.run
+
+        def counted(argv: Sequence[str], **how: Any) -> process.Completed:
+            self.commands[next(word for word in argv[4:] if word in GIT_COMMANDS)] += 1
+            return original(argv, **how)
+
+        monkeypatch.setattr(process, "run", counted)
+
 
 class TestFetchedGit:
+    def test_many_commits_are_fetched_at_once_and_one_that_is_lacking_costs_no_other(
+        self, stable: tuple[Repository, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        repository, _ = stable
+        repository.git("config", "uploadpack.allowAnySHA1InWant", "true")
+        commits = [repository.commit(f"lamp: turn it {number}", {"lamp.c": f"{number}\n"}) for number in range(12)]
+        counted = CountedGit(monkeypatch)
+        asked = [wanted((name, "6.1.120"), cve=f"CVE-2030-3{number:04}") for number, name in enumerate(commits)]
+        found = find_fixes([FetchedGitFixes(f"file://{repository.top}", tmp_path / "own.git")], asked)
+        assert len(found.fixes) == 12
+        assert counted.commands["fetch"] == 1
+        lacking = [*asked[:3], wanted(("0" * 39 + "1", "6.1.120"), cve="CVE-2030-39999")]
+        found = find_fixes([FetchedGitFixes(f"file://{repository.top}", tmp_path / "other.git")], lacking)
+        assert len(found.fixes) == 3
+        assert found.findings.counts == {"mirror-behind": 1}
+
     def test_only_the_wanted_commits_and_their_parents_are_fetched(
         self, stable: tuple[Repository, dict[str, str]], tmp_path: Path
     ) -> None:
@@ -331,6 +380,9 @@ class _Source:
         self.name = name
         self.asked: list[str] = []
         self._answers = answers
+
+    def prepare(self, wanted: Sequence[Wanted]) -> None:
+        pass
 
     def find(self, wanted: Wanted, findings: Findings) -> Fix | None:  # noqa: ARG002 - the Protocol's
         self.asked.append(wanted.cve)
