@@ -236,7 +236,7 @@ class GuestHost:
         """Remove the disk; it is too large to be kept with a test's other files."""
         self._disk.unlink()
 
-    def _initramfs(self, payload: Mapping[str, bytes], program: str) -> Iterator[cpio.Entry]:
+    def _initramfs(self, payload: Mapping[str, bytes], program: str) -> Iterator[cpio.CpioEntry]:
         for name in ("bin", "proc", "sys", "dev", "disk", "modules", "payload"):
             yield cpio.directory(name)
         yield cpio.device("dev/console", 5, 1)
@@ -338,13 +338,13 @@ def _install_dependencies(target: Path) -> None:
     ).check("Installing the client's dependencies")  # fmt: skip
 
 
-def _tree(top: str, files: Mapping[str, bytes]) -> Iterator[cpio.Entry]:
+def _tree(top: str, files: Mapping[str, bytes]) -> Iterator[cpio.CpioEntry]:
     made: set[str] = set()
     for name, data in files.items():
         for parent in reversed(Path(name).parents[:-1]):
             if str(parent) not in made:
                 made.add(str(parent))
-                yield cpio.Entry(f"{top}/{parent}", stat.S_IFDIR | 0o755)
+                yield cpio.CpioEntry(f"{top}/{parent}", stat.S_IFDIR | 0o755)
         yield cpio.file(f"{top}/{name}", data, executable=name.startswith(("usr/bin/", "etc/init.d/")))
 
 

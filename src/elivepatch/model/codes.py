@@ -12,7 +12,7 @@ from typing import NamedTuple
 from elivepatch.model.errors import Kind, Problem
 
 
-class Entry(NamedTuple):
+class CatalogueEntry(NamedTuple):
     """What is fixed about a code: `meaning` completes "this code means that ..."."""
 
     kind: Kind
@@ -22,238 +22,240 @@ class Entry(NamedTuple):
 
 _REWRITABLE = " `elivepatch check --rewrite` proposes that where it can."
 
-CODES: dict[str, Entry] = {
+CODES: dict[str, CatalogueEntry] = {
     # The series itself
-    "patch-empty": Entry(Kind.FAILURE, "the file holds no hunk", "Send the output of git format-patch or diff -u."),
-    "patch-binary": Entry(
+    "patch-empty": CatalogueEntry(
+        Kind.FAILURE, "the file holds no hunk", "Send the output of git format-patch or diff -u."
+    ),
+    "patch-binary": CatalogueEntry(
         Kind.FAILURE, "the diff is or contains binary data", "Only text can be livepatched; drop the binary part."
     ),
-    "patch-encoding": Entry(
+    "patch-encoding": CatalogueEntry(
         Kind.FAILURE, "the diff is not UTF-8 text", "Convert it with iconv -t UTF-8 and send again."
     ),
-    "patch-too-large": Entry(
+    "patch-too-large": CatalogueEntry(
         Kind.FAILURE,
         "the series is larger than the server takes",
         "Send only what the fix needs; split unrelated parts.",
     ),
-    "patch-malformed": Entry(
+    "patch-malformed": CatalogueEntry(
         Kind.FAILURE,
         "the diff cannot be read",
         "Make it anew with git format-patch or diff -u; mail clients fold lines.",
     ),
-    "patch-path": Entry(
+    "patch-path": CatalogueEntry(
         Kind.FAILURE,
         "a file name in the diff points outside the source tree",
         "Make the diff from the top of the kernel tree, with a/ and b/ before the names.",
     ),
-    "patch-build-files": Entry(
+    "patch-build-files": CatalogueEntry(
         Kind.VERDICT,
         "the series edits files that run at build time or that code is made from (Makefile, Kconfig, scripts/, tools/)",
         "Leave these files out: a livepatch can only replace functions written in C.",
     ),
-    "does-not-apply": Entry(
+    "does-not-apply": CatalogueEntry(
         Kind.FAILURE,
         "the series does not apply to exactly this kernel's source",
         "Take the fix from this kernel's own stable branch, or rebase the patch onto the kernel's source package.",
     ),
-    "already-applied": Entry(
+    "already-applied": CatalogueEntry(
         Kind.FAILURE, "this kernel's source already contains the change", "Nothing is left to do for this kernel."
     ),
     # What it reaches
-    "not-built": Entry(
+    "not-built": CatalogueEntry(
         Kind.VERDICT,
         "this kernel's configuration builds none of the files that the series touches",
         "This kernel is not affected by the change; nothing is to be done.",
     ),
-    "header": Entry(
+    "header": CatalogueEntry(
         Kind.VERDICT,
         "the series changes a header that too many files include for one livepatch",
         "Move the change into the .c files that need it, for example as a local copy of the inline function.",
     ),
-    "assembly": Entry(
+    "assembly": CatalogueEntry(
         Kind.VERDICT,
         "the series changes assembly, or a header that it includes; it has no entry that livepatch could redirect",
         "Patch the C function that calls it, or reboot into a fixed kernel.",
     ),
-    "unpatchable-code": Entry(
+    "unpatchable-code": CatalogueEntry(
         Kind.VERDICT,
         "the code runs before or outside the kernel proper (boot, vdso, purgatory, real mode)",
         "Reboot into a fixed kernel.",
     ),
-    "several-parents": Entry(
+    "several-parents": CatalogueEntry(
         Kind.VERDICT,
         "an object is linked into several modules",
         "Such objects are not supported; patch a caller that lives in one module only.",
     ),
-    "new-file": Entry(
+    "new-file": CatalogueEntry(
         Kind.VERDICT,
         "the series adds or deletes a source file",
         "Put the new code into a file that this kernel already builds.",
     ),
     # Compiling
-    "compile-error": Entry(
+    "compile-error": CatalogueEntry(
         Kind.FAILURE,
         "the patched source does not compile",
         "Look for a commit that the fix depends on (a helper, a structure member) and send it first in the series.",
     ),
-    "no-change": Entry(
+    "no-change": CatalogueEntry(
         Kind.VERDICT,
         "the compiled code is the same with and without the series",
         "This kernel's configuration is not affected by the change (or only comments changed); nothing is to be done.",
     ),
     # What create-diff-object and our own checks refuse
-    "init-code": Entry(
+    "init-code": CatalogueEntry(
         Kind.VERDICT,
         "the series changes code that only runs when the kernel or a module starts or ends",
         "Leave that hunk out if the fix does not need it, or do its work in a pre- or post-patch callback."
         + _REWRITABLE,
     ),
-    "init-only": Entry(
+    "init-only": CatalogueEntry(
         Kind.VERDICT,
         "the series changes nothing but code that only runs when the kernel or a module starts or ends",
         "No livepatch can have an effect: reboot into a fixed kernel, or unload the module and load a fixed one.",
     ),
-    "data-layout": Entry(
+    "data-layout": CatalogueEntry(
         Kind.VERDICT,
         "the series changes the layout of a structure, while objects of the old layout are alive",
         "Keep the structure and attach new members as shadow variables (Documentation/livepatch/shadow-vars.rst).",
     ),
-    "data-change": Entry(
+    "data-change": CatalogueEntry(
         Kind.VERDICT,
         "the series changes initialised data, which a livepatch cannot replace",
         "Change the code that reads the data, or write the new value in a post-patch callback.",
     ),
-    "ops-table": Entry(
+    "ops-table": CatalogueEntry(
         Kind.VERDICT,
         "the series changes a pointer in a table of operations, which a livepatch cannot replace",
         "Keep the pointer and make the function that it points at a wrapper of the new one, or write it in a callback "
         "(Documentation/livepatch/callbacks.rst)." + _REWRITABLE,
     ),
-    "new-data": Entry(
+    "new-data": CatalogueEntry(
         Kind.VERDICT,
         "the series adds static data in a section that existing data shares (__read_mostly, __ro_after_init)",
         "Use an ordinary static variable instead, without the attribute." + _REWRITABLE,
     ),
-    "no-function-entry": Entry(
+    "no-function-entry": CatalogueEntry(
         Kind.VERDICT,
         "a changed function has no entry for ftrace to redirect (notrace, noinstr, a directory built without entries)",
         "Patch the functions that call it: give it a new name in the series and call that." + _REWRITABLE,
     ),
-    "shared-section": Entry(
+    "shared-section": CatalogueEntry(
         Kind.VERDICT,
         "a changed function lies in a section with others (__sched, __lockfunc), which cannot be taken apart",
         "Patch the functions that call it: give it a new name without the mark in the series and call that."
         + _REWRITABLE,
     ),
-    "outlined-inline": Entry(
+    "outlined-inline": CatalogueEntry(
         Kind.VERDICT,
         "a changed function is marked inline and therefore has no entry, but the compiler made a function of it",
         "Make it __always_inline, or give it a new name in the series: its callers change then and are replaced."
         + _REWRITABLE,
     ),
-    "static-local": Entry(
+    "static-local": CatalogueEntry(
         Kind.VERDICT,
         "a static local variable lost its last use",
         "Keep a harmless reference to the variable in the patched function." + _REWRITABLE,
     ),
-    "jump-label": Entry(
+    "jump-label": CatalogueEntry(
         Kind.VERDICT,
         "a changed function tests a static key that a module or the series itself defines",
         "Replace static_branch_likely() or static_branch_unlikely() by static_key_enabled() in the changed function."
         + _REWRITABLE,
     ),
-    "static-call": Entry(
+    "static-call": CatalogueEntry(
         Kind.VERDICT,
         "a changed function makes a static call whose key a module defines",
         "Use KPATCH_STATIC_CALL() from kpatch-macros.h in the changed function." + _REWRITABLE,
     ),
-    "export": Entry(
+    "export": CatalogueEntry(
         Kind.VERDICT,
         "the series takes an exported symbol away or exports it in another way",
         "Leave the EXPORT_SYMBOL as it is: loaded modules hold what it gave them." + _REWRITABLE,
     ),
-    "new-export": Entry(
+    "new-export": CatalogueEntry(
         Kind.VERDICT,
         "the series exports a symbol that this kernel does not",
         "Leave the EXPORT_SYMBOL out: no loaded module can use a new export." + _REWRITABLE,
     ),
-    "export-type": Entry(
+    "export-type": CatalogueEntry(
         Kind.VERDICT,
         "the series changes the parameters or the result of an exported function, which modules call as before",
         "Add a function with the new parameters and make the exported one a wrapper of it.",
     ),
-    "section-change": Entry(
+    "section-change": CatalogueEntry(
         Kind.VERDICT,
         "a symbol moved to another section or changed its attributes",
         "Keep the attributes (__read_mostly, static, const, alignment) of existing symbols." + _REWRITABLE,
     ),
-    "special-section": Entry(
+    "special-section": CatalogueEntry(
         Kind.VERDICT,
         "code of a module refers to another module's symbol in a place that is filled in before it can be resolved",
         "Avoid alternatives, static branches and paravirt calls on symbols of other modules in the changed function.",
     ),
-    "duplicate-symbol": Entry(
+    "duplicate-symbol": CatalogueEntry(
         Kind.VERDICT,
         "the kernel has several files with the same name and the same functions, so the right one cannot be told",
         "This function cannot be livepatched safely; patch a caller in another file.",
     ),
     # After the build
-    "module-check": Entry(
+    "module-check": CatalogueEntry(
         Kind.ERROR,
         "the finished module does not fit the kernel",
         "The module was thrown away. Keep the report and the log and report it as a fault of elivepatch.",
     ),
-    "undefined-symbol": Entry(
+    "undefined-symbol": CatalogueEntry(
         Kind.FAILURE,
         "the patched code uses a symbol that this kernel does not have or does not export",
         "Add the commit that defines the symbol to the series, before this patch.",
     ),
-    "sealed-endbr": Entry(
+    "sealed-endbr": CatalogueEntry(
         Kind.VERDICT,
         "the new code takes the address of a function whose indirect-branch entry this kernel has sealed",
         "Call the function directly, or through a small wrapper of your own in the patched file.",
     ),
-    "weak-overridden": Entry(
+    "weak-overridden": CatalogueEntry(
         Kind.VERDICT,
         "the series changes a weak function that this kernel does not use, because another file overrides it",
         "Patch the function that overrides it; this one never runs.",
     ),
-    "fidelity": Entry(
+    "fidelity": CatalogueEntry(
         Kind.ERROR,
         "the rebuilt original function is not the one that the kernel runs",
         "The base is not this kernel: remove it and add it again; if it happens again, report it.",
     ),
-    "symbols": Entry(
+    "symbols": CatalogueEntry(
         Kind.ERROR,
         "the rebuilt object's symbols do not match those of the running kernel",
         "The base is not this kernel: remove it and add it again; if it happens again, report it.",
     ),
-    "diff-tool": Entry(
+    "diff-tool": CatalogueEntry(
         Kind.ERROR,
         "the diff tool gave up for a reason of its own",
         "Keep the log and report it; smaller changes in the same file often pass.",
     ),
-    "diff-tool-crash": Entry(
+    "diff-tool-crash": CatalogueEntry(
         Kind.ERROR,
         "the diff tool crashed",
         "Keep the log and report it; smaller changes in the same file often pass.",
     ),
-    "link-failed": Entry(Kind.ERROR, "the module could not be linked", "Keep the log and report it."),
+    "link-failed": CatalogueEntry(Kind.ERROR, "the module could not be linked", "Keep the log and report it."),
     # Other builders
-    "builder-unfit": Entry(
+    "builder-unfit": CatalogueEntry(
         Kind.FAILURE,
         "the builder that was asked for, or a second one for --paranoid, cannot build for this kernel",
         "Leave the choice to the server: without --builder and --paranoid every kernel that it knows can be built for.",
     ),
-    "builders-differ": Entry(
+    "builders-differ": CatalogueEntry(
         Kind.ERROR,
         "two builders did not make the same livepatch of the series",
         "The livepatch was thrown away. Keep the report and the log and report it as a fault of elivepatch.",
     ),
-    "reference-failed": Entry(
+    "reference-failed": CatalogueEntry(
         Kind.ERROR, "kpatch-build gave up for a reason of its own", "Keep the log and look for its first error."
     ),
-    "out-of-time": Entry(
+    "out-of-time": CatalogueEntry(
         Kind.ERROR, "a step ran longer than it may", "Try again; if it happens again, look at the log."
     ),
 }

@@ -32,7 +32,7 @@ ENDING = frozenset(("__exit", "__exitdata"))
 """The marks of what runs at most once more."""
 
 
-class Sort(enum.StrEnum):
+class DefinitionKind(enum.StrEnum):
     """What a top-level item is; a use is the call of a macro such as EXPORT_SYMBOL(x)."""
 
     FUNCTION = "function"
@@ -50,7 +50,7 @@ class Definition:
     `name` is what others call it; that of a use is its first argument. The words of `head` have one space between them.
     """
 
-    sort: Sort
+    kind: DefinitionKind
     name: str
     start: int
     end: int
@@ -150,7 +150,9 @@ def _items(lines: list[str]) -> Iterator[Definition]:
         while lines[number - 1].rstrip().endswith("\\") and number < len(lines):
             number += 1
         if (macro := _MACRO.match(line)) and reader.between:
-            yield Definition(sort=Sort.MACRO, name=macro[1], start=first, end=number, head=f"#define {macro[1]}")
+            yield Definition(
+                kind=DefinitionKind.MACRO, name=macro[1], start=first, end=number, head=f"#define {macro[1]}"
+            )
     yield from reader.finish(len(lines))
 
 
@@ -208,20 +210,22 @@ def _item(head: list[str], start: int, end: int, *, body: bool) -> Definition:
     shown, _, _ = text.partition("=")
     shown = shown.strip()
     if body and "=" not in text and "}" not in text and _is_function(head):
-        return Definition(sort=Sort.FUNCTION, name=_function_name(text), start=start, end=end, head=text)
+        return Definition(kind=DefinitionKind.FUNCTION, name=_function_name(text), start=start, end=end, head=text)
     if re.fullmatch(r"(?:static )?(?:const )?\w+ ?\((?!\s*\*).*\)", text) and "=" not in text:
         # Type name, if any, stands first in the arguments of a macro that defines something.
         arguments = _WORD.findall(text[text.index("(") :])
-        return Definition(sort=Sort.USE, name=arguments[0] if arguments else "", start=start, end=end, head=text)
+        return Definition(
+            kind=DefinitionKind.USE, name=arguments[0] if arguments else "", start=start, end=end, head=text
+        )
     before, _, behind = shown.partition("}")
     if body and "=" not in text and (tag := _TAG.search(before)) and not behind.strip("} ").strip():
-        return Definition(sort=Sort.TYPE, name=tag[1], start=start, end=end, head=before.strip())
+        return Definition(kind=DefinitionKind.TYPE, name=tag[1], start=start, end=end, head=before.strip())
     if text.startswith("typedef"):
         names = [word for word in _WORD.findall(behind or shown) if not _ANNOTATION.match(word)]
-        return Definition(sort=Sort.TYPE, name=names[-1] if names else "", start=start, end=end, head=shown)
+        return Definition(kind=DefinitionKind.TYPE, name=names[-1] if names else "", start=start, end=end, head=shown)
     if _is_data(shown, initialised="=" in text, body=body):
-        return Definition(sort=Sort.DATA, name=_variable(behind or shown), start=start, end=end, head=shown)
-    return Definition(sort=Sort.OTHER, name="", start=start, end=end, head=shown)
+        return Definition(kind=DefinitionKind.DATA, name=_variable(behind or shown), start=start, end=end, head=shown)
+    return Definition(kind=DefinitionKind.OTHER, name="", start=start, end=end, head=shown)
 
 
 def _is_data(shown: str, *, initialised: bool, body: bool) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from elivepatch.patch.c_source import Sort, blanked, enclosing, read_definitions
+from elivepatch.patch.c_source import DefinitionKind, blanked, enclosing, read_definitions
 from elivepatch.patch.rewrite.edits import Source
 
 Search = Callable[[Collection[str]], Mapping[str, str] | None]
@@ -19,7 +19,7 @@ Search = Callable[[Collection[str]], Mapping[str, str] | None]
 None where a macro may make one of them out of pieces.
 """
 
-_BY_NAME = {Sort.FUNCTION, Sort.MACRO}
+_BY_NAME = {DefinitionKind.FUNCTION, DefinitionKind.MACRO}
 _STEPS = 6  # uses of uses; whatever is used deeper than that is used everywhere
 _NAMES_LIMIT = 200
 
@@ -38,7 +38,7 @@ def changed_names(source: Source) -> frozenset[str] | None:
             lines = blanked(text).split("\n")
             for number in range(start, end):
                 item = enclosing(items, number)
-                if item is not None and item.sort in _BY_NAME and item.name:
+                if item is not None and item.kind in _BY_NAME and item.name:
                     names.add(item.name)
                 elif lines[number - 1].strip():
                     return None
@@ -98,13 +98,13 @@ def _through(text: str, names: Collection[str]) -> set[str] | None:
         if not _named(line, names):
             continue
         item = enclosing(items, number)
-        if item is not None and item.sort in _BY_NAME and item.name:
+        if item is not None and item.kind in _BY_NAME and item.name:
             found.add(item.name)
-        elif item is None or not _declares(item.sort, item.head):
+        elif item is None or not _declares(item.kind, item.head):
             return None
     return found
 
 
-def _declares(sort: Sort, head: str) -> bool:
+def _declares(kind: DefinitionKind, head: str) -> bool:
     """Whether an item is the declaration of a function, which says nothing of what is in it."""
-    return sort is Sort.OTHER and head.endswith(")") and "{" not in head and "=" not in head
+    return kind is DefinitionKind.OTHER and head.endswith(")") and "{" not in head and "=" not in head

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from elivepatch.model.series import PatchSeries
-from elivepatch.patch.c_source import Definition, Sort, enclosing, words_of
+from elivepatch.patch.c_source import Definition, DefinitionKind, enclosing, words_of
 from elivepatch.patch.parse import read_diff
 
 SHOWN = 8
@@ -74,5 +74,5 @@ def lines_about(series: PatchSeries, message: str, definitions: DefinitionsOf) -
 
 
 def _about(line: ChangedLine, names: set[str]) -> bool:
-    inside = line.inside is not None and line.inside.sort is not Sort.OTHER and line.inside.name in names
+    inside = line.inside is not None and line.inside.kind is not DefinitionKind.OTHER and line.inside.name in names
     return inside or bool(words_of(line.text) & names)

@@ -17,7 +17,7 @@ _BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CpioEntry:
     """A file, directory or device. `name` is relative to the root, `mode` has the type bits of stat(2)."""
 
     name: str
@@ -26,32 +26,32 @@ class Entry:
     device: tuple[int, int] = (0, 0)
 
 
-def directory(name: str) -> Entry:
+def directory(name: str) -> CpioEntry:
     """Return a directory; the kernel wants it before anything inside it."""
-    return Entry(name, stat.S_IFDIR | 0o755)
+    return CpioEntry(name, stat.S_IFDIR | 0o755)
 
 
-def file(name: str, content: bytes, *, executable: bool = False) -> Entry:
+def file(name: str, content: bytes, *, executable: bool = False) -> CpioEntry:
     """Return a regular file."""
-    return Entry(name, stat.S_IFREG | (0o755 if executable else 0o644), content)
+    return CpioEntry(name, stat.S_IFREG | (0o755 if executable else 0o644), content)
 
 
-def device(name: str, major: int, minor: int) -> Entry:
+def device(name: str, major: int, minor: int) -> CpioEntry:
     """Return a character device node."""
-    return Entry(name, stat.S_IFCHR | 0o600, device=(major, minor))
+    return CpioEntry(name, stat.S_IFCHR | 0o600, device=(major, minor))
 
 
-def archive(entries: Iterable[Entry]) -> bytes:
+def archive(entries: Iterable[CpioEntry]) -> bytes:
     """Return the archive of `entries` in their order, padded so that another one can follow it."""
     parts: list[bytes] = []
     for number, entry in enumerate(entries, start=1):
         parts += _member(entry, number)
-    parts += _member(Entry(_TRAILER, 0), 0)
+    parts += _member(CpioEntry(_TRAILER, 0), 0)
     whole = b"".join(parts)
     return whole + bytes(-len(whole) % _BLOCK)
 
 
-def _member(entry: Entry, number: int) -> list[bytes]:
+def _member(entry: CpioEntry, number: int) -> list[bytes]:
     name = entry.name.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     # inode, mode, uid, gid, links, mtime, size, device of the file system (2), device itself (2), name's size, checksum

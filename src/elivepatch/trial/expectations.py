@@ -3,24 +3,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 
 from elivepatch.model.errors import Kind, Problem
 from elivepatch.model.trial import Expectation, Observation
-from elivepatch.trial import matching
+from elivepatch.process import run
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.guest_protocol import Records, Step
 
 PHASES = ("before", "during", "after", "again")
 """The phases of a report, and once more after the livepatch was loaded again."""
 
+SEARCH_LIMIT_S = 5.0
+"""Time for all searches of one case together."""
+
+_ANSWERS = {"true": True, "false": False}
 _EXCERPT_LINES = 25
 _OUT_OF_TIME = 137  # 128 + SIGKILL, of timeout(1) in init.sh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
+class Observed:
     """One expectation, what its command printed in each phase, and whether the pattern was found there.
 
     A phase that was not reached has no step and no match; a match is None too where looking for it took too long.
@@ -61,7 +68,7 @@ class Watched:
         if any(match is None for match in self.matches.values()):
             yield _problem(
                 "trial-expectation", f"Looking for {pattern} in the output of {name} takes longer than "
-                f"{matching.LIMIT_S:.0f} s.", "Write the pattern without nested repetition such as (a+)+.",
+                f"{SEARCH_LIMIT_S:.0f} s.", "Write the pattern without nested repetition such as (a+)+.",
             )  # fmt: skip
         if self.matches.get("before"):
             yield self._told(
@@ -91,7 +98,7 @@ class Watched:
         return _problem(code, message, advice, step.words)
 
 
-def watch(scope: str, case: TrialCase, records: Records) -> tuple[Watched, ...]:
+def observe(scope: str, case: TrialCase, records: Records) -> tuple[Observed, ...]:
     """Return the expectations of the case with what was seen of each."""
     steps = [
         {phase: step for phase in PHASES if (step := records.step(scope, f"{phase}.{number:03}"))}
@@ -99,11 +106,28 @@ def watch(scope: str, case: TrialCase, records: Records) -> tuple[Watched, ...]:
     ]
     places = [(number, phase) for number, seen in enumerate(steps) for phase in seen]
     pairs = [(case.expectations[number].pattern, steps[number][phase].words) for number, phase in places]
-    answers = dict(zip(places, matching.found(pairs), strict=True))
+    answers = dict(zip(places, search_patterns(pairs), strict=True))
     return tuple(
-        Watched(expectation=expectation, steps=seen, matches={phase: answers[number, phase] for phase in seen})
+        Observed(expectation=expectation, steps=seen, matches={phase: answers[number, phase] for phase in seen})
         for number, (expectation, seen) in enumerate(zip(case.expectations, steps, strict=True))
     )
+
+
+def search_patterns(pairs: Sequence[tuple[str, str]]) -> tuple[bool | None, ...]:
+    """Return for each pair of pattern and text whether the text has a match (`re.search`, MULTILINE).
+
+    All pairs together have five seconds; those not answered by then are None. The search runs in another process
+    (regex_worker.py) because a pattern comes from a stranger and may backtrack for years.
+    """
+    if not pairs:
+        return ()
+    with as_file(files("elivepatch.trial").joinpath("regex_worker.py")) as program:
+        done = run(
+            [sys.executable, "-I", "-S", program], stdin=json.dumps([list(pair) for pair in pairs]).encode(),
+            timeout_s=SEARCH_LIMIT_S,
+        )  # fmt: skip
+    answers = [_ANSWERS.get(line) for line in done.text.splitlines()[: len(pairs)]]
+    return tuple(answers + [None] * (len(pairs) - len(answers)))
 
 
 def _problem(code: str, message: str, advice: str, output: str = "") -> Problem:

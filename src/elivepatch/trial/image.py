@@ -71,7 +71,7 @@ def pack(cases: Sequence[tuple[str, TrialCase]], tree: ModuleTree) -> Packed:
     return Packed(archive=cpio.archive(entries), missing=tuple(missing))
 
 
-def _case(place: str, case: TrialCase, modules: Sequence[str]) -> list[cpio.Entry]:
+def _case(place: str, case: TrialCase, modules: Sequence[str]) -> list[cpio.CpioEntry]:
     entries = [
         cpio.directory(place),
         cpio.directory(f"{place}/expect"),

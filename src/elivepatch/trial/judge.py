@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from elivepatch.model.errors import Kind, Problem
 from elivepatch.trial.case import TrialCase, module_name
-from elivepatch.trial.expectations import PHASES, Watched, watch
+from elivepatch.trial.expectations import PHASES, Observed, observe
 from elivepatch.trial.guest_protocol import Records, Step
 from elivepatch.trial.kernel_log import headline, tail, trouble
 
@@ -37,7 +37,7 @@ _BUSYBOX_PREFIX = re.compile(r"^(?:insmod: can't insert|rmmod: can't unload modu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class GuestEnd:
     """How the guest that ran the case ended. `console` is what it logged since the case's beginning."""
 
     console: str
@@ -47,10 +47,10 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class TrialVerdict:
     """What is found out about one livepatch. `clean_log` needs a log that came to its end."""
 
-    watched: tuple[Watched, ...]
+    observed: tuple[Observed, ...]
     transition_s: float | None
     reverted: bool
     reloaded: bool
@@ -60,12 +60,12 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class _Hearing:
+class _CaseReview:
     """The records of one case and the problems found in them so far."""
 
     scope: str
     records: Records
-    ending: Ending
+    guest_end: GuestEnd
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, code: str, message: str, advice: str, excerpt: str = "") -> None:
@@ -98,48 +98,48 @@ class _Hearing:
         return next((stage for key, stage in _STAGES if self.records.has(self.scope, key)), "before the trial began")
 
 
-def judge(scope: str, case: TrialCase, records: Records, ending: Ending, missing: Sequence[str]) -> Verdict:
+def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, missing: Sequence[str]) -> TrialVerdict:
     """Return the verdict on the case whose records have `scope`; `missing` are parents the kernel's package lacks."""
-    hearing = _Hearing(scope, records, ending)
-    refused = [p for p in map(module_name, case.parents) if hearing.failed(f"module.{p}")]
+    review = _CaseReview(scope, records, guest_end)
+    refused = [p for p in map(module_name, case.parents) if review.failed(f"module.{p}")]
     unloaded = (*missing, *refused)
-    watched = watch(scope, case, records)
-    clean_log = _scan(hearing)
-    if not hearing.done:
-        _unfinished(hearing, clean_log=clean_log)
-    _first_load(hearing)
-    problems = [problem for each in watched for problem in each.problems()]
-    hearing.problems += [_excused(problem, unloaded) for problem in problems]
-    _first_revert(hearing)
-    _second_turn(hearing)
-    if not hearing.problems and not _complete(hearing, watched):
-        hearing.add(
+    observed = observe(scope, case, records)
+    clean_log = _scan(review)
+    if not review.done:
+        _unfinished(review, clean_log=clean_log)
+    _first_load(review)
+    problems = [problem for each in observed for problem in each.problems()]
+    review.problems += [_excused(problem, unloaded) for problem in problems]
+    _first_revert(review)
+    _second_turn(review)
+    if not review.problems and not _complete(review, observed):
+        review.add(
             "trial-lost",
             "Records of the guest are missing or garbled, so it is not known what the livepatch did.",
             "Try once more; if it happens again, the patched code damages the guest.",
-            tail(ending.console),
+            tail(guest_end.console),
         )
-    return Verdict(
-        watched=watched,
-        transition_s=_transition_s(hearing) if hearing.ok("settled.1") else None,
-        reverted=hearing.ok("gone.1") and all(each.reverted for each in watched),
-        reloaded=hearing.ok("settled.2"),
-        clean_log=clean_log and hearing.done,
+    return TrialVerdict(
+        observed=observed,
+        transition_s=_transition_s(review) if review.ok("settled.1") else None,
+        reverted=review.ok("gone.1") and all(each.reverted for each in observed),
+        reloaded=review.ok("settled.2"),
+        clean_log=clean_log and review.done,
         unloaded_parents=unloaded,
-        problems=tuple(hearing.problems),
+        problems=tuple(review.problems),
     )
 
 
-def _complete(hearing: _Hearing, watched: Sequence[Watched]) -> bool:
+def _complete(review: _CaseReview, observed: Sequence[Observed]) -> bool:
     """Return whether every step was seen to succeed, so that passing never rests on what did not come."""
-    steps = all(hearing.ok(step) for step in _EVERY_STEP)
-    logs = all(hearing.records.has(hearing.scope, log) for log in _EVERY_LOG)
-    return steps and logs and all(set(each.matches) == set(PHASES) for each in watched)
+    steps = all(review.ok(step) for step in _EVERY_STEP)
+    logs = all(review.records.has(review.scope, log) for log in _EVERY_LOG)
+    return steps and logs and all(set(each.matches) == set(PHASES) for each in observed)
 
 
-def _transition_s(hearing: _Hearing) -> float | None:
-    started = hearing.records.clock_s(hearing.scope, "started.1")
-    finished = hearing.records.clock_s(hearing.scope, "finished.1")
+def _transition_s(review: _CaseReview) -> float | None:
+    started = review.records.clock_s(review.scope, "started.1")
+    finished = review.records.clock_s(review.scope, "finished.1")
     return None if started is None or finished is None else round(max(0.0, finished - started), 2)
 
 
@@ -154,68 +154,68 @@ def _excused(problem: Problem, unloaded: Sequence[str]) -> Problem:
     )  # fmt: skip
 
 
-def _scan(hearing: _Hearing) -> bool:
+def _scan(review: _CaseReview) -> bool:
     """Look for trouble in the kernel's log and return whether there is none.
 
     What is logged while the unpatched kernel runs the commands is theirs: a command may be there to show the fault.
     The same commands may then show it again once the livepatch is disabled.
     """
-    parts = ["during", "rest"] if trouble(hearing.log("before")) else ["during", "after", "rest"]
-    refused = hearing.failed("load.1") or hearing.failed("load.2")  # then the complaints are that problem's excerpt
-    found = next(filter(None, (trouble(hearing.log(part), complaints=not refused) for part in parts)), "")
+    parts = ["during", "rest"] if trouble(review.log("before")) else ["during", "after", "rest"]
+    refused = review.failed("load.1") or review.failed("load.2")  # then the complaints are that problem's excerpt
+    found = next(filter(None, (trouble(review.log(part), complaints=not refused) for part in parts)), "")
     what = "The kernel's log shows trouble after the livepatch was loaded"
-    if not found and not hearing.done:
-        found = trouble(hearing.ending.console)
-        what = f"The kernel failed {hearing.stage}"
+    if not found and not review.done:
+        found = trouble(review.guest_end.console)
+        what = f"The kernel failed {review.stage}"
     if not found:
         return True
     advice = "Read the trace: a function of the patch is usually in it. The whole log is kept with the trial."
-    if not hearing.records.has(hearing.scope, "log.before"):
+    if not review.records.has(review.scope, "log.before"):
         advice = "It happened on the unpatched kernel: expect something that a kernel without the livepatch survives."
     elif any(word in found for word in ("stall", "lockup", "blocked for")):
         advice += " On an overloaded machine a stall can be the machine's; try again when it is idle."
-    hearing.add("trial-kernel-log", f"{what}: {headline(found)}.", advice, found)
+    review.add("trial-kernel-log", f"{what}: {headline(found)}.", advice, found)
     return False
 
 
-def _unfinished(hearing: _Hearing, *, clean_log: bool) -> None:
+def _unfinished(review: _CaseReview, *, clean_log: bool) -> None:
     """Say that the guest did not get to the end of the case; a death with a cause in the log is told already."""
-    ending = hearing.ending
-    if ending.timed_out:
-        hearing.add(
+    guest_end = review.guest_end
+    if guest_end.timed_out:
+        review.add(
             "trial-timeout",
-            f"The trial was not over after {ending.limit_s:.0f} s; the guest hung {hearing.stage}.",
+            f"The trial was not over after {guest_end.limit_s:.0f} s; the guest hung {review.stage}.",
             "A patched function probably waits or loops for ever; look at the console log of the trial.",
-            tail(ending.console),
+            tail(guest_end.console),
         )
     elif clean_log:
-        how = f"was ended (QEMU's status {ending.status})" if ending.status else "restarted"
-        hearing.add(
+        how = f"was ended (QEMU's status {guest_end.status})" if guest_end.status else "restarted"
+        review.add(
             "trial-lost",
-            f"The guest {how} {hearing.stage} and left no reason in its log.",
+            f"The guest {how} {review.stage} and left no reason in its log.",
             "Try once more; if it happens again, the patched code or an expectation's command brings the guest down.",
-            tail(ending.console),
+            tail(guest_end.console),
         )
 
 
-def _first_load(hearing: _Hearing) -> None:
-    loaded, settled = hearing.failed("load.1"), hearing.failed("settled.1")
+def _first_load(review: _CaseReview) -> None:
+    loaded, settled = review.failed("load.1"), review.failed("settled.1")
     if loaded:
-        hearing.add(
+        review.add(
             "trial-load",
             f"The kernel refuses to load the livepatch: {_words(loaded)}.",
             "The kernel's log says why. A symbol or version that differs means that the base is another kernel's.",
-            tail(hearing.log("rest")),
+            tail(review.log("rest")),
         )
     elif settled and settled.status == _NO_LIVEPATCH:
-        hearing.add(
+        review.add(
             "trial-load",
             "The module was loaded, but no livepatch of its name appeared.",
             "It registers no livepatch, or one with another name.",
-            tail(hearing.log("rest")),
+            tail(review.log("rest")),
         )
     elif settled:
-        hearing.add(
+        review.add(
             "trial-transition",
             "The transition does not end: a task never leaves a patched function.",
             "The tasks in the way are listed with their stacks. Patch what they call, not the function they wait in.",
@@ -223,31 +223,31 @@ def _first_load(hearing: _Hearing) -> None:
         )
 
 
-def _first_revert(hearing: _Hearing) -> None:
-    disabled, gone, unloaded = hearing.failed("disable.1"), hearing.failed("gone.1"), hearing.failed("unload.1")
+def _first_revert(review: _CaseReview) -> None:
+    disabled, gone, unloaded = review.failed("disable.1"), review.failed("gone.1"), review.failed("unload.1")
     if disabled:
-        hearing.add(
+        review.add(
             "trial-not-reverted",
             f"The livepatch cannot be disabled: {_words(disabled)}.",
             "The kernel keeps a livepatch enabled that was forced or that another one is built on.",
         )
     elif gone:
-        hearing.add(
+        review.add(
             "trial-not-reverted",
             "The transition back does not end: a task never leaves a patched function.",
             "The tasks in the way are listed with their stacks.",
             gone.words,
         )
     elif unloaded:
-        hearing.add(
+        review.add(
             "trial-unload",
             f"The disabled livepatch cannot be unloaded: {_words(unloaded)}.",
             "Something still refers to the module: a timer, an open file, a callback that was not taken back.",
-            tail(hearing.log("rest")),
+            tail(review.log("rest")),
         )
 
 
-def _second_turn(hearing: _Hearing) -> None:
+def _second_turn(review: _CaseReview) -> None:
     for key, what in (
         ("load.2", "it cannot be loaded a second time"),
         ("settled.2", "its second transition does not end"),
@@ -255,13 +255,13 @@ def _second_turn(hearing: _Hearing) -> None:
         ("gone.2", "its second transition back does not end"),
         ("unload.2", "it cannot be unloaded a second time"),
     ):
-        failed = hearing.failed(key)
+        failed = review.failed(key)
         if failed:
-            hearing.add(
+            review.add(
                 "trial-unload" if key == "unload.2" else "trial-reload",
                 f"The livepatch worked once, but {what}.",
                 "The first turn left something behind: look for state that loading makes and unloading does not undo.",
-                f"{failed.words.strip()}\n{tail(hearing.log('rest'))}",
+                f"{failed.words.strip()}\n{tail(review.log('rest'))}",
             )
 
 

@@ -37,7 +37,7 @@ class Modinfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class LoadPlan:
     """Modules in the order of loading, each with its file, and the parents that are not there."""
 
     modules: tuple[tuple[str, Path], ...]
@@ -53,7 +53,7 @@ class ModuleTree:
     _read: dict[str, Modinfo] = field(default_factory=dict)
     _aliases: dict[str, str] | None = None
 
-    def plan(self, parents: Iterable[str]) -> Plan:
+    def plan(self, parents: Iterable[str]) -> LoadPlan:
         """Return what must be loaded for `parents`, dependencies first, nothing twice.
 
         Raises EnvironmentFault where a module's file cannot be read.
@@ -67,7 +67,7 @@ class ModuleTree:
                 self._visit(parent, order, set())
             else:
                 missing.append(parent)
-        return Plan(modules=tuple(order.items()), missing=tuple(missing))
+        return LoadPlan(modules=tuple(order.items()), missing=tuple(missing))
 
     def _visit(self, name: str, order: dict[str, Path], open_names: set[str]) -> None:
         if name in order or name in open_names or name not in self.files:

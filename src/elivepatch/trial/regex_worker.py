@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A program of its own: whether patterns are found in texts, one JSON answer per line.
+"""Program that searches texts for patterns and prints one JSON answer a line.
 
-Reads a JSON list of [pattern, text] pairs on standard input. It is run by matching.py under a time limit, because a
-pattern comes from outside and Python's `re` may backtrack for years, deaf to signals and holding the interpreter.
+It reads a JSON list of [pattern, text] pairs on standard input. expectations.py runs it under a time limit: a pattern
+comes from a stranger, and Python's `re` may backtrack for years while it ignores signals and holds the interpreter.
+The standard library is all that it may import, for it runs without the package's path.
 """
 
 import json
@@ -11,7 +12,7 @@ import sys
 
 
 def main() -> None:
-    """Answer pair by pair, so that those before one that never ends are not lost."""
+    """Answer pair by pair: if one search never ends, the answers before it are not lost."""
     for pattern, text in json.load(sys.stdin):
         sys.stdout.write(json.dumps(re.search(pattern, text, re.MULTILINE) is not None) + "\n")
         sys.stdout.flush()

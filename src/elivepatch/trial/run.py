@@ -15,7 +15,7 @@ from elivepatch.process import Cancellation, Completed
 from elivepatch.trial import image, qemu
 from elivepatch.trial.case import GuestKernel, TrialCase
 from elivepatch.trial.guest_protocol import GUEST, Records, heading, parse
-from elivepatch.trial.judge import Ending, judge
+from elivepatch.trial.judge import GuestEnd, judge
 from elivepatch.trial.kernel_log import tail
 from elivepatch.trial.modules import module_tree
 from elivepatch.trial.qemu import Programs
@@ -117,12 +117,12 @@ class _Boots:
             results=self.work_dir / f"results{number}.txt",
         )
         self.progress(Event(stage="trial", message=f"booting {self.kernel.release} ({self.accelerator})"))
-        watch = _Watch(guest.results, self.timeout_s, self.cancellation, self.progress, self.total)
+        monitor = _GuestMonitor(guest.results, self.timeout_s, self.cancellation, self.progress, self.total)
         ended = qemu.boot(
             guest, programs=self.programs, accelerator=self.accelerator, timeout_s=self.timeout_s * (len(cases) + 1),
-            on_tick=watch.tick, cancellation=watch.stop,
+            on_tick=monitor.tick, cancellation=monitor.stop,
         )  # fmt: skip
-        watch.tick(ended.seconds)
+        monitor.tick(ended.seconds)
         if self.cancellation is not None and self.cancellation.event.is_set():
             raise EnvironmentFault("cancelled", "The trial was cancelled.", advice="Ask for it again to have it run.")
         records = parse(guest.results.read_bytes())
@@ -134,11 +134,11 @@ class _Boots:
         for (scope, case), missing in zip(scoped, packed.missing, strict=True):
             if reports and not records.has(scope, "begin"):
                 break
-            reports.append(self._judged(scope, case, records, self._ending(scope, console, ended), missing, watch))
+            reports.append(self._judged(scope, case, records, self._guest_end(scope, console, ended), missing, monitor))
         return reports
 
-    def _ending(self, scope: str, console: str, ended: Completed) -> Ending:
-        return Ending(
+    def _guest_end(self, scope: str, console: str, ended: Completed) -> GuestEnd:
+        return GuestEnd(
             console=console[max(0, console.find(f"elivepatch: case {scope} ")) :],
             status=ended.status,
             timed_out=ended.timed_out,
@@ -146,19 +146,25 @@ class _Boots:
         )
 
     def _judged(
-        self, scope: str, case: TrialCase, records: Records, ending: Ending, missing: Sequence[str], watch: _Watch
+        self,
+        scope: str,
+        case: TrialCase,
+        records: Records,
+        guest_end: GuestEnd,
+        missing: Sequence[str],
+        monitor: _GuestMonitor,
     ) -> TrialReport:
-        verdict = judge(scope, case, records, ending, missing)
+        verdict = judge(scope, case, records, guest_end, missing)
         return TrialReport(
             release=records.release,
             build_id=records.build_id,
             accelerator=self.accelerator,
-            observations=tuple(each.observation for each in verdict.watched),
+            observations=tuple(each.observation for each in verdict.observed),
             transition_s=verdict.transition_s,
             reverted=verdict.reverted,
             reloaded=verdict.reloaded,
             clean_log=verdict.clean_log,
-            seconds=watch.seconds(scope),
+            seconds=monitor.seconds(scope),
             problems=verdict.problems,
             unloaded_parents=verdict.unloaded_parents,
         )
@@ -203,7 +209,7 @@ class _Boots:
 
 
 @dataclass(slots=True)
-class _Watch:
+class _GuestMonitor:
     """Follows a guest's records while it runs: tells progress and stops a guest that takes too long over one case."""
 
     results: Path

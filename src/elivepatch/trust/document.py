@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection
 
 from elivepatch.model.errors import TrustError
+from elivepatch.trust.dsse import pre_authentication
 from elivepatch.trust.keys import PublicKey, ServerKey
 
 HEADER = "Elivepatch-Signature"
@@ -26,7 +27,7 @@ _VALUE = re.compile(r"ed25519=([A-Za-z0-9+/]{86}==)")
 
 def sign_document(key: ServerKey, kind: str, content: bytes) -> str:
     """Return the signature of a document of this type, as the header carries it."""
-    return f"ed25519={base64.b64encode(key.sign(_message(kind, content))).decode('ascii')}"
+    return f"ed25519={base64.b64encode(key.sign(pre_authentication(kind, content))).decode('ascii')}"
 
 
 def require_signed(pinned: Collection[PublicKey], kind: str, content: bytes, signature: str) -> None:
@@ -36,14 +37,9 @@ def require_signed(pinned: Collection[PublicKey], kind: str, content: bytes, sig
         raw = base64.b64decode(found[1], validate=True) if found else b""
     except binascii.Error:
         raw = b""
-    if not any(key.verifies(raw, _message(kind, content)) for key in pinned):
+    if not any(key.verifies(raw, pre_authentication(kind, content)) for key in pinned):
         raise TrustError(
             "document-signature",
             "What the server told is not signed by a server that this host trusts.",
             advice="If the server's key was changed on purpose, run `elivepatch enroll URL` again.",
         )
-
-
-def _message(kind: str, content: bytes) -> bytes:
-    name = kind.encode("ascii")
-    return b"DSSEv1 %d %s %d %s" % (len(name), name, len(content), content)

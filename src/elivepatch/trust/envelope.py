@@ -15,6 +15,7 @@ from typing import Any
 
 from elivepatch.model.errors import TrustError
 from elivepatch.trust import canonical, statement
+from elivepatch.trust.dsse import pre_authentication
 from elivepatch.trust.keys import PublicKey, ServerKey
 from elivepatch.trust.statement import Statement
 
@@ -26,7 +27,7 @@ _MAX_SIGNATURES = 16
 def sign_livepatch(key: ServerKey, about: Statement) -> bytes:
     """Return the envelope that says `about` in the name of `key`."""
     body = about.encode()
-    signature = key.sign(_pre_authentication(body))
+    signature = key.sign(pre_authentication(PAYLOAD_TYPE, body))
     return canonical.encode(
         {
             "payload": base64.b64encode(body).decode("ascii"),
@@ -56,7 +57,7 @@ def verify_envelope(envelope: bytes, pinned: Collection[PublicKey]) -> Statement
     require_enrolled(pinned)
     read = canonical.decode(envelope, limit=MAX_BYTES, what="signature file")
     body, signatures = _parts(read)
-    message = _pre_authentication(body)
+    message = pre_authentication(PAYLOAD_TYPE, body)
     # The key id only helps people; it is not covered by the signature, so every pinned key is tried.
     if not any(key.verifies(signature, message) for key in pinned for signature in signatures):
         raise TrustError(
@@ -83,11 +84,6 @@ def verify_livepatch(envelope: bytes, module: bytes, pinned: Collection[PublicKe
             advice="The file was changed on its way: fetch it again, and find out who changed it.",
         )
     return said
-
-
-def _pre_authentication(body: bytes) -> bytes:
-    kind = PAYLOAD_TYPE.encode("ascii")
-    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(body), body)
 
 
 def _parts(read: dict[str, Any]) -> tuple[bytes, list[bytes]]:

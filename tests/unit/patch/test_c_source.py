@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.patch.c_source import Sort, enclosing, read_definitions, words_of
+from elivepatch.patch.c_source import DefinitionKind, enclosing, read_definitions, words_of
 
 SOURCE = """\
 // SPDX-License-Identifier: GPL-2.0
@@ -79,30 +79,32 @@ module_init(box_init);
 
 
 def test_every_item_is_found_with_its_name_and_its_lines() -> None:
-    found = [(one.sort, one.name, one.start, one.end) for one in read_definitions(SOURCE)]
+    found = [(one.kind, one.name, one.start, one.end) for one in read_definitions(SOURCE)]
     assert found == [
-        (Sort.MACRO, "LIMIT", 3, 3),
-        (Sort.MACRO, "BOTH", 4, 5),
-        (Sort.TYPE, "box", 7, 9),
-        (Sort.TYPE, "Node", 11, 13),
-        (Sort.DATA, "box_fops", 15, 15),
-        (Sort.DATA, "count", 16, 16),
-        (Sort.DATA, "more", 17, 17),
-        (Sort.DATA, "hook", 18, 18),
-        (Sort.USE, "box_lock", 20, 20),
-        (Sort.USE, "box", 21, 22),
-        (Sort.OTHER, "", 23, 23),
-        (Sort.FUNCTION, "box_get_locked", 28, 44),
-        (Sort.USE, "box_get_locked", 45, 45),
-        (Sort.DATA, "box_fops", 47, 50),
-        (Sort.FUNCTION, "sys_box", 52, 55),
-        (Sort.FUNCTION, "box_init", 57, 61),
-        (Sort.USE, "box_init", 62, 62),
+        (DefinitionKind.MACRO, "LIMIT", 3, 3),
+        (DefinitionKind.MACRO, "BOTH", 4, 5),
+        (DefinitionKind.TYPE, "box", 7, 9),
+        (DefinitionKind.TYPE, "Node", 11, 13),
+        (DefinitionKind.DATA, "box_fops", 15, 15),
+        (DefinitionKind.DATA, "count", 16, 16),
+        (DefinitionKind.DATA, "more", 17, 17),
+        (DefinitionKind.DATA, "hook", 18, 18),
+        (DefinitionKind.USE, "box_lock", 20, 20),
+        (DefinitionKind.USE, "box", 21, 22),
+        (DefinitionKind.OTHER, "", 23, 23),
+        (DefinitionKind.FUNCTION, "box_get_locked", 28, 44),
+        (DefinitionKind.USE, "box_get_locked", 45, 45),
+        (DefinitionKind.DATA, "box_fops", 47, 50),
+        (DefinitionKind.FUNCTION, "sys_box", 52, 55),
+        (DefinitionKind.FUNCTION, "box_init", 57, 61),
+        (DefinitionKind.USE, "box_init", 62, 62),
     ]
 
 
 def test_the_head_of_a_function_holds_its_marks() -> None:
-    function = next(one for one in read_definitions(SOURCE) if one.name == "box_init" and one.sort is Sort.FUNCTION)
+    function = next(
+        one for one in read_definitions(SOURCE) if one.name == "box_init" and one.kind is DefinitionKind.FUNCTION
+    )
     assert function.head == "static int __init box_init(void)"
     assert "__init" in function.words
 
@@ -121,7 +123,9 @@ def test_words_of_comments_and_literals_are_no_words_of_code() -> None:
 
 @pytest.mark.parametrize("text", ["", "\n", "}", "{", ";", "#define", "a\\", '"', "/*", "(((", "= {", "static"])
 def test_what_is_no_c_defines_nothing_and_does_no_harm(text: str) -> None:
-    assert all(one.sort in {Sort.OTHER, Sort.MACRO, Sort.DATA} for one in read_definitions(text))
+    assert all(
+        one.kind in {DefinitionKind.OTHER, DefinitionKind.MACRO, DefinitionKind.DATA} for one in read_definitions(text)
+    )
 
 
 @given(st.text("ab(){};=#\\\n\"'/* _,[]", max_size=200))

@@ -13,7 +13,7 @@ from elivepatch.model.errors import Kind
 from elivepatch.model.trial import Expectation
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.guest_protocol import Records
-from elivepatch.trial.judge import Ending, Verdict, judge
+from elivepatch.trial.judge import GuestEnd, TrialVerdict, judge
 
 SCOPE = "000000"
 OOPS = b"<1>[    3.1] BUG: kernel NULL pointer dereference, address: 8\n<4>[    3.1] Call Trace:\n"
@@ -51,13 +51,13 @@ PASSED = {
 KEYS = list(PASSED)
 
 
-def verdict(values: dict[str, bytes], *, console: str = "", status: int = 0, timed_out: bool = False) -> Verdict:
+def verdict(values: dict[str, bytes], *, console: str = "", status: int = 0, timed_out: bool = False) -> TrialVerdict:
     records = Records({(SCOPE, key): value for key, value in values.items()}, 0)
-    ending = Ending(console=console, status=status, timed_out=timed_out, limit_s=120)
-    return judge(SCOPE, CASE, records, ending, ())
+    guest_end = GuestEnd(console=console, status=status, timed_out=timed_out, limit_s=120)
+    return judge(SCOPE, CASE, records, guest_end, ())
 
 
-def codes(found: Verdict) -> list[str]:
+def codes(found: TrialVerdict) -> list[str]:
     return [problem.code for problem in found.problems]
 
 
@@ -76,8 +76,8 @@ def test_a_run_without_fault_passes() -> None:
     assert found.problems == ()
     assert (found.reverted, found.reloaded, found.clean_log) == (True, True, True)
     assert found.transition_s == 1.25
-    assert [each.met for each in found.watched] == [True]
-    assert found.watched[0].observation.during == "patched\n"
+    assert [each.met for each in found.observed] == [True]
+    assert found.observed[0].observation.during == "patched\n"
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ def test_whatever_came_there_is_a_verdict_and_only_a_whole_run_passes(
 ) -> None:
     case = TrialCase(livepatch=Path("x.ko"), name="livepatch_x", parents=("dummy",))
     records = Records({(SCOPE, key): value for key, value in values.items()}, 0)
-    ending = Ending(console=console, status=0, timed_out=timed_out, limit_s=120)
-    found = judge(SCOPE, case, records, ending, ())
+    guest_end = GuestEnd(console=console, status=0, timed_out=timed_out, limit_s=120)
+    found = judge(SCOPE, case, records, guest_end, ())
     if not found.problems:
         assert "done" in values
         assert found.clean_log

@@ -29,8 +29,8 @@ from typing import Any
 from elivepatch.build.base.kbuild import SECTION_FLAGS
 from elivepatch.kernel.compile_units import Units
 from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.exports import Export, read_symvers
 from elivepatch.kernel.symbols import LinkedSymbols
-from elivepatch.kernel.symvers import Export, read_symvers
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release, parse_release
 

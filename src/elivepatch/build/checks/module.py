@@ -24,7 +24,7 @@ from elivepatch.kernel.elf import (
     Section,
     Symbol,
 )
-from elivepatch.kernel.modversions import read_versions
+from elivepatch.kernel.exports import read_versions
 from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.kernel.traceable import TracedFunctions
 from elivepatch.model.build import PatchedFunction

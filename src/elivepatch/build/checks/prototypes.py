@@ -13,7 +13,7 @@ from pathlib import Path
 
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
-from elivepatch.patch.c_source import Definition, Sort, read_definitions
+from elivepatch.patch.c_source import Definition, DefinitionKind, read_definitions
 from elivepatch.patch.parse import FileKind, TouchedFile
 
 _POINTER = re.compile(r"\(\s*\*\s*\w*\s*\)")
@@ -52,8 +52,8 @@ def signature(function: Definition) -> str:
 
 def _exported(path: Path) -> dict[str, Definition]:
     items = read_definitions(path.read_text(encoding="latin-1"))
-    exports = {one.name for one in items if one.sort is Sort.USE and one.head.startswith("EXPORT_SYMBOL")}
-    return {one.name: one for one in items if one.sort is Sort.FUNCTION and one.name in exports}
+    exports = {one.name for one in items if one.kind is DefinitionKind.USE and one.head.startswith("EXPORT_SYMBOL")}
+    return {one.name: one for one in items if one.kind is DefinitionKind.FUNCTION and one.name in exports}
 
 
 def _typed(parameter: str) -> str:

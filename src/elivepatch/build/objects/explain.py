@@ -13,7 +13,7 @@ from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import Problem
 from elivepatch.model.series import PatchSeries
-from elivepatch.patch.c_source import ENDING, STARTING, Definition, Sort, read_definitions, words_of
+from elivepatch.patch.c_source import ENDING, STARTING, Definition, DefinitionKind, read_definitions, words_of
 from elivepatch.patch.locate import ChangedLine, changed_lines, lines_about
 
 # Those whose message names what they are about.
@@ -59,7 +59,9 @@ class Explainer:
     def notes(self, replaced: Mapping[str, frozenset[str]]) -> Iterator[Note]:
         """Yield what is to be known about a change of the functions `replaced`, by the source they are in."""
         names = frozenset().union(*replaced.values())
-        changed = {line.inside: line for line in self._changed if line.inside and line.inside.sort is Sort.FUNCTION}
+        changed = {
+            line.inside: line for line in self._changed if line.inside and line.inside.kind is DefinitionKind.FUNCTION
+        }
         for function, line in changed.items():
             if function.name in names or function.name.startswith("sys_"):
                 continue
@@ -106,7 +108,7 @@ class Explainer:
         bodies = {
             one.name: words_of("\n".join(lines[one.start - 1 : one.end]))
             for one in self.definitions(path)
-            if one.sort is Sort.FUNCTION
+            if one.kind is DefinitionKind.FUNCTION
         }
         found, wanted = set[str](), [name]
         seen = {name}
@@ -125,7 +127,7 @@ class Explainer:
         name, source = told[1], told[2]
         paths = [source, *dict.fromkeys(line.path for line in self._changed)]
         known = [one for path in paths for one in self.definitions(path) if one.name == name and one.head]
-        function = next((one for one in known if one.sort is Sort.FUNCTION), None)
+        function = next((one for one in known if one.kind is DefinitionKind.FUNCTION), None)
         if function is None or function.words & _INLINE:
             sentence = f"{name} in {source} is an inline function that the compiler did not inline."
             return problem("outlined-inline", sentence, excerpt=found.excerpt)

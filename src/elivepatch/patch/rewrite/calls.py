@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from elivepatch.model.build import RewriteStep
 from elivepatch.model.errors import Problem
-from elivepatch.patch.c_source import Sort
+from elivepatch.patch.c_source import DefinitionKind
 from elivepatch.patch.rewrite.edits import Rewritten, Source, Unsafe, put
 
 MACROS, SYSCALLS = "kpatch-macros.h", "kpatch-syscall.h"
@@ -32,7 +32,7 @@ def renamed_function(found: Problem, sources: Mapping[str, Source]) -> Rewritten
         return None
     if syscall := _SYSCALL.match(name):
         return _kpatch_syscall(found, sources, source, syscall[1])
-    own = [one for one in source.new_items if one.sort is Sort.FUNCTION and one.name == name]
+    own = [one for one in source.new_items if one.kind is DefinitionKind.FUNCTION and one.name == name]
     if len(own) != 1:
         return Unsafe(f"{name} is not defined in {path}: the functions that call it would have to call a copy of it.")
     if "static" not in own[0].words:
@@ -49,7 +49,7 @@ def _renamed(source: Source, name: str) -> str:
     word = re.compile(rf"(?<![\w.]){name}\b(?!\s*=[^=])")
     lines = list(source.new_lines)
     for item in source.new_items:
-        if item.sort in {Sort.FUNCTION, Sort.OTHER}:
+        if item.kind in {DefinitionKind.FUNCTION, DefinitionKind.OTHER}:
             for number in range(item.start - 1, item.end):
                 lines[number] = word.sub(f"{name}{_SUFFIX}", lines[number])
     return "".join(lines)
@@ -81,7 +81,9 @@ def plain_static_keys(found: Problem, sources: Mapping[str, Source]) -> Rewritte
     for path, source in sources.items():
         for item in reversed(source.new_items):
             # Keys of the series itself are tested in code that the series changes; others also in what is inlined.
-            if item.sort is not Sort.FUNCTION or (function and item.name != function and "inline" not in item.words):
+            if item.kind is not DefinitionKind.FUNCTION or (
+                function and item.name != function and "inline" not in item.words
+            ):
                 continue
             text, count = test.subn(rf"\1(static_key_enabled(&{key}))", source.body(item))
             if count:

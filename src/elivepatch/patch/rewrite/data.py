@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from elivepatch.model.build import RewriteStep
 from elivepatch.model.errors import Problem
-from elivepatch.patch.c_source import Definition, Sort
+from elivepatch.patch.c_source import Definition, DefinitionKind
 from elivepatch.patch.rewrite.edits import Rewritten, Source, Unsafe, put
 
 # They say where a variable lies, never what it holds (include/linux/cache.h).
@@ -23,8 +23,8 @@ def plain_variables(found: Problem, sources: Mapping[str, Source]) -> Rewritten 
         return None
     changed, steps = dict(sources), list[RewriteStep]()
     for path, source in sources.items():
-        before = {item.name: item for item in source.old_items if item.sort is Sort.DATA}
-        for item in reversed([one for one in source.new_items if one.sort is Sort.DATA]):
+        before = {item.name: item for item in source.old_items if item.kind is DefinitionKind.DATA}
+        for item in reversed([one for one in source.new_items if one.kind is DefinitionKind.DATA]):
             old, text = before.get(item.name), source.body(item)
             if old is None:
                 plain, what = _PLACING.sub("", text), f"the new variable {item.name} loses its attribute"
@@ -47,7 +47,7 @@ def exports_as_they_are(found: Problem, sources: Mapping[str, Source]) -> Rewrit
     for path, source in sources.items():
         before, after = (_exports(items) for items in (source.old_items, source.new_items))
         for item in reversed(source.new_items):
-            if item.sort is Sort.USE and item.head in after - before.keys():
+            if item.kind is DefinitionKind.USE and item.head in after - before.keys():
                 changed[path] = changed[path].with_body(item, "")
                 why = "No loaded module can use an export that it was not built with"
                 steps.append(RewriteStep(code=found.code, path=path, what=f"leaves {item.head} out", why=why))
@@ -63,11 +63,13 @@ def exports_as_they_are(found: Problem, sources: Mapping[str, Source]) -> Rewrit
 
 
 def _exports(items: tuple[Definition, ...]) -> dict[str, Definition]:
-    return {one.head: one for one in items if one.sort is Sort.USE and _EXPORT.match(one.head.partition("(")[0])}
+    return {
+        one.head: one for one in items if one.kind is DefinitionKind.USE and _EXPORT.match(one.head.partition("(")[0])
+    }
 
 
 def _exportable(item: Definition) -> bool:
-    return item.sort in {Sort.FUNCTION, Sort.DATA}
+    return item.kind in {DefinitionKind.FUNCTION, DefinitionKind.DATA}
 
 
 def kept_static_local(found: Problem, sources: Mapping[str, Source]) -> Rewritten | Unsafe | None:
@@ -86,7 +88,7 @@ def kept_static_local(found: Problem, sources: Mapping[str, Source]) -> Rewritte
     homes = [
         (one, found_there[0])
         for one in source.old_items
-        if one.sort is Sort.FUNCTION and (found_there := declared.search(source.body(one, old=True)))
+        if one.kind is DefinitionKind.FUNCTION and (found_there := declared.search(source.body(one, old=True)))
     ]
     chosen = next((one for one in homes if one[0].name == function), homes[0] if len(homes) == 1 else None)
     if chosen is None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from elivepatch.model.build import RewriteStep
 from elivepatch.model.errors import Problem
-from elivepatch.patch.c_source import Definition, Sort, enclosing, read_definitions
+from elivepatch.patch.c_source import Definition, DefinitionKind, enclosing, read_definitions
 
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 _INCLUDE = re.compile(r"\s*#\s*include\b")
@@ -95,7 +95,7 @@ class Source:
 
     def function(self, name: str) -> Definition | None:
         """Return the function of a name in the new file, the first where a configuration chooses one of several."""
-        return next((one for one in self.new_items if one.sort is Sort.FUNCTION and one.name == name), None)
+        return next((one for one in self.new_items if one.kind is DefinitionKind.FUNCTION and one.name == name), None)
 
     def without(self, edits: Iterable[Edit]) -> Source:
         """Return the file with the old lines in place of those of `edits`."""
@@ -115,7 +115,9 @@ class Source:
         wanted = f'#include "{header}"\n'
         if wanted in self.new_lines:
             return self
-        first = next((item.start for item in self.new_items if item.sort is not Sort.MACRO), len(self.new_lines) + 1)
+        first = next(
+            (item.start for item in self.new_items if item.kind is not DefinitionKind.MACRO), len(self.new_lines) + 1
+        )
         top = [number for number, line in enumerate(self.new_lines[: first - 1], 1) if _INCLUDE.match(line)]
         # One that only some configurations have must not decide over the new one.
         at = _after_conditions(self.new_lines, max(top, default=0))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from elivepatch.model.build import RewriteStep
 from elivepatch.model.errors import Problem
-from elivepatch.patch.c_source import ENDING, STARTING, Definition, Sort, words_of
+from elivepatch.patch.c_source import ENDING, STARTING, Definition, DefinitionKind, words_of
 from elivepatch.patch.rewrite.edits import Edit, Rewritten, Source, Unsafe, put
 
 _MEMBER = re.compile(r"(?:->|\.)\s*([A-Za-z_]\w*)")
@@ -67,9 +67,9 @@ def _names(source: Source, dropped: list[Edit]) -> set[str]:
     """
     text = "".join(source.changed_text(edit) for edit in dropped)
     items = {item.name: item for item in (*source.old_items, *source.new_items)}
-    data = {name for name, item in items.items() if item.sort in {Sort.DATA, Sort.USE}}
+    data = {name for name, item in items.items() if item.kind in {DefinitionKind.DATA, DefinitionKind.USE}}
     before = {item.name for item in source.old_items}
-    functions = {item.name: item for item in source.new_items if item.sort is Sort.FUNCTION}
+    functions = {item.name: item for item in source.new_items if item.kind is DefinitionKind.FUNCTION}
     named = words_of(text)
     called = {name for name in named & functions.keys() if not functions[name].words & (STARTING | ENDING)}
     set_up = set[str]().union(*(words_of(source.body(functions[name])) & data for name in called))
@@ -78,7 +78,7 @@ def _names(source: Source, dropped: list[Edit]) -> set[str]:
 
 
 def _plain_words(items: Mapping[str, Definition]) -> set[str]:
-    return {name for name, item in items.items() if item.sort is Sort.FUNCTION}
+    return {name for name, item in items.items() if item.kind is DefinitionKind.FUNCTION}
 
 
 def _needed(sources: Mapping[str, Source]) -> set[str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from elivepatch.model.build import RewriteStep
 from elivepatch.model.errors import Problem
-from elivepatch.patch.c_source import Definition, Sort
+from elivepatch.patch.c_source import Definition, DefinitionKind
 from elivepatch.patch.initialiser import read_members
 from elivepatch.patch.rewrite.calls import MACROS
 from elivepatch.patch.rewrite.edits import Rewritten, Rule, Source, Unsafe, put
@@ -98,7 +98,7 @@ def _changes(source: Source, table: str) -> dict[str, tuple[str, str]]:
 
 def _data(items: tuple[Definition, ...], name: str) -> Definition | None:
     # A tentative definition may stand in front of the one with the initialiser.
-    return next((one for one in reversed(items) if one.sort is Sort.DATA and one.name == name), None)
+    return next((one for one in reversed(items) if one.kind is DefinitionKind.DATA and one.name == name), None)
 
 
 def _slots(
@@ -115,7 +115,7 @@ def _slots(
         rest.remove(match)
         if new and source.function(new) is None:
             return Unsafe(f"{new} is not defined in {source.path}: whether it stays in memory cannot be told.")
-        before = any(one.sort is Sort.FUNCTION and one.name == new for one in source.old_items)
+        before = any(one.kind is DefinitionKind.FUNCTION and one.name == new for one in source.old_items)
         entry = new if before or not new else f"elivepatch_{new}"
         slots.append(Slot(table=table, path=path, offset=match[3], old=old, new=new, entry=entry))
     if rest:
@@ -205,12 +205,12 @@ def _head(source: Source, table: str) -> str:
 
 def _changes_a_function(source: Source) -> bool:
     # A name may stand for several, of which the configuration chooses.
-    before = {(one.name, source.body(one, old=True)) for one in source.old_items if one.sort is Sort.FUNCTION}
+    before = {(one.name, source.body(one, old=True)) for one in source.old_items if one.kind is DefinitionKind.FUNCTION}
     names = {name for name, _ in before}
     return any(
         one.name in names and (one.name, source.body(one)) not in before
         for one in source.new_items
-        if one.sort is Sort.FUNCTION and not one.words & _NEVER_REPLACED
+        if one.kind is DefinitionKind.FUNCTION and not one.words & _NEVER_REPLACED
     )
 
 
@@ -221,7 +221,7 @@ def _pointees(source: Source, slots: Sequence[Slot]) -> set[str]:
 
 
 def _can_anchor(item: Definition, names: set[str]) -> bool:
-    return item.sort is Sort.FUNCTION and not item.words & _NEVER_REPLACED and item.name in names
+    return item.kind is DefinitionKind.FUNCTION and not item.words & _NEVER_REPLACED and item.name in names
 
 
 def _with_nop(body: str) -> str:
@@ -239,7 +239,7 @@ def _callbacks(source: Source, slots: Sequence[Slot], constant: set[str]) -> Ite
         )
     yield "\nstatic atomic_t elivepatch_inside = ATOMIC_INIT(0);\n"
     for name, entry in entries.items():
-        item = next(one for one in source.new_items if one.sort is Sort.FUNCTION and one.name == name)
+        item = next(one for one in source.new_items if one.kind is DefinitionKind.FUNCTION and one.name == name)
         yield _entry(item, entry)
     yield _HOLDING
     if constant:

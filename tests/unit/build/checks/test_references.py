@@ -13,7 +13,7 @@ from elf_maker import FUNC, GLOBAL, LOCAL, OBJECT, Made
 
 from elivepatch.build.checks.prototypes import signature
 from elivepatch.build.checks.references import DiffObject, Pointer, check_references
-from elivepatch.kernel.symvers import Export
+from elivepatch.kernel.exports import Export
 from elivepatch.model.errors import BuildStopped, Problem
 from elivepatch.patch.c_source import read_definitions
 
