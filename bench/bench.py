@@ -13,7 +13,6 @@ one go. measuring.py says what the memory and the bytes read are; plot.py draws 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -34,6 +33,7 @@ from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.stock import StockMaker
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.build.objects.compile import Original
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
 from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
@@ -136,7 +136,9 @@ class Bench:
         # The first request also reads the kernel's symbols into the server, once for all.
         for number in range(-1, self.runs):
             if forget:
-                shutil.rmtree(self._original(), ignore_errors=True)
+                original = Original.of(self.base, self.base.units.by_source[SOURCE].target)
+                for cached in (original.directory, original.plain_directory):
+                    shutil.rmtree(cached, ignore_errors=True)
             patch = work / "a.patch"
             patch.write_text(self.patch(number, forget=forget))
             client = Path(sys.executable).parent / "elivepatch"
@@ -148,10 +150,6 @@ class Bench:
     def patch(self, number: int, *, forget: bool) -> str:
         """Return a patch that no run has sent before."""
         return PATCH.replace("VMALLOCCHUNK", f"V{self.stamp:x}{number + 1}{int(forget)}")
-
-    def _original(self) -> Path:
-        target = self.base.units.by_source[SOURCE].target
-        return self.base.directory / "originals" / hashlib.sha256(target.encode()).hexdigest()[:32]
 
     def _work_dir(self, stack: ExitStack) -> Path:
         work_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=self.scratch)))

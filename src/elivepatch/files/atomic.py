@@ -7,6 +7,7 @@ goes on. Nothing else in this project renames or links files.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 from pathlib import Path
@@ -54,6 +55,22 @@ def publish(staged: Path, place: Path) -> None:
     sync_directory(place.parent)
 
 
+def publish_tree(staged: Path, place: Path) -> None:
+    """Rename the directory `staged`, which holds many files, to `place`, durably; raises OSError.
+
+    As `publish`, with one syncfs(2) in place of an fsync(2) for each file: a kernel's source has 90,000 files and a
+    toolchain 30,000, most of which the kernel has written back by then.
+    """
+    sync_filesystem(staged)
+    staged.rename(place)
+    sync_directory(place.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename within a place that no other process uses yet; raises OSError. Publishing the place makes it durable."""
+    source.rename(target)
+
+
 def set_aside(place: Path, doomed: Path) -> None:
     """Rename `place` to `doomed` so that nobody finds it while it is being removed; raises OSError."""
     place.rename(doomed)
@@ -75,6 +92,18 @@ def sync_tree(path: Path) -> None:
             if file.is_file() and not file.is_symlink():
                 _sync(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         sync_directory(Path(directory))
+
+
+def sync_filesystem(path: Path) -> None:
+    """Bring everything written to the file system that holds the directory `path` to the disk; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.syncfs(descriptor) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), str(path))
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

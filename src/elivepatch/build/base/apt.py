@@ -8,7 +8,6 @@ it was downloaded by an earlier run.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from elivepatch.files.atomic import publish, write_atomic
+from elivepatch.files.digest import sha256_file
 from elivepatch.files.lock import made_once
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event, Progress, silent
@@ -100,13 +101,15 @@ class Archive:
         )
 
     def _put(self, name: str, text: str) -> Path:
-        """Write what another process may be reading; unchanged it keeps its time, by which apt trusts its own cache."""
-        file, fresh = self.directory / name, self.directory / "configuration.new"
-        # A lock of its own: refresh() gets here with that of the archive.
+        """Write a file that another process may be reading.
+
+        An unchanged file keeps its modification time, by which apt decides whether its own cache is current.
+        """
+        file = self.directory / name
+        # A lock of its own: refresh() gets here while it holds the archive's.
         with made_once(self.directory / "configuration.lock"):
             if not file.exists() or file.read_text() != text:
-                fresh.write_text(text)
-                fresh.replace(file)
+                write_atomic(file, text.encode())
         return file
 
     def refresh(self, progress: Progress = silent, *, force: bool = False) -> None:
@@ -205,7 +208,7 @@ class Archive:
                 f"The download of {package.name} {package.version} is not the file that the signed index names.",
                 advice="Try again; if it happens again, the mirror is broken or somebody is in between.",
             )
-        files[0].replace(path)
+        publish(files[0], path)
         scratch.rmdir()
         progress(Event(stage="download", message=f"{package.name} {package.version}", fraction=1.0))
 
@@ -213,5 +216,4 @@ class Archive:
 def _matches(path: Path, package: Package) -> bool:
     if not path.is_file() or path.stat().st_size != package.size_bytes:
         return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == package.sha256
+    return sha256_file(path) == package.sha256

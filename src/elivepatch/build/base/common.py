@@ -3,28 +3,45 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 from elivepatch.build.base.debug_info import DebugInfo, read_debug_info
 from elivepatch.build.base.kbuild import section_flags
 from elivepatch.build.base.store import VMLINUX, Base, Bases
 from elivepatch.build.base.tree import TreeMaker, units_of
+from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
+from elivepatch.build.sandbox.output import files_below, take_file
 from elivepatch.build.sandbox.toolchain import HELPER, Toolchain, Toolchains, declarations
+from elivepatch.files.atomic import publish_tree
+from elivepatch.files.digest import sha256
 from elivepatch.files.lock import made_once
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.model.kernel import BuildId, Digest, Release
+from elivepatch.model.kernel import BuildId, Release
 from elivepatch.model.progress import Event, Progress, silent
-from elivepatch.process import Cancellation, run
+from elivepatch.process import Cancellation
 
+_MODULE_LIMIT_BYTES = 1 << 30
+_DECOMPRESS = r"""
+set -e
+cd /in
+find . -type d -exec sh -c 'for one; do mkdir -p "/out/$one"; done' sh {} +
+unpack() {
+    find . -type f -name "*.ko.$1" -print0 | xargs -0 -r -P2 -n20 sh -c \
+        'program=$0 suffix=$1; shift
+        for one; do "$program" -dc -- "$one" >"/out/${one%$suffix}" || exit 255; done' "$2" ".$1"
+}
+unpack xz xz
+unpack gz gzip
+"""
 _CC = re.compile(
     r"(?P<command>(?:x86_64-linux-gnu-)?gcc(?P<suffix>-[0-9]+)?) (?P<version>\(.+\) (?P<major>[0-9]+)\..+)"
 )
@@ -59,11 +76,16 @@ class BaseContext:
             try:
                 scratch.chmod(0o755)
                 base = make(scratch)
-                scratch.rename(base.directory)
+                # A base is 1.6 GB in 90,000 files; `units.json`, the tree and all else are on the disk before its name.
+                publish_tree(scratch, base.directory)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         self.tell(f"{release}: ready in {base.seconds:.0f} s", 1.0)
         return base
+
+    def helper_sandbox(self) -> Sandbox:
+        """Return the sandbox with pahole, readelf and the programs that decompress."""
+        return self.toolchains.sandbox(self.toolchains.helper())
 
     def _is_current(self, base: Base) -> bool:
         return self.toolchains.add(base.toolchain, self.progress).digest == base.toolchain_digest
@@ -126,8 +148,7 @@ class BaseDraft:
     def read_debug_info(self, inputs: Path, vmlinux: str, cancellation: Cancellation | None = None) -> DebugInfo:
         """Read the kernel `vmlinux` and the modules below `inputs`, as `reading.read_debug_info` does."""
         self.context.tell(f"{self.release}: reading debug information")
-        toolchains = self.context.toolchains
-        helper = toolchains.sandbox(toolchains.helper())
+        helper = self.context.helper_sandbox()
         return read_debug_info(helper, inputs=inputs, vmlinux=vmlinux, into=self.scratch, cancellation=cancellation)
 
     def finish(
@@ -159,7 +180,7 @@ class BaseDraft:
             kind=kind,
             build_id=BuildId(build_id),
             version=version,
-            config_digest=Digest(sha256(self.content).hexdigest()),
+            config_digest=sha256(self.content),
             toolchain=self.toolchain.name,
             toolchain_digest=self.toolchain.digest,
             cc=self.cc,
@@ -190,8 +211,26 @@ def size_of(directory: Path) -> int:
     return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
 
 
-def decompress_modules(directory: Path) -> None:
-    """Decompress all modules below a directory, in place."""
-    for suffix, command in ((".xz", ["xz", "-d"]), (".gz", ["gzip", "-d"])):
-        found = run(["find", str(directory), "-name", f"*.ko{suffix}", "-type", "f", "-print0"]).output
-        run(["xargs", "-0", "-r", "-P2", "-n50", *command], stdin=found).check("Unpacking modules")
+def decompress_modules(directory: Path, helper: Sandbox) -> None:
+    """Decompress all modules below a directory, in place; the programs that read them run in the sandbox.
+
+    Raises EnvironmentFault if a module is damaged, or if it lies beside a file of its name that is not compressed.
+    """
+    packed = [name for name in files_below(directory) if name.endswith((".ko.xz", ".ko.gz"))]
+    if not packed:
+        return
+    output = writable_directory(Path(tempfile.mkdtemp(prefix=".plain-", dir=directory.parent)) / "modules")
+    output.parent.chmod(0o755)
+    try:
+        done = helper.run(["sh", "-c", _DECOMPRESS], inputs=directory, output=output, timeout_s=1800)
+        done.check("Decompressing modules")
+        for name in packed:
+            plain = name.rpartition(".")[0]
+            if os.path.lexists(directory / plain):
+                raise EnvironmentFault(
+                    "sandbox-output", f"The kernel has both {plain} and {name}.", advice="Look at what was built."
+                )
+            take_file(output, plain, directory / plain, limit_bytes=_MODULE_LIMIT_BYTES)
+            (directory / name).unlink()
+    finally:
+        shutil.rmtree(output.parent, ignore_errors=True)

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 from elivepatch.build.base.apt import Archive
@@ -26,12 +24,15 @@ from elivepatch.build.base.kernel_source import Source, fetch_source
 from elivepatch.build.base.store import BASE_PATCH, VMLINUX, Base
 from elivepatch.build.base.tree import TreeMaker, makefile_version, unpack_source
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
+from elivepatch.build.sandbox.output import files_below, take_file
+from elivepatch.files.digest import sha256
 from elivepatch.kernel.config import KernelConfig, parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.kernel import BuildId, Release
 
 _BUILD_TIMEOUT_S = 6 * 3600.0
+_FILE_LIMIT_BYTES = 2 << 30
 _HEARTBEAT_S = 10.0
 _NEEDED = ("LIVEPATCH", "MODULES", "KALLSYMS_ALL")
 _PLAIN = ("CONFIG_MODULE_COMPRESS_XZ=", "CONFIG_MODULE_COMPRESS_GZIP=", "CONFIG_MODULE_COMPRESS_ZSTD=")
@@ -104,7 +105,7 @@ class CustomMaker:
     def _check_same(self, kernel: CustomKernel, base: Base, content: bytes) -> None:
         patches = {path.name: _digest(path) for path in kernel.base_patches}
         kept = kernel.kept is None or ElfFile(kernel.kept.vmlinux).build_id == base.build_id
-        same = base.config_digest == sha256(content).hexdigest() and base.base_patches == patches
+        same = base.config_digest == sha256(content) and base.base_patches == patches
         if base.kind != "custom" or not same or not kept:
             raise UsageError(
                 "kernel-present",
@@ -154,9 +155,9 @@ class CustomMaker:
         check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
         place.tell(f"{release}: preparing the source tree")
         listed = maker.prepare()
-        _take_plain(built / "Module.symvers", scratch / "tree/Module.symvers")
-        _take_plain(built / "bzImage", scratch / "vmlinuz")
-        _modules(built / "lib/modules" / release, scratch / "symbols", scratch / "modules")
+        take_file(built, "Module.symvers", scratch / "tree/Module.symvers", limit_bytes=_FILE_LIMIT_BYTES)
+        take_file(built, "bzImage", scratch / "vmlinuz", limit_bytes=_FILE_LIMIT_BYTES)
+        _modules(built, f"lib/modules/{release}", scratch / "symbols", scratch / "modules")
         shutil.rmtree(built)
         (scratch / "config").write_bytes(content)
         return draft.finish(
@@ -235,7 +236,7 @@ def _read_built(draft: BaseDraft, make: Callable[[Path], None]) -> DebugInfo:
     built = draft.scratch / "built"
     built.mkdir()
     make(built)
-    decompress_modules(built)
+    decompress_modules(built, draft.context.helper_sandbox())
     return draft.read_debug_info(built, VMLINUX)
 
 
@@ -273,27 +274,16 @@ def _copy_kept(kept: KeptBuild, built: Path, release: Release) -> None:
         )
 
 
-def _modules(installed: Path, symbols: Path, into: Path) -> None:
+def _modules(built: Path, installed: str, symbols: Path, into: Path) -> None:
     """Make the tree of modules without debug information, with the tables of the kernel's build beside them."""
     into.mkdir()
-    for folder, _, names in os.walk(installed):
-        for name in names:
-            path = Path(folder, name)
-            target = into / path.relative_to(installed)
-            if name.endswith(".ko") and (symbols / name).is_file():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _take_plain(symbols / name, target)
-            elif Path(folder) == installed and stat.S_ISREG(path.lstat().st_mode):
-                _take_plain(path, target)
-
-
-def _take_plain(path: Path, into: Path) -> None:
-    # What a build left is as untrusted as its source: a link in it could name any file of this machine.
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise EnvironmentFault(
-            "sandbox-output", f"The build left {path.name} as something else than a file.", advice="Look at the source."
-        )
-    shutil.copyfile(path, into)
+    for name in files_below(built, installed):
+        target = into / name
+        if name.endswith(".ko") and (symbols / target.name).is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(symbols / target.name, target)
+        elif "/" not in name:
+            take_file(built, f"{installed}/{name}", target, limit_bytes=_FILE_LIMIT_BYTES)
 
 
 def _read(path: Path) -> bytes:
@@ -306,4 +296,4 @@ def _read(path: Path) -> bytes:
 
 
 def _digest(path: Path) -> str:
-    return sha256(_read(path)).hexdigest()
+    return sha256(_read(path))

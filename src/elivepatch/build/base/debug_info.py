@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.base.store import VMLINUX
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
+from elivepatch.build.sandbox.output import files_below, take, take_file
 from elivepatch.build.sandbox.toolchain import Toolchain
 from elivepatch.kernel.compile_units import read_compile_units
 from elivepatch.kernel.elf import ElfFile
@@ -27,6 +27,8 @@ _STRUCTS = {
 }
 # A configuration or a version without the feature has neither the structure nor a table of them.
 _MAY_BE_ABSENT = {"BUG_STRUCT_SIZE", "JUMP_STRUCT_SIZE", "STATIC_CALL_STRUCT_SIZE", "PARA_STRUCT_SIZE"}
+_LISTING_LIMIT_BYTES = 256 << 20
+_KERNEL_LIMIT_BYTES = 2 << 30
 _STRIP = "objcopy --strip-debug --keep-file-symbols"
 _LISTING = "readelf -wi --dwarf-depth=1 {} 2>/dev/null | grep -E '^File: |DW_AT_name'"
 # The stripped kernel is named beside the modules because readelf names a file only where there are several.
@@ -62,22 +64,27 @@ def read_debug_info(
     helper.run(command, inputs=inputs, output=stripped, timeout_s=1800, cancellation=cancellation).check(
         "Reading the kernel's debug information"
     )
-    compiled = read_compile_units((stripped / "vmlinux.units").read_text().splitlines(), parent=VMLINUX)
+    # The programs have read a stranger's kernel: what they left is as untrusted as that.
+    compiled = read_compile_units(_lines(stripped, "vmlinux.units"), parent=VMLINUX)
     if not compiled:
         raise EnvironmentFault(
             "debug-info",
             "The kernel has no debug information: what it was built from cannot be read.",
             advice="Give the vmlinux as the build left it, not stripped, of a kernel with CONFIG_DEBUG_INFO.",
         )
-    for source, (raw, parents) in read_compile_units((stripped / "modules.units").read_text().splitlines()).items():
+    for source, (raw, parents) in read_compile_units(_lines(stripped, "modules.units")).items():
         compiled.setdefault(source, (raw, set()))[1].update(parents)
-    sizes = struct_sizes((stripped / "sizes").read_text())
-    (stripped / "vmlinux").rename(into / VMLINUX)
-    os.chown(into / VMLINUX, 0, 0)
-    (into / VMLINUX).chmod(0o644)
-    (stripped / "symbols").rename(into / "symbols")
+    sizes = struct_sizes("\n".join(_lines(stripped, "sizes")))
+    take_file(stripped, VMLINUX, into / VMLINUX, limit_bytes=_KERNEL_LIMIT_BYTES)
+    (into / "symbols").mkdir()
+    for name in files_below(stripped, "symbols"):
+        take_file(stripped, f"symbols/{name}", into / "symbols" / name, limit_bytes=_KERNEL_LIMIT_BYTES)
     shutil.rmtree(stripped)
     return DebugInfo(compiled, sizes)
+
+
+def _lines(directory: Path, name: str) -> list[str]:
+    return take(directory, name, limit_bytes=_LISTING_LIMIT_BYTES).decode(errors="replace").splitlines()
 
 
 def check_compiler(elf: ElfFile, toolchain: Toolchain, release: str) -> None:

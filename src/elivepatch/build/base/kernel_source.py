@@ -6,7 +6,6 @@ Whatever it is, it is brought to one form, a tar archive with one top directory,
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.base.apt import Archive
+from elivepatch.files.digest import sha256, sha256_file
 from elivepatch.model.errors import UsageError
 from elivepatch.model.progress import Progress
 from elivepatch.process import run
@@ -53,7 +53,7 @@ def fetch_source(named: str, archive: Archive, scratch: Path, progress: Progress
         return _from_dsc(place.absolute(), scratch)
     if place.is_file() and _TARBALL.search(place.name):
         kept = scratch / f"source{''.join(_TARBALL.findall(place.name)) or '.tar'}"
-        return Source(archive=_copy(place, kept), inputs={f"source {place.name}": _sha256(kept)})
+        return Source(archive=_copy(place, kept), inputs={f"source {place.name}": sha256_file(kept)})
     if found := _PACKAGE.fullmatch(named):
         return _from_package(found["name"], found["version"], archive, scratch, progress)
     raise UsageError(
@@ -75,7 +75,7 @@ def _from_directory(place: Path, scratch: Path) -> Source:
     fixed = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--format=gnu"]
     command = ["tar", "-c", "-f", str(packed), *fixed, *excluded, "-C", str(place), "."]
     run(command, timeout_s=1800).check("Reading the source directory")
-    return Source(archive=packed, inputs={f"source {place.name}": _sha256(packed)}, built_in=True)
+    return Source(archive=packed, inputs={f"source {place.name}": sha256_file(packed)}, built_in=True)
 
 
 def _from_git(place: Path, tag: str, scratch: Path) -> Source:
@@ -92,7 +92,7 @@ def _from_git(place: Path, tag: str, scratch: Path) -> Source:
     packed = scratch / "source.tar"
     command = [*git, "archive", "--format=tar", "--prefix=linux/", f"--output={packed}", commit]
     run(command, timeout_s=1800).check("Reading the git repository")
-    return Source(archive=packed, inputs={f"source {tag}": hashlib.sha256(commit.encode()).hexdigest()})
+    return Source(archive=packed, inputs={f"source {tag}": sha256(commit.encode())})
 
 
 def _from_dsc(place: Path, scratch: Path) -> Source:
@@ -111,7 +111,7 @@ def _from_dsc(place: Path, scratch: Path) -> Source:
             kept = _copy(place.parent / name, scratch / name)
         except FileNotFoundError:
             kept = scratch / name
-        if not kept.exists() or _sha256(kept) != listed[name]:
+        if not kept.exists() or sha256_file(kept) != listed[name]:
             raise UsageError(
                 "source-damaged",
                 f"{name} is missing beside {place.name}, or it is not the file that {place.name} names.",
@@ -138,10 +138,7 @@ def _from_package(name: str, version: str | None, archive: Archive, scratch: Pat
     (path,) = archive.download([found], progress)
     run(["dpkg-deb", "-x", str(path), str(scratch / "package")]).check("Unpacking a package")
     (packed,) = (scratch / "package").glob("usr/src/linux-source-*.tar.xz")
-    kept = scratch / "source.tar.xz"
-    packed.rename(kept)
-    shutil.rmtree(scratch / "package")
-    return Source(archive=kept, inputs={f"{found.name}_{found.version}": found.sha256})
+    return Source(archive=packed, inputs={f"{found.name}_{found.version}": found.sha256})
 
 
 def _copy(path: Path, into: Path) -> Path:
@@ -151,8 +148,3 @@ def _copy(path: Path, into: Path) -> Path:
         )
     shutil.copyfile(path, into)
     return into
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

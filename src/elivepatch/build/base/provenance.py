@@ -6,7 +6,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import secrets
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from elivepatch.build.base.apt import Archive
 from elivepatch.build.base.store import Base
+from elivepatch.files.atomic import write_atomic
 from elivepatch.process import run
 
 _CHANGELOG_MAX = 64 * 1024 * 1024  # Debian's has 4 MiB
@@ -56,9 +56,7 @@ def distribution_changelog(base: Base, archive: Archive) -> str | None:
         for package in sorted((path for path in packages if path.exists()), key=lambda path: path.stat().st_size):
             packed = _packed_changelog(package)
             if packed is not None:
-                staged = kept.with_name(f".changelog.{secrets.token_hex(4)}")
-                staged.write_bytes(packed)
-                staged.replace(kept)
+                write_atomic(kept, packed)
                 break
         else:
             return None

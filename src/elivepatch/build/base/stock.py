@@ -22,6 +22,7 @@ from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modu
 from elivepatch.build.base.debug_info import DebugInfo, check_compiler
 from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.base.tree import unpack_source
+from elivepatch.files.atomic import move
 from elivepatch.kernel.config import parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
@@ -129,11 +130,11 @@ class StockMaker:
         check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
         symvers = _one_of(unpacked, f"usr/src/linux-headers-{release}/Module.symvers")
         shutil.copyfile(symvers, scratch / "tree/Module.symvers")
-        _one_of(unpacked, f"boot/vmlinuz-{release}", f"usr/lib/modules/{release}/vmlinuz").rename(scratch / "vmlinuz")
+        move(_one_of(unpacked, f"boot/vmlinuz-{release}", f"usr/lib/modules/{release}/vmlinuz"), scratch / "vmlinuz")
         (scratch / "vmlinuz").chmod(0o644)
-        _one_of(unpacked, f"lib/modules/{release}", f"usr/lib/modules/{release}").rename(scratch / "modules")
+        move(_one_of(unpacked, f"lib/modules/{release}", f"usr/lib/modules/{release}"), scratch / "modules")
         shutil.rmtree(unpacked)
-        decompress_modules(scratch / "modules")
+        decompress_modules(scratch / "modules", self.context.helper_sandbox())
         return draft.finish(
             kind="stock",
             version=packages.image[0].version,

@@ -16,7 +16,6 @@ On disk, below the directory of bases:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from elivepatch.build.base.kbuild import SECTION_FLAGS
+from elivepatch.files.atomic import set_aside, write_atomic
+from elivepatch.files.digest import sha256_json
 from elivepatch.kernel.compile_units import Units
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.exports import Export, read_symvers
@@ -101,7 +102,7 @@ class Base:
         facts = self.as_dict()
         for incidental in ("size_bytes", "seconds", "digest"):
             facts.pop(incidental, None)
-        return Digest(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
+        return sha256_json(facts)
 
     @cached_property
     def units(self) -> Units:
@@ -147,9 +148,7 @@ class Base:
 
     def save(self, directory: Path) -> None:
         """Write the facts to where the base is being made."""
-        staged = directory / f".base.{os.getpid()}"
-        staged.write_text(json.dumps(self.as_dict(), indent=2))
-        staged.replace(directory / "base.json")
+        write_atomic(directory / "base.json", json.dumps(self.as_dict(), indent=2).encode())
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping of the facts, without the place."""
@@ -191,7 +190,7 @@ class Bases:
         if not place.is_dir():
             self.get(release)
         doomed = self.directory / f".{release}.new-removed-{os.getpid()}"
-        place.rename(doomed)
+        set_aside(place, doomed)
         # Whoever makes the same anew meanwhile clears it away too.
         shutil.rmtree(doomed, ignore_errors=True)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.store import Base
 from elivepatch.build.sandbox.bubblewrap import Sandbox
+from elivepatch.files.atomic import publish_tree
 from elivepatch.files.lock import made_once
 from elivepatch.kernel.config import parse_config
 from elivepatch.model.errors import EnvironmentFault
@@ -119,7 +120,7 @@ def klp_tree(
                 scratch.chmod(0o755)
                 _build(base, sandbox, scratch, jobs, cancellation)
                 (scratch / "made.json").write_text(json.dumps(facts))
-                scratch.rename(place)
+                publish_tree(scratch, place)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     return KlpTree(place / "changed", (place / "changed/klp-tmp/timestamp").stat().st_mtime)

@@ -10,8 +10,6 @@ not the usual one.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import posixpath
 import re
 import shutil
@@ -33,6 +31,8 @@ from elivepatch.build.objects.reach import Reach
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take, take_file
 from elivepatch.build.sandbox.toolchain import HELPER
+from elivepatch.files.atomic import move, publish_tree
+from elivepatch.files.digest import sha256, sha256_json
 from elivepatch.files.lock import made_once
 from elivepatch.kernel.compile_units import Unit
 from elivepatch.kernel.elf import ElfFile
@@ -116,7 +116,7 @@ class ReferenceBuilder(BuildSteps):
     def _built(self, sandbox: Sandbox) -> Path:
         """Return the layer with the compiled unpatched kernel, made now where no job has needed it before."""
         kept = self.base.directory / "reference"
-        made_by = hashlib.sha256(json.dumps([VERSION, self.toolchains.helper().digest]).encode()).hexdigest()
+        made_by = sha256_json([VERSION, self.toolchains.helper().digest])
         lock = self.base.directory / ".reference.lock"
         with made_once(lock, progress=self.progress, waiting_for=f"compiling the whole of {self.base.release}"):
             mark = kept / "made-by"
@@ -130,9 +130,9 @@ class ReferenceBuilder(BuildSteps):
                 self._compile_all(sandbox, scratch)
                 staged = scratch / "staged"
                 staged.mkdir(mode=0o755)
-                (scratch / "upper/changed").rename(staged / "layer")
+                move(scratch / "upper/changed", staged / "layer")
                 (staged / "made-by").write_text(made_by)
-                staged.rename(kept)
+                publish_tree(staged, kept)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         return kept / "layer"
@@ -242,7 +242,7 @@ class ReferenceBuilder(BuildSteps):
 
 
 def _object(work_dir: Path, unit: Unit, kind: str) -> Path:
-    return work_dir / "objects" / hashlib.sha256(unit.target.encode()).hexdigest()[:16] / f"{kind}.o"
+    return work_dir / "objects" / sha256(unit.target.encode())[:16] / f"{kind}.o"
 
 
 def _without_module(outcome: BuildOutcome) -> BuildOutcome:

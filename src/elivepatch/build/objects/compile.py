@@ -8,13 +8,12 @@ does the rest, which saves make's start of half a second each time.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 import tempfile
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,10 @@ from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.objects.messages import error_lines
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take, take_file
+from elivepatch.files.atomic import write_atomic
+from elivepatch.files.digest import sha256
 from elivepatch.files.lock import made_once
+from elivepatch.files.sealed import is_whole, publish_sealed
 from elivepatch.kernel.compile_units import Unit
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, EnvironmentFault
@@ -35,13 +37,24 @@ _MODULE_NAME = re.compile(r""" -DKBUILD_MODNAME='"(\w+)"' """)
 _COMPILE_TIMEOUT_S = 300
 _OBJECT_LIMIT_BYTES = 256 << 20
 _COMMAND_LIMIT_BYTES = 16 << 20
+# Part of each original's name: raised when the files of an original, or what is known of them, change.
+_LAYOUT = 2
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """An unpatched object in the base's cache: `sectioned.o`, `plain.o` and the saved command."""
+    """An unpatched object in the base's cache: `sectioned.o` and the saved command, `plain.o` in a directory beside.
+
+    Both directories are sealed (files/sealed.py): one that a power cut has damaged is made again.
+    """
 
     directory: Path
+
+    @classmethod
+    def of(cls, base: Base, target: str) -> Original:
+        """Return the place of the object `target` in the cache of `base`; it may be empty."""
+        return cls(base.directory / "originals" / sha256(f"{_LAYOUT} {target}".encode())[:32])
 
     @property
     def sectioned(self) -> Path:
@@ -51,7 +64,12 @@ class Original:
     @property
     def plain(self) -> Path:
         """Compiled as the shipped kernel was."""
-        return self.directory / "plain.o"
+        return self.plain_directory / "plain.o"
+
+    @property
+    def plain_directory(self) -> Path:
+        """The directory of `plain`, made later than the other one: not every job needs it."""
+        return self.directory.with_name(f"{self.directory.name}-plain")
 
     @property
     def command(self) -> str:
@@ -69,13 +87,12 @@ class Compiler:
     cancellation: Cancellation | None = None
 
     def original(self, unit: Unit) -> Original:
-        """Return the unpatched object, compiled now where no job has asked for it before."""
-        key = hashlib.sha256(unit.target.encode()).hexdigest()[:32]
-        cached = Original(self.base.directory / "originals" / key)
-        if cached.sectioned.exists():
+        """Return the unpatched object, compiled now if no job has needed it before or if the cached one is damaged."""
+        cached = Original.of(self.base, unit.target)
+        if is_whole(cached.directory):
             return cached
-        with made_once(self.base.directory / "originals" / f".{key}.lock"):
-            if cached.sectioned.exists():
+        with made_once(cached.directory.with_name(f".{cached.directory.name}.lock")):
+            if is_whole(cached.directory):
                 return cached
             scratch = self._scratch()
             try:
@@ -85,24 +102,25 @@ class Compiler:
                 done = self._run(["sh", "-c", script, "sh", *make], (), scratch, unit)
                 done.check(f"Compiling the unpatched {unit.target}")
                 saved = take(scratch, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
-                _publish(scratch, cached.directory, _saved_command(saved))
+                command = _saved_command(saved)
+                with _staged(cached.directory) as staged:
+                    take_file(scratch, "sectioned.o", staged / "sectioned.o", limit_bytes=_OBJECT_LIMIT_BYTES)
+                    (staged / "command").write_text(command, encoding="utf-8")
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         return cached
 
     def plain(self, unit: Unit, original: Original) -> Path:
         """Return the object compiled as the shipped kernel was."""
-        if original.plain.exists():
+        if is_whole(original.plain_directory):
             return original.plain
         scratch = self._scratch()
         try:
             self._saved(unit, without_sections(original.command), (), scratch).check(
                 f"Compiling the unpatched {unit.target}"
             )
-            with tempfile.TemporaryDirectory(prefix=".taken-", dir=original.directory) as taken:
-                take_file(scratch, "object.o", Path(taken) / "plain.o", limit_bytes=_OBJECT_LIMIT_BYTES).rename(
-                    original.plain
-                )
+            with _staged(original.plain_directory) as staged:
+                take_file(scratch, "object.o", staged / "plain.o", limit_bytes=_OBJECT_LIMIT_BYTES)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return original.plain
@@ -116,15 +134,13 @@ class Compiler:
         if command is None:
             return False
         kept = original.directory / "text"
-        if not kept.exists():
+        digest = _kept_digest(kept)
+        if digest is None:
             digest = self._text(unit, command, ())
             if digest is None:
                 return False
-            # Whoever comes second writes the same.
-            staged = kept.with_name(f".text.{os.getpid()}.{threading.get_ident()}")
-            staged.write_text(digest, encoding="ascii")
-            staged.replace(kept)
-        return self._text(unit, command, (layer,)) == kept.read_text(encoding="ascii")
+            write_atomic(kept, digest.encode())
+        return self._text(unit, command, (layer,)) == digest
 
     def _text(self, unit: Unit, command: str, layers: Sequence[Path]) -> str | None:
         scratch = self._scratch()
@@ -132,7 +148,7 @@ class Compiler:
             done = self._run(["sh", "-c", f"{command} >/out/text"], layers, scratch, unit)
             if not done.ok:
                 return None
-            return hashlib.sha256(take(scratch, "text", limit_bytes=_OBJECT_LIMIT_BYTES)).hexdigest()
+            return sha256(take(scratch, "text", limit_bytes=_OBJECT_LIMIT_BYTES))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -183,15 +199,25 @@ class Compiler:
         return scratch
 
 
-def _publish(scratch: Path, directory: Path, command: str) -> None:
-    staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=directory.parent))
+@contextmanager
+def _staged(place: Path) -> Iterator[Path]:
+    """Yield an empty directory; at the end it becomes `place`, sealed and durable."""
+    staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=place.parent))
     try:
         staged.chmod(0o755)
-        take_file(scratch, "sectioned.o", staged / "sectioned.o", limit_bytes=_OBJECT_LIMIT_BYTES)
-        (staged / "command").write_text(command, encoding="utf-8")
-        staged.rename(directory)
+        yield staged
+        publish_sealed(staged, place)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _kept_digest(path: Path) -> str | None:
+    """Return the digest in a file, None if the file is missing or damaged."""
+    try:
+        text = path.read_text(encoding="ascii")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    return text if _DIGEST.fullmatch(text) else None
 
 
 def _saved_command(text: str) -> str:

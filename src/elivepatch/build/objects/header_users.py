@@ -18,11 +18,14 @@ from pathlib import Path
 from elivepatch.build.base.kbuild import SOURCE_TOPS
 from elivepatch.build.base.store import Base
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
+from elivepatch.build.sandbox.output import take
+from elivepatch.files.atomic import write_atomic
 from elivepatch.kernel.includes import Includes, read_includes
 from elivepatch.patch.header_names import changed_names, pieces, users_of
 from elivepatch.patch.lines import forget
 from elivepatch.patch.rewrite.edits import Source
 
+_LISTING_LIMIT_BYTES = 256 << 20
 _INCLUDES = f"""
 grep -rE --include='*.[chS]' '^[[:space:]]*#[[:space:]]*include' {SOURCE_TOPS} include >/out/lines 2>/dev/null
 find {SOURCE_TOPS} include -name '*.h' >/out/headers 2>/dev/null
@@ -41,20 +44,34 @@ _NAMING = ("-lwFf", "/in/names")
 def includes_of(base: Base, sandbox: Sandbox) -> Includes:
     """Return the include graph of a base's source tree."""
     kept = base.directory / "includes.json"
-    if not kept.exists():
-        scratch = Path(tempfile.mkdtemp(prefix=".includes-", dir=base.directory))
-        try:
-            os.chown(scratch, BUILD_UID, BUILD_UID)
-            sandbox.run(["sh", "-c", _INCLUDES], layers=[base.tree], output=scratch).check("Reading #include lines")
-            # Old sources hold Latin-1; an include line itself is ASCII.
-            lines = (scratch / "lines").read_text(encoding="latin-1").splitlines()
-            found = read_includes(lines, frozenset((scratch / "headers").read_text().splitlines()))
-            (scratch / "includes.json").write_text(json.dumps(asdict(found)))
-            os.chown(scratch / "includes.json", 0, 0)
-            (scratch / "includes.json").rename(kept)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return Includes(**json.loads(kept.read_text(encoding="utf-8")))
+    found = _kept_includes(kept)
+    if found is None:
+        found = _read_includes(base, sandbox)
+        write_atomic(kept, json.dumps(asdict(found)).encode())
+    return found
+
+
+def _kept_includes(path: Path) -> Includes | None:
+    """Return the include graph in a file, None if the file is missing or damaged."""
+    try:
+        return Includes(**json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _read_includes(base: Base, sandbox: Sandbox) -> Includes:
+    scratch = Path(tempfile.mkdtemp(prefix=".includes-", dir=base.directory))
+    try:
+        os.chown(scratch, BUILD_UID, BUILD_UID)
+        sandbox.run(["sh", "-c", _INCLUDES], layers=[base.tree], output=scratch).check("Reading #include lines")
+        return read_includes(_lines(scratch, "lines"), frozenset(_lines(scratch, "headers")))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lines(directory: Path, name: str) -> list[str]:
+    # Old sources hold Latin-1; an include line itself is ASCII.
+    return take(directory, name, limit_bytes=_LISTING_LIMIT_BYTES).decode("latin-1").splitlines()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,4 +126,4 @@ class HeaderNames:
                 ["sh", "-c", _SEARCH, "sh", *how], layers=[self.base.tree], inputs=inputs, output=output
             )
             done.check("Looking for names in the source")
-            return (output / "found").read_text(encoding="latin-1").splitlines()
+            return _lines(output, "found")

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Steps that every base takes: publication on the disk, and modules decompressed by programs in the sandbox."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+from bare_base import bare_base
+from outside import OutsideSandbox
+
+from elivepatch.build.base import common
+from elivepatch.build.base.common import BaseContext, decompress_modules
+from elivepatch.build.base.store import Base, Bases
+from elivepatch.build.sandbox.toolchain import Toolchains
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import Release
+
+MODULE = b"\x7fELF module"
+RELEASE = Release("6.12.117-own")
+
+
+def modules(directory: Path) -> Path:
+    top = directory / "modules"
+    (top / "kernel/fs").mkdir(parents=True)
+    (top / "kernel/fs/a.ko.xz").write_bytes(lzma.compress(MODULE + b"a"))
+    (top / "kernel/b c.ko.gz").write_bytes(gzip.compress(MODULE + b"b"))
+    (top / "kernel/plain.ko").write_bytes(MODULE)
+    (top / "modules.builtin").write_bytes(b"kernel/x.ko\n")
+    return top
+
+
+def test_modules_are_decompressed_in_place(tmp_path: Path) -> None:
+    top, outside = modules(tmp_path), OutsideSandbox()
+    decompress_modules(top, outside.sandbox)
+    assert sorted(str(path.relative_to(top)) for path in top.rglob("*") if path.is_file()) == [
+        "kernel/b c.ko", "kernel/fs/a.ko", "kernel/plain.ko", "modules.builtin",
+    ]  # fmt: skip
+    assert (top / "kernel/fs/a.ko").read_bytes() == MODULE + b"a"
+    assert (top / "kernel/b c.ko").read_bytes() == MODULE + b"b"
+    assert [path.name for path in tmp_path.iterdir()] == ["modules"]
+
+
+def test_no_program_runs_when_no_module_is_compressed(tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/a.ko").write_bytes(MODULE)
+    outside = OutsideSandbox()
+    decompress_modules(tmp_path / "modules", outside.sandbox)
+    assert outside.programs == []
+
+
+def test_a_damaged_module_stops_the_base(tmp_path: Path) -> None:
+    top = modules(tmp_path)
+    (top / "kernel/fs/a.ko.xz").write_bytes(b"\xfd7zXZ\0 and no more")
+    with pytest.raises(EnvironmentFault):
+        decompress_modules(top, OutsideSandbox().sandbox)
+
+
+def test_a_link_that_a_program_leaves_in_place_of_a_module_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"of the host")
+
+    def leaves(output: Path) -> None:
+        (output / "kernel/fs/a.ko").unlink()
+        (output / "kernel/fs/a.ko").symlink_to(tmp_path / "secret")
+
+    with pytest.raises(EnvironmentFault) as caught:
+        decompress_modules(modules(tmp_path), OutsideSandbox(leaves=leaves).sandbox)
+    assert caught.value.problem.code == "sandbox-output"
+
+
+def test_a_link_beside_a_compressed_module_is_not_written_through(tmp_path: Path) -> None:
+    top = modules(tmp_path)
+    (tmp_path / "secret").write_bytes(b"of the host")
+    (top / "kernel/fs/a.ko").symlink_to(tmp_path / "secret")
+    with pytest.raises(EnvironmentFault):
+        decompress_modules(top, OutsideSandbox().sandbox)
+    assert (tmp_path / "secret").read_bytes() == b"of the host"
+
+
+def test_a_base_is_on_the_disk_before_anybody_can_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bases = Bases(tmp_path / "bases")
+    published: list[tuple[str, bool]] = []
+    real = common.publish_tree
+
+    def publish_tree(staged: Path, place: Path) -> None:
+        published.append((place.name, (staged / "base.json").exists()))
+        real(staged, place)
+
+    monkeypatch.setattr(common, "publish_tree", publish_tree)
+
+    def make(scratch: Path) -> Base:
+        made = bare_base(scratch, RELEASE)
+        made.save(scratch)
+        return replace(made, directory=bases.directory / RELEASE)
+
+    context = BaseContext(cast("Toolchains", None), bases, 1)
+    assert context.publish(RELEASE, make).directory == bases.directory / RELEASE
+    assert published == [(RELEASE, True)]
+    assert bases.get(RELEASE).release == RELEASE
