@@ -24,7 +24,7 @@ from elivepatch.build.base.kernel_source import Source, fetch_source
 from elivepatch.build.base.store import BASE_PATCH, VMLINUX, Base
 from elivepatch.build.base.tree import TreeMaker, makefile_version, unpack_source
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
-from elivepatch.build.sandbox.output import files_below, take_file
+from elivepatch.build.sandbox.output import files_below, source_text, take_file
 from elivepatch.files.digest import sha256
 from elivepatch.kernel.config import KernelConfig, parse_config
 from elivepatch.kernel.elf import ElfFile
@@ -162,7 +162,7 @@ class CustomMaker:
         (scratch / "config").write_bytes(content)
         return draft.finish(
             kind="custom",
-            version=makefile_version((scratch / "tree/Makefile").read_text(encoding="utf-8", errors="replace")),
+            version=makefile_version(source_text(draft.tree_maker().tree, "Makefile") or ""),
             facts=facts,
             listed=listed,
             packages={**source.inputs, **patches},

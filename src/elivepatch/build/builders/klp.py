@@ -21,7 +21,7 @@ from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.builders.common import BuildSteps
 from elivepatch.build.builders.klp_messages import not_compiled, not_made, switched_off
-from elivepatch.build.builders.klp_tree import BUILD_VARIABLES, KlpTree, klp_tree, unsupported_reason
+from elivepatch.build.builders.klp_tree import BUILD_VARIABLES, ORIGINALS, KlpTree, klp_tree, unsupported_reason
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.functions import Replaced, read_functions
 from elivepatch.build.checks.layout import check_layouts
@@ -30,7 +30,7 @@ from elivepatch.build.objects.apply import Applied
 from elivepatch.build.objects.explain import Explainer
 from elivepatch.build.objects.reach import Reach
 from elivepatch.build.sandbox.bubblewrap import writable_directory
-from elivepatch.build.sandbox.output import take
+from elivepatch.build.sandbox.output import take, take_file
 from elivepatch.kernel.compile_units import Unit
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import Block, LinkedSymbols
@@ -45,6 +45,7 @@ VERSION = 1
 
 _TIMEOUT_S = 3600.0
 _MODULE_LIMIT_BYTES = 64 << 20
+_KERNEL_LIMIT_BYTES = 2 << 30
 _LIST_LIMIT_BYTES = 16 << 20
 # make, not we, decides what is compiled anew: this is a second opinion on what a series reaches.
 _COMPILE = r"""
@@ -218,7 +219,10 @@ class KlpBuilder(BuildSteps):
         self, module: Path, name: str, tree: KlpTree, objects: Sequence[_Checked]
     ) -> tuple[PatchedFunction, ...]:
         replaced = read_functions(ElfFile(module))
-        _check_order(replaced, self.base, tree)
+        rebuilt = take_file(
+            tree.layer, f"{ORIGINALS}/{VMLINUX}", module.with_name("rebuilt-vmlinux"), limit_bytes=_KERNEL_LIMIT_BYTES
+        )
+        _check_order(replaced, self.base, rebuilt)
         blocks: dict[str, list[Block]] = {}
         expected: list[Expected] = []
         for one in objects:
@@ -241,7 +245,7 @@ class KlpBuilder(BuildSteps):
         return max(self.base.parent(one.parent).position(symbol), 1) == max(function.sympos, 1)
 
 
-def _check_order(replaced: Sequence[Replaced], base: Base, tree: KlpTree) -> None:
+def _check_order(replaced: Sequence[Replaced], base: Base, rebuilt: Path) -> None:
     """Raise BuildStopped where the files that have a function of a name come in another order in the shipped kernel.
 
     Positions were counted in the kernel that was rebuilt with a section per function, which the linker sorts.
@@ -249,7 +253,7 @@ def _check_order(replaced: Sequence[Replaced], base: Base, tree: KlpTree) -> Non
     names = {one.name for one in replaced if one.object == VMLINUX and one.sympos}
     if not names:
         return
-    ours = LinkedSymbols(ElfFile(tree.originals / VMLINUX), is_vmlinux=True)
+    ours = LinkedSymbols(ElfFile(rebuilt), is_vmlinux=True)
     for name in sorted(names):
         if _files(ours, name) != _files(base.vmlinux, name):
             sentence = f"The functions called {name} stand in another order in the kernel than in the rebuilt one."

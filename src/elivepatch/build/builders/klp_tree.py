@@ -23,6 +23,7 @@ from pathlib import Path
 from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.store import Base
 from elivepatch.build.sandbox.bubblewrap import Sandbox
+from elivepatch.build.sandbox.output import take
 from elivepatch.files.atomic import publish_tree
 from elivepatch.files.lock import made_once
 from elivepatch.kernel.config import parse_config
@@ -44,6 +45,7 @@ BUILD_VARIABLES = (
 ORIGINALS = "klp-tmp/3-checksum-orig"
 """Where klp-build keeps the originals with their checksums."""
 
+_CONFIG_LIMIT_BYTES = 4 << 20
 _BUILD_TIMEOUT_S = 6 * 3600.0
 # Symbol positions of older trees come from vmlinux.o, whose order the final link changes.
 _SYMIDS = "tools/objtool/klp-symid.c"
@@ -78,15 +80,10 @@ class KlpTree:
     layer: Path
     made_at: float
 
-    @property
-    def originals(self) -> Path:
-        """The composite objects of vmlinux and the modules, and the linked vmlinux."""
-        return self.layer / ORIGINALS
-
 
 def unsupported_reason(base: Base) -> str | None:
     """Return why the in-tree klp-build cannot serve a base, None where it can."""
-    config = parse_config((base.tree / ".config").read_bytes())
+    config = parse_config(take(base.tree, ".config", limit_bytes=_CONFIG_LIMIT_BYTES))
     if not (base.tree / _SCRIPT).exists() or not config.enabled("KLP_BUILD"):
         return "it has no klp-build (Linux 6.19 and later, CONFIG_KLP_BUILD)"
     if not (base.tree / _SYMIDS).exists():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from elivepatch.build.sandbox.output import source_text
 from elivepatch.model.build import BuildOutcome, Proposal, RewriteStep
 from elivepatch.model.errors import Problem
 from elivepatch.model.series import PatchSeries, SourcePatch
@@ -71,10 +72,11 @@ class Proposer:
     def _sources(self, touched: Sequence[TouchedFile], layer: Path) -> dict[str, Source]:
         sources = {}
         for file in touched:
-            old, new = self.tree / file.path, layer / file.path
-            if file.kind in {FileKind.SOURCE, FileKind.HEADER} and old.is_file() and new.is_file():
-                text = forget(new.read_text(encoding="latin-1"))
-                sources[file.path] = Source(path=file.path, old=old.read_text(encoding="latin-1"), new=text)
+            if file.kind not in {FileKind.SOURCE, FileKind.HEADER}:
+                continue
+            old, new = source_text(self.tree, file.path), source_text(layer, file.path)
+            if old is not None and new is not None:
+                sources[file.path] = Source(path=file.path, old=old, new=forget(new))
         return sources
 
     def _rules(self) -> tuple[Rule, ...]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from elivepatch.build.sandbox.output import source_text
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
 from elivepatch.patch.c_source import Definition, DefinitionKind, read_definitions
@@ -27,9 +28,12 @@ _NO_PART = re.compile(r"\b(?:inline|noinline|notrace|asmlinkage|__\w+)\b(?:\([^(
 def check_prototypes(touched: Sequence[TouchedFile], *, tree: Path, layer: Path) -> None:
     """Raise BuildStopped with `export-type` where a source in `layer` gives an exported function another type."""
     for file in touched:
-        if file.kind is not FileKind.SOURCE or not (tree / file.path).is_file() or not (layer / file.path).is_file():
+        if file.kind is not FileKind.SOURCE:
             continue
-        before, after = (_exported(top / file.path) for top in (tree, layer))
+        old_text, new_text = source_text(tree, file.path), source_text(layer, file.path)
+        if old_text is None or new_text is None:
+            continue
+        before, after = _exported(old_text), _exported(new_text)
         for name in sorted(before.keys() & after.keys()):
             old, new = (signature(one[name]) for one in (before, after))
             if old != new:
@@ -50,8 +54,8 @@ def signature(function: Definition) -> str:
     return " ".join(plain.split())
 
 
-def _exported(path: Path) -> dict[str, Definition]:
-    items = read_definitions(path.read_text(encoding="latin-1"))
+def _exported(source: str) -> dict[str, Definition]:
+    items = read_definitions(source)
     exports = {one.name for one in items if one.kind is DefinitionKind.USE and one.head.startswith("EXPORT_SYMBOL")}
     return {one.name: one for one in items if one.kind is DefinitionKind.FUNCTION and one.name in exports}
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from elivepatch.build.sandbox.output import source_text
 from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import Problem
@@ -26,7 +27,6 @@ _WITH_LINES = frozenset(
 _ENTRYLESS = re.compile(r"(\w+)\S* (?:in|of) (\S+) (?:has no patchable entry|cannot be traced)")
 _INLINE = frozenset(("inline", "__inline", "__inline__"))
 _UNTRACED = frozenset(("notrace", "noinstr", "__init", "__exit", "__cpuidle", "__kprobes"))
-_FILE_LIMIT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,7 @@ class Explainer:
         return list(changed_lines(self.series, self.definitions))
 
     def _text(self, path: str) -> str:
-        place = self.tree / path
-        if not place.is_file() or place.stat().st_size > _FILE_LIMIT_BYTES:
-            return ""
-        return place.read_text(encoding="latin-1")
+        return source_text(self.tree, path) or ""
 
     def _changes_only(self, marks: frozenset[str]) -> bool:
         """Whether everything that the series changes lies in items that carry one of `marks`."""

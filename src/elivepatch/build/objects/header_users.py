@@ -18,7 +18,7 @@ from pathlib import Path
 from elivepatch.build.base.kbuild import SOURCE_TOPS
 from elivepatch.build.base.store import Base
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
-from elivepatch.build.sandbox.output import take
+from elivepatch.build.sandbox.output import source_text, take
 from elivepatch.files.atomic import write_atomic
 from elivepatch.kernel.includes import Includes, read_includes
 from elivepatch.patch.header_names import changed_names, pieces, users_of
@@ -96,10 +96,9 @@ class HeaderNames:
         macro has a fixed piece is.
         """
         tree = self.base.tree
-        if not (tree / header).is_file() or not (layer / header).is_file():
+        old, new = source_text(tree, header), source_text(layer, header)
+        if old is None or new is None:
             return None
-        # Old sources hold Latin-1.
-        old, new = ((top / header).read_text(encoding="latin-1") for top in (tree, layer))
         names = changed_names(Source(path=header, old=old, new=forget(new)))
         if not names:
             return None
@@ -110,7 +109,7 @@ class HeaderNames:
             if parts and self._found(_NAMING, sources, parts):
                 return None
             found = self._found(_NAMING, sources, wanted)
-            return {path: (tree / path).read_text(encoding="latin-1") for path in found}
+            return {path: source_text(tree, path) or "" for path in found}
 
         users = users_of(names, search)
         return NameUsers(names, users) if users is not None else None

@@ -17,6 +17,7 @@ from elivepatch.model.errors import EnvironmentFault
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PIECE_BYTES = 1 << 20
+_SOURCE_LIMIT_BYTES = 64 << 20
 
 
 def take(directory: Path, name: str, *, limit_bytes: int) -> bytes:
@@ -67,6 +68,24 @@ def take_file(directory: Path, name: str, into: Path, *, limit_bytes: int) -> Pa
         os.close(handle)
     into.chmod(0o644)
     return into
+
+
+def source_text(tree: Path, name: str) -> str | None:
+    """Return the text of a file of a source tree, None if it is missing or a directory.
+
+    Old sources hold Latin-1, which maps each byte to itself. A source's own symbolic links are followed as long as
+    they stay in the tree (include/dt-bindings has some). Raises EnvironmentFault with code `sandbox-output` for one
+    that leads out of the tree, and for a file of more than 64 MiB.
+    """
+    try:
+        inside = (tree / name).resolve(strict=True).relative_to(tree.resolve())
+        if (tree / inside).is_dir():
+            return None
+        return take(tree, str(inside), limit_bytes=_SOURCE_LIMIT_BYTES).decode("latin-1")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, OSError) as error:
+        raise _refused(name, "is a link that leads out of the source") from error
 
 
 def files_below(directory: Path, name: str = ".") -> list[str]:

@@ -13,10 +13,10 @@ import pytest
 from bare_base import bare_base
 from outside import OutsideSandbox
 
-from elivepatch.build.base import common
 from elivepatch.build.base.common import BaseContext, decompress_modules
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.sandbox.toolchain import Toolchains
+from elivepatch.files import atomic
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import Release
 
@@ -84,13 +84,13 @@ def test_a_link_beside_a_compressed_module_is_not_written_through(tmp_path: Path
 def test_a_base_is_on_the_disk_before_anybody_can_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bases = Bases(tmp_path / "bases")
     published: list[tuple[str, bool]] = []
-    real = common.publish_tree
+    real = atomic.publish_tree
 
     def publish_tree(staged: Path, place: Path) -> None:
         published.append((place.name, (staged / "base.json").exists()))
         real(staged, place)
 
-    monkeypatch.setattr(common, "publish_tree", publish_tree)
+    monkeypatch.setattr("elivepatch.build.base.common.publish_tree", publish_tree)
 
     def make(scratch: Path) -> Base:
         made = bare_base(scratch, RELEASE)

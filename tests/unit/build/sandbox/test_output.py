@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.build.sandbox.output import take, take_file
+from elivepatch.build.sandbox.output import files_below, source_text, take, take_file
 from elivepatch.model.errors import EnvironmentFault
 
 LIMIT = 1 << 20
@@ -97,3 +97,48 @@ def test_a_file_of_ours_is_never_written_over(output: Path) -> None:
     with pytest.raises(FileExistsError):
         take_file(output, "x.o", output.parent / "secret.o", limit_bytes=LIMIT)
     assert (output.parent / "secret.o").read_bytes() == b"of the host"
+
+
+def test_a_file_that_is_too_large_is_not_copied(output: Path) -> None:
+    with (output / "x.o").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(EnvironmentFault, match="larger than 1 MiB"):
+        take_file(output, "x.o", output.parent / "copy.o", limit_bytes=LIMIT)
+    assert not (output.parent / "copy.o").exists()
+
+
+def test_only_plain_files_are_listed_and_no_link_is_followed(output: Path) -> None:
+    (output / "kernel/fs").mkdir(parents=True)
+    (output / "kernel/fs/a.ko").write_bytes(b"a")
+    (output / "kernel/b.ko").write_bytes(b"b")
+    (output / "kernel/link.ko").symlink_to(output.parent / "secret.o")
+    (output / "kernel/away").symlink_to(output.parent)
+    os.mkfifo(output / "kernel/pipe.ko")
+    assert files_below(output) == ["kernel/b.ko", "kernel/fs/a.ko"]
+    assert files_below(output, "kernel/fs") == ["a.ko"]
+
+
+def test_a_link_in_place_of_a_listed_directory_is_refused(output: Path) -> None:
+    (output / "lib").symlink_to(output.parent)
+    with pytest.raises(EnvironmentFault):
+        files_below(output, "lib")
+    with pytest.raises(FileNotFoundError):
+        files_below(output, "missing")
+
+
+def test_a_link_inside_a_source_tree_is_part_of_the_source(output: Path) -> None:
+    (output / "include").mkdir()
+    (output / "include/real.h").write_bytes(b"/* \xe9 */")
+    (output / "include/link.h").symlink_to("real.h")
+    assert source_text(output, "include/link.h") == source_text(output, "include/real.h") == "/* \xe9 */"
+    for name in ("missing.h", "include", "include/real.h/x", "include/dangling.h"):
+        assert source_text(output, name) is None
+
+
+@pytest.mark.parametrize("target", ["../secret.o", "/etc/passwd"])
+def test_a_link_out_of_a_source_tree_is_refused(output: Path, target: str) -> None:
+    (output / "a.h").symlink_to(target)
+    (output / "up").symlink_to("..")
+    for name in ("a.h", "up/secret.o"):
+        with pytest.raises(EnvironmentFault, match="out of the source"):
+            source_text(output, name)
