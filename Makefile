@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Two targets do everything on a fresh Debian 12 machine, as root: `make demo` and `make test`.
+# On a fresh Debian 12 machine, as root, `make demo` and `make test` are all that is needed.
 
 VENV := .venv
 BIN := $(VENV)/bin
 export ELIVEPATCH_CACHE_DIR ?= /var/cache/elivepatch
 
-# Disks, servers and guests are waited for, so there are more workers than processors. The longest files come first, in
-# the order of tests/conftest.py.
+# Tests wait for disks, servers and guests, so there are more pytest workers than processors. The longest files come
+# first, in the order of tests/conftest.py.
 BESIDE := --dist loadfile --no-loadscope-reorder
+
+# Paths whose English `make lint` checks. An empty list means the whole project.
+ENGLISH := README.md demo packaging tests/support tests/unit/bench tests/unit/docs tests/unit/packaging
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit integration kernel extended bench equal chaos load corpus verdicts requirements docs clean
@@ -25,18 +28,19 @@ $(VENV)/testable: $(VENV)/ready packaging/debian-packages-tests.txt packaging/in
 	packaging/install-packages packaging/debian-packages-tests.txt
 	touch $@
 
-demo: $(VENV)/ready ## turn source patches into livepatches for stock kernels and show them work in a VM
+demo: $(VENV)/ready ## build livepatches for stock kernels and show in a VM that they work
 	$(BIN)/python demo/demo.py
 
 test: lint unit integration kernel ## run every check and test (the last lane builds and boots kernels)
 
-lint: $(VENV)/ready ## check style, types and the direction of imports
+lint: $(VENV)/ready ## check style, English, types and the direction of imports
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/plain_english.py $(ENGLISH)
 
-unit: $(VENV)/testable ## run the tests that need nothing but the checkout
+unit: $(VENV)/testable ## run the tests that need only the checkout
 	packaging/lane $(VENV) tests/unit -n 4 --dist worksteal
 
 integration: $(VENV)/testable ## run the tests with real servers on loopback
@@ -45,10 +49,10 @@ integration: $(VENV)/testable ## run the tests with real servers on loopback
 kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernels
 	packaging/lane $(VENV) tests/kernel -m "not extended" -n 4 $(BESIDE) --durations=10
 
-extended: $(VENV)/testable ## run the rest of the kernel lane: OpenRC, kpatch-build beside, hosts that close their CVEs
+extended: $(VENV)/testable ## run the rest of the kernel lane: OpenRC, comparison with kpatch-build, hosts that close their CVEs
 	packaging/lane $(VENV) tests/kernel -m extended -n 2 $(BESIDE) --durations=10
 
-bench: $(VENV)/ready ## measure where the time goes, into bench/results.json
+bench: $(VENV)/ready ## measure the time of each stage of a build, into bench/results.json
 	$(BIN)/python bench/bench.py
 	$(BIN)/python bench/plot.py
 
@@ -56,23 +60,23 @@ equal: $(VENV)/ready ## compare the livepatches of the builders objects and refe
 	$(BIN)/python bench/equal.py
 	$(BIN)/python bench/second.py
 
-chaos: $(VENV)/testable ## kill, freeze and restart what does the jobs, into bench/chaos.json
+chaos: $(VENV)/testable ## kill, freeze and restart servers and workers, into bench/chaos.json
 	$(BIN)/python bench/chaos.py
 
-load: $(VENV)/testable ## ask the server for much at once while it builds, into bench/load.json
+load: $(VENV)/testable ## send the server many requests at once while it builds, into bench/load.json
 	$(BIN)/python bench/load.py
 
 corpus: $(VENV)/ready ## build and try a folder of real fixes (DIR=...), into bench/corpus.json
 	$(BIN)/python bench/corpus.py $(DIR)
 
-verdicts: $(VENV)/ready ## compare what checks say with what builds come to (DIR=...), into bench/verdicts.json
+verdicts: $(VENV)/ready ## compare the verdicts of checks with the results of builds (DIR=...), into bench/verdicts.json
 	$(BIN)/python bench/verdicts.py $(DIR)
 
 docs: $(VENV)/ready ## write the generated pages of docs/
 	$(BIN)/python docs/generate.py
 
-requirements: ## pin the requirements anew (needs uv)
+requirements: ## pin all requirements to their newest versions (needs uv)
 	packaging/pin-requirements
 
-clean: ## remove what the targets made in the checkout
+clean: ## remove the files that the targets made in the checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo/output demo/report.json

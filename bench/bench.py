@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Measure where the time goes, each figure as the median of several runs on one machine.
+"""Measure the time of each stage of a build; each figure is the median of several runs on one machine.
 
 usage: bench.py [--runs N] [--kernel RELEASE] [ROW ...]
 
 Rows: base.prepare (packages already downloaded), objects.first (client's request to saved module, object never compiled
 before), objects.warm (its originals cached), objects.floor (the bare compile of the changed object and the module
 link), trial; and those of whole.py: objects.small, klp.cold, klp.warm, klp.floor, reference.cold, reference.warm.
-Writes bench/results.json, in which rows that were not asked for stay as they were; `run` says which were measured in
-one go. measuring.py says what the memory and the bytes read are; plot.py draws it.
+Writes bench/results.json and keeps the rows that were not requested; `run` names the rows measured together.
+measurement.py defines memory and bytes read; plot.py draws the figures.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from elivepatch.model.trial import Expectation
 from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
-from measuring import Measured
+from measurement import Measured
 from whole import whole_rows
 
 HERE = Path(__file__).parent
@@ -80,7 +80,7 @@ def main() -> int:
 
 
 class Bench:
-    """One kernel and everything the rows need of it."""
+    """A kernel and the parts of it that the rows need."""
 
     def __init__(self, kernel: str, runs: int) -> None:
         self.cache = Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch"))
@@ -92,7 +92,7 @@ class Bench:
         self.scratch.mkdir(exist_ok=True)
 
     def row(self, name: str) -> dict[str, Any]:
-        """Measure one row, tell it, and return it."""
+        """Measure one row, print it and return it."""
         row = self._whole(name) if name in WHOLE_ROWS else self._own(name)
         size = f"{row['peak_rss_mib']:7.1f} MiB resident, {row['read_mib']:8.1f} MiB read"
         told = f"median {row['median_s']:7.2f} s of {len(row['runs'])}  {size}  {row['runs']}"
@@ -118,7 +118,7 @@ class Bench:
         return measured.row(name, self.base.release)
 
     def prepare(self, stack: ExitStack, measured: Measured) -> None:
-        """Make a base of packages that are there."""
+        """Make a base of packages that are already downloaded."""
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=self.scratch)))
         directory.chmod(0o755)
         for number in range(self.runs):
@@ -133,7 +133,7 @@ class Bench:
         """Time the client's command from its start to the saved module."""
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elivepatch-bench-")))
         url, token = stack.enter_context(serving(work / "state", str(self.cache)))
-        # The first request also reads the kernel's symbols into the server, once for all.
+        # The first request also makes the server read the kernel's symbols; later requests use them.
         for number in range(-1, self.runs):
             if forget:
                 original = Original.of(self.base, self.base.units.by_source[SOURCE].target)
@@ -168,7 +168,7 @@ class Bench:
         return outcome.module
 
     def floor(self, stack: ExitStack, measured: Measured) -> None:
-        """Time what no builder can leave out: one compile of the changed object, and the link of the module."""
+        """Time the lower bound of every builder: one compile of the changed object, and the link of the module."""
         compiler, linker = self._builder().compiler(), self._builder().linker()
         unit = self.base.units.by_source[SOURCE]
         built = self._work_dir(stack)
@@ -199,7 +199,7 @@ class Bench:
 
 
 def _merged(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of the file with those that were measured now in their places."""
+    """Return the rows of the file, with the newly measured rows in place of the old."""
     known = {row["name"]: row for row in json.loads(RESULTS.read_text())["rows"]} if RESULTS.exists() else {}
     known |= {row["name"]: row for row in measured}
     return [known[name] for name in ROWS if name in known]

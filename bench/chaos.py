@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kills, freezes and restarts what does the jobs, on both databases, and counts what is lost, done twice, how late.
+"""Kill, freeze and restart servers and workers on both databases; count lost jobs, jobs done twice, and delays.
 
-Real processes on loopback with a backend that only waits. Writes bench/chaos.json.
+Runs real processes on loopback with a build backend that only sleeps. Writes bench/chaos.json.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ EVERY_S = 3.0
 DEADLINE_S = 400.0
 WORKERS = 5
 ASLEEP_AT_ONCE = 2
-# Nothing here waits for people: no limits that are for them.
+# The limits protect a server from people; this load is ours.
 LIMITS = {"ELIVEPATCH_TENANT_LIMIT": "1000", "ELIVEPATCH_QUEUE_LIMIT": "1000", "ELIVEPATCH_REQUESTS_PER_S": "1000"}
 
 
 @dataclass
 class Seen:
-    """What was done to one database's processes, and when."""
+    """Kills, freezes and restarts of one database's processes, with their times."""
 
     kills: int = 0
     restarts: int = 0
     freezes: int = 0
-    # Jobs that ran on a worker at the moment of its kill, or of its being frozen.
+    # Jobs that ran on a worker when it was killed or frozen.
     struck: list[tuple[str, datetime]] = field(default_factory=list)
     frozen: list[tuple[str, datetime]] = field(default_factory=list)
 
 
 class House:
-    """The processes of one round, and the ways to hurt them."""
+    """The processes of one round, with methods that kill, freeze and restart them."""
 
     def __init__(self, top: Path, stack: ExitStack) -> None:
         self.top = top
@@ -97,7 +97,7 @@ class Embedded(House):
         self.front.start()
 
     def restart(self) -> None:
-        # The database is in the server's process: it ends with it.
+        # SQLite runs inside the server's process and ends with it.
         self.front.terminate()
         self.front.ended_within(15)
         self.seen.restarts += 1
@@ -111,7 +111,7 @@ class Embedded(House):
 
 
 class Spread(House):
-    """A server that only answers and three workers, on PostgreSQL."""
+    """A server without a worker of its own, and three workers, on PostgreSQL."""
 
     def __init__(self, top: Path, stack: ExitStack) -> None:
         super().__init__(top, stack)
@@ -197,7 +197,7 @@ class Spread(House):
 
 
 def blows(house: House) -> Iterator[Callable[[], None]]:
-    """Give, without end, what to do next: kills all the time, restarts and freezes until there were enough."""
+    """Yield the next actions without end: always kills; restarts and freezes until there were enough."""
     while True:
         yield house.kill
         if house.seen.restarts < RESTARTS:
@@ -207,7 +207,7 @@ def blows(house: House) -> Iterator[Callable[[], None]]:
 
 
 def hurt(house: House, jobs: int) -> None:
-    """Strike every few seconds until all jobs are done and there were enough blows."""
+    """Act every few seconds until all jobs are done and every kind of action happened often enough."""
     deadline = time.monotonic() + DEADLINE_S
     for blow in blows(house):
         time.sleep(EVERY_S)
@@ -221,7 +221,7 @@ def hurt(house: House, jobs: int) -> None:
 
 
 def ask(house: House, number: int, work_s: float) -> str:
-    """Ask for one build, again where the server is just being restarted."""
+    """Submit one build; repeat the request while the server restarts."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -268,13 +268,13 @@ def verdict(house: House, jobs: list[str], seconds: float) -> dict[str, Any]:
         "restarts": house.seen.restarts,
         "lost": sum(result != "success" for result in results.values()),
         "duplicated": sum(count > 1 for count in ends.values()),
-        # From the blow, a kill or a freeze, to the beginning of the next attempt: the wait for a free worker counts.
+        # From the kill or freeze to the start of the next attempt: waiting for a free worker counts.
         "takeover_max_s": round(max([0.0, *late["killed"], *late["frozen"]]), 2),
     }
 
 
 def round_of(kind: str, jobs: int) -> dict[str, Any]:
-    """Run the jobs on one database under blows and return the figures."""
+    """Run the jobs on one database while processes are killed, and return the figures."""
     with tempfile.TemporaryDirectory(prefix="elivepatch-chaos-") as top, ExitStack() as stack:
         house: House = (Embedded if kind == "sqlite" else Spread)(Path(top), stack)
         work_s = 0.3 if kind == "sqlite" else 2.0
@@ -287,12 +287,12 @@ def round_of(kind: str, jobs: int) -> dict[str, Any]:
 
 
 def httpx_ready(house: House) -> bool:
-    """Whether a worker lives."""
+    """Return True if a worker is alive."""
     return house.front.request("GET", "/readyz").status_code == 200
 
 
 def main() -> int:
-    """Run both rounds, print and write the figures; 1 where a job was lost or ended twice."""
+    """Run both rounds, print and write the figures; return 1 if a job was lost or ended twice."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--only", choices=["sqlite", "postgresql"])

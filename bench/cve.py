@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The whole CVE list: how long its index takes, how large it is, how long a host's answer from it takes.
+"""Measure the index of a full CVE list: time to make it, size, and time of a host's queries.
 
 usage: cve.py SAMPLE [--records N] [--sources FILE]
 
-SAMPLE is an archive of some records of the kernel's CVE list; from these a list of N (15,000) is made, each record with
-an id and commits of its own. FILE is what `elivepatch cve update --kernel RELEASE -o FILE` saved; without it the
-questions are about the vanilla version 6.1.176. Writes bench/cve.json.
+SAMPLE is an archive with some records of the kernel's CVE list; the program makes a list of N (15,000) from them, each
+record with its own id and commits. FILE is the output of `elivepatch cve update --kernel RELEASE -o FILE`; without it
+the queries are about the vanilla version 6.1.176. Writes bench/cve.json.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def measure(top: Path, sample: Path, count: int, sources: Path | None) -> dict[s
 
 
 def make_list(sample: Path, top: Path, count: int) -> list[str]:
-    """Write `count` records made from those of the sample and return their ids."""
+    """Write `count` records derived from the sample and return their ids."""
     read: dict[str, dict[str, bytes]] = {}
     with tarfile.open(sample) as archive:
         for member in archive:
@@ -85,7 +85,7 @@ def make_list(sample: Path, top: Path, count: int) -> list[str]:
     names = []
     for number in range(count):
         old, parts = records[number % len(records)]
-        # Copies of one record lie far apart, as nothing that looks alike would help the index to be small.
+        # Copies of a record lie far apart: neighbours that look alike would compress better than real records.
         copy = number // len(records)
         name = f"{old[:9]}{int(old[9:]) + 100_000 * copy}" if copy else old
         directory = top / "cve/published" / name[4:8]
@@ -118,7 +118,7 @@ def commit(repository: Path) -> None:
 
 
 def elivepatch(*words: object) -> float:
-    """Run `elivepatch cve` and return how long it took, start of the program included (seconds)."""
+    """Run `elivepatch cve` and return the seconds it took, including the start of the program."""
     started = time.monotonic()
     subprocess.run([PROGRAM, "cve", *map(str, words)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return round(time.monotonic() - started, 2)

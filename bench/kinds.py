@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kinds of change that a livepatch can make, as source patches for the small kernels: what builders are compared with.
+"""Kinds of change that a livepatch can make, as source patches for the small kernels; used to compare builders.
 
-Each is made from the kernel's own source by replacing texts that are the same from 6.12 to 7.2.
+Each replaces text of the kernel's source that is the same from 6.12 to 7.2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POLL = "	poll_wait(file, &ctx->wqh, wait);\n"
 HEADER = "fs/proc/patched.h"
 
 LOAD = Edit(LOADAVG, '"%lu.%02lu %lu.%02lu %lu.%02lu %u/%d %d\\n"', '"load %lu.%02lu %lu.%02lu %lu.%02lu %u/%d %d\\n"')
-# Behind the numbers, which the guest's own script reads.
+# After the numbers, which the guest's script reads.
 MINUTES = Edit(UPTIME, '"%lu.%02lu %lu.%02lu\\n"', '"%lu.%02lu %lu.%02lu up\\n"')
 SAYS = before(VERSION, END, '	seq_puts(m, "patched\\n");\n')
 LOOP = Edit("drivers/block/loop.c", 'sysfs_emit(buf, "%llu\\n", (unsigned long long)lo->lo_offset)',
@@ -32,7 +32,7 @@ SAYS_PATCHED = "/proc/version =~ (?m)^patched$"
 
 
 class Kind(NamedTuple):
-    """Edits of existing files, what a trial is to see (None: that it can be loaded and reverted), and new files."""
+    """Edits of existing files, new files, and the expectation of the trial (None: it must load and revert)."""
 
     edits: tuple[Edit, ...]
     expectation: str | None = None
@@ -77,7 +77,7 @@ KINDS: dict[str, Kind] = {
         )
     ),
     "static call": Kind((before(VERSION, END, "	cond_resched();\n"), SAYS), SAYS_PATCHED),
-    # Not one that reads user memory: there 6.12 fills in a constant at boot, which no livepatch can carry.
+    # Not a function that reads user memory: 6.12 patches a constant into it at boot, which no livepatch can carry.
     "alternatives": Kind(
         (
             after(VERSION, "#include <linux/utsname.h>\n", "#include <linux/bitops.h>\n#include <asm/cpufeature.h>\n"),
@@ -109,7 +109,7 @@ KINDS: dict[str, Kind] = {
         )
     ),
 }
-"""By name: at least the twelve that builders must agree on."""
+"""Kinds by name: at least the twelve on which builders must agree."""
 
 FOUR = ("several functions", "jump label", "two modules", "line shift")
-"""Those that the test suite tries each time; `make equal` tries all."""
+"""Kinds that the test suite tries each time; `make equal` tries all."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One server under load: a thousand equal requests at once, a thousand followers, ten thousand polls.
 
-Two processes beside it keep two cores busy, as the compilers of a build do. Writes bench/load.json.
+Two more processes keep two cores busy, as the compilers of a build do. Writes bench/load.json.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CROWD = 1000
 POLLS = 10_000
 POLLS_PER_S = 200
 MANY = {"ELIVEPATCH_REQUESTS_PER_S": "2000"}
-# As nice as the server makes what it starts.
+# The same niceness as that of the programs that the server starts.
 _BUSY = "import os; os.nice(10)\nwhile True: sum(range(10**6))"
 
 
 def main() -> int:
-    """Run, print and write the figures; 1 where a target is missed."""
+    """Run, print and write the figures; return 1 if a target is missed."""
     with (
         tempfile.TemporaryDirectory(prefix="elivepatch-load-") as top,
         RunningServer(Path(top) / "state", environment=MANY) as server,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Draw bench/results.json: the stages of a warm build by builder, and what every row takes.
+"""Draw bench/results.json: the stages of a warm build by builder, and the time of every row.
 
 usage: plot.py    (writes docs/where-the-time-goes.svg)
 """
@@ -22,7 +22,7 @@ STAGES = {
     "read": "#8d99ae", "apply": "#577590", "tree": "#b5838d", "kernel": "#b5838d", "compile": "#e09f3e",
     "link": "#9e2a2b", "check": "#335c67",
 }  # fmt: skip
-"""The stages that builders tell, in the order of a build, and their colours."""
+"""Stages that builders report, in the order of a build, with their colours."""
 
 ROW = "#577590"
 STYLE = "text{font:13px sans-serif;fill:#222}.h{font-weight:bold;font-size:15px}.n{fill:#555}.a{stroke:#ddd}"

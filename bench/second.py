@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Build kinds of change by the builders `objects` and `klp` on a small 7.2, compare what they replace, and try both.
+"""Build kinds of change by `objects` and `klp` on a small 7.2, compare the replaced functions, and try both modules.
 
 usage: second.py [--stock RELEASE] [KIND ...]
 
-klp-build and create-diff-object write different modules, so that what is compared is the functions that each replaces,
-with their positions. With --stock, `objects` alone builds for that distribution's kernel. Writes bench/second.json, in
-which kinds that were not asked for stay as they were; ends with 1 where builders differ without a reason that is known,
-or a module does not pass its trial.
+klp-build and create-diff-object write different modules; comparable are the functions that each replaces, with their
+positions. With --stock, `objects` alone builds for that distribution's kernel. Writes bench/second.json and keeps the
+kinds that were not requested; exits with 1 if builders differ without a known reason, or a module fails its trial.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from small_kernels import small_kernel
 
 RESULTS = Path(__file__).with_name("second.json")
 STOCK = ("one line", "several functions", "new function", "jump label", "static call", "module", "line shift")
-"""The kinds that are also tried on a stock kernel."""
+"""Kinds that are also tried on a stock kernel."""
 
 
 def main() -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Small kernels of our own configuration, built from a distribution's source: what tests and measurements customise."""
+"""Small kernels with our own configuration, built from a distribution's source, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from elivepatch.model.progress import Progress, silent
 from elivepatch.service.jobs.local_backend import LocalBackend
 
 FRAGMENT = Path(__file__).with_name("small.config")
-"""What every small kernel has; everything else is left out."""
+"""Options of every small kernel; all others are off."""
 
 TOOLCHAIN = "debian-13"
 
@@ -27,9 +27,9 @@ TOOLCHAIN = "debian-13"
 def small_kernel(
     backend: LocalBackend, series: str, *base_patches: Path, suffix: str = "-small", progress: Progress = silent
 ) -> Base:
-    """Return the small custom base of a kernel series such as `6.12`, built where it is not there.
+    """Return the small custom base of a kernel series such as `6.12`; build it if it is missing.
 
-    `base_patches` are in its source; `suffix` is the local version that tells it from others of the same source.
+    `base_patches` are in its source; `suffix` is the local version that distinguishes kernels of the same source.
     """
     package = backend.archive.versions(f"linux-source-{series}")[0]
     version = re.split(r"[-~]", package.version)[0]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The rows of bench.py whose builders compile whole kernels: small ones of our own configuration.
 
-cold is a livepatch from a base without anything kept by the builder, warm one with the builder's own built tree there;
-floor is what no builder can leave out on that kernel, the bare compile of the changed object and the module link.
+cold: a livepatch from a base without the builder's built tree; warm: with that tree. floor: the lower bound of every
+builder on that kernel, the bare compile of the changed object and the module link.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.service.jobs.local_backend import LocalBackend
 from equal import own_kernel
 from kinds import KINDS
-from measuring import Measured
+from measurement import Measured
 from small_kernels import small_kernel
 
 NAME = "livepatch_bench"
@@ -37,7 +37,7 @@ NAME = "livepatch_bench"
 
 @dataclass(frozen=True)
 class WholeKernel:
-    """One builder on one small kernel; `kept` is the directory of the base where the builder's built tree is."""
+    """A builder on a small kernel; `kept` is the directory in the base that holds the builder's built tree."""
 
     backend: LocalBackend
     kernel: Callable[[LocalBackend], Base]
@@ -46,11 +46,11 @@ class WholeKernel:
 
     @cached_property
     def base(self) -> Base:
-        """The kernel's base, built now where it is not there."""
+        """Base of the kernel; it is built if it is missing."""
         return self.kernel(self.backend)
 
     def cold(self, runs: int) -> Measured:
-        """Build with nothing kept, each time."""
+        """Build without a kept tree, each time."""
         measured = Measured()
         for number in range(runs):
             shutil.rmtree(self.base.directory / self.kept, ignore_errors=True)
@@ -58,7 +58,7 @@ class WholeKernel:
         return measured
 
     def warm(self, runs: int) -> Measured:
-        """Build with the built tree there, another patch each time."""
+        """Build with the kept tree, another patch each time."""
         self._time(Measured(), self.builder, -1)
         measured = Measured()
         for number in range(runs):
@@ -74,7 +74,7 @@ class WholeKernel:
         return measured
 
     def floor(self, runs: int) -> Measured:
-        """Compile the changed object and link the module, and do nothing else."""
+        """Compile the changed object and link the module, nothing else."""
         measured = Measured()
         builder = self._made(ObjectsBuilder)
         compiler, linker = builder.compiler(), builder.linker()
@@ -102,7 +102,7 @@ class WholeKernel:
         return builder(base=self.base, toolchains=self.backend.toolchains, jobs=os.cpu_count() or 1)
 
     def _patch(self, number: int) -> PatchSeries:
-        """Return a patch that no other run has."""
+        """Return a patch that no other run uses."""
         text = KINDS["one line"].patch(self.base.tree).replace('"load %lu', f'"load{number + 1} %lu')
         return PatchSeries((SourcePatch("bench.patch", text.encode()),))
 
@@ -115,9 +115,9 @@ class WholeKernel:
 
 
 def whole_rows(backend: LocalBackend) -> dict[str, tuple[WholeKernel, Callable[[int], Measured]]]:
-    """Return what measures each row, given the number of runs, with the kernel that it is about.
+    """Return the function that measures each row, given the number of runs, and the kernel of the row.
 
-    The rows objects.small and klp.* are on one kernel, with one patch.
+    The rows objects.small and klp.* use the same kernel and patch.
     """
     klp = WholeKernel(backend, lambda backend: small_kernel(backend, "7.2"), KlpBuilder, "klp")
     reference = WholeKernel(backend, own_kernel, ReferenceBuilder, "reference")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The main job, as a user does it: a server, a client, source patches in, livepatches out, shown to work in a VM."""
+"""Run the main job as a user would: start a server, build livepatches, show in a VM that they work."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def server_json(*words: str, cache: str) -> tuple[Any, float]:
-    """Run an `elivepatch-server` command; its progress goes to the terminal, its JSON is returned."""
+    """Run an `elivepatch-server` command with its progress on the terminal; return its JSON and the seconds."""
     started = time.monotonic()
     command: list[str | Path] = [BIN / "elivepatch-server", *words, "--json", "--cache", cache]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
@@ -97,7 +97,7 @@ def serving(state: Path, cache: str) -> Iterator[tuple[str, Path]]:
 def build(
     url: str, token: Path, base: dict[str, Any], patch: str, file: str, pattern: str, output: Path
 ) -> dict[str, Any]:
-    """Build one livepatch by the client and return its entry of the report."""
+    """Build one livepatch with the client and return its entry in the report."""
     module = output / f"{base['release']}-{patch.removesuffix('.patch')}.ko"
     print(f"\n{patch} for {base['release']}", flush=True)
     command = [
@@ -133,9 +133,9 @@ PHASES = ("before", "during", "after")
 
 
 def line_of(text: str, *, before: str, during: str) -> str:
-    """Return the line of `text` at the first place where the guest's words before and during differ."""
+    """Return the line of `text` where the guest's output before and during the livepatch first differs in words."""
     pairs = zip(before.splitlines(), during.splitlines(), strict=False)
-    # Numbers change by themselves; words do not.
+    # Numbers such as the uptime change without a livepatch; words do not.
     words = [("".join(c for c in a if not c.isdigit()).split(), "".join(c for c in b if not c.isdigit()).split())
              for a, b in pairs]  # fmt: skip
     number = next((index for index, (a, b) in enumerate(words) if a != b), 0)
@@ -144,7 +144,7 @@ def line_of(text: str, *, before: str, during: str) -> str:
 
 
 def show(entries: list[dict[str, Any]]) -> None:
-    """Print the table: what was built, how long it took, and what the guest said."""
+    """Print the table of livepatches, with the seconds each took and the output of the guest."""
     header = ("kernel", "patch", "functions", "toolchain s", "base s", "build s", "trial s", "before", "while", "after")
     rows = [
         (one["kernel"], one["patch"].removesuffix(".patch"), ", ".join(one["functions"]),

@@ -38,7 +38,7 @@ def codes_page() -> str:
     lines = [
         "# Codes",
         "",
-        "What a source patch can be told. `elivepatch build` and `elivepatch check` print the code in brackets,",
+        "Results of checking a source patch. `elivepatch build` and `elivepatch check` print the code in brackets,",
         "reports carry it as `problem.code`. The kind decides the exit status: `verdict` 3 (cannot be a livepatch),",
         "`failure` 1 (the patch's own fault), `error` 4 (ours). Made from `elivepatch.model.codes`.",
         "",

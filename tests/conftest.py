@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What all tests share: the way to the modules of tests/support, and to those of bench/ that make kernels."""
+"""Shared setup of all tests: import paths for tests/support and bench, order of files, lanes that fail if they skip."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Machines are shared and slow at times; how long an example takes says nothing about the code.
+# Test machines are shared and slow at times; the duration of an example proves nothing about the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 sys.path[:0] = [str(Path(__file__).parent / "support"), str(Path(__file__).parents[1] / "bench")]
 
-# What CI may lack: the collections beside the project, and what the machine's own kernel gives or not. Anything else
-# (PostgreSQL, the object store, root) is installed or there, and tests that miss it prove nothing where they must run.
+# Reasons for which CI may skip a test: the collections beside the project are missing, or the machine's kernel lacks a
+# feature. Everything else (PostgreSQL, the object store, root) must be present in CI, or a green lane proves nothing.
 _MAY_BE_MISSING = ("the collection of real fixes is not there", "no control group can be made here")
 
-# Files that take long, the longest first in each lane; the others fill the gaps between them. Without caches the first
-# three build kernels.
+# Long-running files, the longest first in each lane; the others fill the gaps. With empty caches the first three build
+# kernels.
 _LONGEST = (
     "test_klp.py", "test_equal.py", "test_custom.py", "test_host_in_guest.py", "test_cve_in_guest.py",
     "test_openrc_in_guest.py", "test_trial.py", "test_build_kinds.py", "test_main_job.py", "test_rewrite.py",
@@ -32,14 +32,14 @@ _LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order files as workers are to take them."""
+    """Order files so that workers take the longest first."""
     items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail a lane in which nothing ran, and in CI one that skipped what CI has to run."""
+    """Fail a lane that ran no test; in CI, also fail a lane that skipped a required test."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    # One that failed may be tried again, and then nobody would look at what was skipped beside it.
+    # CI runs failed tests a second time (packaging/lane); the skipped ones must be checked in the first run.
     if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} or reporter is None:
         return
     if exitstatus == pytest.ExitCode.OK and not reporter.stats.get("passed"):

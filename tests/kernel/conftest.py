@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Real kernels for the tests that build and boot. What they need is made once and kept in the cache."""
+"""Real kernels for the tests that build and boot. The cache keeps the bases and tools that they share."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def server(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def variables(server: Server) -> str:
-    """The beginning of every script of a host: where the server is and what a host is told about it."""
+    """Start of every script of a host: address, fingerprint and token of the server."""
     fingerprint = server.get("/v1/key").json()["fingerprint"]
     return f"export URL=http://{HOST_ADDRESS}:{server.port} FINGERPRINT={fingerprint} ELIVEPATCH_TOKEN={server.token}\n"
 

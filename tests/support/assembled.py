@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A server without its process: the real parts and routes, and a backend that builds nothing."""
+"""A server inside the test process: the real routes and services with a fake backend."""
 
 from __future__ import annotations
 
 import base64
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from deadline import wait_until
 from fake_backend import KERNEL, FakeBackend
 from starlette.testclient import TestClient
 
@@ -28,7 +28,7 @@ DEADLINE_S = 20.0
 
 @dataclass
 class Assembled:
-    """The server, and a client of it that has the operator's token."""
+    """A running server and an HTTP client with the operator's token."""
 
     http: TestClient
     services: Services
@@ -36,7 +36,7 @@ class Assembled:
     state: Path
 
     def token(self, name: str, role: Role, *, tenant: str = "default", kernel: str = "") -> dict[str, str]:
-        """Make a token and return the header that carries it."""
+        """Add a token and return the header that carries it."""
         made = self.services.tokens.add(Account(name=name, role=role, tenant=tenant, kernel=kernel))
         return {"Authorization": f"Bearer {made}"}
 
@@ -46,18 +46,16 @@ class Assembled:
         return self.http.post("/v1/builds", json=body, headers=headers)
 
     def done(self, patch: str, headers: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
-        """Ask, wait, and return the report."""
+        """Submit a build, wait for its end and return the report."""
         asked = self.ask(patch, headers, **more)
         assert asked.status_code in {200, 202}, asked.text
         job = asked.json()["id"]
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
-            report = self.http.get(f"/v1/builds/{job}/report")
-            if report.status_code == 200:
-                document: dict[str, Any] = report.json()
-                return document
-            time.sleep(0.05)
-        raise AssertionError(job)
+        return wait_until(lambda: self._report(job), within_s=DEADLINE_S)
+
+    def _report(self, job: str) -> dict[str, Any] | None:
+        report = self.http.get(f"/v1/builds/{job}/report")
+        document: dict[str, Any] = report.json()
+        return document if report.status_code == 200 else None
 
 
 @contextmanager
@@ -68,12 +66,12 @@ def assembled(
     kind: type[FakeBackend] = FakeBackend,
     **settings: Any,
 ) -> Iterator[Assembled]:
-    """Run a server without its process while the block lasts."""
+    """Run a server in this process until the block ends."""
     backend = kind(state / "runs.txt")
     known: dict[str, Any] = {"requests_per_s": 5000.0, "cache_dir": state} | settings
     services = assemble(ServerSettings(state_dir=state, **known), backend)
     assert services.worker is not None
-    # They may hold the standard error of a test that is over.
+    # The handlers may still write to the standard error of an earlier test.
     logging.getLogger("dbos").handlers.clear()
     services.worker.start()
     services.watch.start()

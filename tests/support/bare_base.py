@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A custom base that has nothing but what builders are chosen by."""
+"""A custom base with only the fields that the choice of a builder reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from elivepatch.model.kernel import BuildId, Digest, Release
 
 
 def bare_base(directory: Path, release: str = "6.12.117-own", **changed: Any) -> Base:
-    """Make one in `directory`, of a kernel without klp-build and IBT unless `changed` says otherwise."""
+    """Make a base in `directory`; `changed` replaces fields. The kernel has neither klp-build nor IBT by default."""
     (directory / "tree").mkdir(exist_ok=True)
     (directory / "tree/.config").write_text("CONFIG_LIVEPATCH=y\n")
     facts: dict[str, Any] = {

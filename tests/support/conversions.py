@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Changes that can be a livepatch of a stock 6.1, as edits of the real source: small, and of many kinds."""
+"""Small changes of many kinds that can be a livepatch of a stock 6.1, as edits of its source."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class CveList:
         )
 
     def add(self, number: int, *words: str, file: str = "", score: float | None = None, fixed: int = 180) -> str:
-        """Add CVE-2030-3NNNN with a fix that says `words`; without any word there is no fix. Return its id."""
+        """Add CVE-2030-3NNNN, with a fix that contains `words` if there are any. Return the id."""
         name = f"CVE-2030-{30000 + number}"
         file = file or f"drivers/lamp/part{number}.c"
         metrics = [] if score is None else [{"cvssV3_1": {"baseScore": score, "vectorString": ""}}]

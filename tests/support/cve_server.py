@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A server on loopback that judges source patches by their own words and hands out signed livepatches of them.
+"""A server on loopback that decides by words in the source patches and hands out signed livepatches.
 
-Lines of a patch that are understood: `function NAME` (what it replaces), `refused`, `applied`, `unchanged`,
+The server understands these lines of a patch: `function NAME` (what it replaces), `refused`, `applied`, `unchanged`,
 `needs NAME` (does not compile unless the patch of that name goes before), `clashes NAME` (does not apply after it),
-`same-as NAME` (is there already after it),
+`same-as NAME` (the source already has it after that patch),
 `crashes-with NAME` (fails its trial together with it), `confuses` (an error of the server's own).
 """
 
@@ -36,10 +36,12 @@ MINE = replace(
 
 @dataclass
 class CveServer(SigningServer):
-    """`asked` is what was asked for: (check, build or trial, names of the patches); `fetched` which documents, and
-    whether they were still the same. `records` is the index that it hands out,
-    `reports` what hosts said: (path, report). In the mood `impostor` it signs documents with another key, in the mood
-    `other-base` it refuses whoever names a base patch.
+    """A signing server that also serves CVE records and kernel sources.
+
+    `asked` lists the builds: (check, build or trial, names of the patches). `fetched` lists the documents served and
+    if the client had them already. `records` is the index that the server hands out, `reports` the (path, report)
+    pairs that hosts sent. In the mood `impostor` the server signs documents with another key; in the mood `other-base`
+    it refuses requests that name a base patch.
     """
 
     sources: KernelSources = MINE
@@ -70,7 +72,7 @@ class CveServer(SigningServer):
         return job
 
     def count(self, form: str) -> int:
-        """How often something was asked for in this form."""
+        """Number of requests of this form."""
         return sum(one == form for one, _ in self.asked)
 
     @staticmethod

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], *, within_s: float = 10, every_s: float = 0.02) -> T:
+def wait_until(condition: Callable[[], T | None], *, within_s: float = 10, every_s: float = 0.02) -> T:
     """Call `condition` until it returns a true value and return that value. Raises AssertionError at the deadline.
 
     The condition is tried once more at the deadline: a machine that was busy meanwhile fails no test.

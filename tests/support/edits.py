@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Source patches made from a kernel's own source by replacing texts, so that one serves many kernels."""
+"""Source patches made by replacing text in a kernel's source, so that one edit fits many kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from elivepatch.model.series import PatchSeries, SourcePatch
 
 
 class Edit(NamedTuple):
-    """In the file `path` of the tree, `old` becomes `new`; `old` must be there exactly once."""
+    """Replacement of `old`, which must occur exactly once in the file `path` of the tree, by `new`."""
 
     path: str
     old: str
@@ -19,12 +19,12 @@ class Edit(NamedTuple):
 
 
 def before(path: str, anchor: str, added: str) -> Edit:
-    """Put text before an anchor."""
+    """Insert text before an anchor."""
     return Edit(path, anchor, added + anchor)
 
 
 def after(path: str, anchor: str, added: str) -> Edit:
-    """Put text behind an anchor."""
+    """Insert text after an anchor."""
     return Edit(path, anchor, anchor + added)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Small ELF files made by hand, so that tests of readers need no compiler and can say exactly what is in a file."""
+"""Small ELF files written byte by byte, so that tests of readers need no compiler and control every field."""
 
 from __future__ import annotations
 

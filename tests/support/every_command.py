@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every command of the client as it runs in every situation in which its --json tells something else.
+"""Runs of every client command, one for each situation in which its --json output differs.
 
-Build, check, kernels and cancel talk to the assembled server, all others to one on loopback that judges by word.
+`build`, `check`, `kernels` and `cancel` talk to the assembled server, all others to a CveServer on loopback.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ OLDER = {
 
 
 def run_connected(*argv: str) -> tuple[int, Any]:
-    """Run a command of those that talk to the assembled server; its output must be as it is published."""
+    """Run a command that talks to the assembled server; its output must follow the published schema."""
     out = io.StringIO()  # the server logs to standard output
     with mock.patch("elivepatch.commandline.Output", return_value=Output(out=out)):
         status = cli.main([*argv, "--json"])
@@ -69,7 +69,7 @@ def run_connected(*argv: str) -> tuple[int, Any]:
 
 @dataclass(frozen=True)
 class Kit:
-    """A host, the two servers that it talks to, and a list of CVEs with their fixes."""
+    """A host, the two servers it talks to, and a list of CVEs with their fixes."""
 
     top: Path
     host: SimulatedHost
@@ -78,7 +78,7 @@ class Kit:
     cves: CveList
 
     def good(self, *words: str | Path) -> Ran:
-        """Run a command that goes well."""
+        """Run a command that must succeed."""
         ran = run_json(self.host, *words)
         assert ran.status == 0, (words, ran.out, ran.err)
         return ran
@@ -93,7 +93,7 @@ class Kit:
         return save(made, self.top / "files")
 
     def overlay(self) -> Repository:
-        """An overlay that the host is subscribed to, and one that is away."""
+        """Subscribe the host to two overlays, of which one is unreachable; return the other."""
         process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.top / "key"]).check("making a key")
         signers = self.top / "signers"
         signers.write_text(f"keeper {(self.top / 'key.pub').read_text()}")
@@ -203,7 +203,7 @@ def _cve_index(kit: Kit) -> None:
 
 
 def _on_kernels(kit: Kit, *words: str | Path) -> list[Any]:
-    """What a command tells of a vanilla kernel, of this host, and of it with and without something closed."""
+    """Documents of a command for a vanilla kernel, for this host, and for this host after CVEs were closed."""
     told = [kit.good(*words, *_records(kit), "--kernel", "6.1.176").document]
     kit.good("cve", "update")
     told.append(kit.good(*words, *_records(kit)).document)
@@ -258,7 +258,7 @@ def _cve_update(kit: Kit) -> None:
 
 
 def _words(kit: Kit) -> list[str]:
-    """CVEs that become of everything that can become of one."""
+    """Add CVEs that reach every outcome; return the ids of those that can be closed."""
     first = kit.cves.add(1, "ok", fixed=178)
     for number, words in enumerate(("refused", "applied", "confuses", f"clashes {first}", "ok"), 2):
         kit.cves.add(number, words)
@@ -270,7 +270,7 @@ def _words(kit: Kit) -> list[str]:
 
 def _cve_plan(kit: Kit) -> None:
     _words(kit)
-    # What the source has already concerns nobody any more once the server has said so.
+    # The plan drops fixes that the source already has, as soon as the server has reported it.
     for options, choices in (((), 6), ((), 5), (("--kernel", RELEASE), 5)):
         counts = kit.good("cve", "plan", *options).document["counts"]
         assert sum(bool(count) for count in counts.values()) == choices

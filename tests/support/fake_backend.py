@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A backend that builds nothing: a patch's own lines say what is to happen to it.
+"""A build backend that builds nothing: the lines of a patch decide what happens.
 
-Lines of a patch that are understood: `sleep SECONDS` (in the build), `trial-sleep SECONDS`, `verdict`, `compile-error`,
-`broken-environment`, `explode`, `disk-full`, `die-once`, `die-always`, `trial-fails`, `deaf` (does not heed its
+The backend understands these lines: `sleep SECONDS` (in the build), `trial-sleep SECONDS`, `verdict`, `compile-error`,
+`broken-environment`, `explode`, `disk-full`, `die-once`, `die-always`, `trial-fails`, `deaf` (ignores its
 cancellation), `log BYTES`, `fill` (writes until the disk is full).
 """
 
@@ -48,13 +48,13 @@ BASE_PATCHES = {"our-driver.patch": Digest("12" * 32), "our-tuning.patch": Diges
 
 
 class FakeBackend:
-    """Notes every run in `journal`, a file, so that runs can be counted over restarts of a server."""
+    """Writes every run to the file `journal`, so that tests can count runs across restarts of a server."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
 
     def runs(self, what: str) -> int:
-        """How often `what` (build or trial) was started."""
+        """Number of started runs of `what` (build or trial)."""
         lines = self._journal.read_text().splitlines() if self._journal.exists() else []
         return sum(line.startswith(what) for line in lines)
 
@@ -76,7 +76,7 @@ class FakeBackend:
         return Digest(hashlib.sha256(b"fake " + release.encode()).hexdigest())
 
     def sweep(self) -> None:
-        """Nothing is left behind here."""
+        """Do nothing: this backend leaves nothing behind."""
 
     def build(
         self,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server with a fake backend, as a program: `fake_server.py STATE_DIR PORT`; `worker` or `front` for one part.
+"""The server program with a fake backend: `fake_server.py STATE_DIR PORT [worker|front]`.
 
-Settings come from the environment, as they do for the real one.
+Reads its settings from the environment, as the real server does.
 """
 
 from __future__ import annotations
@@ -32,6 +32,6 @@ if __name__ == "__main__":
         else:
             serve(settings, FakeBackend(journal) if part == "serve" else None)
     except ElivepatchError as error:
-        # As the real command ends: a code and a sentence, no traceback.
+        # The real command prints a code and a sentence, no traceback.
         Output().problem(error.problem)
         sys.exit(error.problem.kind.exit_status)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Small git repositories for tests, made with nothing of the user's configuration."""
+"""Small git repositories for tests, independent of the user's git configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from elivepatch import process
 
 
 class Repository:
-    """One repository with a working tree; every commit is a minute later than the one before."""
+    """A repository with a working tree; each commit is dated a minute after the previous one."""
 
     def __init__(self, top: Path, *, config: Mapping[str, str] | None = None) -> None:
         self.top = top

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host to be patched, in a virtual machine: Debian 12 and the client, on a disk that survives reboots.
+"""A client host in a virtual machine: Debian 12 and the client, on a disk that survives reboots.
 
-The userland is made once and kept in the cache; the client itself is built from this checkout and put in at the first
-boot. A boot, by systemd or by OpenRC, runs one script of shell lines; what its steps printed comes over the second
-serial port, the kernel's console over the first.
+The userland is made once and kept in the cache; the client is built from this checkout and installed at the first
+boot. A boot, by systemd or by OpenRC, runs one shell script. The output of its steps comes over the second serial
+port, the kernel's console over the first.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LEFT_OUT = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*", "/us
 _SITE = "usr/local/lib/python3.11/dist-packages"
 _DISK_MIB = 512
 _DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net", "ext4")
-# What a machine without devices, accounts and a clock server has no use for; emulated processors are slow.
+# Units that a machine without devices, accounts and a clock server does not need; emulated processors are slow.
 _MASKED = (
     "systemd-update-utmp.service", "systemd-tmpfiles-setup.service", "systemd-tmpfiles-setup-dev.service",
     "systemd-journal-flush.service", "systemd-machine-id-commit.service", "systemd-random-seed.service",
@@ -68,7 +68,7 @@ StandardOutput=tty
 TTYPath=/dev/ttyS0
 TimeoutStartSec=infinity
 """
-# What the distributions of OpenRC have, and Debian's package of it has not.
+# OpenRC distributions have this script; Debian's OpenRC package does not.
 _LOCALMOUNT = """\
 #!/sbin/openrc-run
 start() { :; }
@@ -144,7 +144,7 @@ network() {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """How a command of a script ended, and when, in seconds since the guest's boot."""
+    """Result of one command of a script, with its start and end in seconds since the guest's boot."""
 
     status: int
     began_s: float
@@ -160,7 +160,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boot:
-    """One boot of a guest: its steps by name, the kernel's console, how long it took. A missing step is a failure."""
+    """One boot of a guest: its steps by name, the kernel's console and the duration. A missing step fails the test."""
 
     steps: Mapping[str, Step]
     console: str
@@ -173,17 +173,17 @@ class Boot:
         return self.steps[key]
 
     def problem(self, key: str) -> tuple[int, str]:
-        """Return a failed step's exit status and the code of what it says."""
+        """Return the exit status of a failed step and the code of its problem."""
         return self[key].status, str(self[key].document["problem"]["code"])
 
     def complaints(self) -> list[str]:
-        """Return the lines of the console in which the kernel warns or dies."""
+        """Return the console lines in which the kernel warns or crashes."""
         words = ("WARNING:", "BUG:", "Oops", "Kernel panic", "Call Trace")
         return [line for line in self.console.splitlines() if any(word in line for word in words)]
 
 
 class GuestHost:
-    """One machine: a kernel, and a disk below `place` that keeps what happened to it; its consoles go to `logs`."""
+    """One machine: a kernel, and a disk below `place` that survives reboots; its consoles go to `logs`."""
 
     def __init__(self, kernel: GuestKernel, userland: Path, *, place: Path, logs: Path) -> None:
         self._kernel = kernel
@@ -202,7 +202,7 @@ class GuestHost:
         init: Literal["systemd", "openrc"] = "systemd",
         timeout_s: float = 400,
     ) -> Boot:
-        """Boot, run `script` (which ends the machine), return what was seen; `files` are put on the disk before."""
+        """Write `files` to the disk, boot, run `script` (which powers the machine off) and return the boot."""
         payload = {
             "scenario": (_PRELUDE + script).encode(),
             **_started_by(init),
@@ -233,7 +233,7 @@ class GuestHost:
         )
 
     def scrap(self) -> None:
-        """Remove the disk; it is too large to be kept with a test's other files."""
+        """Remove the disk; it is too large to keep with a test's other files."""
         self._disk.unlink()
 
     def _initramfs(self, payload: Mapping[str, bytes], program: str) -> Iterator[cpio.CpioEntry]:
@@ -265,11 +265,11 @@ def client_files(place: Path) -> dict[str, bytes]:
     """Return the client of this checkout as `pip install` lays it out, compiled, and its units."""
     wheels, site = place / "wheels", place / _SITE
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    # The version is in the wheel's metadata; the sources are those of the checkout, whatever state it is in.
+    # The wheel's metadata has the version; the sources are those of the checkout, uncommitted changes included.
     run([*pip, "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", wheels, CHECKOUT]).check("Making the wheel")
     with zipfile.ZipFile(next(wheels.glob("elivepatch-*.whl"))) as wheel:
         wheel.extractall(site)
-    # Not by the files' times, which the trip through the archive would change.
+    # Not by modification time: the archive changes the times.
     compileall.compile_dir(
         site, quiet=1, stripdir=str(place), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
     )
@@ -281,7 +281,7 @@ def client_files(place: Path) -> dict[str, bytes]:
 
 
 def _started_by(init: str) -> dict[str, bytes]:
-    """Return what makes an init run the script; `systemctl enable` stumbles over a script of its unit's name."""
+    """Return the files that make an init run the script; `systemctl enable` fails if a script has the unit's name."""
     if init == "systemd":
         return {"etc/systemd/system/scenario.service": _UNIT.encode()}
     return {
@@ -292,7 +292,7 @@ def _started_by(init: str) -> dict[str, bytes]:
 
 
 def userland(cache_dir: Path, archive: Archive) -> Path:
-    """Return the disk image with Debian and the client's dependencies, made where it is missing or out of date."""
+    """Return the disk image with Debian and the client's dependencies; make it if it is missing or out of date."""
     how = [inspect.getsource(function) for function in (_make_userland, _install_dependencies)]
     recipe = [_SUITES, _PACKAGES, _LEFT_OUT, _MASKED, _DISK_MIB, REQUIREMENTS.read_text(), how]
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]

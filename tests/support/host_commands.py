@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Running the client's commands on a simulated host, as a shell would: arguments in, status and output out."""
+"""Client commands on a simulated host, run as a shell would: arguments in, status and output out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from elivepatch.trust.pins import Pin, write_pins
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command ended."""
+    """Result of a command."""
 
     status: int
     out: str
@@ -34,7 +34,7 @@ class Ran:
 
     @property
     def code(self) -> str:
-        """The problem's code; fails the test where there is none."""
+        """Code of the problem; fails the test if there is none."""
         return str(self.document["problem"]["code"])
 
 
@@ -43,7 +43,7 @@ def run(host: SimulatedHost, *argv: str | Path) -> Ran:
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(machines, "this_machine", return_value=host.machine),
-        # Nothing here survives a power cut anyway; on a busy disk waiting for it takes minutes.
+        # Tests simulate power cuts without the disk; waiting for a busy disk takes minutes.
         mock.patch.object(os, "fsync"),
         redirect_stdout(out),
         redirect_stderr(err),
@@ -53,7 +53,7 @@ def run(host: SimulatedHost, *argv: str | Path) -> Ran:
 
 
 def run_json(host: SimulatedHost, *argv: str | Path) -> Ran:
-    """Run one command line on `host` with --json; its output must be one JSON document, as it is published."""
+    """Run one command line on `host` with --json; the output must be JSON that follows the schema."""
     ran = run(host, *argv, "--json")
     if "--openvex" not in argv or "problem" in ran.document:
         require_published(argv, ran.document)
@@ -61,13 +61,13 @@ def run_json(host: SimulatedHost, *argv: str | Path) -> Ran:
 
 
 def enrol(host: SimulatedHost, url: str = "http://127.0.0.1:8440", key: str = KEY.public.raw.hex()) -> None:
-    """Have `host` trust a server's key, usually that with which test livepatches are signed."""
+    """Make `host` trust a server's key; the default is the key that signs test livepatches."""
     pin = Pin(url=url, public_key=key, enrolled_at="2026-11-21T03:00:00+00:00")
     write_pins(host.root / "etc/elivepatch/trusted.json", [pin])
 
 
 def enrolled_host(top: Path, url: str) -> SimulatedHost:
-    """Return a host that works with the server at `url` and trusts the key of test livepatches."""
+    """Return a host that uses the server at `url` and trusts the key of test livepatches."""
     made = SimulatedHost(top)
     made.put("etc/elivepatch/client.toml", f'url = "{url}"\ntimeout_s = 2\n')
     enrol(made, url)
@@ -75,7 +75,7 @@ def enrolled_host(top: Path, url: str) -> SimulatedHost:
 
 
 def save(made: Made, directory: Path) -> Path:
-    """Write a livepatch and its signature as a server's files; return the module's path."""
+    """Write a livepatch and its signature, as a server hands them out; return the module's path."""
     directory.mkdir(parents=True, exist_ok=True)
     module = directory / f"{made.statement.name}.ko"
     module.write_bytes(made.module)

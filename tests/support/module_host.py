@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A simulated host that takes real modules: built, tried and signed by a real server; only its kernel is simulated."""
+"""A simulated host that loads real modules, built, tried and signed by a real server; only the kernel is simulated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simulated_host import SimulatedHost, _Livepatch
 
 @dataclass
 class ModuleHost(SimulatedHost):
-    """What a module replaces, the simulated kernel reads in the statement that is kept beside it."""
+    """Simulated host whose kernel reads the functions that a module replaces from the statement stored beside it."""
 
     replaced: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 

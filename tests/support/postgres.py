@@ -18,11 +18,11 @@ USER = "postgres"
 
 
 class Postgres:
-    """One cluster, made at the beginning and removed at the end; it can be restarted in between."""
+    """A cluster that lives as long as its `with` block; tests may restart it meanwhile."""
 
     def __init__(self, port: int) -> None:
         self.port = port
-        # Not in pytest's own directory, which the other user may not enter.
+        # Not below pytest's directory, which the unprivileged user may not enter.
         self._directory = Path(tempfile.mkdtemp(prefix="elivepatch-pg-"))
 
     @property
@@ -48,12 +48,12 @@ class Postgres:
             f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories={self._directory}"
             " -c fsync=off -c max_connections=200 -c logging_collector=on"
         )
-        # Its output goes nowhere: a server that held our files open would keep `run` waiting.
+        # The output is discarded: `run` would wait for a server that holds our files open.
         control = [str(PROGRAMS[-1] / "pg_ctl"), "-D", self._cluster, "-w", "-o", options, "start"]
         self._as_user("sh", "-c", 'exec "$@" >/dev/null 2>&1', "sh", *control).check("pg_ctl start")
 
     def stop(self) -> None:
-        """End the server as a crash would."""
+        """Kill the server, as a crash would."""
         self._as_user("pg_ctl", "-D", self._cluster, "-m", "immediate", "-w", "stop")
 
     def database(self, name: str) -> str:
@@ -70,5 +70,5 @@ class Postgres:
         argv = [str(found) if found.exists() else program, *arguments]
         if os.geteuid() == 0:
             argv = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *argv]
-        # The server must outlive this call, whose end ends the group of what it started: a session of its own.
+        # `run` ends the process group of its program; a session of its own lets the server outlive the call.
         return run(["setsid", "--wait", *argv] if program == "sh" else argv, timeout_s=60)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server as users start it, with the real backend, ended by its process id; and the client beside it."""
+"""The server as users start it, with the real build backend, and the client beside it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Server:
         )
 
     def run(self, *words: str | Path, timeout_s: float = 180) -> tuple[int, dict[str, Any], str]:
-        """Run a command with --json to its end; return its exit status, its document and what it told."""
+        """Run a command with --json to its end; return its exit status, its document and its error output."""
         client = self.client(*words, "--json")
         out, err = client.communicate(timeout=timeout_s)
         document = json.loads(out)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Changes that cannot be a livepatch, as edits of the real source, each with the code it must get."""
+"""Changes that cannot be a livepatch, as edits of the kernel source, each with the expected code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOTH = ("6.1", "6.12")
 
 
 class Case(NamedTuple):
-    """A change, the code it must get, words of the message and of the excerpt."""
+    """A change, the expected code, and words of the expected message and excerpt."""
 
     code: str
     edits: list[Edit]
@@ -62,7 +62,7 @@ CASES: dict[str, Case] = {
         "data-layout", [before("fs/binfmt_misc.c", "} Node;", "	long extra;\n")],
         ("fs/binfmt_misc.c", "Node from"), "+ long int extra;", BOTH,
     ),
-    # As fixes of these files do that the diff tool takes, and that load without a word.
+    # Real fixes of these files change this; the diff tool accepts them and the kernel loads them silently.
     "a device that grows": Case(
         "data-layout", [after("drivers/hid/hid-multitouch.c", "struct mt_device {\n", "	unsigned long more;\n")],
         ("drivers/hid/hid-multitouch.c", "struct mt_device from"), "+ long unsigned int more;",

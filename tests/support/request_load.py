@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Many clients at once, on connections of their own, with as little of a client as can be."""
+"""Many concurrent clients, each with its own connection and a minimal HTTP client."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from running_server import RunningServer
 
 
 def memory_mib(server: RunningServer) -> float:
-    """The most memory that the server has had, in MiB (proc(5): VmHWM)."""
+    """Peak resident memory of the server in MiB (proc(5): VmHWM)."""
     text = Path(f"/proc/{server.pid}/status").read_text()
     return int(text.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def ask_at_once(server: RunningServer, patch: bytes, count: int) -> list[tuple[int, str]]:
-    """Ask for the same build on `count` connections and return the statuses and the names of the jobs."""
+    """Submit the same build on `count` connections; return the HTTP status and the job id of each."""
     content = base64.b64encode(patch).decode()
     body = json.dumps({"kernel": KERNEL.release, "patches": [{"name": "x", "content": content}]}).encode()
     request = _request(server, "POST /v1/builds", f"Content-Length: {len(body)}") + body
@@ -29,14 +29,14 @@ def ask_at_once(server: RunningServer, patch: bytes, count: int) -> list[tuple[i
 
 
 def follow_at_once(server: RunningServer, job: str, count: int) -> list[bytes]:
-    """Follow a job on `count` connections to its end and return what each heard."""
+    """Follow a job on `count` connections to its end and return each event stream."""
     return asyncio.run(_all(server.port, _request(server, f"GET /v1/builds/{job}/events"), count))
 
 
 def poll(server: RunningServer, job: str, *, polls: int, per_s: int) -> list[float]:
-    """Ask where a job stands, `per_s` times a second, and return the seconds that the answers took, sorted.
+    """Request the state of a job `per_s` times a second and return the response times in seconds, sorted.
 
-    They count from when a question was due: a server that falls behind cannot hide it.
+    A response time counts from the moment a request was due, so that a server that falls behind cannot hide it.
     """
     request = _request(server, f"GET /v1/builds/{job}", closing=False)
     took: list[float] = []

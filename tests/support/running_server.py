@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A server process with a fake backend, started, watched and ended by its process id."""
+"""A server process with a fake backend."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 
 class RunningServer:
-    """One state directory and port; the process may be ended and started again."""
+    """A server with a state directory and a port; tests may stop the process and start it again."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class RunningServer:
 
     @property
     def backend(self) -> FakeBackend:
-        """The backend's journal, read from outside."""
+        """Reader of the backend's journal."""
         return FakeBackend(Path(self._environment.get("FAKE_JOURNAL", self.state / "runs.txt")))
 
     @property
@@ -72,7 +72,7 @@ class RunningServer:
         return self.state / "operator.token"
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """Start another process and leave it alone."""
+        """Start the process and do not wait for it."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [
@@ -91,7 +91,7 @@ class RunningServer:
             )
 
     def start(self) -> None:
-        """Start the process and wait until it answers; a worker of its own answers nobody."""
+        """Start the process and wait until it answers; a separate worker has no HTTP port."""
         self._process = self.launch()
         if self.part == "worker":
             return
@@ -108,12 +108,12 @@ class RunningServer:
         raise AssertionError(self.log.read_text())
 
     def ended_within(self, seconds: float) -> int:
-        """Wait for the process's end and return its exit status."""
+        """Wait until the process ends and return its exit status."""
         assert self._process is not None
         return self._process.wait(timeout=seconds)
 
     def kill(self) -> None:
-        """End the process as a crash would."""
+        """Kill the process, as a crash would."""
         if self._process is not None and self._process.poll() is None:
             os.kill(self._process.pid, signal.SIGKILL)
             self._process.wait(timeout=10)
@@ -128,7 +128,7 @@ class RunningServer:
         os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """Ask the process to end."""
+        """Send the process SIGTERM."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGTERM)
 
@@ -137,7 +137,7 @@ class RunningServer:
         return httpx2.request(method, f"{self.url}{path}", headers=headers, trust_env=False, timeout=20, **more)
 
     def ask(self, patch: str, **more: Any) -> str:
-        """Ask for a build and return the job's name."""
+        """Submit a build and return the job id."""
         content = base64.b64encode(patch.encode()).decode()
         body = {"kernel": KERNEL.release, "patches": [{"name": "fix.patch", "content": content}]} | more
         answer = self.request("POST", "/v1/builds", json=body)
@@ -146,7 +146,7 @@ class RunningServer:
         return name
 
     def report(self, job: str, *, within_s: float = DEADLINE_S) -> dict[str, Any]:
-        """Wait for a job's end and return its report."""
+        """Wait until a job ends and return its report."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             answer = self.request("GET", f"/v1/builds/{job}/report")
@@ -157,7 +157,7 @@ class RunningServer:
         raise AssertionError(self.log.read_text())
 
     def events(self, job: str) -> list[dict[str, Any]]:
-        """Return all that happened to a job that is done."""
+        """Return all events of a finished job."""
         text = self.request("GET", f"/v1/builds/{job}/events").text
         lines = [line for line in text.splitlines() if line.startswith(("event: ", "data: "))]
         return [
@@ -166,14 +166,14 @@ class RunningServer:
         ]
 
     def wait_for(self, what: str, count: int = 1) -> None:
-        """Wait until the backend was asked `count` times for `what` (build or trial)."""
+        """Wait until the backend has started `what` (build or trial) `count` times."""
         deadline = time.monotonic() + DEADLINE_S
         while self.backend.runs(what) < count:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
     def keep_alive(self, stop: threading.Event) -> threading.Thread:
-        """Start the process again whenever it ends, as an init system does, until `stop` is set."""
+        """Restart the process each time it ends, as an init system does, until `stop` is set."""
 
         def watch() -> None:
             while not stop.is_set():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether what a command prints follows its published schema, by a small checker for the part of JSON Schema in use."""
+"""Check command output against its published schema, with a small checker for the part of JSON Schema in use."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _KNOWN = {"$schema", "title", "type", "properties", "required", "additionalPrope
 
 @cache
 def published(file: str) -> Any:
-    """Return what is published under this name."""
+    """Return the published schema of this name."""
     return json.loads((SCHEMAS / file).read_text())
 
 
 def require_published(words: Sequence[str | Path], document: Any) -> None:
-    """Fail the test where a client's command printed something else with --json than is published for it."""
+    """Fail the test if the --json output of a client command does not follow its published schema."""
     file = "problem.json"
     if not isinstance(document, dict) or set(document) != {"problem"}:
         index = published("index.json")
@@ -36,7 +36,7 @@ def require_published(words: Sequence[str | Path], document: Any) -> None:
 
 
 def faults(value: Any, schema: dict[str, Any], where: str = "$") -> list[str]:
-    """Return what is wrong with `value`; raises ValueError for a keyword that this checker does not know."""
+    """Return the faults of `value`; raises ValueError for a keyword that this checker does not know."""
     if unknown := set(schema) - _KNOWN:
         raise ValueError(f"{where}: {unknown}")
     if "anyOf" in schema:

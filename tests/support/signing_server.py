@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A server on loopback that speaks version 1 of the API and hands out signed livepatches without building any.
+"""A server on loopback with version 1 of the API that hands out signed livepatches without building them.
 
-It misbehaves on demand: `mood` is `well`, `garbage`, `silent`, `dies` (in the middle of the module), `verdict`,
+`mood` selects a misbehaviour: `well`, `garbage`, `silent`, `dies` (in the middle of the module), `verdict`,
 `working` (a job is never done), `drops` (an answer that never ends), `unsigned`, `stranger` (signs with another key),
 `swapped` (another module than signed) or `other-series`.
 """
@@ -36,7 +36,7 @@ VERDICT = {
 
 @dataclass
 class SigningServer:
-    """What the server knows; `requests` are the bodies of builds that were asked for."""
+    """State of the server; `requests` are the bodies of the submitted builds."""
 
     mood: str = "well"
     build_id: str = BUILD_ID
@@ -65,7 +65,7 @@ class SigningServer:
 
     @staticmethod
     def handler() -> type[BaseHTTPRequestHandler]:
-        """What answers a request to such a server, whose `known` it is given."""
+        """Return the class that handles requests; its `known` is this server."""
         return _Handler
 
     def build(self, body: dict[str, Any]) -> str:
@@ -116,8 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._misbehaves():
             self._json({"id": self.known.build(json.loads(body)), "status": "queued"})
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
-        """Say nothing."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - name of the base class
+        """Log nothing."""
 
     def _misbehaves(self) -> bool:
         if self.known.mood == "garbage":

@@ -230,7 +230,7 @@ class SimulatedHost:
             raise OSError(errno.EINVAL, "Invalid argument")
         for task in self.tasks:
             task.patched = one.enabled
-        # klp_force_transition since 5.17: the module of whatever is being removed stays for ever.
+        # klp_force_transition since 5.17: the module of a livepatch that is being removed stays for ever.
         if not one.enabled:
             one.forced = True
         elif one.replace:

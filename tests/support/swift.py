@@ -22,7 +22,7 @@ from running_server import free_port
 from elivepatch.process import run
 
 USER = "swift"
-# Swift reads the secret of its paths from here and nowhere else.
+# Swift reads the secret of its paths from this file only.
 GLOBAL = Path("/etc/swift/swift.conf")
 PROXY = Path("/usr/bin/swift-proxy-server")
 BUCKET = "elivepatch"
@@ -72,7 +72,7 @@ use = egg:swift#slo
 
 
 def is_installed() -> bool:
-    """Whether the packages are there and this user may use them."""
+    """Check if the packages are installed and this user may run them."""
     return PROXY.exists() and GLOBAL.exists() and os.geteuid() == 0
 
 
@@ -86,7 +86,7 @@ class Swift:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a server's environment says about the store."""
+        """Environment of a server that uses the store."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._ports['proxy']}",
             "AWS_REGION": "us-east-1",
@@ -151,7 +151,7 @@ class Swift:
             except AlreadyExistsError:
                 return
             except BaseError:
-                # A server that has just begun, or an answer about the bucket, which says less than one about a file.
+                # The server has just started, or answers for the bucket already but not for its files.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.3)

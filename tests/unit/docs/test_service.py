@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The pages about API, settings and exit statuses name what there is."""
+"""The pages about the API, settings and exit statuses are complete."""
 
 from __future__ import annotations
 

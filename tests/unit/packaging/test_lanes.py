@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a lane comes to whose tests did not run: CI is not green because nothing was asked."""
+"""A lane whose tests did not run fails: CI is not green because nothing was tested."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an installation brings with it."""
+"""Files of an installation: units, scripts, completions and pages."""
 
 from __future__ import annotations
 

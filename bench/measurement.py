@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What one row of bench.py is made of: seconds, memory and bytes read of each run, with all programs that it starts."""
+"""Measurement of a row of bench.py: seconds, memory and bytes read of each run, with all programs that it starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(slots=True)
 class Measured:
-    """One row in the making. Memory is the most that this process and all below it had resident at one time."""
+    """A row that is being measured. Memory is the peak resident memory of this process and its descendants together."""
 
     runs: list[float] = field(default_factory=list)
     read_bytes: list[int] = field(default_factory=list)
@@ -29,7 +29,7 @@ class Measured:
     peak_mib: float = 0.0
 
     def row(self, name: str, kernel: str) -> dict[str, Any]:
-        """Return it as a row of results.json."""
+        """Return the row as results.json has it."""
         found: dict[str, Any] = {
             "name": name,
             "kernel": kernel,
@@ -45,7 +45,7 @@ class Measured:
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Measure what is done inside as one more run."""
+        """Measure the body of the `with` block as one more run."""
         _adopt()
         ended = threading.Event()
 
@@ -66,7 +66,7 @@ class Measured:
 
 
 def _family() -> dict[int, tuple[int, str]]:
-    """Return the parent and the state of this process and of all below it."""
+    """Return the parent and the state of this process and of its descendants."""
     seen = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -97,9 +97,9 @@ def _resident_bytes() -> int:
 
 
 def _adopt() -> None:
-    """Make this process the parent of what loses its own: bubblewrap ends without waiting for the sandbox's init.
+    """Adopt orphaned descendants: bubblewrap ends without waiting for the sandbox's init.
 
-    Only a parent that waits inherits what a process has read.
+    The kernel adds the bytes that a process read to those of the parent that waits for it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -107,12 +107,12 @@ def _adopt() -> None:
 
 
 def _read_bytes() -> int:
-    """Return what this process and those below it have read so far, with those that ended.
+    """Return the bytes read so far by this process and its descendants, ended ones included.
 
-    `rchar` of proc_pid_io(5): every read(2), out of the cache or not; files mapped into memory are not in it.
+    `rchar` of proc_pid_io(5): every read(2), cached or not; reads of files mapped into memory are not counted.
     """
     for pid, (parent, state) in _family().items():
-        # Those that this process started itself have been waited for, so these are the adopted ones.
+        # The starting code has waited for its own children, so these are the adopted ones.
         if parent == os.getpid() and state == "Z":
             os.waitpid(pid, os.WNOHANG)
     return _added_up("io")
