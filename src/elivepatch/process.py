@@ -16,7 +16,8 @@ import subprocess  # noqa: TID251 - this is the door
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -71,7 +72,7 @@ class Completed:
         raise EnvironmentFault(
             "program-failed",
             f"{doing} failed: {Path(self.argv[0]).name} {how}.",
-            advice=f"Run it by hand to see more: {shlex.join(self.argv)[:2000]}",
+            advice=f"Run it by hand to see more: {shlex.join(self.argv)}",
             excerpt=self.tail(),
         )
 
@@ -126,6 +127,21 @@ def _wait(
         os.close(descriptor)
 
 
+@contextmanager
+def _input(given: bytes | Path | None) -> Iterator[IO[bytes] | int]:
+    """Yield the file that a program reads as standard input."""
+    if given is None:
+        yield subprocess.DEVNULL
+    elif isinstance(given, Path):
+        with given.open("rb") as file:
+            yield file
+    else:
+        with tempfile.TemporaryFile() as file:
+            file.write(given)
+            file.seek(0)
+            yield file
+
+
 def _content(file: IO[bytes]) -> bytes:
     """Return what a program printed, and one byte more than is kept where there is more."""
     file.seek(0)
@@ -153,18 +169,13 @@ def run(
     arguments = tuple(os.fspath(argument) for argument in argv)
     environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **(env or {})}
     started = time.monotonic()
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as given:
-        if isinstance(stdin, bytes):
-            given.write(stdin)
-            given.seek(0)
-        source: IO[bytes] | int = given if isinstance(stdin, bytes) else subprocess.DEVNULL
-        opened = stdin.open("rb") if isinstance(stdin, Path) else None
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, _input(stdin) as source:
         try:
             process = subprocess.Popen(
                 arguments,
                 cwd=cwd,
                 env=environment,
-                stdin=opened if opened is not None else source,
+                stdin=source,
                 stdout=log_to if log_to is not None else output,
                 stderr=log_to if log_to is not None else errors,
                 start_new_session=True,
@@ -176,9 +187,6 @@ def run(
                 f"{arguments[0]} cannot be started: {error.strerror}.",
                 advice="Install the package that contains it; `elivepatch-server doctor` lists what is needed.",
             ) from error
-        finally:
-            if opened is not None:
-                opened.close()
         try:
             in_time = _wait(process, started + timeout_s, on_tick, cancellation)
         finally:

@@ -145,34 +145,39 @@ class ObjectsBuilder(BuildSteps):
             sandbox=self.helper(),
             cancellation=self.cancellation,
         )
-        tool = DiffTool(sandbox=self.helper(), struct_sizes=self.base.struct_sizes, cancellation=self.cancellation)
         try:
-            difference = tool.compare(
-                original=original.sectioned,
-                patched=patched,
-                source=unit.source,
-                parent=unit.parents[0],
-                table=symbol_table(parent, located.block),
-                symvers=self.base.tree / "Module.symvers",
-                name=name,
-                work_dir=directory,
-            )
+            difference = self._compare(unit, original, patched, located, name, directory)
         except BuildStopped:
-            # A changed layout is why the diff finds changed data or sizes, and the one to tell of.
+            # create-diff-object then finds changed data or sizes; the changed layout is their cause.
             if isinstance(layout_problem := layouts.exception(), BuildStopped):
                 raise layout_problem from None
             raise
         finally:
             layouts.exception()
-        told = overrides(ElfFile(patched))
+        skipped = overrides(ElfFile(patched))
         if difference is None:
-            if told:
-                sentence = f"{unit.source}: nothing changes but what the series itself leaves out: {', '.join(told)}."
-                raise BuildStopped(problem("no-change", sentence))
+            if skipped:
+                sentence = f"{unit.source}: nothing changes except what the series itself leaves out: "
+                raise BuildStopped(problem("no-change", f"{sentence}{', '.join(skipped)}."))
             return None
         layouts.result()
         check_fidelity(plain, parent, located, difference.changed, source=unit.source, parent=unit.parents[0])
-        return _Object(unit, located, difference, told)
+        return _Object(unit, located, difference, skipped)
+
+    def _compare(
+        self, unit: Unit, original: Original, patched: Path, located: Located, name: str, directory: Path
+    ) -> Difference | None:
+        tool = DiffTool(sandbox=self.helper(), struct_sizes=self.base.struct_sizes, cancellation=self.cancellation)
+        return tool.compare(
+            original=original.sectioned,
+            patched=patched,
+            source=unit.source,
+            parent=unit.parents[0],
+            table=symbol_table(self.base.parent(unit.parents[0]), located.block),
+            symvers=self.base.tree / "Module.symvers",
+            name=name,
+            work_dir=directory,
+        )
 
     def _planned(self, objects: list[_Object]) -> Iterator[PatchedFunction]:
         for one in objects:

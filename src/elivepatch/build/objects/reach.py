@@ -12,7 +12,7 @@ from elivepatch.build.objects.header_users import NameUsers
 from elivepatch.kernel.compile_units import Unit, Units
 from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
-from elivepatch.model.errors import BuildStopped
+from elivepatch.model.errors import BuildStopped, Problem
 from elivepatch.patch.additions import Additions
 from elivepatch.patch.parse import FileKind, TouchedFile
 
@@ -87,17 +87,8 @@ def reach(
             notes.append(Note(code="left-out", message=message))
         elif not reached and not users.notes:
             unbuilt.append(file.path)
-    missing = [path for path in unbuilt if not (tree / path).exists()]
-    if missing and not found:
-        raise BuildStopped(
-            problem("does-not-apply", f"This kernel's source has no file {missing[0]}.", excerpt="\n".join(missing))
-        )
     if not found:
-        if unbuilt:
-            raise BuildStopped(problem("not-built", f"This kernel builds none of: {_listed(unbuilt)}."))
-        if notes:
-            raise BuildStopped(problem("no-change", "No object of this kernel uses what the series changes."))
-        raise BuildStopped(problem("no-change", "The series changes documentation only."))
+        raise BuildStopped(_nothing_reached(unbuilt, tree, named=bool(notes)))
     for unit in found.values():
         if len(unit.parents) > 1:
             raise BuildStopped(
@@ -114,6 +105,18 @@ def reach(
         added=tuple(sorted(additions.objects)),
         indirect=frozenset(found) - direct,
     )
+
+
+def _nothing_reached(unbuilt: Sequence[str], tree: Path, *, named: bool) -> Problem:
+    """Return why a series reaches no object; `named` says that a header's names were searched for and found unused."""
+    if missing := [path for path in unbuilt if not (tree / path).exists()]:
+        sentence = f"This kernel's source has no file {missing[0]}."
+        return problem("does-not-apply", sentence, excerpt="\n".join(missing))
+    if unbuilt:
+        return problem("not-built", f"This kernel builds none of: {_listed(unbuilt)}.")
+    if named:
+        return problem("no-change", "No object of this kernel uses what the series changes.")
+    return problem("no-change", "The series changes documentation only.")
 
 
 def _refuse_build_files(touched: Sequence[TouchedFile], additions: Additions) -> None:

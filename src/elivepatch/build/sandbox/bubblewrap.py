@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where untrusted work runs: bubblewrap, as an unprivileged user, without network, with a system call filter.
+"""Sandbox for untrusted work: bubblewrap, an unprivileged user, no network, a system call filter.
 
-A patch is code that runs at build time, so nothing of a patch is compiled, diffed or linked outside. There is no
-fallback: where the sandbox cannot be made, there is no build. bubblewrap comes out of a toolchain root, started
-through that root's own loader, because bubblewrap before 0.12 lets a planted symbolic link create paths on the host
-(CVE-2026-87766) and Debian 12 has 0.8.
+A patch is code that runs at build time, so every program that compiles, compares or links a patch runs in here. There
+is no fallback: without a sandbox there is no build. bubblewrap comes from a toolchain root and is started by that
+root's own loader, because bubblewrap before 0.12 lets a planted symbolic link create paths on the host
+(CVE-2026-87766), and Debian 12 has 0.8.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import pyseccomp
 
-from elivepatch.build.sandbox.cgroup import own_group
+from elivepatch.build.sandbox.cgroup import Group, own_group
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.process import Cancellation, Completed, run
 
 BUILD_UID = 65432
-"""Owner of base trees and of everything in a build; in systemd's range of dynamic users, so nobody's account."""
+"""Owner of base trees and of all files of a build; a number from systemd's range of dynamic users, so no account."""
 
 MOUNT_POINTS = ("src", "in", "out", "tools")
-"""Directories every toolchain root has at its top, so that no mount point is ever created inside attacker's reach."""
+"""Directories at the top of every toolchain root: bubblewrap never has to create a mount point."""
 
 _MINIMUM_BWRAP = (0, 12)
 _FILE_LIMIT_BYTES = 2 << 30
@@ -39,8 +40,8 @@ _DISK_FULL = os.strerror(errno.ENOSPC).encode()
 _ROOM_BYTES = 16 << 20
 _TRANSCRIPT_BYTES = 256 * 1024
 
-# What a compiler never needs and what kernel exploits like: keys, tracing, namespaces, mounts, modules, new system
-# call surfaces. Refused with EPERM rather than a signal, so that a program that merely asks goes on.
+# System calls that compilers never need and kernel exploits often use: keys, tracing, namespaces, mounts, modules, new
+# interfaces. They fail with EPERM rather than a signal, so that a program that only tries one continues.
 _DENIED_CALLS = (
     "acct", "add_key", "bpf", "clock_settime", "delete_module", "finit_module", "fsconfig", "fsmount", "fsopen",
     "fspick", "init_module", "io_uring_enter", "io_uring_register", "io_uring_setup", "kexec_file_load", "kexec_load",
@@ -52,10 +53,10 @@ _DENIED_CALLS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox:
-    """A toolchain root made ready to run programs in.
+    """A toolchain root in which programs run.
 
-    `root` is mounted read-only at `/`. `helper` is the root whose bubblewrap is used. What programs print is added to
-    the file `transcript`, where there is one.
+    `root` is mounted read-only at `/`. `helper` is the root whose bubblewrap is used. The output of each program is
+    appended to the file `transcript` unless that is None.
     """
 
     root: Path
@@ -77,73 +78,107 @@ class Sandbox:
         on_tick: Callable[[float], None] | None = None,
         cancellation: Cancellation | None = None,
     ) -> Completed:
-        """Run one program inside and return how it ended; `on_tick` and `cancellation` are what `process.run` says.
+        """Run one program in the sandbox and return how it ended; `on_tick` and `cancellation` as in `process.run`.
 
-        `layers` are shown on top of each other at /src, the last one uppermost, with a throw-away layer above them
-        that is kept in memory, or where a whole kernel is built, in the empty directory `upper` on disk;
-        `writable` is shown at /src instead, for real; `inputs` and `tools` are read-only at /in and /tools; `output`
-        is the one place whose content stays, at /out. Writable directories must belong to `BUILD_UID`. Raises
-        EnvironmentFault where the sandbox itself cannot be made, or where all programs of this process's sandboxes
-        together used up their memory, and OSError where the program found the disk full.
+        /src shows the directories `layers`, the last one uppermost, under a layer of its own that takes all changes:
+        in memory, or in the empty directory `upper` on disk for builds of whole kernels. `writable` is mounted at /src
+        instead of layers; changes to it stay. `inputs` and `tools` are mounted read-only at /in and /tools. `output`
+        is mounted at /out, and its content stays. `output` and `writable` must belong to `BUILD_UID`.
+
+        Raises EnvironmentFault if the sandbox cannot be made, or if all programs of this process's sandboxes together
+        used up their memory; OSError if the program found the disk full.
         """
         group = own_group()
         ended = 0
-        arguments: list[str] = []
         if group is not None:
             group.make()
             ended = group.ended()
-            arguments += group.entering()
-        arguments += [*_dropped(), *_bwrap(self.helper), *_namespaces(), "--ro-bind", str(self.root), "/"]
-        arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(1 << 30), "--tmpfs", "/tmp"]  # noqa: S108
-        if writable is not None:
-            arguments += ["--bind", str(writable), "/src"]
-        for layer in layers:
-            arguments += ["--overlay-src", str(layer)]
-        if upper is not None:
-            arguments += ["--overlay", *_upper(upper), "/src"]
-        elif layers:
-            arguments += ["--tmp-overlay", "/src"]
-        for path, place in ((inputs, "/in"), (tools, "/tools")):
-            if path is not None:
-                arguments += ["--ro-bind", str(path), place]
-        if output is not None:
-            arguments += ["--bind", str(output), "/out"]
-        for name, value in (_FIXED_ENVIRONMENT | dict(env or {})).items():
-            arguments += ["--setenv", name, value]
-        arguments += ["--chdir", "/src"]
-        with tempfile.TemporaryFile() as program:
-            program.write(_filter_program())
-            program.seek(0)
-            arguments += ["--seccomp", str(program.fileno()), "--", *argv]
+        entered = [*_drop_privileges(), *_bwrap(self.helper), *_NAMESPACES]
+        shown = self._mounts(layers, upper, writable=writable, inputs=inputs, output=output, tools=tools)
+        shown += _environment(env)
+        with tempfile.TemporaryFile() as filters:
+            filters.write(_filter_program())
+            filters.seek(0)
             done = run(
-                arguments,
+                [*(group.entering() if group is not None else ()), *entered, *shown,
+                 "--seccomp", str(filters.fileno()), "--", *argv],
                 timeout_s=timeout_s,
-                pass_fds=(program.fileno(),),
+                pass_fds=(filters.fileno(),),
                 on_tick=on_tick,
                 cancellation=cancellation,
-            )
+            )  # fmt: skip
+        # A descriptor and a control group mean nothing in another shell: the command to repeat by hand has neither.
+        done = replace(done, argv=(*entered, *shown, "--", *argv))
         if self.transcript is not None:
-            _note(self.transcript, argv, done)
-        if done.status != 0 and _DISK_FULL in done.output + done.log and _without_room(output, writable, upper):
-            # The compiler's words, but no word about the patch.
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if done.status != 0 and group is not None and group.ended() > ended:
-            raise EnvironmentFault(
-                "memory-used-up",
-                f"The build needed more than the {group.limit >> 20} MiB that all its programs may have together.",
-                advice="Build on a machine with more memory, or with fewer compilers at once (the setting `jobs`).",
-            )
-        if done.status != 0 and done.log.startswith((b"bwrap: ", b"setpriv: ", b"prlimit: ", b"cgroup: ")):
-            raise EnvironmentFault(
-                "sandbox",
-                f"The sandbox cannot be made: {done.log.decode(errors='replace').splitlines()[0]}.",
-                advice="User namespaces and overlayfs must be allowed, and the cache directory open to all users.",
-            )
+            _append_transcript(self.transcript, argv, done)
+        if not done.ok:
+            _raise_if_ours(done, group, ended, places=(output, writable, upper))
         return done
+
+    def _mounts(
+        self,
+        layers: Sequence[Path],
+        upper: Path | None,
+        *,
+        writable: Path | None,
+        inputs: Path | None,
+        output: Path | None,
+        tools: Path | None,
+    ) -> list[str]:
+        """Return bubblewrap's options for everything that programs see."""
+        options = ["--ro-bind", str(self.root), "/", "--proc", "/proc", "--dev", "/dev"]
+        options += ["--size", str(1 << 30), "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
+        if writable is not None:
+            options += ["--bind", str(writable), "/src"]
+        for layer in layers:
+            options += ["--overlay-src", str(layer)]
+        if upper is not None:
+            options += ["--overlay", *_upper(upper), "/src"]
+        elif layers:
+            options += ["--tmp-overlay", "/src"]
+        for option, path, place in (
+            ("--ro-bind", inputs, "/in"),
+            ("--ro-bind", tools, "/tools"),
+            ("--bind", output, "/out"),
+        ):
+            if path is not None:
+                options += [option, str(path), place]
+        return options
+
+
+def _environment(env: Mapping[str, str] | None) -> list[str]:
+    options = []
+    for name, value in (_FIXED_ENVIRONMENT | dict(env or {})).items():
+        options += ["--setenv", name, value]
+    return [*options, "--chdir", "/src"]
+
+
+def _raise_if_ours(done: Completed, group: Group | None, ended: int, *, places: Sequence[Path | None]) -> None:
+    """Raise OSError or EnvironmentFault if a program failed for want of disk, memory or a sandbox.
+
+    `ended` is how many programs of the group the kernel had ended before.
+    """
+    if done.status == 0:
+        return
+    if _DISK_FULL in done.output + done.log and _without_room(*places):
+        # The compiler printed it, but it says nothing about the patch.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if group is not None and group.ended() > ended:
+        raise EnvironmentFault(
+            "memory-used-up",
+            f"The build needed more than the {group.limit >> 20} MiB that all its programs may have together.",
+            advice="Build on a machine with more memory, or with fewer compilers at once (the setting `jobs`).",
+        )
+    if done.log.startswith((b"bwrap: ", b"setpriv: ", b"prlimit: ", b"cgroup: ")):
+        raise EnvironmentFault(
+            "sandbox",
+            f"The sandbox cannot be made: {done.log.decode(errors='replace').splitlines()[0]}.",
+            advice="User namespaces and overlayfs must be allowed, and the cache directory open to all users.",
+        )
 
 
 def writable_directory(path: Path) -> Path:
-    """Make a directory that programs inside may write to, and return it."""
+    """Make a directory that programs in a sandbox may write to, and return it."""
     path.mkdir()
     os.chown(path, BUILD_UID, BUILD_UID)
     return path
@@ -155,21 +190,28 @@ def _upper(directory: Path) -> list[str]:
 
 
 def _without_room(*places: Path | None) -> bool:
-    # A patch can make a compiler say these words (#error), and the throw-away layers can be full while the disk is not.
+    # A patch can make a compiler print this message (#error), and a layer in memory can be full while the disk is not.
     used = [place for place in (*places, Path(tempfile.gettempdir())) if place is not None]
     return any(shutil.disk_usage(place).free < _ROOM_BYTES for place in used)
 
 
-def _note(transcript: Path, argv: Sequence[str], done: Completed) -> None:
-    # One write per program: appends of several threads do not mix.
+def _append_transcript(transcript: Path, argv: Sequence[str], done: Completed) -> None:
     head = f"$ {' '.join(argv)[:2000]}\n"
-    tail = f"[status {done.status}, {done.seconds:.2f} s]\n\n"
-    # What a program that succeeded wrote to standard output is its product, not its report.
+    tail = f"[status {done.status}, {done.seconds:.2f} s]\n"
+    if not done.ok:
+        # Complete, so that an operator can paste it into a shell: only the system call filter is missing from it.
+        tail += f"to repeat it by hand, as root:\n{shlex.join(done.argv)}\n"
+    # A program that succeeded printed its product to standard output, not a report.
     printed = done.log if done.ok else done.output + done.log
+    # One write per program: appends of several threads do not mix.
     with transcript.open("ab", buffering=0) as file:
-        file.write(head.encode() + printed[:_TRANSCRIPT_BYTES] + tail.encode())
+        file.write(head.encode() + printed[:_TRANSCRIPT_BYTES] + tail.encode() + b"\n")
 
 
+_NAMESPACES = (
+    "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session", "--clearenv",
+    "--cap-drop", "ALL", "--hostname", "build",
+)  # fmt: skip
 _FIXED_ENVIRONMENT = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -183,8 +225,8 @@ _FIXED_ENVIRONMENT = {
 }
 
 
-def _dropped() -> list[str]:
-    # bubblewrap run by root would map the inner user to root of the host, so the user is dropped first.
+def _drop_privileges() -> list[str]:
+    # bubblewrap run by root would map the user inside to root of the host, so root becomes an ordinary user first.
     limits = ["prlimit", f"--fsize={_FILE_LIMIT_BYTES}", f"--as={_MEMORY_LIMIT_BYTES}", f"--nproc={_PROCESS_LIMIT}"]
     limits += ["--core=0", "--"]
     if os.geteuid() != 0:
@@ -206,14 +248,9 @@ def _bwrap(helper: Path) -> tuple[str, ...]:
         raise EnvironmentFault(
             "sandbox",
             "The toolchain that carries the sandbox has no bubblewrap of at least version 0.12.",
-            advice="Make it anew: elivepatch-server toolchain remove debian-13, then toolchain add debian-13.",
+            advice="Make it again: elivepatch-server toolchain remove debian-13, then toolchain add debian-13.",
         )
     return tuple(command)
-
-
-def _namespaces() -> list[str]:
-    return ["--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session", "--clearenv",
-            "--cap-drop", "ALL", "--hostname", "build"]  # fmt: skip
 
 
 @cache

@@ -14,6 +14,12 @@ _LIVE = sa.text("status <> 'done' OR reusable")
 
 def upgrade() -> None:
     """Make the tables."""
+    _make_builds()
+    _make_events()
+    _make_tokens()
+
+
+def _make_builds() -> None:
     op.create_table(
         "builds",
         sa.Column("number", _NUMBER, autoincrement=True, nullable=False),
@@ -47,6 +53,9 @@ def upgrade() -> None:
         "uq_builds_live_job_key", "builds", ["job_key"], unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE
     )
     op.create_index("ix_builds_status", "builds", ["status"])
+
+
+def _make_events() -> None:
     op.create_table(
         "events",
         sa.Column("id", _NUMBER, autoincrement=True, nullable=False),
@@ -59,6 +68,9 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_events_build_id", "events", ["build", "id"])
+
+
+def _make_tokens() -> None:
     op.create_table(
         "tokens",
         sa.Column("digest", sa.String(64), nullable=False),

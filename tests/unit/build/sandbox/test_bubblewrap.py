@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sandbox command lines: everything that a program may see, and a log from which a failure can be repeated."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elivepatch.build.sandbox import bubblewrap
+from elivepatch.build.sandbox.bubblewrap import Sandbox
+from elivepatch.model.errors import EnvironmentFault
+from elivepatch.process import Completed
+
+SCRIPT = "echo 'it''s long' && " + "true; " * 1000 + "exit 1"
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Collect the command lines that a sandbox would start; each fails with status 1."""
+    seen: list[tuple[str, ...]] = []
+
+    def run(argv: Sequence[str], **_: Any) -> Completed:
+        seen.append(tuple(argv))
+        return Completed(argv=tuple(argv), status=1, output=b"", log=b"gcc: no", seconds=0.5, timed_out=False)
+
+    monkeypatch.setattr(bubblewrap, "own_group", lambda: None)
+    monkeypatch.setattr(bubblewrap, "run", run)
+    monkeypatch.setattr(bubblewrap, "_bwrap", lambda helper: ("ld.so", str(helper / "usr/bin/bwrap")))
+    return seen
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    return Sandbox(root=tmp_path / "root", helper=tmp_path / "helper", transcript=tmp_path / "log")
+
+
+def test_the_log_of_a_failed_program_holds_the_complete_command(
+    tmp_path: Path, sandbox: Sandbox, started: list[tuple[str, ...]]
+) -> None:
+    sandbox.run(["sh", "-c", SCRIPT], layers=[tmp_path / "tree"], inputs=tmp_path / "a b", env={"T": "fs/a.o"})
+    line = next(line for line in (tmp_path / "log").read_text().splitlines() if "bwrap" in line)
+    command = shlex.split(line)
+    assert command[-3:] == ["sh", "-c", SCRIPT]
+    for part in (["--overlay-src", str(tmp_path / "tree")], ["--ro-bind", str(tmp_path / "a b"), "/in"]):
+        assert " ".join(part) in " ".join(command)
+    # The filter is read from a descriptor, which no other shell has.
+    assert "--seccomp" in started[0]
+    assert "--seccomp" not in command
+    assert [word for word in started[0] if word in command or word.isdecimal() or word == "--seccomp"] == [*started[0]]
+
+
+def test_the_advice_of_a_failed_program_is_the_same_command(
+    tmp_path: Path, sandbox: Sandbox, started: list[tuple[str, ...]]
+) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        sandbox.run(["sh", "-c", SCRIPT], writable=tmp_path).check("Building")
+    assert started
+    assert shlex.join(["sh", "-c", SCRIPT]) in caught.value.problem.advice
+    assert "--seccomp" not in caught.value.problem.advice
+
+
+def test_a_program_that_succeeds_leaves_a_short_line(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, started: list[tuple[str, ...]]
+) -> None:
+    def run(argv: Sequence[str], **_: Any) -> Completed:
+        started.append(tuple(argv))
+        return Completed(argv=tuple(argv), status=0, output=b"object", log=b"warning", seconds=0.5, timed_out=False)
+
+    monkeypatch.setattr(bubblewrap, "run", run)
+    sandbox.run(["gcc", "-c", "a.c"], output=tmp_path)
+    assert (tmp_path / "log").read_text() == "$ gcc -c a.c\nwarning[status 0, 0.50 s]\n\n"
