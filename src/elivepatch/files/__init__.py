@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files on disk: written whole, locked, read within bounds."""
+"""Ground floor for files: atomic writes, locks between processes, bounded reads, digests."""

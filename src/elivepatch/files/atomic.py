@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Atomic publication of files and directories: after a crash a name holds the old content or the new, never a part.
 
-The order is that of rename(2) and fsync(2): content reaches the disk before its name does, the name before the caller
-goes on. Nothing else in this project renames or links files.
+The order of the steps follows rename(2) and fsync(2): the content reaches the disk first, then its name, and only then
+does the call return. No other module of this project renames or links files.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
 
 def create_atomic(path: Path, content: bytes, *, mode: int = 0o600) -> bool:
-    """Make `path` with `content`, durably, unless it is there; return whether this call made it.
+    """Create `path` with `content`, durably, unless it exists; return whether this call created it.
 
-    Of several processes that call this at once exactly one gets True. Raises OSError.
+    If several processes call this at once, exactly one gets True. `mode` is reduced by the umask. Raises OSError.
     """
     staged = _stage(path, content, mode)
     try:
@@ -48,7 +48,7 @@ def create_atomic(path: Path, content: bytes, *, mode: int = 0o600) -> bool:
 def publish(staged: Path, place: Path) -> None:
     """Rename `staged`, a file or a whole directory, to `place`, durably; raises OSError.
 
-    `place` may be a file that is to be replaced. Where both are directories, `place` must be empty or absent.
+    A file at `place` is replaced. If `staged` is a directory, `place` must be missing or an empty directory.
     """
     sync_tree(staged)
     staged.rename(place)
@@ -72,14 +72,17 @@ def move(source: Path, target: Path) -> None:
 
 
 def set_aside(place: Path, doomed: Path) -> None:
-    """Rename `place` to `doomed` so that nobody finds it while it is being removed; raises OSError."""
+    """Rename `place` to `doomed`, so that nobody finds it while its files are being removed; raises OSError.
+
+    Not durable: after a crash `place` may be back.
+    """
     place.rename(doomed)
 
 
 def sync_tree(path: Path) -> None:
-    """Bring a file, or each file and directory below a directory, to the disk; raises OSError.
+    """Write a file, or all files and directories below a directory, through to the disk; raises OSError.
 
-    Symbolic links are skipped: their text is part of the directory that holds them.
+    Symbolic links are skipped: their text belongs to the directory that holds them.
     """
     if path.is_symlink():
         return
@@ -107,7 +110,7 @@ def sync_filesystem(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Bring the names in a directory to the disk; raises OSError."""
+    """Write the names in a directory through to the disk; raises OSError."""
     _sync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -120,7 +123,7 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def _stage(path: Path, content: bytes, mode: int) -> Path:
-    """Write `content` beside `path` under a name that nobody else uses, and return that name."""
+    """Write `content` beside `path` under a name that no other process uses, and return that path."""
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(staged, _NEW, mode)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading a file that somebody else may put in place: a regular file of bounded size and nothing else."""
+"""Bounded reads of files that another user can put in place: regular files up to a size, nothing else."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import NamedTuple
 
 
 class Unusable(NamedTuple):
-    """Why a file cannot be used: the code of a finding, and one sentence."""
+    """Reason for not using a file: the code of a finding, and one sentence."""
 
     code: str
     why: str
 
 
 def read_regular(file: Path, limit: int) -> tuple[bytes, float] | Unusable:
-    """Return content and modification time (seconds since 1970), or why it cannot be used.
+    """Return the content and the modification time (seconds since 1970), or the reason for not using the file.
 
-    No link is followed and no pipe waited for: whoever writes there must not choose what is read.
+    A symbolic link is not followed and a pipe is not waited for: the user who can write there must not choose which
+    file is read, or hold up the reader.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

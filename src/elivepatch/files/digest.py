@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""SHA-256 digests, as 64 hexadecimal digits: of bytes, of files, of facts that a cache key is made from."""
+"""SHA-256 digests as 64 hexadecimal digits: of bytes, of files, of the facts in a cache key."""
 
 from __future__ import annotations
 
@@ -23,5 +23,8 @@ def sha256_file(path: Path) -> Digest:
 
 
 def sha256_json(facts: Any) -> Digest:
-    """Return the digest of `facts` spelled as JSON with sorted keys: equal facts, equal digests."""
+    """Return the digest of `facts` as JSON with sorted keys, so that equal facts have equal digests.
+
+    Cache keys on disk rest on this spelling: a change of it makes every cache useless.
+    """
     return sha256(json.dumps(facts, sort_keys=True).encode())

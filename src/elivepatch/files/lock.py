@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Locks between processes, by flock(2): a lock ends with the process that holds it, however that ends."""
+"""Locks between processes by flock(2): the kernel releases a lock when its holder ends, even by a kill."""
 
 from __future__ import annotations
 
@@ -36,21 +36,22 @@ def exclusive_lock(
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[None]:
-    """Hold the lock in the file or directory `path`; the file is made if it is missing.
+    """Hold the lock on the file or directory `path`; a file that is missing is created with `mode`.
 
-    Raises Locked if another process holds it for longer than `wait_s` seconds, OSError if `path` cannot be opened.
-    `holder` is left in the file for whoever finds it locked: at most 200 bytes.
+    `holder` describes this process: at most 200 bytes, kept in the lock file for others to report. A directory keeps no
+    text. Raises Locked if another process holds the lock for longer than `wait_s` seconds, OSError if `path` cannot be
+    opened or written.
     """
-    descriptor = (
-        os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if path.is_dir() else os.open(path, _FLAGS, mode)
-    )
+    is_directory = path.is_dir()
+    descriptor = os.open(path, _DIRECTORY_FLAGS) if is_directory else os.open(path, _FLAGS, mode)
     try:
         deadline = monotonic() + wait_s
         while not _taken(descriptor):
             if monotonic() >= deadline:
                 raise Locked(_holder_of(descriptor))
             sleep(_LOOK_AGAIN_S)
-        if holder:
+        if not is_directory:
+            # Also without a text of our own: the text of an earlier holder would name the wrong process.
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, holder.encode()[:_HOLDER_BYTES], 0)
         yield
@@ -60,18 +61,21 @@ def exclusive_lock(
 
 @contextmanager
 def made_once(path: Path, *, progress: Progress = silent, waiting_for: str = "") -> Iterator[None]:
-    """Hold the lock in the file `path` while something is made, as long as another process makes it.
+    """Hold the lock on the file `path` while something is made that several processes may want at once.
 
-    The second process waits without limit, then finds it made. `progress` hears of the wait if `waiting_for` names
-    what is waited for.
+    The second process waits without limit and then finds the result of the first. If `waiting_for` names that result,
+    `progress` gets an event before the wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        if not _taken(file.fileno()):
+    descriptor = os.open(path, _FLAGS, 0o644)
+    try:
+        if not _taken(descriptor):
             if waiting_for:
                 progress(Event(stage="lock", message=f"another process is busy with {waiting_for}; waiting for it"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def _taken(descriptor: int) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Canonical JSON: one spelling for every value, so that what is signed can be compared byte for byte."""
+"""Canonical JSON: one spelling for every value, so that signed data can be compared byte for byte."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from elivepatch.model.errors import TrustError
 
 
 def encode(value: dict[str, Any]) -> bytes:
-    """Return the one spelling of `value`: sorted keys, no white space, ASCII.
+    """Return the canonical spelling of `value`: sorted keys, no white space, ASCII.
 
-    The value holds strings, integers, booleans, lists and mappings only; a float would have more than one spelling
-    and raises TypeError.
+    The value holds strings, integers, booleans, lists and mappings only. A float has more than one spelling and raises
+    TypeError.
     """
     _refuse_floats(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
 def decode(data: bytes, *, limit: int, what: str) -> dict[str, Any]:
-    """Read a JSON object of at most `limit` bytes; raises TrustError for everything else.
+    """Read a JSON object of at most `limit` bytes; raises TrustError for any other bytes. `what` names it in messages.
 
     A key that appears twice is refused: two readers of the same bytes could otherwise see two values.
     """
@@ -39,7 +39,7 @@ def _malformed(what: str, how: str) -> TrustError:
     return TrustError(
         "envelope-malformed",
         f"The {what} {how}.",
-        advice="Fetch the livepatch and its signature again; if this repeats, ask whoever runs the server.",
+        advice="Fetch the livepatch and its signature again; if it happens again, ask the administrator of the server.",
     )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Signed documents: what a server knows and hands out beside livepatches, with a detached signature.
+"""Signed documents: data that a server delivers beside livepatches, with a detached signature.
 
-The signature is made over DSSE's pre-authentication encoding of the document's type and its bytes (secure-systems-lab,
-`protocol.md`), so that a signed document of one type is never taken for one of another.
+The key signs DSSE's pre-authentication encoding of the document's type and bytes (dsse.py), so that a signed document
+of one type is never accepted as one of another.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from elivepatch.trust.dsse import pre_authentication
 from elivepatch.trust.keys import PublicKey, ServerKey
 
 HEADER = "Elivepatch-Signature"
-"""The header of an answer that carries the signature of its body."""
+"""HTTP response header with the signature of the body."""
 
 SOURCES = "application/vnd.elivepatch.kernel-sources.v1+json"
 RECORDS = "application/vnd.elivepatch.cve-records.v1"
@@ -26,12 +26,12 @@ _VALUE = re.compile(r"ed25519=([A-Za-z0-9+/]{86}==)")
 
 
 def sign_document(key: ServerKey, kind: str, content: bytes) -> str:
-    """Return the signature of a document of this type, as the header carries it."""
+    """Return the signature of a document of type `kind`, in the form of the header."""
     return f"ed25519={base64.b64encode(key.sign(pre_authentication(kind, content))).decode('ascii')}"
 
 
 def require_signed(pinned: Collection[PublicKey], kind: str, content: bytes, signature: str) -> None:
-    """Raise TrustError where none of the `pinned` keys signed exactly this document."""
+    """Raise TrustError if none of the `pinned` keys signed exactly this document."""
     found = _VALUE.fullmatch(signature)
     try:
         raw = base64.b64decode(found[1], validate=True) if found else b""
@@ -40,6 +40,6 @@ def require_signed(pinned: Collection[PublicKey], kind: str, content: bytes, sig
     if not any(key.verifies(raw, pre_authentication(kind, content)) for key in pinned):
         raise TrustError(
             "document-signature",
-            "What the server told is not signed by a server that this host trusts.",
+            "The server's answer is not signed by a server that this host trusts.",
             advice="If the server's key was changed on purpose, run `elivepatch enroll URL` again.",
         )

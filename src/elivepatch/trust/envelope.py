@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Signed statements: DSSE envelopes around canonical JSON, made by the server and verified by the host.
 
-The form is that of DSSE v1 (secure-systems-lab, `protocol.md`): the signature is made over the pre-authentication
-encoding `DSSEv1 LEN(type) type LEN(body) body`, never over the JSON around it.
+The format is DSSE v1 (secure-systems-lab, `protocol.md`): the key signs the pre-authentication encoding of the
+statement (dsse.py), never the JSON around it.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Collection
 from typing import Any
 
+from elivepatch.files.digest import sha256
 from elivepatch.model.errors import TrustError
 from elivepatch.trust import canonical, statement
 from elivepatch.trust.dsse import pre_authentication
@@ -25,7 +25,7 @@ _MAX_SIGNATURES = 16
 
 
 def sign_livepatch(key: ServerKey, about: Statement) -> bytes:
-    """Return the envelope that says `about` in the name of `key`."""
+    """Return an envelope with the statement `about`, signed by `key`."""
     body = about.encode()
     signature = key.sign(pre_authentication(PAYLOAD_TYPE, body))
     return canonical.encode(
@@ -40,7 +40,7 @@ def sign_livepatch(key: ServerKey, about: Statement) -> bytes:
 
 
 def require_enrolled(pinned: Collection[PublicKey]) -> None:
-    """Raise TrustError where no key is pinned, so that nothing could be believed."""
+    """Raise TrustError if no key is pinned: then no signature can be verified."""
     if not pinned:
         raise TrustError(
             "not-enrolled",
@@ -50,15 +50,15 @@ def require_enrolled(pinned: Collection[PublicKey]) -> None:
 
 
 def verify_envelope(envelope: bytes, pinned: Collection[PublicKey]) -> Statement:
-    """Return what one of the `pinned` keys says in `envelope`; raises TrustError for anything else.
+    """Return the statement in `envelope` if one of the `pinned` keys signed it; raises TrustError otherwise.
 
-    The module's bytes are not looked at: use `verify_livepatch` before trusting a module.
+    The module's bytes are not checked: use `verify_livepatch` before you trust a module.
     """
     require_enrolled(pinned)
     read = canonical.decode(envelope, limit=MAX_BYTES, what="signature file")
     body, signatures = _parts(read)
     message = pre_authentication(PAYLOAD_TYPE, body)
-    # The key id only helps people; it is not covered by the signature, so every pinned key is tried.
+    # The signature does not cover the key id, which is there for people only: so every pinned key is tried.
     if not any(key.verifies(signature, message) for key in pinned for signature in signatures):
         raise TrustError(
             "signature",
@@ -69,21 +69,21 @@ def verify_envelope(envelope: bytes, pinned: Collection[PublicKey]) -> Statement
 
 
 def verify_livepatch(envelope: bytes, module: bytes, pinned: Collection[PublicKey]) -> Statement:
-    """Return what a pinned key says about exactly these module bytes; raises TrustError for anything else."""
-    said = verify_envelope(envelope, pinned)
-    if len(module) != said.size_bytes:
+    """Return the statement if a pinned key signed it for exactly these module bytes; raises TrustError otherwise."""
+    signed = verify_envelope(envelope, pinned)
+    if len(module) != signed.size_bytes:
         raise TrustError(
             "module-size",
-            f"The module has {len(module)} bytes, the signed statement says {said.size_bytes}.",
-            advice="The file is truncated or was changed on its way: fetch it again.",
+            f"The module has {len(module)} bytes, but the signed statement gives {signed.size_bytes}.",
+            advice="The file was cut off or changed on its way: fetch it again.",
         )
-    if hashlib.sha256(module).hexdigest() != said.digest:
+    if sha256(module) != signed.digest:
         raise TrustError(
             "module-digest",
             "The module is not the one that was signed: its SHA-256 differs.",
             advice="The file was changed on its way: fetch it again, and find out who changed it.",
         )
-    return said
+    return signed
 
 
 def _parts(read: dict[str, Any]) -> tuple[bytes, list[bytes]]:
@@ -107,6 +107,6 @@ def _base64(value: object) -> bytes:
 def _malformed() -> TrustError:
     return TrustError(
         "envelope-malformed",
-        "The signature file is not an envelope of this project.",
-        advice="Give the .sig file that the server handed out with the module.",
+        "The signature file is not a DSSE envelope of elivepatch.",
+        advice="Give the .sig file that the server delivered with the module.",
     )

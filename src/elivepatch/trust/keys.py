@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from elivepatch.files.atomic import create_atomic
+from elivepatch.files.digest import sha256
 from elivepatch.model.errors import TrustError
 
 KEY_BYTES = 32
@@ -23,9 +23,9 @@ _MAX_FILE_BYTES = 16 * 1024
 
 
 def parse_fingerprint(text: str) -> str:
-    """Return a fingerprint as 64 lower-case hexadecimal digits; colons, spaces and `SHA256:` are let through.
+    """Return a fingerprint as 64 lower-case hexadecimal digits; colons, spaces and `SHA256:` are dropped.
 
-    Raises TrustError where it is not one.
+    Raises TrustError if `text` is not a fingerprint.
     """
     plain = re.sub(r"[\s:]", "", text.strip().lower().removeprefix("sha256:"))
     if not re.fullmatch(r"[0-9a-f]{64}", plain, re.ASCII):
@@ -65,7 +65,7 @@ class PublicKey:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the 32 bytes, 64 lower-case hexadecimal digits."""
-        return hashlib.sha256(self.raw).hexdigest()
+        return sha256(self.raw)
 
     @property
     def shown(self) -> str:
@@ -74,11 +74,11 @@ class PublicKey:
         return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
 
     def as_dict(self) -> dict[str, str]:
-        """Return what a server tells of its key (GET /v1/key)."""
+        """Return the answer to GET /v1/key."""
         return {"algorithm": "ed25519", "public_key": self.raw.hex(), "fingerprint": self.fingerprint}
 
     def verifies(self, signature: bytes, message: bytes) -> bool:
-        """Whether `signature` was made over exactly `message` with this key's private half."""
+        """Return whether this key's private half made `signature` over exactly `message`."""
         if len(signature) != SIGNATURE_BYTES:
             return False
         try:
@@ -90,7 +90,7 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True)
 class ServerKey:
-    """The private key with which a server signs what it hands out."""
+    """The private key with which a server signs livepatches and documents."""
 
     private: Ed25519PrivateKey = field(repr=False)
 
@@ -105,11 +105,10 @@ class ServerKey:
 
     @classmethod
     def load_or_create(cls, path: Path) -> ServerKey:
-        """Return the key in `path` (PKCS#8, PEM, mode 0600), made first where there is none.
+        """Return the key in `path` (PKCS#8, PEM, mode 0600); create it first if the file is missing.
 
-        Two processes that start at once end up with the same key: the file is written under another name and linked
-        into place, and whoever comes second reads it. Raises TrustError where the file is not a key, or where others
-        than its owner can read it.
+        Two processes that start at once get the same key: one of them creates the file, both read it. Raises
+        TrustError if the file is not a key, or if other users than its owner can read it.
         """
         if not path.exists():
             _create(path)
@@ -119,23 +118,7 @@ class ServerKey:
 def _create(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".key-")  # mkstemp makes it 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(name, path)
-        except FileExistsError:
-            return
-    finally:
-        Path(name).unlink()
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    create_atomic(path, pem, mode=0o600)  # if another process was first, its key is the server's
 
 
 def _read(path: Path) -> Ed25519PrivateKey:
@@ -147,7 +130,7 @@ def _read(path: Path) -> Ed25519PrivateKey:
                 raise TrustError(
                     "key-exposed",
                     f"{path} can be read by others than its owner.",
-                    advice=f"If nobody else had access, `chmod 600 {path}`; otherwise make a new key and enrol anew.",
+                    advice=f"If nobody had access, `chmod 600 {path}`; otherwise make a new key and enrol each host.",
                 )
             key = load_pem_private_key(file.read(_MAX_FILE_BYTES), password=None)
     except OSError as error:

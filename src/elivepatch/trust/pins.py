@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which servers a host trusts: /etc/elivepatch/trusted.json, written when the host is enrolled."""
+"""Keys of the servers that a host trusts: /etc/elivepatch/trusted.json, written when the host is enrolled."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from elivepatch.files.atomic import write_atomic
 from elivepatch.model.errors import HostError, TrustError
 
 _MAX_FILE_BYTES = 256 * 1024
@@ -17,7 +18,7 @@ _MAX_FILE_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """A server's public key (64 hexadecimal digits) and when and from where it was pinned (UTC, ISO 8601)."""
+    """A server's public key (64 hexadecimal digits), its URL, and the time of enrolment (UTC, ISO 8601)."""
 
     url: str
     public_key: str
@@ -25,9 +26,9 @@ class Pin:
 
 
 def read_pins(path: Path) -> tuple[Pin, ...]:
-    """Return what is pinned, nothing where the file does not exist.
+    """Return the pinned keys, none if the file is missing.
 
-    Raises TrustError where the file is malformed, or where others than its owner can write to it.
+    Raises TrustError if the file is malformed, or if other users than its owner can write to it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -59,18 +60,11 @@ def read_pins(path: Path) -> tuple[Pin, ...]:
 
 
 def write_pins(path: Path, pins: Sequence[Pin]) -> None:
-    """Replace the file by one that holds `pins`, atomically; raises HostError where it cannot be written."""
+    """Replace the file by one with `pins`, atomically; raises HostError if it cannot be written."""
     content = json.dumps({"servers": [asdict(pin) for pin in pins]}, indent=2).encode() + b"\n"
-    fresh = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        write_atomic(path, content)
     except OSError as error:
         raise HostError(
             "trusted-unwritable",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the server says about a livepatch, and signs: which bytes, for which kernel, made from what."""
+"""The statement about a livepatch that a server signs: the module's digest, its kernel, its source patches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Statement:
     """A livepatch module, the one kernel it is for, and the source patches in it.
 
     `digest` and `size_bytes` are those of the module file. `series` are the digests of the source patches in the
-    order in which they were applied: with `replace` set, that is everything that is live once the module is.
+    order in which they were applied. With `replace` set they are all the patches that are live once the module is.
     `build_key` names the build on the server.
     """
 
@@ -47,7 +47,7 @@ class Statement:
 
     @classmethod
     def of(cls, livepatch: Livepatch, *, series: Sequence[Digest], replace: bool) -> Statement:
-        """Return the statement for a built livepatch; raises TrustError where a field could never be verified."""
+        """Return the statement for a built livepatch; raises TrustError if a host would refuse one of the fields."""
         return _checked(
             cls(
                 name=livepatch.name,
@@ -73,12 +73,12 @@ class Statement:
 
     @classmethod
     def decode(cls, payload: bytes) -> Statement:
-        """Read what `encode` wrote; raises TrustError for any other bytes, another spelling included."""
+        """Read the output of `encode`; raises TrustError for any other bytes, also for another spelling."""
         read = canonical.decode(payload, limit=MAX_BYTES, what="statement")
         if read.get("schema") != SCHEMA or isinstance(read.get("schema"), bool):
             raise TrustError(
                 "statement-schema",
-                "The statement follows a schema that this client does not know.",
+                "The statement has a schema that this client does not know.",
                 advice="Install the client version that belongs to the server.",
             )
         try:
@@ -97,7 +97,7 @@ class Statement:
         except (KeyError, TypeError) as error:
             raise _unfit("lacks a field or has one of the wrong kind") from error
         if _checked(statement).encode() != payload:
-            raise _unfit("is not spelled canonically")
+            raise _unfit("is not canonical JSON")
         return statement
 
 
@@ -112,7 +112,7 @@ def _unfit(how: str) -> TrustError:
     return TrustError(
         "statement-malformed",
         f"The statement {how}.",
-        advice="Fetch the livepatch and its signature again; if this repeats, ask whoever runs the server.",
+        advice="Fetch the livepatch and its signature again; if it happens again, ask the administrator of the server.",
     )
 
 
@@ -139,7 +139,7 @@ def _checked(statement: Statement) -> Statement:
         and all(_is_function(item) for item in statement.functions)
     )
     if not fits:
-        raise _unfit("has a field whose value is not possible")
+        raise _unfit("has a field with an impossible value")
     return statement
 
 

@@ -36,7 +36,7 @@ def test_the_signed_bytes_are_those_of_dsse() -> None:
         pytest.param([KEY.public], SOURCES, CONTENT, SIGNED[:-4], id="cut"),
         pytest.param([KEY.public], SOURCES, CONTENT, f" {SIGNED}", id="written otherwise"),
         pytest.param([KEY.public], SOURCES, CONTENT, f"ed25519={'A' * 86}==", id="made up"),
-        pytest.param([], SOURCES, CONTENT, SIGNED, id="where nothing is pinned"),
+        pytest.param([], SOURCES, CONTENT, SIGNED, id="no key is pinned"),
     ],
 )
 def test_any_other_is_refused(pinned: list[PublicKey], kind: str, content: bytes, signature: str) -> None:

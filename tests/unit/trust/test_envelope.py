@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a host believes about a livepatch, and what it does not."""
+"""Signed livepatches: a host accepts what a pinned server signed for these bytes, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where keys come from, and who may read them."""
+"""Keys of servers: they are made once, only their owner reads them, and hosts pin them."""
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_a_link_in_the_place_of_the_key_is_not_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
 )
-def test_a_damaged_key_is_told_and_never_replaced(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_key_is_reported_and_never_replaced(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "server.pem"
     path.write_bytes(content)
     path.chmod(0o600)
@@ -72,7 +73,7 @@ def test_a_damaged_key_is_told_and_never_replaced(tmp_path: Path, content: bytes
     assert path.read_bytes() == content
 
 
-def test_a_key_of_another_kind_is_told(tmp_path: Path) -> None:
+def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "server.pem"
     other = generate_private_key(SECP256R1())
     path.write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -110,6 +111,22 @@ def test_what_is_pinned_is_read_back(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_a_pinned_server_is_on_the_disk_before_the_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = list[str]()
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_pins(tmp_path / "trusted.json", [])
+    assert len(synced) == 2
+    assert synced[-1] == str(tmp_path)
+
+
 def test_a_list_of_trusted_servers_that_others_can_write_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "trusted.json"
     write_pins(path, [])
@@ -120,7 +137,7 @@ def test_a_list_of_trusted_servers_that_others_can_write_is_not_used(tmp_path: P
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"servers": [1]}', '{"servers": [{"url": 1}]}', '{"servers": 3}'])
-def test_a_damaged_list_of_trusted_servers_is_told(tmp_path: Path, content: str) -> None:
+def test_a_damaged_list_of_trusted_servers_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "trusted.json"
     path.write_text(content)
     with pytest.raises(TrustError) as caught:
@@ -128,7 +145,7 @@ def test_a_damaged_list_of_trusted_servers_is_told(tmp_path: Path, content: str)
     assert caught.value.problem.code == "trusted-malformed"
 
 
-def test_a_list_that_cannot_be_written_is_the_hosts_matter(tmp_path: Path) -> None:
+def test_a_list_that_cannot_be_written_is_a_problem_of_the_host(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HostError):
         write_pins(tmp_path / "file" / "trusted.json", [])
