@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from postgres import Postgres
 from running_server import RunningServer, free_port
 
-from elivepatch.service.db.database import builds, events, open_database, patiently, sqlite_url
+from elivepatch.service.db.database import open_database, retry_while_away, sqlite_url
+from elivepatch.service.db.tables import builds, events
 
 RESULT = Path(__file__).with_name("chaos.json")
 RESTARTS = 10
@@ -159,7 +160,7 @@ class Spread(House):
             with self.database.connect() as connection:
                 return list(connection.execute(query, {"name": name}).scalars())
 
-        return patiently(ask, patience_s=30)
+        return retry_while_away(ask, patience_s=30)
 
     def kill(self) -> None:
         name = self.choice.choice(self.awake())
@@ -211,7 +212,7 @@ def hurt(house: House, jobs: int) -> None:
     deadline = time.monotonic() + DEADLINE_S
     for blow in blows(house):
         time.sleep(EVERY_S)
-        done = patiently(house.finished, patience_s=60)
+        done = retry_while_away(house.finished, patience_s=60)
         enough = house.seen.restarts >= RESTARTS and house.seen.freezes >= FREEZES
         if done >= jobs or time.monotonic() > deadline:
             if not enough:

@@ -24,6 +24,10 @@ INTERRUPTED = 130
 """The exit status of a command that the user interrupted: 128 + SIGINT, as shells have it."""
 
 
+# The module of a package of commands that registers none.
+_SHARED = "options"
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are ours: a code, a sentence, a piece of advice."""
 
@@ -47,7 +51,8 @@ class _Version(argparse.Action):
 def build_parser(
     prog: str, description: str, commands: ModuleType, argv: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
-    """Return the command line; every module of the package `commands` registers the subcommand of its name.
+    """Return the command line; every module of the package `commands` registers the subcommand of its name,
+    but for `options`, which holds what several of them share.
 
     Where `argv` begins with one of these names, only that module is imported: a command does not wait for what the
     others need.
@@ -55,7 +60,7 @@ def build_parser(
     parser = Parser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("-v", "--version", action=_Version, nargs=0, help="show program's version number and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    names = sorted(found.name for found in pkgutil.iter_modules(commands.__path__))
+    names = sorted(found.name for found in pkgutil.iter_modules(commands.__path__) if found.name != _SHARED)
     for name in names if not argv or argv[0] not in names else [argv[0]]:
         importlib.import_module(f"{commands.__name__}.{name}").register(subparsers)
     return parser

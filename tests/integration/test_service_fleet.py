@@ -18,7 +18,8 @@ from postgres import PROGRAMS, Postgres
 from running_server import RunningServer, free_port
 from swift import Swift, is_installed
 
-from elivepatch.service.db.database import events, open_database, patiently
+from elivepatch.service.db.database import open_database, retry_while_away
+from elivepatch.service.db.tables import events
 from elivepatch.trust.envelope import verify_livepatch
 from elivepatch.trust.keys import PublicKey
 
@@ -59,7 +60,7 @@ class House:
                 told = connection.execute(sa.select(events.c.data).where(events.c.build == job)).scalars().all()
             return max((one.get("attempt", 0) for one in told), default=0)
 
-        return patiently(ask, patience_s=30)
+        return retry_while_away(ask, patience_s=30)
 
     def holder(self, job: str) -> str:
         """Which worker runs the job."""

@@ -22,9 +22,10 @@ from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
 from elivepatch.service.access.accounts import Account, Role, Tokens
-from elivepatch.service.db.database import metadata, migrate, one_at_a_time, open_database
+from elivepatch.service.db.database import advisory_lock, migrate, open_database
+from elivepatch.service.db.tables import metadata
 from elivepatch.service.http.routes.hosts import HostBody, Hosts
-from elivepatch.service.jobs.jobs import Asked, Jobs, Outcome
+from elivepatch.service.jobs.jobs import Jobs, NewJob, Outcome
 
 pytestmark = [
     pytest.mark.integration,
@@ -45,8 +46,8 @@ def database() -> Iterator[sa.Engine]:
         engine.dispose()
 
 
-def asked(key: str) -> Asked:
-    return Asked(
+def asked(key: str) -> NewJob:
+    return NewJob(
         job_key=Digest(key * 32), build_key=Digest("bb" * 32), release="6.1.0", kernel_build_id="cc", request={"p": []}
     )
 
@@ -127,11 +128,11 @@ def test_who_waits_for_the_tables_does_not_hold_up_who_makes_them(database: sa.E
 
     def other_process() -> None:
         waiting.set()
-        with one_at_a_time(database, 7):
+        with advisory_lock(database, 7):
             pass
 
     waits = threading.Thread(target=other_process)
-    with one_at_a_time(database, 7):
+    with advisory_lock(database, 7):
         waits.start()
         waiting.wait()
         time.sleep(1)

@@ -20,7 +20,7 @@ from elivepatch.service.access.accounts import Account, Role
 from elivepatch.service.http.dependencies import Services
 from elivepatch.service.http.routes import api
 from elivepatch.service.http.server import assemble
-from elivepatch.service.parts import TOKEN_FILE
+from elivepatch.service.state_directory import TOKEN_FILE
 from elivepatch.settings import ServerSettings
 
 DEADLINE_S = 20.0
@@ -83,4 +83,4 @@ def assembled(
     services.watch.stop()
     services.engine.stop()
     services.worker.stop()
-    services.parts.close()
+    services.resources.close()

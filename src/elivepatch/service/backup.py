@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path, PurePosixPath
 
 from elivepatch.model.errors import EnvironmentFault, UsageError
-from elivepatch.service.parts import (
+from elivepatch.service.state_directory import (
     DATABASE_FILE,
     ENGINE_FILE,
     KEY_FILE,

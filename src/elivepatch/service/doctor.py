@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic.migration import MigrationContext
 from obstore.exceptions import BaseError
 
 from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.build.sandbox.toolchain import declarations
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault
 from elivepatch.process import SEARCH_PATH
-from elivepatch.service.db.database import open_database
+from elivepatch.service.db.database import current_revision, database_url, open_database
 from elivepatch.service.jobs.local_backend import LocalBackend
-from elivepatch.service.parts import STORE_DIRECTORY, database_url
+from elivepatch.service.state_directory import DATABASE_FILE, STORE_DIRECTORY
 from elivepatch.service.store import Store
 from elivepatch.settings import ServerSettings
 
@@ -34,7 +33,7 @@ _PROGRAMS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Check:
     """One thing that was looked at. `advice` is empty where it is well."""
 
     what: str
@@ -43,36 +42,36 @@ class Finding:
     advice: str = ""
 
 
-def look(settings: ServerSettings) -> list[Finding]:
+def look(settings: ServerSettings) -> list[Check]:
     """Return what was found; nothing is changed, but that a small file is put into the store and taken out again."""
-    findings = [
+    checks = [
         _guarded("state directory", lambda: _state(settings)),
         _guarded("database", lambda: _database(settings)),
     ]
-    findings += [_guarded("store", lambda: _store(settings)), _guarded("disk", lambda: _disk(settings))]
-    findings += [_guarded("cache directory", lambda: _cache(settings)), _guarded("memory of builds", _memory)]
-    findings += [_program(name, purpose) for name, purpose in _PROGRAMS.items()]
-    findings += [_guarded("toolchains", lambda: _toolchains(settings)), _guarded("kernels", lambda: _kernels(settings))]
-    return [*findings, *_tls(settings)]
+    checks += [_guarded("store", lambda: _store(settings)), _guarded("disk", lambda: _disk(settings))]
+    checks += [_guarded("cache directory", lambda: _cache(settings)), _guarded("memory of builds", _memory)]
+    checks += [_program(name, purpose) for name, purpose in _PROGRAMS.items()]
+    checks += [_guarded("toolchains", lambda: _toolchains(settings)), _guarded("kernels", lambda: _kernels(settings))]
+    return [*checks, *_tls(settings)]
 
 
-def _guarded(what: str, check: Callable[[], Finding]) -> Finding:
+def _guarded(what: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except ElivepatchError as error:
-        return Finding(what=what, well=False, seen=error.problem.message, advice=error.problem.advice)
+        return Check(what=what, well=False, seen=error.problem.message, advice=error.problem.advice)
     except (OSError, sa.exc.DBAPIError, BaseError) as error:
         seen = str(error).splitlines()[0][:200]
-        return Finding(what=what, well=False, seen=seen, advice="Look whether it runs, answers and lets this user in.")
+        return Check(what=what, well=False, seen=seen, advice="Look whether it runs, answers and lets this user in.")
 
 
-def _state(settings: ServerSettings) -> Finding:
+def _state(settings: ServerSettings) -> Check:
     state = settings.state_dir
     if not state.is_dir():
-        return Finding(what="state directory", well=True, seen=f"{state}: will be made at the first start")
+        return Check(what="state directory", well=True, seen=f"{state}: will be made at the first start")
     private = state.stat().st_mode & 0o077 == 0
     mine = os.access(state, os.R_OK | os.W_OK | os.X_OK)
-    return Finding(
+    return Check(
         what="state directory",
         well=private and mine,
         seen=f"{state}: {'private' if private else 'open to others'}, {'ours' if mine else 'not ours'}",
@@ -80,32 +79,31 @@ def _state(settings: ServerSettings) -> Finding:
     )
 
 
-def _database(settings: ServerSettings) -> Finding:
+def _database(settings: ServerSettings) -> Check:
     url = database_url(settings)
-    if not settings.database and not (settings.state_dir / "elivepatch.db").exists():
-        return Finding(what="database", well=True, seen="SQLite: will be made at the first start")
+    if not settings.database and not (settings.state_dir / DATABASE_FILE).exists():
+        return Check(what="database", well=True, seen="SQLite: will be made at the first start")
     engine = open_database(url)
     try:
-        with engine.connect() as connection:
-            revision = MigrationContext.configure(connection).get_current_revision()
-        return Finding(what="database", well=True, seen=f"{engine.dialect.name}: answers, tables of {revision}")
+        revision = current_revision(engine)
+        return Check(what="database", well=True, seen=f"{engine.dialect.name}: answers, tables of {revision}")
     finally:
         engine.dispose()
 
 
-def _store(settings: ServerSettings) -> Finding:
+def _store(settings: ServerSettings) -> Check:
     place = settings.state_dir / STORE_DIRECTORY
     if not settings.store and not place.is_dir():
-        return Finding(what="store", well=True, seen="directory: will be made at the first start")
+        return Check(what="store", well=True, seen="directory: will be made at the first start")
     (Store.at(settings.store) if settings.store else Store.in_directory(place)).check()
-    return Finding(what="store", well=True, seen=f"{settings.store or place}: takes and gives files")
+    return Check(what="store", well=True, seen=f"{settings.store or place}: takes and gives files")
 
 
-def _disk(settings: ServerSettings) -> Finding:
+def _disk(settings: ServerSettings) -> Check:
     places = [place for place in (settings.state_dir, settings.cache_dir) if place.is_dir()] or [Path("/")]
     free = min(shutil.disk_usage(place).free for place in places) >> 20
     enough = free >= max(settings.disk_reserve_mib, 2048)
-    return Finding(
+    return Check(
         what="disk",
         well=enough,
         seen=f"{free} MiB free",
@@ -113,10 +111,10 @@ def _disk(settings: ServerSettings) -> Finding:
     )
 
 
-def _cache(settings: ServerSettings) -> Finding:
+def _cache(settings: ServerSettings) -> Check:
     cache = settings.cache_dir.absolute()
     closed = [str(place) for place in (cache, *cache.parents) if place.is_dir() and not place.stat().st_mode & 0o001]
-    return Finding(
+    return Check(
         what="cache directory",
         well=not closed,
         seen=f"{closed[0]} is closed to others" if closed else f"{cache}: open to the sandbox's user",
@@ -124,10 +122,10 @@ def _cache(settings: ServerSettings) -> Finding:
     )
 
 
-def _memory() -> Finding:
+def _memory() -> Check:
     group = own_group()
     if group is None:
-        return Finding(
+        return Check(
             what="memory of builds",
             well=False,
             seen="each program is bounded, not all of a build together",
@@ -135,12 +133,12 @@ def _memory() -> Finding:
         )
     seen = f"at most {group.limit >> 20} MiB for all programs of a build (control group v{group.version})"
     group.remove()
-    return Finding(what="memory of builds", well=True, seen=seen)
+    return Check(what="memory of builds", well=True, seen=seen)
 
 
-def _program(name: str, purpose: str) -> Finding:
+def _program(name: str, purpose: str) -> Check:
     found = shutil.which(name, path=SEARCH_PATH)
-    return Finding(
+    return Check(
         what=name,
         well=found is not None,
         seen=found or f"not there; it {purpose}",
@@ -148,9 +146,9 @@ def _program(name: str, purpose: str) -> Finding:
     )
 
 
-def _toolchains(settings: ServerSettings) -> Finding:
+def _toolchains(settings: ServerSettings) -> Check:
     present = [toolchain.name for toolchain in LocalBackend(settings).toolchains.list()]
-    return Finding(
+    return Check(
         what="toolchains",
         well=bool(present),
         seen=f"{', '.join(present) or 'none'} of {len(declarations())} that are known",
@@ -158,7 +156,7 @@ def _toolchains(settings: ServerSettings) -> Finding:
     )
 
 
-def _kernels(settings: ServerSettings) -> Finding:
+def _kernels(settings: ServerSettings) -> Check:
     backend = LocalBackend(settings)
     kernels = [kernel.release for kernel in backend.kernels()]
     for release in kernels:
@@ -166,8 +164,8 @@ def _kernels(settings: ServerSettings) -> Finding:
             backend.facts(release)
         except EnvironmentFault as fault:
             problem = fault.problem
-            return Finding(what="kernels", well=False, seen=f"{release}: {problem.message}", advice=problem.advice)
-    return Finding(
+            return Check(what="kernels", well=False, seen=f"{release}: {problem.message}", advice=problem.advice)
+    return Check(
         what="kernels",
         well=bool(kernels),
         seen=", ".join(kernels) or "none",
@@ -175,10 +173,10 @@ def _kernels(settings: ServerSettings) -> Finding:
     )
 
 
-def _tls(settings: ServerSettings) -> Iterator[Finding]:
+def _tls(settings: ServerSettings) -> Iterator[Check]:
     local = settings.host in {"127.0.0.1", "::1", "localhost"}
     if not settings.tls_certificate and not local:
-        yield Finding(
+        yield Check(
             what="TLS",
             well=False,
             seen=f"listens on {settings.host} without",

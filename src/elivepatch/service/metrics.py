@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from elivepatch.model.build import Status
-from elivepatch.service.db.database import builds
+from elivepatch.service.db.tables import builds
 from elivepatch.service.http.limits import Room
 from elivepatch.service.jobs.fleet import ALIVE_S, Fleet
 

@@ -15,8 +15,9 @@ import sqlalchemy as sa
 import structlog
 
 from elivepatch.model.build import Status
-from elivepatch.service.db.database import builds, events, is_away, one_at_a_time
-from elivepatch.service.parts import Parts
+from elivepatch.service.db.database import advisory_lock, is_away
+from elivepatch.service.db.tables import builds, events
+from elivepatch.service.resources import Resources
 
 _EVERY_S = 3600.0
 _FIRST_S = 60.0
@@ -34,9 +35,9 @@ _logger = structlog.get_logger()
 class Retention:
     """Goes round every hour."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._keep = timedelta(days=parts.settings.keep_days)
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._keep = timedelta(days=resources.settings.keep_days)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._rounds, name="retention", daemon=True)
         # Ended jobs whose execution was forgotten already, up to this moment.
@@ -54,15 +55,15 @@ class Retention:
     def sweep(self, *, now: datetime | None = None) -> dict[str, int]:
         """Go round once and return how much was removed, by kind."""
         moment = now or datetime.now(UTC)
-        with one_at_a_time(self._parts.database, _SWEEPING):
+        with advisory_lock(self._resources.database, _SWEEPING):
             removed = {
                 "executions": self._forget_executions(moment),
                 "events": self._delete_progress(moment - _PROGRESS),
                 "jobs": self._delete_jobs(moment - self._keep),
-                "workers": self._parts.fleet.forget(silent_s=_SILENT_WORKER_S),
+                "workers": self._resources.fleet.forget(silent_s=_SILENT_WORKER_S),
             }
-            removed["files"] = self._parts.store.collect(self._named())
-            removed["uploads"] = self._parts.uploads.sweep()
+            removed["files"] = self._resources.store.collect(self._named())
+            removed["uploads"] = self._resources.uploads.sweep()
         if any(removed.values()):
             _logger.info("retention.swept", **removed)
         return removed
@@ -72,15 +73,15 @@ class Retention:
         ended = sa.select(builds.c.id).where(
             builds.c.status == Status.DONE, builds.c.done_at > self._forgotten, builds.c.done_at <= until
         )
-        with self._parts.database.connect() as connection:
+        with self._resources.database.connect() as connection:
             jobs = list(connection.execute(ended).scalars())
-        self._parts.engine.forget(jobs)
+        self._resources.engine.forget(jobs)
         self._forgotten = until
         return len(jobs)
 
     def _delete_progress(self, until: datetime) -> int:
         old = sa.select(builds.c.id).where(builds.c.status == Status.DONE, builds.c.done_at < until)
-        with self._parts.database.begin() as connection:
+        with self._resources.database.begin() as connection:
             return connection.execute(
                 sa.delete(events).where(events.c.kind == "progress", events.c.build.in_(old))
             ).rowcount
@@ -88,11 +89,11 @@ class Retention:
     def _delete_jobs(self, until: datetime) -> int:
         # Never one that is under way, however long that is.
         old = (builds.c.status == Status.DONE, builds.c.done_at < until)
-        with self._parts.database.begin() as connection:
+        with self._resources.database.begin() as connection:
             return connection.execute(sa.delete(builds).where(*old)).rowcount
 
     def _named(self) -> set[str]:
-        named = {str(offer.sources) for member in self._parts.fleet.members() for offer in member.offers}
+        named = {str(offer.sources) for member in self._resources.fleet.members() for offer in member.offers}
         last = 0
         while rows := self._after(last):
             for row in rows:
@@ -104,7 +105,7 @@ class Retention:
     def _after(self, number: int) -> Sequence[sa.RowMapping]:
         columns = [builds.c[name] for name in ("number", "request", *_FILES)]
         query = sa.select(*columns).where(builds.c.number > number).order_by(builds.c.number).limit(_AT_ONCE)
-        with self._parts.database.connect() as connection:
+        with self._resources.database.connect() as connection:
             return connection.execute(query).mappings().all()
 
     def _rounds(self) -> None:

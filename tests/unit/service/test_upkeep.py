@@ -19,7 +19,7 @@ from elivepatch.service.jobs.jobs import Jobs
 
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("elivepatch.service.commands.serve.SERVER_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("elivepatch.service.commands.options.SERVER_FILE", tmp_path / "none.toml")
     for name in ("DATABASE", "STORE", "STATE_DIR"):
         monkeypatch.delenv(f"ELIVEPATCH_{name}", raising=False)
 
@@ -105,12 +105,12 @@ def test_a_check_up_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureF
     cache.mkdir()
     arguments = ["doctor", "--state", str(tmp_path / "state"), "--cache", str(cache)]
     assert cli.main([*arguments, "--json"]) == 4
-    found = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
+    found = {check["what"]: check for check in json.loads(capsys.readouterr().out)}
     assert not found["kernels"]["well"]
     assert found["kernels"]["advice"]
     assert found["database"]["well"]
     assert cli.main([*arguments, "--database", "postgresql://127.0.0.1:1/none", "--json"]) == 4
-    found = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
+    found = {check["what"]: check for check in json.loads(capsys.readouterr().out)}
     assert not found["database"]["well"]
 
 
@@ -122,7 +122,7 @@ def test_a_check_up_says_what_keeps_the_sandbox_from_working(
     cache = tmp_path / "closed" / "cache"
     cache.mkdir()
     assert cli.main(["doctor", "--state", str(tmp_path / "state"), "--cache", str(cache), "--json"]) == 4
-    found = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
+    found = {check["what"]: check for check in json.loads(capsys.readouterr().out)}
     assert "is closed to others" in found["cache directory"]["seen"]
     assert "chmod" in found["cache directory"]["advice"]
     assert "Delegate=memory" in found["memory of builds"]["advice"]

@@ -21,7 +21,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from elivepatch.model.errors import EnvironmentFault, UsageError
-from elivepatch.service.db.database import tokens
+from elivepatch.service.db.tables import tokens
 from elivepatch.service.jobs.jobs import DEFAULT_TENANT
 
 _OPERATOR = "operator"

@@ -17,7 +17,7 @@ _MAX_FILES = 50_000
 _MAX_FILE_BYTES = 1024 * 1024
 
 
-class Overlays:
+class AllowedPatches:
     """The trusted patches of a directory, by the digest of their bytes; an empty text trusts none."""
 
     def __init__(self, directory: str) -> None:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from elivepatch.model.kernel import Digest
-from elivepatch.service.db.database import audit
+from elivepatch.service.db.tables import audit
 
 START = Digest("0" * 64)
 """What the first entry holds as the digest of the one before."""
@@ -27,7 +27,7 @@ _AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class AuditEntry:
     """One line of the log. `at` is ISO 8601 in UTC; `previous` is the digest of the entry before."""
 
     number: int
@@ -41,7 +41,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
+class AuditVerification:
     """What a verification saw: entries in all, the last one's digest, the first one that does not hold, if any."""
 
     entries: int
@@ -81,25 +81,25 @@ class Audit:
         message = "the audit log grows faster than it can be written"
         raise RuntimeError(message)
 
-    def page(self, *, after: int, limit: int) -> list[Entry]:
+    def page(self, *, after: int, limit: int) -> list[AuditEntry]:
         """Return at most `limit` entries with a number above `after`, in order."""
         query = sa.select(audit).where(audit.c.number > after).order_by(audit.c.number).limit(limit)
         with self._database.connect() as connection:
-            return [Entry(**row) for row in connection.execute(query).mappings()]
+            return [AuditEntry(**row) for row in connection.execute(query).mappings()]
 
-    def verify(self, head: str = START) -> Verified:
+    def verify(self, head: str = START) -> AuditVerification:
         """Go through the whole chain; `seen` says whether `head`, a digest noted earlier, is still part of it."""
         previous, count, seen = START, 0, head == START
         for entry in self._all():
             facts = asdict(entry)
             digest = facts.pop("digest")
             if entry.number != count + 1 or entry.previous != previous or _digest(facts) != digest:
-                return Verified(entries=count, head=previous, broken=count + 1, seen=seen)
+                return AuditVerification(entries=count, head=previous, broken=count + 1, seen=seen)
             count, previous = entry.number, Digest(digest)
             seen = seen or digest == head
-        return Verified(entries=count, head=previous, broken=None, seen=seen)
+        return AuditVerification(entries=count, head=previous, broken=None, seen=seen)
 
-    def _all(self) -> Iterator[Entry]:
+    def _all(self) -> Iterator[AuditEntry]:
         after = 0
         while entries := self.page(after=after, limit=_AT_ONCE):
             yield from entries

@@ -11,8 +11,9 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, UsageError
 from elivepatch.output import Output
 from elivepatch.service.access.audit import START, Audit
-from elivepatch.service.commands.serve import add_common, settings_of
-from elivepatch.service.parts import make_state_directory, open_tables
+from elivepatch.service.commands.options import add_common, settings_of
+from elivepatch.service.db.database import open_tables
+from elivepatch.service.state_directory import make_state_directory
 
 
 def register(subparsers: Subparsers) -> None:

@@ -10,7 +10,7 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
 from elivepatch.service.backup import backup
-from elivepatch.service.commands.serve import add_common, settings_of
+from elivepatch.service.commands.options import add_common, settings_of
 
 
 def register(subparsers: Subparsers) -> None:

@@ -10,8 +10,8 @@ from elivepatch.advisory.records.refresh import refresh_index
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
-from elivepatch.service.commands.serve import add_common, settings_of
-from elivepatch.service.parts import RECORDS_FILE, make_state_directory
+from elivepatch.service.commands.options import add_common, settings_of
+from elivepatch.service.state_directory import RECORDS_FILE, make_state_directory
 
 _NAMED = 10
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
-from elivepatch.service.commands.serve import add_common, settings_of
+from elivepatch.service.commands.options import add_common, settings_of
 from elivepatch.service.doctor import look
 
 
@@ -21,12 +21,10 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Look, and end with 4 where something is missing."""
-    findings = look(settings_of(arguments))
-    output.document([asdict(finding) for finding in findings])
-    output.table(
-        ("", "WHAT", "SEEN"), [("ok" if finding.well else "--", finding.what, finding.seen) for finding in findings]
-    )
-    for finding in findings:
-        if not finding.well:
-            output.line(f"{finding.what}: {finding.advice}")
-    return ExitStatus.OK if all(finding.well for finding in findings) else ExitStatus.SERVICE
+    checks = look(settings_of(arguments))
+    output.document([asdict(check) for check in checks])
+    output.table(("", "WHAT", "SEEN"), [("ok" if check.well else "--", check.what, check.seen) for check in checks])
+    for check in checks:
+        if not check.well:
+            output.line(f"{check.what}: {check.advice}")
+    return ExitStatus.OK if all(check.well for check in checks) else ExitStatus.SERVICE

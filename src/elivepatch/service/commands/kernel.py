@@ -14,7 +14,7 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, UsageError
 from elivepatch.model.kernel import BuildId, parse_release
 from elivepatch.output import Output
-from elivepatch.service.commands.serve import add_common, settings_of
+from elivepatch.service.commands.options import add_common, settings_of
 from elivepatch.service.jobs.local_backend import LocalBackend
 
 

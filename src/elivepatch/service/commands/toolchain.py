@@ -9,7 +9,7 @@ from elivepatch.build.sandbox.toolchain import Toolchains, declarations
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
-from elivepatch.service.commands.serve import add_common, settings_of
+from elivepatch.service.commands.options import add_common, settings_of
 from elivepatch.service.jobs.local_backend import LocalBackend
 
 

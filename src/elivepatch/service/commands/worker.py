@@ -9,7 +9,7 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
 from elivepatch.service import log
-from elivepatch.service.commands.serve import add_settings, add_worker, settings_of
+from elivepatch.service.commands.options import add_settings, add_worker, settings_of
 from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.service.jobs.worker import work
 

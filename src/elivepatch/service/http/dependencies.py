@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from elivepatch.model.build import Status
 from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
 from elivepatch.service.access.accounts import Account, Right, Tokens
-from elivepatch.service.access.allowed_patches import Overlays
+from elivepatch.service.access.allowed_patches import AllowedPatches
 from elivepatch.service.access.audit import Audit
 from elivepatch.service.http.limits import Rate, Room
 from elivepatch.service.http.streams import Watch
@@ -25,7 +25,7 @@ from elivepatch.service.jobs.fleet import Fleet
 from elivepatch.service.jobs.jobs import Job, Jobs
 from elivepatch.service.jobs.worker import Worker
 from elivepatch.service.metrics import Metrics
-from elivepatch.service.parts import Parts
+from elivepatch.service.resources import Resources
 from elivepatch.service.store import Store
 from elivepatch.service.uploads import Uploads
 from elivepatch.trust.keys import ServerKey
@@ -35,7 +35,7 @@ from elivepatch.trust.keys import ServerKey
 class Services:
     """What the routes work with. `worker` is None where jobs run elsewhere; `stopping` ends streams."""
 
-    parts: Parts
+    resources: Resources
     jobs: Jobs
     store: Store
     uploads: Uploads
@@ -44,7 +44,7 @@ class Services:
     audit: Audit
     fleet: Fleet
     catalogue: Catalogue
-    overlays: Overlays
+    allowed_patches: AllowedPatches
     rate: Rate
     room: Room
     metrics: Metrics

@@ -19,7 +19,7 @@ import structlog
 import uvicorn
 
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.service.access.allowed_patches import Overlays
+from elivepatch.service.access.allowed_patches import AllowedPatches
 from elivepatch.service.errors import DISK_FULL, is_disk_full
 from elivepatch.service.http.dependencies import Services
 from elivepatch.service.http.limits import Rate, Room
@@ -30,9 +30,9 @@ from elivepatch.service.jobs.catalogue import Catalogue, FleetCatalogue, LocalCa
 from elivepatch.service.jobs.janitor import Janitor
 from elivepatch.service.jobs.worker import Worker
 from elivepatch.service.metrics import Metrics
-from elivepatch.service.parts import KEY_FILE, TOKEN_FILE, make_state_directory, open_parts, require_shared
+from elivepatch.service.resources import open_resources, require_shared
 from elivepatch.service.retention import Retention
-from elivepatch.service.state_lock import alone
+from elivepatch.service.state_directory import KEY_FILE, TOKEN_FILE, make_state_directory, state_lock
 from elivepatch.settings import ServerSettings
 from elivepatch.trust.keys import ServerKey
 
@@ -75,7 +75,7 @@ def serve(settings: ServerSettings, backend: BuildBackend | None) -> None:
         require_shared(settings)
     state = settings.state_dir
     make_state_directory(state)
-    with alone(state / "server.lock"), _listening(settings.host, settings.port) as listener:
+    with state_lock(state), _listening(settings.host, settings.port) as listener:
         try:
             _serve(settings, backend, listener)
         except Exception as error:
@@ -85,38 +85,40 @@ def serve(settings: ServerSettings, backend: BuildBackend | None) -> None:
 
 
 def assemble(settings: ServerSettings, backend: BuildBackend | None) -> Services:
-    """Return the parts of a server, none of them running yet."""
+    """Return the resources of a server, none of them running yet."""
     state = settings.state_dir
-    parts = open_parts(settings)
-    if parts.tokens.ensure_operator(state / TOKEN_FILE):
+    resources = open_resources(settings)
+    if resources.tokens.ensure_operator(state / TOKEN_FILE):
         _logger.info("token.written", file=str(state / TOKEN_FILE))
     catalogue: Catalogue = (
-        FleetCatalogue(parts.fleet, parts.store) if backend is None or parts.shared else LocalCatalogue(backend)
+        FleetCatalogue(resources.fleet, resources.store)
+        if backend is None or resources.shared
+        else LocalCatalogue(backend)
     )
     room = Room(
-        parts.jobs,
+        resources.jobs,
         queue=settings.queue_limit,
         tenant=settings.tenant_limit,
         reserve_mib=settings.disk_reserve_mib,
         directories=tuple(place for place in (state, settings.cache_dir) if place.is_dir()),
     )
     return Services(
-        parts=parts,
-        jobs=parts.jobs,
-        store=parts.store,
-        uploads=parts.uploads,
-        engine=parts.engine,
-        tokens=parts.tokens,
-        audit=parts.audit,
-        fleet=parts.fleet,
+        resources=resources,
+        jobs=resources.jobs,
+        store=resources.store,
+        uploads=resources.uploads,
+        engine=resources.engine,
+        tokens=resources.tokens,
+        audit=resources.audit,
+        fleet=resources.fleet,
         catalogue=catalogue,
-        overlays=Overlays(settings.overlays),
+        allowed_patches=AllowedPatches(settings.overlays),
         rate=Rate(settings.requests_per_s),
         room=room,
-        metrics=Metrics(parts.database, parts.fleet, room),
-        watch=Watch(parts.database),
+        metrics=Metrics(resources.database, resources.fleet, room),
+        watch=Watch(resources.database),
         key=ServerKey.load_or_create(state / KEY_FILE),
-        worker=Worker(parts, backend) if backend is not None else None,
+        worker=Worker(resources, backend) if backend is not None else None,
         stopping=threading.Event(),
     )
 
@@ -128,7 +130,7 @@ def _serve(settings: ServerSettings, backend: BuildBackend | None, listener: soc
     sys.setswitchinterval(_TURN_S)
     services = assemble(settings, backend)
     janitor = Janitor(services.jobs, services.engine, services.fleet)
-    retention = Retention(services.parts)
+    retention = Retention(services.resources)
     if services.worker is not None:
         services.worker.start()
     else:
@@ -167,7 +169,7 @@ def _serve(settings: ServerSettings, backend: BuildBackend | None, listener: soc
     if left:
         # A step that does not heed its cancellation; nothing it still does would be recorded.
         os._exit(0)
-    services.parts.close()
+    services.resources.close()
 
 
 def _tls(settings: ServerSettings) -> dict[str, Any]:

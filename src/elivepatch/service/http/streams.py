@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 import structlog
 
-from elivepatch.service.db.database import events
+from elivepatch.service.db.tables import events
 
 _LOOK_S = 0.2
 _AT_ONCE = 10_000

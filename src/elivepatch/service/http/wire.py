@@ -19,7 +19,7 @@ from elivepatch.model.kernel import Digest, parse_release
 from elivepatch.model.series import BasePatch, PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
 from elivepatch.service.access.accounts import Account, Role, Token
-from elivepatch.service.access.audit import Entry
+from elivepatch.service.access.audit import AuditEntry
 from elivepatch.service.jobs.jobs import DEFAULT_TENANT, Job
 from elivepatch.service.uploads import too_large
 
@@ -246,7 +246,7 @@ class EntryAnswer(BaseModel):
     digest: str
 
     @classmethod
-    def of(cls, entry: Entry) -> Self:
+    def of(cls, entry: AuditEntry) -> Self:
         """Return what the network is told about `entry`."""
         return cls.model_validate(asdict(entry))
 

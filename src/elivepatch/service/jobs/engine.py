@@ -21,7 +21,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, StepO
 from dbos._dbos import _get_dbos_instance
 
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.service.db.database import PATIENCE, one_at_a_time, open_database
+from elivepatch.service.db.database import CONNECTION_OPTIONS, advisory_lock, open_database
 
 APPLICATION_VERSION = "2"
 """Of what the steps hand to each other. DBOS leaves jobs of another version alone: raise it when that changes."""
@@ -85,7 +85,7 @@ def prepare(url: str) -> None:
     try:
         # The first connection turns on SQLite's WAL, which DBOS does not ask for: the mode is the file's and stays.
         database.connect().close()
-        with one_at_a_time(database, _MIGRATING):
+        with advisory_lock(database, _MIGRATING):
             DBOS.migrate(_for_dbos(url), schema="dbos")
     finally:
         database.dispose()
@@ -94,7 +94,7 @@ def prepare(url: str) -> None:
 def _for_dbos(url: str) -> str:
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        patience = {name: str(value) for name, value in PATIENCE.items()}
+        patience = {name: str(value) for name, value in CONNECTION_OPTIONS.items()}
         parsed = parsed.set(drivername="postgresql").update_query_dict(patience)
     return parsed.render_as_string(hide_password=False)
 

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from elivepatch.model.kernel import Digest, KernelIdentity
-from elivepatch.service.db.database import now, workers
+from elivepatch.service.db.database import now
+from elivepatch.service.db.tables import workers
 
 ALIVE_S = 4.0
 """A worker that was not heard of for so long is taken for dead, even where its connection stands: it may be frozen."""

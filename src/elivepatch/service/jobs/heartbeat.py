@@ -19,7 +19,7 @@ import sqlalchemy as sa
 import structlog
 
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.service.db.database import patiently
+from elivepatch.service.db.database import retry_while_away
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.engine import Engine, Runner
 from elivepatch.service.jobs.fleet import ALIVE_S, Fleet, Offer, lock_number
@@ -38,7 +38,7 @@ _NAME_WAIT_S = 12.0
 _logger = structlog.get_logger()
 
 
-class Pulse:
+class Heartbeat:
     """Keeps one worker among the living."""
 
     def __init__(
@@ -71,7 +71,7 @@ class Pulse:
         self._quiet_until = 0.0
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._repeat, args=(self._beat, _BEAT_S), name="pulse", daemon=True),
+            threading.Thread(target=self._repeat, args=(self._beat, _BEAT_S), name="heartbeat", daemon=True),
             threading.Thread(target=self._repeat, args=(self._look_around, _ANNOUNCE_S), name="offers", daemon=True),
         ]
 
@@ -106,7 +106,7 @@ class Pulse:
     def _take_name(self) -> None:
         deadline = time.monotonic() + _NAME_WAIT_S
         # A worker that is restarted may be quicker than the database is to notice the end of the one before.
-        while not patiently(self._holds_lock):
+        while not retry_while_away(self._holds_lock):
             if time.monotonic() > deadline:
                 raise EnvironmentFault(
                     "worker-name",
@@ -122,7 +122,7 @@ class Pulse:
                 self._lock.execute(sa.text("SELECT 1"))
                 return True
             except sa.exc.DBAPIError:
-                _logger.warning("pulse.connection-lost", worker=self._name)
+                _logger.warning("heartbeat.connection-lost", worker=self._name)
                 self._let_go()
         connection = self._database.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._quiet_until = time.monotonic() + _SETTLE_S
@@ -215,7 +215,7 @@ class Pulse:
                 failing = False
             except Exception as error:  # noqa: BLE001 - a round that fails must not be the last
                 if not failing:
-                    _logger.warning("pulse.round-failed", what=round_.__name__, error=str(error)[:300])
+                    _logger.warning("heartbeat.round-failed", what=round_.__name__, error=str(error)[:300])
                 failing = True
 
 

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
-from elivepatch.service.db.database import builds, events, patiently
+from elivepatch.service.db.database import retry_while_away
+from elivepatch.service.db.tables import builds, events
 
 TRANSITIONS: dict[str, tuple[frozenset[Status], Status]] = {
     "begin": (frozenset({Status.QUEUED, Status.RUNNING}), Status.RUNNING),
@@ -38,7 +39,7 @@ _AUTOMATIC_PLACES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class NewJob:
     """What a job is made from. `request` is JSON-ready and names the patches' bytes by digest."""
 
     job_key: Digest
@@ -119,7 +120,7 @@ def _patient(method: _Method) -> _Method:
 
     @functools.wraps(method)
     def waiting(self: Jobs, *given: Any, **named: Any) -> Any:
-        return patiently(lambda: method(self, *given, **named), patience_s=self.patience_s)
+        return retry_while_away(lambda: method(self, *given, **named), patience_s=self.patience_s)
 
     return cast("_Method", waiting)
 
@@ -132,7 +133,7 @@ class Jobs:
         self._now = now
         self.patience_s = patience_s
 
-    def submit(self, asked: Asked) -> tuple[Job, bool]:
+    def submit(self, asked: NewJob) -> tuple[Job, bool]:
         """Return the job that answers `asked` and whether it is new.
 
         A job of the same key that is under way, or done and reusable, is that job.
@@ -307,7 +308,7 @@ class Jobs:
         connection.execute(sa.insert(events).values(build=identifier, at=self._now(), kind=kind, data=data))
 
 
-def _place(connection: sa.Connection, asked: Asked) -> int:
+def _place(connection: sa.Connection, asked: NewJob) -> int:
     """Return a new job's turn: behind the jobs that have begun, and one behind its tenant's own last one.
 
     So tenants take turns however many jobs one of them has waiting, and nobody waits for ever: start-time fair queueing

@@ -12,11 +12,11 @@ import structlog
 
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.engine import Runner
-from elivepatch.service.jobs.heartbeat import Pulse
+from elivepatch.service.jobs.heartbeat import Heartbeat
 from elivepatch.service.jobs.janitor import Janitor
 from elivepatch.service.jobs.steps import JobSteps
-from elivepatch.service.parts import WORK_DIRECTORY, Parts, make_state_directory, open_parts, require_shared
-from elivepatch.service.state_lock import alone
+from elivepatch.service.resources import Resources, open_resources, require_shared
+from elivepatch.service.state_directory import WORK_DIRECTORY, make_state_directory, state_lock
 from elivepatch.settings import ServerSettings
 
 _JOBS_S = 4
@@ -27,33 +27,35 @@ _logger = structlog.get_logger()
 class Worker:
     """Runs the jobs that the backend can do, from `start` to `stop`."""
 
-    def __init__(self, parts: Parts, backend: BuildBackend) -> None:
-        self._parts = parts
-        jobs = parts.worker_jobs
+    def __init__(self, resources: Resources, backend: BuildBackend) -> None:
+        self._resources = resources
+        jobs = resources.worker_jobs
         self.steps = JobSteps(
             jobs=jobs,
-            store=parts.store,
+            store=resources.store,
             backend=backend,
-            directory=parts.settings.state_dir / WORK_DIRECTORY,
-            step_limit_s=parts.settings.step_limit_s,
+            directory=resources.settings.state_dir / WORK_DIRECTORY,
+            step_limit_s=resources.settings.step_limit_s,
         )
-        self.runner = Runner(parts.engine_url, self.steps, name=parts.worker_name)
-        self.pulse = Pulse(
-            name=parts.worker_name,
-            database=parts.database,
-            jobs=parts.jobs,
-            store=parts.store,
-            engine=parts.engine,
+        self.runner = Runner(resources.engine_url, self.steps, name=resources.worker_name)
+        self.heartbeat = Heartbeat(
+            name=resources.worker_name,
+            database=resources.database,
+            jobs=resources.jobs,
+            store=resources.store,
+            engine=resources.engine,
             backend=backend,
             steps=self.steps,
             runner=self.runner,
         )
-        self.janitor = Janitor(parts.jobs, parts.engine, parts.fleet, runner=self.runner, worker=parts.worker_name)
+        self.janitor = Janitor(
+            resources.jobs, resources.engine, resources.fleet, runner=self.runner, worker=resources.worker_name
+        )
 
     def start(self) -> None:
         """Sweep what a process before left behind, and run jobs; raises EnvironmentFault where the name is taken."""
         self.steps.sweep()
-        self.pulse.start()
+        self.heartbeat.start()
         self.janitor.start()
 
     def interrupt(self) -> None:
@@ -65,7 +67,7 @@ class Worker:
         self.steps.stop()
         self.janitor.stop()
         self.runner.stop(grace_s=_JOBS_S)
-        self.pulse.stop()
+        self.heartbeat.stop()
         return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("dbos-executor"))
 
 
@@ -83,16 +85,16 @@ def work(settings: ServerSettings, backend: BuildBackend) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, told)
-    with alone(settings.state_dir / "server.lock"):
-        parts = open_parts(settings)
-        worker = Worker(parts, backend)
+    with state_lock(settings.state_dir):
+        resources = open_resources(settings)
+        worker = Worker(resources, backend)
         worker.start()
-        _logger.info("worker.started", worker=parts.worker_name)
+        _logger.info("worker.started", worker=resources.worker_name)
         # A waiting thread hears signals only between waits.
         while not stop.wait(0.5):
             pass
         left = worker.stop()
-        parts.close()
+        resources.close()
         _logger.info("worker.stopped", busy_threads=left)
         if left:
             # A step that does not heed its cancellation; nothing it still does would be recorded.

@@ -18,7 +18,8 @@ from fake_backend import KERNEL
 
 from elivepatch.service.access.accounts import Role
 from elivepatch.service.access.audit import Audit
-from elivepatch.service.db.database import migrate, open_database, sqlite_url, tokens
+from elivepatch.service.db.database import migrate, open_database, sqlite_url
+from elivepatch.service.db.tables import tokens
 
 UNKNOWN = "0" * 16
 TRUSTED = b"sleep 0\ntrusted"
@@ -172,7 +173,7 @@ def test_a_token_is_shown_once_and_let_in_until_it_is_revoked(server: Assembled)
 
 def test_a_token_that_expired_is_refused(server: Assembled) -> None:
     headers = server.token("brief", Role.HOST)
-    with server.services.parts.database.begin() as connection:
+    with server.services.resources.database.begin() as connection:
         past = datetime.now(UTC) - timedelta(seconds=1)
         connection.execute(sa.update(tokens).where(tokens.c.name == "brief").values(expires_at=past))
     assert server.http.get("/v1/kernels", headers=headers).json()["code"] == "token-refused"

@@ -24,7 +24,7 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[ServerSettin
     monkeypatch.setattr(command, "LocalBackend", lambda _: FakeBackend(tmp_path / "runs.txt"))
     monkeypatch.setattr(command, "serve", lambda settings, _: seen.append(settings))
     monkeypatch.setattr("elivepatch.service.log.set_up", lambda: None)
-    monkeypatch.setattr(command, "SERVER_FILE", tmp_path / "server.toml")
+    monkeypatch.setattr("elivepatch.service.commands.options.SERVER_FILE", tmp_path / "server.toml")
     for name in ("STATE_DIR", "CACHE_DIR", "HOST", "PORT", "JOBS"):
         monkeypatch.delenv(f"ELIVEPATCH_{name}", raising=False)
     return seen

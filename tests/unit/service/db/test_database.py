@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from elivepatch.service.db import database
-from elivepatch.service.db.database import builds, events, hosts, metadata, migrate, open_database, sqlite_url, tokens
+from elivepatch.service.db.database import migrate, open_database, sqlite_url
+from elivepatch.service.db.tables import REVISION, builds, events, hosts, metadata, tokens
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -32,6 +35,12 @@ def test_the_migrations_make_the_tables_that_the_code_names(engine: sa.Engine) -
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
         kept = {constraint["name"] for constraint in sa.inspect(connection).get_check_constraints("builds")}
     assert kept == {constraint.name for constraint in builds.constraints if isinstance(constraint, sa.CheckConstraint)}
+
+
+def test_the_revision_that_the_code_names_is_that_of_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).with_name("migrations")))
+    assert ScriptDirectory.from_config(config).get_heads() == [REVISION]
 
 
 def test_migrating_again_changes_nothing(engine: sa.Engine) -> None:

@@ -20,7 +20,7 @@ from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.service import cli
 from elivepatch.service.http.routes import api
 from elivepatch.service.http.server import assemble
-from elivepatch.service.parts import RECORDS_FILE, TOKEN_FILE
+from elivepatch.service.state_directory import RECORDS_FILE, TOKEN_FILE
 from elivepatch.settings import ClientSettings, ServerSettings
 from elivepatch.trust.document import HEADER, RECORDS, require_signed, sign_document
 from elivepatch.trust.document import SOURCES as SOURCES_TYPE

@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 from elivepatch.service.http.dependencies import Services
 from elivepatch.service.http.routes import api
 from elivepatch.service.http.server import assemble
-from elivepatch.service.parts import TOKEN_FILE
+from elivepatch.service.state_directory import TOKEN_FILE
 from elivepatch.settings import ServerSettings
 
 DEADLINE_S = 20.0
@@ -80,7 +80,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     services.watch.stop()
     services.engine.stop()
     services.worker.stop()
-    services.parts.close()
+    services.resources.close()
 
 
 def problem(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_uploads_go_after_a_day_and_what_jobs_need_stays(tmp_path: Path) -> None
                 os.utime(file, (time.time() - 1.1 * DAY_S,) * 2)
         server.http.put(path_of(young), content=young)
         begin(server, young + b"!", young)
-        assert Retention(server.services.parts).sweep()["uploads"] == 3
+        assert Retention(server.services.resources).sweep()["uploads"] == 3
         for gone in (kept, CONTENT, unfinished):
             assert server.http.head(path_of(gone)).status_code == 404
         assert stands(server.http.head(path_of(young))) == (204, len(young), "?1")
@@ -98,7 +98,7 @@ def test_a_backup_has_what_jobs_need_of_uploads_and_not_the_uploads(tmp_path: Pa
         server.http.put(path_of(CONTENT), content=CONTENT)
         begin(server, CONTENT + b"more", CONTENT)
         assert ask(server, CONTENT).status_code == 202
-        backup(server.services.parts.settings, tmp_path / "backup.tar")
+        backup(server.services.resources.settings, tmp_path / "backup.tar")
     with tarfile.open(tmp_path / "backup.tar") as archive:
         names = archive.getnames()
     digest = digest_of(CONTENT)

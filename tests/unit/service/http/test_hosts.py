@@ -12,8 +12,8 @@ from assembled import Assembled, assembled
 from fake_backend import KERNEL
 
 from elivepatch.service.access.accounts import Role
-from elivepatch.service.db import database
-from elivepatch.service.http.routes import hosts
+from elivepatch.service.db.tables import hosts
+from elivepatch.service.http.routes import hosts as routes
 
 SAID = {
     "kernel": KERNEL.release,
@@ -35,8 +35,8 @@ def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assembled]:
 
 @pytest.fixture
 def server(one_server: Assembled) -> Assembled:
-    with one_server.services.parts.database.begin() as connection:
-        connection.execute(sa.delete(database.hosts))
+    with one_server.services.resources.database.begin() as connection:
+        connection.execute(sa.delete(hosts))
     return one_server
 
 
@@ -94,7 +94,7 @@ def test_what_is_no_report_is_refused(server: Assembled, wrong: dict[str, Any]) 
 
 
 def test_a_token_names_a_bounded_number_of_hosts(server: Assembled, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosts, "_HOSTS_MAX", 2)
+    monkeypatch.setattr(routes, "_HOSTS_MAX", 2)
     answers = [server.http.put(f"/v1/hosts/{name}", json=SAID) for name in ("a", "b", "c", "b")]
     assert [answer.status_code for answer in answers] == [200, 200, 429, 200]
     assert answers[2].json()["code"] == "too-many-hosts"

@@ -186,4 +186,4 @@ def test_clients_of_other_addresses_see_nothing_and_it_is_off_by_default(
     with TestClient(api.create(services), client=("127.0.0.1", 5)) as http:
         answer = http.get("/elivepatch/api/v1.0/agent")
     assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
-    services.parts.close()
+    services.resources.close()

@@ -13,7 +13,7 @@ from assembled import assembled
 
 from elivepatch.model.kernel import Digest
 from elivepatch.service.access.accounts import Role
-from elivepatch.service.db.database import builds
+from elivepatch.service.db.tables import builds
 from elivepatch.service.http.limits import Rate, TooMany
 from elivepatch.service.jobs.engine import Execution
 from elivepatch.service.retention import Retention
@@ -82,12 +82,12 @@ def test_what_is_old_goes_and_what_is_named_stays(tmp_path_factory: pytest.TempP
             if blob.is_file() and blob.name != fresh:
                 os.utime(blob, (time.time() - 2 * 24 * 3600,) * 2)
         ages = ((old, 100), (young, 8), (waiting, 200))
-        with server.services.parts.database.begin() as connection:
+        with server.services.resources.database.begin() as connection:
             for name, days in ages:
                 at = datetime.now(UTC) - timedelta(days=days)
                 done = {} if name == waiting else {"done_at": at}
                 connection.execute(sa.update(builds).where(builds.c.id == name).values(created_at=at, **done))
-        removed = Retention(server.services.parts).sweep()
+        removed = Retention(server.services.resources).sweep()
         assert (removed["jobs"], removed["executions"]) == (1, 2)
         assert server.http.get(f"/v1/builds/{old}").status_code == 404
         for what in ("module", "log", "console", "signature"):

@@ -14,11 +14,12 @@ import sqlalchemy as sa
 
 from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
-from elivepatch.service.db.database import builds, migrate, open_database, sqlite_url
+from elivepatch.service.db.database import migrate, open_database, sqlite_url
+from elivepatch.service.db.tables import builds
 from elivepatch.service.jobs.engine import Engine, Execution, ExecutionState, Runner
 from elivepatch.service.jobs.fleet import Fleet
 from elivepatch.service.jobs.janitor import Janitor
-from elivepatch.service.jobs.jobs import Asked, Jobs
+from elivepatch.service.jobs.jobs import Jobs, NewJob
 from elivepatch.service.jobs.steps import cancelled
 
 
@@ -70,7 +71,7 @@ class House:
         self.database = database
 
     def submit(self) -> str:
-        asked = Asked(
+        asked = NewJob(
             job_key=Digest("aa" * 32), build_key=Digest("bb" * 32), release="6.1.0", kernel_build_id="", request={}
         )
         return self.jobs.submit(asked)[0].id

@@ -17,7 +17,7 @@ from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
 from elivepatch.service.db.database import migrate, open_database, sqlite_url
-from elivepatch.service.jobs.jobs import Asked, Job, Jobs, Outcome
+from elivepatch.service.jobs.jobs import Job, Jobs, NewJob, Outcome
 
 CANCELLED = Outcome(result=Result.CANCELLED, reusable=False, report={})
 OUTCOMES = {
@@ -28,8 +28,8 @@ OUTCOMES = {
 }
 
 
-def asked(key: str = "aa") -> Asked:
-    return Asked(
+def asked(key: str = "aa") -> NewJob:
+    return NewJob(
         job_key=Digest(key * 32),
         build_key=Digest("bb" * 32),
         release="6.1.0",

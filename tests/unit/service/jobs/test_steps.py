@@ -18,7 +18,7 @@ from elivepatch.model.trial import Expectation
 from elivepatch.service.db.database import migrate, open_database, sqlite_url
 from elivepatch.service.jobs.catalogue import build_key
 from elivepatch.service.jobs.engine import Stopped
-from elivepatch.service.jobs.jobs import Asked, Job, Jobs
+from elivepatch.service.jobs.jobs import Job, Jobs, NewJob
 from elivepatch.service.jobs.records import job_key, keep_request, report_of
 from elivepatch.service.jobs.steps import MAX_ATTEMPTS, JobSteps, cancelled
 from elivepatch.service.store import Store
@@ -42,7 +42,7 @@ class House:
         )
         key = build_key(self.backend.facts(request.release), request)
         job, _ = self.jobs.submit(
-            Asked(
+            NewJob(
                 job_key=job_key(key, request),
                 build_key=key,
                 release=request.release,

@@ -11,7 +11,7 @@ from elivepatch.advisory.exposure.sources import etag
 from elivepatch.model.errors import UsageError
 from elivepatch.service.access.accounts import Right
 from elivepatch.service.http.dependencies import Services, With, may, told
-from elivepatch.service.parts import RECORDS_FILE
+from elivepatch.service.state_directory import RECORDS_FILE
 from elivepatch.trust.document import HEADER, RECORDS, SOURCES, sign_document
 
 router = APIRouter(dependencies=[may(Right.CATALOGUE)])
@@ -46,7 +46,7 @@ def sources(
 def records(services: With, if_none_match: Annotated[str, Header(max_length=1000)] = "") -> Response:
     """Hand out the index of all CVE records that `elivepatch-server cve index` made."""
     try:
-        content = (services.parts.settings.state_dir / RECORDS_FILE).read_bytes()
+        content = (services.resources.settings.state_dir / RECORDS_FILE).read_bytes()
     except FileNotFoundError:
         raise UsageError(
             "records-unknown",

@@ -107,7 +107,7 @@ def create(services: Services) -> FastAPI:
     app.add_middleware(BodyLimit, limit_bytes=MAX_BODY_BYTES)
     for router in (public, private, operations):
         app.include_router(router)
-    settings = services.parts.settings
+    settings = services.resources.settings
     if settings.legacy:
         app.include_router(legacy.router(services, addresses=settings.legacy, tenant=settings.legacy_tenant))
     problems.install(app)

@@ -20,7 +20,7 @@ from elivepatch.service.access.accounts import Account, Right
 from elivepatch.service.http import files
 from elivepatch.service.http.dependencies import Done, Known, Services, With, demand, may, told, visible
 from elivepatch.service.http.wire import BuildAnswer, BuildBody, PageAnswer, ReportAnswer
-from elivepatch.service.jobs.jobs import Asked, Job
+from elivepatch.service.jobs.jobs import Job, NewJob
 from elivepatch.service.jobs.records import job_key, keep_request, livepatch_from, report_of
 from elivepatch.service.jobs.steps import cancelled
 from elivepatch.trust.envelope import sign_livepatch
@@ -79,7 +79,7 @@ def _submit(body: bytes, services: Services, asker: Account) -> tuple[Job, bool]
     if sent.fresh:
         demand(asker, Right.FRESH)
     if not asker.may(Right.ANY_PATCH):
-        services.overlays.check(request.series)
+        services.allowed_patches.check(request.series)
     return ask(services, asker, request, automatic=sent.priority == "automatic", fresh=sent.fresh)
 
 
@@ -95,7 +95,7 @@ def ask(
         known = None
     if known is None:
         services.room.check(asker.tenant)
-        asked = Asked(
+        asked = NewJob(
             job_key=key,
             build_key=plan.build_key,
             release=request.release,
@@ -187,7 +187,7 @@ async def _stream(services: Services, job: str, last: int) -> AsyncIterator[str]
     with services.watch.listening(job) as something:
         while not services.stopping.is_set():
             something.clear()
-            # Asked before the events are read: what is there afterwards is then all that there will be.
+            # NewJob before the events are read: what is there afterwards is then all that there will be.
             current = await run_in_threadpool(services.jobs.get, job)
             while found := await run_in_threadpool(services.jobs.events_after, job, last, limit=_EVENTS_AT_ONCE):
                 for event in found:

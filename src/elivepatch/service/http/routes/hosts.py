@@ -15,7 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from elivepatch.model.errors import TrustError
 from elivepatch.model.kernel import parse_release
 from elivepatch.service.access.accounts import Account, Right
-from elivepatch.service.db.database import hosts, now
+from elivepatch.service.db.database import now
+from elivepatch.service.db.tables import hosts
 from elivepatch.service.http.dependencies import With, may, told
 from elivepatch.service.http.limits import TooMany
 
@@ -121,7 +122,7 @@ def report(
             "This token is bound to another kernel.",
             advice="Give the host a token for the kernel that it runs; docs/accounts.md says how.",
         )
-    return HostAnswer.of(Hosts(services.parts.database).note(asker, name, body))
+    return HostAnswer.of(Hosts(services.resources.database).note(asker, name, body))
 
 
 @router.get("/hosts")
@@ -132,7 +133,7 @@ def listed(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> HostsAnswer:
     """List what hosts said last."""
-    found = Hosts(services.parts.database).page(asker, after=after, limit=limit + 1)
+    found = Hosts(services.resources.database).page(asker, after=after, limit=limit + 1)
     last = found[limit - 1] if len(found) > limit else None
     return HostsAnswer(
         hosts=[HostAnswer.of(row) for row in found[:limit]],
