@@ -127,6 +127,14 @@ def _wait(
         os.close(descriptor)
 
 
+def _not_started(program: str, error: OSError) -> EnvironmentFault:
+    return EnvironmentFault(
+        "program-missing",
+        f"{program} cannot be started: {error.strerror}.",
+        advice="Install the package that contains it; `elivepatch-server doctor` lists what is needed.",
+    )
+
+
 @contextmanager
 def _input(given: bytes | Path | None) -> Iterator[IO[bytes] | int]:
     """Yield the file that a program reads as standard input."""
@@ -182,11 +190,7 @@ def run(
                 pass_fds=pass_fds,
             )
         except OSError as error:
-            raise EnvironmentFault(
-                "program-missing",
-                f"{arguments[0]} cannot be started: {error.strerror}.",
-                advice="Install the package that contains it; `elivepatch-server doctor` lists what is needed.",
-            ) from error
+            raise _not_started(arguments[0], error) from error
         try:
             in_time = _wait(process, started + timeout_s, on_tick, cancellation)
         finally:

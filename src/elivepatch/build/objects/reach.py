@@ -63,9 +63,9 @@ def reach(
 ) -> Reach:
     """Return the objects that `touched` files are built into.
 
-    `name_users` is only asked about a header that more objects include than there may be.
+    `name_users` is only called for a header that more than OBJECTS_LIMIT objects include.
 
-    Raises BuildStopped with the verdict where nothing can be patched, or where something would silently be missing.
+    Raises BuildStopped with the verdict if nothing can be patched, or if something would silently be missing.
     """
     _refuse_build_files(touched, additions)
     touched = [file for file in touched if file.path not in additions.makefiles]
@@ -89,11 +89,7 @@ def reach(
             unbuilt.append(file.path)
     if not found:
         raise BuildStopped(_nothing_reached(unbuilt, tree, named=bool(notes)))
-    for unit in found.values():
-        if len(unit.parents) > 1:
-            raise BuildStopped(
-                problem("several-parents", f"{unit.source} is part of several modules: {_listed(unit.parents)}.")
-            )
+    _refuse_several_parents(found.values())
     notes += [
         Note(code="not-built", message=f"{path} is not built in this configuration and was left out.")
         for path in unbuilt
@@ -105,6 +101,14 @@ def reach(
         added=tuple(sorted(additions.objects)),
         indirect=frozenset(found) - direct,
     )
+
+
+def _refuse_several_parents(units: Iterable[Unit]) -> None:
+    for unit in units:
+        if len(unit.parents) > 1:
+            raise BuildStopped(
+                problem("several-parents", f"{unit.source} is part of several modules: {_listed(unit.parents)}.")
+            )
 
 
 def _nothing_reached(unbuilt: Sequence[str], tree: Path, *, named: bool) -> Problem:

@@ -95,20 +95,19 @@ class Sandbox:
             ended = group.ended()
         entered = [*_drop_privileges(), *_bwrap(self.helper), *_NAMESPACES]
         shown = self._mounts(layers, upper, writable=writable, inputs=inputs, output=output, tools=tools)
-        shown += _environment(env)
+        entered += [*shown, *_environment(env)]
         with tempfile.TemporaryFile() as filters:
             filters.write(_filter_program())
             filters.seek(0)
             done = run(
-                [*(group.entering() if group is not None else ()), *entered, *shown,
-                 "--seccomp", str(filters.fileno()), "--", *argv],
+                [*(group.entering() if group is not None else ()), *entered, "--seccomp", str(filters.fileno()), "--", *argv],
                 timeout_s=timeout_s,
                 pass_fds=(filters.fileno(),),
                 on_tick=on_tick,
                 cancellation=cancellation,
             )  # fmt: skip
         # A descriptor and a control group mean nothing in another shell: the command to repeat by hand has neither.
-        done = replace(done, argv=(*entered, *shown, "--", *argv))
+        done = replace(done, argv=(*entered, "--", *argv))
         if self.transcript is not None:
             _append_transcript(self.transcript, argv, done)
         if not done.ok:
