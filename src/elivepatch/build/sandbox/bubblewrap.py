@@ -93,21 +93,21 @@ class Sandbox:
         if group is not None:
             group.make()
             ended = group.ended()
-        entered = [*_drop_privileges(), *_bwrap(self.helper), *_NAMESPACES]
-        shown = self._mounts(layers, upper, writable=writable, inputs=inputs, output=output, tools=tools)
-        entered += [*shown, *_environment(env)]
+        mounts = self._mounts(layers, upper, writable=writable, inputs=inputs, output=output, tools=tools)
+        command = [*_drop_privileges(), *_bwrap(self.helper), *_NAMESPACES, *mounts, *_environment(env)]
         with tempfile.TemporaryFile() as filters:
             filters.write(_filter_program())
             filters.seek(0)
             done = run(
-                [*(group.entering() if group is not None else ()), *entered, "--seccomp", str(filters.fileno()), "--", *argv],
+                [*(group.entering() if group is not None else ()), *command,
+                 "--seccomp", str(filters.fileno()), "--", *argv],
                 timeout_s=timeout_s,
                 pass_fds=(filters.fileno(),),
                 on_tick=on_tick,
                 cancellation=cancellation,
             )  # fmt: skip
         # A descriptor and a control group mean nothing in another shell: the command to repeat by hand has neither.
-        done = replace(done, argv=(*entered, "--", *argv))
+        done = replace(done, argv=(*command, "--", *argv))
         if self.transcript is not None:
             _append_transcript(self.transcript, argv, done)
         if not done.ok:
