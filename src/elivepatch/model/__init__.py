@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Nouns of the project: pure values, no input or output, the standard library only."""
+"""Types of the project: values without input or output, made with the standard library only."""

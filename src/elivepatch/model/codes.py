@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The catalogue of what a patch can be told: every code, whose matter it is, and the advice that goes with it.
+"""Catalogue of the problems of a source patch: for every code its kind, its meaning and its advice.
 
-One table, so that messages, documentation (docs/codes.md) and tests cannot drift apart. The ways out are those of
-Documentation/livepatch (callbacks, shadow variables) where the kernel has one.
+Messages, documentation (docs/codes.md) and tests use this one table, so they cannot differ. If the kernel's
+Documentation/livepatch has a way round a problem (callbacks, shadow variables), the advice names it.
 """
 
 from __future__ import annotations
@@ -13,35 +13,37 @@ from elivepatch.model.errors import Kind, Problem
 
 
 class CatalogueEntry(NamedTuple):
-    """What is fixed about a code: `meaning` completes "this code means that ..."."""
+    """The fixed part of a problem: `meaning` completes the sentence "This code means that ..."."""
 
     kind: Kind
     meaning: str
     advice: str
 
 
-_REWRITABLE = " `elivepatch check --rewrite` proposes that where it can."
+_REWRITABLE = " `elivepatch check --rewrite` proposes that if it can."
 
 CODES: dict[str, CatalogueEntry] = {
     # The series itself
     "patch-empty": CatalogueEntry(
-        Kind.FAILURE, "the file holds no hunk", "Send the output of git format-patch or diff -u."
+        Kind.FAILURE, "the file has no hunk", "Send the output of git format-patch or diff -u."
     ),
     "patch-binary": CatalogueEntry(
-        Kind.FAILURE, "the diff is or contains binary data", "Only text can be livepatched; drop the binary part."
+        Kind.FAILURE,
+        "the diff is or contains binary data",
+        "A livepatch can only change source text; remove the binary part.",
     ),
     "patch-encoding": CatalogueEntry(
-        Kind.FAILURE, "the diff is not UTF-8 text", "Convert it with iconv -t UTF-8 and send again."
+        Kind.FAILURE, "the diff is not UTF-8 text", "Convert it with iconv -t UTF-8 and send it again."
     ),
     "patch-too-large": CatalogueEntry(
         Kind.FAILURE,
-        "the series is larger than the server takes",
+        "the series is larger than the server accepts",
         "Send only what the fix needs; split unrelated parts.",
     ),
     "patch-malformed": CatalogueEntry(
         Kind.FAILURE,
         "the diff cannot be read",
-        "Make it anew with git format-patch or diff -u; mail clients fold lines.",
+        "Make it again with git format-patch or diff -u; mail clients often break long lines.",
     ),
     "patch-path": CatalogueEntry(
         Kind.FAILURE,
@@ -50,22 +52,22 @@ CODES: dict[str, CatalogueEntry] = {
     ),
     "patch-build-files": CatalogueEntry(
         Kind.VERDICT,
-        "the series edits files that run at build time or that code is made from (Makefile, Kconfig, scripts/, tools/)",
+        "the series edits files that run or generate code at build time (Makefile, Kconfig, scripts/, tools/)",
         "Leave these files out: a livepatch can only replace functions written in C.",
     ),
     "does-not-apply": CatalogueEntry(
         Kind.FAILURE,
         "the series does not apply to exactly this kernel's source",
-        "Take the fix from this kernel's own stable branch, or rebase the patch onto the kernel's source package.",
+        "Take the fix from the stable branch of this kernel, or rebase the patch onto the kernel's source package.",
     ),
     "already-applied": CatalogueEntry(
-        Kind.FAILURE, "this kernel's source already contains the change", "Nothing is left to do for this kernel."
+        Kind.FAILURE, "this kernel's source already contains the change", "This kernel needs nothing."
     ),
-    # What it reaches
+    # Files and objects that it changes
     "not-built": CatalogueEntry(
         Kind.VERDICT,
         "this kernel's configuration builds none of the files that the series touches",
-        "This kernel is not affected by the change; nothing is to be done.",
+        "The change does not affect this kernel: nothing is to be done.",
     ),
     "header": CatalogueEntry(
         Kind.VERDICT,
@@ -74,18 +76,18 @@ CODES: dict[str, CatalogueEntry] = {
     ),
     "assembly": CatalogueEntry(
         Kind.VERDICT,
-        "the series changes assembly, or a header that it includes; it has no entry that livepatch could redirect",
-        "Patch the C function that calls it, or reboot into a fixed kernel.",
+        "the series changes assembly, or a header that assembly includes; livepatch cannot redirect such code",
+        "Patch the C functions that call it, or reboot into a fixed kernel.",
     ),
     "unpatchable-code": CatalogueEntry(
         Kind.VERDICT,
-        "the code runs before or outside the kernel proper (boot, vdso, purgatory, real mode)",
+        "the code runs before or outside the kernel itself (boot, vdso, purgatory, real mode)",
         "Reboot into a fixed kernel.",
     ),
     "several-parents": CatalogueEntry(
         Kind.VERDICT,
         "an object is linked into several modules",
-        "Such objects are not supported; patch a caller that lives in one module only.",
+        "Such objects are not supported; patch a caller that is part of one module only.",
     ),
     "new-file": CatalogueEntry(
         Kind.VERDICT,
@@ -96,28 +98,27 @@ CODES: dict[str, CatalogueEntry] = {
     "compile-error": CatalogueEntry(
         Kind.FAILURE,
         "the patched source does not compile",
-        "Look for a commit that the fix depends on (a helper, a structure member) and send it first in the series.",
+        "Find the commit that the fix depends on (a helper, a structure member) and put it first in the series.",
     ),
     "no-change": CatalogueEntry(
         Kind.VERDICT,
         "the compiled code is the same with and without the series",
-        "This kernel's configuration is not affected by the change (or only comments changed); nothing is to be done.",
+        "The change does not affect this kernel's configuration, or only comments changed: nothing is to be done.",
     ),
-    # What create-diff-object and our own checks refuse
+    # Refusals of create-diff-object and of our own checks
     "init-code": CatalogueEntry(
         Kind.VERDICT,
-        "the series changes code that only runs when the kernel or a module starts or ends",
-        "Leave that hunk out if the fix does not need it, or do its work in a pre- or post-patch callback."
-        + _REWRITABLE,
+        "the series changes code that runs only when the kernel or a module starts or ends",
+        "Remove that hunk if the fix does not need it, or do its work in a pre- or post-patch callback." + _REWRITABLE,
     ),
     "init-only": CatalogueEntry(
         Kind.VERDICT,
-        "the series changes nothing but code that only runs when the kernel or a module starts or ends",
-        "No livepatch can have an effect: reboot into a fixed kernel, or unload the module and load a fixed one.",
+        "the series changes only code that runs when the kernel or a module starts or ends",
+        "A livepatch would have no effect: reboot into a fixed kernel, or unload the module and load a fixed one.",
     ),
     "data-layout": CatalogueEntry(
         Kind.VERDICT,
-        "the series changes the layout of a structure, while objects of the old layout are alive",
+        "the series changes the layout of a structure, but structures with the old layout exist in memory",
         "Keep the structure and attach new members as shadow variables (Documentation/livepatch/shadow-vars.rst).",
     ),
     "data-change": CatalogueEntry(
@@ -128,40 +129,40 @@ CODES: dict[str, CatalogueEntry] = {
     "ops-table": CatalogueEntry(
         Kind.VERDICT,
         "the series changes a pointer in a table of operations, which a livepatch cannot replace",
-        "Keep the pointer and make the function that it points at a wrapper of the new one, or write it in a callback "
-        "(Documentation/livepatch/callbacks.rst)." + _REWRITABLE,
+        "Keep the pointer and make the function that it points to a wrapper of the new one, or write the pointer in a "
+        "callback (Documentation/livepatch/callbacks.rst)." + _REWRITABLE,
     ),
     "new-data": CatalogueEntry(
         Kind.VERDICT,
-        "the series adds static data in a section that existing data shares (__read_mostly, __ro_after_init)",
-        "Use an ordinary static variable instead, without the attribute." + _REWRITABLE,
+        "the series adds static data to a section that holds existing data (__read_mostly, __ro_after_init)",
+        "Use an ordinary static variable without the attribute." + _REWRITABLE,
     ),
     "no-function-entry": CatalogueEntry(
         Kind.VERDICT,
-        "a changed function has no entry for ftrace to redirect (notrace, noinstr, a directory built without entries)",
-        "Patch the functions that call it: give it a new name in the series and call that." + _REWRITABLE,
+        "a changed function has no entry for ftrace to redirect (notrace, noinstr, a directory built without ftrace)",
+        "Patch the functions that call it: in the series, give it a new name and call it by that." + _REWRITABLE,
     ),
     "shared-section": CatalogueEntry(
         Kind.VERDICT,
-        "a changed function lies in a section with others (__sched, __lockfunc), which cannot be taken apart",
-        "Patch the functions that call it: give it a new name without the mark in the series and call that."
+        "a changed function shares its section with others (__sched, __lockfunc), and the section cannot be split",
+        "Patch the functions that call it: in the series, give it a new name without the mark and call it by that."
         + _REWRITABLE,
     ),
     "outlined-inline": CatalogueEntry(
         Kind.VERDICT,
-        "a changed function is marked inline and therefore has no entry, but the compiler made a function of it",
-        "Make it __always_inline, or give it a new name in the series: its callers change then and are replaced."
+        "a changed function is marked inline and has no entry, but the compiler did not inline it",
+        "Make it __always_inline, or give it a new name in the series: then its callers change and are replaced."
         + _REWRITABLE,
     ),
     "static-local": CatalogueEntry(
         Kind.VERDICT,
-        "a static local variable lost its last use",
+        "a changed function no longer uses one of its static local variables",
         "Keep a harmless reference to the variable in the patched function." + _REWRITABLE,
     ),
     "jump-label": CatalogueEntry(
         Kind.VERDICT,
         "a changed function tests a static key that a module or the series itself defines",
-        "Replace static_branch_likely() or static_branch_unlikely() by static_key_enabled() in the changed function."
+        "In the changed function, use static_key_enabled() and not static_branch_likely() or static_branch_unlikely()."
         + _REWRITABLE,
     ),
     "static-call": CatalogueEntry(
@@ -171,17 +172,17 @@ CODES: dict[str, CatalogueEntry] = {
     ),
     "export": CatalogueEntry(
         Kind.VERDICT,
-        "the series takes an exported symbol away or exports it in another way",
-        "Leave the EXPORT_SYMBOL as it is: loaded modules hold what it gave them." + _REWRITABLE,
+        "the series removes an exported symbol or changes how it is exported",
+        "Keep the EXPORT_SYMBOL as it is: loaded modules already use the symbol." + _REWRITABLE,
     ),
     "new-export": CatalogueEntry(
         Kind.VERDICT,
-        "the series exports a symbol that this kernel does not",
-        "Leave the EXPORT_SYMBOL out: no loaded module can use a new export." + _REWRITABLE,
+        "the series exports a symbol that this kernel does not export",
+        "Remove the EXPORT_SYMBOL: no loaded module can use a new export." + _REWRITABLE,
     ),
     "export-type": CatalogueEntry(
         Kind.VERDICT,
-        "the series changes the parameters or the result of an exported function, which modules call as before",
+        "the series changes the parameters or the result of an exported function, but loaded modules call it as before",
         "Add a function with the new parameters and make the exported one a wrapper of it.",
     ),
     "section-change": CatalogueEntry(
@@ -191,19 +192,19 @@ CODES: dict[str, CatalogueEntry] = {
     ),
     "special-section": CatalogueEntry(
         Kind.VERDICT,
-        "code of a module refers to another module's symbol in a place that is filled in before it can be resolved",
-        "Avoid alternatives, static branches and paravirt calls on symbols of other modules in the changed function.",
+        "a module refers to a symbol of another module in a place that the kernel fills in before it can resolve it",
+        "In the changed function, avoid alternatives, static branches and paravirt calls on symbols of other modules.",
     ),
     "duplicate-symbol": CatalogueEntry(
         Kind.VERDICT,
-        "the kernel has several files with the same name and the same functions, so the right one cannot be told",
-        "This function cannot be livepatched safely; patch a caller in another file.",
+        "the kernel has several files with the same name and the same functions, so the right one cannot be identified",
+        "This function cannot be patched safely; patch a caller in another file.",
     ),
     # After the build
     "module-check": CatalogueEntry(
         Kind.ERROR,
         "the finished module does not fit the kernel",
-        "The module was thrown away. Keep the report and the log and report it as a fault of elivepatch.",
+        "The module was deleted. Keep the report and the log, and report a bug in elivepatch.",
     ),
     "undefined-symbol": CatalogueEntry(
         Kind.FAILURE,
@@ -213,71 +214,71 @@ CODES: dict[str, CatalogueEntry] = {
     "sealed-endbr": CatalogueEntry(
         Kind.VERDICT,
         "the new code takes the address of a function whose indirect-branch entry this kernel has sealed",
-        "Call the function directly, or through a small wrapper of your own in the patched file.",
+        "Call the function directly, or take the address of a small wrapper that you add to the patched file.",
     ),
     "weak-overridden": CatalogueEntry(
         Kind.VERDICT,
         "the series changes a weak function that this kernel does not use, because another file overrides it",
-        "Patch the function that overrides it; this one never runs.",
+        "Patch the function that overrides it; the weak one never runs.",
     ),
     "fidelity": CatalogueEntry(
         Kind.ERROR,
-        "the rebuilt original function is not the one that the kernel runs",
-        "The base is not this kernel: remove it and add it again; if it happens again, report it.",
+        "the rebuilt original function differs from the one that the kernel runs",
+        "The base is not this kernel: remove it and add it again. If it happens again, report a bug.",
     ),
     "symbols": CatalogueEntry(
         Kind.ERROR,
         "the rebuilt object's symbols do not match those of the running kernel",
-        "The base is not this kernel: remove it and add it again; if it happens again, report it.",
+        "The base is not this kernel: remove it and add it again. If it happens again, report a bug.",
     ),
     "diff-tool": CatalogueEntry(
         Kind.ERROR,
-        "the diff tool gave up for a reason of its own",
-        "Keep the log and report it; smaller changes in the same file often pass.",
+        "the diff tool stopped with an error of its own",
+        "Keep the log and report a bug; smaller changes in the same file often work.",
     ),
     "diff-tool-crash": CatalogueEntry(
         Kind.ERROR,
         "the diff tool crashed",
-        "Keep the log and report it; smaller changes in the same file often pass.",
+        "Keep the log and report a bug; smaller changes in the same file often work.",
     ),
-    "link-failed": CatalogueEntry(Kind.ERROR, "the module could not be linked", "Keep the log and report it."),
+    "link-failed": CatalogueEntry(Kind.ERROR, "the module could not be linked", "Keep the log and report a bug."),
     # Other builders
     "builder-unfit": CatalogueEntry(
         Kind.FAILURE,
-        "the builder that was asked for, or a second one for --paranoid, cannot build for this kernel",
-        "Leave the choice to the server: without --builder and --paranoid every kernel that it knows can be built for.",
+        "the requested builder, or the second one for --paranoid, cannot build for this kernel",
+        "Leave out --builder and --paranoid: the server then chooses a builder that can build for this kernel.",
     ),
     "builders-differ": CatalogueEntry(
         Kind.ERROR,
-        "two builders did not make the same livepatch of the series",
-        "The livepatch was thrown away. Keep the report and the log and report it as a fault of elivepatch.",
+        "two builders made different livepatches of the series",
+        "The livepatch was deleted. Keep the report and the log, and report a bug in elivepatch.",
     ),
     "reference-failed": CatalogueEntry(
-        Kind.ERROR, "kpatch-build gave up for a reason of its own", "Keep the log and look for its first error."
+        Kind.ERROR, "kpatch-build stopped with an error of its own", "Keep the log and read its first error."
     ),
     "out-of-time": CatalogueEntry(
-        Kind.ERROR, "a step ran longer than it may", "Try again; if it happens again, look at the log."
+        Kind.ERROR, "a step ran longer than its time limit", "Try again; if it happens again, read the log."
     ),
 }
 
 
 def problem(code: str, message: str, *, excerpt: str = "") -> Problem:
-    """Return the problem with this code; `message` is one sentence. Raises KeyError for a code that is not listed."""
+    """Return the problem with this code; `message` is one sentence. Raises KeyError for an unknown code."""
     entry = CODES[code]
     return Problem(code=code, kind=entry.kind, message=message, advice=entry.advice, excerpt=excerpt)
 
 
 NOTES: dict[str, str] = {
-    "callbacks": "it has callbacks, which only its own disabling runs: take it back before another replaces it",
-    "code-removed": "a function is gone from the source; its code stays in the kernel, for pointers that lead to it",
-    "header-reach": "the series changes a header, and these objects include it",
-    "inlined": "a changed function is inlined: the functions around it are replaced",
-    "by-name": "a header is part of too many objects to compare all; those that name what changes in it were compared",
-    "left-out": "a part of the change is in code that no livepatch can replace",
-    "new-object": "a source file is new: all of it becomes part of the livepatch",
-    "not-built": "this configuration does not build a file of the series",
-    "override": "the series tells the tools to go on in spite of their rules",
+    "callbacks": "its callbacks run only when it is disabled itself: disable it before another livepatch replaces it",
+    "code-removed": "the series removes a function; its code stays in the kernel, because pointers may lead to it",
+    "header-reach": "the series changes a header that these objects include",
+    "inlined": "a changed function is inlined: the functions that contain it are replaced",
+    "by-name": "too many objects include a header to compare all; those that name the changed part of it were compared",
+    "left-out": "a part of the change is left out, because it is in code that no livepatch can replace",
+    "new-object": "the series adds a source file: all of it becomes part of the livepatch",
+    "not-built": "this kernel's configuration does not build a file of the series",
+    "override": "the series overrides a rule of the tools",
     "second-builder": "a second builder made the same livepatch of the series",
-    "unproved": "the base was accepted without proof that it is the host's kernel",
+    "unproved": "the base was accepted without a proof that it is the host's kernel",
 }
-"""What a build that succeeds can be told, with what it means."""
+"""Notes about a build that succeeded: code and meaning."""

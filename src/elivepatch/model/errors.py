@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can go wrong, as values and as exceptions.
+"""Problems as values and as exceptions.
 
-A patch that cannot become a livepatch, a compile error or a failed trial is an expected outcome and is described
-by a `Problem`, a value that travels in reports. An `ElivepatchError` is raised where the work cannot go on; it
-carries a `Problem` too, so that every message a person sees has a code, one sentence and a piece of advice.
+A patch that cannot become a livepatch, a compile error and a failed trial are expected outcomes: a `Problem`, a value
+that travels in reports, describes each. An `ElivepatchError` is raised if the work cannot go on. It carries a `Problem`
+too, so that every message has a code, one sentence and a piece of advice.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class ExitStatus(enum.IntEnum):
 
 
 class Kind(enum.StrEnum):
-    """Whose matter a problem is; decides the job's result and the client's exit status."""
+    """Kind of a problem: who is responsible for it. It decides the job's result and the exit status of the client."""
 
     VERDICT = "verdict"  # this series cannot be a livepatch for this kernel
     FAILURE = "failure"  # the patch's own fault: does not apply, does not compile, fails its trial
     USAGE = "usage"  # the request is malformed
-    ERROR = "error"  # ours: environment, server, network
+    ERROR = "error"  # the fault of elivepatch or its machine: environment, server, network
     TRUST = "trust"
     HOST = "host"
 
@@ -50,10 +50,10 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that went wrong, told so that a person can act on it.
+    """One thing that went wrong, and what a person can do about it.
 
-    `code` is stable and documented (docs/codes.md); `message` is one sentence; `advice` says the next step;
-    `excerpt` holds the lines of a log or a patch that matter, possibly empty.
+    `code` is stable and documented (docs/codes.md), `message` is one sentence, `advice` is the next step,
+    `excerpt` holds the relevant lines of a log or a patch and may be empty.
     """
 
     code: str
@@ -68,7 +68,7 @@ class Problem:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Problem:
-        """Rebuild a problem from `as_dict`'s mapping; raises KeyError or ValueError where it is not one."""
+        """Return the problem that `as_dict` made `data` from; raises KeyError or ValueError for any other mapping."""
         return cls(
             code=str(data["code"]),
             kind=Kind(data["kind"]),
@@ -89,7 +89,7 @@ class ElivepatchError(Exception):
 
 
 class UsageError(ElivepatchError):
-    """The request or the command line cannot be understood."""
+    """The request or the command line is malformed."""
 
     kind = Kind.USAGE
 
@@ -107,13 +107,13 @@ class TrustError(ElivepatchError):
 
 
 class HostError(ElivepatchError):
-    """The host cannot do what was asked."""
+    """The host cannot carry out the request."""
 
     kind = Kind.HOST
 
 
 class BuildStopped(ElivepatchError):
-    """A build that ends without a livepatch; raised inside a builder, turned into a result at its edge."""
+    """A build that ends without a livepatch; raised inside a builder, returned by it as a result."""
 
     def __init__(self, problem: Problem) -> None:
         Exception.__init__(self, problem.message)

@@ -22,10 +22,10 @@ _RELEASE = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9.+~_-]{0,80}")
 
 
 def parse_release(text: str) -> Release:
-    """Return `text` as a kernel release, or raise UsageError where it cannot be one.
+    """Return `text` as a kernel release; raises UsageError if it is not one.
 
-    The release becomes part of package and file names, so only the characters of Debian's package names and the
-    `_` and `~` of local versions are let through, never a slash.
+    The release becomes part of package and file names. So it may hold the characters of Debian's package names, and `_`
+    and `~` for local versions, but never a slash.
     """
     if not _RELEASE.fullmatch(text) or ".." in text:
         raise UsageError(
@@ -38,7 +38,7 @@ def parse_release(text: str) -> Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelIdentity:
-    """What tells one built kernel from every other."""
+    """The facts that distinguish one built kernel from every other."""
 
     release: Release
     build_id: BuildId

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How long work tells what it is doing."""
+"""Progress events of work that takes long."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that happened. `stage` is a short stable word, `message` is for people.
+    """One step of the work. `stage` is a short stable word, `message` is for people.
 
-    `fraction` is how much of the stage is done (0 to 1), None where that cannot be known.
+    `fraction` is the part of the stage that is done (0 to 1), None if it is not known.
     """
 
     stage: str
@@ -28,4 +28,4 @@ Progress = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """Take an event and do nothing with it."""
+    """Drop the event."""

@@ -11,14 +11,14 @@ from elivepatch.model.kernel import Digest
 
 @dataclass(frozen=True, slots=True)
 class SourcePatch:
-    """One diff as it was given. `name` is for people only and is never used as a path."""
+    """One diff, with the bytes as they were sent. `name` is for people only and is never used as a path."""
 
     name: str
     content: bytes
 
     @property
     def digest(self) -> Digest:
-        """SHA-256 of the bytes as given."""
+        """SHA-256 of the bytes."""
         return Digest(hashlib.sha256(self.content).hexdigest())
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a trial is told to look at and what it saw."""
+"""Expectations of a trial, and the report on it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from elivepatch.model.errors import Problem, UsageError
 
 PHASES = ("before", "during", "after")
-"""Before the livepatch is loaded, while it is enabled, after it was disabled."""
+"""Phases of a trial: before the livepatch is loaded, while it is enabled, after it was disabled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """A command of the guest's shell and a regular expression that its output matches while the livepatch is enabled.
+    """A command of the guest's shell, and a regular expression that its output matches while the livepatch is enabled.
 
-    Before and after it must not match: that shows that the livepatch made the difference and that it is gone again.
+    Before and after, the output must not match: that shows that the livepatch made the difference and left no trace.
     """
 
     command: str
@@ -27,7 +27,7 @@ class Expectation:
     def parse(cls, text: str) -> Expectation:
         """Read `COMMAND =~ REGEX`, or `/absolute/file =~ REGEX` for a file's content.
 
-        Raises UsageError where either side is missing or the expression does not compile.
+        Raises UsageError if a side is missing or the expression does not compile.
         """
         command, separator, pattern = (part.strip() for part in text.rpartition("=~"))
         if not separator or not command or not pattern:
@@ -39,7 +39,7 @@ class Expectation:
         return cls(command=command, pattern=pattern).checked()
 
     def checked(self) -> Expectation:
-        """Return self, or raise UsageError where the expression does not compile or a part is far too long."""
+        """Return self; raises UsageError if the expression does not compile or a part is too long (4096 characters)."""
         if len(self.command) > 4096 or len(self.pattern) > 4096 or "\0" in self.command:
             raise UsageError(
                 "expectation", "An expectation is longer than 4096 characters.", advice="Shorten it; use a file."
@@ -47,7 +47,7 @@ class Expectation:
         try:
             re.compile(self.pattern)
         except (re.error, OverflowError, RecursionError) as error:
-            # The latter two: one that repeats or nests more than Python's expressions can.
+            # The last two: the expression repeats or nests more than Python allows.
             raise UsageError(
                 "expectation",
                 f"The pattern {self.pattern[:80]!r} is not a regular expression: {error}.",
@@ -57,13 +57,13 @@ class Expectation:
 
     @property
     def shell(self) -> str:
-        """The command as the guest runs it: an absolute file name alone means its content."""
+        """The command that the guest runs; for a bare absolute file name, one that prints the file."""
         return f"cat {self.command}" if re.fullmatch(r"/[\w./+:@-]+", self.command) else self.command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """The guest's own words for one expectation, per phase, and whether they are as expected."""
+    """The output of one expectation's command in each phase; `met` if only the output of `during` matched."""
 
     command: str
     pattern: str
@@ -75,7 +75,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialReport:
-    """What the VM saw. `problems` is empty where the trial passed."""
+    """Report on one trial in a VM. `problems` is empty if the trial passed; Times are in seconds."""
 
     release: str
     build_id: str
@@ -91,7 +91,7 @@ class TrialReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing went wrong."""
+        """True if no problem was found."""
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Problems: what a person or a program is told, and what it means for the exit status."""
+"""Problems: the fields that people and programs read, and the exit status that follows."""
 
 from __future__ import annotations
 
