@@ -21,7 +21,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from elivepatch.client.host.machine import Host, Machine
-from elivepatch.client.livepatch.state import Entry, RecordedPatch
+from elivepatch.client.livepatch.state import RecordedPatch, SetEntry
 from elivepatch.client.livepatch.store import Store
 from elivepatch.model.build import PatchedFunction
 from elivepatch.model.kernel import BuildId, Digest, Release
@@ -302,9 +302,9 @@ class Made:
     envelope: bytes
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> SetEntry:
         patches = tuple(RecordedPatch(name=f"{digest[:6]}.patch", digest=digest) for digest in self.statement.series)
-        return Entry(
+        return SetEntry(
             name=self.statement.name,
             digest=self.statement.digest,
             build_key=self.statement.build_key,
@@ -312,7 +312,7 @@ class Made:
             series=patches,
         )
 
-    def keep(self, store: Store) -> Entry:
+    def keep(self, store: Store) -> SetEntry:
         """Put the files where the client keeps them."""
         store.keep(self.module, "ko")
         store.keep(self.envelope, "sig", key=self.statement.digest)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from elivepatch.client.host.findings import require
 from elivepatch.client.host.identity import read_identity
-from elivepatch.client.livepatch.install import Account, Delivery, bring_in, require_asked_for, tell_account
+from elivepatch.client.livepatch.install import Delivery, InstallReport, install, require_asked_for, tell_install
 from elivepatch.client.livepatch.live_state import require_settled
 from elivepatch.client.livepatch.session import Session, changing
 from elivepatch.client.options import SETTINGS_FILE, add_changing
@@ -62,9 +62,9 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     expectations = tuple(Expectation.parse(text) for text in arguments.expect)
     with changing(arguments, output, doing="apply") as session:
         require(session.tools.obstacles)
-        require_settled(session.standing)
+        require_settled(session.live_state)
         kernel = read_identity(session.machine.host)
-        account = Account(kernel=kernel, dry_run=arguments.dry_run, findings=list(session.findings))
+        account = InstallReport(kernel=kernel, dry_run=arguments.dry_run, findings=list(session.findings))
         series = _series(session, given.patches, stack=arguments.stack)
         if series is None:
             account.already_live = True
@@ -83,15 +83,15 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             said = verify_envelope(delivery.envelope, session.tools.pinned)
             require_asked_for(said, series=[patch.digest for patch in series.patches], replace=not arguments.stack)
             names = ", ".join(file.name for file in arguments.patches)
-            bring_in(session, delivery, account, reason=f"apply {names}"[:200])
+            install(session, delivery, account, reason=f"apply {names}"[:200])
     output.document(account.document())
-    tell_account(account, output)
+    tell_install(account, output)
     return ExitStatus.OK
 
 
 def _series(session: Session, given: Sequence[SourcePatch], *, stack: bool) -> PatchSeries | None:
     """Return what is to be built: everything live and what is new, each once; None where nothing is new."""
-    live = list(dict.fromkeys(patch for entry in session.standing.live for patch in entry.series))
+    live = list(dict.fromkeys(patch for entry in session.live_state.live for patch in entry.series))
     texts = {patch.digest: patch for patch in given}
     new = [patch for digest, patch in texts.items() if digest not in {one.digest for one in live}]
     if not new:
@@ -100,7 +100,7 @@ def _series(session: Session, given: Sequence[SourcePatch], *, stack: bool) -> P
     return PatchSeries((*carried, *new))
 
 
-def _build(session: Session, arguments: argparse.Namespace, account: Account, request: BuildRequest) -> Delivery:
+def _build(session: Session, arguments: argparse.Namespace, account: InstallReport, request: BuildRequest) -> Delivery:
     """Have the server build, wait, fetch module and signature; raises BuildStopped with the server's own problem."""
     host, progress = session.machine.host, session.tools.progress
     settings = settings_of(arguments, environ=os.environ, file=host.path(SETTINGS_FILE))

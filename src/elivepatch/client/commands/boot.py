@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         output.line(f"Nothing was loaded: the kernel was started with {_OFF}.")
         return ExitStatus.OK
     with changing(arguments, output, doing="boot") as session:
-        standing = session.standing
-        if not standing.record.set.entries:
+        live_state = session.live_state
+        if not live_state.record.set.entries:
             others = [record.release for record in session.store.other_kernels() if record.set.entries]
             told = f"; what is recorded for {', '.join(others)} does not fit this kernel" if others else ""
             output.document(_document("nothing"))
@@ -58,26 +58,26 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             return ExitStatus.OK
         if not arguments.clear_guard:
             _require_guard(session)
-        if not standing.this_boot or standing.missing:
+        if not live_state.this_boot or live_state.missing:
             changed = _load(session)
         else:
-            changed = Changed(standing=standing, transitions=())
+            changed = Changed(live_state=live_state, transitions=())
     output.document(_document("loaded", changed))
     tell_change(changed, output)
     return ExitStatus.OK
 
 
 def _load(session: Session) -> Changed:
-    standing = session.standing
-    if standing.moving is not None:
-        require_settled(standing)
-    coming = standing.record.returned_to(standing.record.current, boot_id=standing.boot_id)
-    return carry_out(session.tools, standing, coming, action="boot")
+    live_state = session.live_state
+    if live_state.moving is not None:
+        require_settled(live_state)
+    coming = live_state.record.returned_to(live_state.record.current, boot_id=live_state.boot_id)
+    return carry_out(session.tools, live_state, coming, action="boot")
 
 
 def _require_guard(session: Session) -> None:
     """Raise HostError, and note it, where the set must not be loaded by itself."""
-    entries = session.standing.record.set.entries
+    entries = session.live_state.record.set.entries
     why = judge(session.machine.host, session.store, entries, window_s=session.settings.boot_guard_s)
     if not why:
         return

@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 
 from elivepatch.client.livepatch.change import carry_out
-from elivepatch.client.livepatch.live_state import Standing, require_settled
+from elivepatch.client.livepatch.live_state import LiveState, require_settled
 from elivepatch.client.livepatch.session import change_document, changing, tell_change
-from elivepatch.client.livepatch.state import Entry
+from elivepatch.client.livepatch.state import SetEntry
 from elivepatch.client.options import add_changing
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError
@@ -29,32 +29,32 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Load it, watch, record."""
     name = arguments.name
     with changing(arguments, output, doing=f"enable {name}") as session:
-        standing = session.standing
-        wanted = _wanted(standing, name)
-        record = standing.record
+        live_state = session.live_state
+        wanted = _wanted(live_state, name)
+        record = live_state.record
         if wanted == record.set.entries:
-            coming = record.returned_to(record.current, boot_id=standing.boot_id)
+            coming = record.returned_to(record.current, boot_id=live_state.boot_id)
         else:
             coming = record.followed_by(
-                wanted, boot_id=standing.boot_id, at=session.machine.stamp(), reason=f"enable {name}"
+                wanted, boot_id=live_state.boot_id, at=session.machine.stamp(), reason=f"enable {name}"
             )
-        changed = carry_out(session.tools, standing, coming, action=f"enable {name}")
+        changed = carry_out(session.tools, live_state, coming, action=f"enable {name}")
     output.document(change_document("enable", changed))
     tell_change(changed, output)
     return ExitStatus.OK
 
 
-def _wanted(standing: Standing, name: str) -> tuple[Entry, ...]:
-    entry = standing.record.known.get(name)
+def _wanted(live_state: LiveState, name: str) -> tuple[SetEntry, ...]:
+    entry = live_state.record.known.get(name)
     if entry is None:
         raise HostError(
             "no-such-livepatch",
             f"Nothing here is called {name}.",
             advice="`elivepatch list` shows what is recorded; a disabled livepatch of others must be loaded anew.",
         )
-    if any(one.name == name for one in standing.live):
+    if any(one.name == name for one in live_state.live):
         raise HostError("already-live", f"{name} is live already.", advice="Nothing needs to be done.")
-    if [one.name for one in standing.missing] == [name] and standing.moving is None:
-        return tuple(one for one in standing.record.set.entries if one in standing.live or one.name == name)
-    require_settled(standing)
-    return (*standing.live, entry)
+    if [one.name for one in live_state.missing] == [name] and live_state.moving is None:
+        return tuple(one for one in live_state.record.set.entries if one in live_state.live or one.name == name)
+    require_settled(live_state)
+    return (*live_state.live, entry)

@@ -9,7 +9,7 @@ from typing import Any
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import loaded_modules
 from elivepatch.client.livepatch.inventory import described
-from elivepatch.client.livepatch.live_state import look
+from elivepatch.client.livepatch.live_state import read_live_state
 from elivepatch.client.livepatch.store import Store
 from elivepatch.client.options import add_json
 from elivepatch.commandline import Subparsers
@@ -30,9 +30,9 @@ def register(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Print one line for each livepatch, or everything about one."""
     machine = machines.this_machine()
-    standing = look(machine, Store.of(machine.host).record())
+    live_state = read_live_state(machine, Store.of(machine.host).record())
     modules = loaded_modules(machine.host)
-    rows = [row for row in described(standing, modules) if arguments.name in {None, row["name"]}]
+    rows = [row for row in described(live_state, modules) if arguments.name in {None, row["name"]}]
     if arguments.name is not None and not rows:
         raise HostError(
             "no-such-livepatch",

@@ -9,7 +9,7 @@ from pathlib import Path
 from elivepatch.client.host.findings import require
 from elivepatch.client.host.identity import read_identity
 from elivepatch.client.host.loading import MODULE_LIMIT
-from elivepatch.client.livepatch.install import Account, Delivery, bring_in, tell_account
+from elivepatch.client.livepatch.install import Delivery, InstallReport, install, tell_install
 from elivepatch.client.livepatch.live_state import require_settled
 from elivepatch.client.livepatch.session import changing
 from elivepatch.client.options import add_changing
@@ -55,14 +55,14 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     sources = [SourcePatch(file.name, _read(file, MODULE_LIMIT, "source patch")) for file in arguments.source]
     with changing(arguments, output, doing=f"load {module.name}") as session:
         require(session.tools.obstacles)
-        require_settled(session.standing)
-        account = Account(
+        require_settled(session.live_state)
+        account = InstallReport(
             kernel=read_identity(session.machine.host), dry_run=arguments.dry_run, findings=list(session.findings)
         )
         delivery = Delivery(module=content, envelope=envelope, sources=sources)
-        bring_in(session, delivery, account, reason=f"load {module.name}")
+        install(session, delivery, account, reason=f"load {module.name}")
     output.document(account.document())
-    tell_account(account, output)
+    tell_install(account, output)
     return ExitStatus.OK
 
 

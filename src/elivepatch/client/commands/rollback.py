@@ -26,17 +26,17 @@ def register(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Make the previous set live; done twice, it goes back twice."""
     with changing(arguments, output, doing="rollback") as session:
-        standing = session.standing
-        require_settled(standing)
-        previous = standing.record.previous
+        live_state = session.live_state
+        require_settled(live_state)
+        previous = live_state.record.previous
         if previous is None:
             raise HostError(
                 "nothing-before",
                 "There is nothing to go back to: no change is recorded before this one.",
                 advice="`elivepatch history` shows what happened; `elivepatch unload NAME` takes a livepatch out.",
             )
-        coming = standing.record.returned_to(previous.number, boot_id=standing.boot_id)
-        changed = carry_out(session.tools, standing, coming, action="rollback")
+        coming = live_state.record.returned_to(previous.number, boot_id=live_state.boot_id)
+        changed = carry_out(session.tools, live_state, coming, action="rollback")
     output.document(change_document("rollback", changed))
     tell_change(changed, output)
     return ExitStatus.OK

@@ -18,7 +18,7 @@ from elivepatch.client.host.sysfs import read_livepatches, supported
 from elivepatch.client.host.transition import holders_of
 from elivepatch.client.livepatch.boot_guard import why_skipped
 from elivepatch.client.livepatch.inventory import counted, described
-from elivepatch.client.livepatch.live_state import Standing, look
+from elivepatch.client.livepatch.live_state import LiveState, read_live_state
 from elivepatch.client.livepatch.state import Record
 from elivepatch.client.livepatch.store import Store
 from elivepatch.client.options import TRUSTED_FILE, add_json
@@ -45,7 +45,7 @@ class _Seen:
 
     machine: Machine
     store: Store
-    standing: Standing | None = None
+    live_state: LiveState | None = None
     why_no_record: str = ""
     attention: list[str] = field(default_factory=list)
 
@@ -83,10 +83,10 @@ def _document(seen: _Seen) -> dict[str, Any]:
 
 def _livepatches(seen: _Seen, record: Record | None) -> list[dict[str, Any]]:
     release, build_id = read_release(seen.machine.host), seen.store.build_id
-    standing = look(seen.machine, record or Record.empty(release, build_id, ""))
-    seen.standing = standing if record is not None else None
+    live_state = read_live_state(seen.machine, record or Record.empty(release, build_id, ""))
+    seen.live_state = live_state if record is not None else None
     modules = loaded_modules(seen.machine.host)
-    return [row for row in described(standing, modules) if row["state"] != "recorded"]
+    return [row for row in described(live_state, modules) if row["state"] != "recorded"]
 
 
 def _transition(seen: _Seen) -> dict[str, Any] | None:
@@ -103,14 +103,14 @@ def _transition(seen: _Seen) -> dict[str, Any] | None:
 
 
 def _record(seen: _Seen, record: Record | None) -> dict[str, Any]:
-    if record is None or seen.standing is None:
+    if record is None or seen.live_state is None:
         return {"readable": False, "why": seen.why_no_record}
-    standing = seen.standing
-    missing = [entry.name for entry in standing.missing]
+    live_state = seen.live_state
+    missing = [entry.name for entry in live_state.missing]
     skipped = _noted(seen, lambda: why_skipped(seen.store)) or ""
     if missing and skipped:
         seen.attention.append(f"{', '.join(missing)} was not loaded at boot: {skipped}")
-    elif missing and not standing.this_boot:
+    elif missing and not live_state.this_boot:
         seen.attention.append(f"{', '.join(missing)} is recorded but was not loaded since the machine was started")
     elif missing:
         seen.attention.append(f"{', '.join(missing)} is recorded as live, but the kernel does not have it")
@@ -121,7 +121,7 @@ def _record(seen: _Seen, record: Record | None) -> dict[str, Any]:
         "readable": True,
         "set": record.current,
         "settled_at": record.set.settled_at or None,
-        "this_boot": standing.this_boot,
+        "this_boot": live_state.this_boot,
         "agrees": not missing,
         "missing": missing,
         "series": [{"name": patch.name, "digest": patch.digest} for patch in record.set.series],

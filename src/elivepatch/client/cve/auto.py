@@ -30,7 +30,7 @@ from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.client.cve.verdict_client import out_of_time
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.machine import Machine
-from elivepatch.client.livepatch.live_state import look
+from elivepatch.client.livepatch.live_state import read_live_state
 from elivepatch.client.livepatch.store import Store
 from elivepatch.client.server.timeout import alarm
 from elivepatch.model.errors import BuildStopped, ElivepatchError, ExitStatus, HostError
@@ -105,7 +105,7 @@ def _report(made: CloseSession, result: str, output: Output, *, newly: int = 0, 
     machine, counts = machines.this_machine(), made.plan.counts()
     sources = made.question.subject.sources
     stages = funnel(made.exposed_now(), made.question.subject)
-    live = look(machine, Store.of(machine.host).record()).live
+    live = read_live_state(machine, Store.of(machine.host).record()).live
     document = {
         "kernel": made.question.release,
         "build_id": sources.build_id if sources is not None else "",

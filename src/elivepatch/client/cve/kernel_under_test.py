@@ -16,7 +16,7 @@ from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import loaded_modules, read_build_id, read_release
 from elivepatch.client.host.machine import Machine
-from elivepatch.client.livepatch.live_state import look
+from elivepatch.client.livepatch.live_state import read_live_state
 from elivepatch.client.livepatch.store import Store
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, HostError, UsageError
 from elivepatch.model.kernel import Release
@@ -186,14 +186,14 @@ def live_closings(machine: Machine, verdicts: dict[str, FixVerdict]) -> dict[str
     A CVE is closed where all source patches of its fix are live and, as far as it is known which functions these
     replace, the kernel has one of them in its livepatch. Raises HostError where the record may not be read.
     """
-    standing = look(machine, Store.of(machine.host).record())
+    live_state = read_live_state(machine, Store.of(machine.host).record())
     replaced = {
-        one.name: {f"{function.object}:{function.name}" for function in one.functions} for one in standing.kernel
+        one.name: {f"{function.object}:{function.name}" for function in one.functions} for one in live_state.kernel
     }
     found = {}
     for name, verdict in verdicts.items():
         wanted = verdict.closed_by
-        for entry in standing.live:
+        for entry in live_state.live:
             carried = {patch.digest for patch in entry.series}
             functions = tuple(one for one in verdict.functions if one in replaced[entry.name])
             if wanted and wanted <= carried and (functions or not verdict.functions):

@@ -31,8 +31,8 @@ from elivepatch.client.cve.verdict_client import VerdictClient, note_fixes
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import read_release
 from elivepatch.client.host.machine import Machine
-from elivepatch.client.livepatch.live_state import look
-from elivepatch.client.livepatch.state import Entry
+from elivepatch.client.livepatch.live_state import read_live_state
+from elivepatch.client.livepatch.state import SetEntry
 from elivepatch.client.livepatch.store import Store
 from elivepatch.client.options import add_json
 from elivepatch.client.server.advisories import AdvisoryServer
@@ -54,7 +54,7 @@ class CloseSession:
     plan: ClosePlan
     exposed: list[Exposure]
     judge: VerdictClient
-    live: tuple[Entry, ...]
+    live: tuple[SetEntry, ...]
 
     def document(self) -> dict[str, Any]:
         """Return the plan for machines."""
@@ -211,17 +211,19 @@ def _live_functions(made: CloseSession) -> set[str]:
     if machine is None:
         return set()
     names = {entry.name for entry in made.live}
-    standing = look(machine, Store.of(machine.host).record())
+    live_state = read_live_state(machine, Store.of(machine.host).record())
     return {
         f"{function.object}:{function.name}"
-        for one in standing.kernel
+        for one in live_state.kernel
         if one.name in names
         for function in one.functions
     }
 
 
-def _live(asked: KernelUnderTest) -> tuple[Entry, ...]:
-    return look(asked.machine, Store.of(asked.machine.host).record()).live if asked.machine is not None else ()
+def _live(asked: KernelUnderTest) -> tuple[SetEntry, ...]:
+    return (
+        read_live_state(asked.machine, Store.of(asked.machine.host).record()).live if asked.machine is not None else ()
+    )
 
 
 def _records(

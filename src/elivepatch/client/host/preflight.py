@@ -12,28 +12,28 @@ from elivepatch.client.host.loading import holding_themselves, is_pinned
 from elivepatch.client.host.machine import Host, Machine
 from elivepatch.client.host.tasks import standing_in
 from elivepatch.client.livepatch.inventory import counted
-from elivepatch.client.livepatch.live_state import Standing
+from elivepatch.client.livepatch.live_state import LiveState
 from elivepatch.trust.statement import Statement
 
 _STACKS_WITHIN_S = 2.0
 
 
-def look_closely(machine: Machine, standing: Standing, statement: Statement) -> tuple[Finding, ...]:
+def preflight(machine: Machine, live_state: LiveState, statement: Statement) -> tuple[Finding, ...]:
     """Compare a verified livepatch with the host it is to be loaded on. Takes three seconds at the most."""
     host = machine.host
     return (
         fine("fits", f"{statement.name} is signed and made for this kernel: {statement.release}"),
-        _name(host, standing, statement),
-        _others(host, standing, statement),
+        _name(host, live_state, statement),
+        _others(host, live_state, statement),
         _functions(host, statement),
         _objects(host, statement),
-        _tracers(host, standing, statement),
+        _tracers(host, live_state, statement),
         _tasks(machine, statement),
     )
 
 
-def _name(host: Host, standing: Standing, statement: Statement) -> Finding:
-    if any(one.name == statement.name for one in standing.kernel):
+def _name(host: Host, live_state: LiveState, statement: Statement) -> Finding:
+    if any(one.name == statement.name for one in live_state.kernel):
         return stop(
             "name-taken",
             f"A livepatch called {statement.name} is live already.",
@@ -54,16 +54,16 @@ def _name(host: Host, standing: Standing, statement: Statement) -> Finding:
     return fine("name", f"no module is called {statement.name}")
 
 
-def _others(host: Host, standing: Standing, statement: Statement) -> Finding:
-    held = holding_themselves(host, [one.name for one in standing.kernel])
+def _others(host: Host, live_state: LiveState, statement: Statement) -> Finding:
+    held = holding_themselves(host, [one.name for one in live_state.kernel])
     if statement.replace and held:
         return stop(
             "callbacks-live",
             f"{held[0]} has written pointers into itself, which a livepatch that replaces it would leave behind.",
             f"Take it back first (`elivepatch unload {held[0]}`), then run the command again.",
         )
-    if statement.replace and standing.foreign:
-        names = ", ".join(one.name for one in standing.foreign)
+    if statement.replace and live_state.foreign:
+        names = ", ".join(one.name for one in live_state.foreign)
         return stop(
             "foreign-livepatch",
             f"{names} is live and was not loaded by elivepatch; {statement.name} would take it back.",
@@ -73,7 +73,7 @@ def _others(host: Host, standing: Standing, statement: Statement) -> Finding:
     shared = sorted(
         {
             one.name
-            for one in standing.kernel
+            for one in live_state.kernel
             if not statement.replace and any((function.object, function.name) in ours for function in one.functions)
         }
     )
@@ -127,9 +127,9 @@ def _objects(host: Host, statement: Statement) -> Finding:
     return fine("objects", "everything it changes is loaded")
 
 
-def _tracers(host: Host, standing: Standing, statement: Statement) -> Finding:
+def _tracers(host: Host, live_state: LiveState, statement: Statement) -> Finding:
     held = ipmodify_functions(host) or {}
-    ours = {function.name for one in standing.kernel for function in one.functions}
+    ours = {function.name for one in live_state.kernel for function in one.functions}
     hit = sorted({function.name for function in statement.functions} & (set(held) - ours))
     if hit:
         return stop(

@@ -29,7 +29,7 @@ _CENSUS_WITHIN_S = 5.0
 _HOLDERS_SHOWN = 10
 
 
-class Ending(enum.StrEnum):
+class TransitionEnd(enum.StrEnum):
     """How a watched transition ended."""
 
     DONE = "done"
@@ -49,7 +49,7 @@ class Transition:
 
     name: str
     enabling: bool
-    ending: Ending
+    ending: TransitionEnd
     seconds: float
     back_seconds: float = 0.0
     interrupted: bool = False
@@ -86,7 +86,7 @@ def follow(
     The ending is `done` too where the livepatch disappears on its way out, or was never in transition.
     """
     seen = _until(machine, name, enabling=enabling, within_s=watch.deadline_s, stop=interruption, progress=progress)
-    if seen.ending in {Ending.DONE, Ending.TAKEN}:
+    if seen.ending in {TransitionEnd.DONE, TransitionEnd.TAKEN}:
         return seen
     if watch.force and not interruption.asked:
         return _force(machine, seen, progress)
@@ -96,14 +96,14 @@ def follow(
         # The kernel refuses to reverse what has just ended; then it is done after all.
         state = read_livepatch(machine.host, name)
         if (state is None or not state.transition) and _arrived(state, enabling=enabling):
-            return replace(seen, ending=Ending.DONE, interrupted=interruption.asked)
+            return replace(seen, ending=TransitionEnd.DONE, interrupted=interruption.asked)
     back = _until(machine, name, enabling=not enabling, within_s=watch.deadline_s, stop=None, progress=progress)
-    returned = replace(seen, ending=Ending.REVERSED, back_seconds=back.seconds, interrupted=interruption.asked)
-    if back.ending is Ending.DONE:
+    returned = replace(seen, ending=TransitionEnd.REVERSED, back_seconds=back.seconds, interrupted=interruption.asked)
+    if back.ending is TransitionEnd.DONE:
         return returned  # whoever had to move back held nothing
     return replace(
         returned,
-        ending=Ending.STUCK,
+        ending=TransitionEnd.STUCK,
         holders=seen.holders or back.holders,
         waiting=seen.waiting or back.waiting,
     )
@@ -111,18 +111,18 @@ def follow(
 
 def require_done(transition: Transition) -> None:
     """Raise HostError where the transition did not end as it was meant to."""
-    if transition.ending in {Ending.DONE, Ending.FORCED}:
+    if transition.ending in {TransitionEnd.DONE, TransitionEnd.FORCED}:
         return
     name, waited = transition.name, f"{transition.seconds:.0f} s"
     tasks = f"{transition.waiting} task{'' if transition.waiting == 1 else 's'}" if transition.waiting else "something"
     doing = "enabled" if transition.enabling else "disabled"
-    if transition.ending is Ending.TAKEN:
+    if transition.ending is TransitionEnd.TAKEN:
         raise HostError(
             "transition-taken",
             f"{name} was being {doing} when somebody else turned it round.",
             advice="Another program works on livepatches here (kpatch, a vendor's service): let only one do it.",
         )
-    if transition.ending is Ending.STUCK:
+    if transition.ending is TransitionEnd.STUCK:
         raise HostError(
             "transition-stuck",
             f"{name} was neither {doing} nor taken back within {waited}: its transition is still under way.",
@@ -152,12 +152,12 @@ def _until(
     next_census, told_stall = started, False
     holders: tuple[Holder, ...] = ()
     waiting = 0
-    ending = Ending.STUCK
+    ending = TransitionEnd.STUCK
     while True:
         state = read_livepatch(machine.host, name)
         passed = clock.monotonic() - started
         if state is None or not state.transition:
-            ending = Ending.DONE if _arrived(state, enabling=enabling) else Ending.TAKEN
+            ending = TransitionEnd.DONE if _arrived(state, enabling=enabling) else TransitionEnd.TAKEN
             break
         if passed >= within_s or (stop is not None and stop.asked):
             break
@@ -174,7 +174,7 @@ def _until(
                     told_stall = True
                     progress(Event(stage="stalled", message=f"{name} waits for {holders[0]}"))
         clock.sleep(_POLL_S)
-    if ending is Ending.STUCK and state is not None and not holders:
+    if ending is TransitionEnd.STUCK and state is not None and not holders:
         holders = holders_of(machine, state)
         waiting = max(waiting, len(holders))
     return Transition(
@@ -219,7 +219,7 @@ def _force(machine: Machine, seen: Transition, progress: Progress) -> Transition
     )
     _write(machine, seen.name, "force", "1")
     after = _until(machine, seen.name, enabling=seen.enabling, within_s=10.0, stop=None, progress=progress)
-    ending = Ending.FORCED if after.ending is Ending.DONE else Ending.STUCK
+    ending = TransitionEnd.FORCED if after.ending is TransitionEnd.DONE else TransitionEnd.STUCK
     return replace(seen, ending=ending, seconds=seen.seconds + after.seconds)
 
 

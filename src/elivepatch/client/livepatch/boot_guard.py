@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 
 from elivepatch.client.host.identity import read_boot_id
 from elivepatch.client.host.machine import Host, Machine
-from elivepatch.client.livepatch.state import Entry
+from elivepatch.client.livepatch.state import SetEntry
 from elivepatch.client.livepatch.store import Store
 from elivepatch.model.errors import HostError
 
@@ -34,7 +34,7 @@ class Phase(enum.StrEnum):
     SKIPPED = "skipped"
 
 
-def note_phase(machine: Machine, store: Store, entries: Sequence[Entry], phase: Phase, *, why: str = "") -> None:
+def note_phase(machine: Machine, store: Store, entries: Sequence[SetEntry], phase: Phase, *, why: str = "") -> None:
     """Note how far the load of `entries` got; raises HostError where that cannot be written."""
     store.write_guard(
         {
@@ -60,7 +60,7 @@ def why_skipped(store: Store) -> str:
     return str(guard.get("why", "")) if guard.get("phase") == Phase.SKIPPED else ""
 
 
-def judge(host: Host, store: Store, entries: Sequence[Entry], *, window_s: float) -> str:
+def judge(host: Host, store: Store, entries: Sequence[SetEntry], *, window_s: float) -> str:
     """Return why `entries` must not be loaded by themselves in this boot, empty where they may.
 
     Only a note about exactly these modules counts: a machine that died of a new set comes back with the old one.

@@ -21,8 +21,8 @@ from elivepatch.client.host.signals import Interruption
 from elivepatch.client.host.sysfs import DIRECTORY, Rules, read_livepatch
 from elivepatch.client.host.transition import Transition, Watch, follow, require_done
 from elivepatch.client.livepatch.boot_guard import Phase, note_phase
-from elivepatch.client.livepatch.live_state import Standing, look, settle
-from elivepatch.client.livepatch.state import Entry, Record
+from elivepatch.client.livepatch.live_state import LiveState, read_live_state, settle
+from elivepatch.client.livepatch.state import Record, SetEntry
 from elivepatch.client.livepatch.store import Store
 from elivepatch.model.errors import HostError
 from elivepatch.model.progress import Event, Progress
@@ -35,7 +35,7 @@ _NO_LOGIN = "4294967295"
 class Load:
     """Load this livepatch; where it replaces, all others go."""
 
-    entry: Entry
+    entry: SetEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +69,12 @@ class Tools:
 class Changed:
     """What a change did. `left` names modules that are out of force but could not be unloaded."""
 
-    standing: Standing
+    live_state: LiveState
     transitions: tuple[Transition, ...]
     left: tuple[str, ...] = field(default=())
 
 
-def plan(live: Sequence[Entry], wanted: Sequence[Entry], rules: Rules) -> tuple[Step, ...]:
+def plan(live: Sequence[SetEntry], wanted: Sequence[SetEntry], rules: Rules) -> tuple[Step, ...]:
     """Return the steps from `live` to `wanted`; raises HostError where this kernel knows no way.
 
     A livepatch that replaces must be the first to be loaded: it takes everything before it away, in one transition.
@@ -103,7 +103,7 @@ def plan(live: Sequence[Entry], wanted: Sequence[Entry], rules: Rules) -> tuple[
     return (*(Disable(name=entry.name) for entry in reversed(going)), *(Load(entry=entry) for entry in coming))
 
 
-def carry_out(tools: Tools, standing: Standing, coming: Record, *, action: str) -> Changed:
+def carry_out(tools: Tools, live_state: LiveState, coming: Record, *, action: str) -> Changed:
     """Make the current set of `coming` live and the record; the caller holds the lock. The history tells `action`.
 
     Raises HostError or TrustError where a step fails, KeyboardInterrupt where it was interrupted: in both cases the
@@ -111,10 +111,10 @@ def carry_out(tools: Tools, standing: Standing, coming: Record, *, action: str) 
     `transition-stuck`.
     """
     machine, store = tools.machine, tools.store
-    steps = plan(standing.live, coming.set.entries, Rules.of(coming.release))
+    steps = plan(live_state.live, coming.set.entries, Rules.of(coming.release))
     if any(isinstance(step, Load) for step in steps):
         require(tools.obstacles)
-    _verify_all(tools, standing, steps)
+    _verify_all(tools, live_state, steps)
     before = store.guard()
     transitions: list[Transition] = []
     left: tuple[str, ...] = ()
@@ -132,24 +132,26 @@ def carry_out(tools: Tools, standing: Standing, coming: Record, *, action: str) 
             now = settle(machine, store)
             if now.moving is None:
                 _note_guard(tools, now, coming, before)
-            _write_history(tools, standing, now, transitions, action)
+            _write_history(tools, live_state, now, transitions, action)
             if now.moving is None:
-                left = _clean_up(tools, now, (*standing.live, *coming.set.entries))
+                left = _clean_up(tools, now, (*live_state.live, *coming.set.entries))
     store.prune(now.record)
-    return Changed(standing=now, transitions=tuple(transitions), left=left)
+    return Changed(live_state=now, transitions=tuple(transitions), left=left)
 
 
-def take_out_foreign(tools: Tools, standing: Standing, name: str, *, unload: bool) -> Changed:
+def take_out_foreign(tools: Tools, live_state: LiveState, name: str, *, unload: bool) -> Changed:
     """Take a livepatch out that is live but not recorded here; the caller holds the lock.
 
     Raises HostError where it stays in force, KeyboardInterrupt where it was interrupted and stays.
     """
     with Interruption() as interruption:
         transition = _take(tools, Disable(name=name), interruption)
-        _write_history(tools, standing, look(tools.machine, standing.record), [transition], f"take out {name}")
+        _write_history(
+            tools, live_state, read_live_state(tools.machine, live_state.record), [transition], f"take out {name}"
+        )
         require_done(transition)
         left = () if not unload or remove(tools.machine, name) else (name,)
-    return Changed(standing=look(tools.machine, standing.record), transitions=(transition,), left=left)
+    return Changed(live_state=read_live_state(tools.machine, live_state.record), transitions=(transition,), left=left)
 
 
 def _take(tools: Tools, step: Step, interruption: Interruption) -> Transition:
@@ -183,7 +185,7 @@ def _follow(tools: Tools, name: str, enabling: bool, interruption: Interruption)
     )
 
 
-def _load(tools: Tools, entry: Entry) -> None:
+def _load(tools: Tools, entry: SetEntry) -> None:
     if not remove(tools.machine, entry.name):
         raise HostError(
             "name-taken",
@@ -194,7 +196,7 @@ def _load(tools: Tools, entry: Entry) -> None:
         insert(tools.machine, module)
 
 
-def _opened(tools: Tools, entry: Entry) -> AbstractContextManager[VerifiedModule]:
+def _opened(tools: Tools, entry: SetEntry) -> AbstractContextManager[VerifiedModule]:
     return open_verified(
         tools.machine.host,
         tools.store.path_of(entry.digest, "ko"),
@@ -203,11 +205,11 @@ def _opened(tools: Tools, entry: Entry) -> AbstractContextManager[VerifiedModule
     )
 
 
-def _verify_all(tools: Tools, standing: Standing, steps: Sequence[Step]) -> None:
+def _verify_all(tools: Tools, live_state: LiveState, steps: Sequence[Step]) -> None:
     """Verify every module before the first step: a bad one in the middle would leave half a change."""
     for step in steps:
         if isinstance(step, Load):
-            _require_not_pinned(tools, standing, step.entry.name)
+            _require_not_pinned(tools, live_state, step.entry.name)
             with _opened(tools, step.entry) as module:
                 if module.statement.name != step.entry.name:
                     raise HostError(
@@ -215,25 +217,25 @@ def _verify_all(tools: Tools, standing: Standing, steps: Sequence[Step]) -> None
                         f"The module kept for {step.entry.name} is {module.statement.name}.",
                         advice="The record is damaged: build the livepatch again with `elivepatch apply`.",
                     )
-            held = holding_themselves(tools.machine.host, [one.name for one in standing.kernel])
+            held = holding_themselves(tools.machine.host, [one.name for one in live_state.kernel])
             if step.entry.replace and held:
                 raise HostError(
                     "callbacks-live",
                     f"{held[0]} has written pointers into itself, which what replaces it would leave behind.",
                     advice=f"Take it back first: `elivepatch unload {held[0]}`.",
                 )
-            if step.entry.replace and standing.foreign:
+            if step.entry.replace and live_state.foreign:
                 raise HostError(
                     "foreign-livepatch",
-                    f"{standing.foreign[0].name} is live and was not loaded by elivepatch; it would be taken back.",
+                    f"{live_state.foreign[0].name} is live and was not loaded by elivepatch; it would be taken back.",
                     advice="Put its source patch into your series and unload it, or use `elivepatch apply --stack`.",
                 )
 
 
-def _require_not_pinned(tools: Tools, standing: Standing, name: str) -> None:
+def _require_not_pinned(tools: Tools, live_state: LiveState, name: str) -> None:
     if not is_pinned(tools.machine.host, name):
         return
-    live = [entry.name for entry in standing.live]
+    live = [entry.name for entry in live_state.live]
     meanwhile = f" To be without livepatches until then: `elivepatch unload {live[-1]}`." if live else ""
     raise HostError(
         "module-pinned",
@@ -255,7 +257,7 @@ def _disable(machine: Machine, name: str) -> None:
         ) from error
 
 
-def _clean_up(tools: Tools, now: Standing, involved: Sequence[Entry]) -> tuple[str, ...]:
+def _clean_up(tools: Tools, now: LiveState, involved: Sequence[SetEntry]) -> tuple[str, ...]:
     """Unload the modules of `involved` that are out of force; return the names of those that could not be."""
     loaded = {module.name for module in loaded_modules(tools.machine.host)}
     live = {one.name for one in now.kernel if one.enabled or one.transition}
@@ -264,7 +266,7 @@ def _clean_up(tools: Tools, now: Standing, involved: Sequence[Entry]) -> tuple[s
     return tuple(name for name in out if not remove(tools.machine, name))
 
 
-def _note_guard(tools: Tools, now: Standing, coming: Record, before: dict[str, Any] | None) -> None:
+def _note_guard(tools: Tools, now: LiveState, coming: Record, before: dict[str, Any] | None) -> None:
     if before is None or now.record.set.entries == coming.set.entries:
         note_phase(tools.machine, tools.store, now.record.set.entries, Phase.LOADED)
     else:
@@ -272,7 +274,7 @@ def _note_guard(tools: Tools, now: Standing, coming: Record, before: dict[str, A
 
 
 def _write_history(
-    tools: Tools, before: Standing, now: Standing, transitions: Sequence[Transition], action: str
+    tools: Tools, before: LiveState, now: LiveState, transitions: Sequence[Transition], action: str
 ) -> None:
     event = {
         "at": tools.machine.stamp(),

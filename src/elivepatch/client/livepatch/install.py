@@ -9,11 +9,11 @@ from typing import Any
 
 from elivepatch.client.host.findings import Finding, require
 from elivepatch.client.host.loading import check_kernel, open_verified
-from elivepatch.client.host.preflight import look_closely
+from elivepatch.client.host.preflight import preflight
 from elivepatch.client.livepatch.change import Changed, carry_out
 from elivepatch.client.livepatch.inventory import counted
 from elivepatch.client.livepatch.session import Session
-from elivepatch.client.livepatch.state import Entry, RecordedPatch
+from elivepatch.client.livepatch.state import RecordedPatch, SetEntry
 from elivepatch.model.errors import HostError, TrustError
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Event
@@ -33,7 +33,7 @@ class Delivery:
 
 
 @dataclass(slots=True, kw_only=True)
-class Account:
+class InstallReport:
     """What apply and load tell when they are done, or were cut short; filled as they go on."""
 
     kernel: KernelIdentity
@@ -59,13 +59,13 @@ class Account:
             "findings": [finding.as_dict() for finding in self.findings],
             "already_live": self.already_live,
             "loaded": self.changed is not None,
-            "set": self.changed.standing.record.current if self.changed is not None else None,
+            "set": self.changed.live_state.record.current if self.changed is not None else None,
             "transitions": [one.as_dict() for one in self.changed.transitions] if self.changed is not None else [],
             "left_loaded": list(self.changed.left) if self.changed is not None else [],
         }
 
 
-def bring_in(session: Session, delivery: Delivery, account: Account, *, reason: str) -> None:
+def install(session: Session, delivery: Delivery, account: InstallReport, *, reason: str) -> None:
     """Verify a delivery, look at it closely and, unless this is a dry run, make it live; `account` tells how it went.
 
     Raises TrustError or HostError where it must not or cannot be loaded.
@@ -75,8 +75,10 @@ def bring_in(session: Session, delivery: Delivery, account: Account, *, reason: 
     check_kernel(session.machine.host, statement)
     entry = _entry(session, statement, delivery.sources)
     account.statement, account.series = statement, entry.series
-    account.new = frozenset(statement.series) - {patch.digest for one in session.standing.live for patch in one.series}
-    if any(one.digest == entry.digest for one in session.standing.live):
+    account.new = frozenset(statement.series) - {
+        patch.digest for one in session.live_state.live for patch in one.series
+    }
+    if any(one.digest == entry.digest for one in session.live_state.live):
         account.already_live = True
         return
     _require_cumulative(session, statement)
@@ -86,20 +88,20 @@ def bring_in(session: Session, delivery: Delivery, account: Account, *, reason: 
         session.store.keep(patch.content, "patch")
     session.tools.progress(Event(stage="preflight", message=statement.name))
     with open_verified(session.machine.host, path, delivery.envelope, session.tools.pinned):
-        findings = look_closely(session.machine, session.standing, statement)
+        findings = preflight(session.machine, session.live_state, statement)
     account.findings.extend(findings)
     require(findings)
     if account.dry_run:
-        session.store.prune(session.standing.record)
+        session.store.prune(session.live_state.record)
         return
-    live = () if statement.replace else session.standing.live
-    coming = session.standing.record.followed_by(
-        (*live, entry), boot_id=session.standing.boot_id, at=session.machine.stamp(), reason=reason
+    live = () if statement.replace else session.live_state.live
+    coming = session.live_state.record.followed_by(
+        (*live, entry), boot_id=session.live_state.boot_id, at=session.machine.stamp(), reason=reason
     )
-    account.changed = carry_out(session.tools, session.standing, coming, action=reason)
+    account.changed = carry_out(session.tools, session.live_state, coming, action=reason)
 
 
-def tell_account(account: Account, output: Output) -> None:
+def tell_install(account: InstallReport, output: Output) -> None:
     """Tell people how it went."""
     for finding in account.findings:
         if finding.advice:
@@ -116,16 +118,16 @@ def tell_account(account: Account, output: Output) -> None:
             output.line(f"note: {name} is out of force but its module stays loaded, harmless, until a reboot")
 
 
-def _contents(account: Account, said: Statement) -> str:
+def _contents(account: InstallReport, said: Statement) -> str:
     new = sum(patch.digest in account.new for patch in account.series)
     patches = counted(len(account.series), "source patch")
     return f"{counted(len(said.functions), 'function')} of {said.release}, {patches} ({new} new)"
 
 
-def _entry(session: Session, statement: Statement, sources: Sequence[SourcePatch]) -> Entry:
-    names = {patch.digest: patch.name for patch in session.standing.record.set.series}
+def _entry(session: Session, statement: Statement, sources: Sequence[SourcePatch]) -> SetEntry:
+    names = {patch.digest: patch.name for patch in session.live_state.record.set.series}
     names |= {patch.digest: patch.name for patch in sources}
-    return Entry(
+    return SetEntry(
         name=statement.name,
         digest=statement.digest,
         build_key=statement.build_key,
@@ -138,7 +140,9 @@ def _require_cumulative(session: Session, statement: Statement) -> None:
     """Raise HostError where a livepatch replaces what is live without carrying all of it: a fix would be lost."""
     if not statement.replace:
         return
-    lost = [patch for entry in session.standing.live for patch in entry.series if patch.digest not in statement.series]
+    lost = [
+        patch for entry in session.live_state.live for patch in entry.series if patch.digest not in statement.series
+    ]
     if lost:
         raise HostError(
             "not-cumulative",

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from elivepatch.client.host.identity import LoadedModule
-from elivepatch.client.livepatch.live_state import Standing
-from elivepatch.client.livepatch.state import Entry
+from elivepatch.client.livepatch.live_state import LiveState
+from elivepatch.client.livepatch.state import SetEntry
 
 
 def counted(number: int, noun: str) -> str:
@@ -18,16 +18,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{ending}"
 
 
-def described(standing: Standing, modules: Sequence[LoadedModule]) -> list[dict[str, Any]]:
+def described(live_state: LiveState, modules: Sequence[LoadedModule]) -> list[dict[str, Any]]:
     """Return what is known of each livepatch: the kernel's first, in the order of loading, then what is only kept.
 
     `state` is `live`, `moving-in`, `moving-out`, `disabled` (its module is still loaded), `pinned` (it was taken out by
     force and its module stays until a reboot) or `recorded`.
     """
-    known = standing.record.known
+    known = live_state.record.known
     loaded = {module.name: "pinned" if module.uses else "disabled" for module in modules}
     rows = []
-    for one in standing.kernel:
+    for one in live_state.kernel:
         moving = "moving-in" if one.enabled else "moving-out"
         state = moving if one.transition else "live" if one.enabled else "disabled"
         entry = known.pop(one.name, None)
@@ -37,7 +37,7 @@ def described(standing: Standing, modules: Sequence[LoadedModule]) -> list[dict[
     return rows
 
 
-def _row(name: str, state: str, entry: Entry | None) -> dict[str, Any]:
+def _row(name: str, state: str, entry: SetEntry | None) -> dict[str, Any]:
     return {
         "name": name,
         "state": state,

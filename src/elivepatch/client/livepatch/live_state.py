@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from elivepatch.client.host.identity import read_boot_id
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.host.sysfs import KernelLivepatch, read_livepatches
-from elivepatch.client.livepatch.state import Entry, Record
+from elivepatch.client.livepatch.state import Record, SetEntry
 from elivepatch.client.livepatch.store import Store
 from elivepatch.model.errors import HostError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class LiveState:
     """The kernel's livepatches and the record about them.
 
     `live` are the livepatches of ours that are in force, in the order of loading; `missing` those that the record's
@@ -24,10 +24,10 @@ class Standing:
     record: Record
     boot_id: str
     kernel: tuple[KernelLivepatch, ...]
-    live: tuple[Entry, ...]
+    live: tuple[SetEntry, ...]
 
     @property
-    def missing(self) -> tuple[Entry, ...]:
+    def missing(self) -> tuple[SetEntry, ...]:
         """What the current set has and the kernel has not."""
         return tuple(entry for entry in self.record.set.entries if entry not in self.live)
 
@@ -48,17 +48,17 @@ class Standing:
         return self.record.boot_id == self.boot_id
 
 
-def look(machine: Machine, record: Record) -> Standing:
+def read_live_state(machine: Machine, record: Record) -> LiveState:
     """Compare a record with what the kernel says now."""
     kernel = read_livepatches(machine.host)
     known = record.known
     # Of two records with one name, the current set's is the one that can be live.
     known.update({entry.name: entry for entry in record.set.entries})
     live = tuple(known[one.name] for one in kernel if one.settled and one.name in known)
-    return Standing(record=record, boot_id=read_boot_id(machine.host), kernel=kernel, live=live)
+    return LiveState(record=record, boot_id=read_boot_id(machine.host), kernel=kernel, live=live)
 
 
-def settle(machine: Machine, store: Store) -> Standing:
+def settle(machine: Machine, store: Store) -> LiveState:
     """Bring the record in line with the kernel after a change, or after a command that was cut off; return both.
 
     Where a transition is still under way nothing is decided: what was prepared stays for the next command.
@@ -66,8 +66,8 @@ def settle(machine: Machine, store: Store) -> Standing:
     """
     record, coming = store.record(), store.next_record()
     if coming is None:
-        return look(machine, record)
-    before, after = look(machine, record), look(machine, coming)
+        return read_live_state(machine, record)
+    before, after = read_live_state(machine, record), read_live_state(machine, coming)
     if after.moving is not None:
         return before
     if after.live == coming.set.entries and coming.boot_id == after.boot_id:
@@ -82,19 +82,19 @@ def settle(machine: Machine, store: Store) -> Standing:
     partly = record.followed_by(after.live, boot_id=after.boot_id, at=machine.stamp(), reason=reason)
     store.prepare(partly)
     store.commit()
-    return look(machine, partly)
+    return read_live_state(machine, partly)
 
 
-def require_settled(standing: Standing) -> None:
+def require_settled(live_state: LiveState) -> None:
     """Raise HostError where the kernel and the record disagree, or where a transition is under way."""
-    if standing.moving is not None:
+    if live_state.moving is not None:
         raise HostError(
             "transition-running",
-            f"The transition of {standing.moving.name} is still under way; the kernel does one at a time.",
+            f"The transition of {live_state.moving.name} is still under way; the kernel does one at a time.",
             advice="Wait for it: `elivepatch status` names the tasks that hold it.",
         )
-    missing = ", ".join(entry.name for entry in standing.missing)
-    if missing and not standing.this_boot:
+    missing = ", ".join(entry.name for entry in live_state.missing)
+    if missing and not live_state.this_boot:
         raise HostError(
             "not-loaded-yet",
             f"{missing} is recorded for this kernel but was not loaded since the machine was started.",

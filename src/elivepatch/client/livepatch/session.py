@@ -15,7 +15,7 @@ from elivepatch.client.host.findings import LOADING_ONLY, Finding, require
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.host.transition import Watch
 from elivepatch.client.livepatch.change import Changed, Tools
-from elivepatch.client.livepatch.live_state import Standing, settle
+from elivepatch.client.livepatch.live_state import LiveState, settle
 from elivepatch.client.livepatch.store import Store, locked
 from elivepatch.client.options import TRUSTED_FILE, host_settings
 from elivepatch.output import Output
@@ -30,7 +30,7 @@ class Session:
     machine: Machine
     store: Store
     settings: ClientSettings
-    standing: Standing
+    live_state: LiveState
     findings: tuple[Finding, ...]
     tools: Tools
 
@@ -53,26 +53,26 @@ def changing(
         output.note("warning: --force gives up the kernel's consistency: a task may run old and new code mixed.")
     store = Store.of(machine.host)
     with locked(machine, doing=doing, wait_s=settings.lock_wait_s):
-        standing = _settled(machine, store)
+        live_state = _settled(machine, store)
         yield Session(
             machine=machine,
             store=store,
             settings=settings,
-            standing=standing,
+            live_state=live_state,
             findings=findings,
             tools=replace(
-                _tools(machine, store, settings, arguments, output, standing if keep_loaded else None),
+                _tools(machine, store, settings, arguments, output, live_state if keep_loaded else None),
                 obstacles=[finding for finding in findings if finding.code in LOADING_ONLY],
             ),
         )
 
 
-def _settled(machine: Machine, store: Store) -> Standing:
+def _settled(machine: Machine, store: Store) -> LiveState:
     """Bring the record in line with the kernel, and note it where a command before this one was cut off."""
     cut_off = store.next_record()
-    standing = settle(machine, store)
+    live_state = settle(machine, store)
     if cut_off is not None and store.next_record() is None:
-        live = [entry.name for entry in standing.live]
+        live = [entry.name for entry in live_state.live]
         store.append_history(
             {
                 "at": machine.stamp(),
@@ -83,15 +83,15 @@ def _settled(machine: Machine, store: Store) -> Standing:
                 "transitions": [],
             }
         )
-    return standing
+    return live_state
 
 
 def change_document(action: str, changed: Changed) -> dict[str, Any]:
     """Return what a command did, for machines (schemas/change.json)."""
-    record = changed.standing.record
+    record = changed.live_state.record
     return {
         "action": action,
-        "live": [entry.name for entry in changed.standing.live],
+        "live": [entry.name for entry in changed.live_state.live],
         "set": record.current,
         "series": [{"name": patch.name, "digest": patch.digest} for patch in record.set.series],
         "transitions": [transition.as_dict() for transition in changed.transitions],
@@ -106,7 +106,7 @@ def tell_change(changed: Changed, output: Output) -> None:
         output.line(f"{transition.name} is {way} after {transition.seconds:.1f} s")
     for name in changed.left:
         output.line(f"{name} is out of force but its module stays loaded, harmless, until a reboot")
-    live = ", ".join(entry.name for entry in changed.standing.live) or "nothing"
+    live = ", ".join(entry.name for entry in changed.live_state.live) or "nothing"
     output.line(f"live now: {live}")
 
 
@@ -116,7 +116,7 @@ def _tools(
     settings: ClientSettings,
     arguments: argparse.Namespace,
     output: Output,
-    keep: Standing | None,
+    keep: LiveState | None,
 ) -> Tools:
     from elivepatch.trust.keys import PublicKey
 

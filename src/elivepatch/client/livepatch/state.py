@@ -30,7 +30,7 @@ class RecordedPatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class SetEntry:
     """A livepatch as it is recorded. `digest` is that of its module, under which module and signature are kept."""
 
     name: str
@@ -46,7 +46,7 @@ class LivepatchSet:
 
     number: int
     parent: int | None
-    entries: tuple[Entry, ...]
+    entries: tuple[SetEntry, ...]
     settled_at: str
     reason: str
 
@@ -88,11 +88,11 @@ class Record:
         return next((one for one in self.sets if one.number == self.set.parent), None)
 
     @property
-    def known(self) -> dict[str, Entry]:
+    def known(self) -> dict[str, SetEntry]:
         """Every livepatch that is still kept, by name; of two with one name, the newer."""
         return {entry.name: entry for one in self.sets for entry in one.entries}
 
-    def followed_by(self, entries: Sequence[Entry], *, boot_id: str, at: str, reason: str) -> Record:
+    def followed_by(self, entries: Sequence[SetEntry], *, boot_id: str, at: str, reason: str) -> Record:
         """Return the record after a change to `entries`; the set that was current becomes the parent."""
         number = max(one.number for one in self.sets) + 1
         fresh = LivepatchSet(number=number, parent=self.current, entries=tuple(entries), settled_at=at, reason=reason)
@@ -145,8 +145,8 @@ def _set(read: Any) -> LivepatchSet:
     )
 
 
-def _entry(read: Any) -> Entry:
-    return Entry(
+def _entry(read: Any) -> SetEntry:
+    return SetEntry(
         name=_matching(_NAME, read["name"]),
         digest=Digest(_matching(_DIGEST, read["digest"])),
         build_key=Digest(_matching(_DIGEST, read["build_key"])),

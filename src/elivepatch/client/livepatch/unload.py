@@ -6,7 +6,7 @@ from __future__ import annotations
 from elivepatch.client.host.identity import loaded_modules
 from elivepatch.client.host.loading import remove
 from elivepatch.client.livepatch.change import Changed, carry_out, take_out_foreign
-from elivepatch.client.livepatch.live_state import look, require_settled
+from elivepatch.client.livepatch.live_state import read_live_state, require_settled
 from elivepatch.client.livepatch.session import Session
 from elivepatch.model.errors import HostError
 
@@ -16,23 +16,23 @@ def take_out(session: Session, name: str, *, action: str) -> Changed:
 
     Raises HostError where there is nothing of that name, or it is not in force and nothing of it is loaded.
     """
-    standing, record = session.standing, session.standing.record
-    if any(entry.name == name for entry in standing.missing) and standing.moving is None:
+    live_state, record = session.live_state, session.live_state.record
+    if any(entry.name == name for entry in live_state.missing) and live_state.moving is None:
         return _drop(session, name, action)
-    if any(one.name == name and one.settled for one in standing.foreign):
-        return take_out_foreign(session.tools, standing, name, unload=action == "unload")
-    if any(entry.name == name for entry in standing.live):
-        require_settled(standing)
+    if any(one.name == name and one.settled for one in live_state.foreign):
+        return take_out_foreign(session.tools, live_state, name, unload=action == "unload")
+    if any(entry.name == name for entry in live_state.live):
+        require_settled(live_state)
         coming = record.followed_by(
-            [entry for entry in standing.live if entry.name != name],
-            boot_id=standing.boot_id,
+            [entry for entry in live_state.live if entry.name != name],
+            boot_id=live_state.boot_id,
             at=session.machine.stamp(),
             reason=f"{action} {name}",
         )
-        return carry_out(session.tools, standing, coming, action=f"{action} {name}")
+        return carry_out(session.tools, live_state, coming, action=f"{action} {name}")
     if action == "unload" and _is_leftover(session, name):
         left = () if remove(session.machine, name) else (name,)
-        return Changed(standing=standing, transitions=(), left=left)
+        return Changed(live_state=live_state, transitions=(), left=left)
     if name in record.known:
         raise HostError(
             "not-live",
@@ -48,7 +48,7 @@ def take_out(session: Session, name: str, *, action: str) -> Changed:
 
 def _drop(session: Session, name: str, action: str) -> Changed:
     """Drop what the kernel does not have from the record; the kernel is not touched."""
-    record = session.standing.record
+    record = session.live_state.record
     coming = record.followed_by(
         [entry for entry in record.set.entries if entry.name != name],
         boot_id=record.boot_id,
@@ -58,13 +58,13 @@ def _drop(session: Session, name: str, action: str) -> Changed:
     session.store.prepare(coming)
     session.store.commit()
     left = () if remove(session.machine, name) else (name,)
-    return Changed(standing=look(session.machine, coming), transitions=(), left=left)
+    return Changed(live_state=read_live_state(session.machine, coming), transitions=(), left=left)
 
 
 def _is_leftover(session: Session, name: str) -> bool:
     """Whether `name` is a livepatch's module that stayed loaded after it was disabled."""
     loaded = any(module.name == name for module in loaded_modules(session.machine.host))
-    return loaded and (name in session.standing.record.known or "K" in _taints(session, name))
+    return loaded and (name in session.live_state.record.known or "K" in _taints(session, name))
 
 
 def _taints(session: Session, name: str) -> str:

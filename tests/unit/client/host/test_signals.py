@@ -82,7 +82,7 @@ def test_before_the_kernel_is_touched_every_signal_ends_a_command_in_words(
     def interrupted(*_given: object, **_more: object) -> None:
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("elivepatch.client.livepatch.install.look_closely", interrupted)
+    monkeypatch.setattr("elivepatch.client.livepatch.install.preflight", interrupted)
     ran = run(host, "load", save(make_livepatch("elp_a"), host.root / "files"))
     assert ran.status == 130
     assert "error: The command was interrupted. [interrupted]" in ran.err
