@@ -37,7 +37,7 @@ class Assembled:
 
     def token(self, name: str, role: Role, *, tenant: str = "default", kernel: str = "") -> dict[str, str]:
         """Add a token and return the header that carries it."""
-        made = self.services.tokens.add(Account(name=name, role=role, tenant=tenant, kernel=kernel))
+        made = self.services.resources.tokens.add(Account(name=name, role=role, tenant=tenant, kernel=kernel))
         return {"Authorization": f"Bearer {made}"}
 
     def ask(self, patch: str, headers: dict[str, str] | None = None, **more: Any) -> httpx2.Response:
@@ -74,13 +74,13 @@ def assembled(
     # The handlers may still write to the standard error of an earlier test.
     logging.getLogger("dbos").handlers.clear()
     services.worker.start()
-    services.watch.start()
+    services.notifier.start()
     token = (state / TOKEN_FILE).read_text().strip()
     headers = {"Authorization": f"Bearer {token}"}
     with TestClient(api.create(services), headers=headers, raise_server_exceptions=False, client=client) as http:
         yield Assembled(http, services, backend, state)
     services.stopping.set()
-    services.watch.stop()
-    services.engine.stop()
+    services.notifier.stop()
+    services.resources.engine.stop()
     services.worker.stop()
     services.resources.close()

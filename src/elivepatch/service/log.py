@@ -13,7 +13,7 @@ _AGAIN_S = 60.0
 _SAME = 40
 
 
-class _Seldom(logging.Filter):
+class _RateLimitFilter(logging.Filter):
     """Lets what begins with the same words pass once a minute: DBOS tells of a database that is away at every look."""
 
     def __init__(self) -> None:
@@ -55,6 +55,6 @@ def set_up() -> None:
     dbos = logging.getLogger("dbos")
     dbos.handlers = [handler]
     dbos.propagate = False
-    dbos.addFilter(_Seldom())
+    dbos.addFilter(_RateLimitFilter())
     for chatty in ("alembic", "dbos", "uvicorn", "httpx2"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from elivepatch.model.build import Status
 from elivepatch.service.db.tables import builds
-from elivepatch.service.http.limits import Room
+from elivepatch.service.http.limits import Capacity
 from elivepatch.service.jobs.fleet import ALIVE_S, Fleet
 
 _STEP_BUCKETS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
@@ -25,13 +25,13 @@ _STEP_BUCKETS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 _OVERLAP = timedelta(seconds=30)
 
 
-class _Now(Collector):
+class _CurrentState(Collector):
     """What is so at the moment of the question."""
 
-    def __init__(self, database: sa.Engine, fleet: Fleet, room: Room) -> None:
+    def __init__(self, database: sa.Engine, fleet: Fleet, capacity: Capacity) -> None:
         self._database = database
         self._fleet = fleet
-        self._room = room
+        self._capacity = capacity
 
     def collect(self) -> Iterable[Metric]:
         """Return the gauges (prometheus_client's interface)."""
@@ -53,17 +53,17 @@ class _Now(Collector):
         alive = sum(member.silent_s < ALIVE_S for member in self._fleet.members())
         yield GaugeMetricFamily("elivepatch_workers", "Workers that live.", value=alive)
         yield GaugeMetricFamily(
-            "elivepatch_disk_free_bytes", "Free on the fuller of the server's disks.", value=self._room.free_bytes()
+            "elivepatch_disk_free_bytes", "Free on the fuller of the server's disks.", value=self._capacity.free_bytes()
         )
 
 
 class Metrics:
     """The figures of one server."""
 
-    def __init__(self, database: sa.Engine, fleet: Fleet, room: Room) -> None:
+    def __init__(self, database: sa.Engine, fleet: Fleet, capacity: Capacity) -> None:
         self._database = database
         self._registry = CollectorRegistry()
-        self._registry.register(_Now(database, fleet, room))
+        self._registry.register(_CurrentState(database, fleet, capacity))
         self._asked = Counter(
             "elivepatch_builds_asked", "Requests for builds, by who answered.", ["answer"], registry=self._registry
         )

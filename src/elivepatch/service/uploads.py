@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
 from elivepatch.model.kernel import Digest
 from elivepatch.service.errors import DISK_FULL, is_disk_full
-from elivepatch.service.http.limits import TooMany
+from elivepatch.service.http.limits import LimitReached
 from elivepatch.service.store import GRACE, Store, digest_of
 
 MAX_UPLOAD_BYTES = 24 * 1024 * 1024
@@ -150,7 +150,7 @@ class Uploads:
     def begin(self, tenant: str, digest: Digest, *, length: int | None) -> Turn | None:
         """Return a turn at an upload that begins at its first byte; None where the tenant has the whole of it.
 
-        Raises TooMany where the tenant's uploads take too much already.
+        Raises LimitReached where the tenant's uploads take too much already.
         """
         turn = self._turn(tenant, digest, length=length)
         file = self._file(tenant, digest)
@@ -164,7 +164,7 @@ class Uploads:
             with self._lock:
                 unfinished = sum(other != file for other in file.parent.iterdir())
                 if taken + (unfinished + 1) * MAX_UPLOAD_BYTES > TENANT_BYTES:
-                    raise TooMany(
+                    raise LimitReached(
                         "too-many-uploads",
                         "Your uploads take as much room as they may.",
                         retry_s=_RETRY_S,

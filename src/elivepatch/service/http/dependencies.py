@@ -13,42 +13,30 @@ from starlette.concurrency import run_in_threadpool
 
 from elivepatch.model.build import Status
 from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
-from elivepatch.service.access.accounts import Account, Right, Tokens
+from elivepatch.service.access.accounts import Account, Right
 from elivepatch.service.access.allowed_patches import AllowedPatches
-from elivepatch.service.access.audit import Audit
-from elivepatch.service.http.limits import Rate, Room
-from elivepatch.service.http.streams import Watch
+from elivepatch.service.http.limits import Capacity, RateLimiter
+from elivepatch.service.http.streams import EventNotifier
 from elivepatch.service.http.wire import ProblemAnswer
 from elivepatch.service.jobs.catalogue import Catalogue
-from elivepatch.service.jobs.engine import Engine
-from elivepatch.service.jobs.fleet import Fleet
-from elivepatch.service.jobs.jobs import Job, Jobs
+from elivepatch.service.jobs.jobs import Job
 from elivepatch.service.jobs.worker import Worker
 from elivepatch.service.metrics import Metrics
 from elivepatch.service.resources import Resources
-from elivepatch.service.store import Store
-from elivepatch.service.uploads import Uploads
 from elivepatch.trust.keys import ServerKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What the routes work with. `worker` is None where jobs run elsewhere; `stopping` ends streams."""
+    """Objects that the routes use. `worker` is None if other processes run the jobs; `stopping` ends streams."""
 
     resources: Resources
-    jobs: Jobs
-    store: Store
-    uploads: Uploads
-    engine: Engine
-    tokens: Tokens
-    audit: Audit
-    fleet: Fleet
     catalogue: Catalogue
     allowed_patches: AllowedPatches
-    rate: Rate
-    room: Room
+    rate_limiter: RateLimiter
+    capacity: Capacity
     metrics: Metrics
-    watch: Watch
+    notifier: EventNotifier
     key: ServerKey
     worker: Worker | None
     stopping: threading.Event
@@ -61,79 +49,79 @@ async def _services(request: Request) -> Services:
     return services
 
 
-With = Annotated[Services, Depends(_services)]
+ServicesDep = Annotated[Services, Depends(_services)]
 
 
-async def _asker(
+async def _account(
     request: Request,
-    services: With,
+    services: ServicesDep,
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
 ) -> Account:
     address = request.client.host if request.client is not None else ""
     if given is None:
-        services.rate.take(f"address {address}")
+        services.rate_limiter.take(f"address {address}")
         raise EnvironmentFault(
             "token-missing",
             "The server wants a token.",
             advice="Give it with --token-file or ELIVEPATCH_TOKEN; the server wrote one to its file operator.token.",
         )
     try:
-        account = services.tokens.recall(given.credentials)
+        account = services.resources.tokens.recall(given.credentials)
         if account is None:
-            account = await run_in_threadpool(services.tokens.check, given.credentials)
+            account = await run_in_threadpool(services.resources.tokens.check, given.credentials)
     except EnvironmentFault:
         # So nobody can try tokens without end, nor use up another one's share.
-        services.rate.take(f"address {address}")
+        services.rate_limiter.take(f"address {address}")
         raise
-    services.rate.take(f"token {account.name}")
+    services.rate_limiter.take(f"token {account.name}")
     return account
 
 
-Asker = Annotated[Account, Depends(_asker)]
+AccountDep = Annotated[Account, Depends(_account)]
 
 
-def may(right: Right) -> Any:
+def requires(right: Right) -> Any:
     """Return the dependency that lets only those accounts through that have `right`."""
 
-    async def checked(asker: Asker) -> Account:
-        demand(asker, right)
-        return asker
+    async def checked(account: AccountDep) -> Account:
+        require_right(account, right)
+        return account
 
     return Depends(checked)
 
 
-def demand(asker: Account, right: Right) -> None:
+def require_right(account: Account, right: Right) -> None:
     """Raise TrustError with the code `role-insufficient` where the account does not have the right."""
-    if not asker.may(right):
+    if not account.may(right):
         raise TrustError(
             "role-insufficient",
-            f"A token of the role {asker.role.value} may not do this.",
+            f"A token of the role {account.role.value} may not do this.",
             advice="Ask the server's operator for a token of another role; docs/accounts.md says which role may what.",
         )
 
 
 def _job(
-    services: With,
-    asker: Annotated[Account, may(Right.FOLLOW)],
+    services: ServicesDep,
+    account: Annotated[Account, requires(Right.FOLLOW)],
     build: Annotated[str, Path(pattern="^[0-9a-f]{16}$")],
 ) -> Job:
-    return visible(services, asker, build)
+    return visible(services, account, build)
 
 
-def visible(services: Services, asker: Account, build: str) -> Job:
+def visible(services: Services, account: Account, build: str) -> Job:
     """Return a job that exists for the account; raises UsageError with the code `build-unknown` for any other."""
-    job = services.jobs.get(build)
-    if job is None or not asker.sees(tenant=job.tenant, release=job.release):
+    job = services.resources.jobs.get(build)
+    if job is None or not account.sees(tenant=job.tenant, release=job.release):
         raise UsageError(
             "build-unknown", "The server has no job of this name.", advice="GET /v1/builds lists its jobs."
         )
     return job
 
 
-Known = Annotated[Job, Depends(_job)]
+VisibleJob = Annotated[Job, Depends(_job)]
 
 
-async def _done(job: Known) -> Job:
+async def _done(job: VisibleJob) -> Job:
     if job.status is not Status.DONE:
         raise UsageError(
             "build-not-done",
@@ -143,10 +131,10 @@ async def _done(job: Known) -> Job:
     return job
 
 
-Done = Annotated[Job, Depends(_done)]
+FinishedJob = Annotated[Job, Depends(_done)]
 
 
-def told(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the documentation of the error answers that a route may give."""
     return {
         status: {
@@ -157,5 +145,5 @@ def told(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-EVERYWHERE = told(401, 403, 422, 429, 500, 503, 507)
+COMMON_ERRORS = error_responses(401, 403, 422, 429, 500, 503, 507)
 """What every route that wants a token may answer."""

@@ -39,12 +39,17 @@ def of_job(
     if _has(request, digest):
         return Response(status_code=304, headers={"ETag": f'"{digest}"'})
     try:
-        size = services.store.verify(digest)
+        size = services.resources.store.verify(digest)
     except (EnvironmentFault, TrustError):
-        services.jobs.forget(job.id)
+        services.resources.jobs.forget(job.id)
         raise
     return _answer(
-        request, digest, size, name, media_type, lambda first, last: services.store.chunks(digest, first, last)
+        request,
+        digest,
+        size,
+        name,
+        media_type,
+        lambda first, last: services.resources.store.chunks(digest, first, last),
     )
 
 

@@ -30,7 +30,7 @@ _BURST_S = 5.0
 _QUEUE_RETRY_S = 30
 
 
-class TooMany(EnvironmentFault):
+class LimitReached(EnvironmentFault):
     """Refused because there is too much of it; asking again after `retry_s` seconds may help."""
 
     def __init__(self, code: str, message: str, *, retry_s: int, advice: str) -> None:
@@ -38,7 +38,7 @@ class TooMany(EnvironmentFault):
         self.retry_s = retry_s
 
 
-class Rate:
+class RateLimiter:
     """Token buckets: `per_s` requests a second for each key, five seconds' worth of them at once."""
 
     def __init__(self, per_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,7 +49,7 @@ class Rate:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: str) -> None:
-        """Count a request of `key`; raises TooMany where it has had its share."""
+        """Count a request of `key`; raises LimitReached where it has had its share."""
         now = self._clock()
         with self._lock:
             left, at = self._buckets.pop(key, (self._burst, now))
@@ -60,7 +60,7 @@ class Rate:
                 # The one not heard of for the longest time: its bucket is the fullest.
                 self._buckets.popitem(last=False)
         if not enough:
-            raise TooMany(
+            raise LimitReached(
                 "rate-limited",
                 "Requests come faster than the server lets them.",
                 retry_s=max(1, round((1.0 - left) / self._per_s)),
@@ -68,7 +68,7 @@ class Rate:
             )
 
 
-class Room:
+class Capacity:
     """Whether one more job can be taken: how many wait, in all and of the tenant, and what is free on the disks."""
 
     def __init__(self, jobs: Jobs, *, queue: int, tenant: int, reserve_mib: int, directories: tuple[Path, ...]) -> None:
@@ -79,18 +79,18 @@ class Room:
         self._directories = directories
 
     def check(self, tenant: str) -> None:
-        """Raise TooMany, or EnvironmentFault with the code `disk-full`, where there is no room."""
+        """Raise LimitReached, or EnvironmentFault with the code `disk-full`, where there is no room."""
         self.check_disk()
         total, own = self._jobs.waiting(tenant)
         if own >= self._tenant:
-            raise TooMany(
+            raise LimitReached(
                 "too-many-builds",
                 f"{own} builds of yours are waiting already.",
                 retry_s=_QUEUE_RETRY_S,
                 advice="Wait until some of them are done, or cancel some.",
             )
         if total >= self._queue:
-            raise TooMany(
+            raise LimitReached(
                 "queue-full",
                 "The server has as many builds waiting as it takes.",
                 retry_s=_QUEUE_RETRY_S,

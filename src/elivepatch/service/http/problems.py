@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from elivepatch.model.errors import ElivepatchError, Kind, Problem
 from elivepatch.service.errors import INTERNAL, problem_of
-from elivepatch.service.http.limits import TooMany
+from elivepatch.service.http.limits import LimitReached
 from elivepatch.service.uploads import WrongOffset
 
 _STATUS_OF_CODE = {
@@ -110,7 +110,7 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, ElivepatchError):
         raise TypeError(type(error))
     response = answer(error.problem)
-    if isinstance(error, TooMany):
+    if isinstance(error, LimitReached):
         response.headers["Retry-After"] = str(error.retry_s)
     if isinstance(error, WrongOffset):
         response.headers["Upload-Offset"] = str(error.offset)

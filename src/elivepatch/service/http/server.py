@@ -22,9 +22,9 @@ from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service.access.allowed_patches import AllowedPatches
 from elivepatch.service.errors import DISK_FULL, is_disk_full
 from elivepatch.service.http.dependencies import Services
-from elivepatch.service.http.limits import Rate, Room
+from elivepatch.service.http.limits import Capacity, RateLimiter
 from elivepatch.service.http.routes import api
-from elivepatch.service.http.streams import Watch
+from elivepatch.service.http.streams import EventNotifier
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.catalogue import Catalogue, FleetCatalogue, LocalCatalogue
 from elivepatch.service.jobs.janitor import Janitor
@@ -61,7 +61,7 @@ class _Uvicorn(uvicorn.Server):
 
     def _stop(self) -> None:
         self._services.stopping.set()
-        self._services.watch.stop()
+        self._services.notifier.stop()
         if self._services.worker is not None:
             self._services.worker.interrupt()
 
@@ -95,7 +95,7 @@ def assemble(settings: ServerSettings, backend: BuildBackend | None) -> Services
         if backend is None or resources.shared
         else LocalCatalogue(backend)
     )
-    room = Room(
+    capacity = Capacity(
         resources.jobs,
         queue=settings.queue_limit,
         tenant=settings.tenant_limit,
@@ -104,19 +104,12 @@ def assemble(settings: ServerSettings, backend: BuildBackend | None) -> Services
     )
     return Services(
         resources=resources,
-        jobs=resources.jobs,
-        store=resources.store,
-        uploads=resources.uploads,
-        engine=resources.engine,
-        tokens=resources.tokens,
-        audit=resources.audit,
-        fleet=resources.fleet,
         catalogue=catalogue,
         allowed_patches=AllowedPatches(settings.overlays),
-        rate=Rate(settings.requests_per_s),
-        room=room,
-        metrics=Metrics(resources.database, resources.fleet, room),
-        watch=Watch(resources.database),
+        rate_limiter=RateLimiter(settings.requests_per_s),
+        capacity=capacity,
+        metrics=Metrics(resources.database, resources.fleet, capacity),
+        notifier=EventNotifier(resources.database),
         key=ServerKey.load_or_create(state / KEY_FILE),
         worker=Worker(resources, backend) if backend is not None else None,
         stopping=threading.Event(),
@@ -129,14 +122,14 @@ def _serve(settings: ServerSettings, backend: BuildBackend | None, listener: soc
     # An answer must not wait long for a thread of the builder that computes; Python's own choice is 5 ms a turn.
     sys.setswitchinterval(_TURN_S)
     services = assemble(settings, backend)
-    janitor = Janitor(services.jobs, services.engine, services.fleet)
+    janitor = Janitor(services.resources.jobs, services.resources.engine, services.resources.fleet)
     retention = Retention(services.resources)
     if services.worker is not None:
         services.worker.start()
     else:
         janitor.start()
     retention.start()
-    services.watch.start()
+    services.notifier.start()
     _logger.info(
         "server.listening",
         address=_address(listener, tls=bool(settings.tls_certificate)),
@@ -158,7 +151,7 @@ def _serve(settings: ServerSettings, backend: BuildBackend | None, listener: soc
         signal.signal(number, _no_news)
     server.run(sockets=[listener])
     services.stopping.set()
-    services.engine.stop()
+    services.resources.engine.stop()
     left: list[str] = []
     if services.worker is not None:
         left = services.worker.stop()

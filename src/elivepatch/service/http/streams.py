@@ -21,7 +21,7 @@ _logger = structlog.get_logger()
 _Listener = tuple[asyncio.AbstractEventLoop, asyncio.Event]
 
 
-class Watch:
+class EventNotifier:
     """Looks at the table of events in a thread.
 
     What it misses, for example while the database is away, it misses: who waits looks for himself now and then.

@@ -70,15 +70,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     services = assemble(ServerSettings(state_dir=state, requests_per_s=5000.0), backend)
     assert services.worker is not None
     services.worker.start()
-    services.watch.start()
+    services.notifier.start()
     token = (state / TOKEN_FILE).read_text().strip()
     with TestClient(
         api.create(services), headers={"Authorization": f"Bearer {token}"}, raise_server_exceptions=False
     ) as client:
         yield Service(client, backend, services, state)
     services.stopping.set()
-    services.watch.stop()
-    services.engine.stop()
+    services.notifier.stop()
+    services.resources.engine.stop()
     services.worker.stop()
     services.resources.close()
 

@@ -65,14 +65,14 @@ def test_uploads_go_after_a_day_and_what_jobs_need_stays(tmp_path: Path) -> None
             assert server.http.head(path_of(gone)).status_code == 404
         assert stands(server.http.head(path_of(young))) == (204, len(young), "?1")
         assert stands(server.http.head(path_of(young + b"!"))) == (204, len(young), "?0")
-        assert server.services.store.get(digest_of(kept)) == kept
+        assert server.services.resources.store.get(digest_of(kept)) == kept
         assert server.http.get(f"/v1/builds/{job}").status_code == 200
         refused(ask(server, kept), 404, "blob-unknown")
 
 
 def test_an_old_upload_that_is_just_gone_on_with_stays(tmp_path: Path) -> None:
     with assembled(tmp_path) as server:
-        held, digest = server.services.uploads, digest_of(CONTENT)
+        held, digest = server.services.resources.uploads, digest_of(CONTENT)
         begin(server, CONTENT, CONTENT[:9])
         (file,) = left_on_disk(server)
         os.utime(file, (time.time() - 2 * DAY_S,) * 2)

@@ -74,7 +74,7 @@ def test_however_a_blob_is_cut_it_is_the_same_in_the_end(server: Assembled, piec
         offset += len(piece)
     resume(server, whole, b"", offset=offset)
     assert stands(server.http.head(path_of(whole))) == (204, len(whole), "?1")
-    assert server.services.uploads.get("default", digest_of(whole)) == whole
+    assert server.services.resources.uploads.get("default", digest_of(whole)) == whole
 
 
 def test_an_upload_goes_on_where_it_stands_and_nowhere_else(server: Assembled, content: bytes) -> None:
@@ -169,7 +169,7 @@ def test_what_is_no_digest_names_no_blob(server: Assembled, name: str) -> None:
 
 
 def test_a_request_that_takes_an_upload_over_ends_the_one_before(server: Assembled, content: bytes) -> None:
-    held, digest = server.services.uploads, digest_of(content)
+    held, digest = server.services.resources.uploads, digest_of(content)
     first = held.begin("default", digest, length=None)
     assert first is not None
     first.write(content[:10])
@@ -189,7 +189,7 @@ def test_a_request_that_takes_an_upload_over_ends_the_one_before(server: Assembl
 def test_many_who_send_the_same_upload_at_once_make_it_whole_or_are_told_why_not(
     server: Assembled, content: bytes
 ) -> None:
-    held, digest = server.services.uploads, digest_of(content)
+    held, digest = server.services.resources.uploads, digest_of(content)
     told: list[str] = []
 
     def send() -> None:

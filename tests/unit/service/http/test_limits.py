@@ -14,23 +14,23 @@ from assembled import assembled
 from elivepatch.model.kernel import Digest
 from elivepatch.service.access.accounts import Role
 from elivepatch.service.db.tables import builds
-from elivepatch.service.http.limits import Rate, TooMany
+from elivepatch.service.http.limits import LimitReached, RateLimiter
 from elivepatch.service.jobs.engine import Execution
 from elivepatch.service.retention import Retention
 
 
 def test_a_bucket_fills_up_again_and_each_key_has_its_own() -> None:
     moment = [0.0]
-    rate = Rate(10.0, clock=lambda: moment[0])
+    rate = RateLimiter(10.0, clock=lambda: moment[0])
     for _ in range(50):
         rate.take("a")
-    with pytest.raises(TooMany) as refused:
+    with pytest.raises(LimitReached) as refused:
         rate.take("a")
     assert refused.value.retry_s == 1
     rate.take("b")
     moment[0] += 0.1
     rate.take("a")
-    with pytest.raises(TooMany):
+    with pytest.raises(LimitReached):
         rate.take("a")
 
 
@@ -74,9 +74,9 @@ def test_what_is_old_goes_and_what_is_named_stays(tmp_path_factory: pytest.TempP
     with assembled(tmp_path_factory.mktemp("state"), keep_days=90) as server:
         old, young = server.done("sleep 0\nold")["id"], server.done("sleep 0.3\nyoung")["id"]
         waiting = server.ask("sleep 60\nwaiting").json()["id"]
-        unnamed = server.services.store.put(b"of nobody")
-        fresh = server.services.store.put(b"of nobody yet")
-        jobs = {name: server.services.jobs.get(name) for name in (old, young, waiting)}
+        unnamed = server.services.resources.store.put(b"of nobody")
+        fresh = server.services.resources.store.put(b"of nobody yet")
+        jobs = {name: server.services.resources.jobs.get(name) for name in (old, young, waiting)}
         store = server.state / "store"
         for blob in store.rglob("*"):
             if blob.is_file() and blob.name != fresh:
@@ -92,10 +92,10 @@ def test_what_is_old_goes_and_what_is_named_stays(tmp_path_factory: pytest.TempP
         assert server.http.get(f"/v1/builds/{old}").status_code == 404
         for what in ("module", "log", "console", "signature"):
             assert server.http.get(f"/v1/builds/{young}/{what}").status_code == 200
-        kinds = [event.kind for event in server.services.jobs.events_after(young, 0, limit=100)]
+        kinds = [event.kind for event in server.services.resources.jobs.events_after(young, 0, limit=100)]
         assert kinds == ["state", "state", "done"]
-        assert server.services.engine.state(young).execution is Execution.UNKNOWN
-        assert server.services.jobs.get(waiting) is not None
+        assert server.services.resources.engine.state(young).execution is Execution.UNKNOWN
+        assert server.services.resources.jobs.get(waiting) is not None
         left = {blob.name for blob in store.rglob("*") if blob.is_file()}
         assert fresh in left
         assert unnamed not in left
@@ -108,16 +108,16 @@ def test_what_is_old_goes_and_what_is_named_stays(tmp_path_factory: pytest.TempP
 
 def test_a_file_that_is_put_again_just_before_it_would_go_stays(tmp_path_factory: pytest.TempPathFactory) -> None:
     with assembled(tmp_path_factory.mktemp("state")) as server:
-        digest = server.services.store.put(b"again")
+        digest = server.services.resources.store.put(b"again")
         blob = server.state / "store" / "sha256" / digest[:2] / digest
         os.utime(blob, (time.time() - 2 * 24 * 3600,) * 2)
-        server.services.store.put(b"again")
-        assert server.services.store.collect(set()) == 0
+        server.services.resources.store.put(b"again")
+        assert server.services.resources.store.collect(set()) == 0
         assert blob.exists()
 
 
 def test_a_thousand_keys_do_not_fill_the_memory() -> None:
-    rate = Rate(1.0)
+    rate = RateLimiter(1.0)
     for number in range(20_000):
         rate.take(str(number))
     assert len(rate._buckets) <= 10_000

@@ -35,7 +35,7 @@ def test_a_kernel_whose_toolchain_is_gone_does_not_keep_the_server_from_the_othe
         refused = server.ask("sleep 0", kernel=OTHER.release)
         assert (refused.status_code, refused.json()["code"]) == (503, "toolchain-missing")
         assert server.done("sleep 0")["result"] == "success"
-        (member,) = server.services.fleet.members()
+        (member,) = server.services.resources.fleet.members()
         assert [offer.kernel.release for offer in member.offers] == [KERNEL.release]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from elivepatch.service.access.accounts import Account, Right
-from elivepatch.service.http.dependencies import With, may, told
+from elivepatch.service.http.dependencies import ServicesDep, error_responses, requires
 from elivepatch.service.http.wire import AuditAnswer, EntryAnswer, MadeTokenAnswer, TokenAnswer, TokenBody, TokensAnswer
 
 _MAX_NUMBER = 2**31 - 1
@@ -17,39 +17,43 @@ router = APIRouter()
 
 
 @router.get("/tokens")
-def tokens(services: With, _asker: Annotated[Account, may(Right.TOKENS)]) -> TokensAnswer:
+def tokens(services: ServicesDep, _account: Annotated[Account, requires(Right.TOKENS)]) -> TokensAnswer:
     """List the tokens, without the tokens themselves: those are shown once."""
-    return TokensAnswer(tokens=[TokenAnswer.of(token) for token in services.tokens.list()])
+    return TokensAnswer(tokens=[TokenAnswer.of(token) for token in services.resources.tokens.list()])
 
 
-@router.post("/tokens", status_code=201, responses=told(400, 409, 413))
-def add_token(services: With, asker: Annotated[Account, may(Right.TOKENS)], body: TokenBody) -> MadeTokenAnswer:
+@router.post("/tokens", status_code=201, responses=error_responses(400, 409, 413))
+def add_token(
+    services: ServicesDep, account: Annotated[Account, requires(Right.TOKENS)], body: TokenBody
+) -> MadeTokenAnswer:
     """Make a token. This is the only answer that ever shows it."""
-    account = body.account()
-    token = services.tokens.add(account, days=body.days)
-    services.audit.note(who=asker.name, tenant=asker.tenant, action="token.add", subject=account.name)
-    return MadeTokenAnswer(name=account.name, token=token)
+    added = body.account()
+    token = services.resources.tokens.add(added, days=body.days)
+    services.resources.audit.note(who=account.name, tenant=account.tenant, action="token.add", subject=added.name)
+    return MadeTokenAnswer(name=added.name, token=token)
 
 
-@router.delete("/tokens/{name}", responses=told(404))
+@router.delete("/tokens/{name}", responses=error_responses(404))
 def revoke_token(
-    services: With, asker: Annotated[Account, may(Right.TOKENS)], name: Annotated[str, Path(max_length=40)]
+    services: ServicesDep,
+    account: Annotated[Account, requires(Right.TOKENS)],
+    name: Annotated[str, Path(max_length=40)],
 ) -> TokenAnswer:
     """Let a token in no more."""
-    revoked = services.tokens.revoke(name)
-    services.audit.note(who=asker.name, tenant=asker.tenant, action="token.revoke", subject=revoked.name)
+    revoked = services.resources.tokens.revoke(name)
+    services.resources.audit.note(who=account.name, tenant=account.tenant, action="token.revoke", subject=revoked.name)
     return TokenAnswer.of(revoked)
 
 
 @router.get("/audit")
 def audit(
-    services: With,
-    _asker: Annotated[Account, may(Right.AUDIT)],
+    services: ServicesDep,
+    _account: Annotated[Account, requires(Right.AUDIT)],
     after: Annotated[int, Query(ge=0, le=_MAX_NUMBER)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> AuditAnswer:
     """List who did what, oldest first, from after the entry `after`."""
-    found = services.audit.page(after=after, limit=limit + 1)
+    found = services.resources.audit.page(after=after, limit=limit + 1)
     return AuditAnswer(
         entries=[EntryAnswer.of(entry) for entry in found[:limit]],
         next=found[limit - 1].number if len(found) > limit else None,

@@ -10,15 +10,15 @@ from fastapi import APIRouter, Header, Path, Response
 from elivepatch.advisory.exposure.sources import etag
 from elivepatch.model.errors import UsageError
 from elivepatch.service.access.accounts import Right
-from elivepatch.service.http.dependencies import Services, With, may, told
+from elivepatch.service.http.dependencies import Services, ServicesDep, error_responses, requires
 from elivepatch.service.state_directory import RECORDS_FILE
 from elivepatch.trust.document import HEADER, RECORDS, SOURCES, sign_document
 
-router = APIRouter(dependencies=[may(Right.CATALOGUE)])
+router = APIRouter(dependencies=[requires(Right.CATALOGUE)])
 
 
 def _answers(media_type: str, what: str) -> dict[int | str, dict[str, Any]]:
-    return told(404) | {
+    return error_responses(404) | {
         200: {"content": {media_type: {}}, "description": f"{what}; {HEADER} holds the server's signature."},
         304: {"description": "It is what If-None-Match names."},
     }
@@ -31,7 +31,7 @@ def _answers(media_type: str, what: str) -> dict[int | str, dict[str, Any]]:
 )
 def sources(
     release: Annotated[str, Path(max_length=200)],
-    services: With,
+    services: ServicesDep,
     if_none_match: Annotated[str, Header(max_length=1000)] = "",
 ) -> Response:
     """Say which sources a kernel was built from, into which modules they went, and what its changelog closes."""
@@ -43,7 +43,7 @@ def sources(
     response_class=Response,
     responses=_answers("application/octet-stream", "The index of all CVE records"),
 )
-def records(services: With, if_none_match: Annotated[str, Header(max_length=1000)] = "") -> Response:
+def records(services: ServicesDep, if_none_match: Annotated[str, Header(max_length=1000)] = "") -> Response:
     """Hand out the index of all CVE records that `elivepatch-server cve index` made."""
     try:
         content = (services.resources.settings.state_dir / RECORDS_FILE).read_bytes()

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from elivepatch.service.access.accounts import Right
 from elivepatch.service.http import problems
-from elivepatch.service.http.dependencies import EVERYWHERE, Services, With, may
+from elivepatch.service.http.dependencies import COMMON_ERRORS, Services, ServicesDep, requires
 from elivepatch.service.http.limits import BodyLimit
 from elivepatch.service.http.routes import admin, advisories, blobs, builds, hosts, legacy
 from elivepatch.service.http.wire import MAX_BODY_BYTES, BuildBody, KernelsAnswer, KeyAnswer, ReadyAnswer, VersionAnswer
@@ -21,9 +21,9 @@ from elivepatch.service.jobs.fleet import ALIVE_S
 _METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 public = APIRouter()
-catalogue = APIRouter(dependencies=[may(Right.CATALOGUE)])
-private = APIRouter(prefix="/v1", responses=EVERYWHERE)
-operations = APIRouter(dependencies=[may(Right.METRICS)], responses=EVERYWHERE)
+catalogue = APIRouter(dependencies=[requires(Right.CATALOGUE)])
+private = APIRouter(prefix="/v1", responses=COMMON_ERRORS)
+operations = APIRouter(dependencies=[requires(Right.METRICS)], responses=COMMON_ERRORS)
 
 
 @public.get("/healthz")
@@ -33,15 +33,15 @@ async def health() -> dict[str, str]:
 
 
 @public.get("/readyz", responses={503: {"model": ReadyAnswer, "description": "It lacks something."}})
-def ready(services: With) -> JSONResponse:
+def ready(services: ServicesDep) -> JSONResponse:
     """Say whether the server can work: database, disk, and a worker that lives."""
     lacks = []
     try:
-        if not any(member.silent_s < ALIVE_S for member in services.fleet.members()):
+        if not any(member.silent_s < ALIVE_S for member in services.resources.fleet.members()):
             lacks.append("worker")
     except sa.exc.DBAPIError:
         lacks.append("database")
-    if not services.room.has_disk():
+    if not services.capacity.has_disk():
         lacks.append("disk")
     if services.stopping.is_set():
         lacks.append("time")
@@ -60,13 +60,13 @@ async def which_version() -> VersionAnswer:
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}, "description": "The figures, for Prometheus."}},
 )
-def metrics(services: With) -> Response:
+def metrics(services: ServicesDep) -> Response:
     """Tell the server's figures."""
     return Response(services.metrics.render(), media_type=_METRICS_TYPE)
 
 
 @catalogue.get("/key")
-def signing_key(services: With) -> KeyAnswer:
+def signing_key(services: ServicesDep) -> KeyAnswer:
     """Say with which key the server signs; a host pins it when it is enrolled."""
     key = services.key.public
     return KeyAnswer(algorithm="ed25519", public_key=key.raw.hex(), fingerprint=key.fingerprint)
@@ -83,7 +83,7 @@ def openapi(request: Request) -> dict[str, Any]:
 
 
 @catalogue.get("/kernels")
-def kernels(services: With) -> KernelsAnswer:
+def kernels(services: ServicesDep) -> KernelsAnswer:
     """List the kernels that the server can build for."""
     return KernelsAnswer.model_validate({"kernels": [kernel.as_dict() for kernel in services.catalogue.kernels()]})
 

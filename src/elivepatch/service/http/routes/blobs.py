@@ -15,13 +15,13 @@ from starlette.concurrency import run_in_threadpool
 from elivepatch.model.errors import UsageError
 from elivepatch.model.kernel import Digest
 from elivepatch.service.access.accounts import Account, Right
-from elivepatch.service.http.dependencies import Services, With, may, told
+from elivepatch.service.http.dependencies import Services, ServicesDep, error_responses, requires
 from elivepatch.service.uploads import MAX_UPLOAD_BYTES, Turn, too_large
 
 _PARTIAL = "application/partial-upload"
 _LIMIT = {"Upload-Limit": f"max-size={MAX_UPLOAD_BYTES}", "Cache-Control": "no-store"}
 
-_Uploader = Annotated[Account, may(Right.ASK)]
+_Uploader = Annotated[Account, requires(Right.ASK)]
 _Name = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 _Bytes = Annotated[int | None, Header(ge=0, le=10**15 - 1)]
 _Complete = Literal["?0", "?1"]
@@ -33,13 +33,13 @@ def _body(media_type: str) -> dict[str, Any]:
     return {"requestBody": {"content": {media_type: {"schema": {"type": "string", "format": "binary"}}}}}
 
 
-@router.head("/blobs/{sha256}", status_code=204, response_class=Response, responses=told(404, 409))
-def standing(services: With, asker: _Uploader, sha256: _Name) -> Response:
+@router.head("/blobs/{sha256}", status_code=204, response_class=Response, responses=error_responses(404, 409))
+def standing(services: ServicesDep, account: _Uploader, sha256: _Name) -> Response:
     """Say how many bytes of a blob are here (Upload-Offset), and whether that is all of it (Upload-Complete).
 
     A request that adds to it meanwhile is ended.
     """
-    found = services.uploads.standing(asker.tenant, Digest(sha256))
+    found = services.resources.uploads.standing(account.tenant, Digest(sha256))
     return _answer(204, found.offset, complete=found.complete)
 
 
@@ -47,23 +47,25 @@ def standing(services: With, asker: _Uploader, sha256: _Name) -> Response:
     "/blobs/{sha256}",
     status_code=201,
     response_class=Response,
-    responses=told(400, 409, 413) | {204: {"description": "It is here already."}},
+    responses=error_responses(400, 409, 413) | {204: {"description": "It is here already."}},
     openapi_extra=_body("application/octet-stream"),
 )
 async def begin(
     request: Request,
-    services: With,
-    asker: _Uploader,
+    services: ServicesDep,
+    account: _Uploader,
     sha256: _Name,
     upload_complete: Annotated[_Complete, Header()] = "?1",
     upload_length: _Bytes = None,
 ) -> Response:
     """Upload a blob from its first byte, or with `Upload-Complete: ?0` its first part; earlier parts are forgotten."""
-    services.room.check_disk()
+    services.capacity.check_disk()
     _check_size(request, 0, upload_length)
-    turn = await run_in_threadpool(services.uploads.begin, asker.tenant, Digest(sha256), length=upload_length)
+    turn = await run_in_threadpool(
+        services.resources.uploads.begin, account.tenant, Digest(sha256), length=upload_length
+    )
     if turn is None:
-        return await _here(services, asker, sha256)
+        return await _here(services, account, sha256)
     await _receive(request, turn, complete=upload_complete == "?1")
     answer = _answer(201, turn.offset, complete=upload_complete == "?1")
     answer.headers["Location"] = f"/v1/blobs/{sha256}"
@@ -74,13 +76,13 @@ async def begin(
     "/blobs/{sha256}",
     status_code=204,
     response_class=Response,
-    responses=told(400, 404, 409, 413, 415),
+    responses=error_responses(400, 404, 409, 413, 415),
     openapi_extra=_body(_PARTIAL),
 )
 async def resume(
     request: Request,
-    services: With,
-    asker: _Uploader,
+    services: ServicesDep,
+    account: _Uploader,
     sha256: _Name,
     upload_offset: Annotated[int, Header(ge=0, le=10**15 - 1)],
     upload_complete: Annotated[_Complete, Header()],
@@ -93,13 +95,13 @@ async def resume(
             "What goes on with an upload has another type.",
             advice=f"Send it as Content-Type: {_PARTIAL}.",
         )
-    services.room.check_disk()
+    services.capacity.check_disk()
     _check_size(request, upload_offset, upload_length)
     turn = await run_in_threadpool(
-        services.uploads.resume, asker.tenant, Digest(sha256), offset=upload_offset, length=upload_length
+        services.resources.uploads.resume, account.tenant, Digest(sha256), offset=upload_offset, length=upload_length
     )
     if turn is None:
-        return await _here(services, asker, sha256)
+        return await _here(services, account, sha256)
     await _receive(request, turn, complete=upload_complete == "?1")
     return _answer(204, turn.offset, complete=upload_complete == "?1")
 
@@ -121,8 +123,8 @@ def _check_size(request: Request, offset: int, length: int | None) -> None:
         raise too_large()
 
 
-async def _here(services: Services, asker: Account, sha256: str) -> Response:
-    found = await run_in_threadpool(services.uploads.standing, asker.tenant, Digest(sha256))
+async def _here(services: Services, account: Account, sha256: str) -> Response:
+    found = await run_in_threadpool(services.resources.uploads.standing, account.tenant, Digest(sha256))
     return _answer(204, found.offset, complete=found.complete)
 
 

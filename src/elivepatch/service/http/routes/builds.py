@@ -18,7 +18,16 @@ from elivepatch.model.build import BuildRequest, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.service.access.accounts import Account, Right
 from elivepatch.service.http import files
-from elivepatch.service.http.dependencies import Done, Known, Services, With, demand, may, told, visible
+from elivepatch.service.http.dependencies import (
+    FinishedJob,
+    Services,
+    ServicesDep,
+    VisibleJob,
+    error_responses,
+    require_right,
+    requires,
+    visible,
+)
 from elivepatch.service.http.wire import BuildAnswer, BuildBody, PageAnswer, ReportAnswer
 from elivepatch.service.jobs.jobs import Job, NewJob
 from elivepatch.service.jobs.records import job_key, keep_request, livepatch_from, report_of
@@ -41,14 +50,15 @@ def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
         200: {"content": {media_type: {}}, "description": "The file; Repr-Digest holds its SHA-256."},
         206: {"content": {media_type: {}}, "description": "The range of it that was asked for."},
         304: {"description": "It is what If-None-Match names."},
-        **told(404, 409, 410, 416),
+        **error_responses(404, 409, 410, 416),
     }
 
 
 @router.post(
     "/builds",
     status_code=202,
-    responses=told(404, 413) | {200: {"model": BuildAnswer, "description": "A job that answers this already."}},
+    responses=error_responses(404, 413)
+    | {200: {"model": BuildAnswer, "description": "A job that answers this already."}},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -57,79 +67,79 @@ def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
     },
 )
 async def submit(
-    request: Request, services: With, asker: Annotated[Account, may(Right.ASK)], response: Response
+    request: Request, services: ServicesDep, account: Annotated[Account, requires(Right.ASK)], response: Response
 ) -> BuildAnswer:
     """Ask for a build. The same request is answered by the job it already has, unless that was our error.
 
     The body is read here, by ourselves: FastAPI would read and decode it before it looks at the token.
     """
-    job, new = await run_in_threadpool(_submit, await request.body(), services, asker)
+    job, new = await run_in_threadpool(_submit, await request.body(), services, account)
     if not new:
         response.status_code = 200
     response.headers["Location"] = f"/v1/builds/{job.id}"
     return BuildAnswer.of(job)
 
 
-def _submit(body: bytes, services: Services, asker: Account) -> tuple[Job, bool]:
+def _submit(body: bytes, services: Services, account: Account) -> tuple[Job, bool]:
     try:
         sent = BuildBody.model_validate_json(body)
-        request = sent.request(lambda digest: services.uploads.get(asker.tenant, digest))
+        request = sent.request(lambda digest: services.resources.uploads.get(account.tenant, digest))
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_input=False, include_url=False)) from error
     if sent.fresh:
-        demand(asker, Right.FRESH)
-    if not asker.may(Right.ANY_PATCH):
+        require_right(account, Right.FRESH)
+    if not account.may(Right.ANY_PATCH):
         services.allowed_patches.check(request.series)
-    return ask(services, asker, request, automatic=sent.priority == "automatic", fresh=sent.fresh)
+    return submit_request(services, account, request, automatic=sent.priority == "automatic", fresh=sent.fresh)
 
 
-def ask(
-    services: Services, asker: Account, request: BuildRequest, *, automatic: bool = False, fresh: bool = False
+def submit_request(
+    services: Services, account: Account, request: BuildRequest, *, automatic: bool = False, fresh: bool = False
 ) -> tuple[Job, bool]:
     """Return the job that answers `request` and whether it is new; a new one is queued and noted in the audit log."""
     plan = services.catalogue.plan(request)
-    key = job_key(plan.build_key, request, asker.tenant)
-    known = services.jobs.answering(key)
+    key = job_key(plan.build_key, request, account.tenant)
+    known = services.resources.jobs.answering(key)
     if known is not None and fresh and known.status is Status.DONE:
-        services.jobs.forget(known.id)
+        services.resources.jobs.forget(known.id)
         known = None
     if known is None:
-        services.room.check(asker.tenant)
+        services.capacity.check(account.tenant)
         asked = NewJob(
             job_key=key,
             build_key=plan.build_key,
             release=request.release,
             kernel_build_id=plan.kernel_build_id,
-            request=keep_request(request, services.store),
+            request=keep_request(request, services.resources.store),
             route=plan.route,
-            tenant=asker.tenant,
-            asked_by=asker.name,
+            tenant=account.tenant,
+            asked_by=account.name,
             automatic=automatic,
         )
-        job, new = services.jobs.submit(asked)
+        job, new = services.resources.jobs.submit(asked)
     else:
         job, new = known, False
     services.metrics.asked(new=new)
     if new:
-        services.audit.note(who=asker.name, tenant=asker.tenant, action="build.ask", subject=job.id)
-        services.engine.submit(job.id, route=job.route, place=job.place)
+        services.resources.audit.note(who=account.name, tenant=account.tenant, action="build.ask", subject=job.id)
+        services.resources.engine.submit(job.id, route=job.route, place=job.place)
     return job, new
 
 
-@router.get("/builds", responses=told(404))
+@router.get("/builds", responses=error_responses(404))
 def page(
-    services: With,
-    asker: Annotated[Account, may(Right.FOLLOW)],
+    services: ServicesDep,
+    account: Annotated[Account, requires(Right.FOLLOW)],
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     before: Annotated[str | None, Query(pattern="^[0-9a-f]{16}$")] = None,
 ) -> PageAnswer:
     """List jobs, newest first."""
-    below = visible(services, asker, before).number if before is not None else None
-    found = services.jobs.page(
+    below = visible(services, account, before).number if before is not None else None
+    found = services.resources.jobs.page(
         limit=limit + 1,
         before=below,
-        tenant=None if asker.may(Right.EVERY_TENANT) else asker.tenant,
-        release=asker.kernel or None,
+        tenant=None if account.may(Right.EVERY_TENANT) else account.tenant,
+        release=account.kernel or None,
     )
     return PageAnswer(
         builds=[BuildAnswer.of(job) for job in found[:limit]],
@@ -137,23 +147,23 @@ def page(
     )
 
 
-@router.get("/builds/{build}", responses=told(404))
-async def status(job: Known) -> BuildAnswer:
+@router.get("/builds/{build}", responses=error_responses(404))
+async def status(job: VisibleJob) -> BuildAnswer:
     """Say where a job stands."""
     return BuildAnswer.of(job)
 
 
-@router.delete("/builds/{build}", responses=told(404))
+@router.delete("/builds/{build}", responses=error_responses(404))
 def cancel(
-    services: With,
-    asker: Annotated[Account, may(Right.CANCEL)],
+    services: ServicesDep,
+    account: Annotated[Account, requires(Right.CANCEL)],
     build: Annotated[str, Path(pattern="^[0-9a-f]{16}$")],
 ) -> BuildAnswer:
     """End a job. It ends for everyone who waits for it; a job that is done stays as it is."""
-    job = visible(services, asker, build)
-    now = services.jobs.cancel(job.id, cancelled())
+    job = visible(services, account, build)
+    now = services.resources.jobs.cancel(job.id, cancelled())
     if job.status is not Status.DONE:
-        services.audit.note(who=asker.name, tenant=asker.tenant, action="build.cancel", subject=job.id)
+        services.resources.audit.note(who=account.name, tenant=account.tenant, action="build.cancel", subject=job.id)
     if services.worker is not None:
         # Workers elsewhere see it in the database within a second.
         services.worker.steps.cancel(job.id)
@@ -163,12 +173,12 @@ def cancel(
 @router.get(
     "/builds/{build}/events",
     response_class=Response,
-    responses=told(404)
+    responses=error_responses(404)
     | {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events, until the job is done."}},
 )
 async def events(
-    job: Known,
-    services: With,
+    job: VisibleJob,
+    services: ServicesDep,
     last_event_id: Annotated[int, Header(ge=0, le=_MAX_NUMBER)] = 0,
 ) -> Response:
     """Tell what happens to a job from its beginning, or from after Last-Event-ID, until it is done.
@@ -184,12 +194,14 @@ async def events(
 
 async def _stream(services: Services, job: str, last: int) -> AsyncIterator[str]:
     yield ": welcome\n\n"
-    with services.watch.listening(job) as something:
+    with services.notifier.listening(job) as something:
         while not services.stopping.is_set():
             something.clear()
             # NewJob before the events are read: what is there afterwards is then all that there will be.
-            current = await run_in_threadpool(services.jobs.get, job)
-            while found := await run_in_threadpool(services.jobs.events_after, job, last, limit=_EVENTS_AT_ONCE):
+            current = await run_in_threadpool(services.resources.jobs.get, job)
+            while found := await run_in_threadpool(
+                services.resources.jobs.events_after, job, last, limit=_EVENTS_AT_ONCE
+            ):
                 for event in found:
                     last = event.id
                     yield f"event: {event.kind}\ndata: {json.dumps(event.data)}\nid: {event.id}\n\n"
@@ -202,32 +214,32 @@ async def _stream(services: Services, job: str, last: int) -> AsyncIterator[str]
                 yield ": still here\n\n"
 
 
-@router.get("/builds/{build}/report", responses=told(404, 409))
-async def report(job: Done) -> ReportAnswer:
+@router.get("/builds/{build}/report", responses=error_responses(404, 409))
+async def report(job: FinishedJob) -> ReportAnswer:
     """Say how a job ended."""
     return ReportAnswer.model_validate(report_of(job))
 
 
 @router.get("/builds/{build}/log", response_class=Response, responses=_file("text/plain"))
-def log(request: Request, job: Done, services: With) -> Response:
+def log(request: Request, job: FinishedJob, services: ServicesDep) -> Response:
     """Return what the build's tools printed."""
     return files.of_job(request, services, job, job.log_digest, "build.log", "text/plain; charset=utf-8")
 
 
 @router.get("/builds/{build}/console", response_class=Response, responses=_file("text/plain"))
-def console(request: Request, job: Done, services: With) -> Response:
+def console(request: Request, job: FinishedJob, services: ServicesDep) -> Response:
     """Return what the trial's guest printed."""
     return files.of_job(request, services, job, job.console_digest, "console.log", "text/plain; charset=utf-8")
 
 
 @router.get("/builds/{build}/module", response_class=Response, responses=_file("application/octet-stream"))
-def module(request: Request, job: Done, services: With) -> Response:
+def module(request: Request, job: FinishedJob, services: ServicesDep) -> Response:
     """Return the module of a job that ended with success."""
     return files.of_job(request, services, job, job.module_digest, "livepatch.ko", "application/octet-stream")
 
 
 @router.get("/builds/{build}/signature", response_class=Response, responses=_file("application/json"))
-def signature(request: Request, job: Done, services: With) -> Response:
+def signature(request: Request, job: FinishedJob, services: ServicesDep) -> Response:
     """Return the server's signed statement about the module (docs/host.md)."""
     livepatch = (job.report or {}).get("livepatch")
     if job.module_digest is None or livepatch is None:

@@ -17,8 +17,8 @@ from elivepatch.model.kernel import parse_release
 from elivepatch.service.access.accounts import Account, Right
 from elivepatch.service.db.database import now
 from elivepatch.service.db.tables import hosts
-from elivepatch.service.http.dependencies import With, may, told
-from elivepatch.service.http.limits import TooMany
+from elivepatch.service.http.dependencies import ServicesDep, error_responses, requires
+from elivepatch.service.http.limits import LimitReached
 
 _HOSTS_MAX = 1000
 _RETRY_S = 3600
@@ -78,14 +78,14 @@ class Hosts:
     def note(self, account: Account, name: str, body: HostBody) -> sa.RowMapping:
         """Keep what a host says in place of what it said before, and return its row.
 
-        Raises TooMany where the token has named too many hosts already.
+        Raises LimitReached where the token has named too many hosts already.
         """
         with self._database.begin() as connection:
             same_token = hosts.c.token == account.name
             known = connection.execute(sa.select(hosts.c.name).where(same_token, hosts.c.name == name)).first()
             count = connection.execute(sa.select(sa.func.count()).where(same_token)).scalar_one()
             if known is None and count >= _HOSTS_MAX:
-                raise TooMany(
+                raise LimitReached(
                     "too-many-hosts",
                     f"This token has reported for {_HOSTS_MAX} hosts.",
                     retry_s=_RETRY_S,
@@ -108,32 +108,32 @@ class Hosts:
             return connection.execute(chosen).mappings().all()
 
 
-@router.put("/hosts/{name}", responses=told(400, 413))
+@router.put("/hosts/{name}", responses=error_responses(400, 413))
 def report(
-    services: With,
-    asker: Annotated[Account, may(Right.REPORT)],
+    services: ServicesDep,
+    account: Annotated[Account, requires(Right.REPORT)],
     name: Annotated[str, Path(max_length=120, pattern=_NAME)],
     body: HostBody,
 ) -> HostAnswer:
     """Say how the last run on a host ended, and what is open there."""
-    if not asker.sees(tenant=asker.tenant, release=parse_release(body.kernel)):
+    if not account.sees(tenant=account.tenant, release=parse_release(body.kernel)):
         raise TrustError(
             "role-insufficient",
             "This token is bound to another kernel.",
             advice="Give the host a token for the kernel that it runs; docs/accounts.md says how.",
         )
-    return HostAnswer.of(Hosts(services.resources.database).note(asker, name, body))
+    return HostAnswer.of(Hosts(services.resources.database).note(account, name, body))
 
 
 @router.get("/hosts")
 def listed(
-    services: With,
-    asker: Annotated[Account, may(Right.HOSTS)],
+    services: ServicesDep,
+    account: Annotated[Account, requires(Right.HOSTS)],
     after: Annotated[str, Query(max_length=200)] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> HostsAnswer:
     """List what hosts said last."""
-    found = Hosts(services.resources.database).page(asker, after=after, limit=limit + 1)
+    found = Hosts(services.resources.database).page(account, after=after, limit=limit + 1)
     last = found[limit - 1] if len(found) > limit else None
     return HostsAnswer(
         hosts=[HostAnswer.of(row) for row in found[:limit]],

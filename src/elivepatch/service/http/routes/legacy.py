@@ -29,7 +29,7 @@ from elivepatch.model.kernel import Release
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.service.access.accounts import Account, Role
 from elivepatch.service.http.dependencies import Services
-from elivepatch.service.http.routes.builds import ask
+from elivepatch.service.http.routes.builds import submit_request
 from elivepatch.service.jobs.jobs import Job
 
 PREFIX = "/elivepatch/api"
@@ -49,7 +49,7 @@ _MAX_PATCHES = 64
 _LOOK_AGAIN_S = 2.0
 
 
-class Exchanges:
+class LegacyExchanges:
     """Which job each client's identifier stands for, and the modules that announced themselves."""
 
     def __init__(self) -> None:
@@ -83,19 +83,19 @@ class Exchanges:
             self.agents = [self.agents[0], *self.agents[1:][-_AGENTS:], agent]
 
 
-class OldProtocol:
+class LegacyProtocol:
     """Answers old clients of some networks; their builds belong to one tenant."""
 
     def __init__(self, services: Services, addresses: str, tenant: str) -> None:
         self._services = services
         self._networks = _networks(addresses)
-        self._asker = Account(name="legacy", role=Role.PATCHER, tenant=tenant)
-        self._exchanges = Exchanges()
+        self._account = Account(name="legacy", role=Role.PATCHER, tenant=tenant)
+        self._exchanges = LegacyExchanges()
 
     def allowed(self, request: Request) -> None:
         """Raise 404 for a client of any other address: as if nothing of this were here."""
         address = request.client.host if request.client is not None else ""
-        self._services.rate.take(f"address {address}")
+        self._services.rate_limiter.take(f"address {address}")
         if not _is_in(address, self._networks):
             raise HTTPException(404)
 
@@ -122,7 +122,7 @@ class OldProtocol:
         if len(parts["patch"]) >= _MAX_PATCHES or not self._exchanges.begin(identifier):
             return _message(500, _BROKEN)
         try:
-            job = await run_in_threadpool(_ask, self._services, self._asker, version, parts)
+            job = await run_in_threadpool(_ask, self._services, self._account, version, parts)
         except ElivepatchError as error:
             return _message(403, f"{error.problem.message} {error.problem.advice}")
         self._exchanges.settle(identifier, job.id)
@@ -138,10 +138,10 @@ class OldProtocol:
         if not isinstance(identifier, str) or not _UUID.fullmatch(identifier):
             return _message(500, _BROKEN)
         name = self._exchanges.job(identifier)
-        job = await run_in_threadpool(self._services.jobs.get, name) if name is not None else None
+        job = await run_in_threadpool(self._services.resources.jobs.get, name) if name is not None else None
         if job is None or job.result is not Result.SUCCESS or job.module_digest is None:
             return _message(403, _NOT_THESE)
-        content = await run_in_threadpool(self._services.store.get, job.module_digest)
+        content = await run_in_threadpool(self._services.resources.store.get, job.module_digest)
         return Response(content, headers={"Content-Type": _MODULE_TYPE})
 
     async def refuse(self) -> Response:
@@ -154,7 +154,7 @@ def router(services: Services, *, addresses: str, tenant: str) -> APIRouter:
 
     Raises UsageError where the addresses cannot be understood.
     """
-    old = OldProtocol(services, addresses, tenant)
+    old = LegacyProtocol(services, addresses, tenant)
     routes = APIRouter(prefix=PREFIX, include_in_schema=False, dependencies=[Depends(old.allowed)])
     for path in ("/", "/v1.0/agent"):
         routes.add_api_route(path, old.tell_agents, methods=["GET"])
@@ -221,11 +221,11 @@ def _parts(content_type: str, body: bytes) -> dict[str, list[bytes]]:
     return found
 
 
-def _ask(services: Services, asker: Account, version: str, parts: dict[str, list[bytes]]) -> Job:
+def _ask(services: Services, account: Account, version: str, parts: dict[str, list[bytes]]) -> Job:
     release = _release(services, version, parts["config"][0])
     patches = [SourcePatch(f"{number:05}.patch", content) for number, content in enumerate(parts["patch"])]
     series = PatchSeries((*patches, SourcePatch("main.patch", parts["main_patch"][0])))
-    job, _ = ask(services, asker, BuildRequest(release=release, series=series))
+    job, _ = submit_request(services, account, BuildRequest(release=release, series=series))
     return job
 
 
@@ -259,10 +259,10 @@ def _vanilla(services: Services, release: Release) -> str:
 
 
 async def _until_done(services: Services, request: Request, job: Job) -> None:
-    with services.watch.listening(job.id) as something:
+    with services.notifier.listening(job.id) as something:
         while not services.stopping.is_set() and not await request.is_disconnected():
             something.clear()
-            current = await run_in_threadpool(services.jobs.get, job.id)
+            current = await run_in_threadpool(services.resources.jobs.get, job.id)
             if current is None or current.status is Status.DONE:
                 return
             try:
