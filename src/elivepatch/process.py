@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one door to other programs.
+"""The one door to other programs: `run` waits for a program's end, `PipedProcess` runs beside this one.
 
 Argument lists only, an environment made from nothing, an explicit working directory, output into a file rather than a
 pipe (so that no output, however large, can block or fill memory), a time limit on the monotonic clock, and the whole
@@ -8,6 +8,8 @@ process group ended when the program ends or the limit runs out.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import select
 import shlex
@@ -29,6 +31,8 @@ _GRACE_S = 2.0
 _TICK_S = 0.1
 _TAIL_BYTES = 64 * 1024
 _OUTPUT_LIMIT_BYTES = 256 << 20
+_CHUNK_BYTES = 256 << 10
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +93,126 @@ class Cancellation:
         return cls(threading.Event())
 
 
-def _end_group(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
+class PipedProcess:
+    """A program that runs beside this one and is spoken to through its standard input and output.
+
+    Its standard error is this process's own. It is the leader of a process group, as programs of `run` are.
+    One thread uses it at a time.
+    """
+
+    def __init__(self, argv: Sequence[str | os.PathLike[str]], *, cwd: Path | str, env: Mapping[str, str]) -> None:
+        """Start the program with exactly the environment `env`; raises EnvironmentFault if it cannot be started."""
+        arguments = tuple(os.fspath(argument) for argument in argv)
+        given, self._input = os.pipe()
+        self._output, printed = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                arguments, cwd=cwd, env=dict(env), stdin=given, stdout=printed, start_new_session=True
+            )
+        except OSError as error:
+            os.close(self._input)
+            os.close(self._output)
+            raise _not_started(arguments[0], error) from error
+        finally:
+            os.close(given)
+            os.close(printed)
+        os.set_blocking(self._input, False)
+        self._closed = False
+        self._received = bytearray()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, or minus the signal that ended the program; None while it runs."""
+        return self._process.poll()
+
+    def send(self, data: bytes, *, timeout_s: float) -> None:
+        """Write all of `data`; raises OSError if the program has closed its input or does not read in time."""
+        deadline = time.monotonic() + timeout_s
+        left = memoryview(data)
+        while left:
+            if not _ready(self._input, select.POLLOUT, deadline):
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+            left = left[os.write(self._input, left) :]
+
+    def receive(self, *, timeout_s: float, limit_bytes: int) -> bytes | None:
+        """Return the next line with its end, None if there is none within `timeout_s`, b"" if the output has ended.
+
+        Raises ValueError for a line longer than `limit_bytes`.
+        """
+        deadline = time.monotonic() + timeout_s
+        looked = 0
+        while (end := self._received.find(b"\n", looked)) < 0:
+            looked = len(self._received)
+            if looked > limit_bytes:
+                message = f"a line of more than {limit_bytes} bytes"
+                raise ValueError(message)
+            if not _ready(self._output, select.POLLIN, deadline):
+                return None
+            chunk = os.read(self._output, _CHUNK_BYTES)
+            if not chunk:
+                return b""
+            self._received += chunk
+        line = bytes(self._received[: end + 1])
+        del self._received[: end + 1]
+        return line
+
+    def resident_bytes(self) -> int:
+        """Return the memory that the program itself has (VmRSS); 0 after its end."""
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        except (OSError, IndexError):
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def end(self, *, grace_s: float = 0.0) -> int:
+        """Close its input, wait `grace_s` for its end, then kill its process group; return how it ended (`status`)."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._input)
+            os.close(self._output)
+        try:
+            return self._process.wait(timeout=grace_s)
+        except subprocess.TimeoutExpired:
+            _end_group(self._process, grace_s=_GRACE_S, numbers=(signal.SIGKILL,))
+            return self._process.wait()
+
+
+def _ready(descriptor: int, events: int, deadline: float) -> bool:
+    # Not select(): a server has descriptors above 1024.
+    poller = select.poll()
+    poller.register(descriptor, events)
+    return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends, `parent` being that thread's process.
+
+    Only for a process of our own that is started by a thread which lives as long as its process (prctl(2),
+    PR_SET_PDEATHSIG). Ends this process at once if the parent has ended already.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _end_group(
+    process: subprocess.Popen[bytes],
+    *,
+    grace_s: float,
+    numbers: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL),
+) -> None:
     """End the whole process group: politely, then not. Descendants go too, even after the leader's own end."""
-    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s)):
+    for number in numbers:
         try:
             os.killpg(process.pid, number)
         except (ProcessLookupError, PermissionError):
             return
-        deadline = time.monotonic() + wait_s
+        deadline = time.monotonic() + grace_s
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
 

@@ -56,7 +56,7 @@ def test_a_job_whose_server_is_killed_in_the_trial_is_not_built_again(server: Ru
 
 def test_a_job_that_kills_its_server_each_time_is_given_up_and_others_are_not(server: RunningServer) -> None:
     stop = threading.Event()
-    poisonous = server.ask("die-always")
+    poisonous = server.ask("kill-server-always")
     harmless = server.ask("sleep 0")
     watch = server.keep_alive(stop)
     try:

@@ -3,7 +3,9 @@
 
 The backend understands these lines: `sleep SECONDS` (in the build), `trial-sleep SECONDS`, `verdict`, `compile-error`,
 `broken-environment`, `explode`, `disk-full`, `die-once`, `die-always`, `trial-fails`, `deaf` (ignores its
-cancellation), `log BYTES`, `fill` (writes until the disk is full).
+cancellation), `log BYTES`, `fill` (writes until the disk is full), `spin` (computes and lets no other thread run),
+`segfault`, `exit` (leaves the process at once), `hog MIB` (takes that much memory and keeps it), `kill-server-once` and
+`kill-server-always` (kills the parent of the step process).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release
 from elivepatch.model.progress import Event, Progress
 from elivepatch.model.trial import Expectation, Observation, TrialReport
 from elivepatch.process import Cancellation
+from elivepatch.service.jobs.step_process.messages import Recipe
 
 KERNEL = KernelIdentity(
     release=Release("6.1.0-50-cloud-amd64"),
@@ -47,6 +51,9 @@ SOURCES = KernelSources(
 BASE_PATCHES = {"our-driver.patch": Digest("12" * 32), "our-tuning.patch": Digest("34" * 32)}
 
 
+_HOGGED: list[bytes] = []
+
+
 class FakeBackend:
     """Writes every run to the file `journal`, so that tests can count runs across restarts of a server."""
 
@@ -58,13 +65,26 @@ class FakeBackend:
         lines = self._journal.read_text().splitlines() if self._journal.exists() else []
         return sum(line.startswith(what) for line in lines)
 
+    @classmethod
+    def again(cls, journal: str) -> FakeBackend:
+        return cls(Path(journal))
+
+    def recipe(self) -> Recipe:
+        return Recipe(
+            factory="fake_backend:FakeBackend.again",
+            words={"journal": str(self._journal)},
+            search=(str(Path(__file__).parent),),
+        )
+
+    def close(self) -> None:
+        """Nothing runs here between two calls."""
+
     def kernels(self) -> list[KernelIdentity]:
         return [KERNEL]
 
-    def sources(self, release: str) -> KernelSources:
-        if release != KERNEL.release:
-            raise EnvironmentFault("kernel-unknown", f"There is no base for {release}.", advice="Add it on the server.")
-        return SOURCES
+    def encoded_sources(self, release: str) -> bytes:
+        self.facts(release)
+        return SOURCES.encode()
 
     def base_patches(self, release: str) -> dict[str, Digest]:
         self.facts(release)
@@ -94,6 +114,10 @@ class FakeBackend:
         progress(Event(stage="prepare", message="prepares the tree", fraction=0.0))
         if "die-always" in words or ("die-once" in words and self.runs(f"build {build_key}") == 1):
             os.kill(os.getpid(), signal.SIGKILL)
+        if "kill-server-always" in words or ("kill-server-once" in words and self.runs(f"build {build_key}") == 1):
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        _crash(words)
         _wait(float(words.get("sleep", "0")), progress, "compile", cancellation, deaf="deaf" in words)
         _misbehave(words, work_dir)
         if problem := _problem(words):
@@ -184,6 +208,17 @@ def _problem(words: dict[str, str]) -> Problem | None:
     if "compile-error" in words:
         return _of(Kind.FAILURE, "compile-error", "fs/proc/meminfo.c does not compile.")
     return None
+
+
+def _crash(words: dict[str, str]) -> None:
+    if "segfault" in words:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "exit" in words:
+        os._exit(7)
+    if "spin" in words:
+        re.match(r"(a|a)*b", "a" * 200)  # holds Python's lock and would take longer than the universe has
+    if "hog" in words:
+        _HOGGED.append(b"x" * (int(words["hog"]) << 20))
 
 
 def _misbehave(words: dict[str, str], work_dir: Path) -> None:

@@ -16,6 +16,7 @@ from elivepatch.model.errors import ElivepatchError
 from elivepatch.output import Output
 from elivepatch.service import log
 from elivepatch.service.http.server import serve
+from elivepatch.service.jobs.step_process.backend import ProcessBackend
 from elivepatch.service.jobs.worker import work
 from elivepatch.settings import ServerSettings, load
 
@@ -28,9 +29,9 @@ if __name__ == "__main__":
     journal = Path(os.environ.get("FAKE_JOURNAL", state / "runs.txt"))
     try:
         if part == "worker":
-            work(settings, FakeBackend(journal))
+            work(settings, ProcessBackend(FakeBackend(journal)))
         else:
-            serve(settings, FakeBackend(journal) if part == "serve" else None)
+            serve(settings, ProcessBackend(FakeBackend(journal)) if part == "serve" else None)
     except ElivepatchError as error:
         # The real command prints a code and a sentence, no traceback.
         Output().problem(error.problem)

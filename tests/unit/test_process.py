@@ -14,7 +14,7 @@ from deadline import wait_until
 
 from elivepatch import process
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.process import Cancellation, Completed, run
+from elivepatch.process import Cancellation, Completed, PipedProcess, run
 
 
 def alive(pid: int) -> bool:
@@ -192,9 +192,86 @@ def test_the_last_lines_are_those_of_the_error_output() -> None:
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count of descriptors
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         run(["true"])
     with pytest.raises(EnvironmentFault):
         run(["no-such-program"])
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+ECHO = "import sys\nfor line in sys.stdin: print(line.upper(), end='', flush=True)\nsys.exit(3)"
+
+
+def piped(code: str) -> PipedProcess:
+    return PipedProcess([sys.executable, "-c", code], cwd="/", env={})
+
+
+def test_a_program_beside_this_one_answers_line_by_line() -> None:
+    other = piped(ECHO)
+    assert other.status is None
+    assert other.resident_bytes() > 100_000
+    other.send(b"one\ntwo\n", timeout_s=5)
+    assert other.receive(timeout_s=10, limit_bytes=100) == b"ONE\n"
+    assert other.receive(timeout_s=10, limit_bytes=100) == b"TWO\n"
+    assert other.receive(timeout_s=0.05, limit_bytes=100) is None
+    assert other.end(grace_s=10) == 3, "the end of its input is told before it is killed"
+    assert other.resident_bytes() == 0
+
+
+def test_a_line_of_megabytes_arrives_whole_and_one_without_end_is_refused() -> None:
+    other = piped(ECHO)
+    line = b"x" * 3_000_000 + b"\n"
+    other.send(line, timeout_s=10)
+    assert other.receive(timeout_s=10, limit_bytes=4_000_000) == line.upper()
+    other.send(line, timeout_s=10)
+    with pytest.raises(ValueError, match="more than 1000 bytes"):
+        other.receive(timeout_s=10, limit_bytes=1000)
+    other.end()
+
+
+def test_the_end_of_a_program_beside_this_one_is_seen() -> None:
+    other = piped("import os; os.kill(os.getpid(), 11)")
+    assert other.receive(timeout_s=10, limit_bytes=100) == b""
+    wait_until(lambda: other.status is not None)
+    with pytest.raises(OSError):
+        other.send(b"x", timeout_s=5)
+    assert other.end(grace_s=10) == -11
+
+
+def test_a_program_that_does_not_read_is_not_waited_for() -> None:
+    other = piped("import time; time.sleep(60)")
+    with pytest.raises(TimeoutError):
+        other.send(b"x" * 1_000_000, timeout_s=0.2)
+    started = time.monotonic()
+    assert other.end() == -9
+    assert time.monotonic() - started < 2
+
+
+def test_a_program_beside_this_one_that_is_missing_is_named() -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(EnvironmentFault, match="no-such-program"):
+        PipedProcess(["no-such-program"], cwd="/", env={})
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+CHILD = """
+import sys, time
+from elivepatch.process import end_with_parent
+end_with_parent(int(sys.argv[1]))
+print(flush=True)
+time.sleep(60)
+"""
+PARENT = f"""
+import os, sys
+from elivepatch.process import PipedProcess
+child = PipedProcess([sys.executable, "-c", {CHILD!r}, str(os.getpid())], cwd="/", env={{}})
+child.receive(timeout_s=20, limit_bytes=10)
+print(child.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_program_of_ours_ends_with_a_parent_that_is_killed() -> None:
+    child = int(run([sys.executable, "-c", PARENT]).text)
+    wait_until(lambda: not alive(child))

@@ -34,6 +34,29 @@ CRASHED = Problem(
     advice="Look for the reason in the server's and the kernel's log, memory above all, then submit the job again.",
 )
 
+
+def step_crashed(how: str) -> Problem:
+    """Return the problem of a job whose step process ended again and again; `how` completes `the process …`."""
+    return Problem(
+        code="step-crashed",
+        kind=Kind.ERROR,
+        message=f"The step of this job crashed twice: its process {how}.",
+        advice="Look for the reason in the server's and the kernel's log, memory above all; the server itself and "
+        "other jobs go on. If it happens with this patch only, report it as a fault of elivepatch.",
+    )
+
+
+def step_out_of_memory(how: str) -> Problem:
+    """Return the problem of a job whose step process took too much memory; `how` completes `the process …`."""
+    return Problem(
+        code="step-memory",
+        kind=Kind.ERROR,
+        message=f"The step of this job was ended: its process {how}.",
+        advice="Split the series, or build on a machine with more memory. If a small patch does this, report it as a "
+        "fault of elivepatch.",
+    )
+
+
 OVERDUE = Problem(
     code="job-overdue",
     kind=Kind.ERROR,

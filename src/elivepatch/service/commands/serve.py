@@ -12,6 +12,7 @@ from elivepatch.service import log
 from elivepatch.service.commands.options import add_settings, add_worker, settings_of
 from elivepatch.service.http.server import serve
 from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.service.jobs.step_process.backend import ProcessBackend
 
 
 def register(subparsers: Subparsers) -> None:
@@ -39,5 +40,5 @@ def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
     """Serve until told to stop."""
     settings = settings_of(arguments)
     log.set_up()
-    serve(settings, None if arguments.no_worker else LocalBackend(settings))
+    serve(settings, None if arguments.no_worker else ProcessBackend(LocalBackend(settings)))
     return ExitStatus.OK

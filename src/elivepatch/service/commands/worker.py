@@ -11,6 +11,7 @@ from elivepatch.output import Output
 from elivepatch.service import log
 from elivepatch.service.commands.options import add_settings, add_worker, settings_of
 from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.service.jobs.step_process.backend import ProcessBackend
 from elivepatch.service.jobs.worker import work
 
 
@@ -26,5 +27,5 @@ def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
     """Work until told to stop."""
     settings = settings_of(arguments)
     log.set_up()
-    work(settings, LocalBackend(settings))
+    work(settings, ProcessBackend(LocalBackend(settings)))
     return ExitStatus.OK

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from elivepatch.advisory.exposure.sources import KernelSources
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Progress
 from elivepatch.model.trial import Expectation, TrialReport
 from elivepatch.process import Cancellation
+from elivepatch.service.jobs.step_process.messages import Recipe
 
 
 class BuildBackend(Protocol):
@@ -23,14 +23,20 @@ class BuildBackend(Protocol):
     return or raise within two seconds; what they return then is not looked at.
     """
 
+    def recipe(self) -> Recipe:
+        """Return the way to make the same backend in another process."""
+
     def sweep(self) -> None:
         """Remove what a process that was killed left behind; called before anything is built."""
+
+    def close(self) -> None:
+        """End what `sweep` started; nothing is asked of the backend afterwards."""
 
     def kernels(self) -> list[KernelIdentity]:
         """Return the kernels that can be built for."""
 
-    def sources(self, release: str) -> KernelSources:
-        """Return what a kernel was built from; cheap when asked again.
+    def encoded_sources(self, release: str) -> bytes:
+        """Return what a kernel was built from (`KernelSources.encode`); cheap when asked again.
 
         Raises UsageError or EnvironmentFault, for example with the code `kernel-unknown`.
         """
@@ -38,7 +44,7 @@ class BuildBackend(Protocol):
     def base_patches(self, release: str) -> Mapping[str, Digest]:
         """Return the patches that a kernel's source had before it was built, by name; none for a stock kernel.
 
-        Raises as `sources` does.
+        Raises as `encoded_sources` does.
         """
 
     def facts(self, release: str) -> Digest:

@@ -78,7 +78,7 @@ class LocalCatalogue:
 
     def sources(self, release: str) -> bytes:
         """Return what a kernel was built from."""
-        return self._backend.sources(release).encode()
+        return self._backend.encoded_sources(release)
 
     def plan(self, request: BuildRequest) -> Plan:
         """Return where a request is to be done."""

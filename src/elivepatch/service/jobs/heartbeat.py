@@ -193,7 +193,7 @@ class Heartbeat:
                 facts = self._backend.facts(kernel.release)
                 patches = dict(self._backend.base_patches(kernel.release))
                 if facts not in self._told:
-                    self._told[facts] = self._store.put(self._backend.sources(kernel.release).encode())
+                    self._told[facts] = self._store.put(self._backend.encoded_sources(kernel.release))
             except EnvironmentFault as fault:
                 # Its toolchain is gone, or not what this version wants: no reason to leave the others.
                 left_out[kernel.release] = fault.problem

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The real backend: bases, toolchains, the builder and the trial of this machine."""
+"""The build backend of this machine: its bases, toolchains, builders and trials."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from elivepatch.advisory.exposure.changelog import read_changelog
 from elivepatch.advisory.exposure.sources import KernelSources, source_map, vanilla_of
@@ -26,17 +27,24 @@ from elivepatch.build.base.stock import StockMaker
 from elivepatch.build.base.store import VMLINUX, Base, Bases
 from elivepatch.build.builders.common import BuildContext
 from elivepatch.build.builders.select import VERSIONS, build_with_selected
+from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.build.sandbox.toolchain import Toolchains
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Progress, silent
 from elivepatch.model.trial import Expectation, TrialReport
 from elivepatch.process import Cancellation
+from elivepatch.service.jobs.step_process.messages import Recipe
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import GuestKernel
 from elivepatch.trial.run import run_trial
 
+KEPT_KERNELS = 3
+"""Kernels whose tables stay in memory."""
+
 _YOUNG_S = 60.0
+
+_Kept = TypeVar("_Kept")
 
 
 class LocalBackend:
@@ -47,11 +55,24 @@ class LocalBackend:
         self.archive = Archive(settings.cache_dir / "archive")
         self.toolchains = Toolchains(settings.cache_dir / "toolchains", self.archive)
         self.bases = Bases(settings.cache_dir / "bases")
-        self._known: dict[Digest, Base] = {}
-        self._sources: dict[Digest, KernelSources] = {}
+        # Each keeps the tables of a whole kernel, up to some 100 MiB, so only those of the last few kernels stay.
+        self._known: OrderedDict[Digest, Base] = OrderedDict()
+        self._sources: OrderedDict[Digest, KernelSources] = OrderedDict()
+
+    @classmethod
+    def again(cls, cache_dir: str, jobs: str) -> LocalBackend:
+        """Return the backend that `recipe` describes."""
+        return cls(ServerSettings(cache_dir=Path(cache_dir), jobs=int(jobs)))
+
+    def recipe(self) -> Recipe:
+        """Return the way to make the same backend in another process."""
+        words = {"cache_dir": str(self._settings.cache_dir), "jobs": str(self._settings.jobs)}
+        return Recipe(factory=f"{__name__}:{type(self).__name__}.again", words=words)
 
     def sweep(self) -> None:
         """Remove what processes that were killed left behind; what a living one uses is locked."""
+        # Now, while this process is alone in its control group: later no group below it may bound memory.
+        own_group()
         now = time.time()
         for scratch in (self._settings.cache_dir / "scratch").glob("job-*"):
             try:
@@ -61,6 +82,9 @@ class LocalBackend:
                         shutil.rmtree(scratch, ignore_errors=True)
             except (BlockingIOError, FileNotFoundError):
                 continue
+
+    def close(self) -> None:
+        """Nothing runs here between two calls."""
 
     def maker(self, progress: Progress = silent) -> StockMaker:
         """Return what makes stock bases here."""
@@ -77,7 +101,7 @@ class LocalBackend:
     def base(self, release: str) -> Base:
         """Return a base, the same object again while it is unchanged, so that its tables are read once."""
         found = self.bases.get(release)
-        return self._known.setdefault(found.digest, found)
+        return _kept(self._known, found.digest, lambda: found)
 
     def kernels(self) -> list[KernelIdentity]:
         """Return the kernels that can be built for."""
@@ -87,24 +111,29 @@ class LocalBackend:
         """Return what a kernel was built from, the same object again while base and builder are unchanged."""
         base = self.base(release)
         builder = self.facts(release)
-        if builder not in self._sources:
-            units = base.units
-            changelog = distribution_changelog(base, self.archive)
-            told = read_changelog(changelog) if changelog is not None else None
-            self._sources[builder] = KernelSources(
-                release=base.release,
-                build_id=base.identity.build_id,
-                vanilla=vanilla_of(base.release, base.version),
-                package_version=base.version if base.kind == "stock" else "",
-                builder=builder,
-                sources=source_map(
-                    ((unit.source, unit.parents) for unit in units.by_source.values()),
-                    units.includers,
-                    source_files(base),
-                ),
-                changelog=told if told is not None and told.version == package_version(base) else None,
-            )
-        return self._sources[builder]
+        return _kept(self._sources, builder, lambda: self._read_sources(base, builder))
+
+    def _read_sources(self, base: Base, builder: Digest) -> KernelSources:
+        units = base.units
+        text = distribution_changelog(base, self.archive)
+        changelog = read_changelog(text) if text is not None else None
+        return KernelSources(
+            release=base.release,
+            build_id=base.identity.build_id,
+            vanilla=vanilla_of(base.release, base.version),
+            package_version=base.version if base.kind == "stock" else "",
+            builder=builder,
+            sources=source_map(
+                ((unit.source, unit.parents) for unit in units.by_source.values()),
+                units.includers,
+                source_files(base),
+            ),
+            changelog=changelog if changelog is not None and changelog.version == package_version(base) else None,
+        )
+
+    def encoded_sources(self, release: str) -> bytes:
+        """Return what a kernel was built from, encoded."""
+        return self.sources(release).encode()
 
     def base_patches(self, release: str) -> Mapping[str, Digest]:
         """Return the patches that a kernel's source had before it was built, by name."""
@@ -204,6 +233,16 @@ class LocalBackend:
                 yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _kept(cache: OrderedDict[Digest, _Kept], key: Digest, make: Callable[[], _Kept]) -> _Kept:
+    """Return what is kept under `key`, made if it is not there; what was not asked for longest goes first."""
+    if key not in cache:
+        cache[key] = make()
+    cache.move_to_end(key)
+    while len(cache) > KEPT_KERNELS:
+        cache.popitem(last=False)
+    return cache[key]
 
 
 def _unproved(base: Base) -> Note:

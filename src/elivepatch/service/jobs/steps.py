@@ -7,41 +7,36 @@ before anything points to it; so a job that was cut off leaves nothing that coul
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from elivepatch.model.build import BuildOutcome, Result
 from elivepatch.model.errors import Problem
 from elivepatch.model.kernel import Digest
-from elivepatch.model.progress import Event, Progress
+from elivepatch.model.progress import Progress
 from elivepatch.process import Cancellation
 from elivepatch.service.errors import CANCELLED, CRASHED, INTERNAL, OVERDUE, problem_of
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.engine import Json, Stopped
 from elivepatch.service.jobs.jobs import Job, Jobs, Outcome
 from elivepatch.service.jobs.records import livepatch_from, outcome_record, request_from, result_of
+from elivepatch.service.jobs.step_process.progress import ProgressFilter
 from elivepatch.service.printable_log import readable
 from elivepatch.service.store import Store
 
 MAX_ATTEMPTS = 5
 """How often a job is taken up although the worker died under it each time: a machine may die for other reasons too."""
 
-_EVENTS_PER_ATTEMPT = 5000
-_EVENT_INTERVAL_S = 0.1
 _LOG_BYTES = 10 * 1024 * 1024
 
 STEP_LIMIT_S = 3600.0
 """How long a build, or a trial, may take."""
-
-_NICE = 10
 
 _Step = Callable[[Job, Path, Path, Cancellation], Json]
 
@@ -217,8 +212,6 @@ class JobSteps:
         The answer has under `kept_as` the digest of what the step's tools printed.
         """
         top = self._directory / job
-        # This thread's, and so that of all programs it starts: who asks is answered while compilers have all cores.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         with self._tracked(job) as running:
             try:
                 answer = self._answered(job, lambda: self._in_directory(job, top, kept_as, work, running))
@@ -289,19 +282,8 @@ class JobSteps:
         return problem
 
     def _progress(self, job: str) -> Progress:
-        """Return what a builder tells its progress to; a flood of events is thinned, never an error."""
-        last: dict[str, Any] = {"stage": None, "at": 0.0, "count": 0}
-
-        def note(event: Event) -> None:
-            now = time.monotonic()
-            soon = event.stage == last["stage"] and now - last["at"] < _EVENT_INTERVAL_S
-            partial = event.fraction is not None and event.fraction not in {0.0, 1.0}
-            if (soon and partial) or last["count"] >= _EVENTS_PER_ATTEMPT:
-                return
-            last.update(stage=event.stage, at=now, count=last["count"] + 1)
-            self._jobs.progress(job, event)
-
-        return note
+        """Return what a backend reports its progress to."""
+        return ProgressFilter(lambda event: self._jobs.progress(job, event))
 
 
 def _unanswered(problem: Problem) -> Json:

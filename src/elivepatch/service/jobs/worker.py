@@ -28,7 +28,7 @@ class Worker:
     """Runs the jobs that the backend can do, from `start` to `stop`."""
 
     def __init__(self, resources: Resources, backend: BuildBackend) -> None:
-        self._resources = resources
+        self._backend = backend
         jobs = resources.worker_jobs
         self.steps = JobSteps(
             jobs=jobs,
@@ -68,6 +68,7 @@ class Worker:
         self.janitor.stop()
         self.runner.stop(grace_s=_JOBS_S)
         self.heartbeat.stop()
+        self._backend.close()
         return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("dbos-executor"))
 
 
