@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn, TypeAlias
 
@@ -51,19 +52,34 @@ class _Version(argparse.Action):
 def build_parser(
     prog: str, description: str, commands: ModuleType, argv: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
-    """Return the command line; every module of the package `commands` registers the subcommand of its name,
-    but for `options`, which holds what several of them share.
+    """Return the command line; each command's module in the package `commands` registers the subcommand of its name.
 
-    Where `argv` begins with one of these names, only that module is imported: a command does not wait for what the
-    others need.
+    If `argv` begins with one of these names, only that module is imported: a command does not wait for modules that
+    only other commands need.
     """
     parser = Parser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("-v", "--version", action=_Version, nargs=0, help="show program's version number and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    names = sorted(found.name for found in pkgutil.iter_modules(commands.__path__) if found.name != _SHARED)
-    for name in names if not argv or argv[0] not in names else [argv[0]]:
-        importlib.import_module(f"{commands.__name__}.{name}").register(subparsers)
+    modules = _command_modules(commands)
+    for name in sorted(modules) if not argv or argv[0] not in modules else [argv[0]]:
+        importlib.import_module(modules[name]).register(subparsers)
     return parser
+
+
+def _command_modules(commands: ModuleType) -> dict[str, str]:
+    """Return the full name of each command's module, by command; nothing is imported.
+
+    A command is a module of the package itself or of a folder in it: folders group commands, they do not name them.
+    """
+    modules: dict[str, str] = {}
+    for found in pkgutil.iter_modules(commands.__path__):
+        if found.ispkg:
+            folders = [str(Path(place, found.name)) for place in commands.__path__]
+            prefix = f"{commands.__name__}.{found.name}"
+            modules |= {inner.name: f"{prefix}.{inner.name}" for inner in pkgutil.iter_modules(folders)}
+        elif found.name != _SHARED:
+            modules[found.name] = f"{commands.__name__}.{found.name}"
+    return modules
 
 
 def run(

@@ -41,7 +41,7 @@ def connected(server: Assembled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     for command in ("build", "cancel", "check", "kernels"):
         monkeypatch.setattr(
-            f"elivepatch.client.commands.{command}.connect",
+            f"elivepatch.client.commands.jobs.{command}.connect",
             lambda _: Api(ClientSettings(token=token), transport=server.http._transport),
         )
 

@@ -17,7 +17,7 @@ from elivepatch.advisory.exposure.verdicts import FixOutcome, FixVerdict, rememb
 from elivepatch.advisory.fixes.fixes import Fix
 from elivepatch.advisory.plan import Choice, series_of
 from elivepatch.client import commands
-from elivepatch.client.commands import apply
+from elivepatch.client.commands.livepatch import apply
 from elivepatch.client.cve.cumulative import Cumulative, build_cumulative, expectations_of
 from elivepatch.client.cve.plan import CloseSession, planned, tell_plan
 from elivepatch.client.cve.update import asking_in_time

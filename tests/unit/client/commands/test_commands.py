@@ -91,7 +91,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run_it(server: Callable[[httpx2.Request], httpx2.Response], *argv: str) -> int:
         for command in ("build", "cancel", "check", "kernels"):
             monkeypatch.setattr(
-                f"elivepatch.client.commands.{command}.connect",
+                f"elivepatch.client.commands.jobs.{command}.connect",
                 lambda _: Api(ClientSettings(), transport=httpx2.MockTransport(server)),
             )
         return cli.main(argv)

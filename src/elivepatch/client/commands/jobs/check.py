@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from elivepatch.client.commands.build import tell, wait
+from elivepatch.client.commands.jobs.build import tell, wait
 from elivepatch.client.server.base_patches import add_base_patches, base_patches_of
 from elivepatch.client.server.connection import add_connection, add_limit, connect
 from elivepatch.client.server.patch_files import read_series, write_whole
