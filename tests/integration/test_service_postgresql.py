@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from postgres import PROGRAMS, Postgres
+from query_plans import recorded
 from running_server import free_port
 
 from elivepatch.model.build import Result, Status
@@ -23,7 +24,7 @@ from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
 from elivepatch.service.access.accounts import Account, Role, Tokens
 from elivepatch.service.db.database import advisory_lock, migrate, open_database
-from elivepatch.service.db.tables import metadata
+from elivepatch.service.db.tables import metadata, partial_indexes
 from elivepatch.service.http.routes.hosts import HostBody, Hosts
 from elivepatch.service.jobs.jobs import Jobs, NewJob, Outcome
 
@@ -54,6 +55,7 @@ def asked(key: str) -> NewJob:
 
 def test_the_migrations_make_the_tables_that_the_code_names(database: sa.Engine) -> None:
     migrate(database)
+    assert partial_indexes()
     with database.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
@@ -73,6 +75,26 @@ def test_a_job_goes_its_way(database: sa.Engine) -> None:
     assert jobs.begin(job.id) is None
     assert jobs.submit(asked("a0")) == (done, False)
     assert [event.kind for event in jobs.events_after(job.id, 0, limit=10)] == ["state", "state", "progress", "done"]
+
+
+def test_the_statements_of_a_request_are_answered_by_the_partial_indexes(database: sa.Engine) -> None:
+    jobs = Jobs(database)
+    with recorded(database) as recorder:
+        jobs.answering(Digest("a0" * 32))
+        jobs.waiting("default")
+        jobs.unfinished()
+    answering, waiting, unfinished = recorder.plans()
+    assert "uq_builds_live_job_key" in answering
+    assert "ix_builds_unfinished" in waiting
+    assert "ix_builds_unfinished" in unfinished
+
+
+def test_events_written_at_once_get_numbers_of_their_own(database: sa.Engine) -> None:
+    jobs = Jobs(database)
+    job, _ = jobs.submit(asked("e0"))
+    with ThreadPoolExecutor(12) as crowd:
+        list(crowd.map(lambda n: jobs.progress(job.id, Event(stage="link", message=str(n))), range(48)))
+    assert [event.id for event in jobs.events_after(job.id, 0, limit=100)] == list(range(1, 50))
 
 
 def test_many_who_ask_the_same_get_one_job(database: sa.Engine) -> None:

@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from elivepatch.model.build import Status
-from elivepatch.service.db.tables import builds
+from elivepatch.service.db.tables import UNFINISHED, builds
 from elivepatch.service.http.limits import Capacity
 from elivepatch.service.jobs.fleet import ALIVE_S, Fleet
 
@@ -35,10 +35,9 @@ class _CurrentState(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return the gauges (prometheus_client's interface)."""
-        unfinished = builds.c.status != Status.DONE
         with self._database.connect() as connection:
             rows = connection.execute(
-                sa.select(builds.c.status, sa.func.count()).where(unfinished).group_by(builds.c.status)
+                sa.select(builds.c.status, sa.func.count()).where(UNFINISHED).group_by(builds.c.status)
             ).all()
             counts: dict[Status, int] = {row[0]: row[1] for row in rows}
             oldest = connection.execute(

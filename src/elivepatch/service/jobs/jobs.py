@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Jobs: what was asked, where it stands, how it ended and what happened on the way.
+"""Jobs: the request, the status, the result and the events of each.
 
-A job goes queued → running → done; `TRANSITIONS` is the whole of it. Every move is one conditional statement, so two
-threads or processes that try the same move cannot both succeed, and every move leaves an event.
+A job goes queued → running → done; `TRANSITIONS` lists every move. A move is one conditional statement, so two
+threads or processes that try the same move cannot both succeed. Every move adds an event.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
 from elivepatch.service.db.database import retry_while_away
-from elivepatch.service.db.tables import builds, events
+from elivepatch.service.db.tables import LIVE, UNFINISHED, builds, events
 
 TRANSITIONS: dict[str, tuple[frozenset[Status], Status]] = {
     "begin": (frozenset({Status.QUEUED, Status.RUNNING}), Status.RUNNING),
@@ -28,19 +28,19 @@ TRANSITIONS: dict[str, tuple[frozenset[Status], Status]] = {
     "withdraw": (frozenset({Status.QUEUED}), Status.DONE),
     "finish": (frozenset({Status.QUEUED, Status.RUNNING}), Status.DONE),
 }
-"""For every move: where it may start and where it leads. A begin of a running job is its recovery after a crash."""
+"""For each move: the statuses it may start from and the status after it. A running job begins again after a crash."""
 
 DEFAULT_TENANT = "default"
 
 _MESSAGE_LENGTH = 500
 _STAGE_LENGTH = 40
-# So many places behind those that people wait for stands a job that nobody waits for.
+# A job that nobody waits for queues this many places behind those that people wait for.
 _AUTOMATIC_PLACES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
-    """What a job is made from. `request` is JSON-ready and names the patches' bytes by digest."""
+    """A job to submit. `request` is JSON-ready and names the patches' bytes by digest."""
 
     job_key: Digest
     build_key: Digest
@@ -55,7 +55,7 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a job ended. `reusable` says that the same request is answered from it from now on."""
+    """Result of a job. `reusable`: an equal request is answered with it from now on."""
 
     result: Result
     reusable: bool
@@ -97,7 +97,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent:
-    """One thing that happened to a job. `id` counts from 1; `kind` is `progress`, `state` or, once and last, `done`."""
+    """Event of a job. `id` counts from 1; `kind` is `progress`, `state` or, once and last, `done`.
+
+    Retention deletes progress of old jobs: ids may have gaps, and never change.
+    """
 
     id: int
     kind: str
@@ -115,8 +118,8 @@ def _read(row: sa.RowMapping) -> Job:
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def _patient(method: _Method) -> _Method:
-    """Have a method, which may be done twice, wait for a database that is restarted."""
+def _retried(method: _Method) -> _Method:
+    """Repeat a method, which must have the same effect if it runs twice, while the database is restarted."""
 
     @functools.wraps(method)
     def waiting(self: Jobs, *given: Any, **named: Any) -> Any:
@@ -126,7 +129,10 @@ def _patient(method: _Method) -> _Method:
 
 
 class Jobs:
-    """The jobs of one database. A worker has patience with a database that is away, whoever answers people has none."""
+    """Jobs of one database.
+
+    `patience_s` is how long most methods wait for a database that is away: long in a worker, 0 where people wait.
+    """
 
     def __init__(self, database: sa.Engine, *, now: Callable[[], datetime] = _now, patience_s: float = 0.0) -> None:
         self._database = database
@@ -134,11 +140,11 @@ class Jobs:
         self.patience_s = patience_s
 
     def submit(self, asked: NewJob) -> tuple[Job, bool]:
-        """Return the job that answers `asked` and whether it is new.
+        """Return the job that answers `asked`, and True if it is new.
 
-        A job of the same key that is under way, or done and reusable, is that job.
+        A job of the same key that is under way, or done and reusable, answers it.
         """
-        # The second round is for the job that ended, not reusable, between the two statements.
+        # A second round is needed if the job ended, not reusable, between the two statements.
         for _ in range(3):
             identifier = secrets.token_hex(8)
             values = asdict(asked) | {
@@ -153,7 +159,7 @@ class Jobs:
                 with self._database.begin() as connection:
                     values["place"] = _place(connection, asked)
                     row = connection.execute(sa.insert(builds).values(**values).returning(*builds.c)).mappings().one()
-                    self._note(connection, identifier, "state", {"status": Status.QUEUED.value})
+                    self._add_event(connection, identifier, "state", {"status": Status.QUEUED.value})
                 return _read(row), True
             except sa.exc.IntegrityError:
                 found = self.answering(asked.job_key)
@@ -164,16 +170,14 @@ class Jobs:
 
     def answering(self, job_key: Digest) -> Job | None:
         """Return the job that answers requests of this key: one under way, or done and reusable."""
-        live = sa.or_(builds.c.status != Status.DONE, builds.c.reusable)
+        query = sa.select(builds).where(builds.c.job_key == job_key, LIVE)
         with self._database.connect() as connection:
-            row = (
-                connection.execute(sa.select(builds).where(builds.c.job_key == job_key, live)).mappings().one_or_none()
-            )
+            row = connection.execute(query).mappings().one_or_none()
         return None if row is None else _read(row)
 
-    @_patient
+    @_retried
     def get(self, identifier: str) -> Job | None:
-        """Return a job, or None where there is none of that name."""
+        """Return a job, or None if there is none of this id."""
         with self._database.connect() as connection:
             row = connection.execute(sa.select(builds).where(builds.c.id == identifier)).mappings().one_or_none()
         return None if row is None else _read(row)
@@ -181,7 +185,7 @@ class Jobs:
     def page(
         self, *, limit: int, before: int | None = None, tenant: str | None = None, release: str | None = None
     ) -> list[Job]:
-        """Return at most `limit` jobs, newest first, of those with a number below `before`, of a tenant, a kernel."""
+        """Return at most `limit` jobs, newest first: those below the number `before`, of a tenant, for a release."""
         query = sa.select(builds).order_by(builds.c.number.desc()).limit(limit)
         if tenant is not None:
             query = query.where(builds.c.tenant == tenant)
@@ -194,26 +198,28 @@ class Jobs:
 
     def unfinished(self) -> list[Job]:
         """Return every job that is not done, oldest first."""
-        query = sa.select(builds).where(builds.c.status != Status.DONE).order_by(builds.c.number)
+        # Sorted here: SQLite would read the whole table in order instead of sorting a few rows.
+        query = sa.select(builds).where(UNFINISHED)
         with self._database.connect() as connection:
-            return [_read(row) for row in connection.execute(query).mappings()]
+            found = [_read(row) for row in connection.execute(query).mappings()]
+        return sorted(found, key=lambda job: job.number)
 
     def waiting(self, tenant: str) -> tuple[int, int]:
-        """Return how many jobs are not done, in all and of a tenant."""
+        """Return the number of jobs that are not done: of all tenants, and of `tenant`."""
         mine = sa.func.coalesce(sa.func.sum(sa.case((builds.c.tenant == tenant, 1), else_=0)), 0)
         with self._database.connect() as connection:
-            row = connection.execute(sa.select(sa.func.count(), mine).where(builds.c.status != Status.DONE)).one()
+            row = connection.execute(sa.select(sa.func.count(), mine).select_from(builds).where(UNFINISHED)).one()
         return int(row[0]), int(row[1])
 
     def to_cancel(self) -> list[str]:
-        """Return the running jobs whose end was asked for."""
+        """Return the ids of running jobs that someone has cancelled."""
         wanted = (builds.c.status == Status.RUNNING, builds.c.cancel_requested.is_(True))
         with self._database.connect() as connection:
             return list(connection.execute(sa.select(builds.c.id).where(*wanted)).scalars())
 
-    @_patient
+    @_retried
     def begin(self, identifier: str) -> Job | None:
-        """Take a job up, for the first time or again, and count the attempt; None where it is done or unknown."""
+        """Start a job, for the first time or again, and count the attempt; return None if it is done or unknown."""
         started = sa.func.coalesce(builds.c.started_at, sa.bindparam("now", self._now(), builds.c.started_at.type))
         with self._database.begin() as connection:
             row = (
@@ -227,24 +233,26 @@ class Jobs:
             )
             if row is None:
                 return None
-            self._note(connection, identifier, "state", {"status": Status.RUNNING.value, "attempt": row["attempts"]})
+            self._add_event(
+                connection, identifier, "state", {"status": Status.RUNNING.value, "attempt": row["attempts"]}
+            )
         return _read(row)
 
-    @_patient
+    @_retried
     def interrupt(self, identifier: str) -> None:
-        """Note that the server stops under a running job: it is no attempt of the job's own."""
+        """Record that the server stops while a job runs; the attempt does not count."""
         with self._database.begin() as connection:
             moved = connection.execute(
                 self._move("interrupt", identifier).values(attempts=builds.c.attempts - 1)
             ).rowcount
             if moved:
-                self._note(connection, identifier, "state", {"status": Status.RUNNING.value, "interrupted": True})
+                self._add_event(connection, identifier, "state", {"status": Status.RUNNING.value, "interrupted": True})
 
-    @_patient
+    @_retried
     def finish(self, identifier: str, outcome: Outcome, cancelled: Outcome) -> Job | None:
-        """End a job with `outcome`, or with `cancelled` where that was asked for before; nothing where it is done.
+        """End a job with `outcome`, or with `cancelled` if someone has cancelled it; a job that is done stays as it is.
 
-        Returns the job as it is afterwards, None where there is none. Calling it again changes nothing.
+        Returns the job as it is afterwards, None if there is none.
         """
         with self._database.begin() as connection:
             self._end(connection, "finish", identifier, outcome, builds.c.cancel_requested.is_(False))
@@ -252,9 +260,9 @@ class Jobs:
         return self.get(identifier)
 
     def cancel(self, identifier: str, cancelled: Outcome) -> Job | None:
-        """End a queued job with `cancelled`, ask a running one to end; returns the job, None where there is none.
+        """End a queued job with `cancelled`; mark a running one for its worker, which ends it.
 
-        A job that is done stays as it is.
+        A job that is done stays as it is. Returns the job, None if there is none.
         """
         with self._database.begin() as connection:
             connection.execute(
@@ -266,32 +274,33 @@ class Jobs:
         return self.get(identifier)
 
     def forget(self, identifier: str) -> None:
-        """Let the same request be run anew."""
+        """Stop answering equal requests with this job: the next one makes a new job."""
         with self._database.begin() as connection:
             connection.execute(sa.update(builds).where(builds.c.id == identifier).values(reusable=False))
 
-    @_patient
+    @_retried
     def progress(self, identifier: str, event: Event) -> None:
-        """Append what a job is doing to its events; long words are cut."""
+        """Append progress to the events of a job; long texts are cut."""
         data = event.as_dict() | {"stage": event.stage[:_STAGE_LENGTH], "message": event.message[:_MESSAGE_LENGTH]}
         with self._database.begin() as connection:
-            self._note(connection, identifier, "progress", data)
+            # A move has locked the job's row by its update. Without the lock two events could get one number; SQLite
+            # needs none, its transactions write one after the other.
+            connection.execute(sa.select(builds.c.id).where(builds.c.id == identifier).with_for_update())
+            self._add_event(connection, identifier, "progress", data)
 
     def events_after(self, identifier: str, last: int, *, limit: int) -> Sequence[JobEvent]:
         """Return at most `limit` of a job's events after the one with the id `last`, in order.
 
-        The ids count the events of this job: from the table's own, tenants could tell how much others ask.
+        The ids count the events of this job: from ids of the whole table, tenants could tell how much others ask.
         """
         query = (
-            sa.select(events.c.kind, events.c.data)
-            .where(events.c.build == identifier)
-            .order_by(events.c.id)
-            .offset(last)
+            sa.select(events.c.number, events.c.kind, events.c.data)
+            .where(events.c.build == identifier, events.c.number > last)
+            .order_by(events.c.number)
             .limit(limit)
         )
         with self._database.connect() as connection:
-            rows = connection.execute(query).all()
-        return [JobEvent(id=number, kind=row.kind, data=row.data) for number, row in enumerate(rows, start=last + 1)]
+            return [JobEvent(id=row.number, kind=row.kind, data=row.data) for row in connection.execute(query)]
 
     def _move(self, move: str, identifier: str) -> sa.Update:
         origins, target = TRANSITIONS[move]
@@ -302,22 +311,30 @@ class Jobs:
     ) -> None:
         values = asdict(outcome) | {"done_at": self._now()}
         if connection.execute(self._move(move, identifier).where(*where).values(**values)).rowcount:
-            self._note(connection, identifier, "done", {"status": Status.DONE.value, "result": outcome.result.value})
+            self._add_event(
+                connection, identifier, "done", {"status": Status.DONE.value, "result": outcome.result.value}
+            )
 
-    def _note(self, connection: sa.Connection, identifier: str, kind: str, data: dict[str, Any]) -> None:
-        connection.execute(sa.insert(events).values(build=identifier, at=self._now(), kind=kind, data=data))
+    def _add_event(self, connection: sa.Connection, identifier: str, kind: str, data: dict[str, Any]) -> None:
+        """Add an event; the transaction must hold the lock of the job's row."""
+        earlier = events.alias()
+        last = sa.select(sa.func.max(earlier.c.number)).where(earlier.c.build == identifier).scalar_subquery()
+        connection.execute(
+            sa.insert(events).values(
+                build=identifier, at=self._now(), kind=kind, data=data, number=sa.func.coalesce(last, 0) + 1
+            )
+        )
 
 
 def _place(connection: sa.Connection, asked: NewJob) -> int:
-    """Return a new job's turn: behind the jobs that have begun, and one behind its tenant's own last one.
+    """Return a new job's place in the queue: behind the jobs that have begun, one behind its tenant's own last job.
 
-    So tenants take turns however many jobs one of them has waiting, and nobody waits for ever: start-time fair queueing
-    (Goyal, Vin, Cheng 1996) with every job taken to be as long as any other.
+    So tenants take turns, however many jobs one of them has waiting, and nobody waits for ever: start-time fair
+    queueing (Goyal, Vin, Cheng 1996), where every job counts as equally long.
     """
-    unfinished = builds.c.status != Status.DONE
     begun = sa.select(sa.func.max(builds.c.place)).where(builds.c.status != Status.QUEUED)
     own = sa.select(sa.func.max(builds.c.place)).where(
-        unfinished, builds.c.tenant == asked.tenant, builds.c.automatic == asked.automatic
+        UNFINISHED, builds.c.tenant == asked.tenant, builds.c.automatic == asked.automatic
     )
     last = connection.execute(own).scalar()
     start = (connection.execute(begun).scalar() or 0) + (_AUTOMATIC_PLACES if asked.automatic else 0)

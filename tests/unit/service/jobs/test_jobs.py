@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
@@ -17,6 +18,7 @@ from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
 from elivepatch.service.db.database import migrate, open_database, sqlite_url
+from elivepatch.service.db.tables import events
 from elivepatch.service.jobs.jobs import Job, Jobs, NewJob, Outcome
 
 CANCELLED = Outcome(result=Result.CANCELLED, reusable=False, report={})
@@ -61,6 +63,17 @@ def test_a_job_goes_from_queued_over_running_to_done(jobs: Jobs) -> None:
     assert (done.status, done.result, done.module_digest) == (Status.DONE, Result.SUCCESS, "ab" * 32)
     assert done.created_at <= running.started_at <= done.done_at  # type: ignore[operator]
     assert kinds(jobs, job) == ["state", "state", "done"]
+
+
+def test_an_event_keeps_its_number_when_events_before_it_are_deleted(jobs: Jobs) -> None:
+    job, _ = jobs.submit(asked())
+    for number in range(3):
+        jobs.progress(job.id, Event(stage="link", message=str(number)))
+    jobs.finish(job.id, OUTCOMES["success"], CANCELLED)
+    with jobs._database.begin() as connection:
+        connection.execute(sa.delete(events).where(events.c.kind == "progress"))
+    assert [(event.id, event.kind) for event in jobs.events_after(job.id, 0, limit=9)] == [(1, "state"), (5, "done")]
+    assert [event.id for event in jobs.events_after(job.id, 3, limit=9)] == [5]
 
 
 @pytest.mark.parametrize(
