@@ -1,32 +1,40 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Build every patch of a folder for one stock kernel, and load, revert and reload all that become livepatches.
 
-What cannot be a livepatch is built as `check --rewrite` proposes it, where it does, and told as such.
+A patch that cannot be a livepatch is built as `check --rewrite` proposes it, if that proposes anything; its entry says
+so.
 
-usage: corpus.py [DIR] [--kernel RELEASE]
+usage: corpus.py [DIR] [--kernel RELEASE] [--fresh]
 
-DIR holds one .patch a fix, named after its CVE (default: ../shared/data/cve-fixes-6.1.176). Writes bench/corpus.json: a
-list with `cve, file, class, code, reason, functions, seconds, loaded` for each, and where a rewrite was asked for
-`rewritten` and its `steps`, or why there is none. Ends with status 1 where a patch ended in an error that is nobody's,
-where a livepatch whose parent loads did not pass its trial, or where fewer than 95 % of the patches that compile,
-change code and are safe in layout became livepatches that were loaded, reverted and loaded again.
+DIR holds one .patch for each fix, named after its CVE (default: ../shared/data/cve-fixes-6.1.176). Writes
+bench/corpus.json: a list with `cve, file, class, code, reason, functions, seconds, loaded` for each fix, and for a
+rewrite `rewritten` and its `steps`, or why there is none. An interrupted run continues (journal.py); --fresh starts
+over. Ends with status 1 if a fix ended in an error of ours or in a fault of the run, if a livepatch whose parent loads
+did not pass its trial, or if fewer than 95 % of the patches that compile, change code and are safe in layout became
+livepatches that were loaded, reverted and loaded again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from elivepatch.build.base.store import VMLINUX
+sys.path.insert(0, str(Path(__file__).parent))
+
+from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.builders.common import BuildContext
-from elivepatch.build.builders.select import build_with_selected
+from elivepatch.build.builders.select import VERSIONS, build_with_selected
 from elivepatch.model.build import BuildOutcome, BuildRequest
 from elivepatch.model.errors import ElivepatchError, Kind
 from elivepatch.model.series import PatchSeries, SourcePatch
@@ -35,9 +43,13 @@ from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.run import run_trials
+from journal import Journal
 
 HERE = Path(__file__).parent
+RESULT = HERE / "corpus.json"
 GOAL = 0.95
+TRIED_TOGETHER = 24
+"""Livepatches of one boot: an interruption costs their trials at most."""
 CLASSES = {
     "not-built": "not built",
     "data-layout": "unsafe layout",
@@ -53,6 +65,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build and try a folder of real fixes.")
     parser.add_argument("dir", nargs="?", type=Path, default=HERE.parent.parent / "shared/data/cve-fixes-6.1.176")
     parser.add_argument("--kernel", default="6.1.0-50-cloud-amd64")
+    parser.add_argument("--fresh", action="store_true", help="start over instead of continuing an interrupted run")
     arguments = parser.parse_args()
     patches = sorted(arguments.dir.glob("*.patch")) if arguments.dir.is_dir() else []
     if not patches:
@@ -63,45 +76,116 @@ def main() -> int:
     base = backend.base(
         backend.maker(lambda event: print(event.message, file=sys.stderr)).add(arguments.kernel).release
     )
-    scratch = cache / "scratch"
-    scratch.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="corpus-", dir=scratch) as name:
-        top = Path(name)
-        top.chmod(0o755)
-        entries, cases = [], []
-        for number, path in enumerate(patches):
-            work_dir = top / str(number)
-            work_dir.mkdir()
-            livepatch = "livepatch_" + "".join(c if c.isalnum() else "_" for c in path.stem.lower())[:40]
-            series = PatchSeries((SourcePatch(path.name, path.read_bytes()),))
-            started = time.monotonic()
-            context = BuildContext(base=base, toolchains=backend.toolchains, jobs=os.cpu_count() or 1)
-            first, outcome = built(context, series, livepatch, work_dir)
-            entry = described(path.stem, series, outcome, time.monotonic() - started) | rewriting(first)
-            entries.append(entry)
-            print(f"{entry['cve']:18} {entry['seconds']:5.1f} s  {entry['class']:22} {entry['reason']}", flush=True)
-            if outcome.module is not None:
-                parents = sorted({function.object for function in outcome.functions} - {VMLINUX})
-                cases.append(
-                    (entry, TrialCase(livepatch=outcome.module, name=livepatch, parents=parents, expectations=()))
-                )
-        print(f"\nloading, reverting and reloading {len(cases)} livepatches on {base.release}", flush=True)
-        reports = run_trials(
-            kernel=guest_kernel(base), cases=[case for _, case in cases], work_dir=top / "trials", cache_dir=cache,
-            timeout_s=300,
-        )  # fmt: skip
-        for (entry, case), report in zip(cases, reports, strict=True):
-            entry["loaded"] = report.passed and report.reloaded and not report.unloaded_parents
-            entry["parents_loaded"] = not report.unloaded_parents
-            if not report.passed:
-                entry["trial"] = [problem.as_dict() for problem in report.problems]
-                print(f"{entry['cve']}: {case.name}: {report.problems[0].message}")
-    (HERE / "corpus.json").write_text(json.dumps(entries, indent=1) + "\n")
+    # Modules of an interrupted run wait here for their trial.
+    place = cache / "scratch/corpus"
+    if arguments.fresh:
+        shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True, exist_ok=True)
+    place.chmod(0o755)
+    facts = {"base": base.digest, "builders": VERSIONS, "helper": backend.toolchains.helper().digest}
+    journal = Journal.beside(RESULT, facts, fresh=arguments.fresh)
+    corpus = Corpus(backend, base, cache, place, journal)
+    entries = [corpus.entry(path) for path in patches]
+    corpus.try_all([entry for entry in entries if entry["class"] == "converted"])
+    RESULT.write_text(json.dumps(entries, indent=1) + "\n")
+    if journal.finish():
+        shutil.rmtree(place)
     return summary(entries)
 
 
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """One run: fixes are built one by one, then their modules are tried in groups. `place` holds the modules."""
+
+    backend: LocalBackend
+    base: Base
+    cache: Path
+    place: Path
+    journal: Journal
+
+    def entry(self, path: Path) -> dict[str, Any]:
+        """Return what comes of one fix, from the journal or by building it."""
+        content = path.read_bytes()
+        key = f"build {path.stem} {hashlib.sha256(content).hexdigest()[:16]}"
+        row = self.journal.result(key, lambda: self._build(path.stem, PatchSeries((SourcePatch(path.name, content),))))
+        if "fault" in row:
+            row = faulty(path.stem, row["fault"])
+        print(f"{row['cve']:18} {row['seconds']:5.1f} s  {row['class']:22} {row['reason']}", flush=True)
+        return dict(row)
+
+    def _build(self, cve: str, series: PatchSeries) -> dict[str, Any]:
+        name = module_name(cve)
+        started = time.monotonic()
+        context = BuildContext(base=self.base, toolchains=self.backend.toolchains, jobs=os.cpu_count() or 1)
+        with tempfile.TemporaryDirectory(prefix="corpus-", dir=self.cache / "scratch") as directory:
+            work_dir = Path(directory)
+            work_dir.chmod(0o755)
+            first, outcome = built(context, series, name, work_dir)
+            if outcome.module is not None:
+                shutil.copyfile(outcome.module, self.place / f"{name}.ko")
+        return described(cve, series, outcome, time.monotonic() - started) | rewriting(first)
+
+    def try_all(self, entries: list[dict[str, Any]]) -> None:
+        """Load, revert and reload the modules; each group of them has a boot of its own, at least."""
+        print(f"\nloading, reverting and reloading {len(entries)} livepatches on {self.base.release}", flush=True)
+        pending = []
+        for entry in entries:
+            known = self.journal.rows.get(f"trial {entry['cve']}")
+            if known is None:
+                pending.append(entry)
+            else:
+                entry.update(known)
+        for start in range(0, len(pending), TRIED_TOGETHER):
+            group = pending[start : start + TRIED_TOGETHER]
+            names = " ".join(entry["cve"] for entry in group)
+            rows = self.journal.result(f"trials {names}", partial(self._try, group))
+            for entry in group:
+                entry.update(rows.get(entry["cve"], {"parents_loaded": True, "trial": [rows.get("fault", "")]}))
+
+    def _try(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
+        cases = [
+            TrialCase(
+                livepatch=self.place / f"{module_name(entry['cve'])}.ko",
+                name=module_name(entry["cve"]),
+                parents=sorted({one.partition(":")[0] for one in entry["functions"]} - {VMLINUX}),
+                expectations=(),
+            )
+            for entry in entries
+        ]
+        with tempfile.TemporaryDirectory(prefix="corpus-trials-", dir=self.cache / "scratch") as directory:
+            reports = run_trials(
+                kernel=guest_kernel(self.base), cases=cases, work_dir=Path(directory), cache_dir=self.cache,
+                timeout_s=300,
+            )  # fmt: skip
+        found: dict[str, Any] = {}
+        for entry, report in zip(entries, reports, strict=True):
+            row: dict[str, Any] = {
+                "loaded": report.passed and report.reloaded and not report.unloaded_parents,
+                "parents_loaded": not report.unloaded_parents,
+            }
+            if not report.passed:
+                row["trial"] = [problem.as_dict() for problem in report.problems]
+                print(f"{entry['cve']}: {report.problems[0].message}", flush=True)
+            found[entry["cve"]] = row
+            self.journal.record(f"trial {entry['cve']}", row)
+        return found
+
+
+def module_name(cve: str) -> str:
+    """Return the name of the livepatch of a fix."""
+    return "livepatch_" + "".join(c if c.isalnum() else "_" for c in cve.lower())[:40]
+
+
+def faulty(cve: str, fault: str) -> dict[str, Any]:
+    """Return the entry of a fix on which the run itself failed."""
+    return {
+        "cve": cve, "file": "", "class": "fault of the run", "code": "", "kind": str(Kind.ERROR), "reason": fault,
+        "functions": [], "seconds": 0.0, "loaded": False, "rewritten": False,
+    }  # fmt: skip
+
+
 def built(context: BuildContext, series: PatchSeries, name: str, work_dir: Path) -> tuple[BuildOutcome, BuildOutcome]:
-    """Return what a check with a rewrite says of a series, and what comes of building that or what it proposes."""
+    """Return the outcome of a check with a rewrite, and that of building the series or the proposal."""
     places = [work_dir / which for which in ("check", "build")]
     for place in places:
         place.mkdir(mode=0o755)
@@ -117,7 +201,7 @@ def built(context: BuildContext, series: PatchSeries, name: str, work_dir: Path)
 
 
 def rewriting(checked: BuildOutcome) -> dict[str, Any]:
-    """Return what is to be kept of a rewrite."""
+    """Return the part of an entry that describes the rewrite."""
     if checked.proposal is None or checked.problem is None:
         return {"rewritten": False}
     steps = [f"{step.path}: {step.what} [{step.code}]. {step.why}." for step in checked.proposal.steps]

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Build kinds of change by the builders `objects` and `reference` on a small custom 6.12, compare and try the modules.
 
-usage: equal.py [KIND ...]
+usage: equal.py [--fresh] [KIND ...]
 
 The first of all kinds is built from clean by `reference`, the others above its kept tree. Writes bench/equal.json, in
-which kinds that were not asked for stay as they were; ends with 1 where a pair differs or does not pass its trial.
+which kinds that were not asked for stay as they were. An interrupted run continues (journal.py); --fresh starts over.
+Ends with 1 if a pair differs or does not pass its trial, or if the run itself failed on a kind.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.builders.reference import ReferenceBuilder
+from elivepatch.build.builders.select import VERSIONS
 from elivepatch.build.checks.equality import differences, read_facts
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.trial import Expectation
 from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
+from journal import Journal
 from kinds import KINDS, Kind
 from small_kernels import small_kernel
 
@@ -38,6 +42,8 @@ BASE_PATCH = HERE.parent / "tests/kernel/data/cmdline-base.patch"
 NAME = "livepatch_equal"
 RESULTS = HERE / "equal.json"
 CLEAN = next(iter(KINDS))
+UNKNOWN: dict[str, Any] = {"functions": [], "equal": False, "loaded_and_reverted": False, "seconds": {}}
+"""The row of a kind on which the run itself failed."""
 
 
 def own_kernel(backend: LocalBackend) -> Base:
@@ -107,7 +113,9 @@ def try_module(base: Base, kind: Kind, outcome: BuildOutcome, work_dir: Path, ca
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare the builders objects and reference.")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)} (default: all)")
-    wanted = parser.parse_args().kinds or list(KINDS)
+    parser.add_argument("--fresh", action="store_true", help="start over instead of continuing an interrupted run")
+    arguments = parser.parse_args()
+    wanted = arguments.kinds or list(KINDS)
     if unknown := sorted(set(wanted) - KINDS.keys()):
         parser.error(f"no such kind: {unknown[0]}")
     cache = Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch"))
@@ -115,13 +123,19 @@ def main() -> int:
     base = own_kernel(backend)
     scratch = cache / "tests"
     scratch.mkdir(exist_ok=True)
-    wrong = 0
-    for name in wanted:
+    journal = Journal.beside(RESULTS, {"base": base.digest, "builders": VERSIONS}, fresh=arguments.fresh)
+
+    def make(name: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="equal-", dir=scratch) as directory:
             Path(directory).chmod(0o755)
-            row = compare(backend, base, name, Path(directory), clean=name == CLEAN)
+            return compare(backend, base, name, Path(directory), clean=name == CLEAN)
+
+    wrong = 0
+    for name in wanted:
+        row = UNKNOWN | journal.result(name, partial(make, name))
         wrong += not (row["equal"] and row["loaded_and_reverted"])
         _keep(base, name, row)
+    journal.finish()
     print(f"{len(wanted) - wrong} of {len(wanted)} kinds are equal, loaded and reverted")
     return 1 if wrong else 0
 

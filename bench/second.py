@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Build kinds of change by `objects` and `klp` on a small 7.2, compare the replaced functions, and try both modules.
 
-usage: second.py [--stock RELEASE] [KIND ...]
+usage: second.py [--stock RELEASE] [--fresh] [KIND ...]
 
 klp-build and create-diff-object write different modules; comparable are the functions that each replaces, with their
 positions. With --stock, `objects` alone builds for that distribution's kernel. Writes bench/second.json and keeps the
@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,29 @@ sys.path.insert(0, str(Path(__file__).parent))
 from elivepatch.build.base.store import Base
 from elivepatch.build.builders.klp import KlpBuilder
 from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.build.builders.select import VERSIONS
 from elivepatch.model.build import BuildOutcome
 from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ServerSettings
 from equal import NAME, try_module
+from journal import Journal
 from kinds import KINDS
 from small_kernels import small_kernel
 
 RESULTS = Path(__file__).with_name("second.json")
 STOCK = ("one line", "several functions", "new function", "jump label", "static call", "module", "line shift")
 """Kinds that are also tried on a stock kernel."""
+UNKNOWN: dict[str, Any] = {
+    "functions": [], "same": False, "loaded_and_reverted": False, "problems": [], "seconds": {},
+}  # fmt: skip
+"""The row of a kind on which the run itself failed."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare the builders objects and klp.")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)} (default: all)")
     parser.add_argument("--stock", metavar="RELEASE", help="build for this stock kernel, with objects alone")
+    parser.add_argument("--fresh", action="store_true", help="start over instead of continuing an interrupted run")
     arguments = parser.parse_args()
     cache = Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch"))
     backend = LocalBackend(ServerSettings(cache_dir=cache))
@@ -50,16 +58,24 @@ def main() -> int:
     wanted = arguments.kinds or (STOCK if arguments.stock else list(KINDS))
     if unknown := sorted(set(wanted) - KINDS.keys()):
         parser.error(f"no such kind: {unknown[0]}")
+    journal = Journal.beside(RESULTS, {"base": base.digest, "builders": VERSIONS}, fresh=arguments.fresh)
+    scratch = cache / "tests"
+    scratch.mkdir(exist_ok=True)
+
+    def make(name: str) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="second-", dir=scratch) as directory:
+            Path(directory).chmod(0o755)
+            return compare(backend, base, name, Path(directory), stock=bool(arguments.stock))
+
     wrong = 0
     for name in wanted:
-        with tempfile.TemporaryDirectory(prefix="second-", dir=cache / "tests") as directory:
-            Path(directory).chmod(0o755)
-            row = compare(backend, base, name, Path(directory), stock=bool(arguments.stock))
+        row = UNKNOWN | journal.result(name, partial(make, name))
         wrong += not row["same"] or not row["loaded_and_reverted"]
         _keep(base, name, row)
         print(f"{name:18} {'same' if row['same'] else 'DIFFERENT':10} {row['functions']} {row['seconds']}", flush=True)
         for line in row["problems"]:
             print(f"    {line}")
+    journal.finish()
     print(f"{len(wanted) - wrong} of {len(wanted)} kinds on {base.release} are as they should be")
     return 1 if wrong else 0
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How well `check` says beforehand what a build comes to: over a folder of real fixes and over patches of our own.
+"""Comparison of what `check` predicts with what a build comes to: over a folder of real fixes and patches of our own.
 
-usage: verdicts.py [DIR] [--kernel RELEASE] [--only fixes|own]
+usage: verdicts.py [DIR] [--kernel RELEASE] [--only fixes|own] [--fresh]
 
-DIR holds one .patch a fix (default: ../shared/data/cve-fixes-6.1.176). Each patch is checked, and then built whatever
-the check said. Prints precision and recall of "can be a livepatch" and the share of codes that were foretold, lists the
-misses, and writes bench/verdicts.json. Ends with status 1 where precision or recall is below 0.95.
+DIR holds one .patch for each fix (default: ../shared/data/cve-fixes-6.1.176). Each patch is checked, and then built,
+even if the check refused it. Prints precision and recall of "can be a livepatch" and the share of codes that were
+predicted, lists the misses, and writes bench/verdicts.json. An interrupted run continues (journal.py); --fresh starts
+over. Ends with status 1 if precision or recall is below 0.95, or if a patch ended in a fault of the run.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import conversions
 import refusals
@@ -27,15 +30,19 @@ from edits import patch_of
 
 from elivepatch.build.base.store import Base
 from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.build.builders.select import VERSIONS
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ServerSettings
+from journal import Journal
 
 HERE = Path(__file__).parent
 RESULT = HERE / "verdicts.json"
 GOAL = 0.95
 YES = "yes"
+FAULT = "fault"
+"""The run itself failed on a patch, which says nothing about the check."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +63,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare verdicts with what builds come to.")
     parser.add_argument("dir", nargs="?", type=Path, default=HERE.parent.parent / "shared/data/cve-fixes-6.1.176")
     parser.add_argument("--kernel", default="6.1.0-50-cloud-amd64")
-    parser.add_argument("--only", choices=("fixes", "own"), help="go on from what the last run found of the others")
+    parser.add_argument("--only", choices=("fixes", "own"), help="keep the last run's results of the other group")
+    parser.add_argument("--fresh", action="store_true", help="start over instead of continuing an interrupted run")
     arguments = parser.parse_args()
     cache = Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch"))
     backend = LocalBackend(ServerSettings(cache_dir=cache))
@@ -66,19 +74,35 @@ def main() -> int:
     entries = [one for one in _earlier() if arguments.only not in {None, one.group}]
     scratch = cache / "scratch"
     scratch.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="verdicts-", dir=scratch) as name:
-        top = Path(name)
-        top.chmod(0o755)
-        for number, (group, patch, series) in enumerate(_patches(arguments.dir, base)):
-            if arguments.only in {None, group}:
-                entry = judged(backend, base, group, patch, series, top / str(number))
-                entries.append(entry)
-                shown = "" if entry.check == entry.build else f"  MISS: the check said {entry.check}"
-                print(
-                    f"{entry.group:6} {entry.name[:58]:58} {entry.build:18} {entry.build_s:5.1f} s{shown}", flush=True
-                )
+    facts = {"base": base.digest, "builders": VERSIONS, "helper": backend.toolchains.helper().digest}
+    journal = Journal.beside(RESULT, facts, fresh=arguments.fresh)
+    for group, patch, series in _patches(arguments.dir, base):
+        if arguments.only in {None, group}:
+            entry = _journaled(journal, backend, base, group, patch, series)
+            entries.append(entry)
+            shown = "" if entry.check == entry.build else f"  MISS: the check said {entry.check}"
+            print(f"{entry.group:6} {entry.name[:58]:58} {entry.build:18} {entry.build_s:5.1f} s{shown}", flush=True)
     RESULT.write_text(json.dumps([asdict(one) for one in entries], indent=1) + "\n")
-    return summary(entries)
+    status = summary(entries)
+    return status if journal.finish() else 1
+
+
+def _journaled(
+    journal: Journal, backend: LocalBackend, base: Base, group: str, name: str, series: PatchSeries
+) -> Entry:
+    """Return the entry of a series from the journal, or by checking and building it now."""
+
+    def make() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(
+            prefix="verdicts-", dir=backend.bases.directory.parent / "scratch"
+        ) as work_dir:
+            Path(work_dir).chmod(0o755)
+            return asdict(judged(backend, base, group, name, series, Path(work_dir)))
+
+    row = journal.result(f"{group} {name} {series.digest[:16]}", make)
+    if "fault" in row:
+        return Entry(name=name, group=group, check=FAULT, build=FAULT, check_s=0.0, build_s=0.0, message=row["fault"])
+    return Entry(**row)
 
 
 def _earlier() -> list[Entry]:
@@ -118,7 +142,7 @@ def summary(entries: list[Entry]) -> int:
     print()
     worst = 1.0
     for group in ("fixes", "own", "all"):
-        seen = [one for one in entries if group in {one.group, "all"}]
+        seen = [one for one in entries if group in {one.group, "all"} and one.build != FAULT]
         if not seen:
             continue
         promised, kept = {one.name for one in seen if one.check == YES}, {one.name for one in seen if one.build == YES}
