@@ -132,6 +132,11 @@ class RunningServer:
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGTERM)
 
+    def client(self) -> httpx2.Client:
+        """Return a client with the operator's token that keeps its connections."""
+        headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
+        return httpx2.Client(base_url=self.url, headers=headers, trust_env=False, timeout=20)
+
     def request(self, method: str, path: str, **more: Any) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
         return httpx2.request(method, f"{self.url}{path}", headers=headers, trust_env=False, timeout=20, **more)
