@@ -11,13 +11,13 @@
 _shtab_elivepatch_commands() {
   local _commands=(
     apply:'`elivepatch apply`: from source patches to a livepatch in force on this host, carrying everything live along.'
-    auto:'`elivepatch auto`: close what the policy chooses, from a timer, again and again.'
+    auto:'`elivepatch auto`: close what the policy chooses, at each run of a timer.'
     boot:'`elivepatch boot`: load what is recorded for this kernel; used by the units that run at boot and at shutdown. A set that the machine may have died of is skipped, and `elivepatch status` says so.'
     build:'`elivepatch build`: have a server build a livepatch, wait for it and save what it made.'
     cancel:'`elivepatch cancel`: have the server end a job.'
     check:'`elivepatch check`: ask a server whether source patches can be a livepatch, and build nothing.'
     config:'`elivepatch config show`: the settings in force and where each comes from; secrets are masked.'
-    cve:'`elivepatch cve`: which CVEs a kernel has, and closing them without a reboot.'
+    cve:'`elivepatch cve`: list the CVEs of a kernel, and close them without a reboot.'
     disable:'`elivepatch disable`: take a livepatch out of force; its module stays loaded.'
     doctor:'`elivepatch doctor`: say what would keep a livepatch from loading on this host, and what to do about it.'
     enable:'`elivepatch enable`: load a livepatch again that is recorded here but not live.'
@@ -43,11 +43,11 @@ _shtab_elivepatch_config_commands() {
 
 _shtab_elivepatch_cve_commands() {
   local _commands=(
-    close:'close all that the policy chooses with one livepatch'
+    close:'close all CVEs that the policy chooses with one livepatch'
     index:'make one small file of all records, or bring it up to date'
     list:'every CVE with its state on one kernel'
     plan:'what the policy would close, and what needs a reboot'
-    show:'everything that is known of one CVE'
+    show:'everything that is known about one CVE'
     summary:'how many CVEs are in which state, and how many stay open'
     update:'fetch what the server knows about a kernel'
   )
@@ -97,14 +97,14 @@ _shtab_elivepatch_apply_defaults_added=0
 
 _shtab_elivepatch_auto_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--plan-only[say what would be closed\; build and load nothing]"
-  "--now[neither wait nor heed the policy\'s window]"
-  "--policy[what is to be closed and where fixes may come from (default\: \/etc\/elivepatch\/policy.toml\; docs\/closing.md)]:FILE:"
+  "--plan-only[print what would be closed\; build and load nothing]"
+  "--now[skip the random delay and ignore the policy\'s maintenance window]"
+  "--policy[the CVEs to close and the places that fixes may come from (default\: \/etc\/elivepatch\/policy.toml\; docs\/closing.md)]:FILE:"
   "--json[print one JSON document]"
-  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: the cache of this host)]:SOURCE:"
   "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
-  "--overrides[hand-kept records in TOML that go before the list]:FILE:"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--overrides[your own records in TOML that override those of the list]:FILE:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
   "--no-base-patches[name none\: this kernel was built without the user patches that are here]"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
@@ -201,13 +201,13 @@ _shtab_elivepatch_cve_defaults_added=0
 
 _shtab_elivepatch_cve_close_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--policy[what is to be closed and where fixes may come from (default\: \/etc\/elivepatch\/policy.toml\; docs\/closing.md)]:FILE:"
-  "--kernel[\`uname -r\` of another host (default\: of this one)]:RELEASE:"
+  "--policy[the CVEs to close and the places that fixes may come from (default\: \/etc\/elivepatch\/policy.toml\; docs\/closing.md)]:FILE:"
+  "--kernel[\`uname -r\` of another host (default\: this one\'s)]:RELEASE:"
   "--json[print one JSON document]"
-  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: the cache of this host)]:SOURCE:"
   "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
-  "--overrides[hand-kept records in TOML that go before the list]:FILE:"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--overrides[your own records in TOML that override those of the list]:FILE:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
   "--no-base-patches[name none\: this kernel was built without the user patches that are here]"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
@@ -221,10 +221,10 @@ _shtab_elivepatch_cve_close_defaults_added=0
 
 _shtab_elivepatch_cve_index_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: the cache of this host)]:SOURCE:"
   "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
-  "--overrides[hand-kept records in TOML that go before the list]:FILE:"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--overrides[your own records in TOML that override those of the list]:FILE:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
   {-o,--output}"[the index to write]:FILE:"
 )
@@ -234,21 +234,21 @@ _shtab_elivepatch_cve_index_defaults_added=0
 
 _shtab_elivepatch_cve_list_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: the cache of this host)]:SOURCE:"
   "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
-  "--overrides[hand-kept records in TOML that go before the list]:FILE:"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--overrides[your own records in TOML that override those of the list]:FILE:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
   "--kernel[a vanilla version such as 6.1.176, 7.0.5 or 7.1-rc3, or a release that \`cve update --kernel\` fetched (default\: the kernel of this host)]:KERNEL:"
-  "--sources[what a server says the kernel was built from, saved by cve update]:FILE:"
+  "--sources[the sources that a kernel was built from, saved by \`cve update\`]:FILE:"
   "--kev[catalogue of exploited CVEs (JSON)\; they come first]:FILE:"
   "--epss[EPSS scores (CSV, gzip or not) to order by]:FILE:"
   "*--state[only CVEs in this state (may be given more than once)]:state:(affected fixed not-affected unknown)"
   "--severity[only CVEs of at least this severity]:severity:(none low medium high critical)"
   "--exploited[only CVEs that the catalogue of --kev lists]"
-  "--built[only by whether this configuration builds the code (default\: yes)]:built:(yes no unknown)"
-  "--loaded[only by whether the code is loaded (default\: yes)]:loaded:(yes no unknown)"
-  "--closed[only by whether a livepatch closes it (default\: yes)]:closed:(yes no)"
+  "--built[only CVEs whose code this configuration builds, or not (default\: yes)]:built:(yes no unknown)"
+  "--loaded[only CVEs whose code is loaded, or not (default\: yes)]:loaded:(yes no unknown)"
+  "--closed[only CVEs that a livepatch closes, or not (default\: yes)]:closed:(yes no)"
   "--open[only CVEs that are open on this kernel]"
   "--openvex[print an OpenVEX document for scanners]"
 )
@@ -258,13 +258,13 @@ _shtab_elivepatch_cve_list_defaults_added=0
 
 _shtab_elivepatch_cve_plan_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--policy[what is to be closed and where fixes may come from (default\: \/etc\/elivepatch\/policy.toml\; docs\/closing.md)]:FILE:"
-  "--kernel[\`uname -r\` of another host (default\: of this one)]:RELEASE:"
+  "--policy[the CVEs to close and the places that fixes may come from (default\: \/etc\/elivepatch\/policy.toml\; docs\/closing.md)]:FILE:"
+  "--kernel[\`uname -r\` of another host (default\: this one\'s)]:RELEASE:"
   "--json[print one JSON document]"
-  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: the cache of this host)]:SOURCE:"
   "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
-  "--overrides[hand-kept records in TOML that go before the list]:FILE:"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--overrides[your own records in TOML that override those of the list]:FILE:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
   "--no-base-patches[name none\: this kernel was built without the user patches that are here]"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
@@ -277,13 +277,13 @@ _shtab_elivepatch_cve_plan_defaults_added=0
 
 _shtab_elivepatch_cve_show_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: the cache of this host)]:SOURCE:"
   "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
-  "--overrides[hand-kept records in TOML that go before the list]:FILE:"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--overrides[your own records in TOML that override those of the list]:FILE:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
   "--kernel[a vanilla version such as 6.1.176, 7.0.5 or 7.1-rc3, or a release that \`cve update --kernel\` fetched (default\: the kernel of this host)]:KERNEL:"
-  "--sources[what a server says the kernel was built from, saved by cve update]:FILE:"
+  "--sources[the sources that a kernel was built from, saved by \`cve update\`]:FILE:"
   ":CVE-ID:"
 )
 
@@ -292,13 +292,13 @@ _shtab_elivepatch_cve_show_defaults_added=0
 
 _shtab_elivepatch_cve_summary_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: what is kept on this host)]:SOURCE:"
+  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: the cache of this host)]:SOURCE:"
   "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
-  "--overrides[hand-kept records in TOML that go before the list]:FILE:"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--overrides[your own records in TOML that override those of the list]:FILE:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
   "--kernel[a vanilla version such as 6.1.176, 7.0.5 or 7.1-rc3, or a release that \`cve update --kernel\` fetched (default\: the kernel of this host)]:KERNEL:"
-  "--sources[what a server says the kernel was built from, saved by cve update]:FILE:"
+  "--sources[the sources that a kernel was built from, saved by \`cve update\`]:FILE:"
   "--kev[catalogue of exploited CVEs (JSON)\; they come first]:FILE:"
   "--epss[EPSS scores (CSV, gzip or not) to order by]:FILE:"
 )
@@ -308,10 +308,10 @@ _shtab_elivepatch_cve_summary_defaults_added=0
 
 _shtab_elivepatch_cve_update_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--kernel[\`uname -r\` of another host (default\: of this one)]:RELEASE:"
-  {-o,--output}"[save it here instead of keeping it]:FILE:"
+  "--kernel[\`uname -r\` of another host (default\: this one\'s)]:RELEASE:"
+  {-o,--output}"[save it here instead of in the cache]:FILE:"
   "--json[print one JSON document]"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
@@ -413,7 +413,7 @@ _shtab_elivepatch_overlay_defaults_added=0
 
 _shtab_elivepatch_overlay_add_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
   "--signers[whose signatures count\: a file of allowed signers as ssh-keygen(1) has it]:FILE:"
   "--branch[the branch to follow (default\: the repository\'s own)]:branch:"
@@ -427,7 +427,7 @@ _shtab_elivepatch_overlay_add_defaults_added=0
 
 _shtab_elivepatch_overlay_lint_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
   ":DIR:"
 )
@@ -437,7 +437,7 @@ _shtab_elivepatch_overlay_lint_defaults_added=0
 
 _shtab_elivepatch_overlay_list_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
 )
 
@@ -446,7 +446,7 @@ _shtab_elivepatch_overlay_list_defaults_added=0
 
 _shtab_elivepatch_overlay_remove_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
   ":NAME:"
 )
@@ -456,7 +456,7 @@ _shtab_elivepatch_overlay_remove_defaults_added=0
 
 _shtab_elivepatch_overlay_show_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
   "--kernel[only entries for this vanilla version]:VERSION:"
   ":NAME:"
@@ -468,7 +468,7 @@ _shtab_elivepatch_overlay_show_defaults_added=0
 
 _shtab_elivepatch_overlay_update_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--keep[where records, sources and verdicts are kept (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
   "(*)::which ones (default\: all):"
 )

@@ -25,7 +25,7 @@ from simulated_host import SimulatedHost
 
 from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.client.server.advisories import AdvisoryServer
-from elivepatch.model.errors import ExitStatus
+from elivepatch.model.errors import ExitStatus, HostError
 
 pytestmark = pytest.mark.integration
 
@@ -141,6 +141,32 @@ def test_a_run_that_fails_is_told_too(host: SimulatedHost, server: CveServer) ->
     assert ran.status == ExitStatus.HOST
     ((_, told),) = server.reports
     assert (told["result"], told["problem"], told["livepatches"], told["open"]) == ("failed", ran.code, [], 3)
+
+
+def test_a_server_that_drips_while_it_is_told_of_a_run_holds_up_no_other(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elivepatch.client.cve.auto._REPORT_S", 0.3)
+    monkeypatch.setattr(AdvisoryServer, "report_host", lambda *_: time.sleep(30))
+    started = time.monotonic()
+    ran = auto(host)
+    assert time.monotonic() - started < 10
+    assert (ran.status, ran.document["closed_now"]) == (0, ["CVE-2030-30001", "CVE-2030-30002"])
+    assert "the server took no report of this run" in ran.err
+
+
+def test_a_report_that_cannot_be_made_does_not_hide_why_the_run_failed(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise HostError("state-malformed", "The record is damaged.", advice="-")
+
+    host.refuse_load = errno.ENOEXEC
+    monkeypatch.setattr("elivepatch.client.cve.auto.funnel", unreadable)
+    ran = auto(host)
+    assert ran.status == ExitStatus.HOST
+    assert ran.code != "state-malformed"
+    assert "[state-malformed]" in ran.err
 
 
 def test_what_killed_runs_left_is_removed_when_it_is_old(host: SimulatedHost) -> None:

@@ -17,7 +17,10 @@ from host_commands import Ran, run, run_json
 from simulated_host import RELEASE, SimulatedHost
 
 from elivepatch import process
+from elivepatch.advisory.exposure.verdicts import FixOutcome
 from elivepatch.client.cve.cache import DIRECTORY, CveCache
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import ExitStatus, Kind, Problem
 from elivepatch.model.kernel import Digest
 from elivepatch.model.series import SourcePatch
 
@@ -249,7 +252,81 @@ class TestClose:
         found = choices(ran)
         assert {found[name] for name in culprits} == {"needs-reboot"}
         assert "does not go with the others" in reasons(ran)[culprits[0]]
-        assert server.count("trial") <= 15
+        assert server.count("trial") <= 19
+
+    @pytest.mark.parametrize("failures", [1, 2])
+    def test_a_trial_that_fails_by_chance_blames_no_fix(
+        self, host: SimulatedHost, cves: CveList, server: CveServer, monkeypatch: pytest.MonkeyPatch, failures: int
+    ) -> None:
+        names = [cves.add(number, "ok") for number in (1, 2, 3)]
+        judge, trials = server._judge, 0
+
+        def flaky(patches: list[SourcePatch], form: str) -> Problem | None:
+            nonlocal trials
+            trials += form == "trial"
+            if form == "trial" and trials <= failures:
+                return Problem(code="trial-load", kind=Kind.FAILURE, message="The kernel was slow.", advice="-")
+            return judge(patches, form)
+
+        monkeypatch.setattr(server, "_judge", flaky)
+        ran = cve(host, cves, "close")
+        assert (ran.status, ran.document["closed_now"], ran.document["left_out"]) == (0, names, [])
+        verdicts = CveCache(host.root / DIRECTORY).verdicts(RELEASE).by_cve
+        assert {one.outcome for one in verdicts.values()} == {FixOutcome.CONVERTIBLE}
+
+    def test_a_trial_that_passes_prefixes_and_fails_the_whole_again_and_again_is_the_servers_fault(
+        self, host: SimulatedHost, cves: CveList, server: CveServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in (1, 2):
+            cves.add(number, "ok")
+        judge, whole = server._judge, 0
+
+        def flaky(patches: list[SourcePatch], form: str) -> Problem | None:
+            nonlocal whole
+            whole += form == "trial" and len(patches) == 2
+            if form == "trial" and len(patches) == 2 and whole % 3:
+                return Problem(code="trial-load", kind=Kind.FAILURE, message="The kernel was slow.", advice="-")
+            return judge(patches, form)
+
+        monkeypatch.setattr(server, "_judge", flaky)
+        ran = cve(host, cves, "close")
+        assert (ran.status, ran.code, host.loads) == (ExitStatus.SERVICE, "trial-unsteady", 0)
+
+    def test_a_fix_whose_trial_failed_is_tried_again_after_a_week(
+        self, host: SimulatedHost, cves: CveList, server: CveServer
+    ) -> None:
+        first = cves.add(1, "ok", fixed=178)
+        culprit = cves.add(2, f"crashes-with {first}", fixed=179)
+        assert choices(cve(host, cves, "close"))[culprit] == "needs-reboot"
+        asked, tried = len(server.asked), server.count("trial")
+        assert choices(cve(host, cves, "close"))[culprit] == "needs-reboot"
+        assert len(server.asked) == asked
+        cache = CveCache(host.root / DIRECTORY)
+        verdicts = cache.verdicts(RELEASE)
+        verdicts.by_cve[culprit] = replace(verdicts.by_cve[culprit], at="2026-01-01T00:00:00+00:00")
+        cache.keep_verdicts(verdicts)
+        cve(host, cves, "close")
+        assert server.count("trial") > tried
+
+    def test_a_request_that_is_too_large_is_no_verdict_on_a_fix(
+        self, host: SimulatedHost, cves: CveList, server: CveServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names = [cves.add(number, "ok") for number in (1, 2, 3)]
+        judge = server._judge
+
+        def small(patches: list[SourcePatch], form: str) -> Problem | None:
+            return problem("patch-too-large", "The series is too large.") if len(patches) > 2 else judge(patches, form)
+
+        monkeypatch.setattr(server, "_judge", small)
+        ran = cve(host, cves, "close")
+        assert (ran.code, host.loads) == ("patch-too-large", 0)
+        verdicts = CveCache(host.root / DIRECTORY).verdicts(RELEASE).by_cve
+        assert [verdicts[name].outcome for name in names] == [FixOutcome.CONVERTIBLE] * 3
+        monkeypatch.undo()
+        monkeypatch.setattr("elivepatch.advisory.plan.SERIES_REQUEST_MAX", 1500)
+        ran = cve(host, cves, "close")
+        assert ran.document["closed_now"] == names[:2], "the client counts before it asks"
+        assert "larger than a request" in reasons(ran)[names[2]]
 
     def test_a_culprit_is_not_tried_again_while_the_others_are_the_same(
         self, host: SimulatedHost, cves: CveList, server: CveServer
@@ -385,6 +462,6 @@ def test_a_server_that_is_never_done_is_waited_for_no_longer_than_the_limit(
     server.mood = "drops"
     ran = cve(host, cves, command, "--limit", "1")
     assert (ran.status, ran.code, host.loads) == (4, "limit-reached", 0)
-    assert "What was answered is kept" in ran.document["problem"]["advice"]
+    assert "Answers so far are kept" in ran.document["problem"]["advice"]
     server.mood = "well"
     assert cve(host, cves, command).status == 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What to close on a kernel: every CVE that concerns it with a decision and its reason, by the administrator's policy.
+"""Decisions about every CVE that concerns a kernel, each with its reason, by the administrator's policy.
 
-Nothing here asks anybody: what is known comes in, decisions come out. docs/closing.md has the order of the questions.
+Pure functions: facts come in, decisions come out. docs/closing.md has the order of the questions.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ from elivepatch.advisory.records.record import at_least, id_order
 from elivepatch.model.kernel import Digest
 from elivepatch.model.series import SourcePatch
 
+SERIES_REQUEST_MAX = 23 * 1024 * 1024
+"""Bytes of all patches in one request, as they are sent. A request may have 24 MiB; 1 MiB is for everything else."""
+
+_PATCH_OVERHEAD = 512
+
 
 class Choice(enum.StrEnum):
-    """What is to become of a CVE."""
+    """A decision about a CVE."""
 
     CLOSED = "closed"  # a livepatch closes it already
     CHOSEN = "chosen"
@@ -33,12 +38,12 @@ class Choice(enum.StrEnum):
     NO_FIX = "no-fix"
     NEEDS_REBOOT = "needs-reboot"
     NOTHING_TO_DO = "nothing-to-do"
-    UNANSWERED = "unanswered"  # the server could not say, through a fault that is not the fix's
+    UNANSWERED = "unanswered"  # the server could not answer, through a fault that is not the fix's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """One CVE, what is to become of it and why. `fix` is there from the moment one is known."""
+    """One CVE, the decision about it and the reason. `fix` is None until one is known."""
 
     exposed: Exposure
     choice: Choice
@@ -52,7 +57,7 @@ class Decision:
         return self.exposed.record.id
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready mapping of what people and programs want to know."""
+        """Return a JSON-ready mapping."""
         return {
             "id": self.cve,
             "title": self.exposed.record.title,
@@ -83,12 +88,12 @@ class ClosePlan:
         )
 
     def chosen(self) -> list[tuple[Decision, Fix]]:
-        """Return what is chosen, in the order in which the fixes went into the branch."""
+        """Return the chosen ones, in the order in which the fixes went into the branch."""
         both = [(one, one.fix) for one in self.having(Choice.CHOSEN) if one.fix is not None]
         return sorted(both, key=lambda pair: in_order(pair[1]))
 
     def unanswered(self) -> list[Decision]:
-        """Return what the server could not say."""
+        """Return those that the server could not answer."""
         return self.having(Choice.UNANSWERED)
 
     def counts(self) -> dict[str, int]:
@@ -103,7 +108,7 @@ def in_order(fix: Fix) -> tuple[tuple[int, ...], datetime, tuple[int, int]]:
 
 
 def select(exposed: Iterable[Exposure], policy: Policy, ranking: Ranking) -> ClosePlan:
-    """Return a plan with every CVE that concerns the kernel, chosen or left out by what the policy says about it."""
+    """Return a plan with every CVE that concerns the kernel, chosen or left out by the policy."""
     plan = ClosePlan()
     for one in exposed:
         if one.concerned:
@@ -147,15 +152,15 @@ def with_fixes(plan: ClosePlan, found: Found, policy: Policy, now: datetime) -> 
 
 
 def _too_young(fix: Fix, policy: Policy, now: datetime) -> bool:
-    # A clock that goes wrong dates a fix into the future; where no age is asked for that does not matter.
+    # A wrong clock dates a fix into the future; without a minimum age that does not matter.
     return policy.min_age_days > 0 and now - fix.dated < timedelta(days=policy.min_age_days)
 
 
-def with_verdicts(plan: ClosePlan, verdicts: Mapping[str, FixVerdict], live: Collection[Digest]) -> None:
-    """Take out of what is chosen what the server says cannot be a livepatch, or needs none.
+def with_verdicts(plan: ClosePlan, verdicts: Mapping[str, FixVerdict], live: Collection[Digest], now: datetime) -> None:
+    """Take out of the chosen ones those that cannot be a livepatch by their verdict, or need none.
 
-    A fix that only works after others stays where these are chosen or live; one that did not go with the others stays
-    out while these are the same.
+    A fix that only works after others stays if these are chosen or live. One that did not go with the others stays
+    out while these are the same, and if only its trial failed, for a week. `now` has a time zone.
     """
     chosen = plan.chosen()
     good = [(one, fix) for one, fix in chosen if (verdict := verdicts.get(one.cve)) is None or verdict.problem is None]
@@ -172,6 +177,8 @@ def with_verdicts(plan: ClosePlan, verdicts: Mapping[str, FixVerdict], live: Col
             plan.decide(one.cve, Choice.NOTHING_TO_DO, "another fix brings the same change")
         elif verdict.beside and set(verdict.beside) != there:
             plan.decide(one.cve, Choice.CHOSEN, "it did not go with the others before; they changed since")
+        elif verdict.beside and verdict.expired(now):
+            plan.decide(one.cve, Choice.CHOSEN, "its trial with the others failed more than a week ago")
         else:
             nothing = verdict.outcome is FixOutcome.NOTHING_TO_DO
             with_others = "it does not go with the others: " if verdict.beside else ""
@@ -180,8 +187,41 @@ def with_verdicts(plan: ClosePlan, verdicts: Mapping[str, FixVerdict], live: Col
 
 
 def within_limit(plan: ClosePlan, policy: Policy, ranking: Ranking, live: Collection[str]) -> None:
-    """Leave out what would make more functions live than the policy allows, the least urgent first."""
+    """Leave out the least urgent fixes that would make more functions live than the policy allows."""
+    functions = set(live)
+    for one in _by_urgency(plan, policy, ranking):
+        more = functions | set(one.functions)
+        if len(more) > policy.max_functions:
+            reason = f"with it, {len(more)} functions would be live: the policy allows {policy.max_functions}"
+            plan.decide(one.cve, Choice.LEFT_OUT, reason)
+        else:
+            functions = more
 
+
+def within_request(plan: ClosePlan, policy: Policy, ranking: Ranking, live: Mapping[Digest, int]) -> None:
+    """Leave out the least urgent fixes that would make the cumulative series too large for one request.
+
+    `live` has the size in bytes of each live source patch: the series carries all of them.
+    """
+    sizes = dict(live)
+    total = sum(_request_bytes(size) for size in sizes.values())
+    for one in _by_urgency(plan, policy, ranking):
+        patches = one.fix.patches if one.fix is not None else ()
+        new = {patch.digest: len(patch.content) for patch in patches if patch.digest not in sizes}
+        more = total + sum(_request_bytes(size) for size in new.values())
+        if more > SERIES_REQUEST_MAX:
+            limit = SERIES_REQUEST_MAX // 2**20
+            plan.decide(one.cve, Choice.LEFT_OUT, f"with it, the series would be larger than a request of {limit} MiB")
+        else:
+            sizes, total = sizes | new, more
+
+
+def _request_bytes(size: int) -> int:
+    """Return the bytes that a source patch takes in a request: base64 (RFC 4648), its name and digest."""
+    return (size + 2) // 3 * 4 + _PATCH_OVERHEAD
+
+
+def _by_urgency(plan: ClosePlan, policy: Policy, ranking: Ranking) -> list[Decision]:
     def urgency(one: Decision) -> tuple[bool, bool, float, int, tuple[int, int]]:
         name, score = one.cve, one.exposed.record.score
         return (
@@ -192,18 +232,11 @@ def within_limit(plan: ClosePlan, policy: Policy, ranking: Ranking, live: Collec
             id_order(name),
         )
 
-    functions = set(live)
-    for one in sorted(plan.having(Choice.CHOSEN), key=urgency):
-        more = functions | set(one.functions)
-        if len(more) > policy.max_functions:
-            reason = f"with it, {len(more)} functions would be live: the policy allows {policy.max_functions}"
-            plan.decide(one.cve, Choice.LEFT_OUT, reason)
-        else:
-            functions = more
+    return sorted(plan.having(Choice.CHOSEN), key=urgency)
 
 
 def series_of(fixes: Iterable[Fix], carried: Sequence[SourcePatch]) -> tuple[SourcePatch, ...]:
-    """Return the series that closes everything: what is carried, then the fixes in order, each patch once."""
+    """Return the series that closes everything: carried patches, then the fixes in order, each patch once."""
     patches: dict[Digest, SourcePatch] = {patch.digest: patch for patch in carried}
     for fix in fixes:
         for patch in fix.patches:

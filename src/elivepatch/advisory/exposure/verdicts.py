@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is known about the fix of each CVE on one kernel: its source patches, and what became of them on the server.
+"""Verdicts: what a server said about the fix of each CVE on one kernel.
 
-A verdict holds for exactly these source patches and this builder. While both stay as they are, nobody asks again:
-the same question has the same answer, and a fix that cannot be a livepatch is shown as needing a reboot.
+A verdict holds for exactly these source patches and this builder. While both stay the same, the server is not asked
+again: the same question has the same answer, and a fix that cannot be a livepatch is shown as needing a reboot. The
+exception is a trial, which may fail by chance: its failure is remembered for a week.
 """
 
 from __future__ import annotations
 
 import enum
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from elivepatch.advisory.records.record import CVE_ID, plain
@@ -23,8 +26,15 @@ _FUNCTION = re.compile(r"[A-Za-z0-9_.-]{1,64}:[A-Za-z0-9_.$]{1,511}", re.ASCII)
 _STAMP = re.compile(r"[0-9TZ:.+-]{0,40}", re.ASCII)
 
 
+TRIAL_RETRY = timedelta(days=7)
+"""How long a fix stays left out because a trial failed with it."""
+
+_TRIAL = "trial-"
+_TOO_LARGE = frozenset({"patch-too-large", "request-too-large", "request-invalid"})
+
+
 class FixOutcome(enum.StrEnum):
-    """What a fix can be on this kernel."""
+    """The use of a fix on this kernel."""
 
     UNTRIED = "untried"
     CONVERTIBLE = "convertible"
@@ -41,11 +51,11 @@ _CONTEXT = frozenset({"does-not-apply", "compile-error", "undefined-symbol"})
 class FixVerdict:
     """One CVE's fix.
 
-    `patches` are the SHA-256 of its source patches in order. `builder` is KernelSources.builder at the time, and
-    `problem` what the server said, None where nothing speaks against a livepatch or nobody asked yet. `functions` are
-    what the fix replaces, as `object:function`. `after` are digests of other source patches to the same files that went
-    before it when it was asked, none where it was asked alone. `beside` are those of the whole series in which it
-    failed though it works without, none where it did not. `at` is when it was asked (UTC, ISO 8601).
+    `patches` are the SHA-256 of its source patches in order. `builder` is KernelSources.builder at the time. `problem`
+    is the server's, None if it can be a livepatch or was not asked about yet. `functions` are the replaced ones, as
+    `object:function`. `after` are the digests of other source patches to the same files that went before it in the
+    question, none if it was asked about alone. `beside` are those of the whole series that failed only with this fix,
+    none if no series did. `at` is the time of the question (UTC, ISO 8601).
     """
 
     patches: tuple[Digest, ...]
@@ -59,12 +69,12 @@ class FixVerdict:
 
     @property
     def outcome(self) -> FixOutcome:
-        """What follows from it."""
+        """The use of the fix that follows from this verdict."""
         if self.problem is None:
             return FixOutcome.CONVERTIBLE if self.asked else FixOutcome.UNTRIED
         if self.problem.code not in _NOTHING_TO_DO:
             return FixOutcome.NEEDS_REBOOT
-        # What is there already beside other fixes, and was not alone, came with one of these.
+        # A change that is there only beside other fixes came with one of these.
         return FixOutcome.COVERED if self.beside else FixOutcome.NOTHING_TO_DO
 
     @property
@@ -74,12 +84,21 @@ class FixVerdict:
 
     @property
     def lacks_context(self) -> bool:
-        """Whether the fix may work after others that change the same files."""
+        """True if the fix may work after others that change the same files."""
         return self.problem is not None and self.problem.code in _CONTEXT and not self.beside
 
     def holds(self, patches: Sequence[Digest], builder: Digest) -> bool:
-        """Tell whether the server was asked about exactly these patches with this builder."""
+        """Return if the server was asked about exactly these patches with this builder."""
         return self.asked and self.patches == tuple(patches) and self.builder == builder
+
+    def expired(self, now: datetime) -> bool:
+        """Return if this is a trial's failure that is too old to keep the fix out; `now` has a time zone."""
+        if self.problem is None or not self.problem.code.startswith(_TRIAL):
+            return False
+        try:
+            return now - datetime.fromisoformat(self.at) > TRIAL_RETRY
+        except (ValueError, TypeError):  # written by a version that did not note the time
+            return True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,7 +118,7 @@ class FixVerdicts:
 
     @classmethod
     def from_dict(cls, read: Any) -> FixVerdicts:
-        """Rebuild from `as_dict`'s mapping; raises UsageError where it is not one."""
+        """Rebuild from `as_dict`'s mapping; raises UsageError if it is not one."""
         try:
             schema = read["schema"]
             made = cls(
@@ -112,6 +131,21 @@ class FixVerdicts:
             raise _damaged()
         return made
 
+    @staticmethod
+    def log_line(cve: str, verdict: FixVerdict) -> bytes:
+        """Return one verdict as a line of the log, without its line feed."""
+        return json.dumps({"schema": SCHEMA, "cve": cve, "verdict": asdict(verdict)}, ensure_ascii=False).encode()
+
+    def replay(self, log: bytes) -> None:
+        """Take over the verdicts of a log; a line that was cut off or damaged is skipped: it costs one question."""
+        for line in log.split(b"\n"):
+            try:
+                read = json.loads(line)
+                if read["schema"] == SCHEMA:
+                    self.by_cve[_matching(CVE_ID, read["cve"])] = _verdict(read["verdict"])
+            except (KeyError, ValueError, TypeError, AttributeError, RecursionError, UsageError):
+                continue
+
 
 def _damaged() -> UsageError:
     return UsageError(
@@ -121,9 +155,17 @@ def _damaged() -> UsageError:
     )
 
 
+def about_patches(problem: Problem) -> bool:
+    """Return if a problem is about the source patches: not about the server, and not about the size of a request."""
+    return problem.kind in {Kind.VERDICT, Kind.FAILURE} and problem.code not in _TOO_LARGE
+
+
 def lasting(problem: Problem) -> bool:
-    """Tell whether a problem is about the source patches, so that asking again has the same answer."""
-    return problem.kind in {Kind.VERDICT, Kind.FAILURE}
+    """Return if a problem is about the source patches and the same question has the same answer.
+
+    The failure of a trial is not lasting, as on the server: the next run of the same virtual machine may pass.
+    """
+    return about_patches(problem) and not problem.code.startswith(_TRIAL)
 
 
 def _verdict(read: Any) -> FixVerdict:
@@ -141,7 +183,7 @@ def _verdict(read: Any) -> FixVerdict:
 
 
 def remembered(problem: Problem) -> Problem:
-    """Return what is kept of a problem: one line each, no excerpt."""
+    """Return the part of a problem that is kept: one line each, no excerpt."""
     return Problem(
         code=plain(problem.code, 60), kind=problem.kind, message=plain(problem.message, 400),
         advice=plain(problem.advice, 400),

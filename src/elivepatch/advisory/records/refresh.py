@@ -18,16 +18,16 @@ from elivepatch.model.progress import Progress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refreshed:
-    """An index as it is now: its records, its size in bytes, and how many records are as they were before.
+    """An index after a refresh: its records, its size in bytes, and how many records did not change.
 
-    `anew` says why the index that was there could not be gone on from, empty where it could. `beside` is what was set
-    aside while reading what is put beside the list.
+    `rebuilt_because` says why the old index could not be updated in place, empty if it was. `beside` is what was set
+    aside while older records and overrides were read.
     """
 
     records: Records
     size: int
     unchanged: int
-    anew: str
+    rebuilt_because: str
     beside: Findings
 
     def as_dict(self) -> dict[str, Any]:
@@ -63,12 +63,12 @@ def refresh_index(
     `source` is whatever read_records takes, or an index. Raises what reading and writing raise; the index that was
     there is untouched then.
     """
-    previous, anew = None, ""
+    previous, rebuilt_because = None, ""
     if is_index(file):
         try:
             previous = read_index(file)
         except (UsageError, TrustError) as error:
-            anew = error.problem.message
+            rebuilt_because = error.problem.message
     records = read_index(source) if is_index(source) else read_records(source, progress=progress, previous=previous)
     beside = Findings()
     if older is not None:
@@ -81,6 +81,6 @@ def refresh_index(
         records=records,
         size=file.stat().st_size if same else write_index(records, file),
         unchanged=sum(known.get(name) == record for name, record in records.listed.items()),
-        anew=anew,
+        rebuilt_because=rebuilt_because,
         beside=beside,
     )

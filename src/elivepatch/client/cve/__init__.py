@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What `elivepatch cve`, `overlay` and `auto` do."""
+"""Commands about CVEs: `elivepatch cve`, `overlay` and `auto`, from typed options."""

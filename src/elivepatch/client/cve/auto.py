@@ -1,113 +1,128 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch auto`: what a timer runs. Learns what is new, closes what the policy chooses, and says so in few words.
+"""Automatic run of `elivepatch auto` from a timer: close what the policy chooses, report to the server, print little.
 
-One at a time, after a random wait, inside the policy's window, and never longer than its limit. Whatever cuts a run
-short, the next one goes on from what is kept: verdicts are written as they come, and the kernel is changed by `apply`
-alone, whose record survives a cut.
+Runs are serialised by a lock, start after a random delay inside the policy's window, and end by the policy's time
+limit. A run that is cut short anywhere is continued by the next one: verdicts are written as they come, and only
+the load, whose record survives a crash, changes the kernel.
 """
 
 from __future__ import annotations
 
-import argparse
-import fcntl
-import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 from elivepatch.advisory.exposure.summary import funnel
 from elivepatch.advisory.plan import Choice
-from elivepatch.advisory.policy import Policy
+from elivepatch.advisory.policy import Policy, read_policy
 from elivepatch.client.cve.cache import CveCache
-from elivepatch.client.cve.close import CloseResult, close, tell_closed
-from elivepatch.client.cve.kernel_under_test import kept
-from elivepatch.client.cve.plan import CloseSession, planned, policy_of, tell_plan
+from elivepatch.client.cve.close import CloseResult, close, print_result
+from elivepatch.client.cve.options import AutoOptions
+from elivepatch.client.cve.plan import CloseSession, open_plan, print_plan
 from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.client.cve.verdict_client import out_of_time
-from elivepatch.client.host import machine as machines
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.livepatch.live_state import read_live_state
 from elivepatch.client.livepatch.store import Store
 from elivepatch.client.server.timeout import alarm
-from elivepatch.model.errors import BuildStopped, ElivepatchError, ExitStatus, HostError
+from elivepatch.model.errors import BuildStopped, ElivepatchError
 from elivepatch.model.progress import Event
 from elivepatch.output import Output
+
+_REPORT_S = 30.0
+"""Seconds for the report to the server. They come on top of the policy's limit, so that a run that was ended by the
+limit is reported too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadline:
-    """When a run must be over. `armed` while it is planning and building: loading has time limits of its own."""
+    """The end of a run's time, in seconds from its start. Loading has time limits of its own."""
 
     limit_s: float
     started: float = field(default_factory=time.monotonic)
 
     def passed(self) -> bool:
-        """Tell whether the time is up."""
+        """Return if the time is up."""
         return time.monotonic() - self.started >= self.limit_s
 
     def armed(self) -> AbstractContextManager[None]:
-        """Return what raises BuildStopped, wherever its block is, when the time is up."""
+        """Return a block that is ended by BuildStopped when the time is up."""
         left = self.limit_s - (time.monotonic() - self.started)
         return alarm(max(left, 0.001), lambda: BuildStopped(out_of_time()))
 
 
-class _Calm(Output):
-    """Shows progress to people only: cron mails whatever is printed."""
+class _CalmOutput(Output):
+    """Prints progress only to a terminal: cron mails everything that a job prints."""
 
     def progress(self, event: Event) -> None:
-        """Show an event where somebody may be looking."""
+        """Print an event if standard error is a terminal."""
         if self.err.isatty():
             Output.progress(self, event)
 
 
-def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Do one run; the status is that of what went wrong, 0 where nothing did."""
-    output = _Calm(as_json=output.as_json, out=output.out, err=output.err)
-    machine = machines.this_machine()
-    policy = policy_of(arguments, machine)
-    keep = kept(arguments)
-    if not arguments.now:
-        _wait(policy, machine, output)
-        if policy.window is not None and not policy.window.contains(machine.clock.now().astimezone().time()):
+def run_auto(options: AutoOptions, output: Output) -> None:
+    """Do one run; raises the error that ended it."""
+    output = _CalmOutput(as_json=output.as_json, out=output.out, err=output.err)
+    plan = options.close.plan
+    policy = read_policy(plan.policy)
+    if not options.now:
+        _wait(policy, plan.machine, output)
+        local = plan.machine.clock.now().astimezone().time()
+        if policy.window is not None and not policy.window.contains(local):
             output.document({"outside_window": True})
-            output.line("Nothing to do: it is not the time of the policy's window.")
-            return ExitStatus.OK
-    with _alone(keep):
+            output.line("Nothing to do: it is outside the policy's window.")
+            return
+    with plan.cache.run_lock():
+        plan.cache.sweep()
         deadline = Deadline(limit_s=policy.limit_s)
         with deadline.armed():
-            _update_overlays(policy, keep, output)
-        return _plan_and_close(arguments, output, deadline)
+            _update_overlays(policy, plan.cache, output)
+        _plan_and_close(options, output, deadline)
 
 
-def _plan_and_close(arguments: argparse.Namespace, output: Output, deadline: Deadline) -> ExitStatus:
+def _plan_and_close(options: AutoOptions, output: Output, deadline: Deadline) -> None:
+    machine = options.close.plan.machine
     with ExitStack() as stack:
         with deadline.armed():
-            made = stack.enter_context(planned(arguments, output, out_of_time=deadline.passed, automatic=True))
-        if arguments.plan_only:
-            tell_plan(made, output)
-            return ExitStatus.OK
+            plan = open_plan(options.close.plan, output, out_of_time=deadline.passed, automatic=True)
+            session = stack.enter_context(plan)
+        if options.plan_only:
+            print_plan(session, output)
+            return
         try:
-            closed = close(made, arguments, output, around_building=deadline.armed)
+            result = close(session, options.close, output, around_building=deadline.armed)
         except ElivepatchError as error:
-            _report(made, "failed", output, problem=error.problem.code)
+            _report(machine, session, "failed", output, problem=error.problem.code)
             raise
-        _report(made, "nothing-to-do" if closed.made.report is None else "closed", output, newly=len(closed.newly))
-    _tell(made, closed, output)
-    return ExitStatus.OK
+        ended = "nothing-to-do" if result.made.report is None else "closed"
+        _report(machine, session, ended, output, newly=len(result.newly))
+    _print(result, output)
 
 
-def _report(made: CloseSession, result: str, output: Output, *, newly: int = 0, problem: str = "") -> None:
-    """Tell the server how the run ended; the run is what it is where that fails."""
-    machine, counts = machines.this_machine(), made.plan.counts()
-    sources = made.question.subject.sources
-    stages = funnel(made.exposed_now(), made.question.subject)
+def _report(
+    machine: Machine, session: CloseSession, result: str, output: Output, *, newly: int = 0, problem: str = ""
+) -> None:
+    """Report the end of the run to the server; a failure to do so is a note and never changes how the run ended."""
+    try:
+        with alarm(_REPORT_S, lambda: BuildStopped(out_of_time())):
+            name = machine.host.text("proc/sys/kernel/hostname") or ""
+            session.client.server.report_host(
+                re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "", name)[:120] or "host",
+                _report_document(machine, session, result, newly, problem),
+            )
+    except ElivepatchError as error:
+        output.note(f"note: the server took no report of this run: {error.problem.message} [{error.problem.code}]")
+
+
+def _report_document(machine: Machine, session: CloseSession, result: str, newly: int, problem: str) -> dict[str, Any]:
+    counts, sources = session.plan.counts(), session.kernel.subject.sources
+    stages = funnel(session.exposed_now(), session.kernel.subject)
     live = read_live_state(machine, Store.of(machine.host).record()).live
-    document = {
-        "kernel": made.question.release,
+    return {
+        "kernel": session.kernel.release,
         "build_id": sources.build_id if sources is not None else "",
         "result": result,
         "problem": problem,
@@ -116,32 +131,28 @@ def _report(made: CloseSession, result: str, output: Output, *, newly: int = 0, 
         "closed": counts[Choice.CLOSED],
         "needs_reboot": counts[Choice.NEEDS_REBOOT],
     }
-    name = machine.host.text("proc/sys/kernel/hostname") or ""
-    try:
-        made.judge.server.report_host(re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "", name)[:120] or "host", document)
-    except ElivepatchError as error:
-        output.note(f"note: the server took no report of this run: {error.problem.message} [{error.problem.code}]")
 
 
-def _tell(made: CloseSession, closed: CloseResult, output: Output) -> None:
-    """Tell in one line where nothing changed: a timer's mail should be short."""
-    if output.as_json or closed.made.report is not None:
-        tell_closed(closed, output)
+def _print(result: CloseResult, output: Output) -> None:
+    """Print the result; one line if nothing changed: a timer's mail should be short."""
+    if output.as_json or result.made.report is not None:
+        print_result(result, output)
         return
-    counts = made.plan.counts()
+    plan = result.session.plan
+    counts = plan.counts()
     output.line(
-        f"Nothing to do on {made.question.title}: {counts['closed']} closed, {counts['needs-reboot']} need a reboot, "
-        f"{counts['no-fix']} without a fix, {counts['left-out']} left out by the policy."
+        f"Nothing to do on {result.session.kernel.title}: {counts['closed']} closed, {counts['needs-reboot']} need a "
+        f"reboot, {counts['no-fix']} without a fix, {counts['left-out']} left out by the policy."
     )
-    for one in made.plan.unanswered():
+    for one in plan.unanswered():
         output.note(f"note: {one.cve}: {one.reason}")
 
 
-def _update_overlays(policy: Policy, keep: CveCache, output: Output) -> None:
-    """Fetch what is new where the policy takes fixes from overlays; one that fails is told and used as it was."""
+def _update_overlays(policy: Policy, cache: CveCache, output: Output) -> None:
+    """Fetch new commits of overlays if the policy takes fixes from them; one that fails stays as it was."""
     if not any(place.kind == "overlays" for place in policy.places):
         return
-    for one in Subscriptions(keep).all():
+    for one in Subscriptions(cache).all():
         try:
             one.repository.update()
         except BuildStopped:
@@ -156,28 +167,3 @@ def _wait(policy: Policy, machine: Machine, output: Output) -> None:
         seconds = secrets.randbelow(policy.jitter_s + 1)
         output.progress(Event(stage="wait", message=f"{seconds} s, so that not all hosts ask at once"))
         machine.clock.sleep(seconds)
-
-
-@contextmanager
-def _alone(keep: CveCache) -> Iterator[None]:
-    """Be the only run on this host; raises HostError at once where there is another one."""
-    keep.make(keep.directory)
-    path = keep.directory / "auto.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _busy(path) from None
-        keep.sweep()
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _busy(path: Path) -> HostError:
-    return HostError(
-        "auto-running",
-        f"Another run of `elivepatch auto` holds {path}.",
-        advice="Wait until it is done; it ends by itself after the policy's limit_minutes.",
-    )

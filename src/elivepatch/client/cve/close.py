@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch cve close`: everything that the policy chooses and that can be a livepatch, in one, loaded here."""
+"""Closing CVEs: one livepatch of every fix that the policy chooses and that goes with the others, loaded or saved."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import tempfile
@@ -19,24 +18,25 @@ from elivepatch.advisory.plan import Choice, series_of
 from elivepatch.client import commands
 from elivepatch.client.commands.livepatch import apply
 from elivepatch.client.cve.cumulative import Cumulative, build_cumulative, expectations_of
-from elivepatch.client.cve.plan import CloseSession, planned, tell_plan
-from elivepatch.client.cve.update import asking_in_time
+from elivepatch.client.cve.inputs import server_time_limit
+from elivepatch.client.cve.options import CloseOptions
+from elivepatch.client.cve.plan import CloseSession, open_plan, print_plan
+from elivepatch.client.cve.verdict_client import timestamp
 from elivepatch.client.livepatch.store import Store
-from elivepatch.client.server.connection import connection_words
 from elivepatch.client.server.follow import Patience
 from elivepatch.client.server.patch_files import write_whole
 from elivepatch.client.server.report import Report
 from elivepatch.commandline import build_parser
-from elivepatch.model.errors import EnvironmentFault, ExitStatus, UsageError
+from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.series import SourcePatch
 from elivepatch.output import Output
 
 
 @dataclass(slots=True, kw_only=True)
 class CloseResult:
-    """What a run did. `applied` is what `elivepatch apply` said, None where nothing was to be loaded here."""
+    """The result of a run. `applied` is the document of the load, None if nothing was to be loaded here."""
 
-    planned: CloseSession
+    session: CloseSession
     made: Cumulative
     files: dict[str, Path] = field(default_factory=dict)
     applied: dict[str, Any] | None = None
@@ -49,7 +49,7 @@ class CloseResult:
     def document(self) -> dict[str, Any]:
         """Return the run for machines."""
         report = self.made.report
-        return self.planned.document() | {
+        return self.session.document() | {
             "closed_now": self.newly,
             "left_out": [
                 {"id": fix.cve, "code": problem.code, "reason": problem.message} for fix, problem in self.made.culprits
@@ -68,74 +68,73 @@ class CloseResult:
         }
 
 
-def close_cves(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """ClosePlan, build one livepatch of everything chosen and load it here, or save it for another host."""
-    if arguments.kernel is not None and arguments.output is None:
+def close_cves(options: CloseOptions, output: Output) -> None:
+    """Plan, build one livepatch of everything chosen, then load it here or save it for another host."""
+    if options.plan.release is not None and options.output is None:
         raise UsageError(
             "usage",
             "A livepatch for another host cannot be loaded here.",
-            advice="Say with -o where it is to be saved, then load it there with `elivepatch load`.",
+            advice="Save it with -o FILE, then load it there with `elivepatch load`.",
         )
     with ExitStack() as stack:
-        with asking_in_time(arguments):
-            made = stack.enter_context(planned(arguments, output))
-        closed = close(made, arguments, output, around_building=lambda: asking_in_time(arguments))
-    tell_closed(closed, output)
-    return ExitStatus.OK
+        with server_time_limit(options.plan.settings):
+            session = stack.enter_context(open_plan(options.plan, output))
+        result = close(session, options, output, around_building=lambda: server_time_limit(options.plan.settings))
+    print_result(result, output)
 
 
 def close(
-    made: CloseSession,
-    arguments: argparse.Namespace,
+    session: CloseSession,
+    options: CloseOptions,
     output: Output,
     *,
     around_building: Callable[[], AbstractContextManager[object]],
 ) -> CloseResult:
-    """Carry a plan out; raises what building and loading raise, with everything learnt on the way remembered.
+    """Carry a plan out; raises what building and loading raise, after every verdict on the way was remembered.
 
     `around_building` is held while the server is asked, and not while the kernel is changed.
     """
-    fixes = [fix for _, fix in made.plan.chosen()]
-    carried = _carried(made) if fixes else ()
+    fixes = [fix for _, fix in session.plan.chosen()]
+    carried = _carried(session) if fixes else ()
     with around_building():
-        cumulative = build_cumulative(made.judge, [_named(fix) for fix in fixes], carried)
-        _remember(made, cumulative, carried)
-    closed = CloseResult(planned=made, made=cumulative)
+        cumulative = build_cumulative(session.client, [_named(fix) for fix in fixes], carried)
+        _remember(session, cumulative, carried)
+    result = CloseResult(session=session, made=cumulative)
     if cumulative.report is None:
-        return closed
-    if arguments.output is not None:
+        return result
+    if options.output is not None:
         with around_building():
-            closed.files = _save(made, cumulative.report, arguments.output)
+            result.files = _save(session, cumulative.report, options.output)
     else:
-        closed.applied = _apply(cumulative.kept, carried, arguments, output)
+        result.applied = _apply(cumulative.kept, carried, options, output)
         for fix in cumulative.kept:
-            made.plan.decide(fix.cve, Choice.CLOSED, f"closed now by {cumulative.report.livepatch_name}")
-    return closed
+            session.plan.decide(fix.cve, Choice.CLOSED, f"closed now by {cumulative.report.livepatch_name}")
+    return result
 
 
-def tell_closed(closed: CloseResult, output: Output) -> None:
-    """Tell what a run did."""
+def print_result(result: CloseResult, output: Output) -> None:
+    """Print what a run did."""
     if output.as_json:
-        output.document(closed.document())
+        output.document(result.document())
         return
-    tell_plan(closed.planned, output)
+    print_plan(result.session, output)
     output.line()
-    report = closed.made.report
+    report = result.made.report
     if report is None:
         output.line("Nothing to do: there is no fix to bring in.")
         return
     tried = f"tried on {report.trial}" if report.trial is not None else "not tried"
     output.line(
-        f"{report.livepatch_name}: {len(closed.newly)} CVEs closed by {closed.made.functions} functions, {tried}"
+        f"{report.livepatch_name}: {len(result.newly)} CVEs closed by {result.made.functions} functions, {tried}"
     )
-    for what, file in closed.files.items():
+    for what, file in result.files.items():
         output.line(f"  {what}: {file}")
-    if closed.applied is not None:
-        output.line("It is live." if closed.applied["loaded"] else "It was live already.")
+    if result.applied is not None:
+        output.line("It is live." if result.applied["loaded"] else "It was live already.")
 
 
 def _named(fix: Fix) -> Fix:
-    """Return the fix with patches that people recognise: a commit's id alone does not say what it closes."""
+    """Return the fix with patches that people recognise: a commit's id alone does not name the CVE it closes."""
     patches = tuple(
         patch if patch.name.startswith("CVE-") else SourcePatch(f"{fix.cve}-{patch.name}", patch.content)
         for patch in fix.patches
@@ -143,35 +142,37 @@ def _named(fix: Fix) -> Fix:
     return replace(fix, patches=patches)
 
 
-def _carried(made: CloseSession) -> tuple[SourcePatch, ...]:
-    """Return the source patches of everything live, in order, with the texts that are kept; raises HostError."""
-    machine = made.question.machine
+def _carried(session: CloseSession) -> tuple[SourcePatch, ...]:
+    """Return the texts of all live source patches, in order; raises HostError if one is gone."""
+    machine = session.kernel.machine
     if machine is None:
         return ()
     store = Store.of(machine.host)
-    return tuple(store.source(one) for one in dict.fromkeys(patch for entry in made.live for patch in entry.series))
+    return tuple(store.source(one) for one in dict.fromkeys(patch for entry in session.live for patch in entry.series))
 
 
-def _remember(made: CloseSession, cumulative: Cumulative, carried: Sequence[SourcePatch]) -> None:
-    """Note what did not go with the others, so that it is not tried again while these are the same."""
+def _remember(session: CloseSession, cumulative: Cumulative, carried: Sequence[SourcePatch]) -> None:
+    """Remember the fixes that did not go with the others, so that they are not tried again with the same ones."""
+    client = session.client
     beside = tuple(patch.digest for patch in series_of(cumulative.kept, carried))
     for fix, problem in cumulative.culprits:
-        known = made.judge.verdicts.by_cve.get(fix.cve) or FixVerdict(patches=fix.digests, builder=made.judge.builder)
-        made.judge.remember(fix.cve, replace(known, asked=True, problem=remembered(problem), beside=beside))
-        if made.judge.verdicts.by_cve[fix.cve].outcome is FixOutcome.COVERED:
-            made.plan.decide(fix.cve, Choice.NOTHING_TO_DO, "another fix brings the same change")
+        known = client.verdicts.by_cve.get(fix.cve) or FixVerdict(patches=fix.digests, builder=client.builder)
+        verdict = replace(known, asked=True, problem=remembered(problem), beside=beside, at=timestamp())
+        client.remember(fix.cve, verdict)
+        if verdict.outcome is FixOutcome.COVERED:
+            session.plan.decide(fix.cve, Choice.NOTHING_TO_DO, "another fix brings the same change")
         else:
             reason = f"it does not go with the others: {problem.message} [{problem.code}]"
-            made.plan.decide(fix.cve, Choice.NEEDS_REBOOT, reason)
+            session.plan.decide(fix.cve, Choice.NEEDS_REBOOT, reason)
 
 
-def _save(made: CloseSession, report: Report, module: Path) -> dict[str, Path]:
-    """Save module, signature and report, as `elivepatch load` wants them; the module last."""
+def _save(session: CloseSession, report: Report, module: Path) -> dict[str, Path]:
+    """Save module, signature and report as `elivepatch load` reads them; the module last."""
     if report.module_sha256 is None:
         raise _no_module()
-    digest, patience = report.module_sha256, Patience(made.judge.progress)
-    content = patience.ask(lambda: made.judge.server.download(report.id, "module", digest))
-    envelope = patience.ask(lambda: made.judge.server.envelope(report.id))
+    server, digest, patience = session.client.server, report.module_sha256, Patience(session.client.progress)
+    content = patience.ask(lambda: server.download(report.id, "module", digest))
+    envelope = patience.ask(lambda: server.envelope(report.id))
     files = {
         "report": (module.with_name(f"{module.name}.report.json"), json.dumps(report.document, indent=2).encode()),
         "signature": (module.with_name(f"{module.name}.sig"), envelope),
@@ -183,7 +184,7 @@ def _save(made: CloseSession, report: Report, module: Path) -> dict[str, Path]:
 
 
 def _apply(
-    fixes: Sequence[Fix], carried: Sequence[SourcePatch], arguments: argparse.Namespace, output: Output
+    fixes: Sequence[Fix], carried: Sequence[SourcePatch], options: CloseOptions, output: Output
 ) -> dict[str, Any]:
     """Load what was built by way of `elivepatch apply`: the server has the answer to the same request already."""
     live = {patch.digest for patch in carried}
@@ -195,12 +196,10 @@ def _apply(
             place.mkdir()
             files.append(place / patch.name)
             files[-1].write_bytes(patch.content)
-        options = connection_words(arguments)
-        options += [option for file in arguments.base_patches for option in ("--base-patch", str(file))]
-        options += ["--no-base-patches"] if arguments.no_base_patches else []
+        words = list(options.apply_words)
         for one in expectations_of(fixes):
-            options += ["--expect", f"{one.command} =~ {one.pattern}"]
-        argv = ["apply", *options, "--json", "--", *map(str, files)]
+            words += ["--expect", f"{one.command} =~ {one.pattern}"]
+        argv = ["apply", *words, "--json", "--", *map(str, files)]
         given = build_parser("elivepatch", "", commands, argv).parse_args(argv)
         said = io.StringIO()
         apply.run(given, Output(as_json=True, out=said, err=output.err))

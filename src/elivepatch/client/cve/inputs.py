@@ -1,111 +1,207 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The records and rankings that a command works with: given, or kept on this host."""
+"""Inputs of an answer about CVEs: records, kernel sources and rankings; given, cached or fetched from a server."""
 
 from __future__ import annotations
 
-import argparse
 import gc
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from elivepatch.advisory.exposure.ranking import Ranking, read_epss, read_kev
+from elivepatch.advisory.exposure.sources import KernelSources
 from elivepatch.advisory.readers.collection import read_records
-from elivepatch.advisory.records.index import is_index, read_index
+from elivepatch.advisory.records.index import decode_index, is_index, read_index
 from elivepatch.advisory.records.legacy_records import with_older
 from elivepatch.advisory.records.overrides import read_overrides
-from elivepatch.advisory.records.record import Findings, Record, Records
-from elivepatch.client.cve.kernel_under_test import kept
-from elivepatch.model.errors import UsageError
+from elivepatch.advisory.records.record import Findings, Records
+from elivepatch.advisory.records.refresh import Refreshed, refresh_index
+from elivepatch.client.cve.cache import CveCache
+from elivepatch.client.cve.options import IndexOptions, RankingOptions, RecordOptions, UpdateOptions
+from elivepatch.client.host.identity import read_build_id, read_release
+from elivepatch.client.host.machine import Machine
+from elivepatch.client.options import TRUSTED_FILE
+from elivepatch.client.server.advisories import AdvisoryServer
+from elivepatch.client.server.patch_files import write_whole
+from elivepatch.client.server.timeout import time_limit
+from elivepatch.model.errors import HostError, UsageError
 from elivepatch.output import Output
+from elivepatch.settings import ClientSettings
+from elivepatch.trust.keys import PublicKey
+from elivepatch.trust.pins import read_pins
 
 _NAMED = 10
-_MANY = 500_000
+_COLLECT_AFTER = 500_000
 
 
-def add_records(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where the records come from."""
-    parser.add_argument(
-        "--records",
-        metavar="SOURCE",
-        type=Path,
-        help="the kernel's CVE list: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by `cve index` "
-        "(default: what is kept on this host)",
-    )
-    parser.add_argument(
-        "--older",
-        metavar="DIR",
-        type=Path,
-        help="kernel_cves.json and stream_fixes.json of linux_kernel_cves: CVEs from before the kernel's own list",
-    )
-    parser.add_argument(
-        "--overrides", metavar="FILE", type=Path, help="hand-kept records in TOML that go before the list"
-    )
-
-
-def add_ranking(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what ranks CVEs."""
-    parser.add_argument("--kev", metavar="FILE", type=Path, help="catalogue of exploited CVEs (JSON); they come first")
-    parser.add_argument("--epss", metavar="FILE", type=Path, help="EPSS scores (CSV, gzip or not) to order by")
-
-
-def records_of(arguments: argparse.Namespace, output: Output) -> Records:
-    """Return the records with what is put beside them; what was set aside is told on standard error.
-
-    Raises UsageError where none are given or kept.
-    """
-    source = source_of(arguments)
-    # Hundred thousands of objects that live until the end: looking for cycles among them takes a tenth of a second.
-    gc.set_threshold(_MANY)
+def records_of(options: RecordOptions, cache: CveCache, output: Output) -> Records:
+    """Return the records from where the options say, else from the cache; raises UsageError if neither has any."""
+    source = record_source(options, cache)
+    # Hundreds of thousands of objects live until the end: looking for cycles among them takes a tenth of a second.
+    gc.set_threshold(_COLLECT_AFTER)
     records = read_index(source) if is_index(source) else read_records(source, progress=output.progress)
-    return completed(records, arguments, output)
+    return completed(records, options, output)
 
 
-def source_of(arguments: argparse.Namespace) -> Path:
-    """Return where the records are: what was given, else the index that is kept; raises UsageError where none is."""
-    return arguments.records if arguments.records is not None else _kept_records(arguments)
-
-
-def completed(records: Records, arguments: argparse.Namespace, output: Output) -> Records:
-    """Return the records with older and hand-kept ones, and tell what was set aside while they were read."""
-    tell_findings(records.findings, output)
-    if arguments.older is not None:
-        beside = Findings()
-        records = with_older(records, arguments.older, beside)
-        tell_findings(beside, output)
-    if arguments.overrides is not None:
-        records = replace(records, overrides=read_overrides(arguments.overrides, records.listed))
-    return records
-
-
-def effective_records(arguments: argparse.Namespace, output: Output) -> list[Record]:
-    """Return the records that count."""
-    return records_of(arguments, output).effective()
-
-
-def ranking_of(arguments: argparse.Namespace) -> Ranking:
-    """Return what ranks CVEs."""
-    return Ranking(
-        exploited=read_kev(arguments.kev) if arguments.kev else {},
-        probability=read_epss(arguments.epss) if arguments.epss else {},
-    )
-
-
-def _kept_records(arguments: argparse.Namespace) -> Path:
-    file = kept(arguments).records
-    if not is_index(file):
+def record_source(options: RecordOptions, cache: CveCache) -> Path:
+    """Return the given source of records, else the index in the cache; raises UsageError if there is none."""
+    if options.source is not None:
+        return options.source
+    if not is_index(cache.records):
         raise UsageError(
             "cve-records-missing",
             "No records are kept here.",
             advice="Give the kernel's CVE list with --records, fetch them from a server with `elivepatch cve update`, "
-            f"or make {file} with `elivepatch cve index`.",
+            f"or make {cache.records} with `elivepatch cve index`.",
         )
-    return file
+    return cache.records
 
 
-def tell_findings(findings: Findings, output: Output) -> None:
+def completed(records: Records, options: RecordOptions, output: Output) -> Records:
+    """Return the records with older and overriding ones; print what was set aside while they were read."""
+    print_findings(records.findings, output)
+    if options.older is not None:
+        beside = Findings()
+        records = with_older(records, options.older, beside)
+        print_findings(beside, output)
+    if options.overrides is not None:
+        records = replace(records, overrides=read_overrides(options.overrides, records.listed))
+    return records
+
+
+def ranking_of(options: RankingOptions) -> Ranking:
+    """Return the ranking of CVEs; raises UsageError if a file cannot be used."""
+    return Ranking(
+        exploited=read_kev(options.kev) if options.kev else {},
+        probability=read_epss(options.epss) if options.epss else {},
+    )
+
+
+def print_findings(findings: Findings, output: Output) -> None:
     """Name on standard error what was set aside, so that an answer never looks more complete than it is."""
     for found in findings.named[:_NAMED]:
         output.note(f"note: {found.name}: {found.message} [{found.code}]")
     if findings.total > _NAMED:
         counts = ", ".join(f"{count} {code}" for code, count in findings.counts.most_common())
         output.note(f"note: {findings.total} findings in all: {counts}; `elivepatch cve index --json` names them.")
+
+
+def make_index(options: IndexOptions, output: Output) -> None:
+    """Write an index and print its counts; only records that changed since the index before are read."""
+    source = record_source(options.records, options.cache)
+    made = _refreshed(options.output, source, options.records, output)
+    print_findings(made.records.findings, output)
+    print_findings(made.beside, output)
+    output.document({"file": str(options.output)} | made.as_dict())
+    output.line(f"{options.output}: {made.sentence}")
+
+
+def update_cache(options: UpdateOptions, output: Output) -> None:
+    """Fetch the CVE records and a kernel's sources if they changed, and write them to the cache.
+
+    With an output, only the sources are fetched and saved there.
+    """
+    machine = options.machine if options.release is None else None
+    release = options.release or read_release(options.machine.host)
+    before, records = options.cache.raw_sources(release), None
+    with server_time_limit(options.settings), advisory_server(options.machine, options.settings, output) as server:
+        if options.output is not None:
+            content = server.sources(release, known=None)
+            write_whole(options.output, content)
+            sources, changed = KernelSources.decode(content), True
+        else:
+            # Records first: they are useful for a kernel that the server does not know, too.
+            records = _update_records(server, options.cache, output)
+            sources = fetch_sources(server, options.cache, release, machine)
+            changed = options.cache.raw_sources(release) != before
+    built = sum(bool(parents) for parents in sources.sources.values())
+    document: dict[str, Any] = {
+        "release": sources.release,
+        "build_id": sources.build_id,
+        "vanilla": str(sources.vanilla),
+        "package_version": sources.package_version,
+        "sources": len(sources.sources),
+        "built": built,
+        "changelog": sources.changelog is not None,
+        "changed": changed,
+    }
+    output.document(document if options.output is not None else document | {"records": records})
+    output.line(
+        f"{release}: Linux {sources.vanilla}, {built} of {len(sources.sources)} sources are built, "
+        f"{'changelog known' if sources.changelog is not None else 'no changelog'}; {'new' if changed else 'unchanged'}"
+    )
+
+
+def _update_records(server: AdvisoryServer, cache: CveCache, output: Output) -> Mapping[str, Any] | None:
+    before = cache.raw_records()
+    records = fetch_records(server, cache)
+    if records is None:
+        output.line("The server keeps no CVE records.")
+        return None
+    changed = cache.raw_records() != before
+    output.line(f"{len(records.listed)} CVE records; {'new' if changed else 'unchanged'}")
+    return {"count": len(records.listed), "changed": changed}
+
+
+def advisory_server(machine: Machine, settings: ClientSettings, output: Output) -> AdvisoryServer:
+    """Return the server that the settings name; its answers must be signed by a key that this host pinned."""
+    pins = read_pins(machine.host.path(TRUSTED_FILE))
+    if not pins:
+        output.note("note: this host trusts no server yet: signatures on answers about CVEs are not checked.")
+    return AdvisoryServer(settings, pinned=[PublicKey.from_hex(pin.public_key) for pin in pins])
+
+
+def server_time_limit(settings: ClientSettings) -> AbstractContextManager[object]:
+    """Return the time limit on all questions to a server; the kernel must not be changed within it."""
+    return time_limit(settings.limit_s, left="Answers so far are kept: run the command again to continue.")
+
+
+def fetch_records(server: AdvisoryServer, cache: CveCache) -> Records | None:
+    """Return the CVE records that the server hands out, None if it has none; write them to the cache if new.
+
+    Raises TrustError if they are damaged or not signed by a pinned key; the cache is untouched then.
+    """
+    known = cache.raw_records()
+    content = server.records(known=known)
+    if content is None:
+        return None
+    records = decode_index(content, "from the server")
+    if content is not known:
+        cache.keep_records(content)
+    return records
+
+
+def fetch_sources(server: AdvisoryServer, cache: CveCache, release: str, machine: Machine | None) -> KernelSources:
+    """Return the sources of a kernel as the server knows them; write them to the cache if new.
+
+    Raises HostError if `machine`, which runs the kernel, runs another build of it.
+    """
+    known = cache.raw_sources(release)
+    content = server.sources(release, known=known)
+    sources = KernelSources.decode(content)
+    if machine is not None and sources.build_id != read_build_id(machine.host):
+        raise HostError(
+            "other-build",
+            f"The server knows another build of {release}: its build-id is {sources.build_id}.",
+            advice="Add this very kernel on the server, or boot the packaged one.",
+        )
+    if content is not known:
+        cache.keep_sources(release, content)
+    return sources
+
+
+def current_records(source: Path, cache: CveCache, output: Output) -> Records:
+    """Return the records in `source`; unless it is an index itself, bring the index in the cache up to date."""
+    if is_index(source):
+        return read_index(source)
+    cache.make(cache.directory)
+    return _refreshed(cache.records, source, RecordOptions(), output).records
+
+
+def _refreshed(file: Path, source: Path, options: RecordOptions, output: Output) -> Refreshed:
+    made = refresh_index(file, source, older=options.older, overrides=options.overrides, progress=output.progress)
+    if made.rebuilt_because:
+        output.note(f"note: {made.rebuilt_because} It is made from scratch.")
+    return made

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which kernel a question is about: a vanilla version, a kernel that a server told about, or the one of this host."""
+"""The kernel that a question about CVEs is about: a vanilla version, one whose sources are known, or this host's."""
 
 from __future__ import annotations
 
-import argparse
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from elivepatch.advisory.exposure.exposure import Closing, ExposureSubject
 from elivepatch.advisory.exposure.sources import MAX_BYTES, KernelSources, vanilla_of
 from elivepatch.advisory.exposure.verdicts import FixVerdict
 from elivepatch.advisory.exposure.version import listed_version, parse_kernel_version
-from elivepatch.client.cve.cache import DIRECTORY, CveCache
-from elivepatch.client.host import machine as machines
+from elivepatch.client.cve.cache import CveCache
+from elivepatch.client.cve.options import KernelOptions
 from elivepatch.client.host.identity import loaded_modules, read_build_id, read_release
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.livepatch.live_state import read_live_state
@@ -27,7 +27,7 @@ _DEBIAN = re.compile(r" Debian ([0-9][A-Za-z0-9.+~:-]{1,60}) \(")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelUnderTest:
-    """The kernel that is asked about, and the host's own machine where it is the one that runs there."""
+    """A kernel, and this host's machine if it runs there."""
 
     subject: ExposureSubject
     release: Release | None
@@ -35,7 +35,7 @@ class KernelUnderTest:
 
     @property
     def title(self) -> str:
-        """The kernel for people: its vanilla version, its package and release where they are known."""
+        """The kernel for people: its vanilla version, its package and release if they are known."""
         sources = self.subject.sources
         if sources is None:
             return f"Linux {self.subject.version}" + (f" ({self.release})" if self.release else "")
@@ -43,104 +43,75 @@ class KernelUnderTest:
         return f"Linux {self.subject.version} ({sources.release}{package})"
 
 
-def add_kernel(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which kernel is meant, and where what is known about it lies."""
-    parser.add_argument(
-        "--kernel",
-        metavar="KERNEL",
-        help="a vanilla version such as 6.1.176, 7.0.5 or 7.1-rc3, or a release that `cve update --kernel` fetched "
-        "(default: the kernel of this host)",
-    )
-    parser.add_argument(
-        "--sources", metavar="FILE", type=Path, help="what a server says the kernel was built from, saved by cve update"
-    )
+def kernel_under_test(options: KernelOptions, output: Output) -> KernelUnderTest:
+    """Return the kernel that the options name.
 
-
-def add_keep(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names the directory of what is kept."""
-    parser.add_argument(
-        "--keep", metavar="DIR", type=Path, help=f"where records, sources and verdicts are kept (default: /{DIRECTORY})"
-    )
-
-
-def kept(arguments: argparse.Namespace) -> CveCache:
-    """Return what is kept: where --keep says, else on this host."""
-    return CveCache(arguments.keep or machines.this_machine().host.path(DIRECTORY))
-
-
-def question(arguments: argparse.Namespace, output: Output) -> KernelUnderTest:
-    """Return the kernel that the arguments name.
-
-    Raises UsageError where they name none or contradict each other, HostError where the host does not tell.
+    Raises UsageError if they name none or contradict each other, HostError if the host's own cannot be read.
     """
-    if arguments.sources is not None:
-        sources = _read_sources(arguments.sources)
+    if options.sources is not None:
+        sources = _read_sources(options.sources)
         named = {sources.release, str(sources.vanilla), sources.package_version}
-        if arguments.kernel is not None and arguments.kernel not in named:
+        if options.kernel is not None and options.kernel not in named:
             raise UsageError(
                 "cve-other-kernel",
-                f"{arguments.sources} is about {sources.release}, not about {arguments.kernel[:80]}.",
+                f"{options.sources} is about {sources.release}, not about {options.kernel[:80]}.",
                 advice="Leave --kernel out, or give the list of sources of that kernel.",
             )
-        return _told(arguments, sources, output)
-    if arguments.kernel is None:
-        return _of_this_host(arguments, output)
-    if listed_version(arguments.kernel) is None and _is_release(arguments.kernel):
-        sources_kept = kept(arguments).sources(arguments.kernel)
-        if sources_kept is not None:
-            return _told(arguments, sources_kept, output)
-    version = parse_kernel_version(arguments.kernel)
-    if arguments.kernel != str(version):
+        return known_kernel(options.machine, options.cache, sources, output)
+    if options.kernel is None:
+        return _of_this_host(options.machine, options.cache, output)
+    if listed_version(options.kernel) is None and _is_release(options.kernel):
+        cached = options.cache.sources(options.kernel)
+        if cached is not None:
+            return known_kernel(options.machine, options.cache, cached, output)
+    version = parse_kernel_version(options.kernel)
+    if options.kernel != str(version):
         output.note(
-            f"note: {arguments.kernel} is read as the mainline release {version}; "
-            "distributions call their kernels .0 whatever they are built from."
+            f"note: {options.kernel} is read as the mainline release {version}; "
+            "distributions call their kernels .0 whichever update they are built from."
         )
     return KernelUnderTest(subject=ExposureSubject(version=version), release=None, machine=None)
 
 
-def is_named(arguments: argparse.Namespace) -> bool:
-    """Tell whether the arguments name a kernel, or what this host's own was built from is kept."""
-    if arguments.kernel is not None or arguments.sources is not None:
+def names_kernel(options: KernelOptions) -> bool:
+    """Return if the options name a kernel, or the sources of this host's own are in the cache."""
+    if options.kernel is not None or options.sources is not None:
         return True
-    release = machines.this_machine().host.text("proc/sys/kernel/osrelease") or ""
-    return _is_release(release) and kept(arguments).has_sources(release)
+    release = options.machine.host.text("proc/sys/kernel/osrelease") or ""
+    return _is_release(release) and options.cache.has_sources(release)
+
+
+def known_kernel(machine: Machine, cache: CveCache, sources: KernelSources, output: Output) -> KernelUnderTest:
+    """Return a kernel whose sources are known; on its own host with the modules and livepatches that are live."""
+    verdicts = _verdicts(cache, sources.release, output)
+    if machine.host.text("proc/sys/kernel/osrelease") == sources.release:
+        if read_build_id(machine.host) == sources.build_id:
+            return _on_host(machine, sources, verdicts, output)
+        output.note(
+            f"note: this host runs another build of {sources.release} than the server knows; "
+            "its loaded modules are left out of the answer."
+        )
+    subject = ExposureSubject(version=sources.vanilla, sources=sources, verdicts=verdicts)
+    return KernelUnderTest(subject=subject, release=sources.release, machine=None)
 
 
 def _is_release(text: str) -> bool:
     return re.fullmatch(r"[0-9][A-Za-z0-9.+~_-]{0,90}", text) is not None and ".." not in text
 
 
-def _told(arguments: argparse.Namespace, sources: KernelSources, output: Output) -> KernelUnderTest:
-    """Return the question about a kernel that a server told about; on its own host with what is loaded and live."""
-    verdicts = _verdicts(arguments, sources.release, output)
-    machine = machines.this_machine()
-    if machine.host.text("proc/sys/kernel/osrelease") != sources.release:
-        subject = ExposureSubject(version=sources.vanilla, sources=sources, verdicts=verdicts)
-        return KernelUnderTest(subject=subject, release=sources.release, machine=None)
-    if read_build_id(machine.host) != sources.build_id:
-        output.note(
-            f"note: this host runs another build of {sources.release} than the server knows; "
-            "what is loaded here is left out of the answer."
-        )
-        subject = ExposureSubject(version=sources.vanilla, sources=sources, verdicts=verdicts)
-        return KernelUnderTest(subject=subject, release=sources.release, machine=None)
-    return _on_host(machine, sources, verdicts, output)
-
-
-def _of_this_host(arguments: argparse.Namespace, output: Output) -> KernelUnderTest:
-    machine = machines.this_machine()
+def _of_this_host(machine: Machine, cache: CveCache, output: Output) -> KernelUnderTest:
     release = read_release(machine.host)
     try:
-        sources = kept(arguments).sources(release)
+        sources = cache.sources(release)
     except HostError as error:
-        output.note(f"note: {error.problem.message} What this kernel builds is not known.")
+        output.note(f"note: {error.problem.message} The sources that this kernel builds are not known.")
         sources = None
     if sources is not None and sources.build_id == read_build_id(machine.host):
-        return _on_host(machine, sources, _verdicts(arguments, release, output), output)
+        return _on_host(machine, sources, _verdicts(cache, release, output), output)
     if sources is not None:
-        output.note(f"note: what is kept about {release} is about another build of it: run `elivepatch cve update`.")
+        output.note(f"note: the cache knows another build of {release}: run `elivepatch cve update`.")
     else:
-        output.note("note: run `elivepatch cve update` to learn from a server what this kernel builds.")
+        output.note("note: run `elivepatch cve update` to learn from a server which sources this kernel builds.")
     found = _DEBIAN.search(machine.host.text("proc/version") or "")
     package = found[1] if found else ""
     try:
@@ -158,46 +129,48 @@ def _of_this_host(arguments: argparse.Namespace, output: Output) -> KernelUnderT
 
 
 def _on_host(
-    machine: Machine, sources: KernelSources, verdicts: dict[str, FixVerdict], output: Output
+    machine: Machine, sources: KernelSources, verdicts: Mapping[str, FixVerdict], output: Output
 ) -> KernelUnderTest:
-    modules = frozenset(module.name for module in loaded_modules(machine.host))
     closings: dict[str, Closing] | None = None
     try:
         closings = live_closings(machine, verdicts)
     except HostError as error:
-        output.note(f"note: {error.problem.message} What livepatches close is not known.")
+        output.note(f"note: {error.problem.message} The CVEs that livepatches close are not known.")
     subject = ExposureSubject(
-        version=sources.vanilla, sources=sources, modules=modules, closings=closings, verdicts=verdicts
+        version=sources.vanilla,
+        sources=sources,
+        modules=frozenset(module.name for module in loaded_modules(machine.host)),
+        closings=closings,
+        verdicts=verdicts,
     )
     return KernelUnderTest(subject=subject, release=sources.release, machine=machine)
 
 
-def _verdicts(arguments: argparse.Namespace, release: Release, output: Output) -> dict[str, FixVerdict]:
+def _verdicts(cache: CveCache, release: Release, output: Output) -> Mapping[str, FixVerdict]:
     try:
-        return kept(arguments).verdicts(release).by_cve
+        return cache.verdicts(release).by_cve
     except HostError as error:
-        output.note(f"note: {error.problem.message} What became of the fixes is not known.")
+        output.note(f"note: {error.problem.message} The verdicts on fixes are not known.")
         return {}
 
 
-def live_closings(machine: Machine, verdicts: dict[str, FixVerdict]) -> dict[str, Closing]:
-    """Return what closes each CVE: the kernel says which livepatches are in force, the record what is in them.
+def live_closings(machine: Machine, verdicts: Mapping[str, FixVerdict]) -> dict[str, Closing]:
+    """Return the livepatch that closes each CVE: the kernel reports those in force, the record their contents.
 
-    A CVE is closed where all source patches of its fix are live and, as far as it is known which functions these
-    replace, the kernel has one of them in its livepatch. Raises HostError where the record may not be read.
+    A CVE is closed if all source patches of its fix are live and, as far as it is known which functions these
+    replace, the kernel has one of them in its livepatch. Raises HostError if the record cannot be read.
     """
-    live_state = read_live_state(machine, Store.of(machine.host).record())
-    replaced = {
-        one.name: {f"{function.object}:{function.name}" for function in one.functions} for one in live_state.kernel
-    }
+    state = read_live_state(machine, Store.of(machine.host).record())
+    replaced = {one.name: {f"{function.object}:{function.name}" for function in one.functions} for one in state.kernel}
+    # Digests once for each livepatch: a cumulative one has a thousand source patches, a host a thousand verdicts.
+    carried = [(entry.name, {patch.digest for patch in entry.series}) for entry in state.live]
     found = {}
     for name, verdict in verdicts.items():
         wanted = verdict.closed_by
-        for entry in live_state.live:
-            carried = {patch.digest for patch in entry.series}
-            functions = tuple(one for one in verdict.functions if one in replaced[entry.name])
-            if wanted and wanted <= carried and (functions or not verdict.functions):
-                found[name] = Closing(livepatch=entry.name, functions=functions)
+        for livepatch, digests in carried:
+            functions = tuple(one for one in verdict.functions if one in replaced[livepatch])
+            if wanted and wanted <= digests and (functions or not verdict.functions):
+                found[name] = Closing(livepatch=livepatch, functions=functions)
     return found
 
 

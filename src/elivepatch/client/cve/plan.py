@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch cve plan`: what is to become of every CVE that concerns a kernel, by the policy, fixes and verdicts."""
+"""Plan of `elivepatch cve plan|close` and `auto`: a decision about every CVE that concerns a kernel.
+
+It needs the policy, the kernel's sources, the CVE records, the fixes and the server's verdicts on them.
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,146 +20,132 @@ from elivepatch.advisory.fixes.fixes import DirectoryFixes, FixSource, find_fixe
 from elivepatch.advisory.fixes.git_repository import FetchedGitFixes, GitFixes
 from elivepatch.advisory.fixes.http import HttpFixes
 from elivepatch.advisory.overlay.repository import OverlayFixes
-from elivepatch.advisory.plan import Choice, ClosePlan, select, with_fixes, with_verdicts, within_limit
+from elivepatch.advisory.plan import (
+    Choice,
+    ClosePlan,
+    select,
+    with_fixes,
+    with_verdicts,
+    within_limit,
+    within_request,
+)
 from elivepatch.advisory.policy import Place, Policy, read_policy
 from elivepatch.advisory.records.record import Record
 from elivepatch.client.cve.cache import CveCache
-from elivepatch.client.cve.inputs import add_records, completed, effective_records, ranking_of, tell_findings
-from elivepatch.client.cve.kernel_under_test import KernelUnderTest, add_keep, kept, question
-from elivepatch.client.cve.show import tell_funnel
+from elivepatch.client.cve.inputs import (
+    advisory_server,
+    completed,
+    current_records,
+    fetch_records,
+    fetch_sources,
+    print_findings,
+    ranking_of,
+    records_of,
+)
+from elivepatch.client.cve.kernel_under_test import KernelUnderTest, known_kernel
+from elivepatch.client.cve.options import PlanOptions, RankingOptions
+from elivepatch.client.cve.show import print_funnel
 from elivepatch.client.cve.subscriptions import Subscriptions
-from elivepatch.client.cve.update import advisory_server, asking_in_time, current_records, fetch_records, fetch_sources
-from elivepatch.client.cve.verdict_client import VerdictClient, note_fixes
-from elivepatch.client.host import machine as machines
+from elivepatch.client.cve.verdict_client import VerdictClient
 from elivepatch.client.host.identity import read_release
-from elivepatch.client.host.machine import Machine
 from elivepatch.client.livepatch.live_state import read_live_state
 from elivepatch.client.livepatch.state import SetEntry
 from elivepatch.client.livepatch.store import Store
-from elivepatch.client.options import add_json
 from elivepatch.client.server.advisories import AdvisoryServer
-from elivepatch.client.server.base_patches import add_base_patches, base_patches_of
-from elivepatch.client.server.connection import add_connection
-from elivepatch.model.errors import ExitStatus
-from elivepatch.model.kernel import parse_release
+from elivepatch.model.kernel import Digest
 from elivepatch.output import Output
 
-POLICY_FILE = "etc/elivepatch/policy.toml"
 
-
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloseSession:
-    """A plan with everything it was made from. `exposed` is every CVE on the kernel as it was before."""
+    """A plan with everything it was made from, while the server can be asked more.
 
-    question: KernelUnderTest
+    `exposed` is every CVE on the kernel as it was before; `live` are this host's livepatches that are in force, and
+    `live_functions` the functions they replace, as `object:function`.
+    """
+
+    kernel: KernelUnderTest
     policy: Policy
     plan: ClosePlan
     exposed: list[Exposure]
-    judge: VerdictClient
+    client: VerdictClient
     live: tuple[SetEntry, ...]
+    live_functions: frozenset[str]
 
     def document(self) -> dict[str, Any]:
         """Return the plan for machines."""
         after = self.exposed_now()
         return {
-            "release": self.question.release,
-            "kernel": str(self.question.subject.version),
-            "funnel": funnel(after, self.question.subject),
+            "release": self.kernel.release,
+            "kernel": str(self.kernel.subject.version),
+            "funnel": funnel(after, self.kernel.subject),
             "counts": self.plan.counts(),
             "decisions": [one.as_dict() for choice in Choice for one in self.plan.having(choice)],
         }
 
     def exposed_now(self) -> list[Exposure]:
-        """Return every CVE on the kernel with what the server said meanwhile."""
-        verdicts = self.judge.verdicts.by_cve
-        subject = replace(self.question.subject, verdicts=verdicts)
+        """Return every CVE on the kernel with the verdicts that the server gave meanwhile."""
+        verdicts = self.client.verdicts.by_cve
+        subject = replace(self.kernel.subject, verdicts=verdicts)
         fresh = expose((one.record for one in self.exposed if one.record.id in verdicts), subject)
         by_id = {one.record.id: one for one in fresh}
         return [by_id.get(one.record.id, one) for one in self.exposed]
 
 
-def add_planning(parser: argparse.ArgumentParser, *, other_kernels: bool = True) -> None:
-    """Add the options of every command that plans, for kernels of other hosts too where that is of use."""
-    parser.add_argument(
-        "--policy", metavar="FILE", type=Path, help=f"what is to be closed and where fixes may come from "
-        f"(default: /{POLICY_FILE}; docs/closing.md)",
-    )  # fmt: skip
-    if other_kernels:
-        parser.add_argument("--kernel", metavar="RELEASE", help="`uname -r` of another host (default: of this one)")
-    add_json(parser)
-    add_records(parser)
-    add_keep(parser)
-    add_base_patches(parser)
-    add_connection(parser)
-
-
-def plan_cves(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Print what would be closed, asking the server what it has not been asked before; nothing is built or loaded."""
-    with asking_in_time(arguments), planned(arguments, output) as made:
-        tell_plan(made, output)
-    return ExitStatus.OK
-
-
 @contextmanager
-def planned(
-    arguments: argparse.Namespace,
+def open_plan(
+    options: PlanOptions,
     output: Output,
     *,
     out_of_time: Callable[[], bool] = lambda: False,
     automatic: bool = False,
 ) -> Iterator[CloseSession]:
-    """Make a plan and give it while the server can be asked more; `automatic` ones wait behind what people wait for.
+    """Make a plan and keep the server connected for more; `automatic` requests wait behind those of people.
 
-    Raises UsageError for a policy that cannot be used, HostError where the host's record cannot be read, BuildStopped
-    where time is up or the server is at fault.
+    Raises UsageError for a policy that cannot be used, HostError if the host's record cannot be read, BuildStopped
+    if time is up or the server is at fault.
     """
-    machine = machines.this_machine()
-    policy, keep = policy_of(arguments, machine), kept(arguments)
-    arguments.sources, arguments.kev, arguments.epss = None, policy.kev, policy.epss
-    release = parse_release(arguments.kernel) if arguments.kernel else read_release(machine.host)
-    with advisory_server(arguments, machine, output) as server:
-        sources = fetch_sources(server, keep, release, machine if arguments.kernel is None else None)
-        records = _records(arguments, policy, server, keep, output)
-        asked = question(arguments, output)
-        ranking = ranking_of(arguments)
-        exposed = expose(records, asked.subject)
-        verdicts = keep.verdicts(release)
-        judge = VerdictClient(
+    policy, cache = read_policy(options.policy), options.cache
+    release = options.release or read_release(options.machine.host)
+    with advisory_server(options.machine, options.settings, output) as server:
+        sources = fetch_sources(server, cache, release, options.machine if options.release is None else None)
+        records = _records(options, policy, server, output)
+        kernel = known_kernel(options.machine, cache, sources, output)
+        ranking = ranking_of(RankingOptions(kev=policy.kev, epss=policy.epss))
+        exposed = expose(records, kernel.subject)
+        client = VerdictClient(
             server=server,
             release=release,
-            base_patches=base_patches_of(arguments, release),
+            base_patches=options.base_patches,
             builder=sources.builder,
-            kept=keep,
-            verdicts=verdicts,
+            cache=cache,
+            verdicts=cache.verdicts(release),
             progress=output.progress,
             out_of_time=out_of_time,
             automatic=automatic,
         )
-        made = CloseSession(
-            question=asked,
+        live, functions = _live(kernel)
+        session = CloseSession(
+            kernel=kernel,
             policy=policy,
             plan=select(exposed, policy, ranking),
             exposed=exposed,
-            judge=judge,
-            live=_live(asked),
+            client=client,
+            live=live,
+            live_functions=functions,
         )
-        _decide(made, fix_places(policy, keep), ranking, output)
-        yield made
+        _decide(session, fix_places(policy, cache), ranking, output)
+        yield session
 
 
-def policy_of(arguments: argparse.Namespace, machine: Machine) -> Policy:
-    """Return the policy that was given, else the host's own; raises UsageError where it cannot be used."""
-    return read_policy(arguments.policy or machine.host.path(POLICY_FILE))
-
-
-def fix_places(policy: Policy, keep: CveCache) -> list[FixSource]:
+def fix_places(policy: Policy, cache: CveCache) -> list[FixSource]:
     """Return the places that the policy names, in its order; raises UsageError for one that cannot be used."""
-    commits = [_place(place, keep) for place in policy.places if place.kind in {"git", "http"}]
+    commits = [_place(place, cache) for place in policy.places if place.kind in {"git", "http"}]
     ready = iter(commits)
     places: list[FixSource] = []
     for place in policy.places:
         if place.kind == "overlays":
-            accepted = [one.accepted for one in Subscriptions(keep).all()]
+            accepted = [one.accepted for one in Subscriptions(cache).all()]
             places.append(OverlayFixes(accepted, commits))
         elif place.kind == "directory":
             places.append(DirectoryFixes(Path(place.where)))
@@ -166,12 +154,12 @@ def fix_places(policy: Policy, keep: CveCache) -> list[FixSource]:
     return places
 
 
-def tell_plan(made: CloseSession, output: Output) -> None:
+def print_plan(session: CloseSession, output: Output) -> None:
     """Print a plan: what is chosen and what needs a reboot, each with its reason, then the sums."""
     if output.as_json:
-        output.document(made.document())
+        output.document(session.document())
         return
-    plan = made.plan
+    plan = session.plan
     rows = [
         (one.cve, one.choice, one.exposed.record.severity, one.reason[:100])
         for choice in (Choice.CHOSEN, Choice.NEEDS_REBOOT, Choice.UNANSWERED, Choice.CLOSED)
@@ -180,76 +168,79 @@ def tell_plan(made: CloseSession, output: Output) -> None:
     if rows:
         output.table(("CVE", "", "SEVERITY", "BECAUSE"), rows)
         output.line()
-    output.line(made.question.title)
-    tell_funnel(funnel(made.exposed_now(), made.question.subject), output)
+    output.line(session.kernel.title)
+    print_funnel(funnel(session.exposed_now(), session.kernel.subject), output)
     output.line("by the policy:")
     for choice, count in plan.counts().items():
         output.line(f"  {choice:<30} {count:>6}")
 
 
-def _decide(made: CloseSession, places: list[FixSource], ranking: Ranking, output: Output) -> None:
-    plan, judge, version = made.plan, made.judge, made.question.subject.version
-    # Fixes of what is closed are looked up too: so that what was applied by hand is known for what it closes.
+def _decide(session: CloseSession, places: Sequence[FixSource], ranking: Ranking, output: Output) -> None:
+    plan, client, policy, version = session.plan, session.client, session.policy, session.kernel.subject.version
+    now = datetime.now(tz=UTC)
+    # Fixes of closed CVEs are looked up too, so that a fix that was applied by hand counts for what it closes.
     looked_up = [one for one in plan.decisions.values() if one.choice in {Choice.CHOSEN, Choice.CLOSED}]
     found = find_fixes(places, [wanted_of(one.exposed.assessment, version) for one in looked_up])
-    tell_findings(found.findings, output)
-    with_fixes(plan, found, made.policy, datetime.now(tz=UTC))
-    if note_fixes(judge.verdicts, found.fixes.values(), judge.builder):
-        judge.kept.keep_verdicts(judge.verdicts)
-    live = {patch.digest for entry in made.live for patch in entry.series}
+    print_findings(found.findings, output)
+    with_fixes(plan, found, policy, now)
+    client.note_fixes(found.fixes.values())
+    live = {patch.digest for entry in session.live for patch in entry.series}
     for one, fix in plan.chosen():
         if set(fix.digests) <= live:
             plan.decide(one.cve, Choice.CLOSED, "all source patches of its fix are live")
-    for cve, problem in judge.judge(plan).items():
+    for cve, problem in client.ask_about(plan).items():
         plan.decide(cve, Choice.UNANSWERED, f"{problem.message} [{problem.code}]")
-    with_verdicts(plan, judge.verdicts.by_cve, live)
-    within_limit(plan, made.policy, ranking, _live_functions(made))
+    with_verdicts(plan, client.verdicts.by_cve, live, now)
+    within_limit(plan, policy, ranking, session.live_functions)
+    within_request(plan, policy, ranking, _live_sizes(session))
 
 
-def _live_functions(made: CloseSession) -> set[str]:
-    machine = made.question.machine
+def _live(kernel: KernelUnderTest) -> tuple[tuple[SetEntry, ...], frozenset[str]]:
+    """Return this host's livepatches that are in force and their functions; none for a kernel of another host."""
+    if kernel.machine is None:
+        return (), frozenset()
+    state = read_live_state(kernel.machine, Store.of(kernel.machine.host).record())
+    names = {entry.name for entry in state.live}
+    functions = (function for one in state.kernel if one.name in names for function in one.functions)
+    return state.live, frozenset(f"{function.object}:{function.name}" for function in functions)
+
+
+def _live_sizes(session: CloseSession) -> dict[Digest, int]:
+    """Return the size in bytes of each live source patch; 0 for one whose text is gone, which closing reports."""
+    machine = session.kernel.machine
     if machine is None:
-        return set()
-    names = {entry.name for entry in made.live}
-    live_state = read_live_state(machine, Store.of(machine.host).record())
-    return {
-        f"{function.object}:{function.name}"
-        for one in live_state.kernel
-        if one.name in names
-        for function in one.functions
-    }
+        return {}
+    store = Store.of(machine.host)
+    digests = {patch.digest for entry in session.live for patch in entry.series}
+    paths = {digest: store.path_of(digest, "patch") for digest in digests}
+    return {digest: path.stat().st_size if path.is_file() else 0 for digest, path in paths.items()}
 
 
-def _live(asked: KernelUnderTest) -> tuple[SetEntry, ...]:
-    return (
-        read_live_state(asked.machine, Store.of(asked.machine.host).record()).live if asked.machine is not None else ()
-    )
+def _records(options: PlanOptions, policy: Policy, server: AdvisoryServer, output: Output) -> list[Record]:
+    """Return the records that count: from the command line, else the policy, else the server, else the cache.
 
-
-def _records(
-    arguments: argparse.Namespace, policy: Policy, server: AdvisoryServer, keep: CveCache, output: Output
-) -> list[Record]:
-    """Return the records that count: what the command line names, else the policy, else the server, else what is kept.
-
-    What comes from the policy's source or from the server is kept, so that questions are answered from it later.
+    Records from the policy's source or from the server go into the cache, for later questions.
     """
-    arguments.overrides = arguments.overrides or policy.overrides
-    arguments.older = arguments.older or policy.older
-    if arguments.records is not None:
+    given = replace(
+        options.records,
+        older=options.records.older or policy.older,
+        overrides=options.records.overrides or policy.overrides,
+    )
+    if given.source is not None:
         records = None
     elif policy.records is not None:
-        records = current_records(policy.records, keep, output)
+        records = current_records(policy.records, options.cache, output)
     else:
-        records = fetch_records(server, keep)
+        records = fetch_records(server, options.cache)
     if records is None:
-        return effective_records(arguments, output)
-    return completed(records, arguments, output).effective()
+        return records_of(given, options.cache, output).effective()
+    return completed(records, given, output).effective()
 
 
-def _place(place: Place, keep: CveCache) -> FixSource:
+def _place(place: Place, cache: CveCache) -> FixSource:
     """Return a place that is asked for commits."""
     if place.kind == "http":
         return HttpFixes(place.where)
     if place.where.startswith("/"):
         return GitFixes(Path(place.where))
-    return FetchedGitFixes(place.where, keep.repository(place.where))
+    return FetchedGitFixes(place.where, cache.repository(place.where))

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch cve list|show|summary`: what is open on a kernel, from what is kept or given, without a network."""
+"""CVEs of one kernel for `elivepatch cve list|show|summary`: from the cache or given files, without a network."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -11,89 +10,87 @@ from importlib.metadata import version
 from typing import Any
 
 from elivepatch.advisory.exposure import report
-from elivepatch.advisory.exposure.affected import State
-from elivepatch.advisory.exposure.exposure import Certainty, Exposure, ExposureSubject, expose
+from elivepatch.advisory.exposure.exposure import Exposure, ExposureSubject, expose
 from elivepatch.advisory.exposure.openvex import openvex
 from elivepatch.advisory.exposure.ranking import Ranking
 from elivepatch.advisory.exposure.summary import exposure_dict, funnel
 from elivepatch.advisory.exposure.version import KernelVersion, parse_kernel_version
 from elivepatch.advisory.records.record import CVE_ID, at_least
-from elivepatch.client.cve.inputs import effective_records, ranking_of, records_of
-from elivepatch.client.cve.kernel_under_test import KernelUnderTest, is_named, question
-from elivepatch.model.errors import ExitStatus, UsageError
+from elivepatch.client.cve.inputs import ranking_of, records_of
+from elivepatch.client.cve.kernel_under_test import KernelUnderTest, kernel_under_test, names_kernel
+from elivepatch.client.cve.options import Filters, KernelOptions, ListOptions
+from elivepatch.model.errors import UsageError
 from elivepatch.output import Output
 
 _TITLE = 72
 
 
-def list_cves(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Print every CVE with its state on one kernel, narrowed as asked."""
-    asked = question(arguments, output)
-    ranking = ranking_of(arguments)
-    exposed = expose(effective_records(arguments, output), asked.subject)
-    _tell_age(exposed, asked.subject.version, output)
-    chosen = _ranked([one for one in exposed if _wanted(one, arguments, asked, ranking)], ranking)
-    if arguments.openvex:
-        _tell_openvex(chosen, asked, output)
+def list_cves(options: ListOptions, output: Output) -> None:
+    """Print every CVE that passes the filters, with its state on one kernel."""
+    question = options.question
+    kernel = kernel_under_test(question, output)
+    subject, ranking = kernel.subject, ranking_of(question.ranking)
+    exposed = expose(records_of(question.records, question.cache, output).effective(), subject)
+    _print_age(exposed, subject.version, output)
+    _require_known(options, subject)
+    chosen = _ranked([one for one in exposed if _passes(one, options.filters, ranking)], ranking)
+    if options.openvex:
+        _print_openvex(chosen, kernel, output)
     elif output.as_json:
-        output.listing(exposure_dict(one, asked.subject, ranking) for one in chosen)
+        output.listing(exposure_dict(one, subject, ranking) for one in chosen)
     else:
-        _tell_table(chosen, asked.subject, output)
-        output.line(f"{len(chosen)} of {len(exposed)} records, {asked.title}")
-    return ExitStatus.OK
+        _print_table(chosen, subject, output)
+        output.line(f"{len(chosen)} of {len(exposed)} records, {kernel.title}")
 
 
-def show_cve(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Print one record, and what it means for the kernel where one is named or kept."""
-    name: str = arguments.id
+def show_cve(options: KernelOptions, name: str, output: Output) -> None:
+    """Print one record, and its meaning for a kernel if one is named or in the cache."""
     if not CVE_ID.fullmatch(name):
         raise UsageError("cve-id", f"{name[:60]!r} is not the id of a CVE.", advice="Write it as CVE-2024-26768.")
-    asked = question(arguments, output) if is_named(arguments) else None
-    records = records_of(arguments, output)
+    kernel = kernel_under_test(options, output) if names_kernel(options) else None
+    records = records_of(options.records, options.cache, output)
     record = records.find(name)
     if record is None and name in records.rejected:
         output.document({"id": name, "state": "rejected"})
         output.line(f"{name} was rejected: the list has withdrawn it.")
-        return ExitStatus.OK
+        return
     if record is None:
         raise UsageError(
             "cve-unknown",
             f"The list has no record of {name}.",
             advice="It may be newer than these records, or no CVE of the kernel; an overrides file can add it.",
         )
-    told = report.record_dict(record) | {"ranges": report.ranges(record)}
-    if asked is not None:
-        (exposed,) = expose([record], asked.subject)
+    document = report.record_dict(record) | {"ranges": report.ranges(record)}
+    if kernel is not None:
+        (exposed,) = expose([record], kernel.subject)
         ranking = Ranking(exploited={}, probability={})
-        told |= {"kernel": str(asked.subject.version)} | exposure_dict(exposed, asked.subject, ranking)
-    output.document(told)
-    _print_record(told, output)
-    return ExitStatus.OK
+        document |= {"kernel": str(kernel.subject.version)} | exposure_dict(exposed, kernel.subject, ranking)
+    output.document(document)
+    _print_record(document, output)
 
 
-def summarize(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Print how many CVEs are in which state, and the funnel from the version to what is open."""
-    asked = question(arguments, output)
-    ranking = ranking_of(arguments)
-    records = records_of(arguments, output)
-    exposed = expose(records.effective(), asked.subject)
-    kernel = asked.subject.version
-    _tell_age(exposed, kernel, output)
-    sums = report.summary([one.assessment for one in exposed], kernel, ranking) | {"rejected": len(records.rejected)}
-    stages = funnel(exposed, asked.subject)
-    if asked.subject.sources is not None or asked.subject.modules is not None:
-        sums |= {"release": asked.release, "funnel": stages}
+def summarize(options: KernelOptions, output: Output) -> None:
+    """Print how many CVEs are in which state, and the funnel from the version to the open ones."""
+    kernel = kernel_under_test(options, output)
+    subject, version = kernel.subject, kernel.subject.version
+    ranking = ranking_of(options.ranking)
+    records = records_of(options.records, options.cache, output)
+    exposed = expose(records.effective(), subject)
+    _print_age(exposed, version, output)
+    sums = report.summary([one.assessment for one in exposed], version, ranking) | {"rejected": len(records.rejected)}
+    stages = funnel(exposed, subject)
+    if subject.sources is not None or subject.modules is not None:
+        sums |= {"release": kernel.release, "funnel": stages}
     output.document(sums)
-    output.line(f"{asked.title}: {sums['records']} records")
+    output.line(f"{kernel.title}: {sums['records']} records")
     for state, count in sums["states"].items():
         output.line(f"  {state:<14} {count:>6}")
-    _tell_affected(sums["affected"], KernelVersion(branch=kernel.branch), bool(ranking.exploited), output)
+    _print_affected(sums["affected"], KernelVersion(branch=version.branch), bool(ranking.exploited), output)
     if "funnel" in sums:
-        tell_funnel(stages, output)
-    return ExitStatus.OK
+        print_funnel(stages, output)
 
 
-def tell_funnel(stages: dict[str, Any], output: Output) -> None:
+def print_funnel(stages: dict[str, Any], output: Output) -> None:
     """Print the funnel for people."""
     output.line("on this kernel:")
     lines: list[tuple[str, int, str]] = [("affected, or perhaps", stages["affected"] + stages["unknown"], "")]
@@ -116,41 +113,39 @@ def tell_funnel(stages: dict[str, Any], output: Output) -> None:
         output.line(f"  {what:<30} {count:>6}{f'   ({note})' if note else ''}")
 
 
-def _wanted(one: Exposure, arguments: argparse.Namespace, asked: KernelUnderTest, ranking: Ranking) -> bool:
-    _require_told(arguments, asked.subject)
-    checks: list[Callable[[], bool]] = []
-    if arguments.state:
-        checks.append(lambda: one.assessment.state in {State(state) for state in arguments.state})
-    if arguments.severity:
-        checks.append(lambda: at_least(one.record.severity, arguments.severity))
-    if arguments.exploited:
-        checks.append(lambda: one.record.id in ranking.exploited)
-    if arguments.built:
-        checks.append(lambda: one.built.certainty == Certainty(arguments.built))
-    if arguments.loaded:
-        checks.append(lambda: one.loaded.certainty == Certainty(arguments.loaded))
-    if arguments.closed:
-        checks.append(lambda: (one.closed is not None) == (arguments.closed == "yes"))
-    if arguments.open:
-        checks.append(lambda: one.open)
-    return all(check() for check in checks)
+def _passes(one: Exposure, filters: Filters, ranking: Ranking) -> bool:
+    """Return if a CVE passes every filter that is set."""
+    return all(
+        (
+            not filters.states or one.assessment.state in filters.states,
+            filters.severity is None or at_least(one.record.severity, filters.severity),
+            not filters.exploited or one.record.id in ranking.exploited,
+            filters.built is None or one.built.certainty == filters.built,
+            filters.loaded is None or one.loaded.certainty == filters.loaded,
+            filters.closed is None or (one.closed is not None) == filters.closed,
+            not filters.open or one.open,
+        )
+    )
 
 
-def _require_told(arguments: argparse.Namespace, subject: ExposureSubject) -> None:
-    """Raise UsageError for a filter that nothing here can answer: an empty list would read as no worry."""
-    lacking = ""
-    if (arguments.built or arguments.open) and subject.sources is None:
-        lacking = "what this kernel builds"
-    elif arguments.loaded and subject.modules is None:
-        lacking = "what is loaded: this is not the kernel of this host"
-    elif arguments.closed and subject.closings is None:
-        lacking = "what livepatches close: this is not the kernel of this host, or its record may not be read"
-    elif arguments.exploited and arguments.kev is None:
-        lacking = "what is exploited: no catalogue was given"
+def _require_known(options: ListOptions, subject: ExposureSubject) -> None:
+    """Raise UsageError for a filter that cannot be answered here: an empty list would read as no worry."""
+    filters, lacking = options.filters, ""
+    if (filters.built or filters.open) and subject.sources is None:
+        lacking = "The sources that this kernel builds are not known."
+    elif filters.loaded and subject.modules is None:
+        lacking = "The loaded modules are not known: this is not the kernel of this host."
+    elif filters.closed is not None and subject.closings is None:
+        lacking = (
+            "The CVEs that livepatches close are not known: this is not the kernel of this host, or its record cannot "
+            "be read."
+        )
+    elif filters.exploited and options.question.ranking.kev is None:
+        lacking = "The exploited CVEs are not known: no catalogue was given."
     if lacking:
         raise UsageError(
             "cve-filter",
-            f"Nobody told {lacking}.",
+            lacking,
             advice="Run `elivepatch cve update` on the host, give --sources FILE, or --kev FILE for --exploited.",
         )
 
@@ -160,7 +155,7 @@ def _ranked(exposed: Sequence[Exposure], ranking: Ranking) -> list[Exposure]:
     return [by_id[answer.record.id] for answer in report.ranked([one.assessment for one in exposed], ranking)]
 
 
-def _tell_table(chosen: Sequence[Exposure], subject: ExposureSubject, output: Output) -> None:
+def _print_table(chosen: Sequence[Exposure], subject: ExposureSubject, output: Output) -> None:
     columns: list[tuple[str, Callable[[Exposure], object]]] = [
         ("CVE", lambda one: one.record.id),
         ("STATE", lambda one: one.assessment.state),
@@ -178,17 +173,17 @@ def _tell_table(chosen: Sequence[Exposure], subject: ExposureSubject, output: Ou
     output.table([name for name, _ in columns], rows)
 
 
-def _tell_openvex(chosen: Sequence[Exposure], asked: KernelUnderTest, output: Output) -> None:
+def _print_openvex(chosen: Sequence[Exposure], kernel: KernelUnderTest, output: Output) -> None:
     if not chosen:
         raise UsageError(
             "cve-openvex", "An OpenVEX document needs at least one statement.", advice="Leave some filters out."
         )
-    # The document is JSON whether or not --json was given: nothing else is asked for with --openvex.
+    # OpenVEX is JSON: --openvex asks for it even without --json.
     output.as_json = True
     output.document(
         openvex(
             chosen,
-            asked.subject,
+            kernel.subject,
             author=f"elivepatch on {os.uname().nodename}",
             tool=f"elivepatch {version('elivepatch')}",
             at=datetime.now(tz=UTC),
@@ -196,7 +191,7 @@ def _tell_openvex(chosen: Sequence[Exposure], asked: KernelUnderTest, output: Ou
     )
 
 
-def _tell_affected(affected: dict[str, Any], branch: KernelVersion, kev: bool, output: Output) -> None:
+def _print_affected(affected: dict[str, Any], branch: KernelVersion, kev: bool, output: Output) -> None:
     output.line("of the affected:")
     for severity, count in affected["severity"].items():
         output.line(f"  {'severity ' + severity:<30} {count:>6}")
@@ -208,8 +203,8 @@ def _tell_affected(affected: dict[str, Any], branch: KernelVersion, kev: bool, o
         output.line(f"  {'known to be exploited':<30} {affected['exploited']:>6}")
 
 
-def _tell_age(exposed: Sequence[Exposure], kernel: KernelVersion, output: Output) -> None:
-    """Say so where the kernel is newer than everything the records know of its branch."""
+def _print_age(exposed: Sequence[Exposure], kernel: KernelVersion, output: Output) -> None:
+    """Print a note if the kernel is newer than every version of its branch in the records."""
     known = report.last_known((one.assessment for one in exposed), kernel)
     if not known:
         branch = KernelVersion(branch=kernel.branch)
@@ -218,29 +213,29 @@ def _tell_age(exposed: Sequence[Exposure], kernel: KernelVersion, output: Output
         output.note(f"note: these records know nothing newer than {known} of its branch; newer fixes are not seen.")
 
 
-def _print_record(told: dict[str, Any], output: Output) -> None:
-    output.line(f"{told['id']}  {told['title']}")
-    score = "" if told["score"] is None else f" {told['score']} {told['vector']}"
-    output.line(f"severity  {told['severity']}{score}")
-    output.line(f"files     {' '.join(told['files']) or '-'}")
-    if "overridden" in told:
-        output.line(f"override  {told['overridden']}")
-    if "older" in told:
+def _print_record(record: dict[str, Any], output: Output) -> None:
+    output.line(f"{record['id']}  {record['title']}")
+    score = "" if record["score"] is None else f" {record['score']} {record['vector']}"
+    output.line(f"severity  {record['severity']}{score}")
+    output.line(f"files     {' '.join(record['files']) or '-'}")
+    if "overridden" in record:
+        output.line(f"override  {record['overridden']}")
+    if "older" in record:
         output.line("from      linux_kernel_cves, not the kernel's own list")
-    if "state" in told:
-        output.line(f"state     {told['state']} on Linux {told['kernel']}")
-        for evidence in told["evidence"]:
+    if "state" in record:
+        output.line(f"state     {record['state']} on Linux {record['kernel']}")
+        for evidence in record["evidence"]:
             output.line(f"because   {evidence['reason']}")
     for stage in ("built", "loaded"):
-        if stage in told:
-            output.line(f"{stage:<9} {told[stage]['certainty']}: {told[stage]['reason']}")
-    if told.get("closed"):
-        output.line(f"closed    by {told['closed']['by']}: {', '.join(told['closed']['functions']) or '-'}")
-    if "fix" in told:
-        reason = f": {told['fix']['reason']}" if "reason" in told["fix"] else ""
-        output.line(f"fix       {told['fix']['outcome']}{reason}")
+        if stage in record:
+            output.line(f"{stage:<9} {record[stage]['certainty']}: {record[stage]['reason']}")
+    if record.get("closed"):
+        output.line(f"closed    by {record['closed']['by']}: {', '.join(record['closed']['functions']) or '-'}")
+    if "fix" in record:
+        reason = f": {record['fix']['reason']}" if "reason" in record["fix"] else ""
+        output.line(f"fix       {record['fix']['outcome']}{reason}")
     rows = []
-    for group in told["ranges"]:
+    for group in record["ranges"]:
         start = (group["introduced"] or "unknown", group["introduced_commit"][:12] or "-")
         rows += [(*start, fix["fixed"], fix["fixed_commit"][:12]) for fix in group["fixes"]] or [(*start, "-", "-")]
     if rows:

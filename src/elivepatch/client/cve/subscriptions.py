@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The overlays that a host is subscribed to: where each comes from, whose signatures count, which goes first.
+"""Overlays that a host is subscribed to: the origin, the allowed signers and the precedence of each.
 
-Below the directory of what is kept, overlays/NAME/: subscription.json, signers (a file of allowed signers,
-ssh-keygen(1)), and repository.git.
+The cache has them below overlays/NAME/: subscription.json, signers (a file of allowed signers, ssh-keygen(1)), and
+repository.git.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from elivepatch.advisory.overlay.repository import AcceptedOverlay, OverlayRepository, protocol_of
 from elivepatch.client.cve.cache import CveCache
-from elivepatch.client.server.patch_files import write_whole
+from elivepatch.files.atomic import write_atomic
 from elivepatch.model.errors import HostError, UsageError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}", re.ASCII)
@@ -35,7 +35,7 @@ class Subscription:
 
     @property
     def repository(self) -> OverlayRepository:
-        """Where it is fetched into."""
+        """The git repository that it is fetched into."""
         return OverlayRepository(
             directory=self.directory / "repository.git",
             url=self.url,
@@ -45,7 +45,7 @@ class Subscription:
 
     @property
     def accepted(self) -> AcceptedOverlay:
-        """What was accepted of it."""
+        """Its newest accepted commit."""
         return AcceptedOverlay(self.name, self.repository)
 
 
@@ -53,15 +53,15 @@ class Subscription:
 class Subscriptions:
     """All subscriptions of one host."""
 
-    kept: CveCache
+    cache: CveCache
 
     def all(self) -> list[Subscription]:
-        """Return them in the order in which they are asked; raises HostError where one is damaged."""
+        """Return them in the order in which they are asked; raises HostError if one is damaged."""
         names = sorted(path.parent.name for path in self._directory.glob("*/subscription.json"))
         return sorted((self.get(name) for name in names), key=lambda one: (-one.precedence, one.name))
 
     def get(self, name: str) -> Subscription:
-        """Return one; raises UsageError where there is none of that name."""
+        """Return one; raises UsageError if there is none of that name."""
         place = self._directory / _checked(name)
         try:
             read = json.loads((place / "subscription.json").read_bytes()[:_FILE_MAX])
@@ -93,7 +93,7 @@ class Subscriptions:
         return found
 
     def add(self, name: str, url: str, *, branch: str, precedence: int, signers: bytes) -> Subscription:
-        """Subscribe, after a commit of it was fetched and accepted; otherwise nothing is left behind.
+        """Subscribe after a commit of it was fetched and accepted; on failure nothing is left behind.
 
         Raises UsageError for a name that is taken or impossible, and what `OverlayRepository.update` raises.
         """
@@ -106,24 +106,31 @@ class Subscriptions:
                 "overlay-taken", f"There is an overlay called {name} already.", advice="Remove it first, or rename it."
             )
         try:
-            self.kept.make(place)
-            write_whole(place / "signers", signers)
+            self.cache.make(place)
+            write_atomic(place / "signers", signers)
             found = Subscription(name=name, url=url, branch=branch, precedence=precedence, directory=place)
             found.repository.update()
             content = {key: value for key, value in asdict(found).items() if key not in {"directory", "name"}}
-            write_whole(place / "subscription.json", json.dumps(content, indent=1).encode() + b"\n")
+            write_atomic(place / "subscription.json", json.dumps(content, indent=1).encode() + b"\n")
+        except OSError as error:
+            shutil.rmtree(place, ignore_errors=True)
+            raise HostError(
+                "cannot-write",
+                f"{place} cannot be written: {error.strerror}.",
+                advice="Make room, run the command as root, or give another directory with --keep.",
+            ) from error
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)
             raise
         return found
 
     def remove(self, name: str) -> None:
-        """Unsubscribe; what is live stays live."""
+        """Unsubscribe; livepatches that are live stay live."""
         shutil.rmtree(self.get(name).directory)
 
     @property
     def _directory(self) -> Path:
-        return self.kept.directory / "overlays"
+        return self.cache.directory / "overlays"
 
 
 def _checked(name: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Asking the server what can be a livepatch: each fix once, every answer remembered at once, nothing asked twice."""
+"""Client for verdicts: asks the server about each fix once and remembers each answer at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from elivepatch.advisory.exposure.verdicts import FixVerdict, FixVerdicts, lasting, remembered
+from elivepatch.advisory.exposure.verdicts import FixVerdict, FixVerdicts, about_patches, lasting, remembered
 from elivepatch.advisory.fixes.fixes import Fix
 from elivepatch.advisory.plan import ClosePlan, in_order, series_of
 from elivepatch.client.cve.cache import CveCache
@@ -17,34 +17,35 @@ from elivepatch.client.server.report import Report
 from elivepatch.model.build import BuildRequest
 from elivepatch.model.errors import BuildStopped, Kind, Problem
 from elivepatch.model.kernel import Digest, Release
-from elivepatch.model.progress import Event, Progress
+from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.series import BasePatch, PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
 
-_AHEAD = 8  # requests that wait at the server, so that it never waits for us
+_AHEAD = 8  # requests that wait at the server, so that it always has the next one
 
 
 @dataclass(slots=True, kw_only=True)
 class VerdictClient:
-    """One server's verdicts on fixes for one kernel. `out_of_time` is asked before every question.
+    """One server's verdicts on fixes for one kernel; `verdicts` grows with each answer.
 
-    Every question names `base_patches`, so that a server whose base was made with others refuses it.
+    Each request names `base_patches`, so that a server whose base was made with others refuses it. `out_of_time` is
+    called before each request; requests that are `automatic` wait behind those of people.
     """
 
     server: AdvisoryServer
     release: Release
     base_patches: tuple[BasePatch, ...] = ()
     builder: Digest
-    kept: CveCache
+    cache: CveCache
     verdicts: FixVerdicts
     progress: Progress
     out_of_time: Callable[[], bool] = lambda: False
     automatic: bool = False
 
-    def judge(self, plan: ClosePlan) -> dict[str, Problem]:
-        """Have a verdict on every chosen fix; return what kept the server from giving one, by CVE.
+    def ask_about(self, plan: ClosePlan) -> dict[str, Problem]:
+        """Get a verdict on every chosen fix; return the problems that kept the server from giving one, by CVE.
 
-        A fix that fails for lack of context is asked again after those that change the same files before it.
+        A fix that lacks context is asked about again after those that change the same files before it.
         """
         fixes = [fix for _, fix in plan.chosen()]
         unanswered = self._ask_all([(fix, ()) for fix in fixes if not self._holds(fix)])
@@ -60,9 +61,14 @@ class VerdictClient:
         return unanswered | self._ask_all(again)
 
     def remember(self, cve: str, verdict: FixVerdict) -> None:
-        """Keep a verdict, on the disk too."""
+        """Remember a verdict, also on disk: a run that is cut off does not ask again."""
         self.verdicts.by_cve[cve] = verdict
-        self.kept.keep_verdicts(self.verdicts)
+        self.cache.log_verdict(self.verdicts.release, cve, verdict)
+
+    def note_fixes(self, fixes: Iterable[Fix]) -> None:
+        """Note which source patches fix each CVE; write all verdicts to disk if any of it is new."""
+        if note_fixes(self.verdicts, fixes, self.builder):
+            self.cache.keep_verdicts(self.verdicts)
 
     def ask(
         self,
@@ -72,17 +78,16 @@ class VerdictClient:
         trial: bool,
         expectations: Sequence[Expectation] = (),
     ) -> Report:
-        """Return the report about a series. Raises BuildStopped where time is up or the server is at fault."""
+        """Return the report about a series; a problem in it is about the source patches.
+
+        Raises BuildStopped if time is up, if the server is at fault or if the request is too large: none of these is a
+        verdict on a fix.
+        """
         job = self._submit(series, check_only=check_only, trial=trial, expectations=expectations)
         report = Patience(self.progress).follow(self.server, job)
-        if report.problem is not None and not lasting(report.problem):
+        if report.problem is not None and not about_patches(report.problem):
             raise BuildStopped(report.problem)
         return report
-
-    def require_time(self) -> None:
-        """Raise BuildStopped where the time for this run is up."""
-        if self.out_of_time():
-            raise BuildStopped(out_of_time())
 
     def _submit(
         self,
@@ -92,7 +97,8 @@ class VerdictClient:
         trial: bool,
         expectations: Sequence[Expectation] = (),
     ) -> str:
-        self.require_time()
+        if self.out_of_time():
+            raise BuildStopped(out_of_time())
         request = BuildRequest(
             release=self.release,
             series=PatchSeries(tuple(series)),
@@ -114,16 +120,17 @@ class VerdictClient:
     def _ask_all(self, questions: Sequence[tuple[Fix, Sequence[SourcePatch]]]) -> dict[str, Problem]:
         unanswered: dict[str, Problem] = {}
         waiting: list[tuple[Fix, Sequence[SourcePatch], str]] = []
-        pending = list(questions)
+        pending = list(reversed(questions))
         done = 0
         while pending or waiting:
             while pending and len(waiting) < _AHEAD:
-                fix, before = pending.pop(0)
+                fix, before = pending.pop()
                 job = self._submit(series_of([fix], before), check_only=True, trial=False)
                 waiting.append((fix, before, job))
             fix, before, job = waiting.pop(0)
             self.progress(Event(stage="verdict", message=fix.cve, fraction=done / len(questions)))
-            report = Patience(_quiet).follow(self.server, job)
+            # Of many small jobs only their number is of interest.
+            report = Patience(silent).follow(self.server, job)
             done += 1
             if report.problem is not None and not lasting(report.problem):
                 unanswered[fix.cve] = report.problem
@@ -132,40 +139,43 @@ class VerdictClient:
         return unanswered
 
     def _verdict(self, fix: Fix, before: Sequence[SourcePatch], report: Report) -> FixVerdict:
-        problem = None if report.problem is None else remembered(report.problem)
-        if problem is not None and fix.hints:
-            hints = "; ".join(fix.hints[:4])
-            problem = replace(
-                problem, advice=f"{problem.advice} Before it, these changed the same files: {hints}."[:800]
-            )
-        return FixVerdict(
+        made = FixVerdict(
             patches=fix.digests,
             builder=self.builder,
             asked=True,
-            problem=problem,
+            problem=None if report.problem is None else remembered(report.problem),
             functions=functions_of(report),
             after=tuple(patch.digest for patch in before),
-            at=datetime.now(tz=UTC).isoformat(timespec="seconds"),
+            at=timestamp(),
         )
+        if made.problem is None or not made.lacks_context or not fix.hints:
+            return made
+        advice = f"{made.problem.advice} Before it, these changed the same files: {'; '.join(fix.hints[:4])}."
+        return replace(made, problem=replace(made.problem, advice=advice[:800]))
 
 
 def functions_of(report: Report) -> tuple[str, ...]:
-    """Return what a job replaces, as `object:function`, each once."""
+    """Return the functions that a job replaces, as `object:function`, each once."""
     return tuple(dict.fromkeys(f"{one.object}:{one.name}" for one in report.functions))
 
 
+def timestamp() -> str:
+    """Return the time of a verdict that is given now (UTC, ISO 8601)."""
+    return datetime.now(tz=UTC).isoformat(timespec="seconds")
+
+
 def out_of_time() -> Problem:
-    """Return what ends a run whose time is up."""
+    """Return the problem of a run whose time is up."""
     return Problem(
         code="time-is-up",
         kind=Kind.ERROR,
         message="The time for this run is up.",
-        advice="Run it again: it goes on where it stopped. `limit_minutes` in the policy gives it longer.",
+        advice="Run it again: it continues from the answers so far. `limit_minutes` in the policy gives it longer.",
     )
 
 
 def note_fixes(verdicts: FixVerdicts, fixes: Iterable[Fix], builder: Digest) -> bool:
-    """Note which source patches fix what, where that is new; tell whether anything was."""
+    """Note which source patches fix each CVE; return if any of it is new."""
     changed = False
     for fix in fixes:
         known = verdicts.by_cve.get(fix.cve)
@@ -175,7 +185,3 @@ def note_fixes(verdicts: FixVerdicts, fixes: Iterable[Fix], builder: Digest) -> 
             verdicts.by_cve[fix.cve] = FixVerdict(patches=fix.digests, builder=builder, functions=functions)
             changed = True
     return changed
-
-
-def _quiet(event: Event) -> None:
-    """Say nothing: of many small jobs only their number is of interest."""

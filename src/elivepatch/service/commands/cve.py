@@ -47,8 +47,8 @@ def _index(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         overrides=arguments.overrides,
         progress=output.progress,
     )
-    if made.anew:
-        output.note(f"note: {made.anew} It is made anew.")
+    if made.rebuilt_because:
+        output.note(f"note: {made.rebuilt_because} It is made from scratch.")
     for found in (*made.records.findings.named, *made.beside.named)[:_NAMED]:
         output.note(f"note: {found.name}: {found.message} [{found.code}]")
     output.document(made.as_dict())

@@ -91,7 +91,7 @@ def test_the_kept_list_answers_for_a_release_given_by_name_too(host: SimulatedHo
 def test_a_list_about_another_build_of_the_kernel_is_not_believed(host: SimulatedHost) -> None:
     keep(host, replace(MINE, build_id=SOURCES.build_id))
     ran = cve(host, "list")
-    assert "about another build" in ran.err
+    assert "knows another build" in ran.err
     assert "built" not in ran.document[0]
 
 

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch auto`: close what the policy chooses, from a timer, again and again."""
+"""`elivepatch auto`: close what the policy chooses, at each run of a timer."""
 
 from __future__ import annotations
 
-from elivepatch.client.cve import auto as automatic
-from elivepatch.client.cve.plan import add_planning
+import argparse
+
+from elivepatch.client.commands.cve.cve import add_planning, apply_words, plan_options
+from elivepatch.client.cve.auto import run_auto
+from elivepatch.client.cve.options import AutoOptions, CloseOptions
 from elivepatch.commandline import Subparsers
+from elivepatch.model.errors import ExitStatus
+from elivepatch.output import Output
 
 
 def register(subparsers: Subparsers) -> None:
@@ -13,7 +18,16 @@ def register(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "auto", help="close what the policy chooses, from a timer", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--plan-only", action="store_true", help="say what would be closed; build and load nothing")
-    parser.add_argument("--now", action="store_true", help="neither wait nor heed the policy's window")
+    parser.add_argument("--plan-only", action="store_true", help="print what would be closed; build and load nothing")
+    parser.add_argument(
+        "--now", action="store_true", help="skip the random delay and ignore the policy's maintenance window"
+    )
     add_planning(parser, other_kernels=False)
-    parser.set_defaults(run=automatic.run, kernel=None, output=None)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    """Do one run."""
+    close = CloseOptions(plan=plan_options(arguments), apply_words=apply_words(arguments))
+    run_auto(AutoOptions(close=close, plan_only=arguments.plan_only, now=arguments.now), output)
+    return ExitStatus.OK

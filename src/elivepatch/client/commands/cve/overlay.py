@@ -14,8 +14,9 @@ from elivepatch.advisory.overlay import overlay as overlays
 from elivepatch.advisory.overlay.overlay import Overlay, OverlayEntry
 from elivepatch.advisory.overlay.plain_yaml import TEXT_MAX
 from elivepatch.advisory.records.record import plain
-from elivepatch.client.cve.kernel_under_test import add_keep, kept
+from elivepatch.client.commands.cve.cve import add_cache, cache_of
 from elivepatch.client.cve.subscriptions import Subscription, Subscriptions
+from elivepatch.client.host import machine as machines
 from elivepatch.client.options import add_json
 from elivepatch.commandline import Command, Subparsers
 from elivepatch.files.bounded import Unusable, read_regular
@@ -62,7 +63,7 @@ def register(subparsers: Subparsers) -> None:
 
 def _add(commands: Subparsers, name: str, help_text: str, run: Command) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help_text, allow_abbrev=False)
-    add_keep(parser)
+    add_cache(parser)
     add_json(parser)
     parser.set_defaults(run=run)
     return parser
@@ -77,7 +78,7 @@ def add_overlay(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             f"{arguments.signers} cannot be used: {read.why}",
             advice='Write one line for each key: NAME namespaces="git" ssh-ed25519 AAAA...',
         )
-    found = Subscriptions(kept(arguments)).add(
+    found = _subscriptions(arguments).add(
         arguments.name,
         arguments.url,
         branch=arguments.branch,
@@ -91,7 +92,7 @@ def add_overlay(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 def list_overlays(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Print the subscriptions in the order in which they are asked."""
-    found = [_described(one, one.accepted.overlay) for one in Subscriptions(kept(arguments)).all()]
+    found = [_described(one, one.accepted.overlay) for one in _subscriptions(arguments).all()]
     output.document(found)
     if found:
         keys = ("name", "precedence", "commit", "entries", "findings", "url")
@@ -103,7 +104,7 @@ def list_overlays(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 def update_overlays(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Fetch every overlay; one that cannot be fetched or is not signed is told, and the rest goes on."""
-    subscriptions = Subscriptions(kept(arguments))
+    subscriptions = _subscriptions(arguments)
     chosen = [subscriptions.get(name) for name in arguments.names] if arguments.names else subscriptions.all()
     results: list[dict[str, Any]] = []
     worst = ExitStatus.OK
@@ -123,7 +124,7 @@ def update_overlays(arguments: argparse.Namespace, output: Output) -> ExitStatus
 
 def show_overlay(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Print an overlay's entries, or one of them."""
-    found = Subscriptions(kept(arguments)).get(arguments.name)
+    found = _subscriptions(arguments).get(arguments.name)
     overlay = found.accepted.overlay
     kernel = parse_kernel_version(arguments.kernel) if arguments.kernel else None
     if arguments.entry is not None and arguments.entry not in overlay.entries:
@@ -147,7 +148,7 @@ def show_overlay(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 def remove_overlay(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Unsubscribe."""
-    Subscriptions(kept(arguments)).remove(arguments.name)
+    _subscriptions(arguments).remove(arguments.name)
     output.document({"removed": arguments.name})
     output.line(f"{arguments.name} is removed. What is live stays live.")
     return ExitStatus.OK
@@ -237,3 +238,7 @@ def _tell_findings(overlay: Overlay, output: Output) -> None:
         output.note(f"note: {one.name}: {one.message} [{one.code}]")
     if overlay.findings.total > _LISTED:
         output.note(f"note: {overlay.findings.total} findings in all.")
+
+
+def _subscriptions(arguments: argparse.Namespace) -> Subscriptions:
+    return Subscriptions(cache_of(arguments, machines.this_machine()))
