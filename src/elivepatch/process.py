@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The one door to other programs: `run` waits for a program's end, `PipedProcess` runs beside this one.
 
-Argument lists only, an environment made from nothing, an explicit working directory, output into a file rather than a
-pipe (so that no output, however large, can block or fill memory), a time limit on the monotonic clock, and the whole
-process group ended when the program ends or the limit runs out.
+A program gets an argument list, an environment made from nothing and an explicit working directory. Its output goes to
+a file and not to a pipe, so that no output, however large, blocks it or fills our memory. The time limit counts on the
+monotonic clock. The whole process group is ended when the program ends or its time is over.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
-    """How a program ended.
+    """Result of a program that has ended.
 
-    `status` is its exit status, or minus the signal that ended it. `output` is stdout and `log` stderr; where both
-    went to one place, `log` is empty. `truncated` says that a program printed more than is kept.
+    `status` is its exit status, or minus the signal that ended it. `output` is stdout and `log` is stderr, both bytes;
+    both are empty if the caller gave a file for them. `truncated` is True if the program printed more than is kept.
     """
 
     argv: tuple[str, ...]
@@ -53,7 +53,7 @@ class Completed:
 
     @property
     def ok(self) -> bool:
-        """Whether the program ended with status 0 in time, and all it printed is here."""
+        """True if the program ended with status 0 and in time, and all of its output is here."""
         return self.status == 0 and not self.timed_out and not self.truncated
 
     @property
@@ -62,17 +62,17 @@ class Completed:
         return self.output.decode(errors="replace")
 
     def tail(self, lines: int = 20) -> str:
-        """Return the last `lines` lines of what the program printed, error output last."""
+        """Return the last `lines` lines of the output, stderr last."""
         both = (self.output[-_TAIL_BYTES:] + self.log[-_TAIL_BYTES:]).decode(errors="replace")
         return "\n".join(both.rstrip().splitlines()[-lines:])
 
     def check(self, doing: str) -> Completed:
-        """Return self, or raise EnvironmentFault where the program failed; `doing` completes `... failed`."""
+        """Return self; raises EnvironmentFault if the program failed. `doing` completes the sentence `... failed`."""
         if self.ok:
             return self
         how = f"ended with status {self.status}"
         if self.timed_out or self.truncated:
-            how = "ran out of time" if self.timed_out else f"printed more than {_OUTPUT_LIMIT_BYTES >> 20} MiB"
+            how = "exceeded its time limit" if self.timed_out else f"printed more than {_OUTPUT_LIMIT_BYTES >> 20} MiB"
         raise EnvironmentFault(
             "program-failed",
             f"{doing} failed: {Path(self.argv[0]).name} {how}.",
@@ -83,21 +83,21 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """Lets another thread end the programs that a job runs; shared by everything the job does."""
+    """Switch with which another thread ends the programs of a job; all steps of the job share it."""
 
     event: threading.Event
 
     @classmethod
     def new(cls) -> Cancellation:
-        """Return one that is not cancelled."""
+        """Return a new one, not cancelled."""
         return cls(threading.Event())
 
 
 class PipedProcess:
-    """A program that runs beside this one and is spoken to through its standard input and output.
+    """A program that runs beside this process and exchanges lines with it through its standard input and output.
 
-    Its standard error is this process's own. It is the leader of a process group, as programs of `run` are.
-    One thread uses it at a time.
+    It shares our standard error. It leads a process group of its own, as programs of `run` do. Only one thread may use
+    an object of this class at a time.
     """
 
     def __init__(self, argv: Sequence[str | os.PathLike[str]], *, cwd: Path | str, env: Mapping[str, str]) -> None:
@@ -206,7 +206,7 @@ def _end_group(
     grace_s: float,
     numbers: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL),
 ) -> None:
-    """End the whole process group: politely, then not. Descendants go too, even after the leader's own end."""
+    """End the whole process group by the signals in turn. Descendants end too, even after the leader."""
     for number in numbers:
         try:
             os.killpg(process.pid, number)
@@ -223,10 +223,10 @@ def _wait(
     on_tick: Callable[[float], None] | None,
     cancellation: Cancellation | None,
 ) -> bool:
-    """Wait for the program; False where the deadline passed or it was cancelled first.
+    """Wait for the program; return False if the deadline passed or the job was cancelled first.
 
-    A descriptor of the process is waited for, since Popen.wait with a time limit looks only every 50 ms, which adds up
-    over the ten programs of a build.
+    It waits on a pidfd: Popen.wait with a time limit looks only every 50 ms, which adds up over the ten programs of a
+    build.
     """
     started = time.monotonic()
     descriptor = os.pidfd_open(process.pid)
@@ -253,7 +253,7 @@ def _not_started(program: str, error: OSError) -> EnvironmentFault:
 
 @contextmanager
 def _input(given: bytes | Path | None) -> Iterator[IO[bytes] | int]:
-    """Yield the file that a program reads as standard input."""
+    """Yield the file that the program reads as standard input."""
     if given is None:
         yield subprocess.DEVNULL
     elif isinstance(given, Path):
@@ -267,7 +267,7 @@ def _input(given: bytes | Path | None) -> Iterator[IO[bytes] | int]:
 
 
 def _content(file: IO[bytes]) -> bytes:
-    """Return what a program printed, and one byte more than is kept where there is more."""
+    """Return the output in `file`, up to one byte more than is kept, so that the caller sees if there was more."""
     file.seek(0)
     return file.read(_OUTPUT_LIMIT_BYTES + 1)
 
@@ -284,11 +284,11 @@ def run(
     on_tick: Callable[[float], None] | None = None,
     cancellation: Cancellation | None = None,
 ) -> Completed:
-    """Run one program to its end and return how it ended; never raises for a failed program.
+    """Run one program to its end and return its result; a failed program is a result, not an exception.
 
     `env` is added to a minimal environment (PATH, LANG). With `log_to`, both outputs go to that open file and
     `Completed.output` stays empty. `on_tick` is called about ten times a second with the seconds passed. Raises
-    EnvironmentFault where the program does not exist or cannot be started.
+    EnvironmentFault if the program does not exist or cannot be started.
     """
     arguments = tuple(os.fspath(argument) for argument in argv)
     environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **(env or {})}
@@ -312,13 +312,13 @@ def run(
         finally:
             _end_group(process, grace_s=_GRACE_S)
             process.wait()
-        printed, said = (_content(file) for file in (output, errors))
+        printed, log = (_content(file) for file in (output, errors))
         return Completed(
             argv=arguments,
             status=process.returncode,
             output=printed[:_OUTPUT_LIMIT_BYTES],
-            log=said[:_OUTPUT_LIMIT_BYTES],
-            truncated=max(len(printed), len(said)) > _OUTPUT_LIMIT_BYTES,
+            log=log[:_OUTPUT_LIMIT_BYTES],
+            truncated=max(len(printed), len(log)) > _OUTPUT_LIMIT_BYTES,
             seconds=time.monotonic() - started,
             timed_out=not in_time,
         )

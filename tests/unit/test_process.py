@@ -94,7 +94,7 @@ def test_a_program_that_runs_too_long_is_ended() -> None:
     assert done.timed_out
     assert not done.ok
     assert time.monotonic() - started < 5
-    with pytest.raises(EnvironmentFault, match="ran out of time"):
+    with pytest.raises(EnvironmentFault, match="exceeded its time limit"):
         done.check("Sleeping")
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which source file a kernel was built from, and into what each one went.
+"""Source files of a kernel, and the object and the modules that each became part of.
 
-The compile units named in the debug information of the shipped kernel and modules say it for certain: no Makefile is
-interpreted and nothing is guessed. Sources that other sources include are found by their #include lines.
+The compile units in the debug info of the shipped kernel and modules are the proof: no Makefile is interpreted and
+nothing is guessed. Sources that other sources include are found by their #include lines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INCLUDE = re.compile(r"""([^:]+):\s*#\s*include\s+["<]([^">]+\.c)[">]""")
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One compiled object. `target` is its path as make knows it, `parents` are `vmlinux` or names of modules."""
+    """One compiled object. `target` is its path as make names it, `parents` are `vmlinux` or names of modules."""
 
     source: str
     target: str
@@ -33,17 +33,17 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """All objects of a kernel by their source, and for sources that others include, who includes them."""
+    """All objects of a kernel by their source; `includers` holds the sources that include another source."""
 
     by_source: Mapping[str, Unit]
     includers: Mapping[str, tuple[str, ...]]
 
     def reached_by(self, source: str) -> tuple[Unit, ...]:
-        """Return the objects that contain code of `source`, directly or because their source includes it."""
+        """Return the objects with code of `source`: its own, and those of sources that include it."""
         return tuple(self.by_source[name] for name in sorted(self.closure(source)) if name in self.by_source)
 
     def closure(self, source: str) -> frozenset[str]:
-        """Return `source` and all sources that include it, at any depth, whether they are built or not."""
+        """Return `source` and all sources that include it, at any depth, built or not."""
         seen: set[str] = set()
         pending = [source]
         while pending:
@@ -54,7 +54,7 @@ class Units:
         return frozenset(seen)
 
     def save(self, path: Path) -> None:
-        """Write to a JSON file."""
+        """Write a JSON file at `path`, which nobody else reads yet."""
         data = {
             "units": {unit.source: [unit.target, *unit.parents] for unit in self.by_source.values()},
             "includers": {name: list(names) for name, names in self.includers.items()},
@@ -63,7 +63,7 @@ class Units:
 
     @classmethod
     def load(cls, path: Path) -> Units:
-        """Read from `save`'s file. Raises EnvironmentFault where that is damaged."""
+        """Return the units that `save` wrote. Raises EnvironmentFault if the file is damaged."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             units = {
@@ -79,9 +79,9 @@ class Units:
 
 
 def read_compile_units(listing: Iterable[str], *, parent: str = "") -> dict[str, tuple[str, set[str]]]:
-    """Return normalised source to (source as compiled, parents) from `readelf -wi --dwarf-depth=1`.
+    """Return a mapping of normalised source to (source as compiled, parents) from `readelf -wi --dwarf-depth=1`.
 
-    `parent` is what the first names belong to; a `File:` line of a module changes it.
+    `parent` owns the first names; a `File:` line of a module changes it.
     """
     found: dict[str, tuple[str, set[str]]] = {}
     for line in listing:
@@ -97,7 +97,7 @@ def read_compile_units(listing: Iterable[str], *, parent: str = "") -> dict[str,
 
 
 def make_units(compiled: Mapping[str, tuple[str, set[str]]], include_lines: Iterable[str], exists: set[str]) -> Units:
-    """Return the units from compile units and the lines `file:#include "x.c"`; `exists` are all .c files there are."""
+    """Return the units from compile units and the lines `file:#include "x.c"`; `exists` are the tree's .c files."""
     units = {
         source: Unit(source, re.sub(r"\.(c|S|rs)$", ".o", raw), tuple(sorted(parents)))
         for source, (raw, parents) in compiled.items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading a kernel's .config: parsed strictly, never sourced, because to a shell it is code."""
+"""Parser of a kernel's .config: strict, and never a shell, because to a shell the file is code."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _ASSIGNMENT = re.compile(
 _UNSET = re.compile(r"# CONFIG_(?P<name>[A-Za-z0-9_]{1,120}) is not set")
 _LIMIT_BYTES = 4 << 20
 
-# What olddefconfig adds or changes because the distribution's own configuration lives elsewhere: its salt and its
-# keys are set by the package's build, and neither takes part in any object's code. CC_VERSION_TEXT only differs in
-# the name under which the same compiler was called; its version is compared apart.
+# olddefconfig adds or changes these options, because the distribution's package build sets its salt and its keys
+# elsewhere; neither is part of any object's code. CC_VERSION_TEXT differs only in the name by which the same compiler
+# was called; the version is compared separately.
 FILE_NAMES = (
     "SYSTEM_TRUSTED_KEYS", "SYSTEM_REVOCATION_KEYS", "SYSTEM_BLACKLIST_HASH_LIST", "INITRAMFS_SOURCE", "EXTRA_FIRMWARE",
 )  # fmt: skip
-"""Options that name files of the machine where the kernel was configured: data, emptied before anything is built."""
+"""Options that name files of the machine on which the kernel was configured; emptied before anything is built."""
 
 ALLOWED_DIFFERENCES = frozenset(
     {"BUILD_SALT", "CC_VERSION_TEXT", "MODULE_SIG_ALL", "MODULE_SIG_KEY", "EXTRA_FIRMWARE_DIR", "INITRAMFS_ROOT_UID",
@@ -33,21 +33,21 @@ ALLOWED_DIFFERENCES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class KernelConfig:
-    """The assignments of a .config. Values stand as written, strings without their quotes; unset is `n`."""
+    """Assignments of a .config. Values are as written, strings without their quotes; an unset option is `n`."""
 
     values: Mapping[str, str]
 
     def get(self, name: str) -> str:
-        """Return the value of CONFIG_`name`, `n` where it is not set or not there."""
+        """Return the value of CONFIG_`name`, `n` if it is unset or missing."""
         return self.values.get(name, "n")
 
     def enabled(self, name: str) -> bool:
-        """Whether CONFIG_`name` is `y`."""
+        """Return True if CONFIG_`name` is `y`."""
         return self.get(name) == "y"
 
 
 def parse_config(data: bytes) -> KernelConfig:
-    """Read a .config. Raises UsageError for any line that is not a Kconfig assignment, a comment or empty."""
+    """Parse a .config. Raises UsageError for a line that is neither a Kconfig assignment nor a comment nor empty."""
     if len(data) > _LIMIT_BYTES:
         raise _refused(0, f"is larger than {_LIMIT_BYTES} bytes")
     try:
@@ -71,7 +71,7 @@ def parse_config(data: bytes) -> KernelConfig:
 
 
 def differences(one: KernelConfig, other: KernelConfig) -> dict[str, tuple[str, str]]:
-    """Return what differs outside `ALLOWED_DIFFERENCES`: name to (value in `one`, value in `other`)."""
+    """Return the options that differ, without `ALLOWED_DIFFERENCES`: name to (value in `one`, value in `other`)."""
     names = sorted((set(one.values) | set(other.values)) - ALLOWED_DIFFERENCES)
     return {
         name: (one.get(name), other.get(name))
@@ -81,7 +81,7 @@ def differences(one: KernelConfig, other: KernelConfig) -> dict[str, tuple[str, 
 
 
 def _comparable(value: str) -> str:
-    # An empty string and an option that is absent mean the same to the build.
+    # To the build, an empty string and a missing option mean the same.
     return value or "n"
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading ELF files of the kernel: sections, symbols, relocations, notes, modinfo.
+"""Reader of the kernel's ELF files: sections, symbols, relocations, notes, modinfo.
 
-Tables are unpacked in one go: vmlinux has 200,000 symbols and an object of one function a section has thousands of
-sections, where general readers take seconds (docs/adr/0013). Formats: System V ABI, "Object Files"; x86-64 psABI for
-relocations.
+Tables are unpacked in one go: vmlinux has 200,000 symbols, and an object with a section for each function has
+thousands of sections, for which general readers need seconds (docs/adr/0013). Formats: System V ABI, "Object Files";
+x86-64 psABI for relocations.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHF_EXECINSTR = 0x4
 _SHN_UNDEF = 0
 _SHN_LORESERVE = 0xFF00
 _SHN_XINDEX = 0xFFFF
-_NAME_LIMIT = 2048  # KSYM_NAME_LEN is 512; without a limit, a small file could stand for gigabytes of names
+_NAME_LIMIT = 2048  # KSYM_NAME_LEN is 512; without a limit, a small file could expand to gigabytes of names
 
 SHT_NULL, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_GROUP, SHT_SYMTAB_SHNDX = 0, 4, 7, 8, 17, 18
 TYPE_NOTYPE, TYPE_OBJECT, TYPE_FUNC, TYPE_SECTION, TYPE_FILE = range(5)
@@ -38,11 +38,11 @@ BIND_LOCAL, BIND_GLOBAL, BIND_WEAK = range(3)
 R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_32, R_X86_64_32S, R_X86_64_PC64 = 1, 2, 4, 10, 11, 24
 RELOCATION_BYTES = {R_X86_64_64: 8, R_X86_64_PC64: 8, R_X86_64_PC32: 4, R_X86_64_PLT32: 4, R_X86_64_32: 4,
                     R_X86_64_32S: 4}  # fmt: skip
-"""How many bytes each relocation type that kernel objects use fills in."""
+"""Bytes that a relocation fills in, for each type that kernel objects use."""
 
 
 class Section(NamedTuple):
-    """A section header: `kind` is sh_type, `flags` are sh_flags as they stand there."""
+    """A section header: `kind` is sh_type, `flags` is sh_flags, unchanged."""
 
     number: int
     name: str
@@ -56,12 +56,12 @@ class Section(NamedTuple):
 
     @property
     def executable(self) -> bool:
-        """Whether it holds code."""
+        """True if the section holds code."""
         return bool(self.flags & _SHF_EXECINSTR)
 
 
 class Symbol(NamedTuple):
-    """An entry of .symtab; `section` is an index, 0 where undefined, 0xfff1 where absolute."""
+    """An entry of .symtab; `section` is an index, 0 if the symbol is undefined, 0xfff1 if it is absolute."""
 
     number: int
     name: str
@@ -73,12 +73,12 @@ class Symbol(NamedTuple):
 
     @property
     def defined(self) -> bool:
-        """Whether the symbol lives in one of this file's sections."""
+        """True if the symbol is in one of this file's sections."""
         return self.section != _SHN_UNDEF and self.section < _SHN_LORESERVE
 
 
 class Relocation(NamedTuple):
-    """An entry of a .rela section; `offset` is relative to the section it applies to."""
+    """An entry of a .rela section; `offset` counts from the start of the section that it applies to."""
 
     offset: int
     kind: int
@@ -90,7 +90,7 @@ class Relocation(NamedTuple):
 class ElfFile:
     """A 64-bit little-endian ELF file, mapped into memory.
 
-    Every property raises EnvironmentFault with code `elf-malformed` where the file is not what it should be.
+    Every property raises EnvironmentFault with the code `elf-malformed` if the file is damaged.
     """
 
     path: Path
@@ -129,13 +129,13 @@ class ElfFile:
         if not start:
             return [], 0
         if entry_size != _SECTION.size or start + _SECTION.size > len(data):
-            raise _malformed(self.path, "has no table of sections where its header says")
-        # Where a number does not fit into the header, the first entry has it (System V ABI, "Sections").
+            raise _malformed(self.path, "has no section table at the place that its header gives")
+        # A number too large for the header is in the first entry of the table (System V ABI, "Sections").
         _, _, _, _, _, many, link, *_ = _SECTION.unpack_from(data, start)
         count, names_at = count or many, link if names_at == _SHN_XINDEX else names_at
         end = start + count * _SECTION.size
         if end > len(data):
-            raise _malformed(self.path, "is truncated in its table of sections")
+            raise _malformed(self.path, "is truncated in its section table")
         return list(_SECTION.iter_unpack(data[start:end])), names_at
 
     def _text(self, names: bytes, start: int, whose: str) -> str:
@@ -150,19 +150,19 @@ class ElfFile:
         return {section.name: section for section in self.sections}
 
     def content(self, section: Section) -> bytes:
-        """Return the bytes of a section, empty for one that takes no room in the file."""
+        """Return the bytes of a section, empty if it takes no room in the file."""
         if section.kind == SHT_NOBITS:
             return b""
         return self._data[section.offset : section.offset + section.size]
 
     def named(self, name: str) -> bytes:
-        """Return the bytes of the section called `name`, empty where there is none."""
+        """Return the bytes of the section `name`, empty if the file has no such section."""
         section = self.by_name.get(name)
         return self.content(section) if section else b""
 
     @cached_property
     def symbols(self) -> tuple[Symbol, ...]:
-        """All entries of .symtab in order; empty where there is none."""
+        """All entries of .symtab in order; empty if the file has no symbol table."""
         table = self.by_name.get(".symtab")
         if table is None:
             return ()
@@ -179,7 +179,7 @@ class ElfFile:
                 section = extended[index]
             text = self._text(names, name, "a symbol")
             if count <= section < _SHN_LORESERVE:
-                raise _malformed(self.path, "has a symbol in a section that is not there")
+                raise _malformed(self.path, "has a symbol in a section that does not exist")
             found.append(Symbol(index, text, value, size, info & 0xF, info >> 4, section))
         return tuple(found)
 
@@ -199,7 +199,7 @@ class ElfFile:
         raw = self.content(table)
         for offset, info, addend in _RELA.iter_unpack(raw[: len(raw) - len(raw) % _RELA.size]):
             if info >> 32 >= len(self.symbols):
-                raise _malformed(self.path, "has a relocation to a symbol that is not there")
+                raise _malformed(self.path, "has a relocation to a symbol that does not exist")
             yield Relocation(offset, info & 0xFFFFFFFF, info >> 32, addend)
 
     @cached_property
@@ -212,7 +212,7 @@ class ElfFile:
 
     @cached_property
     def build_id(self) -> str:
-        """The GNU build-id in hexadecimal, empty where the file has none."""
+        """The GNU build-id in hexadecimal, empty if the file has none."""
         for section in self.sections:
             if section.kind == SHT_NOTE and (found := build_id_of_notes(self.content(section))):
                 return found
@@ -230,7 +230,7 @@ class ElfFile:
 
 
 def build_id_of_notes(notes: bytes) -> str:
-    """Return the GNU build-id in a block of ELF notes such as /sys/kernel/notes, empty where there is none."""
+    """Return the GNU build-id in a block of ELF notes such as /sys/kernel/notes, empty if it has none."""
     position = 0
     while position + _NOTE.size <= len(notes):
         name_size, size, kind = _NOTE.unpack_from(notes, position)
@@ -246,5 +246,5 @@ def _malformed(path: Path, what: str) -> EnvironmentFault:
     return EnvironmentFault(
         "elf-malformed",
         f"{path.name} {what}.",
-        advice="The file is damaged or was made by another tool; make it anew.",
+        advice="The file is damaged or another tool made it; make it again.",
     )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which files of a kernel tree include a header, directly or through others: computed from #include lines.
+"""Users of a header: the files of a kernel tree that include it, directly or through others, by their #include lines.
 
-A base that was never built has no dependency files, so the answer errs on one side: where a line cannot be resolved
-for certain, every header it could mean counts as included. An object that turns out not to use the header compiles
-to the same code and drops out.
+A stock base is never built, so it has no dependency files. The result errs on the safe side: if a line cannot be
+resolved for certain, every header that it could mean counts as included. An object that turns out not to use the
+header compiles to the same code and drops out.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 _LINE = re.compile(r"""([^:]+):\s*#\s*include\s+(["<])([^">]+)[">]""")
 _FORCED = frozenset({"include/linux/compiler-version.h", "include/linux/compiler_types.h", "include/linux/kconfig.h"})
-"""What the kernel's Makefile includes into every file by option, so that no line says it."""
+"""Headers that the kernel's Makefile includes into every file by a compiler option, without an #include line."""
 
 _ROOTS = ("include", "arch/x86/include", "include/uapi", "arch/x86/include/uapi")
 
 
 @dataclass(frozen=True, slots=True)
 class Includes:
-    """Includers of every header: `resolved` by its path, `unresolved` by the last part of the name that was written."""
+    """Includers of each header: `resolved` by its path, `unresolved` by the last part of the name in the line."""
 
     resolved: Mapping[str, tuple[str, ...]]
     unresolved: Mapping[str, tuple[tuple[str, str], ...]]
@@ -62,7 +62,8 @@ def read_includes(lines: Iterable[str], exists: frozenset[str]) -> Includes:
                 resolved[path].add(includer)
                 break
         else:
-            # A search path of that directory's Makefile; "../" in it says nothing about where it starts.
+            # The directory's Makefile has a search path for it, which is not known here. So "../" at the start of the
+            # name has no meaning either.
             unresolved[posixpath.basename(name)].add((includer, re.sub(r"^(\.\./)+", "", name)))
     return Includes(
         {path: tuple(sorted(includers)) for path, includers in resolved.items()},

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the functions of one source file stand among the symbols of a linked kernel or module.
+"""Symbols of a linked kernel or module, and the block of them that came from one source file.
 
-A linked symbol table lists the local symbols of each object behind an entry of type FILE that carries the base name
-of the source. Base names repeat (there are many `core.c`), so the block is found by its content: the one whose local
-functions and objects are those of the rebuilt object. This is also how kpatch's create-diff-object does it.
+A linked symbol table lists the local symbols of each object after an entry of type FILE with the base name of the
+source. Base names repeat (there are many `core.c`), so the block is found by its content: its local functions and
+objects are those of the rebuilt object. kpatch's create-diff-object does the same.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from elivepatch.kernel.elf import (
     Symbol,
 )
 
-# Names that an object has but the linked file need not: discarded sections, compiler and assembler bookkeeping, and
-# the padding symbols that IBT kernels get from objtool after linking, outside their file's block.
+# Names that an object has but the linked file may lack: of discarded sections, of the compiler's and the assembler's
+# bookkeeping, and the padding symbols that objtool adds to IBT kernels after linking, outside their file's block.
 _UNSTABLE = re.compile(
     r"__pfx_|__cfi_|\.L|__UNIQUE_ID_|__exitcall_|__addressable_|__brk_reservation|__initcall_|__quirk_|__ksymtab_"
     r"|__kstrtab|__discard_|\.discard|__pci_fixup|__setup_str_|__func_stack_frame_non_standard|__already_done"
@@ -35,7 +35,7 @@ _UNSTABLE = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """The local symbols that one object brought into a linked file. `position` is that of its FILE entry."""
+    """Local symbols that one object added to a linked file. `position` is the number of its FILE entry."""
 
     position: int
     name: str
@@ -43,7 +43,7 @@ class Block:
 
     @cached_property
     def names(self) -> frozenset[tuple[str, int]]:
-        """Names and types of the functions and objects that must also be in the object."""
+        """Names and types of the functions and objects that the rebuilt object must have too."""
         return stable_names(self.symbols)
 
 
@@ -57,9 +57,9 @@ def stable_names(symbols: Iterable[Symbol]) -> frozenset[tuple[str, int]]:
 
 
 class LinkedSymbols:
-    """The symbols of vmlinux or of a module, ready to be asked.
+    """Lookup of the symbols of vmlinux or of a module.
 
-    `elf` is what the kernel runs or loads. Where that was stripped of FILE entries, as shipped modules are, `listing`
+    `elf` is the file that the kernel runs or loads. Shipped modules are stripped of their FILE entries; then `listing`
     is the same file from the debug package: its symbols are used, with the sections of `elf`.
     """
 
@@ -91,7 +91,7 @@ class LinkedSymbols:
     def named(self) -> dict[str, list[Symbol]]:
         """All defined symbols that kallsyms lists, by name, in the order in which the kernel counts `old_sympos`.
 
-        For vmlinux that is the order of addresses (kernel/livepatch/core.c walks kallsyms); for a module the order of
+        For vmlinux that is the order of addresses (kernel/livepatch/core.c walks kallsyms), for a module the order of
         its symbol table.
         """
         found: dict[str, list[Symbol]] = defaultdict(list)
@@ -105,19 +105,19 @@ class LinkedSymbols:
         return dict(found)
 
     def block_of(self, file_name: str, local_names: frozenset[tuple[str, int]]) -> list[Block]:
-        """Return the blocks for `file_name` that hold exactly `local_names`; none or several means not decidable."""
+        """Return the blocks of `file_name` with exactly `local_names`; with none or several, the block is not known."""
         return [block for block in self.blocks.get(file_name, []) if block.names == local_names]
 
     def position(self, symbol: Symbol) -> int:
-        """Return what the kernel calls `old_sympos` of this symbol: 0 where the name is unique, else from 1."""
+        """Return the kernel's `old_sympos` of this symbol: 0 if its name is unique, else its position from 1."""
         places = [(one.section, one.value) for one in self.named[symbol.name]]
         return 0 if len(places) == 1 else places.index((symbol.section, symbol.value)) + 1
 
     def sealed(self, section: int) -> frozenset[int]:
         """Return the addresses (in a module: offsets in `section`) of functions whose ENDBR the kernel overwrites.
 
-        The list is objtool's .ibt_endbr_seal: places relative to themselves (arch/x86/kernel/alternative.c,
-        apply_seal_endbr). Functions in it are never called through a pointer by the shipped code.
+        The list is objtool's .ibt_endbr_seal: offsets relative to their own place (arch/x86/kernel/alternative.c,
+        apply_seal_endbr). The shipped code never calls these functions through a pointer.
         """
         if self.is_vmlinux:
             return self._sealed_in_vmlinux

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which functions of a linked kernel or module ftrace can redirect: those in its table of entry calls.
+"""Functions of a linked kernel or module that ftrace can redirect: those in its table of entry calls.
 
-The table is `__mcount_loc`: in vmlinux a range of addresses between two symbols, in a module a section of relocations
-(scripts/recordmcount, gcc -mrecord-mcount; kernel/trace/ftrace.c reads it at start-up and at module load).
+The table is `__mcount_loc`: in vmlinux a range of addresses between two symbols, in a module a section with relocations
+(scripts/recordmcount, gcc -mrecord-mcount). kernel/trace/ftrace.c reads it at boot and when a module is loaded.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from functools import cached_property
 from elivepatch.kernel.elf import ElfFile, Symbol
 from elivepatch.kernel.symbols import LinkedSymbols
 
-# The call stands at the entry, behind an ENDBR of four bytes where the kernel has IBT.
+# The call is at the entry, after an ENDBR of four bytes if the kernel has IBT.
 _ENTRY_BYTES = 16
 
 
 class TracedFunctions:
-    """The entry calls of one parent."""
+    """Table of the entry calls of vmlinux or one module."""
 
     def __init__(self, linked: LinkedSymbols) -> None:
         self._linked = linked
 
     def contains(self, symbol: Symbol) -> bool:
-        """Whether ftrace can redirect the function."""
+        """Return True if ftrace can redirect the function."""
         return any((symbol.section, symbol.value + offset) in self._places for offset in range(_ENTRY_BYTES))
 
     @cached_property

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading a source patch: what it touches, whether it may, and where its lines go."""
+"""Source patches: the files and lines that they change, and the C that these hold."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Source files that a series adds, and how they get into the kernel: included by others, or as objects of their own.
+"""Source files that a series adds, and their way into the kernel: another source includes them, or they are objects.
 
-A makefile is a program, so that a series must not edit one; the one edit that is let through says nothing but which
-new objects there are (Documentation/kbuild/makefiles.rst, "The kbuild files").
+A makefile is a program, so a series must not edit one. One edit is allowed: a line that only lists new objects
+(Documentation/kbuild/makefiles.rst, "The kbuild files").
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _INCLUDE = re.compile(r"""[ \t]*#[ \t]*include[ \t]+["<](?P<name>[^">]+\.c)[">]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Additions:
-    """The new sources of a series by the way they get in.
+    """New sources of a series by their way into the kernel.
 
-    `objects` are compiled on their own because one of `makefiles` says so, in a line that says nothing else; `included`
-    are the file names of sources that the series includes somewhere.
+    `objects` are compiled on their own because a new line of one of `makefiles` lists them. `included` are the file
+    names of sources for which the series adds an #include line.
     """
 
     makefiles: frozenset[str] = frozenset()
@@ -38,7 +38,7 @@ class Additions:
 
 
 def read_additions(series: PatchSeries, touched: Sequence[TouchedFile]) -> Additions:
-    """Return the additions of a series; `touched` is what `read_series` made of it, having refused what is no diff."""
+    """Return the additions of a series that `read_series` has accepted; `touched` is its result."""
     added = {file.path for file in touched if file.kind is FileKind.SOURCE and file.added}
     if not added:
         return Additions()
@@ -72,7 +72,7 @@ def read_additions(series: PatchSeries, touched: Sequence[TouchedFile]) -> Addit
 
 
 def _listed(file: PatchedFile, directory: str) -> set[str] | None:
-    """Return the sources whose objects the lines added to a makefile list, None where it is changed in another way."""
+    """Return the sources of the objects that a makefile's new lines list, None if it changes in any other way."""
     listed = set()
     for line in (line for hunk in file for line in hunk):
         if line.is_removed:

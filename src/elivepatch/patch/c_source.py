@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a C source of the kernel defines at its top level, and in which lines.
+"""Top-level definitions of a C source of the kernel, with their lines.
 
-No parser of C: sources are read as the kernel's coding style lays them out (Documentation/process/coding-style.rst),
-unpreprocessed, so that lines and words stay those of a patch. What cannot be understood is left out, never guessed.
+This is not a parser of C. It relies on the layout of the kernel's coding style (Documentation/process/coding-style.rst)
+and reads the source without preprocessing, so that lines and words are those of a patch. An unknown form is left out,
+never guessed.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ _GROUP_NAME = re.compile(r"([A-Za-z_]\w*)\s*$")
 _TAG = re.compile(r"\b(?:struct|union|enum)\s+(\w+)\s*$")
 _MACRO = re.compile(r"\s*#\s*define\s+(\w+)")
 _SYSCALL = re.compile(r"(?:COMPAT_)?SYSCALL_DEFINE\d$")
-# What may stand between a function's parameters and its body, or behind the name of a variable.
+# Words that may be between a function's parameters and its body, or after the name of a variable.
 _ANNOTATION = re.compile(r"__\w+$")
 _POINTED = re.compile(r"\(\s*\*\s*(?:const\s+)?(\w+)\s*(?:\[[^]]*\]\s*)?\)\s*\(")
 _TYPE_WORDS = frozenset(("static", "const", "volatile", "extern", "struct", "union", "enum", "unsigned", "signed"))
 
 STARTING = frozenset(("__init", "__initdata", "__initconst", "__init_or_module", "__meminit"))
-"""The marks of what is thrown away when the kernel or a module has started (include/linux/init.h)."""
+"""Marks of code and data that the kernel frees after it or a module has started (include/linux/init.h)."""
 
 ENDING = frozenset(("__exit", "__exitdata"))
-"""The marks of what runs at most once more."""
+"""Marks of code and data for the end of a module: they are used at most once more."""
 
 
 class DefinitionKind(enum.StrEnum):
-    """What a top-level item is; a use is the call of a macro such as EXPORT_SYMBOL(x)."""
+    """Kind of a top-level item; a use is the call of a macro such as EXPORT_SYMBOL(x)."""
 
     FUNCTION = "function"
     DATA = "data"
@@ -47,7 +48,7 @@ class DefinitionKind(enum.StrEnum):
 class Definition:
     """One item. `start` and `end` are its first and last line, from 1; `head` is its text up to `{`, `=` or `;`.
 
-    `name` is what others call it; that of a use is its first argument. The words of `head` have one space between them.
+    `name` is the name that other code uses; that of a use is its first argument. In `head`, words are one space apart.
     """
 
     kind: DefinitionKind
@@ -68,7 +69,7 @@ def read_definitions(text: str) -> tuple[Definition, ...]:
 
 
 def enclosing(definitions: tuple[Definition, ...], line: int) -> Definition | None:
-    """Return the item that a line belongs to, None where there is none."""
+    """Return the item that the line is part of, None if it is part of none."""
     return next((one for one in definitions if one.start <= line <= one.end), None)
 
 
@@ -78,7 +79,7 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def blanked(text: str) -> str:
-    """Return the text with comments and the insides of literals blanked, each character at its place."""
+    """Return the text with comments and the content of literals as blanks; all other characters keep their place."""
 
     def hidden(found: re.Match[str]) -> str:
         piece = found[0]
@@ -90,22 +91,22 @@ def blanked(text: str) -> str:
 
 
 class _Reader:
-    """Follows the lines of a source from one item to the next."""
+    """State between two lines of a source: the item that has begun."""
 
     def __init__(self) -> None:
         self._head: list[str] = []
         self._start = self._depth = 0
-        self._opened = False  # whether the item has had its braces
+        self._opened = False  # True after the item's braces
 
     @property
     def between(self) -> bool:
-        """Whether no item has begun."""
+        """True if no item has begun."""
         return not self._head
 
     def read(self, line: str, number: int) -> Iterator[Definition]:
-        """Take the next line, which is not one of the preprocessor's; yield the items that it ends."""
+        """Take the next line, which must not be a directive of the preprocessor; yield the items that it ends."""
         if line[:1] == "}":
-            # Ends whatever #if branches left unbalanced.
+            # It also ends blocks that branches of an #if have left open.
             self._depth = min(self._depth, 1)
         if line[:1].strip() and line[0] != "{" and not self._depth:
             yield from self.finish(number - 1)
@@ -123,11 +124,11 @@ class _Reader:
             elif piece.strip():
                 self._start = self._start if self._head else number
                 if not self._depth:
-                    # What follows the braces, as in `} name;`, is told apart from what stands before them.
+                    # The `}` separates words after the braces, as in `} name;`, from words before them.
                     self._head.append(f"}} {piece}" if self._opened else piece)
 
     def finish(self, number: int) -> Iterator[Definition]:
-        """Yield the use of a macro that no semicolon ends, if that is what has been read."""
+        """Yield the item that has begun, if it is the use of a macro without a semicolon."""
         if self._head and not self._opened and _complete_use(self._head):
             yield self._end(number)
 
@@ -170,7 +171,7 @@ def _is_function(head: list[str]) -> bool:
     text = _squeezed(head)
     if "=" in re.sub(r"\([^()]*\)", "", text) or "}" in text:
         return False
-    # Words only behind the parameters. Not as one pattern: in a long head it would try every way to split the words.
+    # Only words may follow the parameters. One pattern for all would try every way to split the words of a long head.
     _, closed, behind = text.rpartition(")")
     return bool(closed) and not re.search(r"[^\w\s]", behind) and bool(_function_name(text))
 
@@ -180,7 +181,7 @@ def _squeezed(head: list[str]) -> str:
 
 
 def _function_name(text: str) -> str:
-    """Return what stands before the parameters: the last group of parentheses that no annotation takes."""
+    """Return the word before the parameters, which are the last parentheses that do not belong to an annotation."""
     rest = text
     while ")" in rest:
         end = rest.rindex(")")
@@ -212,7 +213,7 @@ def _item(head: list[str], start: int, end: int, *, body: bool) -> Definition:
     if body and "=" not in text and "}" not in text and _is_function(head):
         return Definition(kind=DefinitionKind.FUNCTION, name=_function_name(text), start=start, end=end, head=text)
     if re.fullmatch(r"(?:static )?(?:const )?\w+ ?\((?!\s*\*).*\)", text) and "=" not in text:
-        # Type name, if any, stands first in the arguments of a macro that defines something.
+        # A macro that defines something has the type, if any, as its first argument, then the name.
         arguments = _WORD.findall(text[text.index("(") :])
         return Definition(
             kind=DefinitionKind.USE, name=arguments[0] if arguments else "", start=start, end=end, head=text
@@ -231,7 +232,7 @@ def _item(head: list[str], start: int, end: int, *, body: bool) -> Definition:
 def _is_data(shown: str, *, initialised: bool, body: bool) -> bool:
     if shown.startswith("extern") or not _variable(shown):
         return False
-    # A prototype ends with its parameters.
+    # A prototype ends with its parameters, so it is not data.
     return (
         initialised
         or _POINTED.search(shown) is not None

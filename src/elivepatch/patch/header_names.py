@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which names a changed header changes the meaning of, and what else uses them.
+"""Names whose meaning a changed header changes, and the sources that use them.
 
-An inline function or a macro is the same to whoever does not name it. So a header that thousands of sources include may
-reach few of them, if all that changes in it is inside of such items.
+A change inside an inline function or a macro affects only code that names it. So if a header changes only inside such
+items, it may affect few of the thousands of sources that include it.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from elivepatch.patch.c_source import DefinitionKind, blanked, enclosing, read_d
 from elivepatch.patch.rewrite.edits import Source
 
 Search = Callable[[Collection[str]], Mapping[str, str] | None]
-"""Returns path and text of every source and header that has one of some names as a word.
+"""Function that returns path and text of every source and header with one of the given names as a word.
 
-None where a macro may make one of them out of pieces.
+It returns None if a macro may compose one of the names out of pieces.
 """
 
 _BY_NAME = {DefinitionKind.FUNCTION, DefinitionKind.MACRO}
-_STEPS = 6  # uses of uses; whatever is used deeper than that is used everywhere
+_STEPS = 6  # uses of uses; a name that is used at a greater depth is used everywhere
 _NAMES_LIMIT = 200
 
 
 def changed_names(source: Source) -> frozenset[str] | None:
     """Return the names of the functions and macros that hold every change of a header.
 
-    None where something else changes, before or after: a type, a declaration, a condition of the preprocessor.
+    Return None if anything else changes, before or after: a type, a declaration, a condition of the preprocessor.
     """
     names: set[str] = set()
     for edit in source.edits:
@@ -48,7 +48,7 @@ def changed_names(source: Source) -> frozenset[str] | None:
 def users_of(names: Collection[str], search: Search) -> frozenset[str] | None:
     """Return the sources that name any of `names`, or any function or macro of a header that does, at any depth.
 
-    None where a header uses one elsewhere, in a type or in a condition of the preprocessor; and where `search` cannot.
+    Return None if a header uses one elsewhere, in a type or in a condition of the preprocessor, or if `search` does.
     """
     wanted, pending, users = set(names), set(names), set[str]()
     for _ in range(_STEPS):
@@ -60,7 +60,7 @@ def users_of(names: Collection[str], search: Search) -> frozenset[str] | None:
         fresh: set[str] = set()
         for path, text in found.items():
             if not path.endswith(".h"):
-                # In a comment or a literal it is no use; assembly is not looked into.
+                # A name in a comment or a literal is no use. Assembly is not parsed: the word alone counts.
                 if path.endswith(".S") or _named(blanked(text), pending):
                     users.add(path)
                 continue
@@ -76,7 +76,7 @@ def users_of(names: Collection[str], search: Search) -> frozenset[str] | None:
 
 
 def pieces(names: Iterable[str], glued: Iterable[str]) -> frozenset[str]:
-    """Return the words that would make one of `names` together with a fixed piece that a macro glues (`piece##x`)."""
+    """Return the words that give one of `names` when a macro joins them to one of the pieces `glued` (`piece##x`)."""
     return frozenset(
         rest
         for name in names
@@ -91,7 +91,7 @@ def _named(text: str, names: Collection[str]) -> bool:
 
 
 def _through(text: str, names: Collection[str]) -> set[str] | None:
-    """Return the functions and macros of a header in which `names` stand, None where they stand elsewhere."""
+    """Return the functions and macros of a header that use `names`, None if anything else in it uses them."""
     items = read_definitions(text)
     found: set[str] = set()
     for number, line in enumerate(blanked(text).split("\n"), 1):
@@ -106,5 +106,5 @@ def _through(text: str, names: Collection[str]) -> set[str] | None:
 
 
 def _declares(kind: DefinitionKind, head: str) -> bool:
-    """Whether an item is the declaration of a function, which says nothing of what is in it."""
+    """Return True if an item declares a function: a declaration does not depend on the body."""
     return kind is DefinitionKind.OTHER and head.endswith(")") and "{" not in head and "=" not in head

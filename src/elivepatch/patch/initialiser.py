@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading what the initialiser of a table says about its members (C11 6.7.9), unpreprocessed."""
+"""Reader of a table's initialiser (C11 6.7.9), without preprocessing: the value of each member."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _DEPTH_LIMIT = 8
 
 
 def read_members(text: str) -> dict[str, str]:
-    """Return the value of every member, by its path such as `.open` or `[1].check`, out of a definition's text.
+    """Return the value of every member in a definition's text, by its path such as `.open` or `[1].check`.
 
-    Elements without a designator are counted. Conditional parts count as if all of them were there: whoever needs to be
-    sure has to check where a member lies. Nothing is returned for a text without an initialiser in braces.
+    Elements without a designator are counted. Conditional parts count as if all were compiled: a caller that must be
+    sure has to check the member's offset. The result is empty for a text without an initialiser in braces.
     """
     plain = _DIRECTIVE.sub(lambda found: " " * len(found[0]), blanked(text))
     start = plain.find("{", plain.find("=")) if "=" in plain else -1
@@ -27,7 +27,7 @@ def read_members(text: str) -> dict[str, str]:
 
 
 def _group(plain: str, text: str, position: int, prefix: str, members: dict[str, str], level: int) -> int:
-    """Read the elements from behind a brace on; return the position behind the brace that closes it."""
+    """Read the elements after an opening brace; return the position after the brace that closes it."""
     index = 0
     while position < len(plain):
         if found := _DESIGNATOR.match(plain, position):
@@ -57,7 +57,7 @@ def _group(plain: str, text: str, position: int, prefix: str, members: dict[str,
 
 
 def _end(plain: str, position: int) -> int:
-    """Return where a value ends: at a comma or a closing brace outside of all brackets."""
+    """Return the end of a value: a comma or a closing brace outside all brackets."""
     depth = 0
     for at in range(position, len(plain)):
         character = plain[at]

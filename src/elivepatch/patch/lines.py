@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Keeping the line numbers of unchanged code.
+"""Line numbers of unchanged code: they stay the same in a patched source.
 
-A hunk that adds a line shifts everything below it, and `__LINE__` (in WARN, lockdep keys, generated names) turns that
-into changed code in functions that nobody touched. `#line` directives behind each hunk give unchanged lines their old
-numbers back (C11 6.10.4; the kernel's scripts/livepatch/fix-patch-lines has the same purpose).
+A hunk that adds a line shifts every line below it, and `__LINE__` (in WARN, lockdep keys, generated names) turns that
+into changed code in functions that the patch does not touch. A `#line` directive after each hunk gives unchanged lines
+their old numbers back (C11 6.10.4; the kernel's scripts/livepatch/fix-patch-lines has the same purpose).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TOKEN = re.compile(
 
 
 class Change(NamedTuple):
-    """A run of old lines replaced by new lines; numbers count from 1, as in a diff without context."""
+    """A run of old lines that new lines replace; numbers count from 1, as in a diff without context."""
 
     old_start: int
     old_count: int
@@ -36,23 +36,23 @@ def read_changes(diff: str) -> list[Change]:
     for found in map(_HUNK.match, diff.split("\n")):
         if found:
             old, old_count, new, new_count = (int(number) if number is not None else 1 for number in found.groups())
-            # An empty side is named by the line before it.
+            # For an empty side, the diff gives the number of the line before it.
             changes.append(Change(old + (old_count == 0), old_count, new + (new_count == 0), new_count))
     return changes
 
 
 def preserve(text: str, changes: Iterable[Change]) -> str:
-    """Return the patched `text` with `#line` directives that give every unchanged line its old number, where possible.
+    """Return the patched `text` with `#line` directives that give every unchanged line its old number, if possible.
 
-    A directive cannot stand inside a comment, a continued line or the arguments of a macro; there it waits for the
-    first line where it can.
+    A directive cannot be inside a comment, a continued line or the arguments of a macro; then it comes before the next
+    line at which it can be.
     """
     # Not splitlines(): to a compiler only \n ends a line, and sources hold form feeds and bytes that look like NEL.
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     numbers = _old_numbers(len(lines), list(changes))
     result: list[str] = []
     scanner = _Scanner()
-    # The number the compiler gives a line, minus its number in `text`; None where it is not known.
+    # The compiler's number of a line minus its number in `text`; None if it is not known.
     ahead: int | None = 0
     for number, line in enumerate(lines, 1):
         old = numbers[number - 1]
@@ -62,18 +62,18 @@ def preserve(text: str, changes: Iterable[Change]) -> str:
         result.append(line)
         scanner.feed(line)
         if len(result) > number and _BRANCH.match(line):
-            # A directive in a part that the preprocessor skips did nothing.
+            # The directive may have been in a part that the preprocessor skips: then it had no effect.
             ahead = None
     return "".join(result)
 
 
 def forget(text: str) -> str:
-    """Return the text without the directives that `preserve` put into it."""
+    """Return the text without the directives that `preserve` added."""
     return re.sub(r"(?m)^#line \d+\n", "", text)
 
 
 def _old_numbers(count: int, changes: Sequence[Change]) -> list[int | None]:
-    """For each new line its old number, None where the line is new."""
+    """Return the old number of each line, None for a line that is new."""
     numbers: list[int | None] = []
     old = 1
     for change in changes:
@@ -89,7 +89,7 @@ def _old_numbers(count: int, changes: Sequence[Change]) -> list[int | None]:
 
 
 class _Scanner:
-    """Follows just enough of C to know whether a directive may stand before the next line."""
+    """Reader of just enough C to know if a directive may be before the next line."""
 
     def __init__(self) -> None:
         self._in_comment = False
@@ -106,7 +106,7 @@ class _Scanner:
         if not self._continued and not self._in_comment:
             self._in_directive = body.lstrip().startswith("#")
             if body[:1] in {"{", "}"}:
-                # A brace in the first column ends whatever #if branches left unbalanced.
+                # A brace in the first column also ends parentheses that branches of an #if have left open.
                 self._depth = 0
         position = 0
         while position < len(body):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The changed lines of a series, and which of them a message is about."""
+"""Changed lines of a series, and the lines that a message is about."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SHOWN = 8
 _WORD = re.compile(r"\b[A-Za-z_]\w+")
 
 DefinitionsOf = Callable[[str], tuple[Definition, ...]]
-"""Returns what the unpatched file at a path of the tree defines; nothing for a file that is not there."""
+"""Function that returns the definitions of the unpatched file at a path of the tree; none if it does not exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedLine:
     """A line that a series adds (`+`) or removes (`-`).
 
-    `number` counts in the new file for one that is added, in the old for one that is removed; `inside` is the unpatched
-    item that it belongs to.
+    `number` counts in the new file if the line is added, in the old file if it is removed; `inside` is the unpatched
+    item that the line is part of.
     """
 
     path: str
@@ -33,12 +33,12 @@ class ChangedLine:
     inside: Definition | None
 
     def __str__(self) -> str:
-        """Return the line as people are shown it."""
+        """Return the line as reports show it."""
         return f"{self.path}:{self.number}: {self.sign}{self.text}"
 
 
 def changed_lines(series: PatchSeries, definitions: DefinitionsOf) -> Iterator[ChangedLine]:
-    """Yield the changed lines of a series that `read_series` has taken, in their order."""
+    """Yield the changed lines of a series that `read_series` has accepted, in their order."""
     for patch in series.patches:
         for file in read_diff(patch.content.decode()):
             path = (file.source_file if file.target_file == "/dev/null" else file.target_file).partition("/")[2]
@@ -60,13 +60,13 @@ def changed_lines(series: PatchSeries, definitions: DefinitionsOf) -> Iterator[C
 
 
 def lines_about(series: PatchSeries, message: str, definitions: DefinitionsOf) -> list[str]:
-    """Return the changed lines that a message is about: they name, or are part of, something that it names."""
+    """Return the changed lines that a message is about: those that contain, or are part of, an item that it names."""
     lines = list(changed_lines(series, definitions))
     top = {one.name for path in dict.fromkeys(line.path for line in lines) for one in definitions(path)}
     words = {word for line in lines for word in words_of(line.text)} | {
         line.inside.name for line in lines if line.inside is not None
     }
-    # Names, not the English words of the sentence that happen to be variables too.
+    # Names only: not the English words of the sentence that are also variables.
     names = {word for word in _WORD.findall(message) if (word in words or word in top) and (word in top or "_" in word)}
     found = [line for line in lines if _about(line, names) and line.text.strip()]
     more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading a source patch as what it is: bytes from a stranger."""
+"""Parser of source patches, which are bytes from a stranger."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _BINARY = re.compile(rb"(?m)^(GIT binary patch|Binary files .* differ)\r?$")
 _LINK_MODE = re.compile(r"(?m)^(?:new file mode|new mode|old mode|deleted file mode) (120000|160000)$")
 _NAME = re.compile(r"[A-Za-z0-9_+,.@=~ -]{1,255}")
 _NOWHERE = "/dev/null"
-# C that is compiled for what it makes at build time: constants for assembly, a program for certificates.
+# C that is compiled to run or to generate files at build time: constants for assembly, a program for certificates.
 _RUN_AT_BUILD = frozenset({"kernel/bounds.c", "kernel/sched/rq-offsets.c", "certs/extract-cert.c"})
-# Text files of the kernel tree that have no suffix; drivers/staging keeps its lists of work left in files called TODO.
+# Text files of the kernel tree without a suffix; TODO files are in drivers/staging.
 _DOCUMENTS = frozenset({"MAINTAINERS", "CREDITS", ".mailmap", "README", "TODO"})
 
 
 class FileKind(enum.StrEnum):
-    """What a file in the kernel tree is, as far as livepatching cares."""
+    """Kind of a file in the kernel tree, as far as it matters to a livepatch."""
 
     SOURCE = "source"
     HEADER = "header"
@@ -51,7 +51,7 @@ class TouchedFile:
 def read_series(series: PatchSeries) -> tuple[TouchedFile, ...]:
     """Return the files that a series touches, each once, in order of first appearance.
 
-    Raises BuildStopped with one of the `patch-...` codes for anything that is not a plain text diff inside the tree.
+    Raises BuildStopped with one of the `patch-...` codes if the series is not a text diff of files inside the tree.
     """
     if not series.patches:
         raise BuildStopped(problem("patch-empty", "The series holds no patch."))
@@ -97,8 +97,8 @@ def _read(patch: SourcePatch) -> list[TouchedFile]:
 
 
 def read_diff(text: str) -> PatchSet:
-    """Return the files of a diff with their hunks; where it is malformed, raises what unidiff does."""
-    # Mail turns line ends into CR LF; patch(1) takes the CR away again where the header lines have it.
+    """Return the files of a diff with their hunks; raises the exceptions of unidiff if it is malformed."""
+    # Mail turns line ends into CR LF; patch(1) removes the CR too, if the header lines have it.
     return PatchSet(text.replace("\r\n", "\n"))
 
 
@@ -108,7 +108,7 @@ def _touched(patch: SourcePatch, source: str, target: str) -> list[TouchedFile]:
         raise BuildStopped(problem("patch-malformed", f"{patch.name} has a diff without any file name."))
     old, new = (None if name == _NOWHERE else _inside(patch, name) for name in (source, target))
     if old is not None and new is not None and old != new:
-        # A rename is a deletion and an addition to the build.
+        # To the build, a rename is a deletion and an addition.
         return [
             TouchedFile(path=old, kind=kind_of(old), added=False, removed=True),
             TouchedFile(path=new, kind=kind_of(new), added=True, removed=False),
@@ -118,7 +118,7 @@ def _touched(patch: SourcePatch, source: str, target: str) -> list[TouchedFile]:
 
 
 def _inside(patch: SourcePatch, name: str) -> str:
-    """Return `name` without its first component, as `patch -p1` will see it; stop where it is not inside the tree."""
+    """Return `name` without its first component, as `patch -p1` sees it; raises BuildStopped if it leaves the tree."""
     parts = name.split("/")[1:]
     if name.startswith("/") or not parts or any(part in {"", ".", ".."} or not _NAME.fullmatch(part) for part in parts):
         raise BuildStopped(problem("patch-path", f"{patch.name} names a file outside the source tree: {name[:120]!r}."))
@@ -126,7 +126,7 @@ def _inside(patch: SourcePatch, name: str) -> str:
 
 
 def kind_of(path: str) -> FileKind:
-    """Return what the file at `path` (relative to the kernel tree) is."""
+    """Return the kind of the file at `path`, relative to the kernel tree."""
     pure = PurePosixPath(path)
     top, name, suffix = pure.parts[0], pure.name, pure.suffix
     if top == "Documentation" or name in _DOCUMENTS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a trial is made of: the kernel that is booted and the livepatches that are tried on it."""
+"""Input of a trial: the kernel to boot and the livepatches to try on it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _BUILD_ID = re.compile(r"[0-9a-f]{16,64}")
 class GuestKernel:
     """A built kernel as its packages ship it.
 
-    `image` is the vmlinuz; `modules_dir` is lib/modules/RELEASE, with kernel/ and modules.builtin in it. `build_id` is
-    what the livepatches were built for, lower-case hexadecimal.
+    `image` is the vmlinuz; `modules_dir` is lib/modules/RELEASE with kernel/ and modules.builtin in it. `build_id` is
+    that of the kernel that the livepatches were built for, in lower-case hexadecimal.
     """
 
     release: str
@@ -42,8 +42,8 @@ class GuestKernel:
 class TrialCase:
     """One livepatch to try.
 
-    `name` is the module's; `parents` are the modules whose functions it replaces: loaded before it, with what they
-    need.
+    `name` is the name of its module. `parents` are the modules whose functions it replaces; they are loaded before it,
+    with their dependencies.
     """
 
     livepatch: Path
@@ -53,7 +53,7 @@ class TrialCase:
 
 
 def module_name(text: str) -> str:
-    """Return a module's name as the kernel spells it, with `_` for `-`; raises UsageError where it cannot be one."""
+    """Return a module's name as the kernel spells it, with `_` for `-`; raises UsageError if it is not a name."""
     if not _MODULE_NAME.fullmatch(text):
         raise UsageError(
             "module-name",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Archives in the `newc` format of cpio, which the kernel unpacks as its first file system.
+"""Writer of archives in cpio's `newc` format, which the kernel unpacks as its first file system.
 
-Written here and not by the cpio program: that one copies from a directory, so the tree would have to be staged on disk
-with every time and owner set, and it needs root to hold a device node. The format is a header of hexadecimal numbers
+The cpio program is not used: it copies from a directory, so the tree would have to be on disk with every time and owner
+set, and a device node there needs root. The format is a header of hexadecimal numbers
 (Documentation/driver-api/early-userspace/buffer-format.rst of the kernel). Equal entries give equal bytes.
 """
 
@@ -27,7 +27,7 @@ class CpioEntry:
 
 
 def directory(name: str) -> CpioEntry:
-    """Return a directory; the kernel wants it before anything inside it."""
+    """Return a directory; it must come before its content in the archive."""
     return CpioEntry(name, stat.S_IFDIR | 0o755)
 
 
@@ -42,7 +42,7 @@ def device(name: str, major: int, minor: int) -> CpioEntry:
 
 
 def archive(entries: Iterable[CpioEntry]) -> bytes:
-    """Return the archive of `entries` in their order, padded so that another one can follow it."""
+    """Return the archive of `entries` in their order, padded so that another archive can follow it."""
     parts: list[bytes] = []
     for number, entry in enumerate(entries, start=1):
         parts += _member(entry, number)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Expectations against what the guest's commands printed, phase by phase."""
+"""Comparison of expectations with the output of the guest's commands, phase by phase."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from elivepatch.trial.case import TrialCase
 from elivepatch.trial.guest_protocol import Records, Step
 
 PHASES = ("before", "during", "after", "again")
-"""The phases of a report, and once more after the livepatch was loaded again."""
+"""Phases of a report, and one more after the livepatch was loaded again."""
 
 SEARCH_LIMIT_S = 5.0
 """Time for all searches of one case together."""
@@ -28,9 +28,9 @@ _OUT_OF_TIME = 137  # 128 + SIGKILL, of timeout(1) in init.sh
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """One expectation, what its command printed in each phase, and whether the pattern was found there.
+    """One expectation with the output of its command in each phase and the result of the search for its pattern.
 
-    A phase that was not reached has no step and no match; a match is None too where looking for it took too long.
+    A phase that was not reached has no step and no match. A match is None if the search took too long.
     """
 
     expectation: Expectation
@@ -39,18 +39,18 @@ class Observed:
 
     @property
     def met(self) -> bool:
-        """Whether the pattern is found while the livepatch is enabled and only then."""
+        """True if the pattern is found while the livepatch is enabled and only then."""
         return all(self.matches.get(phase) is (phase == "during") for phase in ("before", "during", "after"))
 
     @property
     def reverted(self) -> bool:
-        """Whether the command's output after the livepatch is again what it was before, as far as the pattern tells."""
+        """True if the pattern gives the same result after the livepatch was disabled as before it was loaded."""
         after = self.matches.get("after")
         return after is not None and after is self.matches.get("before")
 
     @property
     def observation(self) -> Observation:
-        """What goes into the report."""
+        """The observation for the report."""
         words = {phase: step.words for phase, step in self.steps.items()}
         return Observation(
             command=self.expectation.command,
@@ -62,44 +62,44 @@ class Observed:
         )
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what is not as expected in the phases that were reached."""
+        """Yield a problem for each phase that was reached and is not as expected."""
         name = f"`{_short(self.expectation.command)}`"
         pattern = f"`{_short(self.expectation.pattern)}`"
         if any(match is None for match in self.matches.values()):
             yield _problem(
-                "trial-expectation", f"Looking for {pattern} in the output of {name} takes longer than "
+                "trial-expectation", f"The search for {pattern} in the output of {name} takes longer than "
                 f"{SEARCH_LIMIT_S:.0f} s.", "Write the pattern without nested repetition such as (a+)+.",
             )  # fmt: skip
         if self.matches.get("before"):
-            yield self._told(
+            yield self._mismatch(
                 "before", "trial-expectation", f"{name} matches {pattern} without the livepatch.",
-                "Expect something that only the patched kernel prints, or the trial shows nothing.",
+                "Expect output of the patched kernel only; otherwise the trial shows nothing.",
             )  # fmt: skip
         if self.matches.get("during") is False:
-            yield self._told(
+            yield self._mismatch(
                 "during", "trial-expectation", f"{name} does not match {pattern} while the livepatch is enabled.",
-                "Compare the output with the pattern; is the patched code what prints it?",
+                "Compare the output with the pattern, and check that the command runs the patched code.",
             )  # fmt: skip
         if self.matches.get("after") and not self.matches.get("before"):
-            yield self._told(
+            yield self._mismatch(
                 "after", "trial-not-reverted", f"{name} still matches {pattern} after the livepatch was disabled.",
-                "The patch changes state that outlives it; undo that in its unpatch callbacks.",
+                "The patch changes state that stays when it is disabled; undo that in its unpatch callbacks.",
             )  # fmt: skip
         if self.matches.get("during") and self.matches.get("again") is False:
-            yield self._told(
+            yield self._mismatch(
                 "again", "trial-reload", f"{name} does not match {pattern} after the livepatch was loaded again.",
-                "The first time it did: look for state that the patch leaves behind.",
+                "The first time it matched: look for state that the patch leaves behind.",
             )  # fmt: skip
 
-    def _told(self, phase: str, code: str, message: str, advice: str) -> Problem:
+    def _mismatch(self, phase: str, code: str, message: str, advice: str) -> Problem:
         step = self.steps[phase]
         if step.status == _OUT_OF_TIME:
-            advice += " The command was stopped because it did not end in time."
+            advice += " The command was stopped at its time limit."
         return _problem(code, message, advice, step.words)
 
 
 def observe(scope: str, case: TrialCase, records: Records) -> tuple[Observed, ...]:
-    """Return the expectations of the case with what was seen of each."""
+    """Return each expectation of the case with what the guest reported for it."""
     steps = [
         {phase: step for phase in PHASES if (step := records.step(scope, f"{phase}.{number:03}"))}
         for number in range(len(case.expectations))

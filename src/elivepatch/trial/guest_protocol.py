@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading what the guest said: lines of SCOPE KEY BASE64, written by init.sh.
+"""Parser of the guest's records: lines of SCOPE KEY BASE64 that init.sh writes.
 
-The other end is a kernel with foreign code in it, so anything may stand here: what is not a whole, well-formed record
-is counted and dropped, what is missing is None.
+The guest runs a kernel with a stranger's code in it, so any bytes may arrive. A line that is not a whole, well-formed
+record is counted and dropped; a missing record is None.
 """
 
 from __future__ import annotations
@@ -24,47 +24,47 @@ OBSERVATION_LIMIT_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How a step of the scenario ended: its exit status and its words."""
+    """Result of one step of the scenario: its exit status and its output."""
 
     status: int
     words: str
 
     @property
     def ok(self) -> bool:
-        """Whether the step succeeded."""
+        """True if the step succeeded."""
         return self.status == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Everything the guest said, the first record of each name. `malformed` counts the lines that say nothing."""
+    """All records of the guest, the first one of each name. `malformed` counts the lines that are not records."""
 
     values: dict[tuple[str, str], bytes]
     malformed: int
 
     def has(self, scope: str, key: str) -> bool:
-        """Whether this record came."""
+        """Return True if this record arrived."""
         return (scope, key) in self.values
 
     def text(self, scope: str, key: str) -> str:
-        """Return a record as text, empty where it did not come."""
+        """Return a record as text, empty if it is missing."""
         return self.values.get((scope, key), b"").decode(errors="replace")
 
     def step(self, scope: str, key: str) -> Step | None:
-        """Return a record that begins with an exit status, None where it did not come or is none."""
+        """Return a record that begins with an exit status, None if it is missing or begins otherwise."""
         status, _newline, words = self.values.get((scope, key), b"").partition(b"\n")
         if not _STATUS.fullmatch(status):
             return None
         return Step(int(status), words[:OBSERVATION_LIMIT_BYTES].decode(errors="replace"))
 
     def clock_s(self, scope: str, key: str) -> float | None:
-        """Return a record that holds the guest's uptime in seconds, None where it did not come or is none."""
+        """Return a record with the guest's uptime in seconds, None if it is missing or not a number."""
         value = self.values.get((scope, key), b"")
         return float(value) if _CLOCK.fullmatch(value) else None
 
     @property
     def build_id(self) -> str:
-        """The build-id in the guest's /sys/kernel/notes, empty where there is none."""
+        """The build-id in the guest's /sys/kernel/notes, empty if it has none."""
         return build_id_of_notes(self.values.get((GUEST, "notes"), b""))
 
     @property
@@ -74,7 +74,7 @@ class Records:
 
 
 def parse(raw: bytes) -> Records:
-    """Read the whole of what came over the second serial port. A last line without its end was cut off: dropped."""
+    """Parse all bytes from the second serial port. A last line without an end was cut off and is dropped."""
     values: dict[tuple[str, str], bytes] = {}
     malformed = 0
     lines = raw.split(b"\n")
@@ -92,6 +92,6 @@ def parse(raw: bytes) -> Records:
 
 
 def heading(line: bytes) -> tuple[str, str] | None:
-    """Return scope and key of one line, None where it is no record; for watching while the guest still runs."""
+    """Return scope and key of one line, None if it is not a record; for progress while the guest still runs."""
     found = _LINE.fullmatch(line)
     return (found[1].decode(), found[2].decode()) if found else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's root file system: a static busybox, init.sh, and the cases with the modules they need.
+"""Root file system of the guest: a static busybox, init.sh, and the cases with the modules that they need.
 
-Two archives, one after the other, uncompressed: the kernel unpacks them faster than it would decompress them, and
-putting the base together is a copy of 2 MB, cheaper than any cache of it.
+It is two archives, one after the other, uncompressed: unpacking is faster than decompressing. The first one is a copy
+of 2 MB, which is cheaper than any cache of it.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from elivepatch.trial.modules import ModuleTree, content
 _DIRECTORIES = (
     "bin", "sbin", "usr", "usr/bin", "usr/sbin", "dev", "proc", "sys", "tmp", "observed", "etc", "root", "run",
 )  # fmt: skip
-# Documentation/admin-guide/devices.txt. In the image because devtmpfs is an option of the kernel.
+# Documentation/admin-guide/devices.txt. They are in the image because a kernel may lack devtmpfs.
 _DEVICES = (("console", 5, 1), ("null", 1, 3), ("zero", 1, 5), ("kmsg", 1, 11), ("ttyS0", 4, 64), ("ttyS1", 4, 65))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """A part of the guest's root file system, and per case the parents that are not among the kernel's modules."""
+    """A part of the guest's root file system; `missing` holds, for each case, the parents that the kernel lacks."""
 
     archive: bytes
     missing: tuple[tuple[str, ...], ...]
 
 
 def base(busybox: Path) -> bytes:
-    """Return the archive with what every guest needs.
+    """Return the archive with the files that every guest needs.
 
-    Raises EnvironmentFault where `busybox` is absent or needs shared libraries, which the guest does not have.
+    Raises EnvironmentFault if `busybox` is missing or needs shared libraries, which the guest does not have.
     """
     if not busybox.is_file() or ".interp" in ElfFile(busybox).by_name:
         raise EnvironmentFault(
             "trial-busybox",
             f"{busybox} is not a statically linked busybox.",
-            advice="Install the package busybox-static; the guest of a trial is made of it.",
+            advice="Install the package busybox-static; the guest of a trial needs it.",
         )
     entries = [cpio.directory(name) for name in _DIRECTORIES]
     entries += [cpio.device(f"dev/{name}", major, minor) for name, major, minor in _DEVICES]
@@ -53,9 +53,9 @@ def base(busybox: Path) -> bytes:
 
 
 def pack(cases: Sequence[tuple[str, TrialCase]], tree: ModuleTree) -> Packed:
-    """Return the archive with `cases`, each with the scope it has in the guest's records, and their modules.
+    """Return the archive with `cases`, each with its scope in the guest's records, and with their modules.
 
-    Raises UsageError for a name that no module can have, EnvironmentFault for a module that cannot be read.
+    Raises UsageError for a name that is not a module name, EnvironmentFault for a module that cannot be read.
     """
     entries = [cpio.directory(name) for name in ("trial", "trial/case", "trial/modules")]
     packed: set[str] = set()
@@ -79,7 +79,7 @@ def _case(place: str, case: TrialCase, modules: Sequence[str]) -> list[cpio.Cpio
         cpio.file(f"{place}/modules", "".join(f"{module}\n" for module in modules).encode()),
         cpio.file(f"{place}/livepatch.ko", content(case.livepatch)),
     ]
-    # A command is a file of its own that the guest's shell reads, so no quoting exists that could go wrong.
+    # Each command is a file that the guest's shell reads: so no quoting is needed, and none can be wrong.
     entries += [
         cpio.file(f"{place}/expect/{number:03}", expectation.shell.encode() + b"\n")
         for number, expectation in enumerate(case.expectations)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From what the guest said and logged to a verdict on one livepatch."""
+"""Verdict on one livepatch, from the guest's records and its kernel log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from elivepatch.trial.expectations import PHASES, Observed, observe
 from elivepatch.trial.guest_protocol import Records, Step
 from elivepatch.trial.kernel_log import headline, tail, trouble
 
-_STAGES = (  # the last record that came, and what the guest was doing after it
+_STAGES = (  # the last record that arrived, and what the guest did after it
     ("unload.2", "after the second unloading"),
     ("gone.2", "in the second unloading"),
     ("disable.2", "in the second transition back"),
@@ -38,7 +38,7 @@ _BUSYBOX_PREFIX = re.compile(r"^(?:insmod: can't insert|rmmod: can't unload modu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestEnd:
-    """How the guest that ran the case ended. `console` is what it logged since the case's beginning."""
+    """End of the guest that ran the case. `console` is its log since the case began."""
 
     console: str
     status: int
@@ -48,7 +48,7 @@ class GuestEnd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialVerdict:
-    """What is found out about one livepatch. `clean_log` needs a log that came to its end."""
+    """Verdict on one livepatch. `clean_log` is True only if the whole log arrived."""
 
     observed: tuple[Observed, ...]
     transition_s: float | None
@@ -85,7 +85,7 @@ class _CaseReview:
         return step is not None and step.ok
 
     def failed(self, key: str) -> Step | None:
-        """Return a step that came and did not succeed."""
+        """Return the step if its record arrived and it failed."""
         step = self.step(key)
         return None if step is None or step.ok else step
 
@@ -99,7 +99,7 @@ class _CaseReview:
 
 
 def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, missing: Sequence[str]) -> TrialVerdict:
-    """Return the verdict on the case whose records have `scope`; `missing` are parents the kernel's package lacks."""
+    """Return the verdict on the case with this `scope`; `missing` are the parents that the kernel's package lacks."""
     review = _CaseReview(scope, records, guest_end)
     refused = [p for p in map(module_name, case.parents) if review.failed(f"module.{p}")]
     unloaded = (*missing, *refused)
@@ -115,8 +115,8 @@ def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, mi
     if not review.problems and not _complete(review, observed):
         review.add(
             "trial-lost",
-            "Records of the guest are missing or garbled, so it is not known what the livepatch did.",
-            "Try once more; if it happens again, the patched code damages the guest.",
+            "Records of the guest are missing or garbled, so the effect of the livepatch is not known.",
+            "Try again; if it happens again, the patched code damages the guest.",
             tail(guest_end.console),
         )
     return TrialVerdict(
@@ -131,7 +131,7 @@ def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, mi
 
 
 def _complete(review: _CaseReview, observed: Sequence[Observed]) -> bool:
-    """Return whether every step was seen to succeed, so that passing never rests on what did not come."""
+    """Return True if a record shows that every step succeeded: a missing record never counts as success."""
     steps = all(review.ok(step) for step in _EVERY_STEP)
     logs = all(review.records.has(review.scope, log) for log in _EVERY_LOG)
     return steps and logs and all(set(each.matches) == set(PHASES) for each in observed)
@@ -144,7 +144,7 @@ def _transition_s(review: _CaseReview) -> float | None:
 
 
 def _excused(problem: Problem, unloaded: Sequence[str]) -> Problem:
-    """Return the problem, with a hint where code that is not loaded may be what was to be seen."""
+    """Return the problem, with a hint if the patched code may be in a module that is not loaded."""
     if not unloaded:
         return problem
     hint = f" {', '.join(unloaded)} could not be loaded in the guest, so the patched code may not have run."
@@ -155,13 +155,13 @@ def _excused(problem: Problem, unloaded: Sequence[str]) -> Problem:
 
 
 def _scan(review: _CaseReview) -> bool:
-    """Look for trouble in the kernel's log and return whether there is none.
+    """Look for trouble in the kernel's log; return True if it has none.
 
-    What is logged while the unpatched kernel runs the commands is theirs: a command may be there to show the fault.
-    The same commands may then show it again once the livepatch is disabled.
+    Messages of the unpatched kernel while it runs the commands do not count: a command may be there to show the fault.
+    The same commands may show it again when the livepatch is disabled.
     """
     parts = ["during", "rest"] if trouble(review.log("before")) else ["during", "after", "rest"]
-    refused = review.failed("load.1") or review.failed("load.2")  # then the complaints are that problem's excerpt
+    refused = review.failed("load.1") or review.failed("load.2")  # then the messages are the excerpt of that problem
     found = next(filter(None, (trouble(review.log(part), complaints=not refused) for part in parts)), "")
     what = "The kernel's log shows trouble after the livepatch was loaded"
     if not found and not review.done:
@@ -171,29 +171,31 @@ def _scan(review: _CaseReview) -> bool:
         return True
     advice = "Read the trace: a function of the patch is usually in it. The whole log is kept with the trial."
     if not review.records.has(review.scope, "log.before"):
-        advice = "It happened on the unpatched kernel: expect something that a kernel without the livepatch survives."
+        advice = (
+            "It happened on the unpatched kernel: write an expectation that a kernel without the livepatch survives."
+        )
     elif any(word in found for word in ("stall", "lockup", "blocked for")):
-        advice += " On an overloaded machine a stall can be the machine's; try again when it is idle."
+        advice += " On an overloaded machine a stall can be the machine's fault; try again when it is idle."
     review.add("trial-kernel-log", f"{what}: {headline(found)}.", advice, found)
     return False
 
 
 def _unfinished(review: _CaseReview, *, clean_log: bool) -> None:
-    """Say that the guest did not get to the end of the case; a death with a cause in the log is told already."""
+    """Report that the guest did not complete the case, unless its log has reported the cause already."""
     guest_end = review.guest_end
     if guest_end.timed_out:
         review.add(
             "trial-timeout",
-            f"The trial was not over after {guest_end.limit_s:.0f} s; the guest hung {review.stage}.",
-            "A patched function probably waits or loops for ever; look at the console log of the trial.",
+            f"The trial did not end within {guest_end.limit_s:.0f} s; the guest hung {review.stage}.",
+            "A patched function probably waits or loops for ever; read the console log of the trial.",
             tail(guest_end.console),
         )
     elif clean_log:
         how = f"was ended (QEMU's status {guest_end.status})" if guest_end.status else "restarted"
         review.add(
             "trial-lost",
-            f"The guest {how} {review.stage} and left no reason in its log.",
-            "Try once more; if it happens again, the patched code or an expectation's command brings the guest down.",
+            f"The guest {how} {review.stage} and its log gives no reason.",
+            "Try again; if it happens again, the patched code or the command of an expectation crashes the guest.",
             tail(guest_end.console),
         )
 
@@ -204,7 +206,7 @@ def _first_load(review: _CaseReview) -> None:
         review.add(
             "trial-load",
             f"The kernel refuses to load the livepatch: {_words(loaded)}.",
-            "The kernel's log says why. A symbol or version that differs means that the base is another kernel's.",
+            "The kernel's log gives the reason. If a symbol or version differs, the base is that of another kernel.",
             tail(review.log("rest")),
         )
     elif settled and settled.status == _NO_LIVEPATCH:
@@ -218,7 +220,7 @@ def _first_load(review: _CaseReview) -> None:
         review.add(
             "trial-transition",
             "The transition does not end: a task never leaves a patched function.",
-            "The tasks in the way are listed with their stacks. Patch what they call, not the function they wait in.",
+            "The tasks in the way are listed with their stacks. Patch the functions they call, not the one that waits.",
             settled.words,
         )
 
@@ -229,7 +231,7 @@ def _first_revert(review: _CaseReview) -> None:
         review.add(
             "trial-not-reverted",
             f"The livepatch cannot be disabled: {_words(disabled)}.",
-            "The kernel keeps a livepatch enabled that was forced or that another one is built on.",
+            "The kernel does not disable a livepatch that was forced, or on which another one is stacked.",
         )
     elif gone:
         review.add(
@@ -242,7 +244,7 @@ def _first_revert(review: _CaseReview) -> None:
         review.add(
             "trial-unload",
             f"The disabled livepatch cannot be unloaded: {_words(unloaded)}.",
-            "Something still refers to the module: a timer, an open file, a callback that was not taken back.",
+            "Something still refers to the module: a timer, an open file, a callback that is still registered.",
             tail(review.log("rest")),
         )
 
@@ -260,12 +262,12 @@ def _second_turn(review: _CaseReview) -> None:
             review.add(
                 "trial-unload" if key == "unload.2" else "trial-reload",
                 f"The livepatch worked once, but {what}.",
-                "The first turn left something behind: look for state that loading makes and unloading does not undo.",
+                "The first load left something behind: look for state that loading creates and unloading keeps.",
                 f"{failed.words.strip()}\n{tail(review.log('rest'))}",
             )
 
 
 def _words(step: Step) -> str:
-    """Return what a program of the guest said, without the file names that mean nothing outside."""
+    """Return the output of a program in the guest, without file names that have no meaning outside it."""
     reason = _BUSYBOX_PREFIX.sub("", " ".join(step.words.split()))
     return reason[:300].rstrip(".") or f"status {step.status}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Trouble in a kernel's log: what no livepatch may cause."""
+"""Trouble in a kernel's log: lines that a livepatch must never cause."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _TROUBLE = re.compile(
     | \bwatchdog:.*\b(?:lockup|LOCKUP)\b
     | \brefcount_t:\s
     | \blist_(?:add|del)\ corruption\b
-    | \bCall\ Trace:                               # whatever it was, the kernel found it worth a trace
+    | \bCall\ Trace:                               # the cause may be anything: the kernel printed a trace for it
     """,
     re.VERBOSE,
 )
 _LEVEL = re.compile(r"<(\d{1,4})>")
 _TIME = re.compile(r"^\[\s*[0-9]+\.[0-9]+\]\s*(?:\[\s*[TC][0-9]+\]\s*)?")
-# The module loader begins its lines with the module's name, and a module may be called just that.
+# The module loader begins its lines with the module's name, and a module may be called `livepatch`.
 _LIVEPATCH = re.compile(r"\blivepatch:\s(?!loading out-of-tree module)")
 _WARNING_LEVEL = 4
 _EXCERPT_LINES = 40
@@ -40,10 +40,10 @@ _LINE_LIMIT = 400
 def trouble(log: str, *, complaints: bool = True) -> str:
     """Return the lines of `log` that show trouble, at most 40 from the first one on; empty for a clean log.
 
-    Trouble is an oops, a BUG, a WARN, a stall, a lockup, a hung task, or a message of the livepatch core at the level
-    of a warning or above, unless `complaints` is false. The latter needs the levels that `dmesg -r` prints (`<4>`);
-    they are not in the excerpt. The words are those of kernel/panic.c, kernel/rcu/tree_stall.h, kernel/hung_task.c,
-    kernel/watchdog.c and arch/x86.
+    Trouble is an oops, a BUG, a WARN, a stall, a lockup or a hung task. Unless `complaints` is False, it is also a
+    message of the livepatch core at the level of a warning or above; for that, the log needs the levels that
+    `dmesg -r` prints (`<4>`), which the excerpt leaves out. The patterns follow kernel/panic.c,
+    kernel/rcu/tree_stall.h, kernel/hung_task.c, kernel/watchdog.c and arch/x86.
     """
     lines = log.splitlines()
     for number, line in enumerate(lines):

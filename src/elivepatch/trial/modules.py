@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel's modules as its package ships them: which files a parent needs, in the order of loading.
+"""Modules of a kernel's package, and the files that a parent needs, in the order of loading.
 
-Image packages hold no modules.dep (depmod makes it on the host), so the order comes from each module's own modinfo:
+Image packages have no modules.dep (depmod makes it on the host), so the order comes from each module's own modinfo:
 `depends`, and the `pre:` part of `softdep`, whose names may be aliases (modprobe.d(5)).
 """
 
@@ -29,7 +29,7 @@ _BUILTIN_ALIAS = re.compile(rb"[A-Za-z0-9_]+\.alias=([^\0]+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Modinfo:
-    """What of a module's modinfo decides the order of loading; names with `_` for `-`."""
+    """The fields of a module's modinfo that decide the order of loading; names have `_` for `-`."""
 
     depends: tuple[str, ...]
     wishes: tuple[str, ...]
@@ -38,7 +38,7 @@ class Modinfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
-    """Modules in the order of loading, each with its file, and the parents that are not there."""
+    """Modules in the order of loading, each with its file, and the parents that do not exist."""
 
     modules: tuple[tuple[str, Path], ...]
     missing: tuple[str, ...]
@@ -46,7 +46,7 @@ class LoadPlan:
 
 @dataclass(slots=True)
 class ModuleTree:
-    """The modules below lib/modules/RELEASE, read as far as they are asked for and kept in memory."""
+    """The modules below lib/modules/RELEASE. Their modinfo is read on demand and kept in memory."""
 
     files: dict[str, Path]
     builtin: frozenset[str]
@@ -54,9 +54,9 @@ class ModuleTree:
     _aliases: dict[str, str] | None = None
 
     def plan(self, parents: Iterable[str]) -> LoadPlan:
-        """Return what must be loaded for `parents`, dependencies first, nothing twice.
+        """Return the modules to load for `parents`, dependencies first, none twice.
 
-        Raises EnvironmentFault where a module's file cannot be read.
+        Raises EnvironmentFault if a module's file cannot be read.
         """
         order: dict[str, Path] = {}
         missing = []
@@ -72,7 +72,7 @@ class ModuleTree:
     def _visit(self, name: str, order: dict[str, Path], open_names: set[str]) -> None:
         if name in order or name in open_names or name not in self.files:
             return
-        open_names.add(name)  # a circle of wishes is legal; the kernel then loads either first
+        open_names.add(name)  # soft dependencies may form a circle; then either may be first
         info = self._modinfo(name)
         for wish in info.wishes:
             self._visit(self._provider(wish), order, open_names)
@@ -81,7 +81,7 @@ class ModuleTree:
         order[name] = self.files[name]
 
     def _provider(self, wish: str) -> str:
-        """Return the module that `wish` means; only an alias of no built-in code costs reading every module."""
+        """Return the module that `wish` means. Only an alias that no built-in code has makes it read every module."""
         if wish in self.files or wish in self.builtin:
             return wish
         if self._aliases is None:
@@ -95,7 +95,7 @@ class ModuleTree:
 
 
 def module_tree(kernel: GuestKernel) -> ModuleTree:
-    """Return the modules of `kernel`; the same object for the same package as long as the process lives."""
+    """Return the modules of `kernel`; a process keeps the trees of the last eight packages."""
     return _tree(kernel.modules_dir, kernel.build_id)
 
 
@@ -106,13 +106,13 @@ def _tree(directory: Path, _build_id: str) -> ModuleTree:
         for name in names:
             path = Path(folder, name)
             found = _FILE.fullmatch(name)
-            # A custom kernel's tree is somebody's upload: a link in it could point at any file of this machine.
+            # A user uploaded the tree of a custom kernel: a link in it could lead to any file of this machine.
             if found and not path.is_symlink():
                 files[found[1].replace("-", "_")] = path
     if not files and not directory.is_dir():
         raise EnvironmentFault(
             "kernel-modules",
-            f"{directory} is not there, so the kernel's modules cannot be loaded in a trial.",
+            f"{directory} does not exist, so a trial cannot load the kernel's modules.",
             advice="Fetch the kernel's image package again, or give the directory that `make modules_install` made.",
         )
     return ModuleTree(files, _builtin(directory))
@@ -145,7 +145,7 @@ def _read_modinfo(path: Path) -> Modinfo:
 
 
 def _before(softdep: str) -> Iterable[str]:
-    """Yield the names after `pre:` up to `post:`."""
+    """Yield the names between `pre:` and `post:`."""
     before = False
     for word in softdep.split():
         if word.endswith(":"):
@@ -157,7 +157,7 @@ def _before(softdep: str) -> Iterable[str]:
 def content(path: Path) -> bytes:
     """Return a module's bytes, decompressed.
 
-    Raises EnvironmentFault where the file is damaged or larger than 256 MiB.
+    Raises EnvironmentFault if the file is damaged or larger than 256 MiB.
     """
     try:
         if path.suffix == ".xz":
@@ -177,6 +177,8 @@ def content(path: Path) -> bytes:
         ) from error
     if len(plain) > _SIZE_LIMIT_BYTES:
         raise EnvironmentFault(
-            "kernel-modules", f"{path.name} is larger than 256 MiB.", advice="No kernel has such a module; look at it."
+            "kernel-modules",
+            f"{path.name} is larger than 256 MiB.",
+            advice="No kernel has such a large module; check the file.",
         )
     return plain

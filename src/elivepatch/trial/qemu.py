@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Starting QEMU: without privileges, without network, without a file of this machine, on an accelerator that works.
+"""QEMU without privileges, without network, without a file of this machine, on an accelerator that works.
 
-A livepatch under trial runs in the guest's kernel, so the guest counts as hostile. QEMU gets open descriptors instead
-of file names (copies of kernel and initramfs in memory, two log files), a user of its own that owns
-nothing, an empty network, no way to start programs, and a bound on what it writes.
+A livepatch on trial runs in the guest's kernel, so the guest counts as hostile. QEMU gets open descriptors and no file
+names (copies of kernel and initramfs in memory, two log files), a user of its own that owns nothing, an empty network,
+no way to start programs, and a limit on the bytes that it writes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from elivepatch.trial.case import GuestKernel
 from elivepatch.trial.guest_protocol import GUEST, parse
 
 TRIAL_UID = 65433
-"""User of QEMU; in systemd's range of dynamic users, so nobody's account, and not the user of builds."""
+"""User id of QEMU: in systemd's range of dynamic users, so it is no account, and it is not the user of builds."""
 
 _KVM = Path("/dev/kvm")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -31,13 +31,13 @@ _PROBE_S = 10.0
 _LOG_LIMIT_BYTES = 64 << 20
 _MEMORY_MIB = 512
 _PROCESSORS = 2
-# Everything down to level info on the first port, an oops ends the guest, -no-reboot turns that into QEMU's end.
+# The first port gets all messages down to level info. An oops reboots the guest, and -no-reboot then ends QEMU.
 _COMMAND_LINE = "console=ttyS0 loglevel=7 printk.time=1 printk.devkmsg=on log_buf_len=1M panic=-1 oops=panic"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Programs:
-    """The programs that a guest is made with: the emulator by name or path, busybox by path."""
+    """Programs that make a guest: the emulator by name or path, busybox by path."""
 
     qemu: str = "qemu-system-x86_64"
     busybox: Path = Path("/bin/busybox")
@@ -45,7 +45,7 @@ class Programs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """What is booted and where it writes."""
+    """Input of one boot, and the files for the output of its two serial ports."""
 
     image: Path
     initramfs: bytes
@@ -62,13 +62,13 @@ def boot(
     on_tick: Callable[[float], None] | None = None,
     cancellation: Cancellation | None = None,
 ) -> Completed:
-    """Run a guest to its end; both of its files exist afterwards. Raises EnvironmentFault where QEMU cannot start."""
+    """Run a guest to its end; both output files exist afterwards. Raises EnvironmentFault if QEMU cannot start."""
     with ExitStack() as stack:
         kernel = stack.enter_context(_in_memory("kernel", _read(guest.image)))
         initramfs = stack.enter_context(_in_memory("initramfs", guest.initramfs))
         console = stack.enter_context(guest.console.open("wb")).fileno()
         results = stack.enter_context(guest.results.open("wb")).fileno()
-        memory = _MEMORY_MIB + 2 * (len(guest.initramfs) >> 20)  # the archive and what is unpacked from it
+        memory = _MEMORY_MIB + 2 * (len(guest.initramfs) >> 20)  # the archive and the files unpacked from it
         argv = [
             *_confined(accelerator), programs.qemu, *accelerator_options(accelerator),
             "-machine", "q35", "-m", f"{memory}M", "-smp", str(_PROCESSORS),
@@ -84,11 +84,11 @@ def boot(
 
 
 def choose_accelerator(kernel: GuestKernel, *, programs: Programs, cache_dir: Path) -> str:
-    """Return `kvm` where this kernel was seen to boot with it since the host's own boot, `tcg` otherwise.
+    """Return `kvm` if this kernel has booted with it since this machine's own boot, otherwise `tcg`.
 
-    The first call for a kernel boots it (at most ten seconds) and keeps the answer in `cache_dir`: a /dev/kvm that
-    opens does not say that a guest runs, on nested or filtered hardware it may stop in the middle of its boot. One
-    failure is the answer for every kernel until the host boots again.
+    The first call for a kernel boots it (at most ten seconds) and keeps the result in `cache_dir`. That /dev/kvm opens
+    does not mean that a guest runs: on nested or filtered hardware it may stop in the middle of its boot. One failure
+    counts for every kernel until this machine boots again.
     """
     if not _KVM.exists():
         return "tcg"
@@ -102,7 +102,7 @@ def choose_accelerator(kernel: GuestKernel, *, programs: Programs, cache_dir: Pa
 
 
 def _probe(kernel: GuestKernel, programs: Programs) -> bool:
-    """Return whether the kernel gets through a boot with no cases on KVM."""
+    """Return True if the kernel completes a boot without cases on KVM."""
     with tempfile.TemporaryDirectory() as directory:
         guest = Guest(
             image=kernel.image,
@@ -115,12 +115,12 @@ def _probe(kernel: GuestKernel, programs: Programs) -> bool:
 
 
 def accelerator_options(name: str) -> list[str]:
-    """Return QEMU's options for `kvm` or `tcg`, and for the processor that goes with it."""
-    # `max` has every feature TCG can emulate, so alternatives in modules are patched as on current processors. All but
-    # one: QEMU 7.2 computes the flags after a cmpxchg16b without lock prefix from stale state, now and then the next
-    # interrupt returns with a trap or alignment flag set, and the guest dies of it. The kernel has a way without.
-    # The processors take turns in one thread: with one each, QEMU 7.2 may go on with code that another processor has
-    # just rewritten, and a kernel that rewrites its own, as each transition does, dies of an int3 that is long gone.
+    """Return QEMU's options for `kvm` or `tcg` and its processor."""
+    # `max` has every feature that TCG can emulate, so alternatives in modules are patched as on current processors.
+    # cx16 is switched off: QEMU 7.2 computes the flags after a cmpxchg16b without lock prefix from stale state. Now and
+    # then the next interrupt returns with a trap or alignment flag set, and the guest dies. The kernel can do without.
+    # The processors take turns in one thread. With a thread each, QEMU 7.2 may continue with code that another
+    # processor has just rewritten; a transition rewrites code, and the kernel then dies of an int3 that is long gone.
     emulated = ["-accel", "tcg,thread=single", "-cpu", "max,cx16=off"]
     return ["-accel", "kvm", "-cpu", "host"] if name == "kvm" else emulated
 
@@ -152,7 +152,7 @@ def _read(path: Path) -> bytes:
 
 @contextmanager
 def _in_memory(name: str, content: bytes) -> Iterator[int]:
-    """Yield a descriptor of an anonymous file; unlike a path it can be opened by QEMU's user whatever its directory."""
+    """Yield a descriptor of an anonymous file: unlike a path, QEMU's user can open it, with no right to a directory."""
     descriptor = os.memfd_create(name)
     try:
         with os.fdopen(os.dup(descriptor), "wb") as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Running trials: one boot for as many livepatches as the guest survives, a new one for the rest."""
+"""Trials in order: one boot for as many livepatches as the guest survives, another boot for the rest."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from elivepatch.trial.qemu import Programs
 
 _STAGE_MESSAGES = {
     "ready": "the kernel is up",
-    "begin": "looking at the unpatched kernel",
+    "begin": "observing the unpatched kernel",
     "log.before": "loading the livepatch",
     "load.1": "waiting for the transition",
-    "settled.1": "looking at the patched kernel",
+    "settled.1": "observing the patched kernel",
     "disable.1": "disabling the livepatch",
-    "log.during": "looking at the kernel as it was",
+    "log.during": "observing the kernel without the livepatch",
     "unload.1": "loading the livepatch again",
     "settled.2": "disabling it again",
 }
@@ -47,11 +47,11 @@ def run_trial(
     cancellation: Cancellation | None = None,
     programs: Programs | None = None,
 ) -> TrialReport:
-    """Try one livepatch on the kernel it was built for and return what was seen.
+    """Try one livepatch on the kernel that it was built for and return the report.
 
-    Whatever the livepatch does to its guest is in the report. The console's log is `work_dir`/console.log; `seconds`
-    of the report is the whole of this call. Raises UsageError for a name no module can have and EnvironmentFault
-    where the trial cannot be made (QEMU, busybox or the kernel's files are missing, or it was cancelled).
+    If the livepatch kills its guest, the report says so. The console's log is `work_dir`/console.log; `seconds` of the
+    report is the time of this call. Raises UsageError for a name that is not a module name, and EnvironmentFault if the
+    trial cannot run (QEMU, busybox or the kernel's files are missing, or it was cancelled).
     """
     started = time.monotonic()
     case = TrialCase(livepatch=livepatch, name=livepatch_name, parents=parents, expectations=expectations)
@@ -75,10 +75,10 @@ def run_trials(
 ) -> tuple[TrialReport, ...]:
     """Try several livepatches one after the other and return a report for each, in order.
 
-    They share a guest as long as it stays whole: once the kernel has warned, died or kept a livepatch, the next one
-    gets a new boot. `timeout_s` bounds each livepatch, the boot before it included. The consoles' logs are
-    console.log, console-2.log ... in `work_dir`; `seconds` of a report is that livepatch's own part. Raises as
-    `run_trial` does.
+    They share a guest as long as it stays whole: after the kernel has warned, died or kept a livepatch, the next one
+    gets a new boot. `timeout_s` is the limit for each livepatch, with the boot before it. The consoles' logs are
+    console.log, console-2.log ... in `work_dir`; `seconds` of a report is that livepatch's own part. Raises the same
+    exceptions as `run_trial`.
     """
     used = programs or Programs()
     work_dir.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def run_trials(
 
 @dataclass(slots=True)
 class _Boots:
-    """Everything that is the same for all boots of one call, and how many there were."""
+    """The parts that are the same for all boots of one call, and the number of boots."""
 
     kernel: GuestKernel
     work_dir: Path
@@ -124,7 +124,9 @@ class _Boots:
         )  # fmt: skip
         monitor.tick(ended.seconds)
         if self.cancellation is not None and self.cancellation.event.is_set():
-            raise EnvironmentFault("cancelled", "The trial was cancelled.", advice="Ask for it again to have it run.")
+            raise EnvironmentFault(
+                "cancelled", "The trial was cancelled.", advice="Request it again if you still want it."
+            )
         records = parse(guest.results.read_bytes())
         console = guest.console.read_bytes().decode(errors="replace")
         fault = self._fault(records, console, ended)
@@ -176,22 +178,22 @@ class _Boots:
         )  # fmt: skip
 
     def _fault(self, records: Records, console: str, ended: Completed) -> Problem | None:
-        """Return what went wrong before any livepatch had its turn: not a patch's fault, so of kind ERROR.
+        """Return the problem before the first livepatch's turn, if any: not the patch's fault, so its kind is ERROR.
 
-        Raises EnvironmentFault where QEMU itself refused.
+        Raises EnvironmentFault if QEMU itself refused.
         """
         if ended.status > 0 and not records.values and not ended.timed_out:
             raise EnvironmentFault(
                 "trial-qemu",
                 f"QEMU cannot run a guest: {Path(self.programs.qemu).name} ended with status {ended.status}.",
-                advice="Install qemu-system-x86 and util-linux; QEMU's own words are below.",
+                advice="Install qemu-system-x86 and util-linux; QEMU's own message is below.",
                 excerpt=ended.tail(),
             )
         if not records.has(GUEST, "ready"):
             return Problem(
                 code="trial-boot",
                 kind=Kind.ERROR,
-                message=f"The kernel {self.kernel.release} did not come up in the VM"
+                message=f"The kernel {self.kernel.release} did not boot in the VM"
                 + (f" within {self.timeout_s:.0f} s." if ended.timed_out else "."),
                 advice="A trial needs a kernel with initramfs, 8250 serial console, proc and sysfs built in; "
                 "see the console log of the trial.",
@@ -210,7 +212,7 @@ class _Boots:
 
 @dataclass(slots=True)
 class _GuestMonitor:
-    """Follows a guest's records while it runs: tells progress and stops a guest that takes too long over one case."""
+    """Monitor of a running guest's records: reports progress, and stops a guest that takes too long over one case."""
 
     results: Path
     timeout_s: float
@@ -224,7 +226,7 @@ class _GuestMonitor:
     _times: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def tick(self, passed_s: float) -> None:
-        """Look at what is new; called about ten times a second."""
+        """Read the new records; called about ten times a second."""
         for scope, key in self._new():
             if key == "begin" and scope != GUEST:
                 self._case_since = passed_s if self._times else 0.0
@@ -238,7 +240,7 @@ class _GuestMonitor:
             self.stop.event.set()
 
     def seconds(self, scope: str) -> float:
-        """Return how long a case took, the boot before the first one included."""
+        """Return the seconds that a case took; those of the first case include the boot."""
         started, ended = self._times.get(scope, (0.0, 0.0))
         return round(ended - started, 2)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which source went into which object: from the compile units that debug information names."""
+"""Objects and their sources, from the compile units in the debug info."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""ELF files: read right, and refused with one code where they are damaged or hostile."""
+"""ELF files are read correctly; damaged or hostile ones are refused with one code."""
 
 from __future__ import annotations
 
@@ -168,14 +168,14 @@ def test_other_classes_and_byte_orders_are_refused(tmp_path: Path, place: int, v
 def test_a_relocation_to_a_symbol_that_is_not_there_is_malformed(tmp_path: Path) -> None:
     made = sample().relocation(".data", 0, 999)
     elf = ElfFile(made.write(tmp_path / "a.o"))
-    with pytest.raises(EnvironmentFault, match="symbol that is not there"):
+    with pytest.raises(EnvironmentFault, match="symbol that does not exist"):
         list(elf.relocations(elf.by_name[".data"]))
 
 
 def test_a_symbol_in_a_section_that_is_not_there_is_malformed(tmp_path: Path) -> None:
     made = sample()
     made.symbol("lost", 77)
-    with pytest.raises(EnvironmentFault, match="section that is not there"):
+    with pytest.raises(EnvironmentFault, match="section that does not exist"):
         _ = ElfFile(made.write(tmp_path / "a.o")).symbols
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which files a header's change reaches: rather one too many than one too few."""
+"""Files that a change of a header reaches: rather one too many than one too few."""
 
 from __future__ import annotations
 

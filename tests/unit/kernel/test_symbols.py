@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where a source file's symbols stand in a linked kernel, and which of several of one name is meant."""
+"""Symbols of one source file in a linked kernel, and the position of one among several of its name."""
 
 from __future__ import annotations
 

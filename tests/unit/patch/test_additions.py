@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A new source file gets into a livepatch where it is included, or where a makefile's new line says nothing else."""
+"""A new source file becomes part of a livepatch if a source includes it or a makefile's new line lists its object."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a kernel source defines is read as its coding style lays it out; what is not understood is left out."""
+"""Definitions in a kernel source are found by its coding style; an unknown form is left out."""
 
 from __future__ import annotations
 

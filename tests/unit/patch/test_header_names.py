@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who uses what changes in a header: told by names, or not told at all."""
+"""Users of the changed part of a header are found by names, or not at all."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from elivepatch.process import run
 
 
 def unified(old: str, new: str) -> str:
-    """What `diff -U0` prints; only a newline ends a line."""
+    """Return the output of `diff -U0`; only a newline ends a line."""
     before, after = ([f"{line}\n" for line in text.split("\n")[:-1]] for text in (old, new))
     return "".join(difflib.unified_diff(before, after, n=0))
 
@@ -113,7 +113,7 @@ def edits(draw: st.DrawFn) -> tuple[str, str]:
 
 
 def marks(text: str, directory: Path) -> dict[str, int]:
-    """Where gcc's preprocessor says that each mark() of the text stands."""
+    """Return the line of each mark() in the text, as gcc's preprocessor counts."""
     source = directory / "marked.c"
     source.write_text(text)
     printed = run(["gcc", "-E", "-P", "-Dmark(n)=at(n,__LINE__)", source]).check("Preprocessing").text

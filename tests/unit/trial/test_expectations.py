@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Patterns are looked for with Python's rules and never for long."""
+"""Patterns are searched by Python's rules and for a limited time."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the guest says is read whatever it says."""
+"""Records of the guest are parsed; any other bytes from it are counted and dropped."""
 
 from __future__ import annotations
 

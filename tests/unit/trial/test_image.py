@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is in the guest's file system: every byte of a case as it was given, and nothing of it as a name."""
+"""The guest's file system holds every byte of a case unchanged, and no name that comes from it."""
 
 from __future__ import annotations
 

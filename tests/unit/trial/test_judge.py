@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The verdict that follows from what a guest said."""
+"""The verdict that follows from a guest's records."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def codes(found: TrialVerdict) -> list[str]:
 
 
 def until(last: str, **changed: bytes) -> dict[str, bytes]:
-    """What came of a run whose last record before the log's rest was `last`."""
+    """Return the records of a run that ended after the record `last`."""
     kept = KEYS[: KEYS.index(last) + 1]
     return {key: PASSED[key] for key in kept} | {"log.rest": b"", "done": b""} | renamed(changed)
 
@@ -179,10 +179,10 @@ def test_a_parent_that_refuses_is_told_and_excuses_nothing_else() -> None:
     assert "dummy could not be loaded" in found.problems[0].advice
 
 
-def test_a_command_out_of_time_is_told_with_what_it_printed() -> None:
+def test_a_command_out_of_time_is_reported_with_its_output() -> None:
     found = verdict(PASSED | {"during.000": b"137\nhalf an ans", "again.000": b"137\n"})
     assert codes(found) == ["trial-expectation"]
-    assert "did not end in time" in found.problems[0].advice
+    assert "stopped at its time limit" in found.problems[0].advice
     assert found.problems[0].excerpt == "half an ans"
 
 

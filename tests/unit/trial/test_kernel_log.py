@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What in a kernel's log speaks against a livepatch, and what does not.
+"""Lines of a kernel's log that fail a trial, and lines that do not.
 
 The snippets have the shape of 6.1 to 7.2 kernels' messages; functions and addresses are made up.
 """

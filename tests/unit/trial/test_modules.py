@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which modules are loaded before a livepatch, and in which order."""
+"""Modules that are loaded before a livepatch, and their order."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_packed_module_is_unpacked_and_a_damaged_one_told(tree: Tree) -> None:
 
 def test_without_the_directory_there_is_a_fault_that_says_so(tmp_path: Path) -> None:
     kernel = GuestKernel(release="6.1.0", build_id="cd" * 20, image=tmp_path, modules_dir=tmp_path / "none")
-    with pytest.raises(EnvironmentFault, match="none is not there"):
+    with pytest.raises(EnvironmentFault, match="none does not exist"):
         module_tree(kernel)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How trials are run, shown with a program in QEMU's place that says what the test wants a guest to say."""
+"""Trials run in order; a program in QEMU's place writes the records that the test wants."""
 
 from __future__ import annotations
 

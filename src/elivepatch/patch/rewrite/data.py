@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Rewrites of data and exports: attributes of variables, new and lost exports, static variables that lost their use."""
+"""Rewrites of data and exports: attributes of variables, new and lost exports, unused static variables."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from elivepatch.model.errors import Problem
 from elivepatch.patch.c_source import Definition, DefinitionKind
 from elivepatch.patch.rewrite.edits import Rewritten, Source, Unsafe, put
 
-# They say where a variable lies, never what it holds (include/linux/cache.h).
+# These attributes choose the place of a variable, never its content (include/linux/cache.h).
 _PLACING = re.compile(r"\s*\b(?:__read_mostly|__ro_after_init|____cacheline_aligned(?:_in_smp)?)\b")
 _EXPORT = re.compile(r"EXPORT_(?:TRACEPOINT_)?SYMBOL\w*$")
 _LOST = re.compile(r"(\w+) in (\S+) no longer uses its static variable (\w+)\.")
 
 
 def plain_variables(found: Problem, sources: Mapping[str, Source]) -> Rewritten | Unsafe | None:
-    """Take from new variables the attributes that place them, and take changes of such attributes back."""
+    """Remove attributes of place from new variables, and revert changes of such attributes."""
     if found.code not in {"new-data", "section-change"}:
         return None
     changed, steps = dict(sources), list[RewriteStep]()
@@ -28,11 +28,11 @@ def plain_variables(found: Problem, sources: Mapping[str, Source]) -> Rewritten 
             old, text = before.get(item.name), source.body(item)
             if old is None:
                 plain, what = _PLACING.sub("", text), f"the new variable {item.name} loses its attribute"
-                why = "It only says in which section the variable lies, and that one is not the livepatch's to fill"
+                why = "It only chooses the variable's section, and a livepatch cannot add to that section"
             else:
                 same = _PLACING.sub("", text) == _PLACING.sub("", source.body(old, old=True))
                 plain, what = (source.body(old, old=True), f"{item.name} keeps its attributes") if same else (text, "")
-                why = "They say where the variable lies; it lies there already and cannot be moved"
+                why = "They choose the place of the variable, which exists already and cannot be moved"
             if plain != text:
                 changed[path] = changed[path].with_body(item, plain)
                 steps.append(RewriteStep(code=found.code, path=path, what=what, why=why))
@@ -40,7 +40,7 @@ def plain_variables(found: Problem, sources: Mapping[str, Source]) -> Rewritten 
 
 
 def exports_as_they_are(found: Problem, sources: Mapping[str, Source]) -> Rewritten | Unsafe | None:
-    """Leave new exports out and put lost ones back where what they export is still there."""
+    """Remove new exports, and put lost ones back if the symbol still exists."""
     if found.code not in {"new-export", "export"}:
         return None
     changed, steps = dict(sources), list[RewriteStep]()
@@ -57,7 +57,7 @@ def exports_as_they_are(found: Problem, sources: Mapping[str, Source]) -> Rewrit
             if home is None:
                 return Unsafe(f"{path} removes {name}, which loaded modules may call.")
             changed[path] = changed[path].with_body(home, f"{changed[path].body(home)}{head};\n")
-            why = "Loaded modules hold what it gave them, and a livepatch cannot take it back"
+            why = "Loaded modules already use the symbol, and a livepatch cannot change that"
             steps.append(RewriteStep(code=found.code, path=path, what=f"keeps {head}", why=why))
     return Rewritten(changed, tuple(steps)) if steps else None
 
@@ -73,18 +73,20 @@ def _exportable(item: Definition) -> bool:
 
 
 def kept_static_local(found: Problem, sources: Mapping[str, Source]) -> Rewritten | Unsafe | None:
-    """Keep a use of a static variable that a function no longer has, which changes nothing else."""
-    told = _LOST.match(found.message)
-    if found.code != "static-local" or told is None:
+    """Add a use of a static local variable that a function no longer uses; the use has no other effect."""
+    match = _LOST.match(found.message)
+    if found.code != "static-local" or match is None:
         return None
-    function, path, variable = told.groups()
+    function, path, variable = match.groups()
     source = sources.get(path)
     if source is None:
         return None
     if f"{function}.cold " in found.excerpt:
-        return Unsafe(f"{variable} was used in the part of {function} that the compiler keeps apart.")
+        return Unsafe(
+            f"{variable} was used in the part of {function} that the compiler placed elsewhere ({function}.cold)."
+        )
     declared = re.compile(rf"^\s*static\b[^;{{}}=]*\b{variable}\b(?:\s*\[[^;\]]*\])*\s*(?:=[^;]*)?;", re.MULTILINE)
-    # One that is inlined leaves its variable to the function around it.
+    # The variable of an inlined function becomes that of the function around it.
     homes = [
         (one, found_there[0])
         for one in source.old_items
@@ -100,13 +102,13 @@ def kept_static_local(found: Problem, sources: Mapping[str, Source]) -> Rewritte
     text = source.body(new)
     again = re.search(rf"^\s*static\b[^;]*\b{variable}\b[^;]*;\n", text, re.MULTILINE)
     declaration = "" if again else f"\t{' '.join(declaration.split())}\n"
-    # The read refers to it; the empty assembly could write it, so that it does not become a constant.
+    # The read is the use. The empty assembly may write the variable, so the compiler cannot make it a constant.
     use = f'asm volatile("" : "+m" ({variable})); *(const volatile char *)&{variable};'
     kept = f"\tchar {variable}_kept __maybe_unused = ({{ {use} }});\n"
-    # Behind its declaration where there is one, else in front of all others.
+    # After the declaration if the function still has one, else before all other statements.
     at = again.end() if again else text.index("{") + 1 + text[text.index("{") + 1 :].index("\n") + 1
     what = f"{home.name}() keeps a read of its static variable {variable}, which does nothing"
-    why = "The tool cannot tell a variable that lost its last use from one that it failed to find again"
+    why = "The tool cannot distinguish a variable without a use from one that it failed to find"
     step = RewriteStep(code=found.code, path=path, what=what, why=why)
     body = f"{text[:at]}{declaration}{kept}{text[at:]}"
     return Rewritten(put(sources, source.with_body(new, body)), (step,))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Changing a patched source by rule, and writing the outcome as a patch that says what was changed and why.
+"""Edits of a patched source by a rule, and the proposal: a patch that lists each change with its reason.
 
-A rewrite works on whole files, before and after the series, never on hunks: so that what it proposes applies.
+A rewrite works on whole files, before and after the series, and never on hunks, so that its proposal applies.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _INCLUDE = re.compile(r"\s*#\s*include\b")
 
 
 class Edit(NamedTuple):
-    """A run of old lines that became a run of new ones; both count from 1, the ends are not part of them."""
+    """A run of old lines that became a run of new ones; both count from 1, and the ends are exclusive."""
 
     old_start: int
     old_end: int
@@ -41,27 +41,27 @@ class Source:
 
     @cached_property
     def old_items(self) -> tuple[Definition, ...]:
-        """What the file defined before."""
+        """The definitions of the file before the series."""
         return read_definitions(self.old)
 
     @cached_property
     def new_items(self) -> tuple[Definition, ...]:
-        """What it defines after."""
+        """The definitions of the file after the series."""
         return read_definitions(self.new)
 
     @cached_property
     def old_lines(self) -> list[str]:
-        """The lines before, with their ends."""
+        """The lines before the series, with their line ends."""
         return _LINES.findall(self.old)
 
     @cached_property
     def new_lines(self) -> list[str]:
-        """The lines after, with their ends."""
+        """The lines after the series, with their line ends."""
         return _LINES.findall(self.new)
 
     @cached_property
     def edits(self) -> tuple[Edit, ...]:
-        """What the series changes."""
+        """The changes of the series."""
         matcher = difflib.SequenceMatcher(None, self.old_lines, self.new_lines, autojunk=False)
         return tuple(
             Edit(old_start + 1, old_end + 1, new_start + 1, new_end + 1)
@@ -70,10 +70,10 @@ class Source:
         )
 
     def place(self, edit: Edit) -> tuple[Definition | None, Definition | None]:
-        """Return the item that an edit is in, before and after.
+        """Return the items that an edit is in: the one before the series and the one after.
 
-        None where that side has no lines of it between two items, or lines of several; blank ones at the ends do not
-        count.
+        A side is None if the edit has lines of several items there, or is between two items. Blank lines at the ends of
+        the edit do not count.
         """
         return (
             _inside(self.old_items, self.old_lines, edit.old_start, edit.old_end),
@@ -81,7 +81,7 @@ class Source:
         )
 
     def changed_text(self, edit: Edit) -> str:
-        """Return the lines that an edit takes away and those that it adds."""
+        """Return the lines that an edit removes and those that it adds."""
         return "".join(
             [
                 *self.old_lines[edit.old_start - 1 : edit.old_end - 1],
@@ -90,15 +90,15 @@ class Source:
         )
 
     def body(self, item: Definition, *, old: bool = False) -> str:
-        """Return the text of an item after the series, or before."""
+        """Return the text of an item after the series, or before it if `old` is set."""
         return "".join((self.old_lines if old else self.new_lines)[item.start - 1 : item.end])
 
     def function(self, name: str) -> Definition | None:
-        """Return the function of a name in the new file, the first where a configuration chooses one of several."""
+        """Return the function `name` of the new file, the first if the configuration chooses one of several."""
         return next((one for one in self.new_items if one.kind is DefinitionKind.FUNCTION and one.name == name), None)
 
     def without(self, edits: Iterable[Edit]) -> Source:
-        """Return the file with the old lines in place of those of `edits`."""
+        """Return the file with `edits` reverted."""
         lines, position = list[str](), 0
         for edit in sorted(edits, key=lambda one: one.new_start):
             lines += self.new_lines[position : edit.new_start - 1]
@@ -107,11 +107,11 @@ class Source:
         return replace(self, new="".join([*lines, *self.new_lines[position:]]))
 
     def with_body(self, item: Definition, text: str) -> Source:
-        """Return the file with another text for an item of the new file."""
+        """Return the file with `text` in place of an item of the new file."""
         return replace(self, new="".join([*self.new_lines[: item.start - 1], text, *self.new_lines[item.end :]]))
 
     def including(self, header: str) -> Source:
-        """Return the file with one more include behind those that it has."""
+        """Return the file with one more #include line after the existing ones."""
         wanted = f'#include "{header}"\n'
         if wanted in self.new_lines:
             return self
@@ -119,35 +119,35 @@ class Source:
             (item.start for item in self.new_items if item.kind is not DefinitionKind.MACRO), len(self.new_lines) + 1
         )
         top = [number for number, line in enumerate(self.new_lines[: first - 1], 1) if _INCLUDE.match(line)]
-        # One that only some configurations have must not decide over the new one.
+        # The new line must not be inside an #if: only some configurations would include the header.
         at = _after_conditions(self.new_lines, max(top, default=0))
         return replace(self, new="".join([*self.new_lines[:at], wanted, *self.new_lines[at:]]))
 
 
 class Rewritten(NamedTuple):
-    """The files after a rule was applied, and what it did."""
+    """The files after a rule was applied, and its steps."""
 
     sources: Mapping[str, Source]
     steps: tuple[RewriteStep, ...]
 
 
 class Unsafe(NamedTuple):
-    """Why a rule that would fit was not applied."""
+    """Reason for not applying a rule that fits."""
 
     reason: str
 
 
 Rule = Callable[[Problem, Mapping[str, Source]], Rewritten | Unsafe | None]
-"""Takes the problem that stopped a series and its files; None where the rule does not fit."""
+"""Function of the problem that stopped a series and of its files; it returns None if the rule does not fit."""
 
 
 def put(sources: Mapping[str, Source], *changed: Source) -> dict[str, Source]:
-    """Return the files with some of them changed."""
+    """Return the files with those of `changed` replaced."""
     return {**sources, **{one.path: one for one in changed}}
 
 
 def write_patch(sources: Mapping[str, Source], steps: Sequence[RewriteStep]) -> str:
-    """Return the proposal as a patch from the old files to the new ones, with all that was done in front of it."""
+    """Return the proposal: a patch from the old files to the new ones, after a list of the steps."""
     lines = ["This is a proposal of elivepatch check --rewrite. Read it before it is built.", ""]
     for number, step in enumerate(steps, 1):
         text = f"{number}. {step.path}: {step.what} [{step.code}]. {step.why}."
@@ -169,13 +169,13 @@ def _inside(items: tuple[Definition, ...], lines: Sequence[str], start: int, end
     if first is None:
         return None
     if start == end:
-        # What is put in front of an item is not part of it.
+        # Lines added before an item are not part of it.
         return first if first.start < start else None
     return first if end - 1 <= first.end else None
 
 
 def _after_conditions(lines: Sequence[str], at: int) -> int:
-    """Return the first place from line `at` on that no #if encloses."""
+    """Return the first line from `at` on after which no #if is open."""
     depth = 0
     for number, line in enumerate(lines, 1):
         word = line.strip().removeprefix("#").strip()

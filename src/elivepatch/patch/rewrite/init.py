@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Leaving out what a series changes in code that has run already, where what goes on running does not need it.
+"""Rewrite that leaves out changes of code that has run already, if the rest of the series does not need them.
 
-The test is strict: what the dropped lines name - variables, members, the series' own functions - must not be named by
-anything else that the series changes. A variable that init code sets up and new code uses makes it refuse: without the
+The test is strict. If the dropped lines name a variable, a member or a new function of the series, nothing else that
+the series changes may name it. So the rule refuses if init code sets up a variable that new code uses: without the
 one, the other meets a null pointer.
 """
 
@@ -20,7 +20,7 @@ _MEMBER = re.compile(r"(?:->|\.)\s*([A-Za-z_]\w*)")
 
 
 def dropped_init(found: Problem, sources: Mapping[str, Source]) -> Rewritten | Unsafe | None:
-    """Take back the changes of __init and __exit items."""
+    """Revert the changes of __init and __exit items."""
     if found.code not in {"init-code", "init-only"}:
         return None
     changed, steps, kept_any = dict(sources), list[RewriteStep](), False
@@ -32,26 +32,24 @@ def dropped_init(found: Problem, sources: Mapping[str, Source]) -> Rewritten | U
             continue
         if shared := sorted(_names(source, dropped) & _needed(sources)):
             return Unsafe(
-                f"The start-up or exit code of {path} that the series changes is needed by what goes on running: "
+                f"Code that goes on running needs the start-up or exit code of {path} that the series changes: "
                 f"{', '.join(shared[:4])}."
             )
         changed = put(changed, source.without(dropped))
         for edit in dropped:
             places = [one for one in source.place(edit) if one is not None]
             marks = _marks(source, edit)
-            what = f"leaves out what is changed in {places[-1].name} (line {edit.old_start})"
+            what = f"leaves out the change of {places[-1].name} (line {edit.old_start})"
             when = "at the end" if marks & ENDING else "at start-up"
-            why = f"It only runs {when}, and nothing else in the series names what it sets up"
+            why = f"It runs only {when}, and nothing else in the series uses what it sets up"
             steps.append(RewriteStep(code=found.code, path=path, what=what, why=why))
     if steps and not kept_any:
-        return Unsafe(
-            "The series changes nothing but start-up or exit code, which is of no effect on a running kernel."
-        )
+        return Unsafe("The series changes only start-up or exit code, which has no effect on a running kernel.")
     return Rewritten(changed, tuple(steps)) if steps else None
 
 
 def _marks(source: Source, edit: Edit) -> frozenset[str]:
-    """Return the marks of the item that an edit is in; none where it is not in one and the same before and after."""
+    """Return the marks of the item that an edit is in; none if the items before and after are not the same one."""
     old, new = source.place(edit)
     split = (old is None and edit.old_end > edit.old_start) or (new is None and edit.new_end > edit.new_start)
     places = [one for one in (old, new) if one is not None]
@@ -61,9 +59,9 @@ def _marks(source: Source, edit: Edit) -> frozenset[str]:
 
 
 def _names(source: Source, dropped: list[Edit]) -> set[str]:
-    """Return what the dropped lines name that could matter elsewhere.
+    """Return the names in the dropped lines that other code could need.
 
-    That is data and new functions of the file, members, and the data that functions of the file use which they call.
+    These are data and new functions of the file, members, and the data of those functions of the file that they call.
     """
     text = "".join(source.changed_text(edit) for edit in dropped)
     items = {item.name: item for item in (*source.old_items, *source.new_items)}
@@ -82,7 +80,7 @@ def _plain_words(items: Mapping[str, Definition]) -> set[str]:
 
 
 def _needed(sources: Mapping[str, Source]) -> set[str]:
-    """Return every name in the items that the series changes and that go on running, and in what it adds."""
+    """Return every name in the changed items that go on running, and in the lines that the series adds there."""
     needed = set[str]()
     for source in sources.values():
         for edit in source.edits:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Writing pointers into tables of operations by livepatch callbacks (Documentation/livepatch/callbacks.rst).
+"""Rewrite that writes pointers of operation tables in livepatch callbacks (Documentation/livepatch/callbacks.rst).
 
-The table stays as it is and is written when the transition has ended, and back before the reverse one begins. What the
-pointer leads to lies in the livepatch, which nothing but its callbacks keeps in memory then: it is held from before the
-first write on, and let go when no task can be inside any more. Callers are counted; those that have read the pointer
-and not yet entered, or have left the count and not yet the function, are waited for by RCU tasks; RCU callbacks that
-were queued by then have run. A livepatch that replaces this one runs no callback of it: this one then stays in memory.
+The source of the table stays unchanged. A callback writes the pointer after the transition, and another writes the old
+value back before the reverse transition. The pointer leads into the livepatch, which only its callbacks keep in memory:
+they hold a reference from before the first write until no task can be inside. The calls inside are counted. RCU tasks
+waits for callers that have read the pointer and not yet entered, and for those that have left the count and not yet the
+function; RCU callbacks that were queued by then have run. If another livepatch replaces this one, the kernel runs no
+callback of this one, which then stays in memory.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ _NOTHING = "nothing"
 _TESTS = frozenset(
     ("if", "while", "for", "switch", "sizeof", "likely", "unlikely", "WARN_ON", "WARN_ON_ONCE", "BUG_ON")
 )
-# Copies of a pointer that are known to be called before the callbacks let the livepatch go.
+# Members whose copies are known to be called before the callbacks release the livepatch.
 _SHORT_LIVED = {
-    "free_inode": "fs/inode.c copies it into an inode right before call_rcu(), whose callbacks are waited for"
+    "free_inode": "fs/inode.c copies it into an inode right before call_rcu(), and the rewrite waits for RCU callbacks"
 }
 
 _NEVER_REPLACED = frozenset(("inline", "__always_inline", "notrace", "noinstr", "__init", "__exit"))
 
 Uses = Callable[[str, str], Sequence[str]]
-"""Returns the lines of the tree that name a member, of the files that name the type of its table."""
+"""Function that returns the lines that name a member, in the files that name the type of its table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """A pointer to be written: `path` leads to it from `table`; `entry` is what is written instead of `new`."""
+    """A pointer to write: `path` leads to it from `table`; `entry` is written in place of `new`."""
 
     table: str
     path: str
@@ -56,7 +57,7 @@ class Slot:
 
 
 def written_tables(uses: Uses) -> Rule:
-    """Return the rule that leaves tables as they are and writes their pointers in callbacks."""
+    """Return the rule that leaves tables unchanged and writes their pointers in callbacks."""
 
     def rule(found: Problem, sources: Mapping[str, Source]) -> Rewritten | Unsafe | None:
         if found.code != "ops-table":
@@ -84,7 +85,7 @@ def written_tables(uses: Uses) -> Rule:
 
 
 def _changes(source: Source, table: str) -> dict[str, tuple[str, str]]:
-    """Return the members of a table that differ: old and new value by path, empty where there is none."""
+    """Return the members of a table that differ: old and new value by path, an empty value if it has none."""
     old, new = (
         read_members(source.body(item, old=is_old)) if (item := _data(items, table)) else {}
         for items, is_old in ((source.old_items, True), (source.new_items, False))
@@ -97,29 +98,31 @@ def _changes(source: Source, table: str) -> dict[str, tuple[str, str]]:
 
 
 def _data(items: tuple[Definition, ...], name: str) -> Definition | None:
-    # A tentative definition may stand in front of the one with the initialiser.
+    # A tentative definition may come before the one with the initialiser.
     return next((one for one in reversed(items) if one.kind is DefinitionKind.DATA and one.name == name), None)
 
 
 def _slots(
     source: Source, table: str, changed: Mapping[str, tuple[str, str]], wanted: Sequence[tuple[str, str, str, int]]
 ) -> list[Slot] | Unsafe:
-    """Pair what the source changes in a table with what the objects say: each pointer must be found exactly once."""
+    """Pair the changes of a table in the source with those in the objects: each pointer must match exactly once."""
     slots = list[Slot]()
     rest = list(wanted)
     for path, (old, new) in changed.items():
         shown = (table, _value(new), _value(old))
         match = next((one for one in rest if one[:3] == shown), None)
         if match is None:
-            return Unsafe(f"{table}{path} changes from {old or 'nothing'} to {new or 'nothing'}, which is no pointer.")
+            return Unsafe(
+                f"{table}{path} changes from {old or 'nothing'} to {new or 'nothing'}, which is not a pointer."
+            )
         rest.remove(match)
         if new and source.function(new) is None:
-            return Unsafe(f"{new} is not defined in {source.path}: whether it stays in memory cannot be told.")
+            return Unsafe(f"{new} is not defined in {source.path}, so it is not known if it stays in memory.")
         before = any(one.kind is DefinitionKind.FUNCTION and one.name == new for one in source.old_items)
         entry = new if before or not new else f"elivepatch_{new}"
         slots.append(Slot(table=table, path=path, offset=match[3], old=old, new=new, entry=entry))
     if rest:
-        return Unsafe(f"{table} changes at offset {rest[0][3]} by something that the series does not write there.")
+        return Unsafe(f"{table} changes at offset {rest[0][3]}, but the series does not change its source there.")
     return slots
 
 
@@ -129,16 +132,14 @@ def _value(text: str) -> str:
 
 
 def _copied(slot: Slot, source: Source, uses: Uses) -> Unsafe | None:
-    """Refuse a pointer that other code keeps a copy of: the copy would outlive the livepatch."""
+    """Refuse a pointer if other code keeps a copy of it: the copy would outlive the livepatch."""
     if slot.entry == slot.new or slot.member in _SHORT_LIVED:
         return None
     table = _data(source.new_items, slot.table)
     tag = re.search(r"\bstruct\s+(\w+)", table.head) if table is not None else None
     for line in uses(slot.member, tag[1] if tag else slot.table):
         if any(_is_copy(line, slot)):
-            return Unsafe(
-                f"The pointer {slot.path} is copied elsewhere ({line.strip()[:120]}), where it would be called later."
-            )
+            return Unsafe(f"Other code copies the pointer {slot.path} and would call it later ({line.strip()[:120]}).")
     return None
 
 
@@ -161,7 +162,7 @@ def _rewritten(
     for table in {slot.table for slot in slots}:
         old, new = _data(text.old_items, table), _data(text.new_items, table)
         if old is None or new is None:
-            return Unsafe(f"{table} is defined in a way that is not understood.")
+            return Unsafe(f"The definition of {table} has an unknown form.")
         text = text.with_body(new, text.body(old, old=True))
     steps = [
         RewriteStep(
@@ -173,13 +174,13 @@ def _rewritten(
         for slot in slots
     ]
     if not _changes_a_function(source):
-        # What the pointers led to runs seldom enough; another function of the table may be a busy one.
+        # The functions that the pointers led to come first: they run seldom, others of the table may be busy.
         candidates = [{slot.old for slot in slots}, _pointees(text, slots)]
         anchor = next((one for names in candidates for one in text.new_items if _can_anchor(one, names)), None)
         if anchor is None:
-            return Unsafe(f"{source.path} has no function that could carry the livepatch.")
+            return Unsafe(f"{source.path} has no function that a livepatch could replace.")
         text = text.with_body(anchor, _with_nop(text.body(anchor)))
-        what, why = f"{anchor.name}() gets a nop", "A livepatch has to replace at least one function of the object"
+        what, why = f"{anchor.name}() gets a nop", "A livepatch must replace at least one function of the object"
         steps.append(RewriteStep(code=found.code, path=source.path, what=what, why=why))
     constant = {slot.table for slot in slots if "const" in (_head(source, slot.table).partition(slot.table)[0]).split()}
     added = "".join(_callbacks(source, slots, constant))
@@ -189,12 +190,12 @@ def _rewritten(
 
 def _why(slot: Slot) -> str:
     if slot.entry == slot.new:
-        return "What it points at then is the kernel's own function, which stays where it is"
+        return "It then points to a function of the kernel itself, which stays in memory"
     known = f"; {_SHORT_LIVED[slot.member]}" if slot.member in _SHORT_LIVED else ""
     return (
-        "The livepatch is held in memory until nobody can be inside; until the transition has ended the new functions "
-        "meet the old table, and a livepatch that replaces this one must not do so before it is taken back: both have "
-        f"to be looked at by a person{known}"
+        "The livepatch stays in memory until no task can be inside. A person has to check two things: during the "
+        "transition the new functions meet the old table, and this livepatch must be disabled before another one "
+        f"replaces it{known}"
     )
 
 
@@ -204,7 +205,7 @@ def _head(source: Source, table: str) -> str:
 
 
 def _changes_a_function(source: Source) -> bool:
-    # A name may stand for several, of which the configuration chooses.
+    # A name may have several definitions, of which the configuration chooses one.
     before = {(one.name, source.body(one, old=True)) for one in source.old_items if one.kind is DefinitionKind.FUNCTION}
     names = {name for name, _ in before}
     return any(
@@ -215,7 +216,7 @@ def _changes_a_function(source: Source) -> bool:
 
 
 def _pointees(source: Source, slots: Sequence[Slot]) -> set[str]:
-    """Return what the tables pointed at before."""
+    """Return the functions to which the tables pointed before."""
     tables = [_data(source.old_items, name) for name in {slot.table for slot in slots}]
     return {value for one in tables if one is not None for value in read_members(source.body(one, old=True)).values()}
 
@@ -230,7 +231,7 @@ def _with_nop(body: str) -> str:
 
 
 def _callbacks(source: Source, slots: Sequence[Slot], constant: set[str]) -> Iterator[str]:
-    """Yield the C code that is added at the end of the file."""
+    """Yield the C code to add at the end of the file."""
     entries = {slot.new: slot.entry for slot in slots if slot.entry != slot.new}
     yield _BEGINNING
     for slot in slots:
@@ -250,7 +251,7 @@ def _callbacks(source: Source, slots: Sequence[Slot], constant: set[str]) -> Ite
 
 
 def _entry(item: Definition, name: str) -> str:
-    """Return the function that counts who is inside `item`."""
+    """Return the function that counts the calls inside `item`."""
     before, _, parameters = item.head.partition(f"{item.name}(")
     parameters = parameters[: parameters.rindex(")")]
     result = " ".join(word for word in before.split() if word not in {"static", "noinline"})
@@ -281,7 +282,7 @@ def _writer(name: str, slots: Sequence[Slot], constant: set[str], *, new: bool) 
 
 
 _BEGINNING = """
-/* Added by elivepatch check --rewrite: pointers that are written by callbacks. */
+/* Added by elivepatch check --rewrite: callbacks that write pointers. */
 #include <linux/atomic.h>
 #include <linux/mm.h>
 #include <linux/module.h>

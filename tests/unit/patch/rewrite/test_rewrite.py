@@ -161,7 +161,7 @@ def test_start_up_code_that_sets_up_what_new_code_uses_is_never_left_out(init: s
         dropped_init, "init-code", "x", ("	return register_box(&ops);\n", f"{init}	return register_box(&ops);\n"),
         ("	return box_count(b);\n", f"{running}	return box_count(b);\n"),
     )  # fmt: skip
-    assert "is needed by what goes on running" in reason_of(answer)
+    assert "goes on running needs the start-up or exit code" in reason_of(answer)
 
 
 def test_a_new_function_that_only_start_up_code_hands_out_is_needed() -> None:
@@ -282,11 +282,11 @@ def test_a_pointer_that_other_code_keeps_is_refused(line: str, copied: bool) -> 
     answer = tables({"peek": [line]})
     assert isinstance(answer, Unsafe) is copied
     if copied:
-        assert "copied elsewhere" in reason_of(answer)
+        assert "copies the pointer" in reason_of(answer)
 
 
 def test_what_the_objects_do_not_confirm_is_refused() -> None:
-    assert "no pointer" in reason_of(
+    assert "not a pointer" in reason_of(
         tables({}, ("	.count = box_count,\n", "	.count = box_count,\n	.limit = 4,\n"))
     )
 
