@@ -24,7 +24,7 @@ from host_commands import Ran, enrolled_host, run, run_json
 from simulated_host import SimulatedHost
 
 from elivepatch.client.cve.cache import DIRECTORY, CveCache
-from elivepatch.client.server.advisories import AdvisoryServer
+from elivepatch.client.server.api import ServerClient
 from elivepatch.model.errors import ExitStatus, HostError
 
 pytestmark = pytest.mark.integration
@@ -147,7 +147,7 @@ def test_a_server_that_drips_while_it_is_told_of_a_run_holds_up_no_other(
     host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("elivepatch.client.cve.auto._REPORT_S", 0.3)
-    monkeypatch.setattr(AdvisoryServer, "report_host", lambda *_: time.sleep(30))
+    monkeypatch.setattr(ServerClient, "report_host", lambda *_: time.sleep(30))
     started = time.monotonic()
     ran = auto(host)
     assert time.monotonic() - started < 10
@@ -225,14 +225,14 @@ def test_a_run_ends_in_time_and_the_next_one_goes_on(
         return build(body)
 
     monkeypatch.setattr(server, "build", slow)
-    original = AdvisoryServer.submit
+    original = ServerClient.submit
 
-    def impatient(self: AdvisoryServer, request: Any, **how: bool) -> str:
+    def impatient(self: ServerClient, request: Any, **how: bool) -> str:
         if not request.check_only:
             signal.setitimer(signal.ITIMER_REAL, 0.3)
         return original(self, request, **how)
 
-    monkeypatch.setattr(AdvisoryServer, "submit", impatient)
+    monkeypatch.setattr(ServerClient, "submit", impatient)
     started = time.monotonic()
     ran = auto(host)
     assert (ran.status, ran.code) == (ExitStatus.SERVICE, "time-is-up")
@@ -283,7 +283,7 @@ def reaper(monkeypatch: pytest.MonkeyPatch) -> _Reaper:
     """Steps are the server's answers, every file that is put in place, and every act on the kernel."""
     made = _Reaper()
     for name in ("submit", "report", "download", "envelope", "sources", "records", "report_host"):
-        monkeypatch.setattr(AdvisoryServer, name, made.around(getattr(AdvisoryServer, name)))
+        monkeypatch.setattr(ServerClient, name, made.around(getattr(ServerClient, name)))
     monkeypatch.setattr(Path, "replace", made.around(Path.replace))
     return made
 

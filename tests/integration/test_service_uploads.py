@@ -19,7 +19,7 @@ from postgres import PROGRAMS, Postgres
 from running_server import RunningServer, free_port
 from swift import Swift, is_installed
 
-from elivepatch.client.server.api import Api
+from elivepatch.client.server.api import ServerClient
 from elivepatch.model.build import BuildRequest
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.settings import ClientSettings
@@ -104,7 +104,7 @@ def submit(server: RunningServer, url: str, *contents: bytes) -> str:
     """Ask for a build as the client does."""
     token = server.token_file.read_text().strip()
     patches = tuple(SourcePatch(f"{number}.patch", content) for number, content in enumerate(contents))
-    with Api(ClientSettings(url=url, token=token)) as api:
+    with ServerClient(ClientSettings(url=url, token=token)) as api:
         return api.submit(BuildRequest(release=KERNEL.release, series=PatchSeries(patches)))
 
 

@@ -21,7 +21,7 @@ from schema_check import SCHEMAS, faults, published
 from simulated_host import SimulatedHost
 
 from elivepatch.client import commands
-from elivepatch.client.server.api import Api
+from elivepatch.client.server.api import ServerClient
 from elivepatch.commandline import build_parser
 from elivepatch.settings import ClientSettings
 
@@ -42,7 +42,7 @@ def connected(server: Assembled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     for command in ("build", "cancel", "check", "kernels"):
         monkeypatch.setattr(
             f"elivepatch.client.commands.jobs.{command}.connect",
-            lambda _: Api(ClientSettings(token=token), transport=server.http._transport),
+            lambda _: ServerClient(ClientSettings(token=token), transport=server.http._transport),
         )
 
 

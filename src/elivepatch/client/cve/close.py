@@ -23,7 +23,7 @@ from elivepatch.client.cve.options import CloseOptions
 from elivepatch.client.cve.plan import CloseSession, open_plan, print_plan
 from elivepatch.client.cve.verdict_client import timestamp
 from elivepatch.client.livepatch.store import Store
-from elivepatch.client.server.follow import Patience
+from elivepatch.client.server.follow import JobFollower
 from elivepatch.client.server.patch_files import write_whole
 from elivepatch.client.server.report import Report
 from elivepatch.commandline import build_parser
@@ -170,9 +170,9 @@ def _save(session: CloseSession, report: Report, module: Path) -> dict[str, Path
     """Save module, signature and report as `elivepatch load` reads them; the module last."""
     if report.module_sha256 is None:
         raise _no_module()
-    server, digest, patience = session.client.server, report.module_sha256, Patience(session.client.progress)
-    content = patience.ask(lambda: server.download(report.id, "module", digest))
-    envelope = patience.ask(lambda: server.envelope(report.id))
+    server, digest, follower = session.client.server, report.module_sha256, JobFollower(session.client.progress)
+    content = follower.retry(lambda: server.download(report.id, "module", digest))
+    envelope = follower.retry(lambda: server.envelope(report.id))
     files = {
         "report": (module.with_name(f"{module.name}.report.json"), json.dumps(report.document, indent=2).encode()),
         "signature": (module.with_name(f"{module.name}.sig"), envelope),

@@ -23,7 +23,7 @@ from elivepatch.client.cve.options import IndexOptions, RankingOptions, RecordOp
 from elivepatch.client.host.identity import read_build_id, read_release
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.options import TRUSTED_FILE
-from elivepatch.client.server.advisories import AdvisoryServer
+from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.patch_files import write_whole
 from elivepatch.client.server.timeout import time_limit
 from elivepatch.model.errors import HostError, UsageError
@@ -134,7 +134,7 @@ def update_cache(options: UpdateOptions, output: Output) -> None:
     )
 
 
-def _update_records(server: AdvisoryServer, cache: CveCache, output: Output) -> Mapping[str, Any] | None:
+def _update_records(server: ServerClient, cache: CveCache, output: Output) -> Mapping[str, Any] | None:
     before = cache.raw_records()
     records = fetch_records(server, cache)
     if records is None:
@@ -145,12 +145,12 @@ def _update_records(server: AdvisoryServer, cache: CveCache, output: Output) -> 
     return {"count": len(records.listed), "changed": changed}
 
 
-def advisory_server(machine: Machine, settings: ClientSettings, output: Output) -> AdvisoryServer:
+def advisory_server(machine: Machine, settings: ClientSettings, output: Output) -> ServerClient:
     """Return the server that the settings name; its answers must be signed by a key that this host pinned."""
     pins = read_pins(machine.host.path(TRUSTED_FILE))
     if not pins:
         output.note("note: this host trusts no server yet: signatures on answers about CVEs are not checked.")
-    return AdvisoryServer(settings, pinned=[PublicKey.from_hex(pin.public_key) for pin in pins])
+    return ServerClient(settings, pinned=[PublicKey.from_hex(pin.public_key) for pin in pins])
 
 
 def server_time_limit(settings: ClientSettings) -> AbstractContextManager[object]:
@@ -158,7 +158,7 @@ def server_time_limit(settings: ClientSettings) -> AbstractContextManager[object
     return time_limit(settings.limit_s, left="Answers so far are kept: run the command again to continue.")
 
 
-def fetch_records(server: AdvisoryServer, cache: CveCache) -> Records | None:
+def fetch_records(server: ServerClient, cache: CveCache) -> Records | None:
     """Return the CVE records that the server hands out, None if it has none; write them to the cache if new.
 
     Raises TrustError if they are damaged or not signed by a pinned key; the cache is untouched then.
@@ -173,7 +173,7 @@ def fetch_records(server: AdvisoryServer, cache: CveCache) -> Records | None:
     return records
 
 
-def fetch_sources(server: AdvisoryServer, cache: CveCache, release: str, machine: Machine | None) -> KernelSources:
+def fetch_sources(server: ServerClient, cache: CveCache, release: str, machine: Machine | None) -> KernelSources:
     """Return the sources of a kernel as the server knows them; write them to the cache if new.
 
     Raises HostError if `machine`, which runs the kernel, runs another build of it.

@@ -51,7 +51,7 @@ from elivepatch.client.host.identity import read_release
 from elivepatch.client.livepatch.live_state import read_live_state
 from elivepatch.client.livepatch.state import SetEntry
 from elivepatch.client.livepatch.store import Store
-from elivepatch.client.server.advisories import AdvisoryServer
+from elivepatch.client.server.api import ServerClient
 from elivepatch.model.kernel import Digest
 from elivepatch.output import Output
 
@@ -216,7 +216,7 @@ def _live_sizes(session: CloseSession) -> dict[Digest, int]:
     return {digest: path.stat().st_size if path.is_file() else 0 for digest, path in paths.items()}
 
 
-def _records(options: PlanOptions, policy: Policy, server: AdvisoryServer, output: Output) -> list[Record]:
+def _records(options: PlanOptions, policy: Policy, server: ServerClient, output: Output) -> list[Record]:
     """Return the records that count: from the command line, else the policy, else the server, else the cache.
 
     Records from the policy's source or from the server go into the cache, for later questions.

@@ -11,8 +11,8 @@ from elivepatch.advisory.exposure.verdicts import FixVerdict, FixVerdicts, about
 from elivepatch.advisory.fixes.fixes import Fix
 from elivepatch.advisory.plan import ClosePlan, in_order, series_of
 from elivepatch.client.cve.cache import CveCache
-from elivepatch.client.server.advisories import AdvisoryServer
-from elivepatch.client.server.follow import Patience
+from elivepatch.client.server.api import ServerClient
+from elivepatch.client.server.follow import JobFollower
 from elivepatch.client.server.report import Report
 from elivepatch.model.build import BuildRequest
 from elivepatch.model.errors import BuildStopped, Kind, Problem
@@ -32,7 +32,7 @@ class VerdictClient:
     called before each request; requests that are `automatic` wait behind those of people.
     """
 
-    server: AdvisoryServer
+    server: ServerClient
     release: Release
     base_patches: tuple[BasePatch, ...] = ()
     builder: Digest
@@ -84,7 +84,7 @@ class VerdictClient:
         verdict on a fix.
         """
         job = self._submit(series, check_only=check_only, trial=trial, expectations=expectations)
-        report = Patience(self.progress).follow(self.server, job)
+        report = JobFollower(self.progress).follow(self.server, job)
         if report.problem is not None and not about_patches(report.problem):
             raise BuildStopped(report.problem)
         return report
@@ -107,7 +107,7 @@ class VerdictClient:
             check_only=check_only,
             base_patches=self.base_patches,
         )
-        return Patience(self.progress).ask(lambda: self.server.submit(request, automatic=self.automatic))
+        return JobFollower(self.progress).retry(lambda: self.server.submit(request, automatic=self.automatic))
 
     def _holds(self, fix: Fix) -> bool:
         verdict = self.verdicts.by_cve.get(fix.cve)
@@ -130,7 +130,7 @@ class VerdictClient:
             fix, before, job = waiting.pop(0)
             self.progress(Event(stage="verdict", message=fix.cve, fraction=done / len(questions)))
             # Of many small jobs only their number is of interest.
-            report = Patience(silent).follow(self.server, job)
+            report = JobFollower(silent).follow(self.server, job)
             done += 1
             if report.problem is not None and not lasting(report.problem):
                 unanswered[fix.cve] = report.problem

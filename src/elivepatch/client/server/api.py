@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server's API, version 1, as the client uses it (docs/api.md).
+"""Client of the server's API, version 1 (docs/api.md).
 
-What a server answers is not believed: shapes are checked, sizes are bounded, files are compared with their digests.
+Nothing in an answer is trusted: shapes are checked, sizes are bounded, files are compared with their digests.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
-import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -19,62 +17,58 @@ from typing import Any, Literal, Self
 
 import httpx2
 
-from elivepatch.client.server.errors import Refused, Unreachable
+from elivepatch.advisory.exposure.sources import MAX_BYTES as MAX_SOURCES_BYTES
+from elivepatch.advisory.exposure.sources import KernelSources, etag
+from elivepatch.advisory.records.index import FILE_MAX
+from elivepatch.client.server.errors import Refused
 from elivepatch.client.server.report import Report, read_report
+from elivepatch.client.server.transport import MAX_ANSWER_BYTES, NOT_MODIFIED, Transport, bounded
 from elivepatch.client.server.uploads import large, upload
+from elivepatch.files.digest import sha256
 from elivepatch.model.build import Builder, BuildRequest, Status
-from elivepatch.model.errors import EnvironmentFault, Problem, TrustError, UsageError
+from elivepatch.model.errors import TrustError, UsageError
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, parse_release
 from elivepatch.model.progress import Event
 from elivepatch.model.series import BasePatch, SourcePatch
 from elivepatch.settings import ClientSettings
+from elivepatch.trust.document import HEADER, RECORDS, SOURCES, require_signed
+from elivepatch.trust.envelope import MAX_BYTES as MAX_ENVELOPE_BYTES
+from elivepatch.trust.keys import PublicKey
 
 MAX_SERIES_BYTES = 24 * 1024 * 1024
 """What the patches of one request may have, as the server has it (docs/api.md)."""
 
-_MAX_ANSWER_BYTES = 32 * 1024 * 1024
 _MAX_FILE_BYTES = 256 * 1024 * 1024
-# The server sends a comment every 10 s where nothing happens: silence beyond that is a lost connection.
+# The server sends a comment every 10 s if nothing happens: a longer silence is a lost connection.
 _EVENT_SILENCE_S = 45.0
 _JOB = re.compile(r"[0-9a-f]{16}", re.ASCII)
-# What reading an answer of another shape than expected raises.
-_NONSENSE = (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, UsageError)
-_HOST = re.compile(rb"[A-Za-z0-9._:-]+")
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerEvent:
-    """Something that happened to a job. `progress` is None for what is not for people."""
+    """Event of a job. `progress` is None for an event that is not shown to people."""
 
     id: int
     progress: Event | None
 
 
-def is_loopback(url: str) -> bool:
-    """Return whether `url` names this machine."""
-    return _parsed(url).host in _LOOPBACK
+class ServerClient:
+    """One server. Every method raises Unreachable, Refused, or EnvironmentFault for a malformed answer.
 
+    `pinned` are the keys that this host trusts; documents are not verified if there are none.
+    """
 
-class Api:
-    """One server. Every method raises Unreachable, Refused, or EnvironmentFault for an answer that makes no sense."""
-
-    def __init__(self, settings: ClientSettings, *, transport: httpx2.BaseTransport | None = None) -> None:
-        if not re.fullmatch(r"[\x21-\x7e]*", settings.token):
-            raise UsageError("token", "The token has characters that no token has.", advice="Copy the token again.")
-        self.url = settings.url.rstrip("/")
+    def __init__(
+        self,
+        settings: ClientSettings,
+        *,
+        pinned: Collection[PublicKey] = (),
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self._http = Transport(settings, transport=transport)
+        self._pinned = pinned
+        self.url = self._http.url
         self.limit_s = settings.limit_s
-        self._timeout_s = settings.timeout_s
-        self._client = httpx2.Client(
-            base_url=_parsed(self.url),
-            headers={"Accept-Encoding": "identity"}
-            | ({"Authorization": f"Bearer {settings.token}"} if settings.token else {}),
-            timeout=settings.timeout_s,
-            # A proxy of the environment cannot know this machine's own addresses.
-            trust_env=not is_loopback(self.url),
-            verify=_tls(settings) if _parsed(self.url).scheme == "https" else True,
-            transport=transport,
-        )
 
     def __enter__(self) -> Self:
         return self
@@ -82,20 +76,22 @@ class Api:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.close()
+        self._http.close()
+
+    # Builds
 
     def kernels(self) -> list[KernelIdentity]:
         """Return the kernels that the server can build for."""
-        with self._understood():
-            return [_kernel(kernel) for kernel in self._json("GET", "/v1/kernels")["kernels"]]
+        with self._http.translated_errors():
+            return [_kernel(kernel) for kernel in self._http.json("GET", "/v1/kernels")["kernels"]]
 
     def submit(self, request: BuildRequest, *, fresh: bool = False, automatic: bool = False) -> str:
-        """Ask for a build and return the job's name. Asking again gives the same job while that is of use.
+        """Submit a build request and return the job's name; the same request gives the same job while that is usable.
 
         Patches that would make the request larger than 1 MiB are uploaded before, so that a lost connection costs the
-        rest of one patch. Raises UsageError where the series has more than 24 MiB.
+        rest of one patch. Raises UsageError if the series has more than 24 MiB.
 
-        `fresh` asks for a build although there is an answer; with `automatic` it waits behind what people wait for.
+        `fresh` asks for a build although there is an answer; an `automatic` job waits behind those of people.
         """
         patches = request.series.patches
         if sum(len(patch.content) for patch in patches) > MAX_SERIES_BYTES:
@@ -106,7 +102,7 @@ class Api:
             )
         uploaded = large(patches)
         names = {patch.digest for patch in uploaded}
-        body = json.dumps(
+        document = (
             {
                 "kernel": request.release,
                 "patches": [_named(patch) if patch.digest in names else _whole(patch) for patch in patches],
@@ -121,26 +117,24 @@ class Api:
             | ({"base_patches": [_named(patch) for patch in request.base_patches]} if request.base_patches else {})
             | ({"fresh": True} if fresh else {})
             | ({"priority": "automatic"} if automatic else {})
-        ).encode()
+        )
         for patch in uploaded:
             upload(self, patch)
         try:
-            return self._submit(body)
+            return self._submit(document)
         except Refused as error:
             if not uploaded or error.problem.code != "blob-unknown":
                 raise
-        # One that had been there for a day went in between, or was damaged.
         for patch in uploaded:
             upload(self, patch)
-        return self._submit(body)
+        return self._submit(document)
 
     def held(self, digest: Digest) -> int | None:
-        """Return how many bytes of a blob the server has, None where it has the whole of it."""
-        with self._understood(), self._client.stream("HEAD", f"/v1/blobs/{digest}") as got:
+        """Return how many bytes of a blob the server has, None if it has the whole of it."""
+        with self._http.stream("HEAD", f"/v1/blobs/{digest}") as got:
             if got.is_server_error:
-                raise self._unreachable(f"status {got.status_code}")
+                raise self._http.unreachable(f"status {got.status_code}")
             if not got.is_success:
-                # Such an answer has no words; whoever sends the blob then is told in words.
                 return 0
             return None if got.headers["upload-complete"] == "?1" else int(got.headers["upload-offset"])
 
@@ -148,171 +142,144 @@ class Api:
         """Send a blob from its byte `offset` to its end."""
         path = f"/v1/blobs/{digest}"
         headers = {"Upload-Complete": "?1", "Upload-Length": str(len(content))}
-        with self._understood():
-            if not offset:
-                self._answer("PUT", path, content=content, headers=headers)
-                return
-            headers |= {"Upload-Offset": str(offset), "Content-Type": "application/partial-upload"}
-            self._answer("PATCH", path, content=content[offset:], headers=headers)
+        if not offset:
+            self._http.answer("PUT", path, content=content, headers=headers)
+            return
+        headers |= {"Upload-Offset": str(offset), "Content-Type": "application/partial-upload"}
+        self._http.answer("PATCH", path, content=content[offset:], headers=headers)
 
     def is_done(self, job: str) -> bool:
         """Return whether the job has ended."""
-        path = f"/v1/builds/{parse_job(job)}"
-        with self._understood():
-            return Status(self._json("GET", path)["status"]) is Status.DONE
+        return self._is_done("GET", job)
 
     def cancel(self, job: str) -> bool:
-        """Have the server end a job; return whether it is done, else it is ended within seconds."""
-        path = f"/v1/builds/{parse_job(job)}"
-        with self._understood():
-            return Status(self._json("DELETE", path)["status"]) is Status.DONE
+        """Cancel a job; return whether it has ended already. A running job ends within seconds."""
+        return self._is_done("DELETE", job)
 
     def report(self, job: str) -> Report:
-        """Return how a done job ended."""
+        """Return the report of a done job."""
         path = f"/v1/builds/{parse_job(job)}/report"
-        with self._understood():
-            return read_report(self._json("GET", path), job=job)
+        with self._http.translated_errors():
+            return read_report(self._http.json("GET", path), job=job)
 
     def events(self, job: str, *, after: int) -> Iterator[ServerEvent]:
-        """Yield what happens to a job from after the event `after` (0: from its beginning), until it is done."""
+        """Yield the events of a job from after the event `after` (0: from the first one), until it is done."""
         path = f"/v1/builds/{parse_job(job)}/events"
-        timeout = httpx2.Timeout(self._timeout_s, read=_EVENT_SILENCE_S)
+        timeout = httpx2.Timeout(self._http.timeout_s, read=_EVENT_SILENCE_S)
         headers = {"Last-Event-ID": str(after), "Accept": "text/event-stream"}
-        with (
-            self._understood(),
-            self._client.stream("GET", path, headers=headers, timeout=timeout) as got,
-        ):
-            if got.status_code != httpx2.codes.OK:
-                self._refuse(got, self._bounded(got, _MAX_ANSWER_BYTES))
-            for event in httpx2.EventSource(got):
+        with self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
+            if response.status_code != httpx2.codes.OK:
+                self._http.body(response, MAX_ANSWER_BYTES)
+            for event in httpx2.EventSource(response):
                 if event.id:
-                    yield ServerEvent(id=int(event.id), progress=_event(event.event, event.data))
+                    yield ServerEvent(id=int(event.id), progress=_progress(event.event, event.data))
 
     def download(self, job: str, what: Literal["module", "log", "console"], digest: Digest | None = None) -> bytes:
-        """Return one of a job's files; raises TrustError where its bytes are not those of its digest.
+        """Return one of a job's files; raises TrustError if its bytes do not have its digest.
 
-        The digest is that of the report where one is given, else that of the answer's Repr-Digest (RFC 9530).
+        The digest is `digest`, for example that of the report, else the one of the answer's Repr-Digest (RFC 9530).
         """
-        path = f"/v1/builds/{parse_job(job)}/{what}"
-        with self._understood(), self._client.stream("GET", path) as got:
-            content = self._bounded(got, _MAX_FILE_BYTES)
-            self._refuse(got, content)
-            expected = digest or _repr_digest(got.headers)
-        if hashlib.sha256(content).hexdigest() != expected:
+        with self._http.stream("GET", f"/v1/builds/{parse_job(job)}/{what}") as response:
+            content = self._http.body(response, _MAX_FILE_BYTES)
+            expected = digest or _repr_digest(response.headers)
+        if sha256(content) != expected:
             raise TrustError(
                 "download-digest",
-                f"What arrived as the job's {what} is not what the server has.",
-                advice="Follow the job again to fetch it anew; if this repeats, look for what sits in between.",
+                f"The job's {what} was changed on its way from the server.",
+                advice="Follow the job again to download it again; if this repeats, check the proxies in between.",
             )
         return content
 
-    def _submit(self, body: bytes) -> str:
-        with self._understood():
-            answer = self._json("POST", "/v1/builds", content=body, headers={"Content-Type": "application/json"})
-            return parse_job(answer["id"])
+    # Signatures
 
-    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        answer = json.loads(self._answer(method, path, **request))
-        if not isinstance(answer, dict):
-            raise TypeError(type(answer))
-        return answer
+    def public_key(self) -> PublicKey:
+        """Return the server's public key. It proves nothing until a person has compared its fingerprint.
 
-    def _answer(self, method: str, path: str, **request: Any) -> bytes:
-        with self._client.stream(method, path, **request) as got:
-            content = self._bounded(got, _MAX_ANSWER_BYTES)
-            self._refuse(got, content)
+        Raises TrustError if the server has none.
+        """
+        with self._signed("has no key to sign with", "enrol again"), self._http.translated_errors():
+            return PublicKey.from_hex(str(self._http.json("GET", "/v1/key")["public_key"]))
+
+    def envelope(self, job: str) -> bytes:
+        """Return the signed statement about a job's livepatch, unverified; raises TrustError if there is none."""
+        path = f"/v1/builds/{parse_job(job)}/signature"
+        with self._signed("hands out no signature for this livepatch", "apply again"):
+            return self._http.answer("GET", path, limit=MAX_ENVELOPE_BYTES)
+
+    # Advisories and hosts
+
+    def sources(self, release: str, *, known: bytes | None) -> bytes:
+        """Return the document about a kernel's sources, or `known` if that is still the newest.
+
+        Raises TrustError if no pinned key signed it, or if it describes another kernel.
+        """
+        path = f"/v1/kernels/{parse_release(release)}/sources"
+        content = self._document(path, SOURCES, known, MAX_SOURCES_BYTES)
+        with self._http.translated_errors():
+            described = KernelSources.decode(content).release
+        if described != release:
+            raise TrustError(
+                "other-kernel",
+                f"The server at {self.url} describes {described}, but {release} was asked for.",
+                advice="Ask the server's operator.",
+            )
         return content
 
-    @staticmethod
-    def _bounded(got: httpx2.Response, limit: int) -> bytes:
-        content = bytearray()
-        for chunk in got.iter_bytes():
-            content += chunk
-            if len(content) > limit:
-                message = "an answer larger than any that is expected"
-                raise ValueError(message)
-        return bytes(content)
+    def records(self, *, known: bytes | None) -> bytes | None:
+        """Return the index of CVE records, `known` if that is still the newest, None if the server keeps none.
 
-    def _refuse(self, got: httpx2.Response, content: bytes) -> None:
-        """Return for a success, raise for any other status."""
-        if got.is_success:
-            return
-        if got.headers.get("content-type", "").startswith("application/problem+json"):
-            problem = Problem.from_dict(json.loads(content))
-            if problem.code != "server-stopping":
-                raise Refused(problem)
-        elif got.status_code not in {502, 503, 504}:
-            message = f"status {got.status_code}"
-            raise ValueError(message)
-        raise self._unreachable(f"status {got.status_code}")
+        Raises TrustError if no pinned key signed it.
+        """
+        try:
+            return self._document("/v1/cve/records", RECORDS, known, FILE_MAX)
+        except Refused as refusal:
+            # A server older than this client does not know the path.
+            if refusal.problem.code in {"records-unknown", "not-found"}:
+                return None
+            raise
 
-    def _unreachable(self, how: str) -> Unreachable:
-        advice = "Start it with `elivepatch-server serve`, or name another one with --url or in client.toml."
-        if "SSL" in how:
-            advice = "Write http:// where it speaks no TLS; the setting server_ca names its certificate's authority."
-        elif "disconnected" in how:
-            advice = "Write https:// where it speaks TLS."
-        return Unreachable("server-unreachable", f"The server at {self.url} does not answer: {how}.", advice=advice)
+    def report_host(self, host: str, report: Mapping[str, Any]) -> None:
+        """Report how a run of `elivepatch auto` ended on `host` (docs/api.md)."""
+        self._http.send_json("PUT", f"/v1/hosts/{host}", report)
+
+    def _is_done(self, method: str, job: str) -> bool:
+        path = f"/v1/builds/{parse_job(job)}"
+        with self._http.translated_errors():
+            return Status(self._http.json(method, path)["status"]) is Status.DONE
+
+    def _submit(self, document: Mapping[str, Any]) -> str:
+        with self._http.translated_errors():
+            return parse_job(self._http.send_json("POST", "/v1/builds", document)["id"])
 
     @contextmanager
-    def _understood(self) -> Iterator[None]:
-        """Turn what the network and garbage raise into our words."""
+    def _signed(self, lack: str, retry: str) -> Iterator[None]:
+        """Turn a refusal of the block into the TrustError `unsigned`."""
         try:
             yield
-        except httpx2.UnsupportedProtocol as error:
-            raise _bad_url(self.url) from error
-        except httpx2.SSEError as error:
-            raise self._garbage() from error
-        except httpx2.TransportError as error:
-            raise self._unreachable(_reason(error)) from error
-        except (*_NONSENSE, httpx2.HTTPError) as error:
-            raise self._garbage() from error
+        except Refused as refusal:
+            raise TrustError(
+                "unsigned",
+                f"The server at {self.url} {lack}: {refusal.problem.message}",
+                advice=f"A host loads signed livepatches only: bring the server up to date, then {retry}.",
+            ) from refusal
 
-    def _garbage(self) -> EnvironmentFault:
-        return EnvironmentFault(
-            "server-answer",
-            f"What answers at {self.url} does not speak this program's language.",
-            advice="Check the URL, the version of the server, and proxies in between.",
-        )
-
-
-def _parsed(url: str) -> httpx2.URL:
-    try:
-        parsed = httpx2.URL(url)
-    except (httpx2.InvalidURL, ValueError) as error:
-        raise _bad_url(url) from error
-    if parsed.scheme not in {"http", "https"} or not _HOST.fullmatch(parsed.raw_host):
-        raise _bad_url(url)
-    return parsed
-
-
-def _tls(settings: ClientSettings) -> ssl.SSLContext:
-    """Return what is trusted and shown in TLS: what the system trusts, or `server_ca` alone."""
-    try:
-        context = ssl.create_default_context(cafile=settings.server_ca or None)
-        if settings.client_certificate:
-            context.load_cert_chain(settings.client_certificate, settings.client_key or None)
-    except OSError as error:
-        raise UsageError(
-            "tls-files",
-            f"The authority, certificate or key for TLS cannot be used: {error}.",
-            advice="Give PEM files that belong together: server_ca, client_certificate, client_key.",
-        ) from error
-    return context
-
-
-def _bad_url(url: str) -> UsageError:
-    return UsageError("url", f"{url[:120]!r} is not a server.", advice="Give a URL such as http://127.0.0.1:8440.")
-
-
-def _reason(error: httpx2.TransportError) -> str:
-    if isinstance(error, httpx2.TimeoutException):
-        return "it takes too long"
-    return str(error).rstrip(".")[:200] or type(error).__name__
+    def _document(self, path: str, kind: str, known: bytes | None, limit: int) -> bytes:
+        headers = {"If-None-Match": etag(known)} if known is not None else {}
+        with self._http.stream("GET", path, headers=headers) as response:
+            content = bounded(response, limit)
+            if known is not None and response.status_code == NOT_MODIFIED:
+                content = known
+            else:
+                self._http.require_success(response, content)
+            signature = response.headers.get(HEADER, "")
+        if self._pinned:
+            # An unchanged document is verified too: it may have been kept before this host trusted any server.
+            require_signed(self._pinned, kind, content, signature)
+        return content
 
 
 def parse_job(text: str) -> str:
-    """Return `text` as a job's name, or raise UsageError where it cannot be one."""
+    """Return `text` as a job's name; raises UsageError if it is none."""
     if not _JOB.fullmatch(text):
         raise UsageError(
             "build-name", f"{text[:40]!r} is not the name of a job.", advice="A job's name has 16 hex digits."
@@ -346,13 +313,13 @@ def _whole(patch: SourcePatch) -> dict[str, str]:
     return {"name": patch.name, "content": base64.b64encode(patch.content).decode("ascii")}
 
 
-def _event(name: str, data: str) -> Event | None:
+def _progress(name: str, data: str) -> Event | None:
     if name != "progress":
         return None
-    told = json.loads(data)
-    fraction = told["fraction"]
+    event = json.loads(data)
+    fraction = event["fraction"]
     return Event(
-        stage=str(told["stage"]),
-        message=str(told["message"]),
+        stage=str(event["stage"]),
+        message=str(event["message"]),
         fraction=float(fraction) if fraction is not None else None,
     )

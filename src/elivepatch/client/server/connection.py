@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from elivepatch.client.options import seconds_of
-from elivepatch.client.server.api import Api, is_loopback
+from elivepatch.client.server.api import ServerClient
+from elivepatch.client.server.transport import is_loopback
 from elivepatch.model.errors import UsageError
 from elivepatch.settings import CLIENT_FILE, ClientSettings, ServerSettings, load
 
@@ -40,9 +41,9 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def connect(arguments: argparse.Namespace) -> Api:
+def connect(arguments: argparse.Namespace) -> ServerClient:
     """Return the server that the command line, the environment and client.toml name; nothing is sent yet."""
-    return Api(settings_of(arguments, environ=os.environ))
+    return ServerClient(settings_of(arguments, environ=os.environ))
 
 
 def settings_of(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from elivepatch.client.server.api import Api
+from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.errors import Unreachable
 from elivepatch.client.server.report import Report
 from elivepatch.model.progress import Event, Progress
@@ -21,7 +21,7 @@ _LONGEST_PAUSE_S = 3.0
 _Answer = TypeVar("_Answer")
 
 
-class Patience:
+class JobFollower:
     """Asks again while the server is away, `PATIENCE_S` at most."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Patience:
         self._clock = clock
         self._sleep = sleep
 
-    def ask(self, question: Callable[[], _Answer]) -> _Answer:
+    def retry(self, question: Callable[[], _Answer]) -> _Answer:
         """Return what `question` returns, asked again while it raises Unreachable; raises that in the end."""
         lost_at: float | None = None
         pause = _FIRST_PAUSE_S
@@ -57,7 +57,7 @@ class Patience:
         self._sleep(seconds)
         return min(seconds * 2, _LONGEST_PAUSE_S)
 
-    def follow(self, api: Api, job: str) -> Report:
+    def follow(self, api: ServerClient, job: str) -> Report:
         """Return the job's report when it is done; tell on the way what it does, each event once."""
         last = 0
 
@@ -76,12 +76,12 @@ class Patience:
                     raise
             return heard
 
-        if self.ask(lambda: api.is_done(job)):
-            return self.ask(lambda: api.report(job))
+        if self.retry(lambda: api.is_done(job)):
+            return self.retry(lambda: api.report(job))
         pause = _FIRST_PAUSE_S
         while True:
-            heard = self.ask(listen)
-            if self.ask(lambda: api.is_done(job)):
-                return self.ask(lambda: api.report(job))
+            heard = self.retry(listen)
+            if self.retry(lambda: api.is_done(job)):
+                return self.retry(lambda: api.report(job))
             # A server that is about to stop ends its streams early.
             pause = self.pause(_FIRST_PAUSE_S if heard else pause)

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from elivepatch.client import cli
-from elivepatch.client.server.api import Api
+from elivepatch.client.server.api import ServerClient
 from elivepatch.settings import ClientSettings
 
 JOB = "0123456789abcdef"
@@ -92,7 +92,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         for command in ("build", "cancel", "check", "kernels"):
             monkeypatch.setattr(
                 f"elivepatch.client.commands.jobs.{command}.connect",
-                lambda _: Api(ClientSettings(), transport=httpx2.MockTransport(server)),
+                lambda _: ServerClient(ClientSettings(), transport=httpx2.MockTransport(server)),
             )
         return cli.main(argv)
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elivepatch.client.server.api import Api
+from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.errors import Refused, Unreachable
 from elivepatch.model.build import Builder, BuildRequest, Result
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, ExitStatus, Problem, TrustError, UsageError
@@ -51,8 +51,8 @@ REQUEST = BuildRequest(
 Handler = Callable[[httpx2.Request], httpx2.Response]
 
 
-def api(handler: Handler, **changes: Any) -> Api:
-    return Api(ClientSettings(token="elp_secret", **changes), transport=httpx2.MockTransport(handler))
+def api(handler: Handler, **changes: Any) -> ServerClient:
+    return ServerClient(ClientSettings(token="elp_secret", **changes), transport=httpx2.MockTransport(handler))
 
 
 def always(status: int = 200, **answer: Any) -> Handler:
@@ -91,7 +91,7 @@ def test_no_token_means_no_header() -> None:
         assert "authorization" not in request.headers
         return httpx2.Response(200, json={"kernels": []})
 
-    assert Api(ClientSettings(), transport=httpx2.MockTransport(handler)).kernels() == []
+    assert ServerClient(ClientSettings(), transport=httpx2.MockTransport(handler)).kernels() == []
 
 
 def test_a_report_of_success_is_understood() -> None:
@@ -187,7 +187,7 @@ def test_files_for_tls_that_cannot_be_used_are_told(tmp_path: Path, setting: str
     for file in (tmp_path / "bad.pem", tmp_path / "none.pem"):
         options: dict[str, Any] = {setting: str(file)}
         with pytest.raises(UsageError, match="cannot be used"):
-            Api(ClientSettings(url="https://localhost:1", **options))
+            ServerClient(ClientSettings(url="https://localhost:1", **options))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_what_is_no_server_is_said_to_be_none(url: str) -> None:
 @pytest.mark.parametrize("token", ["two words", "line\nbreak", "ümlaut"])
 def test_what_is_no_token_is_never_sent(token: str) -> None:
     with pytest.raises(UsageError):
-        Api(ClientSettings(token=token))
+        ServerClient(ClientSettings(token=token))
 
 
 @pytest.mark.parametrize("job", ["", "../x", "0123456789ABCDEF", JOB + "0"])

@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from elivepatch.client.server.api import Api
+from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.errors import Refused, Unreachable
-from elivepatch.client.server.follow import PATIENCE_S, Patience
+from elivepatch.client.server.follow import PATIENCE_S, JobFollower
 from elivepatch.model.build import Result
 from elivepatch.model.progress import Event
 from elivepatch.settings import ClientSettings
@@ -77,8 +77,8 @@ class Server:
 
 def follow(server: Server, clock: Clock) -> tuple[Result, list[Event]]:
     told: list[Event] = []
-    api = Api(ClientSettings(), transport=httpx2.MockTransport(server))
-    report = Patience(told.append, clock=lambda: clock.now, sleep=clock.sleep).follow(api, JOB)
+    api = ServerClient(ClientSettings(), transport=httpx2.MockTransport(server))
+    report = JobFollower(told.append, clock=lambda: clock.now, sleep=clock.sleep).follow(api, JOB)
     return report.result, told
 
 
@@ -137,10 +137,10 @@ def test_a_job_that_the_server_does_not_know_ends_the_wait_at_once() -> None:
     problem = {"code": "build-unknown", "kind": "usage", "message": "None.", "advice": "List them."}
     content_type = {"Content-Type": "application/problem+json"}
     clock = Clock()
-    api = Api(
+    api = ServerClient(
         ClientSettings(),
         transport=httpx2.MockTransport(lambda _: httpx2.Response(404, json=problem, headers=content_type)),
     )
     with pytest.raises(Refused):
-        Patience(lambda _: None, clock=lambda: clock.now, sleep=clock.sleep).follow(api, JOB)
+        JobFollower(lambda _: None, clock=lambda: clock.now, sleep=clock.sleep).follow(api, JOB)
     assert clock.pauses == []

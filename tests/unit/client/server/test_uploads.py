@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.client.server.api import Api
+from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.errors import Refused, Unreachable
 from elivepatch.client.server.uploads import LARGE_BYTES, large, upload
 from elivepatch.model.build import BuildRequest
@@ -175,7 +175,7 @@ class Server:
 
 
 def submit(handler: Callable[[httpx2.Request], httpx2.Response], *patches: SourcePatch) -> str:
-    api = Api(ClientSettings(token="elp_secret"), transport=httpx2.MockTransport(handler))
+    api = ServerClient(ClientSettings(token="elp_secret"), transport=httpx2.MockTransport(handler))
     return api.submit(BuildRequest(release="6.1.0", series=PatchSeries(patches)))
 
 

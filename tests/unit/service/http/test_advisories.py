@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from elivepatch.advisory.exposure.sources import KernelSources, etag
 from elivepatch.advisory.records.index import decode_index
-from elivepatch.client.server.advisories import AdvisoryServer
+from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.errors import Refused
 from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.service import cli
@@ -92,12 +92,12 @@ def test_it_needs_a_token(client: TestClient) -> None:
 
 def answering(
     status: int, content: bytes, kind: str = "application/json", *, signature: str = "", pinned: bool = False
-) -> AdvisoryServer:
+) -> ServerClient:
     def answer(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(status, content=content, headers={"Content-Type": kind, HEADER: signature})
 
     keys = [KEY.public] if pinned else []
-    return AdvisoryServer(ClientSettings(), pinned=keys, transport=httpx2.MockTransport(answer))
+    return ServerClient(ClientSettings(), pinned=keys, transport=httpx2.MockTransport(answer))
 
 
 def test_the_client_keeps_what_it_has_where_nothing_changed() -> None:

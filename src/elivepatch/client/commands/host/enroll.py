@@ -11,7 +11,7 @@ import sys
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.options import SETTINGS_FILE, TRUSTED_FILE, add_json
-from elivepatch.client.server.signing import SigningServer
+from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.timeout import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError, TrustError
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         flags={"url": arguments.url.rstrip("/")},
         environ=os.environ,
     )
-    with SigningServer(settings) as server, time_limit(settings.limit_s):
+    with ServerClient(settings) as server, time_limit(settings.limit_s):
         key = server.public_key()
     pinned = next((pin for pin in pins if pin.url == settings.url), None)
     if pinned is None or pinned.public_key != key.raw.hex():

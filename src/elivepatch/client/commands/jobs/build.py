@@ -8,11 +8,11 @@ import json
 import shlex
 from pathlib import Path
 
-from elivepatch.client.server.api import Api, parse_job
+from elivepatch.client.server.api import ServerClient, parse_job
 from elivepatch.client.server.base_patches import add_base_patches, base_patches_of
 from elivepatch.client.server.connection import add_connection, add_limit, connect, connection_words
 from elivepatch.client.server.errors import Refused
-from elivepatch.client.server.follow import Patience
+from elivepatch.client.server.follow import JobFollower
 from elivepatch.client.server.patch_files import read_series, write_whole
 from elivepatch.client.server.report import Report
 from elivepatch.client.server.timeout import time_limit
@@ -87,11 +87,11 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     return report.exit_status
 
 
-def wait(api: Api, job: str, arguments: argparse.Namespace, output: Output) -> Report:
+def wait(api: ServerClient, job: str, arguments: argparse.Namespace, output: Output) -> Report:
     """Return the job's report when it is done. An interruption ends the waiting, not the job, and says so."""
     output.progress(Event(stage="job", message=job))
     try:
-        return Patience(output.progress).follow(api, job)
+        return JobFollower(output.progress).follow(api, job)
     except KeyboardInterrupt as interruption:
         again = ["elivepatch", "build", "--follow", job, *connection_words(arguments)]
         output.note(f"The job goes on at the server. To follow it again: {shlex.join(again)}")
@@ -154,15 +154,15 @@ def _usage(message: str) -> UsageError:
     return UsageError("usage", message, advice="See `elivepatch build --help`.")
 
 
-def _save(api: Api, report: Report, module: Path | None, output: Output) -> dict[str, Path]:
+def _save(api: ServerClient, report: Report, module: Path | None, output: Output) -> dict[str, Path]:
     """Save the job's files, the module last, and return where they are."""
     module = module or Path(f"{report.livepatch_name or f'elivepatch-{report.id}'}.ko")
     stem = module.name.removesuffix(".ko")
-    patience = Patience(output.progress)
+    follower = JobFollower(output.progress)
     contents: dict[str, tuple[Path, bytes]] = {}
     for what in ("log", "console"):
         try:
-            content = patience.ask(lambda: api.download(report.id, what))  # noqa: B023 - called at once
+            content = follower.retry(lambda: api.download(report.id, what))  # noqa: B023 - called at once
         except Refused as refusal:
             if refusal.problem.code != "file-unknown":
                 raise
@@ -171,7 +171,7 @@ def _save(api: Api, report: Report, module: Path | None, output: Output) -> dict
     document = json.dumps(report.document, indent=2) + "\n"
     contents["report"] = (module.with_name(f"{stem}.report.json"), document.encode())
     if (digest := report.module_sha256) is not None:
-        contents["module"] = (module, patience.ask(lambda: api.download(report.id, "module", digest)))
+        contents["module"] = (module, follower.retry(lambda: api.download(report.id, "module", digest)))
     for file, content in contents.values():
         write_whole(file, content)
     return {what: file for what, (file, _) in contents.items()}

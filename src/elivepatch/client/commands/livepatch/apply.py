@@ -14,11 +14,11 @@ from elivepatch.client.livepatch.install import Delivery, InstallReport, install
 from elivepatch.client.livepatch.live_state import require_settled
 from elivepatch.client.livepatch.session import Session, changing
 from elivepatch.client.options import SETTINGS_FILE, add_changing
+from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.base_patches import add_base_patches, base_patches_of
 from elivepatch.client.server.connection import add_connection, add_limit, settings_of
-from elivepatch.client.server.follow import Patience
+from elivepatch.client.server.follow import JobFollower
 from elivepatch.client.server.patch_files import read_series
-from elivepatch.client.server.signing import SigningServer
 from elivepatch.client.server.timeout import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.build import BuildRequest
@@ -104,21 +104,21 @@ def _build(session: Session, arguments: argparse.Namespace, account: InstallRepo
     """Have the server build, wait, fetch module and signature; raises BuildStopped with the server's own problem."""
     host, progress = session.machine.host, session.tools.progress
     settings = settings_of(arguments, environ=os.environ, file=host.path(SETTINGS_FILE))
-    patience = Patience(progress)
+    follower = JobFollower(progress)
     limit = time_limit(settings.limit_s, unchanged="; nothing was changed on this host")
-    with SigningServer(settings) as server, limit as waiting:
+    with ServerClient(settings) as server, limit as waiting:
         _require_same_build(server.kernels(), account.kernel)
         account.job = waiting.job = job = server.submit(request)
         progress(Event(stage="job", message=f"{job} at {server.url}"))
         try:
-            report = patience.follow(server, job)
+            report = follower.follow(server, job)
         except KeyboardInterrupt as interruption:
             left = f"Job {job} goes on at the server; the same command takes it up again."
             raise KeyboardInterrupt(left) from interruption
         if report.problem is not None:
             raise BuildStopped(report.problem)
-        module = patience.ask(lambda: server.download(job, "module", report.module_sha256))
-        envelope = patience.ask(lambda: server.envelope(job))
+        module = follower.retry(lambda: server.download(job, "module", report.module_sha256))
+        envelope = follower.retry(lambda: server.envelope(job))
     return Delivery(module=module, envelope=envelope, sources=request.series.patches)
 
 
