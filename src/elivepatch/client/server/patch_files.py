@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files of the command line: patches that are read, results that are written whole or not at all."""
+"""Files that the command line names: source patches to read, results to write."""
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 from elivepatch.client.server.api import MAX_SERIES_BYTES
+from elivepatch.files.atomic import write_atomic
 from elivepatch.model.errors import HostError, UsageError
 from elivepatch.model.series import PatchSeries, SourcePatch
 
@@ -16,7 +15,7 @@ _ELF = b"\x7fELF"
 
 
 def read_series(files: Sequence[Path]) -> PatchSeries:
-    """Return the patches in the files, in order; raises UsageError where one cannot be read."""
+    """Return the patches in the files, in order; raises UsageError if one cannot be read."""
     return PatchSeries(tuple(SourcePatch(file.name, _read(file)) for file in files))
 
 
@@ -40,18 +39,9 @@ def _read(file: Path) -> bytes:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write `content` to `file` so that nobody, after no crash, finds a part of it there; raises HostError."""
-    staged = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    """Replace `file` by one with `content`, durably, with the permissions of the umask; raises HostError."""
     try:
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            staged.replace(file)
-        finally:
-            staged.unlink(missing_ok=True)
+        write_atomic(file, content, mode=0o666)
     except OSError as error:
         raise HostError(
             "cannot-write",
