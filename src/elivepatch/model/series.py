@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from elivepatch.model.kernel import Digest
 
+SERIES_LIMIT_BYTES = 24 << 20
+"""Size of all patches of a series together: the one limit, for a request as for a builder."""
+
 
 @dataclass(frozen=True, slots=True)
 class SourcePatch:

@@ -13,10 +13,8 @@ from unidiff.patch import PatchSet
 
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
-from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.model.series import SERIES_LIMIT_BYTES, PatchSeries, SourcePatch
 
-PATCH_LIMIT_BYTES = 1 << 20
-SERIES_LIMIT_BYTES = 4 << 20
 _BINARY = re.compile(rb"(?m)^(GIT binary patch|Binary files .* differ)\r?$")
 _LINK_MODE = re.compile(r"(?m)^(?:new file mode|new mode|old mode|deleted file mode) (120000|160000)$")
 _NAME = re.compile(r"[A-Za-z0-9_+,.@=~ -]{1,255}")
@@ -69,8 +67,6 @@ def read_series(series: PatchSeries) -> tuple[TouchedFile, ...]:
 
 
 def _read(patch: SourcePatch) -> list[TouchedFile]:
-    if len(patch.content) > PATCH_LIMIT_BYTES:
-        raise BuildStopped(problem("patch-too-large", f"{patch.name} is larger than {PATCH_LIMIT_BYTES >> 20} MiB."))
     if not patch.content.strip():
         raise BuildStopped(problem("patch-empty", f"{patch.name} is empty."))
     if b"\0" in patch.content or _BINARY.search(patch.content):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elivepatch.model.errors import BuildStopped, Kind, Problem
-from elivepatch.model.series import PatchSeries, SourcePatch
-from elivepatch.patch.parse import PATCH_LIMIT_BYTES, SERIES_LIMIT_BYTES, FileKind, TouchedFile, kind_of, read_series
+from elivepatch.model.series import SERIES_LIMIT_BYTES, PatchSeries, SourcePatch
+from elivepatch.patch.parse import FileKind, TouchedFile, kind_of, read_series
 
 HUNK = "@@ -1,3 +1,3 @@\n one\n-two\n+TWO\n three\n"
 
@@ -137,13 +137,22 @@ def test_a_refused_name_is_shown_harmless_and_shortened() -> None:
     assert len(message) < 250
 
 
-def test_ten_megabytes_are_refused_before_they_are_read() -> None:
-    assert refusal(b"+" * (10 << 20)).code == "patch-too-large"
+def padded(size: int) -> bytes:
+    """Return a good patch of `size` bytes, most of them in its description."""
+    patch = diff("a/fs/pipe.c").encode()
+    return b"#" * (size - len(patch) - 1) + b"\n" + patch
 
 
-def test_many_patches_that_are_too_large_together_are_refused() -> None:
-    large = b"#" * (PATCH_LIMIT_BYTES - 200) + b"\n" + diff("a/fs/pipe.c").encode()
-    assert refusal(*[large] * (SERIES_LIMIT_BYTES // PATCH_LIMIT_BYTES + 1)).code == "patch-too-large"
+@pytest.mark.parametrize("parts", [1, 6], ids=["one patch", "six patches"])
+def test_a_builder_accepts_every_series_that_a_request_can_hold(parts: int) -> None:
+    series = [padded(SERIES_LIMIT_BYTES // parts)] * parts
+    assert [file.path for file in read(*series)] == ["fs/pipe.c"]
+
+
+@pytest.mark.parametrize("parts", [1, 6], ids=["one patch", "six patches"])
+def test_a_series_over_the_limit_is_refused_before_it_is_parsed(parts: int) -> None:
+    series = [padded(SERIES_LIMIT_BYTES // parts)] * parts
+    assert refusal(*series, b"+").code == "patch-too-large"
 
 
 def test_a_series_without_patches_is_empty() -> None:
