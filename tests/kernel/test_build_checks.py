@@ -144,7 +144,7 @@ def test_a_wrong_symbol_position_is_refused(made: Made, position: int) -> None:
 
 def test_a_function_that_nobody_asked_for_is_refused(made: Made) -> None:
     fewer = [one for one in made.expected if one.symbol.name != "vlan_seq_show"]
-    assert "vlan_seq_show of 8021q, which nobody asked for" in made.problem(expected=fewer).message
+    assert "vlan_seq_show of 8021q, which the series does not change" in made.problem(expected=fewer).message
 
 
 def test_a_module_that_replaces_nothing_is_refused(made: Made) -> None:

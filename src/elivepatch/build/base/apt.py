@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Debian's package archive, asked through apt: what versions there are, and downloads that apt has verified.
+"""Debian's package archive, read through apt: versions of packages, and downloads that apt has verified.
 
 Mirrors come from the host's own apt configuration; the configuration made here only adds suites, so that a host of
-one release can build for another. Every file that is used is compared with the digest in the signed index, also when
-it was downloaded by an earlier run.
+one release can build for another. Every file is compared with the digest in the signed index before it is used, even
+if an earlier run downloaded it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from elivepatch.process import run
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _MAIN_SUITES = ("bookworm", "bookworm-updates", "trixie", "trixie-updates", "trixie-backports")
 _SECURITY_SUITES = ("bookworm-security", "trixie-security")
-# The one suite whose freshness is not demanded: mirrors that follow releases carry it late. Its signature still is.
+# The one suite that may be out of date: mirrors that follow releases carry it late. Its signature is still checked.
 _UNSTABLE_SUITE = "sid"
 _INDEX_AGE_S = 24 * 3600
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.:~_-]*")
@@ -53,7 +53,7 @@ class Archive:
 
     @property
     def packages_dir(self) -> Path:
-        """Where downloaded packages are kept."""
+        """Directory of downloaded packages."""
         return self.directory / "packages"
 
     def sources(self, *suites: str) -> str:
@@ -81,7 +81,7 @@ class Archive:
             raise EnvironmentFault(
                 "apt-sources",
                 "The host's apt configuration names no Debian mirror, or its lists were never fetched.",
-                advice="Run apt-get update; see sources.list(5) where no mirror is configured.",
+                advice="Run apt-get update; see sources.list(5) if no mirror is configured.",
             )
         return main, security
 
@@ -113,7 +113,7 @@ class Archive:
         return file
 
     def refresh(self, progress: Progress = silent, *, force: bool = False) -> None:
-        """Fetch the signed indexes where there are none or they are older than a day. Raises EnvironmentFault."""
+        """Fetch the signed indexes if they are missing or older than a day. Raises EnvironmentFault."""
         with made_once(self.directory / "lock"):
             stamp = self.directory / "refreshed"
             if not force and stamp.exists() and time.time() - stamp.stat().st_mtime < _INDEX_AGE_S:
@@ -124,7 +124,7 @@ class Archive:
             stamp.touch()
 
     def versions(self, name: str) -> list[Package]:
-        """Return the versions of a package, newest first; an empty list where no archive knows it."""
+        """Return the versions of a package, newest first; an empty list if no archive has it."""
         if not _SAFE.fullmatch(name):
             return []
         self.refresh()
@@ -147,20 +147,20 @@ class Archive:
         return list(found.values())
 
     def find(self, name: str, version: str) -> Package:
-        """Return exactly this version. Raises EnvironmentFault where no archive has it."""
+        """Return exactly this version. Raises EnvironmentFault if no archive has it."""
         for package in self.versions(name):
             if package.version == version:
                 return package
         raise EnvironmentFault(
             "package-missing",
             f"No configured archive has {name} in version {version}.",
-            advice="Debian keeps old versions for a while only: take a newer kernel.",
+            advice="Debian keeps old versions for a limited time: take a newer kernel.",
         )
 
     def download(self, packages: list[Package], progress: Progress = silent) -> list[Path]:
-        """Return the files of `packages`, each compared with the signed index, downloading what is not there yet.
+        """Return the files of `packages`, each compared with the signed index; download those that are missing.
 
-        Raises EnvironmentFault where a download fails or a file is not what the index says.
+        Raises EnvironmentFault if a download fails or a file differs from the index.
         """
         wanted = [(package, self.packages_dir / f"{package.sha256}.deb") for package in packages]
         with made_once(self.directory / "lock"):
@@ -177,7 +177,7 @@ class Archive:
         for left in scratch.iterdir():
             left.unlink()
 
-        def tell(_seconds: float) -> None:
+        def report(_seconds: float) -> None:
             partial = self.directory / "cache/archives/partial"
             have = max((file.stat().st_size for file in partial.iterdir() if file.is_file()), default=0)
             if not have:
@@ -198,7 +198,7 @@ class Archive:
             cwd=scratch,
             env={"APT_CONFIG": str(self._configuration)},
             timeout_s=3600,
-            on_tick=tell,
+            on_tick=report,
         )
         done.check(f"Downloading {package.name} {package.version}")
         files = list(scratch.glob("*.deb"))
@@ -206,7 +206,7 @@ class Archive:
             raise EnvironmentFault(
                 "package-damaged",
                 f"The download of {package.name} {package.version} is not the file that the signed index names.",
-                advice="Try again; if it happens again, the mirror is broken or somebody is in between.",
+                advice="Try again; if it happens again, the mirror is broken or somebody changes its files on the way.",
             )
         publish(files[0], path)
         scratch.rmdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the draft of every base has in common, whether its kernel came in packages or was built here."""
+"""Steps shared by stock and custom bases."""
 
 from __future__ import annotations
 
@@ -49,38 +49,38 @@ _CC = re.compile(
 
 @dataclass(slots=True)
 class BaseContext:
-    """Where bases are made, and with what."""
+    """Directories, toolchains and limits with which bases are made."""
 
     toolchains: Toolchains
     bases: Bases
     jobs: int
     progress: Progress = silent
 
-    def tell(self, message: str, fraction: float | None = None) -> None:
-        """Report how the draft goes."""
+    def report(self, message: str, fraction: float | None = None) -> None:
+        """Report progress."""
         self.progress(Event(stage="base", message=message, fraction=fraction))
 
     def publish(self, release: Release, make: Callable[[Path], Base]) -> Base:
-        """Return the base that is there, or the one that `make` makes in an empty directory of its own.
+        """Return the existing base, or the one that `make` makes in an empty directory of its own.
 
-        Nothing half-made is ever seen under the release's name, and two processes never make the same base.
+        No unfinished base ever has the release's name, and two processes never make the same base.
         """
         lock = self.bases.directory / f".{release}.lock"
         with made_once(lock, progress=self.progress, waiting_for=f"the base of {release}"):
             if (found := self.bases.find(release)) is not None and self._is_current(found):
                 return found
-            # What a killed process left half-made, and a base made by an older recipe or with an older toolchain.
+            # Remains of a killed process, and a base made by an older recipe or with an older toolchain.
             for left in (*self.bases.directory.glob(f".{release}.new-*"), self.bases.directory / release):
                 shutil.rmtree(left, ignore_errors=True)
             scratch = Path(tempfile.mkdtemp(prefix=f".{release}.new-", dir=self.bases.directory))
             try:
                 scratch.chmod(0o755)
                 base = make(scratch)
-                # A base is 1.6 GB in 90,000 files; `units.json`, the tree and all else are on the disk before its name.
+                # A base is 1.6 GB in 90,000 files; all of them are on the disk before its name is.
                 publish_tree(scratch, base.directory)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-        self.tell(f"{release}: ready in {base.seconds:.0f} s", 1.0)
+        self.report(f"{release}: ready in {base.seconds:.0f} s", 1.0)
         return base
 
     def helper_sandbox(self) -> Sandbox:
@@ -91,16 +91,16 @@ class BaseContext:
         return self.toolchains.add(base.toolchain, self.progress).digest == base.toolchain_digest
 
     def begin(self, release: Release, content: bytes, config: KernelConfig, scratch: Path) -> BaseDraft:
-        """Begin a base with the toolchain that its configuration names. Raises as `toolchain` does."""
+        """Return a new draft with the toolchain that the configuration names. Raises as `toolchain` does."""
         cc, toolchain = self.toolchain(config)
         return BaseDraft(
             context=self, release=release, scratch=scratch, content=content, config=config, cc=cc, toolchain=toolchain
         )
 
     def toolchain(self, config: KernelConfig) -> tuple[str, Toolchain]:
-        """Return the compiler's command and the toolchain that a configuration names, made where it is missing.
+        """Return the compiler's command and the toolchain that a configuration names; make a missing toolchain.
 
-        Raises EnvironmentFault with the code `toolchain-match` where there is none.
+        Raises EnvironmentFault with the code `toolchain-match` if no toolchain has that compiler.
         """
         text = config.get("CC_VERSION_TEXT")
         found = _CC.fullmatch(text)
@@ -111,7 +111,7 @@ class BaseContext:
                 advice="Only gcc is supported, and the configuration must name its version (CONFIG_CC_VERSION_TEXT).",
             )
         command = found["command"] if found["suffix"] else f"gcc-{found['major']}"
-        # The helper is needed for every kernel; a toolchain that could be the right one is made where it is missing.
+        # Every kernel needs the helper; a toolchain that could be the right one is made if it is missing.
         compiler, rust = command.removeprefix("x86_64-linux-gnu-"), config.enabled("RUST")
         for declaration in declarations().values():
             fits = declaration.compiler == compiler and declaration.rust == rust
@@ -122,7 +122,7 @@ class BaseContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseDraft:
-    """A base in the draft, in the directory `scratch`. `content` is the kernel's configuration as it was shipped."""
+    """A base under construction in the directory `scratch`. `content` is the kernel's configuration as shipped."""
 
     context: BaseContext
     release: Release
@@ -146,8 +146,8 @@ class BaseDraft:
         )
 
     def read_debug_info(self, inputs: Path, vmlinux: str, cancellation: Cancellation | None = None) -> DebugInfo:
-        """Read the kernel `vmlinux` and the modules below `inputs`, as `reading.read_debug_info` does."""
-        self.context.tell(f"{self.release}: reading debug information")
+        """Read the kernel `vmlinux` and the modules below `inputs`, as `debug_info.read_debug_info` does."""
+        self.context.report(f"{self.release}: reading debug information")
         helper = self.context.helper_sandbox()
         return read_debug_info(helper, inputs=inputs, vmlinux=vmlinux, into=self.scratch, cancellation=cancellation)
 
@@ -161,15 +161,15 @@ class BaseDraft:
         packages: Mapping[str, str],
         started: float,
     ) -> Base:
-        """Write down what the base is and return it. `listed` is what `TreeMaker.prepare` returned.
+        """Write base.json and return the base. `listed` is what `TreeMaker.prepare` returned.
 
-        Raises EnvironmentFault where the kernel has no build-id.
+        Raises EnvironmentFault if the kernel has no build-id.
         """
         build_id = ElfFile(self.scratch / VMLINUX).build_id
         if not build_id:
             raise EnvironmentFault(
                 "build-id-missing",
-                "The kernel has no build-id, so that no livepatch could be bound to it.",
+                "The kernel has no build-id, so no livepatch could be bound to it.",
                 advice="Its linker must be called with --build-id, as the kernel's own makefile does.",
             )
         units_of(facts.compiled, listed).save(self.scratch / "units.json")
@@ -198,7 +198,7 @@ class BaseDraft:
 
 
 def other_architecture(sentence: str) -> EnvironmentFault:
-    """Return the refusal of a kernel of another architecture than x86_64; `sentence` says which kernel that is."""
+    """Return the fault for a kernel of another architecture than x86_64; `sentence` names the kernel."""
     return EnvironmentFault(
         "arch-unsupported",
         sentence,
@@ -207,7 +207,7 @@ def other_architecture(sentence: str) -> EnvironmentFault:
 
 
 def size_of(directory: Path) -> int:
-    """Return how many bytes the files below a directory have."""
+    """Return the total size in bytes of the files below a directory."""
     return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Custom bases: of a kernel that somebody built from source, with their own configuration and patches.
+"""Custom bases: for kernels that an operator built from source, with a configuration and patches of their own.
 
-Where the build was kept, nothing is built: its vmlinux, modules and export table are read. Where it was not, the kernel
-is built once, in the sandbox, and what came out is read in the same way. The build-id says whether that is the kernel
-which a host runs; a kernel built here hardly ever has the host's (the build's time is part of the kernel), so that its
-use for such a host must be accepted as unproved.
+If the operator kept the build, nothing is built: its vmlinux, modules and export table are read. Otherwise the kernel
+is built once, in the sandbox, and its files are read in the same way. The build-id shows if a host runs that kernel. A
+kernel that is built here hardly ever has the host's build-id (the time of the build is part of the kernel), so the
+operator must accept its use for such a host as unproved.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ done
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptBuild:
-    """What was kept of a build: vmlinux with debug information, bzImage, Module.symvers, lib/modules/RELEASE."""
+    """Files kept of a build: vmlinux with debug information, bzImage, Module.symvers, lib/modules/RELEASE."""
 
     vmlinux: Path
     vmlinuz: Path
@@ -64,7 +64,7 @@ class KeptBuild:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomKernel:
-    """A kernel as its operator describes it. `source` is what `fetch_source` reads, `build_id` the host's."""
+    """A kernel as its operator describes it. `source` is for `fetch_source`; `build_id` is the host's."""
 
     release: Release
     source: str
@@ -83,10 +83,10 @@ class CustomMaker:
     context: BaseContext
 
     def add(self, kernel: CustomKernel) -> Base:
-        """Return the base of a kernel, made where it is not there.
+        """Return the base of a kernel; make it if it is missing.
 
-        Raises UsageError or EnvironmentFault; `unproved` where the host's build-id is another than the base's and that
-        was not accepted. The base is kept then, so that nothing is built twice.
+        Raises UsageError or EnvironmentFault; `unproved` if the host's build-id differs from the base's and the
+        operator did not accept that. The base is kept, so that nothing is built twice.
         """
         content = _read(kernel.config)
         config = parse_config(content)
@@ -109,7 +109,7 @@ class CustomMaker:
         if base.kind != "custom" or not same or not kept:
             raise UsageError(
                 "kernel-present",
-                f"There is another base of {kernel.release} already.",
+                f"Another base of {kernel.release} exists already.",
                 advice=f"Remove it first (elivepatch-server kernel remove {kernel.release}), or build the kernel with "
                 "a CONFIG_LOCALVERSION of its own.",
             )
@@ -122,10 +122,10 @@ class CustomMaker:
         if wanted != base.build_id and not kernel.accept_unproved:
             raise EnvironmentFault(
                 "unproved",
-                f"The kernel made from this source has the build-id {base.build_id}, the host's has {wanted}: that "
-                "they are the same cannot be proved.",
-                advice="Give what was kept of the host kernel's build (--vmlinux ...), or --accept-unproved; what was "
-                "built is kept.",
+                f"The kernel made from this source has the build-id {base.build_id}, the host's has {wanted}: no "
+                "proof shows that they are the same.",
+                advice="Give the files kept of the host kernel's build (--vmlinux ...), or --accept-unproved; the base "
+                "is kept.",
             )
         bound = replace(base, claimed_build_id=None if wanted == base.build_id else wanted)
         bound.save(base.directory)
@@ -137,23 +137,23 @@ class CustomMaker:
         draft = place.begin(release, content, config, scratch)
         facts, kept = None, kernel.kept
         if kept is not None:
-            # First, because it is what most likely is not what it should be, and soon known.
+            # First, because these files are the most likely to be wrong, and quick to check.
             facts = _read_built(draft, lambda built: _copy_kept(kept, built, release))
-        place.tell(f"{release}: reading the source", 0.0)
+        place.report(f"{release}: reading the source", 0.0)
         fetched = scratch / "fetched"
         fetched.mkdir()
         source = fetch_source(kernel.source, self.archive, fetched, place.progress)
         maker = draft.tree_maker()
         patches = self._source(source, kernel, maker, fetched)
         shutil.rmtree(fetched)
-        place.tell(f"{release}: configuring the source tree")
+        place.report(f"{release}: configuring the source tree")
         maker.freeze_release()
         maker.configure(content)
         if facts is None:
             facts = _read_built(draft, lambda built: self._build(maker, config, built))
         built = scratch / "built"
         check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
-        place.tell(f"{release}: preparing the source tree")
+        place.report(f"{release}: preparing the source tree")
         listed = maker.prepare()
         take_file(built, "Module.symvers", scratch / "tree/Module.symvers", limit_bytes=_FILE_LIMIT_BYTES)
         take_file(built, "bzImage", scratch / "vmlinuz", limit_bytes=_FILE_LIMIT_BYTES)
@@ -199,9 +199,9 @@ class CustomMaker:
         os.chown(built, BUILD_UID, BUILD_UID)
         make = [*make_arguments(maker.cc, maker.jobs), *_PLAIN]
         if not config.enabled("DEBUG_INFO"):
-            # Debug information changes no code, and without it nobody could tell what went where.
+            # Debug information changes no code, and it is the only record of which source went where.
             make.append("KCFLAGS=-g")
-        self.context.tell(f"{maker.release}: building the kernel, once; this takes minutes to hours")
+        self.context.report(f"{maker.release}: building the kernel, once; this takes minutes to hours")
         done = maker.sandbox.run(
             ["sh", "-c", _BUILD, "sh", *make],
             writable=maker.tree,
@@ -213,22 +213,24 @@ class CustomMaker:
             raise EnvironmentFault(
                 "kernel-build",
                 f"The kernel {maker.release} cannot be built from this source and configuration.",
-                advice="Build it by hand with the same compiler to see why; or give what was kept of its build.",
+                advice="Build it by hand with the same compiler to see why, or give the files kept of its build.",
                 excerpt=done.tail(30),
             )
 
     def _counting(self, maker: TreeMaker) -> Callable[[float], None]:
-        """Return what tells now and then how many objects there are."""
-        told = 0.0
+        """Return a function that reports the number of objects every `_HEARTBEAT_S` seconds."""
+        reported = 0.0
 
-        def tell(seconds: float) -> None:
-            nonlocal told
-            if seconds - told >= _HEARTBEAT_S:
-                told = seconds
+        def report(seconds: float) -> None:
+            nonlocal reported
+            if seconds - reported >= _HEARTBEAT_S:
+                reported = seconds
                 objects = sum(name.endswith(".o") for _, _, names in os.walk(maker.tree) for name in names)
-                self.context.tell(f"{maker.release}: building the kernel: {objects} objects in {seconds / 60:.1f} min")
+                self.context.report(
+                    f"{maker.release}: building the kernel: {objects} objects in {seconds / 60:.1f} min"
+                )
 
-        return tell
+        return report
 
 
 def _read_built(draft: BaseDraft, make: Callable[[Path], None]) -> DebugInfo:
@@ -242,20 +244,20 @@ def _read_built(draft: BaseDraft, make: Callable[[Path], None]) -> DebugInfo:
 
 def _check_config(config: KernelConfig) -> None:
     if not config.enabled("X86_64"):
-        raise other_architecture("The configuration is not one of x86_64.")
+        raise other_architecture("The configuration is not for x86_64.")
     for name in _NEEDED:
         if not config.enabled(name):
             raise UsageError(
                 "config-livepatch",
-                f"The kernel has no CONFIG_{name}, so that no livepatch can be loaded into it.",
-                advice="Build and boot the kernel with CONFIG_LIVEPATCH and what that needs.",
+                f"The kernel has no CONFIG_{name}, so no livepatch can be loaded into it.",
+                advice="Build and boot the kernel with CONFIG_LIVEPATCH and the options that it needs.",
             )
 
 
 def _copy_kept(kept: KeptBuild, built: Path, release: Release) -> None:
     for path, name in ((kept.vmlinux, VMLINUX), (kept.vmlinuz, "bzImage"), (kept.symvers, "Module.symvers")):
         if not path.is_file():
-            raise UsageError("file-missing", f"There is no file {path}.", advice="See what was kept of the build.")
+            raise UsageError("file-missing", f"There is no file {path}.", advice="Check the files kept of the build.")
         shutil.copyfile(path, built / name)
     modules = built / "lib/modules" / release
     if kept.modules is None:
@@ -263,14 +265,14 @@ def _copy_kept(kept: KeptBuild, built: Path, release: Release) -> None:
         return
     if not kept.modules.is_dir():
         raise UsageError("file-missing", f"There is no directory {kept.modules}.", advice="Give lib/modules/RELEASE.")
-    # Links lead to the build and source directories; other packages put modules of theirs beside the kernel's.
+    # Links lead to the build and source directories; other packages put their modules beside the kernel's.
     shutil.copytree(kept.modules, modules, symlinks=True, ignore=shutil.ignore_patterns("build", "source", "vdso"))
     packed = next(modules.rglob("*.ko.zst"), None)
     if packed is not None:
         raise UsageError(
             "modules-compressed",
             f"The modules are compressed with zstd: {packed.name}.",
-            advice="Give a directory in which they are not, as `make modules_install` of the build leaves them.",
+            advice="Give a directory with plain modules, as `make modules_install` of the build leaves them.",
         )
 
 
@@ -291,7 +293,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UsageError(
-            "file-missing", f"{path} cannot be read: {error.strerror}.", advice="Give a file that is there."
+            "file-missing", f"{path} cannot be read: {error.strerror}.", advice="Give an existing file."
         ) from error
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a kernel with debug information tells: its symbols, which sources went into it, sizes of its tables' entries."""
+"""Debug information of a kernel: its symbols, the sources it was built from, the sizes of its tables' entries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LISTING_LIMIT_BYTES = 256 << 20
 _KERNEL_LIMIT_BYTES = 2 << 30
 _STRIP = "objcopy --strip-debug --keep-file-symbols"
 _LISTING = "readelf -wi --dwarf-depth=1 {} 2>/dev/null | grep -E '^File: |DW_AT_name'"
-# The stripped kernel is named beside the modules because readelf names a file only where there are several.
+# The stripped kernel is listed beside the modules because readelf names files only if it reads several.
 _SCRIPT = f"""
 set -e
 {_STRIP} "/in/$1" /out/vmlinux
@@ -46,7 +46,7 @@ find . -name '*.ko' -print0 | xargs -0 -r -P2 -n1 sh -c '{_STRIP} "$1" "/out/sym
 
 @dataclass(frozen=True, slots=True)
 class DebugInfo:
-    """What was read: normalised source to (source as compiled, parents), and sizes in bytes."""
+    """`compiled` maps a normalised source to (source as compiled, parents); `struct_sizes` are in bytes."""
 
     compiled: dict[str, tuple[str, set[str]]]
     struct_sizes: dict[str, int]
@@ -55,21 +55,21 @@ class DebugInfo:
 def read_debug_info(
     helper: Sandbox, *, inputs: Path, vmlinux: str, into: Path, cancellation: Cancellation | None = None
 ) -> DebugInfo:
-    """Read `vmlinux` and all modules below `inputs`; leave them without debug information in `into`, with symbols/.
+    """Read `vmlinux` and all modules below `inputs`; write both without debug information to `into` and `into`/symbols.
 
-    Raises EnvironmentFault where they have no debug information.
+    Raises EnvironmentFault if they have no debug information.
     """
     stripped = writable_directory(into / "stripped")
     command = ["sh", "-c", _SCRIPT, "sh", vmlinux]
     helper.run(command, inputs=inputs, output=stripped, timeout_s=1800, cancellation=cancellation).check(
         "Reading the kernel's debug information"
     )
-    # The programs have read a stranger's kernel: what they left is as untrusted as that.
+    # The programs have parsed a stranger's kernel: their output is as untrusted as the kernel.
     compiled = read_compile_units(_lines(stripped, "vmlinux.units"), parent=VMLINUX)
     if not compiled:
         raise EnvironmentFault(
             "debug-info",
-            "The kernel has no debug information: what it was built from cannot be read.",
+            "The kernel has no debug information: the sources it was built from are not known.",
             advice="Give the vmlinux as the build left it, not stripped, of a kernel with CONFIG_DEBUG_INFO.",
         )
     for source, (raw, parents) in read_compile_units(_lines(stripped, "modules.units")).items():
@@ -88,8 +88,8 @@ def _lines(directory: Path, name: str) -> list[str]:
 
 
 def check_compiler(elf: ElfFile, toolchain: Toolchain, release: str) -> None:
-    """Raise EnvironmentFault where the compiler that left its name in the kernel is not the toolchain's."""
-    # A rustc also leaves its name there; its version is part of the configuration, which the gate compares.
+    """Raise EnvironmentFault if the compiler named in the kernel is not the toolchain's."""
+    # rustc also leaves its name there; its version is part of the configuration, which config_gate compares.
     comments = {part.decode(errors="replace") for part in elf.named(".comment").split(b"\0") if part.startswith(b"GCC")}
     if comments != {toolchain.comment}:
         raise EnvironmentFault(
@@ -101,7 +101,7 @@ def check_compiler(elf: ElfFile, toolchain: Toolchain, release: str) -> None:
 
 
 def struct_sizes(listing: str) -> dict[str, int]:
-    """Return the sizes that create-diff-object asks for, from pahole's listing of all structures."""
+    """Return the sizes that create-diff-object needs, from pahole's listing of all structures."""
     sizes = dict.fromkeys(_MAY_BE_ABSENT, 0)
     for line in listing.splitlines():
         name, size, *_ = (*line.split("\t"), "", "")
@@ -111,7 +111,7 @@ def struct_sizes(listing: str) -> dict[str, int]:
     if missing:
         raise EnvironmentFault(
             "struct-sizes",
-            f"The kernel's type information lacks the structure behind {missing[0]}.",
+            f"The kernel's type information lacks the structure for {missing[0]}.",
             advice="The kernel must be built with CONFIG_DEBUG_INFO, and with CONFIG_UNWINDER_ORC.",
         )
     return sizes

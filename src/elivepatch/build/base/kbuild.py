@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How make is called in a prepared tree."""
+"""Arguments and compiler flags for kbuild, the kernel's build system."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import re
 from pathlib import Path
 
 SECTION_FLAGS = "-I/tools/patch -ffunction-sections -fdata-sections -gz=none"
-"""What kpatch compiles with: a section per function and per datum, and its helper macros within reach of patches."""
+"""Flags that kpatch compiles with: a section for each function and datum, and its helper macros for patches."""
 
 _RUNTIME_CONSTANTS = ("arch/x86/include/asm/runtime-const.h", "include/asm-generic/runtime-const.h")
-# It has the name that keeps the other one from being read a second time.
+# Its include guard has the name of the other header's, which is therefore not read after it.
 _PLAIN_CONSTANTS = " -include asm-generic/runtime-const.h"
 _ONLY_SECTIONED = re.compile(rf" -f(?:function|data)-sections(?= )|{re.escape(_PLAIN_CONSTANTS)}(?= )")
 
 
 def section_flags(tree: Path) -> str:
-    """Return the flags to compile objects of a tree with that are compared.
+    """Return the compiler flags for objects that are to be compared.
 
     From 6.11 on, x86 writes some constants into its code at boot (asm/runtime-const.h: the end of user memory, tables
-    of fs/dcache.c), from lists in sections that no module may have. Code that a livepatch brings reads the variables
-    instead, as the kernel itself does in modules and on other architectures (asm-generic/runtime-const.h).
+    of fs/dcache.c), from lists in sections that no module may have. Code of a livepatch reads the variables instead,
+    as the kernel itself does in modules and on other architectures (asm-generic/runtime-const.h).
     """
     return SECTION_FLAGS + _PLAIN_CONSTANTS * all((tree / name).is_file() for name in _RUNTIME_CONSTANTS)
 
 
 def without_sections(command: str) -> str:
-    """Return a compile command without what `section_flags` adds: it makes what the shipped kernel holds."""
+    """Return a compile command without the flags of `section_flags`: it makes the object as it was shipped."""
     return _ONLY_SECTIONED.sub("", command)
 
 

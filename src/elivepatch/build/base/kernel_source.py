@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the source of a custom kernel comes from: a directory, a tag of a git repository, an archive, a package.
+"""Source of a custom kernel: a directory, a tag of a git repository, an archive, or a package.
 
-Whatever it is, it is brought to one form, a tar archive with one top directory, which only the sandbox unpacks.
+Each becomes a tar archive with one top directory, which only programs in the sandbox unpack.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NOT_SOURCE = ("./.git", "*.o", "*.ko", "*.a", "*.cmd", "./vmlinux*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A kernel's source. `archive` is the tar archive, `packaging` Debian's changes to it where it comes as .dsc."""
+    """A kernel's source. `archive` is the tar archive; `packaging` holds Debian's changes if it came as .dsc."""
 
     archive: Path
     inputs: Mapping[str, str]
@@ -37,10 +37,10 @@ class Source:
 
 
 def fetch_source(named: str, archive: Archive, scratch: Path, progress: Progress) -> Source:
-    """Bring the source that the operator named into the directory `scratch`; its `inputs` name it by SHA-256.
+    """Put the source that the operator named into the directory `scratch`; its `inputs` name it by SHA-256.
 
     `named` is a directory, `REPOSITORY#TAG`, a tar archive, a .dsc beside its files, or a package such as
-    `linux-source-6.12` or `linux-source-6.12=6.12.107-1`. Raises UsageError where it is none of these.
+    `linux-source-6.12` or `linux-source-6.12=6.12.107-1`. Raises UsageError if it is none of these.
     """
     path, _, tag = named.partition("#")
     place = Path(path).expanduser()
@@ -58,7 +58,7 @@ def fetch_source(named: str, archive: Archive, scratch: Path, progress: Progress
         return _from_package(found["name"], found["version"], archive, scratch, progress)
     raise UsageError(
         "source-unknown",
-        f"{named[:200]} is no source of a kernel.",
+        f"{named[:200]} is not the source of a kernel.",
         advice="Give a directory, REPOSITORY#TAG, a tar archive, a .dsc, or a package such as linux-source-6.12.",
     )
 
@@ -67,7 +67,7 @@ def _from_directory(place: Path, scratch: Path) -> Source:
     if not (place / "Kconfig").is_file() or not (place / "Makefile").is_file():
         raise UsageError(
             "source-unknown",
-            f"{place} holds no source of a kernel: it has no Kconfig and Makefile.",
+            f"{place} does not hold the source of a kernel: it has no Kconfig and Makefile.",
             advice="Give the top directory of the source tree.",
         )
     packed = scratch / "source.tar"
@@ -79,7 +79,7 @@ def _from_directory(place: Path, scratch: Path) -> Source:
 
 
 def _from_git(place: Path, tag: str, scratch: Path) -> Source:
-    # A repository's own configuration could name programs; none of what is read here may start any.
+    # A repository's own configuration could name programs; nothing that is read here may start one.
     git = ["git", "-c", f"safe.directory={place}", "-c", "core.fsmonitor=false", "-C", str(place)]
     named = run([*git, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{tag}^{{commit}}"])
     commit = named.text.strip()
@@ -87,7 +87,7 @@ def _from_git(place: Path, tag: str, scratch: Path) -> Source:
         raise UsageError(
             "source-unknown",
             f"The repository {place} has no tag or commit {tag[:100]}.",
-            advice="See `git tag`; fetch it first where it is missing.",
+            advice="See `git tag`; fetch the tag first if it is missing.",
         )
     packed = scratch / "source.tar"
     command = [*git, "archive", "--format=tar", "--prefix=linux/", f"--output={packed}", commit]
@@ -102,7 +102,7 @@ def _from_dsc(place: Path, scratch: Path) -> Source:
     if len(originals) != 1 or len(changes) != 1:
         raise UsageError(
             "source-unknown",
-            f"{place.name} lists no original archive and one of Debian's changes.",
+            f"{place.name} does not list one original archive and one archive of Debian's changes.",
             advice="Give the .dsc of a source package of the format 3.0 (quilt), beside its files.",
         )
     taken = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a base tells about the kernel itself: the source files of its tree, and its distribution's changelog."""
+"""Origin of a base's kernel: the source files of its tree, and its distribution's version and changelog."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_THE_KERNEL = frozenset({"Documentation", "tools", "samples", "scripts", "us
 
 
 def source_files(base: Base) -> Iterator[str]:
-    """Give the path of every file of the tree that could be compiled into the kernel, sorted by directory."""
+    """Yield the path of every file of the tree that could be compiled into the kernel, sorted by directory."""
     top = os.fspath(base.tree)
     for directory, directories, names in os.walk(top):
         inside = os.path.relpath(directory, top)
@@ -36,7 +36,7 @@ def source_files(base: Base) -> Iterator[str]:
 
 
 def package_version(base: Base) -> str:
-    """Return the version of the distribution's package that the base's source comes from, empty where it is none."""
+    """Return the version of the distribution package that the base's source comes from, empty if there is none."""
     if base.kind == "stock":
         return base.version
     named = (name.partition("_") for name in base.packages if name.startswith("linux-source-"))
@@ -44,10 +44,10 @@ def package_version(base: Base) -> str:
 
 
 def distribution_changelog(base: Base, archive: Archive) -> str | None:
-    """Return the changelog of the packages that a base was made from, None where no package is kept that has it.
+    """Return the changelog of the packages that a base was made from, None if no kept package has it.
 
-    It is taken out of a package the first time and kept beside the base from then on. Raises EnvironmentFault where a
-    package cannot be read.
+    It is extracted from a package once and then kept beside the base. Raises EnvironmentFault if a package cannot be
+    read.
     """
     kept = base.directory / "changelog.gz"
     packages = [archive.packages_dir / f"{digest}.deb" for digest in base.packages.values()]

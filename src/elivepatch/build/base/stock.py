@@ -29,7 +29,7 @@ from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import Release, parse_release
 from elivepatch.process import Cancellation, run
 
-# How the releases of a distribution's other architectures end.
+# Suffixes of the releases of a distribution's other architectures.
 _OTHER_ARCHITECTURES = ("-arm64", "-arm64-16k", "-armmp", "-armmp-lpae", "-686", "-686-pae", "-powerpc64le", "-s390x",
                         "-riscv64", "-loong64")  # fmt: skip
 
@@ -51,12 +51,12 @@ class Packages:
 
 @cache
 def aliases() -> dict[str, dict[str, str]]:
-    """Return the names that stand for the newest stock kernel of a distribution release."""
+    """Return the aliases that mean the newest stock kernel of a distribution release."""
     return tomllib.loads((files("elivepatch.build") / "data/stock.toml").read_text(encoding="utf-8"))
 
 
 def resolve(name: str, archive: Archive) -> Release:
-    """Return the release that `name` means: an alias such as `debian-13`, or a release itself."""
+    """Return the release for `name`: an alias such as `debian-13`, or a release itself."""
     entry = aliases().get(name)
     if entry is None:
         return parse_release(name)
@@ -72,7 +72,7 @@ def resolve(name: str, archive: Archive) -> Release:
 
 
 def find_packages(release: Release, archive: Archive) -> Packages:
-    """Return the packages of exactly the version that `release` is. Raises EnvironmentFault where one is missing."""
+    """Return the packages of exactly the kernel `release`. Raises EnvironmentFault if one is missing."""
     if release.endswith(_OTHER_ARCHITECTURES):
         raise other_architecture(f"{release} is a kernel of another architecture.")
     images = archive.versions(f"linux-image-{release}")
@@ -80,7 +80,7 @@ def find_packages(release: Release, archive: Archive) -> Packages:
         raise EnvironmentFault(
             "kernel-not-in-archive",
             f"No configured archive knows a kernel {release}.",
-            advice=f"Check it against `uname -r`; names such as {', '.join(aliases())} mean the newest stock kernel.",
+            advice=f"Check it with `uname -r`; names such as {', '.join(aliases())} mean the newest stock kernel.",
         )
     image = images[0]
     # From 7.2 on the image is split, and linux-image only depends on the parts.
@@ -103,9 +103,9 @@ class StockMaker:
     context: BaseContext
 
     def add(self, name: str) -> Base:
-        """Return the base for `name`, draft it first where it is not there.
+        """Return the base for `name`; make it if it is missing.
 
-        Raises UsageError or EnvironmentFault; nothing half-made is ever seen under the release's name.
+        Raises UsageError or EnvironmentFault; no unfinished base ever has the release's name.
         """
         release = resolve(name, self.archive)
 
@@ -119,7 +119,7 @@ class StockMaker:
     def _make(self, packages: Packages, paths: dict[Package, Path], scratch: Path) -> Base:
         started = time.monotonic()
         release = packages.release
-        self.context.tell(f"{release}: unpacking", 0.0)
+        self.context.report(f"{release}: unpacking", 0.0)
         unpacked = scratch / "unpacked"
         for package in packages.all():
             if package not in (packages.debug, packages.source):
@@ -146,7 +146,7 @@ class StockMaker:
 
 
 def _halves(draft: BaseDraft, debug: Path, source: Path) -> tuple[DebugInfo, list[str]]:
-    """Read the debug package while the source package becomes the tree; return what both tell."""
+    """Read the debug package while the source package becomes the tree; return both results."""
     cancellation = Cancellation.new()
     with ThreadPoolExecutor(max_workers=1) as pool:
         try:
@@ -154,7 +154,7 @@ def _halves(draft: BaseDraft, debug: Path, source: Path) -> tuple[DebugInfo, lis
             listed = _tree_part(draft, source)
             return pending.result(), listed
         finally:
-            # The pool waits for its thread, also where nobody wants to know any more what that reads.
+            # The pool waits for its thread, even after an error that makes its result useless.
             cancellation.event.set()
 
 
@@ -175,7 +175,7 @@ def _tree_part(draft: BaseDraft, package: Path) -> list[str]:
     (archive,) = source.glob("usr/src/linux-source-*.tar.xz")
     unpack_source(archive, maker.tree, maker.sandbox)
     shutil.rmtree(source)
-    draft.context.tell(f"{draft.release}: preparing the source tree")
+    draft.context.report(f"{draft.release}: preparing the source tree")
     maker.configure(draft.content)
     return maker.prepare()
 
@@ -192,5 +192,5 @@ def _one_of(root: Path, *names: str) -> Path:
     raise EnvironmentFault(
         "package-layout",
         f"The kernel's packages hold no {names[0]}.",
-        advice="This distribution release lays its kernel packages out in a way that is not known yet.",
+        advice="This distribution release has a layout of kernel packages that is not known yet.",
     )

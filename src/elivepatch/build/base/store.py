@@ -3,14 +3,14 @@
 
 On disk, below the directory of bases:
 
-    RELEASE/base.json     what this base is (class Base)
+    RELEASE/base.json     description of the base (class Base)
     RELEASE/tree/         prepared source tree with .config and Module.symvers
     RELEASE/vmlinux       the shipped kernel without debug information: symbols, code, export tables
-    RELEASE/vmlinuz       what a trial boots
+    RELEASE/vmlinuz       the kernel image that a trial boots
     RELEASE/modules/      the shipped modules
     RELEASE/symbols/      their symbols as they were linked, which shipping has stripped of FILE entries
     RELEASE/units.json    which source file belongs to which object and parent (class Units)
-    RELEASE/config        of a custom base: the configuration as its operator gave it
+    RELEASE/config        the configuration as the operator gave it (custom bases only)
     RELEASE/originals/    unpatched objects that jobs have compiled so far
 """
 
@@ -40,18 +40,17 @@ RECIPE = 2
 
 VMLINUX = "vmlinux"
 BASE_PATCH = "base patch "
-"""What the name of a base patch begins with in `Base.packages`."""
+"""Prefix of a base patch in `Base.packages`."""
 
 _MODULES_KEPT = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """One base. `struct_sizes` are in bytes; `packages` maps what it was made from to SHA-256.
+    """One base. `struct_sizes` are in bytes; `packages` maps the inputs that it was made from to SHA-256.
 
-    `section_flags` are what the tree was prepared with, and its objects are compiled with to be compared.
-    `build_id` is that of the vmlinux in it, `claimed_build_id` that of a host whose kernel was accepted as the same
-    without proof.
+    The tree was prepared with `section_flags`; objects that are compared are compiled with them. `build_id` is that of
+    the base's vmlinux, `claimed_build_id` that of a host whose kernel the operator accepted as the same without proof.
     """
 
     directory: Path
@@ -81,7 +80,7 @@ class Base:
 
     @property
     def identity(self) -> KernelIdentity:
-        """What a livepatch for this base is bound to."""
+        """Identity of the kernel that a livepatch for this base is bound to."""
         return KernelIdentity(
             release=self.release,
             build_id=self.claimed_build_id or self.build_id,
@@ -98,7 +97,7 @@ class Base:
 
     @cached_property
     def digest(self) -> Digest:
-        """SHA-256 over all that determines what is built against this base."""
+        """SHA-256 over everything that determines the livepatches built for this base."""
         facts = self.as_dict()
         for incidental in ("size_bytes", "seconds", "digest"):
             facts.pop(incidental, None)
@@ -106,7 +105,7 @@ class Base:
 
     @cached_property
     def units(self) -> Units:
-        """Which source belongs where."""
+        """Table of the objects and parents that each source belongs to."""
         return Units.load(self.directory / "units.json")
 
     @cached_property
@@ -116,12 +115,12 @@ class Base:
 
     @cached_property
     def exports(self) -> Mapping[str, Export]:
-        """Every symbol that the kernel and its modules export."""
+        """Symbols that the kernel and its modules export."""
         return read_symvers(self.tree / "Module.symvers")
 
     @cached_property
     def module_files(self) -> Mapping[str, Path]:
-        """The shipped modules by the name under which the kernel knows them."""
+        """The shipped modules, by the name that the kernel gives them."""
         return {
             path.name.split(".ko")[0].replace("-", "_"): path for path in (self.directory / "modules").rglob("*.ko")
         }
@@ -132,7 +131,7 @@ class Base:
 
     @cached_property
     def _module(self) -> Callable[[str], LinkedSymbols]:
-        """Returns a module's symbols; every step of a job asks for them, and a kernel has thousands of modules."""
+        """Cached reader of a module's symbols: each step of a job needs them, and a kernel has thousands of modules."""
         return lru_cache(maxsize=_MODULES_KEPT)(self._read_module)
 
     def _read_module(self, name: str) -> LinkedSymbols:
@@ -147,11 +146,11 @@ class Base:
         return LinkedSymbols(ElfFile(path), is_vmlinux=False, listing=ElfFile(self.directory / "symbols" / path.name))
 
     def save(self, directory: Path) -> None:
-        """Write the facts to where the base is being made."""
+        """Write base.json to `directory`, durably."""
         write_atomic(directory / "base.json", json.dumps(self.as_dict(), indent=2).encode())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready mapping of the facts, without the place."""
+        """Return a JSON-ready mapping of the fields, without the directory."""
         facts = asdict(self)
         facts.pop("directory")
         if self.claimed_build_id is None:
@@ -173,7 +172,7 @@ class Bases:
         return [base for name in names if not name.startswith(".") and (base := self.find(Release(name))) is not None]
 
     def get(self, release: str) -> Base:
-        """Return the base of a release. Raises UsageError for an impossible one, EnvironmentFault for a missing one."""
+        """Return the base of a release. Raises UsageError if it is malformed, EnvironmentFault if it is missing."""
         found = self.find(parse_release(release))
         if found is None:
             known = ", ".join(base.release for base in self.list()) or "none yet"
@@ -185,17 +184,17 @@ class Bases:
         return found
 
     def remove(self, release: str) -> None:
-        """Remove a base and what was compiled for it, also a damaged one. Raises as `get` does for a missing one."""
+        """Remove a base with its compiled objects, even a damaged one. Raises as `get` does if it is missing."""
         place = self.directory / parse_release(release)
         if not place.is_dir():
             self.get(release)
         doomed = self.directory / f".{release}.new-removed-{os.getpid()}"
         set_aside(place, doomed)
-        # Whoever makes the same anew meanwhile clears it away too.
+        # A process that makes the same base meanwhile removes these remains too.
         shutil.rmtree(doomed, ignore_errors=True)
 
     def find(self, release: Release) -> Base | None:
-        """Return the base of a release, None where there is none. Raises EnvironmentFault for a damaged one."""
+        """Return the base of a release, None if it is missing. Raises EnvironmentFault if it is damaged."""
         place = self.directory / release
         try:
             facts = json.loads((place / "base.json").read_text(encoding="utf-8"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Preparing a source tree: configured exactly as the kernel was, ready to compile single objects of it."""
+"""Source tree of a base: configured exactly as the kernel was, ready to compile single objects of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TreeMaker:
     patch_headers: Path
 
     def configure(self, content: bytes) -> None:
-        """Write the configuration and freeze the release. Raises EnvironmentFault where they are not the kernel's."""
+        """Write the configuration and freeze the release. Raises EnvironmentFault if they differ from the kernel's."""
         self._write(".config", content)
         # Debian's makefile reads this file; it gives vermagic the release with its local version.
         self._write(".kernelvariables", f"override KERNELRELEASE = {self.release}\n".encode())
@@ -49,27 +49,27 @@ class TreeMaker:
         config_gate(self.config, parse_config(_read(self.tree, ".config").encode()), self.release)
 
     def freeze_release(self) -> None:
-        """Make the build system say the kernel's own release, which came from a git repository or a user's files.
+        """Make the build system use the kernel's own release, which came from a git repository or a user's files.
 
-        Raises EnvironmentFault with the code `release-mismatch` where the source is of another version.
+        Raises EnvironmentFault with the code `release-mismatch` if the source is of another version.
         """
         makefile = _read(self.tree, "Makefile")
         version = makefile_version(makefile)
         if not version:
             raise UsageError(
                 "source-unknown",
-                "The source is not of a kernel: it has no Makefile that states a version.",
+                "This is not the source of a kernel: it has no Makefile that states a version.",
                 advice="Give the top directory of the kernel's source, or an archive with one top directory.",
             )
         if not may_be_of(self.release, version):
             raise EnvironmentFault(
                 "release-mismatch",
-                f"The source is of Linux {version}, which cannot be a kernel {self.release}.",
-                advice="Give the source that the kernel was built from, and the release as `uname -r` says it there.",
+                f"The source is of Linux {version}, so it cannot be that of a kernel {self.release}.",
+                advice="Give the source that the kernel was built from, and the release that `uname -r` prints there.",
             )
-        # Until 6.3 the script says only what comes behind the version.
-        said = self.release.removeprefix(version) if _SUFFIX_ONLY in makefile else self.release
-        self._write("scripts/setlocalversion", f"#!/bin/sh\necho '{said}'\n".encode())
+        # Until 6.3 the script prints only the part after the version.
+        printed = self.release.removeprefix(version) if _SUFFIX_ONLY in makefile else self.release
+        self._write("scripts/setlocalversion", f"#!/bin/sh\necho '{printed}'\n".encode())
         (self.tree / "scripts/setlocalversion").chmod(0o755)
 
     def prepare(self) -> list[str]:
@@ -86,14 +86,14 @@ class TreeMaker:
             raise EnvironmentFault(
                 "release-mismatch",
                 f"The source makes a kernel {found[1] if found else 'without a name'}, not {self.release}.",
-                advice="Give the release as `uname -r` says it on the host.",
+                advice="Give the release that `uname -r` prints on the host.",
             )
         grep = f"grep -rE --include='*.c' '^[[:space:]]*#[[:space:]]*include.*[.]c[\">]' {SOURCE_TOPS} 2>/dev/null; "
         script = grep + f"echo; find {SOURCE_TOPS} -name '*.c' 2>/dev/null"
         return self.sandbox.run(["sh", "-c", script], layers=[self.tree]).text.splitlines()
 
     def make(self, command: list[str], doing: str, *, tools: Path | None = None, timeout_s: float = 1800) -> None:
-        """Run a command in the tree. Raises EnvironmentFault where it fails."""
+        """Run a command in the tree. Raises EnvironmentFault if it fails."""
         self.sandbox.run(command, writable=self.tree, tools=tools, timeout_s=timeout_s).check(
             f"{doing} ({command[-1]})"
         )
@@ -110,7 +110,7 @@ def unpack_source(archive: Path, tree: Path, sandbox: Sandbox) -> None:
 
 
 def units_of(compiled: dict[str, tuple[str, set[str]]], listed: list[str]) -> Units:
-    """Return the units from debug information and from what `TreeMaker.prepare` listed."""
+    """Return the units from debug information and the list that `TreeMaker.prepare` returned."""
     split = listed.index("") if "" in listed else len(listed)
     return make_units(compiled, listed[:split], set(listed[split + 1 :]))
 
@@ -123,9 +123,9 @@ def makefile_version(makefile: str) -> str:
 
 
 def may_be_of(release: str, version: str) -> bool:
-    """Whether a kernel of this release can have been built from a source of this version.
+    """Return if a kernel of this release can have been built from a source of this version.
 
-    Some distributions keep the last number at zero in all releases of a series: 6.1.0-50 is of 6.1.176.
+    Some distributions keep the last number at zero in all releases of a series: 6.1.0-50 is built from 6.1.176.
     """
     ours, theirs = (_NUMBERS.match(text) for text in (release, version))
     if ours is None or theirs is None:
@@ -146,13 +146,13 @@ def objtool_per_object(tree: Path) -> None:
     if not sealing or not delaying:
         raise EnvironmentFault(
             "kernel-unsupported",
-            "This kernel's build system delays objtool in a way that is not known yet.",
+            "This kernel's build system delays objtool in a way that is not supported yet.",
             advice="Report the kernel version; it needs a change in elivepatch.",
         )
 
 
 def config_gate(shipped: KernelConfig, prepared: KernelConfig, release: str) -> None:
-    """Raise EnvironmentFault where the prepared configuration is not the one the kernel was built with."""
+    """Raise EnvironmentFault if the prepared configuration differs from the one that the kernel was built with."""
     differing = differences(shipped, prepared)
     if differing:
         raise EnvironmentFault(
@@ -179,13 +179,13 @@ def _read(tree: Path, name: str) -> str:
 
 
 def _write(tree: Path, name: str, content: bytes) -> None:
-    """Write a file of the tree, never through a link that the source's author put in its place or on the way there."""
+    """Write a file of the tree, never through a link that the source's author put in its place or above it."""
     path = tree / name
     linked = [parent for parent in path.relative_to(tree).parents if (tree / parent).is_symlink()]
     if linked:
         raise UsageError(
             "source-links",
-            f"In the source, {linked[0]} is a symbolic link where a kernel has a directory.",
+            f"In the source, {linked[0]} is a symbolic link; in a kernel it is a directory.",
             advice="Give the kernel's source as it was released.",
         )
     mode = path.lstat().st_mode & 0o777 if path.exists() else 0o644

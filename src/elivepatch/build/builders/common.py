@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What all builders do alike: find out what a series reaches, apply it, have compilers at hand, tell how far it is."""
+"""Steps shared by all builders: find a series' reach, apply it, provide compilers and linkers, report progress."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from elivepatch.process import Cancellation
 
 @dataclass(frozen=True, slots=True)
 class PreparedSeries:
-    """A series read and applied: the files it touches, the objects it reaches, and the changed sources as a layer."""
+    """A series after reading and application: its files, the objects it reaches, and the changed sources as a layer."""
 
     touched: tuple[TouchedFile, ...]
     reached: Reach
@@ -39,9 +39,9 @@ class PreparedSeries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildContext:
-    """What every builder is given: what it builds with, where it tells of it, and what ends it.
+    """Input of every builder: the base and toolchains, the listener for progress, the cancellation.
 
-    What the tools print is added to the file `log`.
+    The output of the tools is appended to the file `log`.
     """
 
     base: Base
@@ -54,7 +54,7 @@ class BuildContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSteps(BuildContext):
-    """One job of a builder, for one base; `seconds` is what each of its stages took."""
+    """One job of a builder, for one base; `seconds` is the time of each stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ class BuildSteps(BuildContext):
         return cls(**{one.name: getattr(context, one.name) for one in fields(BuildContext)})
 
     def prepare(self, series: PatchSeries, work_dir: Path) -> PreparedSeries:
-        """Read and apply a series. Raises BuildStopped with the verdict on what no livepatch can carry."""
+        """Read and apply a series. Raises BuildStopped with the verdict if no livepatch can carry it."""
         sandbox = self.sandbox()
         touched: tuple[TouchedFile, ...] = ()
 
@@ -98,13 +98,13 @@ class BuildSteps(BuildContext):
         return PreparedSeries(touched, reached, applied())
 
     def sandbox(self) -> Sandbox:
-        """Return the sandbox with the compiler of the base. Raises EnvironmentFault where that is another by now."""
+        """Return the sandbox with the base's compiler. Raises EnvironmentFault if the toolchain has changed since."""
         toolchain = self.toolchains.get(self.base.toolchain)
         if toolchain.digest != self.base.toolchain_digest:
             raise EnvironmentFault(
                 "toolchain-changed",
-                f"The toolchain {toolchain.name} was made anew since the base of {self.base.release} was.",
-                advice=f"Make the base anew: elivepatch-server kernel add {self.base.release}",
+                f"The toolchain {toolchain.name} was made again after the base of {self.base.release}.",
+                advice=f"Make the base again: elivepatch-server kernel add {self.base.release}",
             )
         return self.toolchains.sandbox(toolchain, transcript=self.log)
 
@@ -113,7 +113,7 @@ class BuildSteps(BuildContext):
         return self.toolchains.sandbox(self.toolchains.helper(), transcript=self.log)
 
     def compiler(self) -> Compiler:
-        """Return what compiles single objects of the base."""
+        """Return the compiler of single objects of the base."""
         return Compiler(
             base=self.base,
             sandbox=self.sandbox(),
@@ -122,7 +122,7 @@ class BuildSteps(BuildContext):
         )
 
     def linker(self) -> Linker:
-        """Return what links modules for the base."""
+        """Return the linker of modules for the base."""
         return Linker(
             base=self.base,
             sandbox=self.sandbox(),
@@ -134,7 +134,7 @@ class BuildSteps(BuildContext):
 
     @contextmanager
     def timed(self, stage: str, message: str) -> Iterator[None]:
-        """Tell of a stage and take its time."""
+        """Report a stage and measure its time."""
         self.progress(Event(stage=stage, message=message))
         started = time.monotonic()
         try:

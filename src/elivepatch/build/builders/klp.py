@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The builder `klp`: the kernel's own klp-build, which compares whole kernels (Linux 6.19 and later).
 
-The original half of klp-build's work is kept (klp_tree.py), and of the patched half only that is made which it looks
-at: vmlinux.o and the composite objects of modules, neither linked. Its later steps, from the comparison to the finished
-module, run as they are. What klp-build does not look at - whether the rebuilt functions are those that the host runs,
-layouts of structures, entries for ftrace, __init, symbol positions in the shipped kernel - is checked here, by the same
-code as the modules of the builder `objects`.
+The original half of klp-build's work is kept (klp_tree.py). Of the patched half, only the files that it reads are made:
+vmlinux.o and the composite objects of modules, neither linked. Its later steps, from the comparison to the finished
+module, run unchanged. klp-build does not check if the rebuilt functions are those that the host runs, nor layouts of
+structures, entries for ftrace, __init code, and symbol positions in the shipped kernel. The checks of the builder
+`objects` do that here.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from elivepatch.model.series import PatchSeries
 from elivepatch.patch.parse import TouchedFile
 
 VERSION = 1
-"""Raised when the same input would give other bytes; part of every build key."""
+"""Increased when the same input would give other bytes; part of every build key."""
 
 _TIMEOUT_S = 3600.0
 _MODULE_LIMIT_BYTES = 64 << 20
 _KERNEL_LIMIT_BYTES = 2 << 30
 _LIST_LIMIT_BYTES = 16 << 20
-# make, not we, decides what is compiled anew: this is a second opinion on what a series reaches.
+# make, not we, decides what to compile again: this is a second opinion on the reach of a series.
 _COMPILE = r"""
 set -e
 xargs -a /out/removed -d '\n' rm -f --
@@ -66,8 +66,8 @@ done
 touch klp-tmp/2-patched/.complete klp-tmp/3-checksum-patched/.complete
 """
 _NOTHING_MADE = 7
-# klp-build answers a wrong option with status 0: whether it made a module is what counts. First of all it asks kconfig
-# twice whether the configuration is complete, which takes as long as the rest; the base's was when it was made.
+# klp-build ends with status 0 even for a wrong option: only a module shows success. It begins by running kconfig twice
+# to see if the configuration is complete, which takes as long as the rest; the base's was checked when it was made.
 _COMPARE = """
 make() {
     case "$*" in
@@ -82,7 +82,7 @@ scripts/livepatch/klp-build --short-circuit diff --keep-tmp "$@"
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """An object that the series changes, found again in what the host runs."""
+    """An object that the series changes, located in the kernel that the host runs."""
 
     unit: Unit
     plain: ElfFile
@@ -121,7 +121,7 @@ class KlpBuilder(BuildSteps):
     def _build(self, series: PatchSeries, name: str, work_dir: Path, *, atomic_replace: bool) -> BuildOutcome:
         prepared = self.prepare(series, work_dir)
         reached, applied, sandbox = prepared.reached, prepared.applied, self.sandbox()
-        with self.timed("tree", f"looking for the built tree of {self.base.release}"):
+        with self.timed("tree", f"preparing the built tree of {self.base.release}"):
             tree = klp_tree(self.base, sandbox, jobs=self.jobs, progress=self.progress, cancellation=self.cancellation)
         with self.timed("compile", "compiling what the series changes in the whole kernel"):
             layers, units = self._compile(tree, prepared.touched, reached, applied, work_dir)
@@ -139,7 +139,7 @@ class KlpBuilder(BuildSteps):
     def _compile(
         self, tree: KlpTree, touched: Sequence[TouchedFile], reached: Reach, applied: Applied, work_dir: Path
     ) -> tuple[list[Path], list[Unit]]:
-        """Compile the patched kernel as far as it is compared; return its layers and the objects that changed."""
+        """Compile the parts of the patched kernel that are compared; return its layers and the objects that changed."""
         output, upper = work_dir / "compiled", work_dir / "patched"
         upper.mkdir()
         writable_directory(output)
@@ -174,7 +174,7 @@ class KlpBuilder(BuildSteps):
         *,
         atomic_replace: bool,
     ) -> tuple[Path, tuple[Note, ...]]:
-        """Return the module, and what klp-build left out of it with a warning."""
+        """Return the module, and notes about what klp-build left out of it with a warning."""
         output, upper = work_dir / "linked", work_dir / "compared"
         upper.mkdir()
         writable_directory(output)
@@ -200,7 +200,7 @@ class KlpBuilder(BuildSteps):
         return module, switched_off(done)
 
     def _object(self, unit: Unit, applied: Applied, directory: Path) -> _Checked:
-        """Find an object again in what the host runs, and compare the structures that it knows."""
+        """Locate an object in the kernel that the host runs, and compare the structures that it knows."""
         directory.mkdir()
         compiler = self.compiler()
         original = compiler.original(unit)
@@ -238,7 +238,7 @@ class KlpBuilder(BuildSteps):
         return check_module(module, name, self.base, expected, blocks)
 
     def _holds(self, one: _Checked, function: Replaced) -> bool:
-        """Whether a function that the module replaces is this object's."""
+        """Return if a function that the module replaces is this object's."""
         symbol = one.located.functions.get(function.name)
         if symbol is None or function.object != one.parent:
             return False
@@ -246,9 +246,9 @@ class KlpBuilder(BuildSteps):
 
 
 def _check_order(replaced: Sequence[Replaced], base: Base, rebuilt: Path) -> None:
-    """Raise BuildStopped where the files that have a function of a name come in another order in the shipped kernel.
+    """Raise BuildStopped if files with functions of one name have another order in the shipped kernel.
 
-    Positions were counted in the kernel that was rebuilt with a section per function, which the linker sorts.
+    Positions were counted in the kernel that was rebuilt with a section for each function, which the linker sorts.
     """
     names = {one.name for one in replaced if one.object == VMLINUX and one.sympos}
     if not names:
@@ -256,7 +256,7 @@ def _check_order(replaced: Sequence[Replaced], base: Base, rebuilt: Path) -> Non
     ours = LinkedSymbols(ElfFile(rebuilt), is_vmlinux=True)
     for name in sorted(names):
         if _files(ours, name) != _files(base.vmlinux, name):
-            sentence = f"The functions called {name} stand in another order in the kernel than in the rebuilt one."
+            sentence = f"The functions called {name} have another order in the kernel than in the rebuilt one."
             raise BuildStopped(problem("duplicate-symbol", sentence))
 
 
@@ -273,7 +273,7 @@ def _files(linked: LinkedSymbols, name: str) -> list[str]:
 
 
 def _make_newer(layer: Path, made_at: float) -> None:
-    # make must see that these are newer than the objects, even where the clock was set back since those were made.
+    # make must see that these are newer than the objects, even if the clock was set back since those were made.
     for path in layer.rglob("*"):
         if path.stat().st_mtime <= made_at + 1:
             os.utime(path, (made_at + 2, made_at + 2))
@@ -284,7 +284,7 @@ def _write_list(path: Path, lines: Iterable[str]) -> None:
 
 
 def _raise_closer(checked: Sequence[Future[_Checked]]) -> None:
-    """Raise what was found against an object: a changed layout is why the comparison finds changed data or sizes."""
+    """Raise the problem of an object, if any: a changed layout is the cause of changed data that klp-build reports."""
     for one in checked:
         if isinstance(found := one.exception(), BuildStopped):
             raise found

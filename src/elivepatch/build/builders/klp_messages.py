@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What klp-build and the tools that it calls say where they give up, understood."""
+"""Messages of klp-build, and of the tools that it calls, when they fail: their meaning as problems."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from elivepatch.model.errors import Problem
 from elivepatch.process import Completed
 
 _NAME = r"\.?([^\s.:+]+)\S*"
-# What `objtool klp diff` says (tools/objtool/klp-diff.c), the code, and the sentence.
+# A message of `objtool klp diff` (tools/objtool/klp-diff.c), the code, and the sentence.
 _RULES = (
     (
         re.compile(rf"unsupported static branch key {_NAME}"),
@@ -54,11 +54,11 @@ def not_made(done: Completed, *, release: str) -> Problem:
         return problem("no-change", "The compiled code is the same with and without the series.")
     if (found_by_modpost := modpost_problem(said, release=release)) is not None:
         return found_by_modpost
-    return problem("diff-tool", "klp-build gave up.", excerpt=excerpt)
+    return problem("diff-tool", "klp-build failed.", excerpt=excerpt)
 
 
 def switched_off(done: Completed) -> tuple[Note, ...]:
-    """Return a note for each tracepoint and debug message of a module that stays silent in the new code."""
+    """Return a note for each tracepoint and debug message of a module that prints nothing in the new code."""
     found = dict.fromkeys(_SWITCHED_OFF.findall(done.text + done.log.decode(errors="replace")))
     return tuple(
         Note(code="left-out", message=f"The {what} of {function} stays silent: the module's own switch cannot be used.")

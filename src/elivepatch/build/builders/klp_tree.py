@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel built once the way klp-build wants it: what the builder `klp` compares every patched kernel with.
+"""Original kernel for the builder `klp`, built once as klp-build needs it; every patched kernel is compared with it.
 
-klp-build itself builds the original kernel anew for each livepatch. Here it is built when the first livepatch asks for
-it and kept beside the base, as what that build added to the base's tree:
+klp-build itself builds the original kernel again for each livepatch. Here the first livepatch builds it, and it is kept
+beside the base, as the files that the build added to the base's tree:
 
-    RELEASE/klp/made.json      by which recipe and toolchain
+    RELEASE/klp/made.json      the recipe and toolchain
     RELEASE/klp/changed/       objects, vmlinux.o and the composite objects of the modules
     RELEASE/klp/changed/klp-tmp/3-checksum-orig/   the originals with a checksum of each symbol, and the linked vmlinux
 
-Debug information is left out, since none of the steps looks at it and vmlinux.o is several times smaller without;
-modules are compiled but not linked, since only their composite objects are compared.
+Debug information is left out, because no step reads it and vmlinux.o is several times smaller without. Modules are
+compiled but not linked, because only their composite objects are compared.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.process import Cancellation
 
 RECIPE = 1
-"""Raised when the way the tree is built changes; an older one is built anew."""
+"""Increased when the way the tree is built changes; an older tree is built again."""
 
 BUILD_VARIABLES = (
     "KCFLAGS=-ffunction-sections -fdata-sections -g0",
@@ -40,10 +40,10 @@ BUILD_VARIABLES = (
     "KBUILD_MODPOST_WARN=1",
     "KBUILD_MODULES=y",
 )
-"""What klp-build sets for make, without debug information, and modules compiled beside the kernel."""
+"""Variables that klp-build sets for make, without debug information, and with modules compiled beside the kernel."""
 
 ORIGINALS = "klp-tmp/3-checksum-orig"
-"""Where klp-build keeps the originals with their checksums."""
+"""Directory in which klp-build keeps the originals with their checksums."""
 
 _CONFIG_LIMIT_BYTES = 4 << 20
 _BUILD_TIMEOUT_S = 6 * 3600.0
@@ -51,8 +51,8 @@ _BUILD_TIMEOUT_S = 6 * 3600.0
 _SYMIDS = "tools/objtool/klp-symid.c"
 _SCRIPT = "scripts/livepatch/klp-build"
 _UNSUPPORTED = ("GCC_PLUGIN_LATENT_ENTROPY", "GCC_PLUGIN_RANDSTRUCT", "LD_DEAD_CODE_DATA_ELIMINATION")
-# The base's tree runs objtool on each object (preparing.py); here it runs on the whole, as this kernel's own build
-# does. What BTF is made from is not there.
+# The base's tree runs objtool on each object (base/tree.py); here it runs on the whole kernel, as this kernel's own
+# build does. BTF is switched off, because the debug information that it is made from is left out.
 _BUILD = r"""
 set -e
 tools/objtool/objtool klp 2>&1 | grep -q 'not implemented' && exit 9
@@ -75,14 +75,14 @@ touch klp-tmp/1-orig/.complete "$ORIGINALS/.complete" klp-tmp/timestamp
 
 @dataclass(frozen=True, slots=True)
 class KlpTree:
-    """A built tree. `layer` goes on top of the base's tree; all that is in it was made before `made_at`, in seconds."""
+    """A built tree. `layer` goes on top of the base's tree; its files are older than `made_at` (seconds since 1970)."""
 
     layer: Path
     made_at: float
 
 
 def unsupported_reason(base: Base) -> str | None:
-    """Return why the in-tree klp-build cannot serve a base, None where it can."""
+    """Return why the in-tree klp-build does not support a base, None if it does."""
     config = parse_config(take(base.tree, ".config", limit_bytes=_CONFIG_LIMIT_BYTES))
     if not (base.tree / _SCRIPT).exists() or not config.enabled("KLP_BUILD"):
         return "it has no klp-build (Linux 6.19 and later, CONFIG_KLP_BUILD)"
@@ -143,8 +143,8 @@ def _build(base: Base, sandbox: Sandbox, scratch: Path, jobs: int, cancellation:
     if not done.ok:
         raise EnvironmentFault(
             "kernel-build",
-            f"The kernel {base.release} cannot be built the way klp-build needs it.",
-            advice="Look at the log; the builder objects needs no such build.",
+            f"The kernel {base.release} cannot be built as klp-build needs it.",
+            advice="Read the log; the builder objects needs no such build.",
             excerpt=done.tail(30),
         )
     shutil.rmtree(scratch / "work")

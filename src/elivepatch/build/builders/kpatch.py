@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What kpatch-build needs around it: its tools where it looks for them, and a kernel with debug information.
+"""Environment of kpatch-build: its tools in the directories that it searches, and a kernel with debug information.
 
-Two things are missing. Debian's kpatch-build calls create-diff-object with --klp-arch for every kernel, which is right
-only before 5.8 and crashes it on functions with alternatives. And it reads the sizes of a kernel's tables from the
-debug information of vmlinux, which a base does not keep. Neither needs a change of the script: its directory holds a
-create-diff-object that drops the option, and the base's vmlinux gets the debug information of one small file.
+Two things are missing. Debian's kpatch-build calls create-diff-object with --klp-arch for every kernel. The option is
+right only before 5.8, and crashes the tool on functions with alternatives. And kpatch-build reads the sizes of a
+kernel's tables from the debug information of vmlinux, which a base does not keep. The script is not changed: its
+directory holds a create-diff-object that drops the option, and the base's vmlinux gets the debug information of one
+small file.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from elivepatch.build.sandbox.output import take_file
 from elivepatch.build.sandbox.toolchain import Toolchain
 
 TOOLS_PATH = "/tools/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""PATH of a sandbox that has what `kpatch_tools` made at /tools."""
+"""PATH of a sandbox with the directory of `kpatch_tools` at /tools."""
 
 _KERNEL_LIMIT_BYTES = 2 << 30
-# In the order of kpatch's own arguments the option comes first; create-diff-object is the same program otherwise.
+# kpatch-build passes the option first.
 _DIFF_TOOL = '#!/bin/sh\n[ "$1" != --klp-arch ] || shift\nexec /usr/lib/kpatch/create-diff-object "$@"\n'
 _UNCHANGED = ("create-klp-module", "create-kpatch-module", "kpatch-cc")
 
@@ -61,9 +62,9 @@ objcopy "$@" /in/vmlinux /out/vmlinux
 
 
 def kpatch_tools(base: Base, helper: Toolchain, into: Path) -> Path:
-    """Make the directory `into` for a sandbox's /tools: the unmodified kpatch-build in bin/, and what it calls.
+    """Make the directory `into` for a sandbox's /tools: the unmodified kpatch-build in bin/, and the programs it calls.
 
-    kpatch-build finds its tools beside itself, and calls the compiler `gcc`, which the base's may not be called.
+    kpatch-build finds its tools beside itself. It calls the compiler `gcc`, which may not be the name of the base's.
     """
     libraries = into / "lib/kpatch"
     for directory in (into / "bin", libraries, into / "share"):

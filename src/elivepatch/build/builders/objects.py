@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The builder `objects`: only what a series changes is compiled, against a base that was never built.
+"""The builder `objects`: it compiles only the objects that a series changes, against a base that was never built.
 
-Original and patched object are compared by create-diff-object; everything it does not look at (the bytes that the host
-runs, layouts, symbol positions, sealed entries) is checked by us. docs/adr/0002 says why this builder is the default.
+create-diff-object compares the original with the patched object. We check everything that it ignores: the bytes that
+the host runs, layouts, symbol positions, sealed entries. docs/adr/0002 says why this builder is the default.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from elivepatch.model.errors import BuildStopped
 from elivepatch.model.series import PatchSeries
 
 VERSION = 1
-"""Raised when the same input would give other bytes; part of every build key."""
+"""Increased when the same input would give other bytes; part of every build key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class ObjectsBuilder(BuildSteps):
 
             def one(number: int, unit: Unit) -> _Object | None:
                 original = compiler.original(unit)
-                # What only includes a changed file may never look at what changed in it.
+                # A source that merely includes a changed file may not use the changed part.
                 if unit.source in reached.indirect and compiler.reads_the_same(unit, original, applied.layer):
                     return None
                 return self._object(unit, original, compiler, applied, name, work_dir / f"object-{number}", helpers)
@@ -128,7 +128,7 @@ class ObjectsBuilder(BuildSteps):
         directory: Path,
         pool: ThreadPoolExecutor,
     ) -> _Object | None:
-        """Compile, compare and check one object; None where its code does not change."""
+        """Compile, compare and check one object; return None if its code does not change."""
         directory.mkdir()
         plain_pending = pool.submit(compiler.plain, unit, original)
         try:
@@ -210,11 +210,11 @@ def _expected(objects: list[_Object]) -> list[Expected]:
 def _notes(objects: list[_Object]) -> Iterator[Note]:
     for one in objects:
         if one.overrides:
-            message = f"{one.unit.source} tells the tools to go on in spite of their rules: {', '.join(one.overrides)}."
+            message = f"{one.unit.source} makes the tools ignore their own rules: {', '.join(one.overrides)}."
             yield Note(code="override", message=message)
         if DiffObject(one.difference.output).has_callbacks:
             message = f"{one.unit.source} has callbacks, and a livepatch that replaces this one runs none of them."
-            yield Note(code="callbacks", message=f"{message} Take this one back before another replaces it.")
+            yield Note(code="callbacks", message=f"{message} Unload this one before another replaces it.")
 
 
 def _blocks(objects: list[_Object]) -> dict[str, list[Block]]:

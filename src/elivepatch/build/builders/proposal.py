@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Proposing a changed series where the one that was sent cannot be a livepatch, and proving that it could be one.
+"""Proposal of a changed series, if the series that was sent cannot be a livepatch, with the proof that it can be one.
 
-Each problem is given to the rules; what a rule makes is checked as any series is, and so on, until nothing speaks
-against it or no rule fits. Nothing is applied for anybody: what comes out is a patch to read.
+Each problem goes to the rules of patch/rewrite. The series that a rule returns is checked as any series is, until a
+check finds no problem or no rule fits. Nothing is applied: the result is a patch to read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from elivepatch.patch.rewrite.tables import written_tables
 from elivepatch.process import run
 
 ROUNDS = 8
-"""How many problems of one series are taken away one after the other; each costs a compile."""
+"""Limit of problems of one series that are rewritten one after the other; each costs a compilation."""
 
 NAME = "proposed.patch"
 
@@ -41,25 +41,25 @@ class Proposer:
     check: Check
 
     def propose(self, series: PatchSeries, found: Problem, layer: Path) -> Proposal:
-        """Return what could be built in place of `series`, which `found` stopped after it was applied as `layer`."""
+        """Return a proposal in place of `series`, which the problem `found` stopped after it was applied as `layer`."""
         if not layer.is_dir():
-            return Proposal(patch="", refusal="It does not get as far as the compiler.")
+            return Proposal(patch="", refusal="The series fails before it reaches the compiler.")
         touched = [file for file in read_series(series) if file.kind is not FileKind.DOCUMENT]
         sources = self._sources(touched, layer)
         if left_out := sorted({file.path for file in touched} - sources.keys()):
-            sentence = f"A proposal changes C files that are there before and after, unlike {left_out[0]}."
+            sentence = f"A proposal changes C files that exist before and after the series, unlike {left_out[0]}."
             return Proposal(patch="", refusal=sentence)
         steps: list[RewriteStep] = []
         for _ in range(ROUNDS):
             answer = next((made for rule in self._rules() if (made := rule(found, sources)) is not None), None)
             if answer is None:
-                return Proposal(patch="", steps=tuple(steps), refusal=f"No rule takes this away: {found.message}")
+                return Proposal(patch="", steps=tuple(steps), refusal=f"No rule rewrites this: {found.message}")
             if isinstance(answer, Unsafe):
                 return Proposal(patch="", steps=tuple(steps), refusal=answer.reason)
             steps += answer.steps
             sources = dict(answer.sources)
             if all(source.old == source.new for source in sources.values()):
-                return Proposal(patch="", steps=tuple(steps), refusal="Nothing of the series is left then.")
+                return Proposal(patch="", steps=tuple(steps), refusal="The rewrite would leave nothing of the series.")
             content = write_patch(sources, steps).encode("latin-1")
             outcome, _ = self.check(PatchSeries((SourcePatch(NAME, content),)))
             if outcome.problem is None:
@@ -67,7 +67,7 @@ class Proposer:
             if outcome.problem.message == found.message:
                 break
             found = outcome.problem
-        return Proposal(patch="", steps=tuple(steps), refusal=f"Even so: {found.message}")
+        return Proposal(patch="", steps=tuple(steps), refusal=f"Even after the rewrite: {found.message}")
 
     def _sources(self, touched: Sequence[TouchedFile], layer: Path) -> dict[str, Source]:
         sources = {}

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The builder `reference`: kpatch-build as it is, on the whole kernel, to compare the builder `objects` with.
+"""The builder `reference`: unmodified kpatch-build on the whole kernel, for comparison with the builder `objects`.
 
-kpatch-build compiles the unpatched kernel with a section per function, then what a series changes, and links that too.
-The unpatched half is the same for every series, so it is done once by a kpatch-build that is given a series which
-changes nothing, and kept as a layer above the base's tree; a job sees it under a layer of its own. What comes out must
-pass the same checks as every other module. docs/adr/0009 says when this builder is chosen, and docs/adr/0002 why it is
-not the usual one.
+kpatch-build compiles the unpatched kernel with a section for each function, then the parts that a series changes, and
+links them. The unpatched half is the same for every series. It is compiled once, by a kpatch-build with a series that
+changes nothing, and kept as a layer above the base's tree; a job sees it under a layer of its own. The module must pass
+the same checks as every other module. docs/adr/0009 says when this builder is chosen, docs/adr/0002 why it is not the
+default.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from elivepatch.model.series import PatchSeries
 from elivepatch.process import Completed
 
 VERSION = 1
-"""Raised when the same input would give other bytes; part of every build key."""
+"""Increased when the same input would give other bytes; part of every build key."""
 
 _KERNEL_TIMEOUT_S = 6 * 3600.0
 _OBJECT_LIMIT_BYTES = 256 << 20
@@ -58,7 +58,7 @@ _UNDEFINED = re.compile(r"Undefined symbols: (.+?)\.? *(?:Check |$)", re.MULTILI
 
 
 def unsupported_reason(base: Base) -> str | None:
-    """Return why kpatch-build cannot serve a base, None where it can."""
+    """Return why kpatch-build does not support a base, None if it does."""
     if base.ibt:
         return "kpatch-build refuses CONFIG_X86_KERNEL_IBT"
     if version_of(base.release) >= _KLP_BUILD_SINCE:
@@ -114,7 +114,7 @@ class ReferenceBuilder(BuildSteps):
         return BuildOutcome(module=module, functions=functions, notes=reached.notes, seconds=dict(self.seconds))
 
     def _built(self, sandbox: Sandbox) -> Path:
-        """Return the layer with the compiled unpatched kernel, made now where no job has needed it before."""
+        """Return the layer with the compiled unpatched kernel, made now if no job has needed it before."""
         kept = self.base.directory / "reference"
         made_by = sha256_json([VERSION, self.toolchains.helper().digest])
         lock = self.base.directory / ".reference.lock"
@@ -146,7 +146,7 @@ class ReferenceBuilder(BuildSteps):
             raise EnvironmentFault(
                 "kernel-build",
                 f"kpatch-build cannot compile the kernel {self.base.release}.",
-                advice="The base's own build must have ended well: remove the base and add it again.",
+                advice="The base's own build must have succeeded: remove the base and add it again.",
                 excerpt=stopped.problem.excerpt,
             ) from stopped
 
@@ -227,7 +227,7 @@ class ReferenceBuilder(BuildSteps):
         return functions
 
     def _take_objects(self, unit: Unit, output: Path, work_dir: Path) -> bool:
-        """Take kpatch-build's objects of a unit into `work_dir`; whether it has changed."""
+        """Copy kpatch-build's objects of a unit to `work_dir`; return if the unit has changed."""
         for kind in ("output", "orig", "patched"):
             place = _object(work_dir, unit, kind)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -257,7 +257,7 @@ def _log_of(output: Path) -> str:
 
 
 def explain(done: Completed, log: str) -> Problem:
-    """Return what the words of kpatch-build and of its log mean for the one who sent the series."""
+    """Return the problem that the messages of kpatch-build and of its log mean for the author of the series."""
     said = (done.output + done.log).decode(errors="replace")
     excerpt = error_lines(log) or done.tail()
     if done.timed_out:
@@ -272,4 +272,4 @@ def explain(done: Completed, log: str) -> Problem:
         return classify(replace(done, output=said.encode(), log=b""), "a changed object")
     if file_with_error(log) is not None:
         return problem("compile-error", "The kernel does not compile with the series.", excerpt=excerpt)
-    return problem("reference-failed", "kpatch-build gave up.", excerpt="\n".join([done.tail(5), excerpt]))
+    return problem("reference-failed", "kpatch-build failed.", excerpt="\n".join([done.tail(5), excerpt]))

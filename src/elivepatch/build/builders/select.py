@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which builder serves a request, and whether a second one makes the same of it (docs/adr/0009)."""
+"""Selection of the builder for a request, and comparison with a second builder (docs/adr/0009)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERSIONS = {
 """Part of every build key."""
 
 _EXCERPT_LINES = 40
-# Each builds the whole kernel: for a distribution's configuration that takes hours and tens of gigabytes.
+# Each builds the whole kernel, which takes hours and tens of gigabytes for a distribution's configuration.
 _WHOLE: dict[Builder, Callable[[Base], str | None]] = {
     Builder.REFERENCE: reference.unsupported_reason,
     Builder.KLP: klp_unsupported_reason,
@@ -35,10 +35,10 @@ _WHOLE: dict[Builder, Callable[[Base], str | None]] = {
 
 
 def build_with_selected(request: BuildRequest, context: BuildContext, *, name: str, work_dir: Path) -> BuildOutcome:
-    """Build the livepatch `name` in the empty directory `work_dir` by the builder that was asked for.
+    """Build the livepatch `name` in the empty directory `work_dir` by the builder that the request selects.
 
-    With `request.paranoid` a second builder does the same, and a difference is the outcome's problem. A check is always
-    that of `objects`, the one builder that can stop before it has made a module. Raises as builders do.
+    With `request.paranoid` a second builder builds it too, and a difference is the outcome's problem. A check always
+    uses `objects`, the only builder that can stop before it has made a module. Raises as builders do.
     """
     if request.check_only:
         return _checked(request, context, name, work_dir)
@@ -58,7 +58,7 @@ def build_with_selected(request: BuildRequest, context: BuildContext, *, name: s
 
 
 def _checked(request: BuildRequest, context: BuildContext, name: str, work_dir: Path) -> BuildOutcome:
-    """Check the series, and where it is stopped and a rewrite was asked for, find one that would not be."""
+    """Check the series. If it is stopped and the request asks for a rewrite, find a series that would not be."""
     rounds = count()
 
     def check(series: PatchSeries) -> tuple[BuildOutcome, Path]:
@@ -74,7 +74,7 @@ def _checked(request: BuildRequest, context: BuildContext, name: str, work_dir: 
 
 
 def second_builder(first: Builder, base: Base) -> Builder | Problem:
-    """Return the builder to compare `first` with, or why there is none for this base."""
+    """Return the builder to compare `first` with, or why no second builder supports this base."""
     if first is not Builder.OBJECTS:
         return Builder.OBJECTS
     unfit: list[Problem] = []
@@ -84,7 +84,7 @@ def second_builder(first: Builder, base: Base) -> Builder | Problem:
             return builder
         unfit.append(found)
     return replace(
-        unfit[0], message=f"No second builder serves {base.release}.", excerpt="\n".join(one.message for one in unfit)
+        unfit[0], message=f"No second builder supports {base.release}.", excerpt="\n".join(one.message for one in unfit)
     )
 
 
@@ -112,21 +112,21 @@ def _build(builder: Builder, request: BuildRequest, context: BuildContext, name:
 def compare_outcomes(
     first: Builder, outcome: BuildOutcome, second: Builder, other: BuildOutcome, base: Base
 ) -> BuildOutcome:
-    """Return the first builder's outcome where the second one's says the same, else what they differ in."""
+    """Return the first builder's outcome if the second one's agrees with it, else a problem with the differences."""
     seconds = outcome.seconds | {f"{second}.{stage}": spent for stage, spent in other.seconds.items()}
     if outcome.problem is not None:
         return replace(outcome, seconds=seconds)
     differing = _differing(outcome, other, base, bytewise=Builder.KLP not in {first, second})
     if differing:
         excerpt = "\n".join([f"- {first}", f"+ {second}", *differing[:_EXCERPT_LINES]])
-        message = f"The builders {first} and {second} do not make the same livepatch of the series."
+        message = f"The builders {first} and {second} make different livepatches of the series."
         return BuildOutcome(problem=problem("builders-differ", message, excerpt=excerpt), seconds=seconds)
     note = Note(code="second-builder", message=f"The builder {second} made the same livepatch as {first}.")
     return replace(outcome, notes=(*outcome.notes, note), seconds=seconds)
 
 
 def _differing(outcome: BuildOutcome, other: BuildOutcome, base: Base, *, bytewise: bool) -> list[str]:
-    """Return what differs: all facts where both are made by the same tools, else which functions are replaced."""
+    """Return the differences: of all facts if the same tools made both, else of the functions replaced."""
     if other.problem is not None:
         return [f"+ [{other.problem.code}] {other.problem.message}"]
     if outcome.module is None or other.module is None:

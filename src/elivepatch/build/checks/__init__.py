@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is proved about a build before its module leaves the server."""
+"""Checks of a build before its module leaves the server."""

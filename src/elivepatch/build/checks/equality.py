@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether two livepatch modules are the same but for what says nothing about what they do.
+"""Equality of two livepatch modules, except in details that do not affect their behaviour.
 
-A module is read as a collection of facts: one per function and datum (its bytes), per relocation (where, how, to what),
-per entry of the kernel's tables, per symbol, string, checksum and line of modinfo. Two modules are equal where their
-facts are. What the facts leave out, each for its reason:
+A module is read as a collection of facts: one for each function and datum (its bytes), relocation (place, kind and
+target), entry of the kernel's tables, symbol, string, checksum and line of modinfo. Two modules are equal if their
+facts are. The facts leave out, each for its reason:
 
 * debug information, .comment and the build-id: nothing reads them at run time, and they name the build's directories;
-* where in a section something stands: `ld -r` appends the objects of a patch in the order that it gets them, which for
-  kpatch-build is that of a directory; so functions and data are known by symbol, strings by their text, alternatives by
-  their code, and tables are compared entry by entry;
+* positions in a section: `ld -r` appends the objects of a patch in the order of its arguments, which for kpatch-build
+  is that of a directory. Functions and data are identified by symbol, strings by their text, alternatives by their
+  code; tables are compared entry by entry;
 * FILE and section symbols: the kernel's module loader ignores them;
 * the line numbers in __bug_table: the builder `objects` keeps those of the running kernel's source (patch/lines.py),
-  kpatch-build does not. They are printed in a warning and decide nothing;
+  kpatch-build does not. They appear in warnings only;
 * address and size of the old function inside a module, in .kpatch.funcs: `objects` reads them from the module that the
-  host has, kpatch-build from its own, whose functions have sections of their own. The kernel goes by name and position.
+  host has, kpatch-build from its own, whose functions have sections of their own. The kernel uses name and position.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ _IN_VMLINUX = "string b'vmlinux'"
 _FIELD_BYTES = 4
 
 Fact = tuple[str, str]
-"""What a module has: the place or the kind of it, and its content."""
+"""One fact about a module: its place or kind, and its content."""
 
 
 def read_facts(path: Path, struct_sizes: Mapping[str, int]) -> Counter[Fact]:
-    """Return all facts of a module; `struct_sizes` are the base's. Raises EnvironmentFault where it is not ELF."""
+    """Return all facts of a module; `struct_sizes` are the base's. Raises EnvironmentFault if it is not ELF."""
     return Counter(_Module(ElfFile(path), struct_sizes).facts())
 
 
@@ -112,7 +112,7 @@ class _Module:
                 if text:
                     yield f"string of {section.name}", repr(text)
         elif section.name == _REPLACEMENTS or section.name == _UNWIND:
-            return  # Told with the entries that they belong to.
+            return  # part of the entries that they belong to
         elif size:
             yield from self._entries(section, size)
         else:
@@ -133,14 +133,14 @@ class _Module:
             yield f"entry of {section.name}", " ".join([(entry + unwind[at : at + wide]).hex(), *targets])
 
     def _targets(self, section: Section, first: int, last: int, entry: bytearray | None = None) -> list[str]:
-        """Return where the relocations of a part of a section lead to; `entry` is the table's that it is."""
+        """Return the targets of the relocations in a part of a section; `entry` is its content in a table."""
         return sorted(
             f"+{one.offset - first} {one.kind} {table}{self._alternative(entry, one) or self._target(section, one)}"
             for one, table in self._within(section, first, last)
         )
 
     def _alternative(self, entry: bytearray | None, relocation: Relocation) -> str:
-        """Return the code of an alternative where `relocation` is the one that leads to it, else nothing."""
+        """Return the code of an alternative if `relocation` leads to it, else an empty string."""
         symbol = self.elf.symbols[relocation.symbol]
         if entry is None or not symbol.defined or self.elf.sections[symbol.section].name != _REPLACEMENTS:
             return ""
@@ -152,7 +152,7 @@ class _Module:
         return f"(code {' '.join([code, *self._targets(section, first, last)])})"
 
     def _pieces(self, section: Section) -> Iterator[Fact]:
-        """Tell a section of code or data by its symbols."""
+        """Yield the facts of a section of code or data, symbol by symbol."""
         raw = self.elf.content(section)
         symbols = self._starts.get(section.number, [])
         starts = sorted({0, *(symbol.value for symbol in symbols)})
@@ -161,7 +161,7 @@ class _Module:
                 continue
             name = self._named(section, start)
             if raw:
-                # What follows a piece to align the next one depends on which that is.
+                # The padding after a piece depends on the next one, which may be another in the other module.
                 content = raw[start:end].rstrip(b"\0\x90\xcc") if section.flags & _ALLOC else raw[start:end]
                 yield f"content of {name}", sha256(content).hexdigest()
             for target in self._targets(section, start, end):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Proving that the rebuilt original is what the host runs.
+"""Fidelity: proof that the rebuilt original is the code that the host runs.
 
-Every function that will be patched is compared, byte for byte except where relocations fill in addresses, with the
-shipped vmlinux or module. A function that was changed by anything - compiler, configuration, a distribution's patch -
-stops the build before a wrong module exists.
+Every function that will be patched is compared with the shipped vmlinux or module: byte for byte, except the fields
+that relocations fill. A difference of any cause - compiler, configuration, a distribution's patch - stops the build
+before a wrong module exists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from elivepatch.model.errors import BuildStopped
 
 @dataclass(frozen=True)
 class Located:
-    """An object found again in its parent: the block of its local symbols, and where each function is."""
+    """An object located in its parent: the block of its local symbols, and the symbol of each function there."""
 
     block: Block
     functions: dict[str, Symbol]
@@ -38,7 +38,7 @@ class Located:
 def locate(plain: ElfFile, linked: LinkedSymbols, *, source: str, parent: str) -> Located:
     """Find the object's symbols in its parent.
 
-    Raises BuildStopped with `symbols` where no block matches and `duplicate-symbol` where several do.
+    Raises BuildStopped with `symbols` if no block matches and `duplicate-symbol` where several do.
     """
     blocks = linked.block_of(PurePosixPath(source).name, stable_names(plain.symbols))
     if not any(symbol.kind in {TYPE_FUNC, TYPE_OBJECT} for block in blocks for symbol in block.symbols):
@@ -66,7 +66,7 @@ def locate(plain: ElfFile, linked: LinkedSymbols, *, source: str, parent: str) -
 def check_fidelity(
     plain: ElfFile, linked: LinkedSymbols, located: Located, patched: Iterable[str], *, source: str, parent: str
 ) -> None:
-    """Raise BuildStopped with `fidelity` where a function of `patched` is not what the parent holds."""
+    """Raise BuildStopped with `fidelity` if a function of `patched` is not what the parent holds."""
     ours = {symbol.name: symbol for symbol in _functions(plain)}
     for name in patched:
         symbol, shipped = ours.get(name), located.functions.get(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which functions a livepatch module says it replaces, in kpatch's format and in that of the kernel's own klp-build.
+"""Functions that a livepatch module replaces, in kpatch's format and in that of the kernel's own klp-build.
 
 kpatch: struct kpatch_patch_func of kpatch-patch.h, an array in .kpatch.funcs. klp-build: struct klp_object_ext and
 struct klp_func_ext of include/linux/livepatch_external.h, arrays in .init.klp_objects and .init.klp_funcs.
@@ -22,7 +22,7 @@ _UNSIGNED_LONG, _UNSIGNED_INT = struct.Struct("<Q"), struct.Struct("<I")
 
 
 class Replaced(NamedTuple):
-    """A function that a module replaces; `sympos` as the kernel counts it, 0 where the name is said to be unique."""
+    """A function that a module replaces; `sympos` as the kernel counts it, 0 for a unique name."""
 
     object: str
     name: str
@@ -30,7 +30,7 @@ class Replaced(NamedTuple):
 
 
 def read_functions(module: ElfFile) -> tuple[Replaced, ...]:
-    """Return what the module replaces in the order in which it says so; nothing where it is not a livepatch."""
+    """Return the functions that the module replaces, in its own order; empty if it is not a livepatch."""
     return (*_kpatch(module), *_klp(module))
 
 
@@ -69,7 +69,7 @@ def pointers_of(module: ElfFile, section: Section) -> dict[int, Relocation]:
 
 
 def text_at(module: ElfFile, pointer: Relocation | None) -> str:
-    """Return the string that a pointer leads to, empty where it leads nowhere in the file."""
+    """Return the string that a pointer leads to, empty if it leads nowhere in the file."""
     if pointer is None or not (symbol := module.symbols[pointer.symbol]).defined:
         return ""
     content = module.content(module.sections[symbol.section])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Refusing series that change the layout of a structure that can be live.
+"""Layouts of structures: series that change the layout of a structure that can be live are refused.
 
 create-diff-object compares functions, not types, and a load test passes: the damage comes later, when new code meets
-an old object. So the layouts of all structures that both objects know are compared, out of their debug information.
+an old object. So the layouts of all structures in the debug information of both objects are compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from elivepatch.process import Cancellation
 
 _HEAD = re.compile(r"(?:typedef )?(?P<kind>struct|union) (?:(?P<tag>\w+) )?\{")
 _TYPE_NAME = re.compile(r"\} (?:__attribute__\(\(.*\)\) )?(\w+);")
-# pahole's own remarks; those of holes begin with three X.
+# pahole's own comments; those about holes begin with three X.
 _COMMENT = re.compile(
     r"\s*/\* (?:X{3}|size:|sum |last cacheline|padding|forced|paddings|---|bit_padding|BRAIN|saved).*"
 )
@@ -38,7 +38,7 @@ class Layout:
 def read_layouts(listing: str) -> dict[str, frozenset[Layout]]:
     """Return the layouts in pahole's output by name, such as `struct kref`; a name may stand for several structures.
 
-    A structure without a tag goes by the name of its type, and all that have none of that either by one name.
+    A structure without a tag has the name of its type; all structures without both share one name.
     """
     found: dict[str, set[Layout]] = {}
     name, members, size = "", list[str](), 0
@@ -57,7 +57,7 @@ def read_layouts(listing: str) -> dict[str, frozenset[Layout]]:
         elif line.strip() and not _COMMENT.match(line):
             members.append(" ".join(line.split()))
             if extent := _EXTENT.search(line):
-                # pahole tells no size of a union.
+                # pahole prints no size of a union.
                 size = max(size, int(extent[1]) + int(extent[2]))
     return {key: frozenset(layouts) for key, layouts in found.items()}
 
@@ -78,10 +78,10 @@ def compare_layouts(
 def check_layouts(
     *, original: Path, patched: Path, source: str, sandbox: Sandbox, cancellation: Cancellation | None = None
 ) -> None:
-    """Raise BuildStopped with `data-layout` where a structure's layout differs between the two objects."""
+    """Raise BuildStopped with `data-layout` if a structure's layout differs between the two objects."""
     listings = []
     for path in (original, patched):
-        # Structures used in one function only, those without a tag, and those inside others are asked for by option.
+        # Options: also structures used in one function only, without a tag, and inside others.
         done = sandbox.run(
             ["pahole", "-F", "dwarf", "--show_private_classes", "-a", "-A", f"/in/{path.name}"],
             inputs=path.parent,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checking the finished module against the kernel it is for, before anybody may load it.
+"""Checks of the finished module against its kernel, before anybody may load it.
 
-What the kernel would find out at load time (or, for a wrong symbol position or a sealed entry, only later) is found
-here: kernel/livepatch/core.c, kernel/module/version.c and arch/x86/kernel/alternative.c say what it looks at.
+The kernel would find the same problems at load time, or only later (a wrong symbol position, a sealed entry). Its own
+checks are in kernel/livepatch/core.c, kernel/module/version.c and arch/x86/kernel/alternative.c.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _NAME_LIMIT = 55  # MODULE_NAME_LEN - 1
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Where one patched function must be: found again in its parent by its source's block of symbols.
+    """Expected place of one patched function: its symbol in the parent, from its source's block of symbols.
 
-    Several may have one name: static functions of different files, which the kernel tells apart by symbol position.
+    Several may have one name: static functions of different files, which the kernel distinguishes by symbol position.
     """
 
     object: str
@@ -99,12 +99,12 @@ def find_place(
 ) -> tuple[Expected, int]:
     """Return which of `expected` a module replaces, and its symbol position in its parent.
 
-    `parent` returns a parent's symbols; it is only asked about objects that were expected. Raises BuildStopped with
-    `module-check` where it is none of them, or stands at another position.
+    `parent` returns a parent's symbols; it is called for expected objects only. Raises BuildStopped with `module-check`
+    if the module replaces another function, or one at another position.
     """
     named = [one for one in expected if (one.object, one.symbol.name) == (replaced.object, replaced.name)]
     if not named:
-        raise _wrong(f"The module replaces {replaced.name} of {replaced.object}, which nobody asked for")
+        raise _wrong(f"The module replaces {replaced.name} of {replaced.object}, which the series does not change")
     linked = parent(replaced.object)
     places = {linked.position(one.symbol): one for one in named}
     if replaced.sympos in places:
@@ -116,7 +116,7 @@ def find_place(
 
 
 def check_entries(functions: Iterable[tuple[str, Symbol]], parent: Callable[[str], LinkedSymbols]) -> None:
-    """Raise BuildStopped with `init-code` or `no-function-entry` where a function of a parent cannot be redirected.
+    """Raise BuildStopped with `init-code` or `no-function-entry` if a function of a parent cannot be redirected.
 
     `functions` are pairs of a parent's name and the function's symbol there, `parent` returns a parent's symbols.
     """
@@ -141,7 +141,7 @@ def _check_symbols(module: ElfFile, base: Base, blocks: Mapping[str, Sequence[Bl
         if not symbol.name or symbol.section not in {0, _LIVEPATCH}:
             continue
         if symbol.section == _LIVEPATCH and symbol.number not in used:
-            # What klp-build leaves at places that livepatch fills in: nothing resolves it, and nothing refers to it.
+            # klp-build leaves such symbols at places that livepatch fills: nothing resolves them or refers to them.
             continue
         if found := _KLP_SYMBOL.fullmatch(symbol.name):
             object_name, name, position = found[1], found[2], int(found[3])
@@ -162,7 +162,7 @@ def _check_symbols(module: ElfFile, base: Base, blocks: Mapping[str, Sequence[Bl
 
 
 def _check_block(symbol: Symbol, object_name: str, blocks: Sequence[Block]) -> None:
-    """Raise where a local symbol is another file's: code of one file cannot refer to the static symbols of another."""
+    """Raise if a local symbol is another file's: code of one file cannot refer to the static symbols of another."""
     place = (symbol.name, symbol.section, symbol.value)
     own = any(place == (one.name, one.section, one.value) for block in blocks for one in block.symbols)
     if symbol.bind == BIND_LOCAL and not own:

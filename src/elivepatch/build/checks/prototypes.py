@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Refusing series that change how an exported function is called.
+"""Prototypes of exported functions: series that change how one is called are refused.
 
-Its new code would be entered by modules that were compiled against the old parameters. The kernel's own protection,
-the checksum of an export, does not help: a livepatch does not change the export.
+Modules that were compiled for the old parameters would call the new code. The kernel's own protection, the checksum of
+an export, does not help: a livepatch does not change the export.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_PART = re.compile(r"\b(?:inline|noinline|notrace|asmlinkage|__\w+)\b(?:\([^(
 
 
 def check_prototypes(touched: Sequence[TouchedFile], *, tree: Path, layer: Path) -> None:
-    """Raise BuildStopped with `export-type` where a source in `layer` gives an exported function another type."""
+    """Raise BuildStopped with `export-type` if a source in `layer` gives an exported function another type."""
     for file in touched:
         if file.kind is not FileKind.SOURCE:
             continue
@@ -46,7 +46,7 @@ def check_prototypes(touched: Sequence[TouchedFile], *, tree: Path, layer: Path)
 
 
 def signature(function: Definition) -> str:
-    """Return the type of a function as text that is the same for the same words, whatever the parameters are called."""
+    """Return the type of a function as text, without the names of its parameters."""
     text = _NO_PART.sub(" ", function.head)
     start = text.find("(", text.find(function.name))
     parameters = [_typed(one) for one in _split(text[start + 1 : text.rfind(")")])]

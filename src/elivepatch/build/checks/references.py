@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the changed code refers to, looked up before anything is linked.
+"""References of the changed code, checked before anything is linked.
 
-The kernel's modpost, and our check of the finished module, would find the same: a symbol that nobody exports, a
-namespace that is not imported, a static key that create-diff-object left behind, a pointer to a sealed entry. The
+The kernel's modpost, and our check of the finished module, would find the same problems: a symbol that is not exported,
+a namespace that is not imported, a static key that create-diff-object left behind, a pointer to a sealed entry. The
 intermediate sections are those of kpatch's kpatch-intermediate.h (x86-64).
 """
 
@@ -23,16 +23,16 @@ from elivepatch.model.errors import BuildStopped, Problem
 _RELOCATION_BYTES, _RELOCATION_DEST, _RELOCATION_TYPE, _RELOCATION_SYMBOL = 40, 0, 8, 32
 _SYMBOL_BYTES, _SYMBOL_POSITION, _SYMBOL_NAME, _SYMBOL_OBJECT = 40, 8, 24, 32
 HOLDING_POINTERS = (".text", ".data", ".rodata", ".kpatch.callbacks")
-"""How the sections begin whose pointers to functions may be called."""
+"""Prefixes of the sections whose pointers to functions may be called."""
 
-# Defined by the module's own .mod.c.
+# The module's own .mod.c defines these.
 _OWN = {"__this_module"}
 _NAMESPACES_QUOTED_SINCE = (6, 13)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pointer:
-    """A place in code or data of a diff object that gets the address of a symbol outside of it."""
+    """A field in code or data of a diff object that holds the address of a symbol outside it."""
 
     object: str
     name: str
@@ -52,17 +52,17 @@ class DiffObject:
 
     @cached_property
     def defined(self) -> frozenset[str]:
-        """The global symbols that the object brings along."""
+        """Global symbols that the object defines."""
         return frozenset(one.name for one in self.elf.symbols if one.defined and one.bind >= BIND_GLOBAL)
 
     @cached_property
     def undefined(self) -> dict[str, bool]:
-        """The symbols that whoever loads the module has to find, and whether each is a local that was left out."""
+        """Symbols that the kernel must resolve; true for a local symbol that create-diff-object left out."""
         return {one.name: one.bind == BIND_LOCAL for one in self.elf.symbols if one.name and one.section == 0}
 
     @property
     def has_callbacks(self) -> bool:
-        """Whether the kernel runs something of it before or after a transition."""
+        """True if the kernel calls functions of the object before or after a transition."""
         return any(one.name.startswith(".kpatch.callbacks.") for one in self.elf.sections)
 
     def pointers(self) -> Iterator[Pointer]:
@@ -99,7 +99,7 @@ class DiffObject:
 
 
 def check_references(outputs: Sequence[Path], base: Base) -> None:
-    """Raise BuildStopped where the diff objects `outputs` need what the kernel of `base` cannot give them.
+    """Raise BuildStopped if the diff objects `outputs` need something that the kernel of `base` does not have.
 
     The codes are `undefined-symbol`, `jump-label` and `sealed-endbr`.
     """
@@ -133,7 +133,7 @@ def _check_sealed(objects: Sequence[DiffObject], base: Base) -> None:
 
 
 def check_unsealed(pointer: Pointer, base: Base) -> None:
-    """Raise BuildStopped with `sealed-endbr` for a pointer to a function whose ENDBR was sealed: a call is a #CP."""
+    """Raise BuildStopped with `sealed-endbr` for a pointer to a function with a sealed ENDBR: a call would be a #CP."""
     linked = base.parent(pointer.object)
     same = linked.named.get(pointer.name, [])
     symbol = same[max(pointer.position - 1, 0)] if len(same) >= pointer.position and same else None
@@ -144,7 +144,7 @@ def check_unsealed(pointer: Pointer, base: Base) -> None:
 
 
 def added_key(name: str) -> Problem:
-    """Return the problem of a missing local symbol: create-diff-object leaves out what only jump labels refer to."""
+    """Return the problem of a missing local symbol: create-diff-object omits symbols that only jump labels refer to."""
     return problem("jump-label", f"The patched code tests {name}, a static key that the series adds.")
 
 
@@ -158,7 +158,7 @@ def undefined(names: Sequence[str]) -> Problem:
 
 
 def not_imported(name: str, namespace: str, *, release: str) -> Problem:
-    """Return the problem of an exported symbol whose namespace nobody imports, with what to write in this kernel."""
+    """Return the problem of an exported symbol whose namespace is not imported, with the line to add in this kernel."""
     written = f'"{namespace}"' if version_of(release) >= _NAMESPACES_QUOTED_SINCE else namespace
     return problem(
         "undefined-symbol",
@@ -172,5 +172,5 @@ def _number(raw: bytes, start: int, size: int) -> int:
 
 
 def version_of(release: str) -> tuple[int, ...]:
-    """Return the first two numbers of a release, which say what its kernel can."""
+    """Return the first two numbers of a release, which determine the features of its kernel."""
     return tuple(int(part) for part in re.findall(r"\d+", release)[:2])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Objects that a series adds: nothing to compare them with, so the whole object becomes part of the livepatch."""
+"""Objects that a series adds: there is no original to compare with, so all of each becomes part of the livepatch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
 
-# What runs once at boot, when a module is inserted or when it is removed: never for code that comes with a livepatch.
+# Sections of code that the kernel runs once at boot, or when a module is inserted or removed: never a livepatch's.
 _RUN_ONCE = (".init.", ".exit.", ".initcall", ".exitcall", "___initcall")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddedObject:
-    """A compiled new source. `parent` is `vmlinux` or a module's name: what it would have become part of."""
+    """A compiled new source. `parent` is `vmlinux` or the module that the object would have become part of."""
 
     source: str
     path: Path
@@ -28,7 +28,7 @@ class AddedObject:
 
     @property
     def note(self) -> Note:
-        """What a person should know about it."""
+        """Note for the reader of the report."""
         return Note(code="new-object", message=f"{self.source} is new: all of it becomes part of the livepatch.")
 
 
@@ -37,8 +37,8 @@ def compile_added(
 ) -> list[AddedObject]:
     """Compile the new `sources` of a patched `layer`, each in a directory of its own below `work_dir`.
 
-    Raises BuildStopped with `compile-error`, `init-code` where code would have to run that does not, and `new-file`
-    where the object would be a module of its own.
+    Raises BuildStopped with `compile-error`; with `init-code` if the object has code that would have to run at boot;
+    with `new-file` if the object would be a module of its own.
     """
     made = []
     for number, source in enumerate(sources):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Applying a series to exactly one kernel's source, without touching that source.
+"""Application of a series to one kernel's source, which stays unchanged.
 
-The outcome is a layer: a directory with only the changed files, which compilers see on top of the base's tree.
+The result is a layer: a directory with only the changed files, which compilers see on top of the base's tree.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ exit 0
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A patched layer. `layer` holds the changed files at their places; sources keep their old line numbers."""
+    """A patched layer. `layer` holds the changed files at their paths; sources keep their old line numbers."""
 
     layer: Path
 
@@ -91,11 +91,9 @@ def apply_series(
             problem("does-not-apply", f"{name} does not apply to this kernel's source.", excerpt=excerpt)
         )
     if not done.ok:
-        raise EnvironmentFault(
-            "apply", "The series could not be applied.", advice="Look at the log.", excerpt=done.tail()
-        )
+        raise EnvironmentFault("apply", "The series could not be applied.", advice="Read the log.", excerpt=done.tail())
     _check_names(done.text, touched)
-    # make writes beside the sources, and what a lower layer holds can be changed by its owner only.
+    # make writes beside the sources, and only the owner of a lower layer's files can change them.
     layer = writable_directory(work_dir / "layer")
     for file in touched:
         _take_over(file, output, layer)
@@ -103,9 +101,9 @@ def apply_series(
 
 
 def _refusal(said: str) -> tuple[int, str]:
-    """Return which patch of the series was refused and what patch(1) said about it.
+    """Return the number of the refused patch and what patch(1) printed about it.
 
-    The script tells the files of the patches before it first.
+    The script prints the files of the patches before it first.
     """
     lines = said.splitlines()
     at = next(number for number, line in enumerate(lines) if _REFUSED.match(line))
@@ -113,7 +111,7 @@ def _refusal(said: str) -> tuple[int, str]:
 
 
 def _check_names(said: str, touched: Sequence[TouchedFile]) -> None:
-    """Raise where patch(1) read other file names than we did: what one of them misses would silently be lost."""
+    """Raise if patch(1) read other file names than we did: a file that one of them misses would silently be lost."""
     named = {found[1] for line in said.splitlines() if (found := _PATCHED.match(line))}
     differing = sorted(named ^ {file.path for file in touched if not file.removed or file.path in named})
     if differing:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compiling single objects of a prepared tree, inside the sandbox, at one fixed path.
+"""Compilation of single objects of a prepared tree, in the sandbox, at one fixed path.
 
-An object is compiled three ways: plainly, as the shipped kernel was (to be compared with it), with a section per
-function and datum (what create-diff-object wants), and patched. make is asked once per object; its saved command then
-does the rest, which saves make's start of half a second each time.
+An object is compiled three times: plainly, as the shipped kernel was (for the comparison with it); with a section for
+each function and datum (for create-diff-object); and patched. make runs once for each object. The command that make
+saves compiles the rest: each start of make would take half a second.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Original:
 
     @property
     def sectioned(self) -> Path:
-        """Compiled with a section per function and datum."""
+        """The object compiled with a section for each function and datum."""
         return self.directory / "sectioned.o"
 
     @property
     def plain(self) -> Path:
-        """Compiled as the shipped kernel was."""
+        """The object compiled as the shipped kernel was."""
         return self.plain_directory / "plain.o"
 
     @property
@@ -79,7 +79,7 @@ class Original:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiler:
-    """Compiles objects of one base. `patch_headers` is where kpatch's helper headers are."""
+    """Compiles objects of one base. `patch_headers` is the directory of kpatch's helper headers."""
 
     base: Base
     sandbox: Sandbox
@@ -126,9 +126,9 @@ class Compiler:
         return original.plain
 
     def reads_the_same(self, unit: Unit, original: Original, layer: Path) -> bool:
-        """Whether the compiler reads the same text with the patched sources in `layer` as without.
+        """Return if the compiler reads the same text with the patched sources in `layer` as without.
 
-        False also where that cannot be told; the compiler says then what is wrong.
+        False also if that cannot be found out; the compilation then shows why.
         """
         command = preprocessing(original.command)
         if command is None:
@@ -155,7 +155,7 @@ class Compiler:
     def patched(self, unit: Unit, original: Original, layer: Path, directory: Path) -> Path:
         """Compile the object with the patched sources in `layer` over the tree; return it as a file in `directory`.
 
-        Raises BuildStopped with code `compile-error` where the source does not compile.
+        Raises BuildStopped with code `compile-error` if the source does not compile.
         """
         output = writable_directory(directory / "compiled")
         done = self._saved(unit, original.command, (layer,), output)
@@ -165,7 +165,7 @@ class Compiler:
     def added(self, source: str, layer: Path, directory: Path) -> tuple[Path, str]:
         """Compile a source that the series adds; return the object, a file in `directory`, and its parent.
 
-        Raises BuildStopped with the code `compile-error`, also where no rule of the patched tree builds it.
+        Raises BuildStopped with the code `compile-error`, also if no rule of the patched tree builds it.
         """
         unit = Unit(source, f"{source.removesuffix('.c')}.o", ())
         output = writable_directory(directory / "compiled")
@@ -225,15 +225,15 @@ def _saved_command(text: str) -> str:
     if found is None:
         raise EnvironmentFault(
             "saved-command",
-            "make left no saved command for an object.",
-            advice="This kernel's build system is not known yet; report its version.",
+            "make saved no command for an object.",
+            advice="This kernel's build system is not supported yet; report its version.",
         )
-    # What scripts/Kbuild.include's make-cmd escaped.
+    # make-cmd of scripts/Kbuild.include has escaped these characters.
     return found[1].replace("$(pound)", "#").replace("$$", "$")
 
 
 def preprocessing(command: str) -> str | None:
-    """Return the command that only preprocesses what a saved command compiles, None where it is none of gcc's.
+    """Return the command that only preprocesses what a saved command compiles, None if that is not a command of gcc.
 
     Line markers are left out of the text; a line number that the code itself uses (`__LINE__`) stays in it.
     """
@@ -243,7 +243,7 @@ def preprocessing(command: str) -> str | None:
 
 
 def parent_of(command: str) -> str:
-    """Return what an object becomes part of, as kbuild tells its compiler (scripts/Makefile.lib)."""
+    """Return the parent of an object, `vmlinux` or a module, from kbuild's options for its compiler (Makefile.lib)."""
     name = _MODULE_NAME.search(command)
     return name[1] if " -DMODULE " in command and name is not None else VMLINUX
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What differs between an original and a patched object: functions, data, pointers in tables, exports."""
+"""Differences between an original and a patched object: functions, data, pointers in tables, exports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ChangedPointer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What differs. `changed` are the functions and data that are not the same, by their section."""
+    """Differences of two objects. `changed` are the functions and data that differ, by their section."""
 
     changed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     pointers: tuple[ChangedPointer, ...] = ()
@@ -42,7 +42,7 @@ class Contents:
 
 
 def compare_contents(original: ElfFile, patched: ElfFile) -> Contents:
-    """Return what differs between two objects."""
+    """Return the differences of two objects."""
     before, after = _exports(original), _exports(patched)
     return Contents(
         changed=changed_symbols(original, patched),
@@ -84,7 +84,7 @@ def _pointee(elf: ElfFile, entry: Relocation) -> str:
     symbol = elf.symbols[entry.symbol]
     if symbol.name or not symbol.defined:
         return symbol.name
-    # With a section for each function, a pointer to a static one is one to its section.
+    # If each function has a section, a pointer to a static function is one to its section.
     return next(
         (
             one.name
@@ -109,7 +109,7 @@ _Reference = tuple[int, int, "str | bytes"]
 
 
 def _contents(elf: ElfFile) -> Iterator[tuple[tuple[str, str], tuple[bytes, tuple[_Reference, ...]]]]:
-    """Yield (section, name) with bytes and what they refer to; strings by their content, since they move."""
+    """Yield (section, name) with its bytes and references; strings by their content, because they move."""
     symbols = [one for one in elf.symbols if one.kind in {TYPE_FUNC, TYPE_OBJECT} and one.defined]
     tables = {number: list(elf.relocations(elf.sections[number])) for number in {one.section for one in symbols}}
     for symbol in symbols:
@@ -132,6 +132,6 @@ def target_of(elf: ElfFile, entry: Relocation) -> str | bytes:
     section = elf.sections[symbol.section]
     if ".str" not in section.name:
         return f"{section.name}+{entry.addend}"
-    # What is relative to the place behind the field has its length in the addend.
+    # A relocation relative to the end of its field has the field's length in the addend.
     start = entry.addend + (4 if entry.kind == R_X86_64_PC32 else 0)
     return elf.content(section)[start : start + 256].split(b"\0")[0]

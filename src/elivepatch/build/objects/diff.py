@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Comparing an original with a patched object by kpatch's create-diff-object, and understanding what it says."""
+"""Comparison of an original with a patched object by kpatch's create-diff-object, and the meaning of its messages."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _BINDS = ("LOCAL", "GLOBAL", "WEAK")
 _SPECIAL_INDEX = {0: "UND", 0xFFF1: "ABS", 0xFFF2: "COM"}
 
 
-# From 6.19 on, kernels that klp-build serves mark each entry of some tables for it (ANNOTATE_DATA_SPECIAL). No module
-# keeps the marks, and create-diff-object, which is older, takes them for references of the code that it compares.
+# From 6.19 on, kernels for klp-build mark each entry of some tables for it (ANNOTATE_DATA_SPECIAL). No module keeps
+# the marks, and create-diff-object, which is older, takes them for references of the code that it compares.
 _ANNOTATED = ".discard.annotate_data"
 _WITHOUT_ANNOTATIONS = f"""
 set -e
@@ -68,8 +68,8 @@ _TELLING = re.compile(r"\b(?:ERROR|[Ee]rror|[Ff]ound a|changed section)\b")
 # A name without what gcc appends to it (.cold, .isra.0, the number of a static local).
 _NAME = r"([^\s.]+)\S*"
 
-# The first rule that matches decides. What create-diff-object prints is listed in its source; the order puts causes
-# before the consequences that it prints with them.
+# The first rule that matches decides. The messages are those in create-diff-object's source; causes come before the
+# consequences that it prints with them.
 _RULES = (
     _rule(r"Found a static call at (\S+?)\(", "static-call", "{0} makes a static call that a module defines."),
     _rule(r"Found a jump label at (\S+?)\(\)\S* using key (\w+)", "jump-label", "{0} tests the static key {1}."),
@@ -112,7 +112,7 @@ _RULES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """What create-diff-object made: the object with the changed functions, and their names."""
+    """Output of create-diff-object: the object with the changed functions, and their names."""
 
     output: Path
     changed: tuple[str, ...]
@@ -131,7 +131,7 @@ class DiffTool:
         self, *, original: Path, patched: Path, source: str, parent: str, table: bytes, symvers: Path, name: str,
         work_dir: Path,
     ) -> Difference | None:  # fmt: skip
-        """Return the difference of two objects of `parent`, None where no code differs.
+        """Return the difference of two objects of `parent`, None if no code differs.
 
         `table` is `symbol_table`'s text, `name` the livepatch's. Raises BuildStopped with the verdict otherwise.
         """
@@ -142,7 +142,7 @@ class DiffTool:
             shutil.copyfile(content, inputs / place)
         (inputs / "table").write_bytes(table)
         annotated = any(_ANNOTATED in ElfFile(one).by_name for one in (original, patched))
-        # Where the tool names an object it leaves the path out up to the first slash: it says in/original.o both ways.
+        # The tool prints an object's path from after the first slash: in/original.o both ways.
         first, second = (f"{'.' * annotated}/in/{one}.o" for one in ("original", "patched"))
         command = ["/usr/lib/kpatch/create-diff-object", first, second, parent, "/in/table", "/in/Module.symvers", name,
                    "/out/diff.o"]  # fmt: skip
@@ -168,9 +168,9 @@ class DiffTool:
 
 
 def classify(done: Completed, source: str, contents: Contents | None = None) -> Problem:
-    """Return what create-diff-object's exit status and words mean for the one who sent the patch.
+    """Return the problem that create-diff-object's exit status and messages mean for the author of the patch.
 
-    `contents` is what differs between the objects, to name what the tool calls a section only.
+    `contents` are the differences of the objects: they name what the tool calls only a section.
     """
     seen = contents or Contents()
     text = (done.text + done.log.decode(errors="replace")).replace("in/original.o", source)
@@ -187,24 +187,24 @@ def classify(done: Completed, source: str, contents: Contents | None = None) -> 
             return problem(code, sentence, excerpt=excerpt)
     if done.status < 0 or done.status > 128 or "SIGSEGV" in text:
         return problem("diff-tool-crash", f"create-diff-object crashed on {source}.", excerpt=excerpt)
-    return problem("diff-tool", f"create-diff-object gave up on {source} (status {done.status}).", excerpt=excerpt)
+    return problem("diff-tool", f"create-diff-object failed on {source} (status {done.status}).", excerpt=excerpt)
 
 
 def _closer(code: str, sentence: str, source: str, seen: Contents) -> tuple[str, str]:
-    """Return a closer code and sentence where the objects tell more than the tool does."""
+    """Return a closer code and sentence if the objects show more than the tool does."""
     if code == "export" and seen.exported and not seen.unexported:
         return "new-export", f"{source} exports {', '.join(seen.exported[:4])}, which this kernel does not."
     if code == "data-change" and seen.pointers:
-        told = "; ".join(
+        changes = "; ".join(
             f"{one.table} points at {one.new or 'nothing'} instead of {one.old or 'nothing'} at offset {one.offset}"
             for one in seen.pointers[:8]
         )
-        return "ops-table", f"{source} changes a table of pointers: {told}."
+        return "ops-table", f"{source} changes a table of pointers: {changes}."
     return code, sentence
 
 
 def overrides(patched: ElfFile) -> tuple[str, ...]:
-    """Return the macros by which the source tells create-diff-object to go on in spite of its rules."""
+    """Return the macros by which the source makes create-diff-object ignore its rules."""
     found = []
     for name, macro in _OVERRIDES.items():
         if section := patched.by_name.get(name):
@@ -220,7 +220,7 @@ def symbol_table(linked: LinkedSymbols, block: Block | None) -> bytes:
 
     In kernels with function padding the `__pfx_` symbols stand outside their file's block, because objtool makes them
     after linking, while the object has them inside; they are listed behind the FILE entry of `block` and nowhere else.
-    FILE entries of other objects that create-diff-object could not tell from `block` are left out.
+    FILE entries of other objects that look the same as `block` to create-diff-object are left out.
     """
     same = [] if block is None else linked.block_of(block.name, block.names)
     left_out = {other.position for other in same if other != block}

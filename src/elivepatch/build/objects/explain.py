@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Telling in the words of the source what the tools found in objects: the lines concerned, and why."""
+"""Explanation of problems that tools find in objects, in terms of the source: the lines concerned, and why."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from elivepatch.model.series import PatchSeries
 from elivepatch.patch.c_source import ENDING, STARTING, Definition, DefinitionKind, read_definitions, words_of
 from elivepatch.patch.locate import ChangedLine, changed_lines, lines_about
 
-# Those whose message names what they are about.
+# Codes of problems whose messages name functions or data of the source.
 _WITH_LINES = frozenset(
     ("init-code", "init-only", "data-layout", "data-change", "ops-table", "new-data", "no-function-entry",
      "outlined-inline", "shared-section", "static-local", "jump-label", "static-call", "export", "new-export",
@@ -31,19 +31,19 @@ _UNTRACED = frozenset(("notrace", "noinstr", "__init", "__exit", "__cpuidle", "_
 
 @dataclass(frozen=True)
 class Explainer:
-    """Knows a series that `read_series` has taken, and the unpatched source `tree` it is for."""
+    """Explains problems of one series that `read_series` accepted, for the unpatched source `tree`."""
 
     series: PatchSeries
     tree: Path
 
     def definitions(self, path: str) -> tuple[Definition, ...]:
-        """Return what the unpatched file at `path` defines, nothing where there is no such file."""
+        """Return the definitions in the unpatched file at `path`, empty if the file is missing."""
         if path not in self._known:
             self._known[path] = read_definitions(self._text(path))
         return self._known[path]
 
     def explain(self, found: Problem) -> Problem:
-        """Return the problem with the lines of the series that it is about, and a closer code where there is one."""
+        """Return the problem with the lines of the series that it is about, and with a closer code if one is known."""
         if found.code not in _WITH_LINES:
             return found
         if found.code == "no-function-entry":
@@ -57,7 +57,7 @@ class Explainer:
         return replace(found, excerpt=excerpt)
 
     def notes(self, replaced: Mapping[str, frozenset[str]]) -> Iterator[Note]:
-        """Yield what is to be known about a change of the functions `replaced`, by the source they are in."""
+        """Yield notes about a change of the functions `replaced`, which are given by their source."""
         names = frozenset().union(*replaced.values())
         changed = {
             line.inside: line for line in self._changed if line.inside and line.inside.kind is DefinitionKind.FUNCTION
@@ -69,10 +69,12 @@ class Explainer:
                 message = f"{line.path} no longer has {function.name}; its code stays in the kernel."
                 yield Note(code="code-removed", message=message)
             elif around := sorted(self._around(line.path, function.name, names)):
-                message = f"{function.name} of {line.path} is inlined: what is replaced is {', '.join(around[:6])}."
+                message = (
+                    f"{function.name} of {line.path} is inlined: the functions replaced are {', '.join(around[:6])}."
+                )
                 yield Note(code="inlined", message=message)
         for path in dict.fromkeys(line.path for line in self._changed if line.path.endswith(".h")):
-            message = f"{path} is included by what changes: {', '.join(sorted(replaced)[:6])}."
+            message = f"{path} is included by these changed sources: {', '.join(sorted(replaced)[:6])}."
             yield Note(code="header-reach", message=message)
 
     @cached_property
@@ -87,12 +89,12 @@ class Explainer:
         return source_text(self.tree, path) or ""
 
     def _changes_only(self, marks: frozenset[str]) -> bool:
-        """Whether everything that the series changes lies in items that carry one of `marks`."""
+        """Return if everything that the series changes lies in definitions with one of `marks`."""
         lines = [line for line in self._changed if words_of(line.text)]
         return bool(lines) and all(line.inside is not None and line.inside.words & marks for line in lines)
 
     def _removed(self, function: Definition) -> bool:
-        """Whether the series takes away the first line of a function and adds none that has its name."""
+        """Return if the series removes the first line of a function and adds no line with its name."""
         signs = {line.sign for line in self._changed if function.name in words_of(line.text)}
         starts = any(
             line.inside is function and line.sign == "-" and line.number == function.start for line in self._changed
@@ -118,10 +120,10 @@ class Explainer:
         return found
 
     def _entryless(self, found: Problem) -> Problem:
-        told = _ENTRYLESS.match(found.message)
-        if told is None:
+        named = _ENTRYLESS.match(found.message)
+        if named is None:
             return found
-        name, source = told[1], told[2]
+        name, source = named[1], named[2]
         paths = [source, *dict.fromkeys(line.path for line in self._changed)]
         known = [one for path in paths for one in self.definitions(path) if one.name == name and one.head]
         function = next((one for one in known if one.kind is DefinitionKind.FUNCTION), None)

@@ -31,7 +31,7 @@ grep -rE --include='*.[chS]' '^[[:space:]]*#[[:space:]]*include' {SOURCE_TOPS} i
 find {SOURCE_TOPS} include -name '*.h' >/out/headers 2>/dev/null
 exit 0
 """
-# Some kernels lack some directories. 123 is xargs' answer where a grep found nothing in its share of the files.
+# Some kernels lack some directories. xargs ends with 123 if a grep found nothing in its share of the files.
 _SEARCH = f"""
 {{ cat /in/files; find {SOURCE_TOPS} include -name '*.h' 2>/dev/null; }} | xargs -d '\\n' grep "$@" >/out/found
 status=$?
@@ -76,7 +76,7 @@ def _lines(directory: Path, name: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class NameUsers:
-    """The names that a header's change is about, and the sources that use them."""
+    """The names that a change of a header affects, and the sources that use them."""
 
     names: frozenset[str]
     sources: frozenset[str]
@@ -84,16 +84,16 @@ class NameUsers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderNames:
-    """Finds names in what a base is built from: some sources, and every header there is."""
+    """Finds names in sources of a base and in all its headers."""
 
     base: Base
     sandbox: Sandbox
 
     def users(self, header: str, layer: Path, sources: Collection[str]) -> NameUsers | None:
-        """Return who of `sources` names what the patched header in `layer` changes; None where names cannot tell.
+        """Return which of `sources` name what the patched header in `layer` changes; None if names cannot decide that.
 
-        A name that the preprocessor glues from arguments alone (`a##b` of two parameters) is not seen; one of which a
-        macro has a fixed piece is.
+        A name that the preprocessor joins from arguments alone (`a##b` of two parameters) is not found; a name of
+        which a macro holds a fixed piece is.
         """
         tree = self.base.tree
         old, new = source_text(tree, header), source_text(layer, header)
@@ -115,7 +115,7 @@ class HeaderNames:
         return NameUsers(names, users) if users is not None else None
 
     def _found(self, how: Sequence[str], sources: Collection[str], names: Collection[str]) -> list[str]:
-        with tempfile.TemporaryDirectory(prefix=".naming-", dir=self.base.directory) as place:
+        with tempfile.TemporaryDirectory(prefix=".names-", dir=self.base.directory) as place:
             inputs, output = Path(place) / "in", writable_directory(Path(place) / "out")
             Path(place).chmod(0o755)
             inputs.mkdir()
@@ -124,5 +124,5 @@ class HeaderNames:
             done = self.sandbox.run(
                 ["sh", "-c", _SEARCH, "sh", *how], layers=[self.base.tree], inputs=inputs, output=output
             )
-            done.check("Looking for names in the source")
+            done.check("Searching the source for names")
             return _lines(output, "found")

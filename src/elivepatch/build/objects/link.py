@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From changed objects to a livepatch module: kpatch's patch directory, the kernel's own module build, relocations."""
+"""Linking of changed objects to a livepatch: kpatch's patch directory, the kernel's module build, relocations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ exec "$@"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linker:
-    """Links livepatches for one base. `helper` is the sandbox of the toolchain that carries create-klp-module."""
+    """Links livepatches for one base. `helper` is the sandbox of the toolchain with create-klp-module."""
 
     base: Base
     sandbox: Sandbox
@@ -41,9 +41,9 @@ class Linker:
     cancellation: Cancellation | None = None
 
     def link(self, objects: Sequence[Path], *, name: str, work_dir: Path, atomic_replace: bool = True) -> Path:
-        """Return the module made of `objects`, whose order decides the bytes.
+        """Return the module made of `objects`; their order determines the bytes.
 
-        Raises BuildStopped with `undefined-symbol` where the kernel lacks a symbol, `link-failed` for the rest.
+        Raises BuildStopped with `undefined-symbol` if the kernel lacks a symbol, with `link-failed` otherwise.
         """
         inputs, output = work_dir / "objects", work_dir / "linked"
         inputs.mkdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which objects of a kernel a series reaches, and what of it no livepatch can carry."""
+"""Reach of a series: the objects of a kernel that it changes, and the changes that no livepatch can carry."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from elivepatch.model.errors import BuildStopped, Problem
 from elivepatch.patch.additions import Additions
 from elivepatch.patch.parse import FileKind, TouchedFile
 
-# Code that never runs in the kernel proper, or runs before it can be patched, except what debug information says is
-# part of vmlinux (arch/x86/entry/vdso/vma.c); kpatch-build's kpatch-cc leaves out the same places, but silently.
+# Code that never runs in the kernel proper, or runs before it can be patched, except sources that are part of vmlinux
+# by its debug information (arch/x86/entry/vdso/vma.c). kpatch-build's kpatch-cc skips the same directories, silently.
 _OUTSIDE = (
     "arch/x86/boot/",
     "arch/x86/entry/vdso/",
@@ -29,10 +29,10 @@ _OUTSIDE = (
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The objects to compile, those that are compared only if the compiler reads another text, and what was left out.
+    """The objects to compile, and notes about what was left out.
 
-    `added` are new sources that become objects of their own, `indirect` those of the `units` that only include what
-    the series changes.
+    `added` are new sources that become objects of their own. `indirect` are sources of `units` that only include a
+    changed file: they are compared only if the compiler reads another text.
     """
 
     units: tuple[Unit, ...]
@@ -47,10 +47,10 @@ HeaderUsers = Callable[[str], frozenset[str]]
 """Returns the files that may include a header, at any depth."""
 
 NameSearch = Callable[[str, Collection[str]], NameUsers | None]
-"""Returns who of some sources names what the series changes in a header, None where that cannot be told."""
+"""Returns which of some sources name what the series changes in a header, None if names cannot decide that."""
 
 OBJECTS_LIMIT = 64
-"""How many objects one header may reach: each is compiled twice, and each is one more thing that can go wrong."""
+"""Limit of objects that one header may reach: each is compiled twice, and each is one more risk."""
 
 
 def reach(
@@ -132,13 +132,13 @@ def _refuse_build_files(touched: Sequence[TouchedFile], additions: Additions) ->
 
 
 def _is_let_in(file: TouchedFile, additions: Additions) -> bool:
-    """Whether a source is new and gets in through what else the series changes."""
+    """Return if a source is new and other changes of the series bring it in."""
     included = posixpath.basename(file.path) in additions.included
     return file.kind is FileKind.SOURCE and file.added and (included or file.path in additions.objects)
 
 
 def _reached(file: TouchedFile, units: Units, tree: Path, users: _Users) -> tuple[Sequence[Unit], Sequence[str]]:
-    """Return the objects that may contain code of a file, and the files it is part of that no livepatch can replace."""
+    """Return the objects that may contain code of a file, and the files with its code that no livepatch can replace."""
     reached, beyond = units.reached_by(file.path), _beyond(units.closure(file.path), units)
     if file.kind is FileKind.HEADER:
         reached, beyond = users.of(file.path)
@@ -156,13 +156,13 @@ def _reached(file: TouchedFile, units: Units, tree: Path, users: _Users) -> tupl
     made_from = file.kind is FileKind.OTHER and not file.path.endswith(".rs") and (tree / file.path).exists()
     if file.kind is FileKind.OTHER and (reached or made_from):
         raise BuildStopped(
-            problem("patch-build-files", f"The series edits {file.path}, which is not C: what comes of it is unknown.")
+            problem("patch-build-files", f"The series edits {file.path}, which is not C: its effect is not known.")
         )
     return reached, beyond
 
 
 class _Users:
-    """Finds the objects that a header is part of; `notes` tell how, where that is not by including it alone."""
+    """Finds the objects that a header is part of; `notes` say how, unless that is by inclusion alone."""
 
     def __init__(self, units: Units, tree: Path, header_users: HeaderUsers, name_users: NameSearch) -> None:
         self._units = units
@@ -172,7 +172,7 @@ class _Users:
         self.notes: list[Note] = []
 
     def of(self, path: str) -> tuple[tuple[Unit, ...], list[str]]:
-        """Return them, and the files that include the header and that no livepatch can replace."""
+        """Return the objects, and the files that include the header but that no livepatch can replace."""
         includers = {path, *self._header_users(path)}
         users, patchable = self._units_of(includers)
         if len(patchable) > OBJECTS_LIMIT and (by_name := self._name_users(path, self._sources(includers))) is not None:
@@ -183,7 +183,7 @@ class _Users:
         if len(patchable) > OBJECTS_LIMIT:
             sentence = f"The series changes {path}, which up to {len(patchable)} objects of this kernel include."
             raise BuildStopped(problem("header", sentence, excerpt=_listed([unit.source for unit in patchable])))
-        # Assembly would go on with the old constants of a header whose C users got new ones.
+        # Assembly would keep the old constants of a header whose C users have new ones.
         assembly = sorted(name for name in includers if name.endswith(".S") and _runs(name, self._units, self._tree))
         if assembly:
             sentence = f"The series changes {path}, which the assembly {_listed(assembly)} includes."
@@ -192,9 +192,10 @@ class _Users:
         return patchable, sorted(beyond | {name for name in users if not name.endswith(".c")})
 
     def _sources(self, includers: Iterable[str]) -> frozenset[str]:
-        """Return the sources that see what the includers include and are built, replaceable or not.
+        """Return the sources that are built and see the header, replaceable or not.
 
-        These are more than the sources among the includers: one that another includes sees what that included before.
+        These are more than the sources among the includers: a source that another one includes also sees the headers
+        that this one includes.
         """
         units = self._units
 
@@ -227,19 +228,19 @@ def _beyond(names: Iterable[str], units: Units) -> list[str]:
 
 
 def _runs(assembly: str, units: Units, tree: Path) -> bool:
-    """Whether assembly is, or may be, part of the kernel proper."""
+    """Return if assembly is, or may be, part of the kernel proper."""
     if assembly.startswith(_OUTSIDE) or _foreign(assembly) or assembly.endswith(".lds.S"):
         return False
     return assembly in units.by_source or _may_be_built(assembly, units, tree)
 
 
 def _may_be_built(assembly: str, units: Units, tree: Path) -> bool:
-    # Debug information names assembly sources only where the assembler was told to write any; entry_64.S always is one.
+    # Debug information names assembly only if the assembler wrote any; entry_64.S is part of every x86 kernel.
     return "arch/x86/entry/entry_64.S" not in units.by_source and (tree / assembly).exists()
 
 
 def _foreign(path: str) -> bool:
-    """Whether a file belongs to another architecture."""
+    """Return if a file belongs to another architecture."""
     return path.startswith("arch/") and not path.startswith("arch/x86/")
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The memory that all programs of a build may have together: a control group of this process's own.
+"""Control group of this process: it bounds the memory of all programs of a build together.
 
 rlimits bound each program, and a build may start hundreds. Jobs run one after the other in a process, so one group
-bounds a job. Both versions of the interface: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+bounds a job. Both versions of the interface are supported: Documentation/admin-guide/cgroup-v2.rst and
+cgroup-v1/memory.rst.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 _PREFIX = "elivepatch-"
-# The rest is for the server, and for what else the machine does.
+# The rest is for the server and the machine's other work.
 _SHARE = 0.75
 _PROCESSES = "cgroup.procs"
 _ENDING_S = 5.0
@@ -27,37 +28,38 @@ _ENTER = f'{{ echo 0 > "$0"; }} 2>/dev/null || {{ echo "{_NOT_ENTERED}" >&2; exi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A control group: `directory` is its place, `version` that of the interface, `limit` its memory in bytes."""
+    """A control group in `directory`; `version` is that of the interface, `limit` the memory in bytes."""
 
     directory: Path
     version: int
     limit: int
 
     def entering(self) -> list[str]:
-        """Return the start of a command that runs what follows inside the group.
+        """Return the prefix of a command that runs in the group.
 
-        The program enters by itself, before it becomes what follows: nothing that it starts can be outside.
+        The prefix is a program that enters the group itself and then executes the command: nothing that the command
+        starts can be outside.
         """
         return ["sh", "-c", _ENTER, str(self.directory / _PROCESSES)]
 
     def ended(self) -> int:
-        """Return how many programs of the group the kernel has ended because the memory was used up."""
+        """Return how many programs of the group the kernel has killed because the memory was used up."""
         file = self.directory / ("memory.events" if self.version == 2 else "memory.oom_control")
         found = re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE)
         return int(found[1]) if found is not None else 0
 
     def make(self) -> None:
-        """Make the group with its limit, or set that again; raises OSError where that cannot be done."""
+        """Make the group with its limit, or set the limit again; raises OSError if that fails."""
         self.directory.mkdir(exist_ok=True)
         memory, with_swap, swap = _LIMITS[self.version]
         (self.directory / memory).write_text(str(self.limit))
-        # There only where the kernel counts swap.
+        # The file exists only if the kernel counts swap.
         if (self.directory / with_swap).exists():
             (self.directory / with_swap).write_text(str(swap if swap is not None else self.limit))
 
     def remove(self) -> None:
-        """Remove the group; `make` brings it back. Raises OSError where a program in it does not end within seconds."""
-        # A program that was killed is in its group until it has given everything back.
+        """Remove the group; `make` makes it again. Raises OSError if a program in it does not end within seconds."""
+        # A killed program stays in its group until the kernel has freed its memory.
         deadline = time.monotonic() + _ENDING_S
         while not _removed(self.directory):
             if time.monotonic() > deadline:
@@ -65,7 +67,7 @@ class Group:
             time.sleep(0.02)
 
 
-# The file of the limit, that of the limit that counts swap, and what goes into that one where it is not the limit.
+# The file of the limit, the file of the limit that counts swap, and the value of the latter if it is not the limit.
 _LIMITS: dict[int, tuple[str, str, int | None]] = {
     1: ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", None),
     2: ("memory.max", "memory.swap.max", 0),
@@ -74,9 +76,9 @@ _LIMITS: dict[int, tuple[str, str, int | None]] = {
 
 @cache
 def own_group() -> Group | None:
-    """Return the group for the builds of this process, made; None where this process can make none.
+    """Make and return the group for the builds of this process; None if this process can make none.
 
-    It stays for the life of the process; `sweep` of a later one removes it.
+    It stays until the process ends; a later process removes it (`sweep`).
     """
     for version, parent in _parents():
         found = Group(directory=parent / f"{_PREFIX}{os.getpid()}", version=version, limit=_limit_bytes())
@@ -92,7 +94,7 @@ def own_group() -> Group | None:
 
 
 def sweep(parent: Path) -> None:
-    """Remove the groups of processes that are no more, but for those whose programs still end."""
+    """Remove the groups of processes that have ended, except those whose programs are still ending."""
     for left in parent.glob(f"{_PREFIX}*"):
         number = left.name.removeprefix(_PREFIX)
         if number.isdecimal() and not Path("/proc", number).exists():
@@ -100,11 +102,11 @@ def sweep(parent: Path) -> None:
 
 
 def _removed(directory: Path) -> bool:
-    """Remove a group and return True, or return False where a program is in it."""
+    """Remove a group and return True; return False if a program is still in it."""
     try:
         directory.rmdir()
     except FileNotFoundError:
-        return True  # another server that starts has swept it
+        return True  # another server that is starting has removed it
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
@@ -117,7 +119,7 @@ def _limit_bytes() -> int:
 
 
 def _parents() -> Iterator[tuple[int, Path]]:
-    """Give the groups in which ours may be made, best first: the process's own, then those above it."""
+    """Yield the groups in which ours may be made, best first: the process's own, then those above it."""
     own = {kind: Path(path) for _, kind, path in (line.split(":", 2) for line in _lines("/proc/self/cgroup"))}
     # The fields before the dash are a mount's, those behind it its file system's (proc_pid_mountinfo(5)).
     mounts = [line.split() for line in _lines("/proc/self/mountinfo")]
@@ -142,15 +144,15 @@ def _lines(file: str) -> list[str]:
 
 
 def _hand_down_memory(parent: Path) -> None:
-    """Have groups below `parent` bound memory; raises OSError where that cannot be.
+    """Enable the memory controller for groups below `parent`; raises OSError if that is not possible.
 
-    A group with processes hands nothing down, so where this process is alone in its group it makes room: it moves into
-    a group below. That is what systemd's Delegate= is for. Other groups are left as they are.
+    A group with processes cannot delegate controllers, so a process that is alone in its group moves into a group
+    below. systemd's Delegate= is meant for that. Other groups are left unchanged.
     """
     control = parent / "cgroup.subtree_control"
     if "memory" in control.read_text().split():
         return
-    # Where memory is the older version's, or the group above does not hand it down, moving would be for nothing.
+    # Moving would be useless if version 1 controls memory, or if the group above does not delegate it.
     available = "memory" in (parent / "cgroup.controllers").read_text().split()
     if not available or _lines(str(parent / _PROCESSES)) != [str(os.getpid())]:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Taking files out of a directory that untrusted programs wrote to.
+"""Output of untrusted programs, taken over as plain files of bounded size.
 
-What a sandbox leaves in its output directory is as untrusted as the patch: a name there can be a symbolic link to any
-file of the host, a pipe that never ends, or a file of any size. Nothing else may open such files.
+The output directory of a sandbox is as untrusted as the patch: a name in it can be a symbolic link to any file of the
+host, a pipe that never ends, or a file of any size. No other module opens such files.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _SOURCE_LIMIT_BYTES = 64 << 20
 def take(directory: Path, name: str, *, limit_bytes: int) -> bytes:
     """Return the content of the plain file `name` (may hold slashes) below `directory`.
 
-    Raises FileNotFoundError where there is none, EnvironmentFault with code `sandbox-output` where it is anything but a
-    plain file of at most `limit_bytes`, or a directory on its way is not a plain directory.
+    Raises FileNotFoundError if it is missing, EnvironmentFault with code `sandbox-output` if it is anything but a plain
+    file of at most `limit_bytes`, or if a directory on the path is not a plain directory.
     """
     handle = _open(directory, name)
     try:
@@ -46,7 +46,7 @@ def take_file(directory: Path, name: str, into: Path, *, limit_bytes: int) -> Pa
     """Copy a plain file as `take` reads it to `into`, which must not exist, and return `into`.
 
     The copy belongs to this process's user and has mode 0644. A missing file is refused too. The copy is not yet
-    durable: whoever publishes it sees to that (files.atomic).
+    durable; publishing it makes it so (files.atomic).
     """
     try:
         handle = _open(directory, name)
@@ -118,7 +118,7 @@ def _open(directory: Path, name: str, flags: int = _FILE) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        # A symbolic link (ELOOP, or ENOTDIR on the way), a socket (ENXIO), a directory without permission.
+        # A symbolic link (ELOOP, or ENOTDIR on the path), a socket (ENXIO), a directory without permission.
         raise _refused(name, f"cannot be opened ({error.strerror})") from error
     finally:
         os.close(here)
@@ -127,6 +127,6 @@ def _open(directory: Path, name: str, flags: int = _FILE) -> int:
 def _refused(name: str, what: str) -> EnvironmentFault:
     return EnvironmentFault(
         "sandbox-output",
-        f"What the sandbox left as {name} {what}.",
-        advice="A program of the build did something it should not; keep the log and look at the patch.",
+        f"The sandbox's output {name} {what}.",
+        advice="A program of the build misbehaved; keep the log and examine the patch.",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Toolchains: root filesystems that hold the very compiler that built a kernel, identified by a digest."""
+"""Toolchains: root file systems with the exact compiler that built a kernel, identified by a digest."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.process import run
 
 HELPER = "debian-13"
-"""The toolchain whose root also carries the sandbox, kpatch's tools, pahole and readelf for all kernels."""
+"""The toolchain whose root also holds bubblewrap, kpatch's tools, pahole and readelf for all kernels."""
 
-# Written when the root is made, and different every time; none of it takes part in a build.
+# Different in every root, even from the same packages; none of it takes part in a build.
 _VOLATILE = ("dev", "proc", "sys", "run", "tmp", "var/cache", "var/log", "var/lib/apt", "etc/apt", "etc/hostname",
              "etc/resolv.conf", "etc/machine-id", "etc/ld.so.cache", "var/lib/dpkg", "etc/shadow", "etc/shadow-",
              "etc/passwd-", "etc/group-", "etc/gshadow-")  # fmt: skip
@@ -41,7 +41,7 @@ _EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/us
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What a toolchain is made of (data/toolchains.toml)."""
+    """Contents of a toolchain, as declared in data/toolchains.toml."""
 
     name: str
     suite: str
@@ -58,7 +58,7 @@ class Declaration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolchain:
-    """A made toolchain. `comment` is what its compiler writes into the .comment section of every object."""
+    """A toolchain on disk. `comment` is the text that its compiler writes to the .comment section of every object."""
 
     name: str
     root: Path
@@ -74,13 +74,13 @@ class Toolchain:
 
     @property
     def version(self) -> str:
-        """The compiler's vendor and version as configurations spell it, `(Debian 12.2.0-14) 12.2.0`."""
+        """The compiler's vendor and version as a kernel's configuration spells it, `(Debian 12.2.0-14) 12.2.0`."""
         return self.comment.removeprefix("GCC: ")
 
 
 @cache
 def declarations() -> dict[str, Declaration]:
-    """Return the toolchains that can be made, by name."""
+    """Return the declared toolchains, by name."""
     table = tomllib.loads((files("elivepatch.build") / "data/toolchains.toml").read_text(encoding="utf-8"))
     return {
         name: Declaration(
@@ -103,23 +103,23 @@ class Toolchains:
     archive: Archive
 
     def list(self) -> list[Toolchain]:
-        """Return the toolchains that are there, by name."""
+        """Return the existing toolchains, by name."""
         return [found for name in sorted(declarations()) if (found := self._load(name)) is not None]
 
     def get(self, name: str) -> Toolchain:
-        """Return a toolchain that is there. Raises EnvironmentFault where it is not, UsageError for an unknown name."""
+        """Return an existing toolchain. Raises EnvironmentFault if it is missing, UsageError if the name is unknown."""
         _declared(name)
         found = self._load(name)
         if found is None:
             raise EnvironmentFault(
                 "toolchain-missing",
-                f"The toolchain {name} is not there.",
+                f"The toolchain {name} is missing.",
                 advice=f"Make it: elivepatch-server toolchain add {name}",
             )
         return found
 
     def helper(self) -> Toolchain:
-        """Return the toolchain that carries the sandbox and the tools."""
+        """Return the toolchain with bubblewrap and the tools."""
         return self.get(HELPER)
 
     def patch_headers(self) -> Path:
@@ -133,15 +133,17 @@ class Toolchains:
     def for_compiler(self, wanted: str, *, rust: bool) -> Toolchain:
         """Return the toolchain whose compiler is exactly `wanted`, such as `(Debian 12.2.0-14+deb12u1) 12.2.0`.
 
-        `rust` says whether the kernel's configuration needs Rust.
+        `rust` is true if the kernel's configuration needs Rust.
 
-        Raises EnvironmentFault that names what is needed and what there is.
+        Raises EnvironmentFault that names the compiler needed and the compilers that exist.
         """
         present = self.list()
         for toolchain in present:
             if toolchain.version == wanted and declarations()[toolchain.name].rust == rust:
                 return toolchain
-        have = "; ".join(f"{toolchain.name} has {toolchain.version}" for toolchain in present) or "there is none"
+        have = (
+            "; ".join(f"{toolchain.name} has {toolchain.version}" for toolchain in present) or "there are no toolchains"
+        )
         raise EnvironmentFault(
             "toolchain-match",
             f"No toolchain has the compiler that built this kernel, gcc {wanted}{' with Rust' * rust}: {have}.",
@@ -149,7 +151,7 @@ class Toolchains:
         )
 
     def add(self, name: str, progress: Progress = silent) -> Toolchain:
-        """Make a toolchain, or return it where it is there already. Nothing half-made is ever seen under its name."""
+        """Make a toolchain, or return the existing one. No unfinished toolchain ever has its name."""
         declaration = _declared(name)
         with made_once(self.directory / f".{name}.lock", progress=progress, waiting_for=f"the toolchain {name}"):
             if (found := self._load(name)) is not None:
@@ -185,7 +187,7 @@ class Toolchains:
             )
             described = made.as_dict() | {"declared": declaration.digest}
             (scratch / "toolchain.json").write_text(json.dumps(described, indent=2))
-            # A root is 1.6 GB in 30,000 files, all of which `digest_of` has just read.
+            # A root is 1.6 GB in 30,000 files; all of them are on the disk before its name is.
             publish_tree(scratch, self.directory / name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -203,8 +205,8 @@ class Toolchains:
                    f"--include={','.join(declaration.packages)}", declaration.suite, str(scratch / "root"),
                    str(sources)]  # fmt: skip
 
-        def tell(seconds: float) -> None:
-            # There is no honest measure of progress inside mmdebstrap; time against its usual time is close enough.
+        def report(seconds: float) -> None:
+            # mmdebstrap reports no progress; the time that it usually takes is close enough.
             progress(
                 Event(
                     stage="toolchain",
@@ -213,8 +215,10 @@ class Toolchains:
                 )
             )
 
-        progress(Event(stage="toolchain", message=f"{declaration.name}: made from {declaration.suite}", fraction=0.0))
-        run(command, timeout_s=1800, on_tick=tell, env={"SOURCE_DATE_EPOCH": "1"}).check(
+        progress(
+            Event(stage="toolchain", message=f"{declaration.name}: making it from {declaration.suite}", fraction=0.0)
+        )
+        run(command, timeout_s=1800, on_tick=report, env={"SOURCE_DATE_EPOCH": "1"}).check(
             f"Making the toolchain {declaration.name}"
         )
         sources.unlink()
@@ -235,24 +239,24 @@ class Toolchains:
         run(["dpkg-deb", "-x", str(path), str(root)]).check(f"Unpacking {entry['package']}")
 
     def verify(self, name: str) -> bool:
-        """Whether the root's content still has the digest it was made with."""
+        """Return if the root's content still has the digest that it was made with."""
         toolchain = self.get(name)
         return digest_of(toolchain.root)[0] == toolchain.digest
 
     def remove(self, name: str) -> None:
-        """Remove a toolchain, also a damaged one; bases that need it cannot be used until it is made again."""
+        """Remove a toolchain, even a damaged one; bases that need it cannot be used until it is made again."""
         if not (self.directory / _declared(name).name).is_dir():
             self.get(name)
         doomed = self.directory / f".{name}.new-removed-{os.getpid()}"
         set_aside(self.directory / name, doomed)
-        # Whoever makes the same anew meanwhile clears it away too.
+        # A process that makes the same toolchain meanwhile removes these remains too.
         shutil.rmtree(doomed, ignore_errors=True)
 
     def _load(self, name: str) -> Toolchain | None:
         try:
             data = json.loads((self.directory / name / "toolchain.json").read_text(encoding="utf-8"))
             if data.pop("declared", "") != _declared(name).digest:
-                return None  # It was made from another list of packages.
+                return None  # made from another list of packages
             return Toolchain(**(data | {"root": self.directory / name / "root", "digest": Digest(data["digest"])}))
         except FileNotFoundError:
             return None
@@ -313,7 +317,7 @@ def _comment_of(sandbox: Sandbox, compiler: str) -> str:
     if found is None:
         raise EnvironmentFault(
             "toolchain-compiler",
-            f"The compiler {compiler} does not say its version.",
+            f"The compiler {compiler} does not print its version.",
             advice="The toolchain's declaration names the wrong compiler.",
         )
     return found.group().strip()

@@ -179,7 +179,7 @@ def test_a_kernel_with_rust_needs_a_toolchain_with_rust(tmp_path: Path) -> None:
 
 
 def test_without_any_toolchain_that_is_said(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFault, match="there is none"):
+    with pytest.raises(EnvironmentFault, match="there are no toolchains"):
         toolchains(tmp_path).for_compiler("(Debian 14) 14", rust=False)
 
 

@@ -90,7 +90,7 @@ SPOKEN = [
      "demo_missing"),
     ("ERROR: modpost: module livepatch uses symbol dma_buf_put from namespace DMA_BUF, but does not import it.",
      "undefined-symbol", "DMA_BUF"),
-    ("error: klp-build: line 77: 'objcopy'", "diff-tool", "gave up"),
+    ("error: klp-build: line 77: 'objcopy'", "diff-tool", "klp-build failed"),
 ]  # fmt: skip
 
 

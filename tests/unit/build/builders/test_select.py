@@ -80,7 +80,7 @@ def test_where_there_is_no_second_builder_paranoia_is_refused(tmp_path: Path, ch
     found = asked(bare_base(tmp_path, **changed), paranoid=True).problem
     assert found is not None
     assert found.code == "builder-unfit"
-    assert found.message == "No second builder serves 6.12.117-own."
+    assert found.message == "No second builder supports 6.12.117-own."
     assert {builder for builder in ("klp", "reference") if f"The builder {builder}" in found.excerpt} == {
         "klp",
         "reference",

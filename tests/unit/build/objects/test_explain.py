@@ -119,7 +119,7 @@ def test_who_a_function_is_inlined_into_is_told_at_any_depth(tree: Path) -> None
         "large",
     )
     assert [(one.code, one.message) for one in found] == [
-        ("inlined", "small of lib/box.c is inlined: what is replaced is large.")
+        ("inlined", "small of lib/box.c is inlined: the functions replaced are large.")
     ]
 
 
@@ -135,4 +135,4 @@ def test_a_function_that_is_replaced_itself_needs_no_note(tree: Path) -> None:
 
 def test_who_includes_a_changed_header_is_told(tree: Path) -> None:
     found = notes(changing(tree, ("struct box;", "struct box;\nstruct bag;"), path="lib/box.h"), "large")
-    assert [one.message for one in found] == ["lib/box.h is included by what changes: lib/box.c."]
+    assert [one.message for one in found] == ["lib/box.h is included by these changed sources: lib/box.c."]
