@@ -1,28 +1,28 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# First program of a trial's guest: works through the cases in /trial/case and says what it sees.
+# First program of a trial's guest: works through the cases in /trial/case and reports what it observes.
 #
-# What it sees goes to the second serial port, one record per line: SCOPE KEY BASE64, where SCOPE is a case's number
-# or `-` for the guest itself. The kernel's own log goes to the first port, so that the two never mix. A record that
-# holds an exit status has it on its first line. results.py reads all this; keep the two in step.
+# The report goes to the second serial port, one record per line: SCOPE KEY BASE64, where SCOPE is the number of a case
+# or `-` for the guest itself. The kernel's own log goes to the first port, so that the two never mix. A record with an
+# exit status has it on its first line. guest_protocol.py parses the records; change both together.
 #
-# Nothing of a case is ever part of a command line here: names were checked by the host, commands are files.
+# No part of a case is ever part of a command line here: the server has checked the names, and commands are files.
 
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/ TERM=dumb
 /bin/busybox --install -s
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-# The image brings the nodes that are needed; devtmpfs adds those of the kernel where it is built in.
+# The image has the device nodes that are needed; devtmpfs adds those of the kernel, if it is built in.
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
 mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
 mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
 mount -t tmpfs -o size=64m tmpfs /tmp
-# The size of this file system is the bound on an observation: whatever a command prints beyond it finds no room.
+# The size of this file system limits an observation: output of a command beyond it is lost.
 mount -t tmpfs -o size=64k tmpfs /observed
 ip link set lo up 2>/dev/null
 exec 3>/dev/ttyS1
 
-# A task or a processor that hangs ends the guest with a trace in the log instead of eating the trial's time.
+# A task or a processor that hangs ends the guest with a trace in the log, and does not use up the trial's time.
 for setting in hung_task_timeout_secs=20 hung_task_panic=1 softlockup_panic=1 panic_on_rcu_stall=1; do
     { echo "${setting#*=}" >"/proc/sys/kernel/${setting%=*}"; } 2>/dev/null
 done
@@ -47,7 +47,7 @@ uptime() {
     read -r now _ </proc/uptime
 }
 
-run() { # KEY COMMAND...: record status and words of one of our own steps
+run() { # KEY COMMAND...: record the status and the output of one of our own steps
     key=$1
     shift
     output=$("$@" 2>&1)
@@ -56,7 +56,7 @@ run() { # KEY COMMAND...: record status and words of one of our own steps
     return "$status"
 }
 
-stage() { # NAME: mark the kernel's log, so that a dead guest's console tells where it was
+stage() { # NAME: mark the kernel's log, so that the console of a dead guest shows how far it came
     echo "elivepatch: case $case $1" >/dev/kmsg
 }
 
@@ -69,7 +69,7 @@ observe() { # PHASE
         : >"$out"
         (cd / && timeout -s KILL "$COMMAND_S" sh "$expectation" >"$out" 2>&1 </dev/null 3>&-)
         status=$?
-        # The limit ended the shell that ran the command; what that had started is still there.
+        # The limit ended the shell that ran the command; programs that it started may still run.
         [ "$status" = 137 ] && kill -9 -1
         { echo "$status" && cat "$out"; } | record "$case" "$1.${expectation##*/}"
     done
@@ -98,7 +98,7 @@ settled() { # wait for the transition to an enabled livepatch
     return 2
 }
 
-gone() { # wait for the transition back; the kernel takes the directory away at its end
+gone() { # wait for the transition back; the kernel removes the directory at its end
     uptime
     limit=$((${now%.*} + TRANSITION_S))
     while [ "${now%.*}" -lt "$limit" ]; do
@@ -110,7 +110,7 @@ gone() { # wait for the transition back; the kernel takes the directory away at 
     return 2
 }
 
-unload() { # the kernel drops its reference a moment after the directory is gone
+unload() { # retry: the kernel drops its reference a moment after the directory is gone
     for _ in 1 2 3 4 5 6 7 8 9 10; do
         words=$(rmmod "$name" 2>&1)
         status=$?
@@ -134,7 +134,7 @@ enable() { # ROUND
     status=$?
     uptime
     say "$case" "finished.$1" "$now"
-    if [ "$status" = 2 ]; then # turn the transition round, so that the next case may find a whole kernel
+    if [ "$status" = 2 ]; then # reverse the transition, so that the next case may get a whole kernel
         disable 2>/dev/null
         gone >/dev/null
     fi
@@ -170,7 +170,7 @@ parents() {
     done <"$dir/modules"
 }
 
-taints() { # not with `read`: it takes single bytes, and files of /proc/sys end after the first read
+taints() { # without `read`, which takes single bytes: files of /proc/sys end after the first read
     taint=$(($(cat /proc/sys/kernel/tainted) & BAD_TAINTS))
 }
 
@@ -195,7 +195,7 @@ for dir in /trial/case/*; do
     scenario
     klog "$case" log.rest
     say "$case" done ""
-    healthy || break # the next case gets a kernel that nothing happened to
+    healthy || break # the next case gets a fresh kernel
 done
 say - end ""
 # Closing waits until the port has sent everything.
