@@ -9,8 +9,6 @@ with `inline_mitigations_already_exist`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -19,6 +17,7 @@ from elivepatch.advisory.exposure.affected import State
 from elivepatch.advisory.exposure.exposure import Certainty, Exposure, ExposureSubject
 from elivepatch.advisory.exposure.sources import vanilla_purl
 from elivepatch.advisory.exposure.verdicts import FixOutcome
+from elivepatch.files.digest import sha256_json
 
 CONTEXT = "https://openvex.dev/ns/v0.2.0"
 
@@ -32,7 +31,7 @@ def openvex(
     """
     product = subject.sources.purl if subject.sources is not None else vanilla_purl(subject.version)
     statements = [_statement(one, product) for one in exposed]
-    digest = hashlib.sha256(json.dumps(statements, sort_keys=True).encode()).hexdigest()
+    digest = sha256_json(statements)
     return {
         "@context": CONTEXT,
         "@id": f"urn:elivepatch:vex:{digest}",

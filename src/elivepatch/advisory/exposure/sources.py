@@ -6,7 +6,6 @@ It is one JSON document, so that a client can keep it and answer without a netwo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import posixpath
 import re
@@ -18,6 +17,7 @@ from typing import Any
 from elivepatch.advisory.exposure.changelog import Changelog, package_vanilla
 from elivepatch.advisory.exposure.version import KernelVersion, listed_version
 from elivepatch.advisory.records.cve5 import inside_tree
+from elivepatch.files.digest import sha256
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.kernel import BuildId, Digest, Release, parse_release
 
@@ -134,7 +134,7 @@ def source_map(
 
 def etag(content: bytes) -> str:
     """Return the entity tag of a document (RFC 9110, 8.8.3): its SHA-256."""
-    return f'"{hashlib.sha256(content).hexdigest()}"'
+    return f'"{sha256(content)}"'
 
 
 @lru_cache(maxsize=1)

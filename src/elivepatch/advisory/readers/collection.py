@@ -7,7 +7,6 @@ on. A record whose ranges cannot be used is kept and answered with `unknown`, fo
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from elivepatch.advisory.readers.directory import Listed
 from elivepatch.advisory.records.cve5 import Published, parse_published
 from elivepatch.advisory.records.dyad import parse_dyad
 from elivepatch.advisory.records.record import Findings, Introduction, Origin, Record, Records
+from elivepatch.files.digest import sha256, sha256_file
 from elivepatch.model.errors import UsageError
 from elivepatch.model.progress import Event, Progress
 
@@ -233,7 +233,7 @@ def _about(path: str) -> tuple[str, str, bool]:
 
 def _mark(files: list[Listed]) -> bytes:
     text = "\n".join(f"{file.path}\0{file.mark}" for file in sorted(files, key=lambda file: file.path))
-    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:_MARK_BYTES]
+    return bytes.fromhex(sha256(text.encode(errors="surrogateescape")))[:_MARK_BYTES]
 
 
 def _check_count(count: int) -> None:
@@ -249,8 +249,7 @@ def _digest(source: Path) -> str:
     if source.exists() and not source.is_file():
         raise _unreadable(source, "it is neither a file nor a directory")
     try:
-        with source.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_file(source)
     except OSError as error:
         raise _unreadable(source, error.strerror or "the system refuses") from error
 

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The compact index: all records in one file of some 3 MB, read in a fraction of a second, without a network.
+"""Compact index of all records: one file of some 3 MB, read in a fraction of a second, without a network.
 
 Layout: a line `elivepatch-cve-index 2`, a line with the SHA-256 of everything after it, the length of the first part
 (8 bytes, big-endian), then two parts. The first is zlib-compressed JSON: columns with one entry per record, and tables
-of the versions, files and vectors that they point into. The second holds what does not compress: the commit
-ids (20 bytes each, in the order in which the ranges name them) and the marks (12 bytes for each record, zeros
-for none). The digest tells damage, not forgery: signing is the business of whoever hands the file out.
+of the versions, files and vectors that they point into. The second holds data that does not compress: the
+commit ids (20 bytes each, in the order in which the ranges name them) and the marks (12 bytes for each record, zeros
+for none). The digest detects damage, not forgery: the server that hands the file out signs it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -35,6 +33,8 @@ from elivepatch.advisory.records.record import (
     id_order,
     plain,
 )
+from elivepatch.files.atomic import write_atomic
+from elivepatch.files.digest import sha256
 from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
 
 MAGIC = b"elivepatch-cve-index "
@@ -50,7 +50,7 @@ _NO_MARK = bytes(_MARK_BYTES)
 
 
 def is_index(file: Path) -> bool:
-    """Tell whether `file` is a regular file that starts as an index of any version does."""
+    """Return if `file` is a regular file that starts as an index of any version does."""
     if not file.is_file():
         return False
     with contextlib.suppress(OSError), file.open("rb") as opened:
@@ -59,9 +59,9 @@ def is_index(file: Path) -> bool:
 
 
 def write_index(records: Records, file: Path) -> int:
-    """Put the index in place of `file` at once and durably, and return its size in bytes.
+    """Replace `file` by the index, atomically and durably, and return its size in bytes.
 
-    Raises UsageError where `file` is something else than an index, EnvironmentFault where it cannot be written.
+    Raises UsageError if `file` is something else than an index, EnvironmentFault if it cannot be written.
     """
     if file.is_symlink() or (file.exists() and not is_index(file)):
         raise UsageError(
@@ -70,22 +70,9 @@ def write_index(records: Records, file: Path) -> int:
             advice="Give another name with -o, or move that file away.",
         )
     content = _encode(records)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
-        # Left by a run that was killed: nobody else alive has this number.
-        partial.unlink(missing_ok=True)
-        with partial.open("xb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        partial.replace(file)
-        directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_atomic(file, content)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise EnvironmentFault(
             "cve-index-write",
             f"The index {file} cannot be written: {error.strerror}.",
@@ -97,7 +84,7 @@ def write_index(records: Records, file: Path) -> int:
 def read_index(file: Path) -> Records:
     """Return the records of an index.
 
-    Raises what `decode_index` raises, UsageError where the file cannot be read.
+    Raises what `decode_index` raises, UsageError if the file cannot be read.
     """
     try:
         with file.open("rb") as opened:
@@ -123,7 +110,7 @@ def decode_index(content: bytes, name: str) -> Records:
             advice="Make it again with `elivepatch cve index --records LIST -o FILE`.",
         )
     digest, _, body = rest.partition(b"\n")
-    if len(content) > FILE_MAX or digest != hashlib.sha256(body).hexdigest().encode():
+    if len(content) > FILE_MAX or digest != sha256(body).encode():
         raise _damaged(name)
     try:
         return _decode(body)
@@ -175,7 +162,7 @@ def _encode(records: Records) -> bytes:
     blobs += b"".join(records.marks.get(name, _NO_MARK) for name in names)
     packed = zlib.compress(json.dumps(tables, separators=(",", ":"), ensure_ascii=False).encode(), 9)
     body = len(packed).to_bytes(8) + packed + bytes(blobs)
-    return MAGIC + f"{_FORMAT}\n{hashlib.sha256(body).hexdigest()}\n".encode() + body
+    return MAGIC + f"{_FORMAT}\n{sha256(body)}\n".encode() + body
 
 
 def _encode_ranges(introductions: Iterable[Introduction], versions: _Table, blobs: bytearray) -> list[list[int]]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import zlib
 from dataclasses import replace
@@ -76,10 +75,12 @@ def test_a_directory_that_is_missing_is_an_error_with_advice(records: Records, t
     assert caught.value.problem.code == "cve-index-write"
 
 
-def test_what_a_killed_run_left_is_in_nobodys_way(file: Path, records: Records) -> None:
-    (file.parent / f".{file.name}.{os.getpid()}.partial").write_bytes(b"half")
+def test_a_half_written_file_of_a_killed_run_does_not_stop_the_next_one(file: Path, records: Records) -> None:
+    left = file.with_name(f".{file.name}.0a1b2c3d")
+    left.write_bytes(b"half")
     write_index(records, file)
-    assert list(file.parent.iterdir()) == [file]
+    assert sorted(file.parent.iterdir()) == [left, file]
+    assert read_index(file).listed == records.listed
 
 
 def test_every_damaged_byte_is_noticed(file: Path) -> None:
