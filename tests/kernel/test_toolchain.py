@@ -13,8 +13,8 @@ import pytest
 
 from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.store import Base
+from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.sandbox.bubblewrap import MOUNT_POINTS
-from elivepatch.build.sandbox.toolchain import Toolchains
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault

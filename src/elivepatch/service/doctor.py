@@ -12,8 +12,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from obstore.exceptions import BaseError
 
+from elivepatch.build.base.toolchain import declarations
 from elivepatch.build.sandbox.cgroup import own_group
-from elivepatch.build.sandbox.toolchain import declarations
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault
 from elivepatch.process import SEARCH_PATH
 from elivepatch.service.db.database import current_revision, database_url, open_database

@@ -15,10 +15,10 @@ from pathlib import Path
 from elivepatch.build.base.debug_info import DebugInfo, read_debug_info
 from elivepatch.build.base.kbuild import section_flags
 from elivepatch.build.base.store import VMLINUX, Base, Bases
+from elivepatch.build.base.toolchain import HELPER, Toolchain, Toolchains, declarations
 from elivepatch.build.base.tree import TreeMaker, units_of
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import files_below, take_file
-from elivepatch.build.sandbox.toolchain import HELPER, Toolchain, Toolchains, declarations
 from elivepatch.files.atomic import publish_tree
 from elivepatch.files.digest import sha256
 from elivepatch.files.lock import made_once

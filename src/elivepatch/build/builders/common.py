@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from elivepatch.build.base.store import Base
+from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.checks.prototypes import check_prototypes
 from elivepatch.build.objects.apply import Applied, apply_series
 from elivepatch.build.objects.compile import Compiler
@@ -19,7 +20,6 @@ from elivepatch.build.objects.header_users import HeaderNames, NameUsers, includ
 from elivepatch.build.objects.link import Linker
 from elivepatch.build.objects.reach import Reach, reach
 from elivepatch.build.sandbox.bubblewrap import Sandbox
-from elivepatch.build.sandbox.toolchain import Toolchains
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.series import PatchSeries

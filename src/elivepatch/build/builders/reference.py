@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.toolchain import HELPER
 from elivepatch.build.builders.common import BuildSteps
 from elivepatch.build.builders.kpatch import TOOLS_PATH, debuggable_kernel, kpatch_tools
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
@@ -30,7 +31,6 @@ from elivepatch.build.objects.messages import error_lines, file_with_error
 from elivepatch.build.objects.reach import Reach
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take, take_file
-from elivepatch.build.sandbox.toolchain import HELPER
 from elivepatch.files.atomic import move, publish_tree
 from elivepatch.files.digest import sha256, sha256_json
 from elivepatch.files.lock import made_once

@@ -9,9 +9,9 @@ from typing import Any
 
 from elivepatch.client.host.findings import Finding, require
 from elivepatch.client.host.loading import check_kernel, open_verified
-from elivepatch.client.host.preflight import preflight
 from elivepatch.client.livepatch.change import Changed, carry_out
 from elivepatch.client.livepatch.inventory import counted
+from elivepatch.client.livepatch.preflight import preflight
 from elivepatch.client.livepatch.session import Session
 from elivepatch.client.livepatch.state import RecordedPatch, SetEntry
 from elivepatch.model.errors import HostError, TrustError

@@ -21,8 +21,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from elivepatch.model.errors import EnvironmentFault, UsageError
-from elivepatch.service.db.tables import tokens
-from elivepatch.service.jobs.jobs import DEFAULT_TENANT
+from elivepatch.service.db.tables import DEFAULT_TENANT, tokens
 
 _OPERATOR = "operator"
 _MAX_TOKEN_LENGTH = 200

@@ -16,7 +16,7 @@ from elivepatch.service.access.accounts import Account, Role, Token, Tokens
 from elivepatch.service.access.audit import Audit
 from elivepatch.service.commands.options import add_common, settings_of
 from elivepatch.service.db.database import open_tables
-from elivepatch.service.jobs.jobs import DEFAULT_TENANT
+from elivepatch.service.db.tables import DEFAULT_TENANT
 from elivepatch.service.state_directory import make_state_directory
 
 _HERE = "console"

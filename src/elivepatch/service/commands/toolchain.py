@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from elivepatch.build.sandbox.toolchain import Toolchains, declarations
+from elivepatch.build.base.toolchain import Toolchains, declarations
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output

@@ -46,6 +46,9 @@ def _one_of(column: str, values: type[Status | Result]) -> str:
 REVISION = "0004"
 """The newest migration in `db/migrations/versions`: tables of this revision need none."""
 
+DEFAULT_TENANT = "default"
+"""The tenant of an account that names none."""
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",

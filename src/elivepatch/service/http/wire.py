@@ -20,7 +20,8 @@ from elivepatch.model.series import BasePatch, PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
 from elivepatch.service.access.accounts import Account, Role, Token
 from elivepatch.service.access.audit import AuditEntry
-from elivepatch.service.jobs.jobs import DEFAULT_TENANT, Job
+from elivepatch.service.db.tables import DEFAULT_TENANT
+from elivepatch.service.jobs.jobs import Job
 from elivepatch.service.uploads import too_large
 
 MAX_BODY_BYTES = 24 * 1024 * 1024

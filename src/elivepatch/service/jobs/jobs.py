@@ -20,7 +20,7 @@ from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
 from elivepatch.service.db.database import retry_while_away
-from elivepatch.service.db.tables import LIVE, UNFINISHED, builds, events
+from elivepatch.service.db.tables import DEFAULT_TENANT, LIVE, UNFINISHED, builds, events
 
 TRANSITIONS: dict[str, tuple[frozenset[Status], Status]] = {
     "begin": (frozenset({Status.QUEUED, Status.RUNNING}), Status.RUNNING),
@@ -29,8 +29,6 @@ TRANSITIONS: dict[str, tuple[frozenset[Status], Status]] = {
     "finish": (frozenset({Status.QUEUED, Status.RUNNING}), Status.DONE),
 }
 """For each move: the statuses it may start from and the status after it. A running job begins again after a crash."""
-
-DEFAULT_TENANT = "default"
 
 _MESSAGE_LENGTH = 500
 _STAGE_LENGTH = 40

@@ -25,10 +25,10 @@ from elivepatch.build.base.custom import CustomMaker
 from elivepatch.build.base.provenance import distribution_changelog, package_version, source_files
 from elivepatch.build.base.stock import StockMaker
 from elivepatch.build.base.store import VMLINUX, Base, Bases
+from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.builders.common import BuildContext
 from elivepatch.build.builders.select import VERSIONS, build_with_selected
 from elivepatch.build.sandbox.cgroup import own_group
-from elivepatch.build.sandbox.toolchain import Toolchains
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Progress, silent

@@ -13,7 +13,8 @@ from elivepatch.model.errors import Kind
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
-from elivepatch.service.jobs.jobs import DEFAULT_TENANT, Job
+from elivepatch.service.db.tables import DEFAULT_TENANT
+from elivepatch.service.jobs.jobs import Job
 from elivepatch.service.store import Store
 
 _OURS = {Kind.ERROR, Kind.TRUST, Kind.HOST}

@@ -15,7 +15,7 @@ from outside import OutsideSandbox
 
 from elivepatch.build.base.common import BaseContext, decompress_modules
 from elivepatch.build.base.store import Base, Bases
-from elivepatch.build.sandbox.toolchain import Toolchains
+from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.files import atomic
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import Release

@@ -17,8 +17,8 @@ from elivepatch.build.base.apt import Archive, Package, _matches
 from elivepatch.build.base.common import BaseDraft
 from elivepatch.build.base.debug_info import check_compiler, struct_sizes
 from elivepatch.build.base.stock import _halves, aliases, find_packages, resolve
+from elivepatch.build.base.toolchain import Toolchain
 from elivepatch.build.base.tree import config_gate, makefile_version, may_be_of, objtool_per_object
-from elivepatch.build.sandbox.toolchain import Toolchain
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError

@@ -15,7 +15,7 @@ from elf_maker import Made
 
 from elivepatch.build.base.apt import Archive
 from elivepatch.build.base.store import RECIPE, Base, Bases
-from elivepatch.build.sandbox.toolchain import Toolchain, Toolchains, declarations, digest_of
+from elivepatch.build.base.toolchain import Toolchain, Toolchains, declarations, digest_of
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.kernel import BuildId, Digest, Release
 

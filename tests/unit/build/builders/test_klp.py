@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from elivepatch.build.base.apt import Archive
 from elivepatch.build.base.store import Base
+from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.builders.klp import KlpBuilder
 from elivepatch.build.builders.klp_messages import not_compiled, not_made, switched_off
 from elivepatch.build.builders.klp_tree import unsupported_reason
-from elivepatch.build.sandbox.toolchain import Toolchains
 from elivepatch.model.codes import CODES
 from elivepatch.model.kernel import BuildId, Digest, Release
 from elivepatch.model.series import PatchSeries

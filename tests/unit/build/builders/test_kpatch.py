@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from bare_base import bare_base
 
+from elivepatch.build.base.toolchain import Toolchain
 from elivepatch.build.builders.kpatch import kpatch_tools
-from elivepatch.build.sandbox.toolchain import Toolchain
 from elivepatch.model.kernel import Digest
 from elivepatch.process import run
 

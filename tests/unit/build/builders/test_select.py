@@ -12,10 +12,10 @@ from elf_maker import Made
 
 from elivepatch.build.base.apt import Archive
 from elivepatch.build.base.store import Base
+from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.builders.common import BuildContext
 from elivepatch.build.builders.reference import explain, unsupported_reason
 from elivepatch.build.builders.select import build_with_selected, compare_outcomes, second_builder
-from elivepatch.build.sandbox.toolchain import Toolchains
 from elivepatch.model.build import Builder, BuildOutcome, BuildRequest, PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import Kind, Problem
