@@ -246,7 +246,7 @@ def summary(entries: list[dict[str, Any]]) -> int:
         if entry["rewritten"]:
             print(f"{entry['cve']} was rewritten: {entry['before']}")
             print("".join(f"    {step}\n" for step in entry["steps"]), end="")
-    # What does not compile alone, is not built or changes nothing that runs says nothing about livepatches.
+    # Fixes that do not compile alone, are not built or change nothing that runs say nothing about livepatches.
     able = [entry for entry in entries if entry["class"] in {"converted", "refused"}]
     share = len(loaded) / len(able) if able else 1.0
     print(f"of {len(able)} that compile, change code and are safe in layout, {len(loaded)} did so: {share:.1%}")

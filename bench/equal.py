@@ -53,7 +53,7 @@ def own_kernel(backend: LocalBackend) -> Base:
 
 @dataclass(slots=True)
 class Pair:
-    """What two builders made of a kind: `differing` and `problems` are empty where all is well."""
+    """Outcomes of two builders for one kind; `differing` and `problems` are empty if all is well."""
 
     objects: BuildOutcome
     reference: BuildOutcome

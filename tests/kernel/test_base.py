@@ -28,7 +28,7 @@ pytestmark = pytest.mark.kernel
 
 
 class Stop(Exception):
-    """What ends the making of a base in the middle."""
+    """Interruption of a base under construction."""
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_download_that_is_not_what_the_signed_index_names_is_thrown_away(
 
 
 def test_the_sources_keep_their_time_so_that_apt_reads_its_indexes_once(own_archive: Archive, headers: Package) -> None:
-    """Where its sources are newer than what apt made of the indexes, each process reads them anew, for seconds."""
+    """If its sources are newer than apt's cache of the indexes, each process reads these again, which takes seconds."""
     written = own_archive.directory / "etc/sources.d/elivepatch.list"
     before = written.stat().st_mtime_ns
     assert Archive(own_archive.directory).find(headers.name, headers.version) == headers
@@ -124,7 +124,7 @@ def test_a_release_that_no_archive_knows_is_told(backend: LocalBackend) -> None:
 
 
 def maker(backend: LocalBackend, directory: Path, stop_at: str) -> StockMaker:
-    """What makes bases in another directory and is stopped where it tells of something."""
+    """Return a maker of bases in another directory that is stopped when it reports a stage."""
 
     def stop(event: Event) -> None:
         if stop_at in event.message:

@@ -87,7 +87,7 @@ def swapped(content: bytes, old: bytes, new: bytes) -> bytes:
 
 
 def section_of(made: Made, name: str) -> tuple[int, int]:
-    """Where a section of the module is in the file, and its size."""
+    """Return the position of a section in the module's file, and its size."""
     path = made.directory / "made.ko"
     path.write_bytes(made.content)
     section = ElfFile(path).by_name[name]
@@ -153,7 +153,7 @@ def test_a_module_that_replaces_nothing_is_refused(made: Made) -> None:
 
 
 def expecting(made: Made, symbol: Symbol) -> list[Expected]:
-    """What is expected, with another symbol in place of the global function."""
+    """Return the expected functions, with another symbol in place of the global function."""
     name = "drop_caches_sysctl_handler"
     other = symbol._replace(name=name)
     return [replace(one, symbol=other) if one.symbol.name == name else one for one in made.expected]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is to be known about a change that can be a livepatch is told with it."""
+"""A change that can be a livepatch comes with notes about its effects."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_a_cumulative_livepatch_carries_both(
 
 @pytest.fixture(scope="module")
 def kept(archive: Archive, base_6_1: Base, shared_path: Path) -> KeptBuild:
-    """What the builder of Debian's own kernel kept of its build."""
+    """Return the files kept of a build of Debian's own kernel."""
     dbg = f"linux-image-{BOOKWORM}-dbg"
     (package,) = archive.download([archive.find(dbg, base_6_1.version)])
     run(["dpkg-deb", "-x", package, shared_path / "dbg"]).check("Unpacking the debug package")
@@ -176,7 +176,7 @@ def _shipped_config(archive: Archive, base: Base, place: Path) -> bytes:
 
 @pytest.fixture
 def stripped(own: Base) -> KeptBuild:
-    """What was kept of a build, but for debug information."""
+    """Return the files kept of a build, without debug information."""
     return KeptBuild(
         vmlinux=own.directory / "vmlinux",
         vmlinuz=own.directory / "vmlinuz",
@@ -218,7 +218,7 @@ def test_a_host_of_another_build_id_must_be_accepted_and_is_then_told(
     backend: LocalBackend, own: Base, shared_path: Path
 ) -> None:
     bases = Bases(shared_path / "claimed")
-    # What it is bound to stands in its description.
+    # Its description names the kernel that it is bound to.
     (bases.directory / own.release).mkdir(parents=True)
     shutil.copyfile(own.directory / "base.json", bases.directory / own.release / "base.json")
     claimed = BuildId("ab" * 20)

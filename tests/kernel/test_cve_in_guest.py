@@ -121,7 +121,7 @@ def test_a_second_run_changes_nothing_and_says_so_in_one_line(boot: Boot) -> Non
 def test_killed_again_and_again_it_ends_in_the_same_state(boot: Boot) -> None:
     assert boot["rollback"].status == 0
     assert boot["after_kills"].status == 0, boot["after_kills"].err
-    # ls tells the livepatch's name too, which is that of what was built.
+    # ls shows the livepatch's name too, which is that of the build.
     assert boot["functions_after"].out == boot["functions"].out
     assert boot["summary_after"].document["funnel"] == boot["summary"].document["funnel"]
     assert boot["taint_after"].out == boot["taint"].out

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A full disk is the server's matter: it is never told as a fault of the patch, and a second try works."""
+"""A full disk is the server's problem: it is never reported as a fault of the patch, and a second try works."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What cannot be a livepatch is told with its own code, for real patches against the real source."""
+"""Each change that cannot be a livepatch is refused with its own code, for real patches against the real source."""
 
 from __future__ import annotations
 

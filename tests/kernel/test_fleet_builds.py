@@ -66,7 +66,7 @@ def fleet(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) ->
             worker = subprocess.Popen([*command, "--cache", settings.cache_dir], stdout=log, stderr=log)
         stack.callback(worker.wait, timeout=60)
         stack.callback(worker.terminate)
-        # A worker tells what it can build for as soon as it is up.
+        # A worker reports its kernels as soon as it is up.
         for _ in range(600):
             if front.get("/v1/kernels").json()["kernels"]:
                 break

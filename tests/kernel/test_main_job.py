@@ -26,11 +26,11 @@ PATCHES = Path(__file__).parents[2] / "demo/patches"
 def built(server: Server, base_6_1: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A vmlinux livepatch for 6.1, built and tried; what the command left behind."""
     output = tmp_path_factory.mktemp("output") / "fix.ko"
-    status, report, told = server.run(
+    status, report, printed = server.run(
         "build", PATCHES / "vmlinux-meminfo.patch", "--kernel", base_6_1.release, "-o", output,
         "--expect", "/proc/meminfo =~ VMALLOCCHUNK",
     )  # fmt: skip
-    return {"status": status, "report": report, "told": told, "output": output}
+    return {"status": status, "report": report, "progress": printed, "output": output}
 
 
 def test_a_source_patch_becomes_a_livepatch_that_works_on_the_stock_kernel(built: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def test_the_module_the_logs_and_the_report_are_saved(built: dict[str, Any]) -> 
 
 def test_progress_is_told_while_it_is_made(built: dict[str, Any]) -> None:
     for stage in ("apply", "compile", "link", "check", "trial"):
-        assert f"{stage}: " in built["told"]
+        assert f"{stage}: " in built["progress"]
 
 
 def test_the_module_comes_with_the_servers_signature(server: Server, built: dict[str, Any], base_6_1: Base) -> None:
@@ -148,8 +148,8 @@ def test_a_server_that_starts_leaves_the_builds_of_another_one_on_its_cache_alon
     second = Server(tmp_path / "state", settings.cache_dir)
     second.start()
     try:
-        out, told = client.communicate(timeout=120)
-        assert client.returncode == 0, told
+        out, errors = client.communicate(timeout=120)
+        assert client.returncode == 0, errors
         report = json.loads(out)
         status, other, _ = second.run(
             "build", patch, "--kernel", base_6_1.release, "-o", tmp_path / "other.ko", "--no-trial"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a rewrite proposes can be built, changes what the series meant to change, and never what it must not."""
+"""Proposals of a rewrite can be built, change what the series means to change, and nothing that it must not."""
 
 from __future__ import annotations
 

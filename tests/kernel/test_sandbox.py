@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a build cannot do, whatever a patch makes it try: shown with programs that try it."""
+"""Limits of a build: programs try what a patch could make it do, and fail."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def processes(marker: str) -> list[int]:
 
 
 def gone(marker: str) -> bool:
-    """Whether no process with the marker is left within five seconds."""
+    """Return if no process with the marker is left within five seconds."""
     deadline = time.monotonic() + 5
     while processes(marker) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.kernel
 
 
 class Stop(Exception):
-    """What ends the making of a toolchain in the middle."""
+    """Interruption of a toolchain under construction."""
 
 
 def test_a_toolchain_is_found_by_what_its_kernels_objects_say(backend: LocalBackend, base: Base) -> None:

@@ -125,7 +125,7 @@ CASES: dict[str, tuple[str, Expectation | None, Sequence[str]]] = {
 def reports(
     stock_kernel: GuestKernel, samples: Path, tmp_path_factory: pytest.TempPathFactory, settings: Any
 ) -> dict[str, TrialReport]:
-    """What was seen of each case."""
+    """Return the report of each case."""
     made = run_trials(
         kernel=stock_kernel,
         cases=[

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a base tells about where its kernel comes from."""
+"""Origin of a base's kernel, read from the base."""
 
 from __future__ import annotations
 

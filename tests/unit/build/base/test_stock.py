@@ -36,7 +36,7 @@ def package(name: str, version: str, depends: str = "", content: bytes = b"") ->
 
 
 class Shelf:
-    """What the archive would answer, newest version first."""
+    """A fake archive: its answers, newest version first."""
 
     def __init__(self, packages: Iterable[Package]) -> None:
         self._packages = list(packages)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the programs of a build say: patch, make, gcc and modpost."""
+"""Messages of the programs of a build: patch, make, gcc and modpost."""
 
 from __future__ import annotations
 

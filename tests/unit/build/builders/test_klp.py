@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which kernels klp-build can serve, and what its words mean."""
+"""Kernels that klp-build supports, and the meaning of its messages."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ SCRIPT = b"#!/bin/bash\n# what the distribution ships\n"
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """What a sandbox sees as /tools."""
+    """Make the directory that a sandbox sees as /tools."""
     root = tmp_path / "root"
     (root / "usr/bin").mkdir(parents=True)
     (root / "usr/bin/kpatch-build").write_bytes(SCRIPT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which builder serves a request, and what becomes of it where two of them do not agree."""
+"""Selection of the builder for a request, and the outcome if two builders disagree."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two modules are equal where they do the same, wherever in the file that stands."""
+"""Two modules are equal if they do the same; positions in the file do not count."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PC32, ABS32 = 2, 11
 
 
 class Part(NamedTuple):
-    """What one object of a patch brings: a function with a string, an alternative, a warning and a place to unwind."""
+    """Content of one object of a patch: a function with a string, an alternative, a warning and a place to unwind."""
 
     name: str
     code: bytes
@@ -107,7 +107,7 @@ def test_the_lines_of_warnings_do_not_matter(tmp_path: Path) -> None:
 def test_what_a_module_does_matters(tmp_path: Path, changed: Part, what: str) -> None:
     lines = told(tmp_path, [ONE, TWO], [changed, TWO])
     assert any(line.startswith(f"+ {what}: ") for line in lines), lines
-    assert not any("two_show" in line for line in lines), "what is the same is not told"
+    assert not any("two_show" in line for line in lines), "equal facts are not listed"
 
 
 def test_an_object_more_matters(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a module replaces is read from its livepatch sections, in kpatch's format and in klp-build's."""
+"""Functions that a module replaces, read from its livepatch sections in kpatch's format and in klp-build's."""
 
 from __future__ import annotations
 

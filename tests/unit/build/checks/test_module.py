@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which of several functions of one name a module replaces: the kernel and we tell them apart by symbol position."""
+"""Functions of one name in several files: the kernel and we distinguish them by symbol position."""
 
 from __future__ import annotations
 

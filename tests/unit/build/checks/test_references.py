@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What changed code refers to is looked up before it is linked: symbols, namespaces, keys, sealed entries."""
+"""References of changed code are checked before it is linked: symbols, namespaces, keys, sealed entries."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What create-diff-object says becomes a code, a sentence that names file and function, and the lines that matter."""
+"""Messages of create-diff-object become a code, a sentence that names file and function, and the relevant lines."""
 
 from __future__ import annotations
 

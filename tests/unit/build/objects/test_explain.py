@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What tools find in objects is told in the words of the source: why, where, and what else it means."""
+"""Problems that tools find in objects are explained in terms of the source."""
 
 from __future__ import annotations
 

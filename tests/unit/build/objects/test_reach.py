@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which objects a series reaches, and what of it would silently be missing: that is refused, or noted."""
+"""Objects that a series reaches; changes that would silently be missing are refused, or noted."""
 
 from __future__ import annotations
 
