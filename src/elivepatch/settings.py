@@ -39,6 +39,8 @@ class ServerSettings:
     step_limit_s: float = 3600.0
     disk_reserve_mib: int = 64
     keep_days: int = 90
+    keep_hosts_days: int = 60
+    hosts_per_token: int = 10_000
     legacy: str = ""
     legacy_tenant: str = "legacy"
 
@@ -75,6 +77,8 @@ RANGES: dict[str, tuple[int, int]] = {
     "step_limit_s": (1, 604_800),
     "disk_reserve_mib": (0, 1 << 30),
     "keep_days": (1, 36_500),
+    "keep_hosts_days": (1, 36_500),
+    "hosts_per_token": (1, 1_000_000),
     "timeout_s": (1, 86_400),
     "transition_s": (0, 86_400),
     "lock_wait_s": (0, 86_400),

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,8 @@ from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
 from elivepatch.service.access.accounts import Account, Role, Tokens
 from elivepatch.service.db.database import advisory_lock, migrate, open_database
+from elivepatch.service.db.hosts import HostReports
 from elivepatch.service.db.tables import metadata, partial_indexes
-from elivepatch.service.http.routes.hosts import HostBody, Hosts
 from elivepatch.service.jobs.jobs import Jobs, NewJob, Outcome
 
 pytestmark = [
@@ -122,12 +123,13 @@ def test_a_token_is_made_once(database: sa.Engine, tmp_path: Path) -> None:
 
 
 def test_the_last_word_of_a_host_counts(database: sa.Engine) -> None:
-    hosts, account = Hosts(database), Account(name="web", role=Role.OPERATOR, tenant="default")
-    said = HostBody(kernel="6.1.0", build_id="", result="closed", livepatches=[], open=1, closed=1, needs_reboot=0)
-    for name in ("b", "a", "b"):
-        hosts.note(account, name, said)
-    assert [row["name"] for row in hosts.page(account, after="", limit=5)] == ["a", "b"]
-    assert [row["name"] for row in hosts.page(account, after="a/web", limit=5)] == ["b"]
+    reports, account = HostReports(database), Account(name="web", role=Role.OPERATOR, tenant="default")
+    for name in ("b", "a", "b", "c"):
+        reports.record(account, name, {"kernel": "6.1.0"}, limit=2)
+    assert [row["name"] for row in reports.page(account, after=("", ""), limit=5)] == ["b", "c"]
+    assert [row["name"] for row in reports.page(account, after=("b", "web"), limit=5)] == ["c"]
+    assert reports.expire(timedelta(days=1)) == 0
+    assert reports.remove(account, "b") == 1
 
 
 def test_a_database_of_the_version_before_keeps_what_it_has() -> None:

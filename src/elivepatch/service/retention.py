@@ -16,6 +16,7 @@ import structlog
 
 from elivepatch.model.build import Status
 from elivepatch.service.db.database import advisory_lock, is_away
+from elivepatch.service.db.hosts import HostReports
 from elivepatch.service.db.tables import builds, events
 from elivepatch.service.resources import Resources
 
@@ -38,6 +39,7 @@ class Retention:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._keep = timedelta(days=resources.settings.keep_days)
+        self._keep_hosts = timedelta(days=resources.settings.keep_hosts_days)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._rounds, name="retention", daemon=True)
         # Ended jobs whose execution was forgotten already, up to this moment.
@@ -60,6 +62,7 @@ class Retention:
                 "executions": self._forget_executions(moment),
                 "events": self._delete_progress(moment - _PROGRESS),
                 "jobs": self._delete_jobs(moment - self._keep),
+                "hosts": HostReports(self._resources.database).expire(self._keep_hosts),
                 "workers": self._resources.fleet.forget(silent_s=_SILENT_WORKER_S),
             }
             removed["files"] = self._resources.store.collect(self._named())

@@ -54,6 +54,7 @@ class Right(enum.Enum):
     HOSTS = enum.auto()  # what hosts of the own tenant reported
     FRESH = enum.auto()  # a build although an answer is there
     EVERY_TENANT = enum.auto()
+    REMOVE_HOSTS = enum.auto()
     TOKENS = enum.auto()
     AUDIT = enum.auto()
     METRICS = enum.auto()

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from assembled import Assembled, assembled
 from fake_backend import KERNEL
+from query_plans import recorded
 
-from elivepatch.service.access.accounts import Role
+from elivepatch.service.access.accounts import Account, Role
+from elivepatch.service.db.hosts import HostReports
 from elivepatch.service.db.tables import hosts
-from elivepatch.service.http.routes import hosts as routes
+from elivepatch.service.retention import Retention
 
 SAID = {
     "kernel": KERNEL.release,
@@ -93,9 +96,53 @@ def test_what_is_no_report_is_refused(server: Assembled, wrong: dict[str, Any]) 
     assert names(server) == []
 
 
-def test_a_token_names_a_bounded_number_of_hosts(server: Assembled, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "_HOSTS_MAX", 2)
-    answers = [server.http.put(f"/v1/hosts/{name}", json=SAID) for name in ("a", "b", "c", "b")]
-    assert [answer.status_code for answer in answers] == [200, 200, 429, 200]
-    assert answers[2].json()["code"] == "too-many-hosts"
-    assert answers[2].headers["retry-after"] == "3600"
+def test_the_stalest_host_of_a_token_goes_when_there_are_too_many(server: Assembled) -> None:
+    reports = HostReports(server.services.resources.database)
+    image = Account(name="image", role=Role.HOST, tenant="default")
+    server.http.put("/v1/hosts/b", json=SAID)  # of another token
+    for name in ("a", "b", "a", "c"):
+        reports.record(image, name, SAID, limit=2)
+    assert [(one["name"], one["token"]) for one in server.http.get("/v1/hosts").json()["hosts"]] == [
+        ("a", "image"), ("b", "operator"), ("c", "image"),
+    ]  # fmt: skip
+
+
+def test_a_host_that_does_not_report_any_more_ages_out(server: Assembled) -> None:
+    for name in ("gone", "young"):
+        server.http.put(f"/v1/hosts/{name}", json=SAID)
+    old = datetime.now(UTC) - timedelta(days=61)
+    with server.services.resources.database.begin() as connection:
+        connection.execute(sa.update(hosts).where(hosts.c.name == "gone").values(seen_at=old))
+    assert Retention(server.services.resources).sweep()["hosts"] == 1
+    assert names(server) == ["young"]
+
+
+def test_an_operator_removes_a_host(server: Assembled) -> None:
+    server.http.put("/v1/hosts/web", json=SAID)
+    server.http.put("/v1/hosts/web", json=SAID, headers=server.token("twin", Role.HOST))
+    assert server.http.delete("/v1/hosts/web?token=twin").json() == {"removed": 1}
+    assert server.http.delete("/v1/hosts/web").json() == {"removed": 1}
+    answer = server.http.delete("/v1/hosts/web")
+    assert (answer.status_code, answer.json()["code"]) == (404, "host-unknown")
+    assert [entry["action"] for entry in server.http.get("/v1/audit").json()["entries"]].count("host.remove") == 2
+
+
+def test_only_an_operator_removes_hosts(server: Assembled) -> None:
+    server.http.put("/v1/hosts/web", json=SAID)
+    for role in Role:
+        if role is not Role.OPERATOR:
+            answer = server.http.delete("/v1/hosts/web", headers=server.token(f"no-{role.value}", role))
+            assert answer.json()["code"] == "role-insufficient"
+    assert names(server) == ["web"]
+
+
+def test_pages_of_hosts_are_read_by_an_index(server: Assembled) -> None:
+    reports = HostReports(server.services.resources.database)
+    with recorded(server.services.resources.database) as recorder:
+        for role in (Role.OPERATOR, Role.APPROVER):
+            reports.page(Account(name="n", role=role, tenant="default"), after=("web", "token"), limit=200)
+    plans = [plan for plan in recorder.plans() if "hosts" in plan]
+    assert len(plans) == 2
+    for plan in plans:
+        assert "SEARCH hosts USING INDEX ix_hosts_" in plan
+        assert "TEMP B-TREE" not in plan

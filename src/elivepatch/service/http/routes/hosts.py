@@ -1,27 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What hosts say of themselves after a run of `elivepatch auto`: the last word of each is kept and listed."""
+"""Routes for the reports of hosts: each host sends one after a run of `elivepatch auto`, and the last one is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.dialects import postgresql, sqlite
 
-from elivepatch.model.errors import TrustError
+from elivepatch.model.errors import TrustError, UsageError
 from elivepatch.model.kernel import parse_release
 from elivepatch.service.access.accounts import Account, Right
-from elivepatch.service.db.database import now
-from elivepatch.service.db.tables import hosts
+from elivepatch.service.db.hosts import HostReports
 from elivepatch.service.http.dependencies import ServicesDep, error_responses, requires
-from elivepatch.service.http.limits import LimitReached
 
-_HOSTS_MAX = 1000
-_RETRY_S = 3600
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 _Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -69,45 +63,6 @@ class HostsAnswer(BaseModel):
     next: str | None
 
 
-class Hosts:
-    """The hosts of one database, each known by its token and its name."""
-
-    def __init__(self, database: sa.Engine) -> None:
-        self._database = database
-
-    def note(self, account: Account, name: str, body: HostBody) -> sa.RowMapping:
-        """Keep what a host says in place of what it said before, and return its row.
-
-        Raises LimitReached where the token has named too many hosts already.
-        """
-        with self._database.begin() as connection:
-            same_token = hosts.c.token == account.name
-            known = connection.execute(sa.select(hosts.c.name).where(same_token, hosts.c.name == name)).first()
-            count = connection.execute(sa.select(sa.func.count()).where(same_token)).scalar_one()
-            if known is None and count >= _HOSTS_MAX:
-                raise LimitReached(
-                    "too-many-hosts",
-                    f"This token has reported for {_HOSTS_MAX} hosts.",
-                    retry_s=_RETRY_S,
-                    advice="Give each host a token of its own; docs/accounts.md says how.",
-                )
-            values = {"tenant": account.tenant, "seen_at": now(connection), "report": body.model_dump()}
-            insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(hosts)
-            kept = insert.values(token=account.name, name=name, **values).on_conflict_do_update(
-                index_elements=["token", "name"], set_=values
-            )
-            return connection.execute(kept.returning(*hosts.c)).mappings().one()
-
-    def page(self, account: Account, *, after: str, limit: int) -> Sequence[sa.RowMapping]:
-        """Return the hosts that the account may know of, by name and token, from after the place `after`."""
-        place = hosts.c.name + "/" + hosts.c.token
-        chosen = sa.select(hosts).where(place > after).order_by(place).limit(limit)
-        if not account.may(Right.EVERY_TENANT):
-            chosen = chosen.where(hosts.c.tenant == account.tenant)
-        with self._database.connect() as connection:
-            return connection.execute(chosen).mappings().all()
-
-
 @router.put("/hosts/{name}", responses=error_responses(400, 413))
 def report(
     services: ServicesDep,
@@ -122,7 +77,9 @@ def report(
             "This token is bound to another kernel.",
             advice="Give the host a token for the kernel that it runs; docs/accounts.md says how.",
         )
-    return HostAnswer.of(Hosts(services.resources.database).note(account, name, body))
+    reports = HostReports(services.resources.database)
+    limit = services.resources.settings.hosts_per_token
+    return HostAnswer.of(reports.record(account, name, body.model_dump(), limit=limit))
 
 
 @router.get("/hosts")
@@ -133,9 +90,34 @@ def listed(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> HostsAnswer:
     """List what hosts said last."""
-    found = Hosts(services.resources.database).page(account, after=after, limit=limit + 1)
+    name, _, token = after.partition("/")
+    found = HostReports(services.resources.database).page(account, after=(name, token), limit=limit + 1)
     last = found[limit - 1] if len(found) > limit else None
     return HostsAnswer(
         hosts=[HostAnswer.of(row) for row in found[:limit]],
         next=f"{last['name']}/{last['token']}" if last is not None else None,
     )
+
+
+class RemovedHostsAnswer(BaseModel):
+    """Number of hosts that were removed."""
+
+    removed: int
+
+
+@router.delete("/hosts/{name}", responses=error_responses(404))
+def remove(
+    services: ServicesDep,
+    account: Annotated[Account, requires(Right.REMOVE_HOSTS)],
+    name: Annotated[str, Path(max_length=120, pattern=_NAME)],
+    token: Annotated[str | None, Query(max_length=40)] = None,
+) -> RemovedHostsAnswer:
+    """Remove a host that reports no more: of all tokens that reported for this name, or of the one given.
+
+    A host that still runs appears again with its next report; revoke its token to prevent that.
+    """
+    removed = HostReports(services.resources.database).remove(account, name, token=token)
+    if not removed:
+        raise UsageError("host-unknown", "The server knows no host of this name.", advice="GET /v1/hosts lists them.")
+    services.resources.audit.note(who=account.name, tenant=account.tenant, action="host.remove", subject=name)
+    return RemovedHostsAnswer(removed=removed)
