@@ -215,10 +215,10 @@ def _crash(words: dict[str, str]) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     if "exit" in words:
         os._exit(7)
-    if "spin" in words:
-        re.match(r"(a|a)*b", "a" * 200)  # holds Python's lock and would take longer than the universe has
     if "hog" in words:
         _HOGGED.append(b"x" * (int(words["hog"]) << 20))
+    if "spin" in words:
+        re.match(r"(a|a)*b", "a" * 200)  # holds Python's lock and would take longer than the universe has
 
 
 def _misbehave(words: dict[str, str], work_dir: Path) -> None:

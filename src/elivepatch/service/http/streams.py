@@ -32,6 +32,7 @@ class EventNotifier:
         self._lock = threading.Lock()
         self._listeners: dict[str, set[_Listener]] = {}
         self._stopping = threading.Event()
+        self._listened = threading.Event()
         self._last: int | None = None
         self._thread = threading.Thread(target=self._rounds, name="watch", daemon=True)
 
@@ -42,6 +43,10 @@ class EventNotifier:
     def stop(self) -> None:
         """Look no more, and wake everyone."""
         self._stopping.set()
+        self._listened.set()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         with self._lock:
             for listeners in self._listeners.values():
                 _wake(listeners)
@@ -52,6 +57,7 @@ class EventNotifier:
         listener = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             self._listeners.setdefault(job, set()).add(listener)
+            self._listened.set()
         try:
             yield listener[1]
         finally:
@@ -59,10 +65,17 @@ class EventNotifier:
                 self._listeners[job].discard(listener)
                 if not self._listeners[job]:
                     del self._listeners[job]
+                if not self._listeners and not self._stopping.is_set():
+                    self._listened.clear()
 
     def _rounds(self) -> None:
         failing = False
         while not self._stopping.wait(_LOOK_S):
+            if not self._listened.is_set():
+                # An idle server asks nothing; where the table stands is read again for the next follower.
+                self._last = None
+                self._listened.wait()
+                continue
             try:
                 self._look()
                 failing = False
@@ -75,6 +88,8 @@ class EventNotifier:
         with self._database.connect() as connection:
             if self._last is None:
                 self._last = connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
+                # What happened before that, but after a follower has read the table, it reads now.
+                self._wake_all()
                 return
             found = connection.execute(
                 sa.select(events.c.id, events.c.build).where(events.c.id > self._last).limit(_AT_ONCE)

@@ -18,17 +18,16 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, StepOptions
-from dbos._dbos import _get_dbos_instance
 
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service.db.database import CONNECTION_OPTIONS, advisory_lock, open_database
+from elivepatch.service.jobs.dispatch import POLL_S, Dispatcher
 
 APPLICATION_VERSION = "2"
 """Of what the steps hand to each other. DBOS leaves jobs of another version alone: raise it when that changes."""
 
 _NAME = "elivepatch"
 _WORKFLOW = "job"
-_POLL_S = 0.2
 _STOP_POLL_S = 0.2
 _MIGRATING = 0x656C7002
 # A backstop far above the attempts that a job has (work.MAX_ATTEMPTS): restarts by hand count here too.
@@ -110,6 +109,11 @@ class Engine:
             retry_connection_errors=False,
         )
         self._closed = threading.Event()
+        self._on_waiting: Callable[[str], None] = _nobody
+
+    def notify(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with the route of every job that is handed over or put back from now on."""
+        self._on_waiting = listener
 
     def submit(self, job: str, *, route: str, place: int) -> None:
         """Have a job run by a worker of `route`, those with a lower `place` first; twice is the same as once."""
@@ -129,6 +133,7 @@ class Engine:
             },
             job,
         )
+        self._on_waiting(route)
 
     def state(self, job: str) -> ExecutionState:
         """Return where a job's execution stands."""
@@ -151,6 +156,7 @@ class Engine:
     def resume(self, job: str, *, route: str) -> None:
         """Put a job back into its line whose execution stands although no process runs it."""
         self._client.resume_workflow(job, queue_name=route)
+        self._on_waiting(route)
 
     def forget(self, jobs: Sequence[str]) -> None:
         """Remove what is kept about the execution of jobs that ended."""
@@ -167,6 +173,10 @@ class Engine:
         self._client.destroy()
 
 
+def _nobody(_route: str) -> None:
+    """Listen to no route: another process runs the jobs."""
+
+
 def _state(status: str, worker: str | None) -> ExecutionState:
     if status == "PENDING":
         return ExecutionState(Execution.RUNNING, worker or "")
@@ -180,6 +190,7 @@ class Runner:
         self._url = url
         self._steps = steps
         self._name = name
+        self._dispatcher = Dispatcher(url, application_version=APPLICATION_VERSION)
         self._active: set[str] = set()
         self._routes: set[str] = set()
         self._turn = threading.Semaphore(1)
@@ -204,18 +215,19 @@ class Runner:
                 run_migrations=False,
             )
         )
-        DBOS.listen_queues([])
-        DBOS.launch()
+        self._dispatcher.launch()
         self.listen(routes)
 
     def listen(self, routes: Collection[str]) -> None:
         """Take jobs of these routes from now on, and of no others."""
         for route in sorted(set(routes) - self._routes):
-            DBOS.register_queue(route, worker_concurrency=1, polling_interval_sec=_POLL_S, on_conflict="always_update")
+            DBOS.register_queue(route, worker_concurrency=1, polling_interval_sec=POLL_S, on_conflict="always_update")
         self._routes |= set(routes)
-        # DBOS.listen_queues wants to know before the start, but kernels are added to a running server. DBOS looks
-        # at this list every second; tests/unit/test_service_engine.py holds it to that.
-        _get_dbos_instance()._listening_queues = sorted(routes)  # noqa: SLF001 - see above
+        self._dispatcher.listen(routes)
+
+    def wake(self, route: str) -> None:
+        """Start the next job of a route now; otherwise jobs of other processes are found after a moment."""
+        self._dispatcher.ring(route)
 
     def is_active(self, job: str) -> bool:
         """Return whether this process runs the job's steps."""
@@ -228,12 +240,16 @@ class Runner:
         """
         # The one call that compares the worker's name in the statement that moves the job; DBOS gives it to its own
         # control plane only. resume_workflows would take a job from under a living worker.
-        return len(DBOS._recover_pending_workflows([worker]))  # noqa: SLF001 - see above
+        taken = len(DBOS._recover_pending_workflows([worker]))  # noqa: SLF001 - see above
+        self._dispatcher.look()
+        return taken
 
     def stop(self, *, grace_s: int) -> None:
         """Take no more jobs and wait at most `grace_s` seconds for steps to end or to raise Stopped."""
         self._stopping.set()
+        self._dispatcher.stop()
         DBOS.destroy(workflow_completion_timeout_sec=grace_s, destroy_registry=True)
+        self._dispatcher.close()
 
     def _run(self, job: str) -> None:
         self._active.add(job)
@@ -244,6 +260,8 @@ class Runner:
                 DBOS.run_step(StepOptions(name="publish"), self._steps.publish, job, built, tried)
         finally:
             self._active.discard(job)
+            # The next one of this route may start.
+            self._dispatcher.look()
 
     def _in_turn(self, step: Callable[..., _Answer], *given: Any) -> _Answer:
         """Do a step when no other one is being done: every route has its own line, the machine is one."""

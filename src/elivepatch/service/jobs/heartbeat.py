@@ -28,6 +28,8 @@ from elivepatch.service.jobs.steps import JobSteps
 from elivepatch.service.store import Store
 
 _BEAT_S = 0.5
+# Nobody takes over from a server that is alone with its database, and cancellations reach its jobs within the process.
+_BEAT_ALONE_S = 1.5
 _ANNOUNCE_S = 5.0
 # A free lock alone is no proof: a database that was restarted has forgotten all locks.
 _LOST_S = 2.0
@@ -70,8 +72,9 @@ class Heartbeat:
         self._lock: sa.Connection | None = None
         self._quiet_until = 0.0
         self._stopping = threading.Event()
+        beat_s = _BEAT_S if self._shared else _BEAT_ALONE_S
         self._threads = [
-            threading.Thread(target=self._repeat, args=(self._beat, _BEAT_S), name="heartbeat", daemon=True),
+            threading.Thread(target=self._repeat, args=(self._beat, beat_s), name="heartbeat", daemon=True),
             threading.Thread(target=self._repeat, args=(self._look_around, _ANNOUNCE_S), name="offers", daemon=True),
         ]
 

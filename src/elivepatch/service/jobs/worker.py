@@ -38,6 +38,7 @@ class Worker:
             step_limit_s=resources.settings.step_limit_s,
         )
         self.runner = Runner(resources.engine_url, self.steps, name=resources.worker_name)
+        resources.engine.notify(self.runner.wake)
         self.heartbeat = Heartbeat(
             name=resources.worker_name,
             database=resources.database,

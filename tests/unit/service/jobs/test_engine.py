@@ -59,6 +59,7 @@ class House:
     def __init__(self, url: str, diary: Diary, name: str = "one") -> None:
         self.engine = Engine(url)
         self.runner = Runner(url, diary, name=name)
+        self.engine.notify(self.runner.wake)
         self.runner.start(["line"])
 
     def submit(self, job: str, *, place: int = 1, route: str = "line") -> None:
