@@ -10,7 +10,7 @@
 
 _shtab_elivepatch_commands() {
   local _commands=(
-    apply:'`elivepatch apply`: from source patches to a livepatch in force on this host, carrying everything live along.'
+    apply:'`elivepatch apply`: build source patches together with everything live, and load the livepatch on this host.'
     auto:'`elivepatch auto`: close what the policy chooses, at each run of a timer.'
     boot:'`elivepatch boot`: load what is recorded for this kernel; used by the units that run at boot and at shutdown. A set that the machine may have died of is skipped, and `elivepatch status` says so.'
     build:'`elivepatch build`: have a server build a livepatch, wait for it and save what it made.'
@@ -76,18 +76,18 @@ _shtab_elivepatch_defaults_added=0
 
 _shtab_elivepatch_apply_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--dry-run[do everything but load it, and tell the same]"
+  "--dry-run[do everything except loading, and report the same]"
   "--stack[put it beside what is live instead of carrying everything in one]"
   "*--expect[what a command prints in the server\'s trial while the livepatch is enabled, and only then]:'COMMAND =~ REGEX':"
   "--no-trial[do not boot the kernel to try the livepatch first]"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
-  "--no-base-patches[name none\: this kernel was built without the user patches that are here]"
+  "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
   "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
   "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
-  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run old and new code mixed, and modules can no longer be unloaded]"
+  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
   "(*):source patches, in order:"
 )
@@ -106,7 +106,7 @@ _shtab_elivepatch_auto_options=(
   "--overrides[your own records in TOML that override those of the list]:FILE:"
   "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
-  "--no-base-patches[name none\: this kernel was built without the user patches that are here]"
+  "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
 )
@@ -120,7 +120,7 @@ _shtab_elivepatch_boot_options=(
   "--clear-guard[load a set again that is skipped since a crash]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
   "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
-  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run old and new code mixed, and modules can no longer be unloaded]"
+  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
 )
 
@@ -139,7 +139,7 @@ _shtab_elivepatch_build_options=(
   "--follow[wait for a job that was asked for before]:ID:"
   "--json[print the report as one JSON document]"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
-  "--no-base-patches[name none\: this kernel was built without the user patches that are here]"
+  "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
   "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
@@ -167,7 +167,7 @@ _shtab_elivepatch_check_options=(
   {-o,--output}"[write the patch of --rewrite there instead]:OUT.patch:"
   "--json[print the report as one JSON document]"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
-  "--no-base-patches[name none\: this kernel was built without the user patches that are here]"
+  "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
   "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
@@ -209,7 +209,7 @@ _shtab_elivepatch_cve_close_options=(
   "--overrides[your own records in TOML that override those of the list]:FILE:"
   "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
-  "--no-base-patches[name none\: this kernel was built without the user patches that are here]"
+  "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
   "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
@@ -266,7 +266,7 @@ _shtab_elivepatch_cve_plan_options=(
   "--overrides[your own records in TOML that override those of the list]:FILE:"
   "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
-  "--no-base-patches[name none\: this kernel was built without the user patches that are here]"
+  "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
   "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
@@ -324,7 +324,7 @@ _shtab_elivepatch_disable_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
   "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
-  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run old and new code mixed, and modules can no longer be unloaded]"
+  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
   ":a livepatch of \`elivepatch list\`:"
 )
@@ -344,7 +344,7 @@ _shtab_elivepatch_enable_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
   "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
-  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run old and new code mixed, and modules can no longer be unloaded]"
+  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
   ":a livepatch of \`elivepatch list\`:"
 )
@@ -396,7 +396,7 @@ _shtab_elivepatch_load_options=(
   "--dry-run[do everything but load it]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
   "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
-  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run old and new code mixed, and modules can no longer be unloaded]"
+  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
   ":the module that a server handed out:"
 )
@@ -480,7 +480,7 @@ _shtab_elivepatch_rollback_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
   "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
-  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run old and new code mixed, and modules can no longer be unloaded]"
+  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
 )
 
@@ -499,7 +499,7 @@ _shtab_elivepatch_unload_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
   "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
-  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run old and new code mixed, and modules can no longer be unloaded]"
+  "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
   ":a livepatch of \`elivepatch list\`:"
 )

@@ -25,8 +25,8 @@ INTERRUPTED = 130
 """The exit status of a command that the user interrupted: 128 + SIGINT, as shells have it."""
 
 
-# The module of a package of commands that registers none.
-_SHARED = "options"
+# Modules of a package of commands that register none: what several commands share.
+_SHARED = frozenset({"connection", "options", "output"})
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,7 +77,7 @@ def _command_modules(commands: ModuleType) -> dict[str, str]:
             folders = [str(Path(place, found.name)) for place in commands.__path__]
             prefix = f"{commands.__name__}.{found.name}"
             modules |= {inner.name: f"{prefix}.{inner.name}" for inner in pkgutil.iter_modules(folders)}
-        elif found.name != _SHARED:
+        elif found.name not in _SHARED:
             modules[found.name] = f"{commands.__name__}.{found.name}"
     return modules
 

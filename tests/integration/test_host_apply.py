@@ -17,6 +17,9 @@ from host_commands import Ran, run, run_json
 from signing_server import STRANGER, SigningServer
 from simulated_host import SimulatedHost
 
+from elivepatch.model.progress import Event
+from elivepatch.output import Output
+
 pytestmark = pytest.mark.integration
 
 
@@ -163,6 +166,45 @@ def test_whatever_the_server_does_the_kernel_stays_as_it_was(
     assert [one.name for one in host.store.record().set.series] == ["one.patch"]
     server.mood = "well"
     assert apply(host, "two").status == 0
+
+
+@pytest.fixture
+def during_build(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Command lines to run, each in turn, once the server has the next build; each must end well."""
+    waiting: list[list[str]] = []
+    shown = Output.progress
+
+    def progress(self: Output, event: Event) -> None:
+        shown(self, event)
+        while event.stage == "job" and waiting:
+            ran = run_json(host, *waiting.pop(0))
+            assert ran.status == 0, ran.out
+
+    monkeypatch.setattr(Output, "progress", progress)
+    return waiting
+
+
+def test_a_rollback_does_not_wait_for_a_build_and_the_build_is_not_loaded_over_it(
+    host: SimulatedHost, server: SigningServer, during_build: list[list[str]]
+) -> None:
+    apply(host, "one")
+    apply(host, "two")
+    during_build.append(["rollback", "--wait", "0"])
+    ran = apply(host, "three")
+    assert (ran.status, ran.code) == (6, "live-changed")
+    assert "elp_2 was live, now elp_1 is" in ran.document["problem"]["message"]
+    assert host.live == ["elp_1"]
+    assert apply(host, "three").status == 0
+    assert sent(server) == ["one.patch", "three.patch"]
+
+
+def test_a_build_is_loaded_if_the_same_livepatches_are_live_after_it_as_before(
+    host: SimulatedHost, server: SigningServer, during_build: list[list[str]]
+) -> None:
+    apply(host, "one")
+    during_build += [["disable", "elp_1", "--wait", "0"], ["enable", "elp_1", "--wait", "0"]]
+    ran = apply(host, "two")
+    assert (ran.status, ran.document["livepatch"]["name"]) == (0, "elp_2")
 
 
 def test_another_build_of_the_same_release_is_refused_before_anything_is_built(

@@ -1,69 +1,55 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Options and settings of the commands that work on this host; light, so that `status` can begin at once."""
+"""Options of the client's commands as values, and the files that hold its settings.
+
+A command makes these once from its arguments (elivepatch.client.commands.options). They travel down unchanged. This
+module imports nothing heavy: `status` must start at once.
+"""
 
 from __future__ import annotations
 
-import argparse
-import math
 import os
-from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from elivepatch.client.host.machine import Host
-from elivepatch.settings import RANGES, ClientSettings, load
+from elivepatch.settings import ClientSettings, load
 
 SETTINGS_FILE = "etc/elivepatch/client.toml"
 TRUSTED_FILE = "etc/elivepatch/trusted.json"
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add the option of every command."""
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeOptions:
+    """Options of a command that changes what is live; with `force` a transition is forced at its deadline."""
+
+    settings: ClientSettings
+    force: bool = False
 
 
-def add_changing(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every command that changes what is live."""
-    parser.add_argument(
-        "--deadline",
-        metavar="SECONDS",
-        type=seconds_of("transition_s"),
-        help="reverse a transition that takes longer (default: 60)",
-    )
-    parser.add_argument(
-        "--wait",
-        metavar="SECONDS",
-        type=seconds_of("lock_wait_s"),
-        help="how long to wait for another command to finish (default: 30)",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="DANGEROUS: at the deadline force the transition instead of reversing it; tasks may then run old and new "
-        "code mixed, and modules can no longer be unloaded",
-    )
-    add_json(parser)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Options of a command that talks to a server: its URL, a file with a token, and the time limit in seconds.
+
+    None leaves a setting to the environment and client.toml.
+    """
+
+    url: str | None = None
+    token_file: Path | None = None
+    limit_s: float | None = None
 
 
-def seconds_of(setting: str) -> Callable[[str], float]:
-    """Return how an option that goes before `setting` is read; it names itself where its value is out of range."""
-    low, high = RANGES[setting]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasePatchOptions:
+    """Patches that the kernel was built with: `files`, or those that the package manager keeps here unless `none`."""
 
-    def read(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not low <= number <= high:
-            message = f"{text[:40]!r} is not a number of seconds from {low} to {high}"
-            raise argparse.ArgumentTypeError(message)
-        return number
-
-    return read
+    files: tuple[Path, ...] = ()
+    none: bool = False
 
 
-def host_settings(arguments: argparse.Namespace, host: Host) -> ClientSettings:
-    """Return the settings for work on this host; raises UsageError where one is malformed."""
-    flags = {
-        "transition_s": getattr(arguments, "deadline", None),
-        "lock_wait_s": getattr(arguments, "wait", None),
-    }
+def host_settings(host: Host, *, deadline_s: float | None = None, lock_wait_s: float | None = None) -> ClientSettings:
+    """Return the settings for work on this host; raises UsageError if one is malformed.
+
+    `deadline_s` and `lock_wait_s` override settings, in seconds.
+    """
+    flags = {"transition_s": deadline_s, "lock_wait_s": lock_wait_s}
     return load(ClientSettings(), file=host.path(SETTINGS_FILE), flags=flags, environ=os.environ)

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
@@ -15,18 +13,17 @@ from typing import Any
 from elivepatch.advisory.exposure.verdicts import FixOutcome, FixVerdict, remembered
 from elivepatch.advisory.fixes.fixes import Fix
 from elivepatch.advisory.plan import Choice, series_of
-from elivepatch.client import commands
-from elivepatch.client.commands.livepatch import apply
 from elivepatch.client.cve.cumulative import Cumulative, build_cumulative, expectations_of
 from elivepatch.client.cve.inputs import server_time_limit
 from elivepatch.client.cve.options import CloseOptions
 from elivepatch.client.cve.plan import CloseSession, open_plan, print_plan
 from elivepatch.client.cve.verdict_client import timestamp
+from elivepatch.client.livepatch.apply import ApplyOptions, apply
 from elivepatch.client.livepatch.store import Store
+from elivepatch.client.options import ChangeOptions
 from elivepatch.client.server.follow import JobFollower
 from elivepatch.client.server.patch_files import write_whole
 from elivepatch.client.server.report import Report
-from elivepatch.commandline import build_parser
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.series import SourcePatch
 from elivepatch.output import Output
@@ -186,25 +183,12 @@ def _save(session: CloseSession, report: Report, module: Path) -> dict[str, Path
 def _apply(
     fixes: Sequence[Fix], carried: Sequence[SourcePatch], options: CloseOptions, output: Output
 ) -> dict[str, Any]:
-    """Load what was built by way of `elivepatch apply`: the server has the answer to the same request already."""
+    """Load the livepatch by `apply`: the server has the answer to the same request already."""
     live = {patch.digest for patch in carried}
     new = [patch for patch in series_of(fixes, ()) if patch.digest not in live]
-    with tempfile.TemporaryDirectory(prefix="elivepatch-close-") as directory:
-        files = []
-        for number, patch in enumerate(new):
-            place = Path(directory) / f"{number:04}"
-            place.mkdir()
-            files.append(place / patch.name)
-            files[-1].write_bytes(patch.content)
-        words = list(options.apply_words)
-        for one in expectations_of(fixes):
-            words += ["--expect", f"{one.command} =~ {one.pattern}"]
-        argv = ["apply", *words, "--json", "--", *map(str, files)]
-        given = build_parser("elivepatch", "", commands, argv).parse_args(argv)
-        said = io.StringIO()
-        apply.run(given, Output(as_json=True, out=said, err=output.err))
-    document: dict[str, Any] = json.loads(said.getvalue())
-    return document
+    how = ApplyOptions(change=ChangeOptions(settings=options.plan.settings), base_patches=options.plan.base_patches)
+    reason = f"apply {', '.join(patch.name for patch in new)}"
+    return apply(new, expectations_of(fixes), how, reason=reason, progress=output.progress).document()
 
 
 def _no_module() -> EnvironmentFault:

@@ -109,7 +109,6 @@ class CloseOptions:
 
     plan: PlanOptions
     output: Path | None = None
-    apply_words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bringing a livepatch in: verified, looked at closely, loaded, watched, recorded. What apply and load share."""
+"""Installation of a livepatch: verify, preflight, load, watch, record. `apply` and `load` share it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from elivepatch.client.host.findings import Finding, require
+from elivepatch.client.host.identity import read_identity
 from elivepatch.client.host.loading import check_kernel, open_verified
 from elivepatch.client.livepatch.change import Changed, carry_out
-from elivepatch.client.livepatch.inventory import counted
 from elivepatch.client.livepatch.preflight import preflight
 from elivepatch.client.livepatch.session import Session
 from elivepatch.client.livepatch.state import RecordedPatch, SetEntry
@@ -18,28 +18,35 @@ from elivepatch.model.errors import HostError, TrustError
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Event
 from elivepatch.model.series import SourcePatch
-from elivepatch.output import Output
 from elivepatch.trust.envelope import verify_livepatch
 from elivepatch.trust.statement import Statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """A module with its signature, and the texts of the source patches in it as far as they are known here."""
+    """A module with its signature, and the texts of its source patches as far as they are known here.
+
+    `job` is the server's name for the job that built it, None for a delivery from files.
+    """
 
     module: bytes
     envelope: bytes
     sources: Sequence[SourcePatch] = ()
+    job: str | None = None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstallReport:
-    """What apply and load tell when they are done, or were cut short; filled as they go on."""
+    """Result of an installation.
+
+    `series` are the source patches in the livepatch and `new` the digests of those that were not live before.
+    `changed` is None if nothing was loaded: a dry run, or `already_live`.
+    """
 
     kernel: KernelIdentity
     dry_run: bool
-    findings: list[Finding] = field(default_factory=list)
-    series: Sequence[RecordedPatch] = ()
+    findings: tuple[Finding, ...]
+    series: tuple[RecordedPatch, ...] = ()
     new: frozenset[Digest] = frozenset()
     statement: Statement | None = None
     changed: Changed | None = None
@@ -47,7 +54,7 @@ class InstallReport:
     job: str | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return the account for machines (schemas/apply.json)."""
+        """Return the report for machines (schemas/apply.json)."""
         return {
             "kernel": self.kernel.as_dict(),
             "dry_run": self.dry_run,
@@ -65,23 +72,44 @@ class InstallReport:
         }
 
 
-def install(session: Session, delivery: Delivery, account: InstallReport, *, reason: str) -> None:
-    """Verify a delivery, look at it closely and, unless this is a dry run, make it live; `account` tells how it went.
+def install(session: Session, delivery: Delivery, *, dry_run: bool, reason: str) -> InstallReport:
+    """Verify a delivery, check it before loading and, unless this is a dry run, make it live.
 
-    Raises TrustError or HostError where it must not or cannot be loaded.
+    `reason` goes into record and history. Raises TrustError or HostError if it must not or cannot be loaded.
     """
-    session.tools.progress(Event(stage="verify", message=f"{len(delivery.module)} bytes"))
-    statement = verify_livepatch(delivery.envelope, delivery.module, session.tools.pinned)
+    tools, live = session.tools, session.live_state.live
+    tools.progress(Event(stage="verify", message=f"{len(delivery.module)} bytes"))
+    statement = verify_livepatch(delivery.envelope, delivery.module, tools.pinned)
     check_kernel(session.machine.host, statement)
     entry = _entry(session, statement, delivery.sources)
-    account.statement, account.series = statement, entry.series
-    account.new = frozenset(statement.series) - {
-        patch.digest for one in session.live_state.live for patch in one.series
-    }
-    if any(one.digest == entry.digest for one in session.live_state.live):
-        account.already_live = True
-        return
+    report = InstallReport(
+        kernel=read_identity(session.machine.host),
+        dry_run=dry_run,
+        findings=session.findings,
+        series=entry.series,
+        new=frozenset(statement.series) - {patch.digest for one in live for patch in one.series},
+        statement=statement,
+        already_live=any(one.digest == entry.digest for one in live),
+        job=delivery.job,
+    )
+    if report.already_live:
+        return report
     _require_cumulative(session, statement)
+    report = replace(report, findings=(*report.findings, *_kept_and_checked(session, delivery, statement)))
+    if dry_run:
+        session.store.prune(session.live_state.record)
+        return report
+    coming = session.live_state.record.followed_by(
+        (*(() if statement.replace else live), entry),
+        boot_id=session.live_state.boot_id,
+        at=session.machine.stamp(),
+        reason=reason,
+    )
+    return replace(report, changed=carry_out(tools, session.live_state, coming, action=reason))
+
+
+def _kept_and_checked(session: Session, delivery: Delivery, statement: Statement) -> tuple[Finding, ...]:
+    """Keep a delivery's files and return the findings of the preflight; raises HostError if one stops."""
     path = session.store.keep(delivery.module, "ko")
     session.store.keep(delivery.envelope, "sig", key=statement.digest)
     for patch in delivery.sources:
@@ -89,39 +117,8 @@ def install(session: Session, delivery: Delivery, account: InstallReport, *, rea
     session.tools.progress(Event(stage="preflight", message=statement.name))
     with open_verified(session.machine.host, path, delivery.envelope, session.tools.pinned):
         findings = preflight(session.machine, session.live_state, statement)
-    account.findings.extend(findings)
     require(findings)
-    if account.dry_run:
-        session.store.prune(session.live_state.record)
-        return
-    live = () if statement.replace else session.live_state.live
-    coming = session.live_state.record.followed_by(
-        (*live, entry), boot_id=session.live_state.boot_id, at=session.machine.stamp(), reason=reason
-    )
-    account.changed = carry_out(session.tools, session.live_state, coming, action=reason)
-
-
-def tell_install(account: InstallReport, output: Output) -> None:
-    """Tell people how it went."""
-    for finding in account.findings:
-        if finding.advice:
-            output.line(f"note: {finding.message} [{finding.code}]")
-    said = account.statement
-    if account.already_live or said is None:
-        output.line(f"Nothing to do: {said.name if said else 'every one of these source patches'} is live already.")
-    elif account.changed is None:
-        output.line(f"{said.name} would load: {_contents(account, said)}.")
-    else:
-        seconds = sum(transition.seconds for transition in account.changed.transitions)
-        output.line(f"{said.name} is live: {_contents(account, said)}, in force after {seconds:.1f} s.")
-        for name in account.changed.left:
-            output.line(f"note: {name} is out of force but its module stays loaded, harmless, until a reboot")
-
-
-def _contents(account: InstallReport, said: Statement) -> str:
-    new = sum(patch.digest in account.new for patch in account.series)
-    patches = counted(len(account.series), "source patch")
-    return f"{counted(len(said.functions), 'function')} of {said.release}, {patches} ({new} new)"
+    return findings
 
 
 def _entry(session: Session, statement: Statement, sources: Sequence[SourcePatch]) -> SetEntry:
@@ -137,7 +134,7 @@ def _entry(session: Session, statement: Statement, sources: Sequence[SourcePatch
 
 
 def _require_cumulative(session: Session, statement: Statement) -> None:
-    """Raise HostError where a livepatch replaces what is live without carrying all of it: a fix would be lost."""
+    """Raise HostError if a livepatch replaces what is live without carrying all of it: a fix would be lost."""
     if not statement.replace:
         return
     lost = [
@@ -151,17 +148,18 @@ def _require_cumulative(session: Session, statement: Statement) -> None:
         )
 
 
-def require_asked_for(statement: Statement, *, series: Sequence[Digest], replace: bool) -> None:
-    """Raise TrustError where a server signed something else than it was asked for."""
+def require_requested(statement: Statement, *, series: Sequence[Digest], replace: bool) -> None:
+    """Raise TrustError if a server signed something else than was requested."""
     if statement.series != tuple(series):
         raise TrustError(
             "other-series",
-            f"{statement.name} was built from other source patches than those that were sent.",
-            advice="Ask whoever runs the server; do not load it.",
+            f"{statement.name} was built from other source patches than this host sent.",
+            advice="Do not load it. Ask the operator of the server.",
         )
     if statement.replace != replace:
         raise TrustError(
             "other-mode",
-            f"{statement.name} {'replaces' if statement.replace else 'does not replace'} what is live, unlike asked.",
-            advice="This server cannot build what was asked for; leave --stack away.",
+            f"{statement.name} {'replaces' if statement.replace else 'does not replace'} what is live, "
+            "but the request says otherwise.",
+            advice="This server cannot build what was requested; leave --stack out.",
         )

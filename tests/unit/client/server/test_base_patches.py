@@ -12,8 +12,9 @@ import pytest
 from fake_backend import BASE_PATCHES, KERNEL, FakeBackend
 from simulated_host import SimulatedHost
 
+from elivepatch.client.commands.connection import add_base_patches, base_patch_options
 from elivepatch.client.host import machine as machines
-from elivepatch.client.server.base_patches import add_base_patches, base_patches_of
+from elivepatch.client.server.base_patches import base_patches_of
 from elivepatch.model.build import BuildRequest
 from elivepatch.model.errors import HostError
 from elivepatch.model.kernel import Digest, Release
@@ -43,7 +44,8 @@ def named(host: SimulatedHost, *options: str | Path, release: Release = GENTOO) 
     parser = argparse.ArgumentParser()
     add_base_patches(parser)
     with mock.patch.object(machines, "this_machine", return_value=host.machine):
-        found = base_patches_of(parser.parse_args([str(option) for option in options]), release)
+        given = parser.parse_args([str(option) for option in options])
+        found = base_patches_of(base_patch_options(given), release)
     return [(patch.name, patch.digest) for patch in found]
 
 

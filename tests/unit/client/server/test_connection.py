@@ -8,20 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.client.server.connection import add_connection, settings_of
+from elivepatch.client.commands.connection import add_connection, server_options
+from elivepatch.client.options import ServerOptions
+from elivepatch.client.server.connection import settings_of
 from elivepatch.model.errors import UsageError
 from elivepatch.settings import ClientSettings
 
 
-def arguments(*flags: str) -> argparse.Namespace:
+def options(*flags: str) -> ServerOptions:
     parser = argparse.ArgumentParser()
     add_connection(parser)
-    return parser.parse_args(flags)
+    return server_options(parser.parse_args(flags))
 
 
 def settings(tmp_path: Path, *flags: str, **environ: str) -> ClientSettings:
     return settings_of(
-        arguments(*flags), environ=environ, file=tmp_path / "client.toml", local_token=tmp_path / "operator.token"
+        options(*flags), environ=environ, file=tmp_path / "client.toml", local_token=tmp_path / "operator.token"
     )
 
 

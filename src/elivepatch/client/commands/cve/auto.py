@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from elivepatch.client.commands.cve.cve import add_planning, apply_words, plan_options
+from elivepatch.client.commands.cve.cve import add_planning, plan_options
 from elivepatch.client.cve.auto import run_auto
 from elivepatch.client.cve.options import AutoOptions, CloseOptions
 from elivepatch.commandline import Subparsers
@@ -28,6 +28,6 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Do one run."""
-    close = CloseOptions(plan=plan_options(arguments), apply_words=apply_words(arguments))
+    close = CloseOptions(plan=plan_options(arguments))
     run_auto(AutoOptions(close=close, plan_only=arguments.plan_only, now=arguments.now), output)
     return ExitStatus.OK

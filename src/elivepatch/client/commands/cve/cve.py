@@ -10,6 +10,14 @@ from pathlib import Path
 from elivepatch.advisory.exposure.affected import State
 from elivepatch.advisory.exposure.exposure import Certainty
 from elivepatch.advisory.records.record import SEVERITIES
+from elivepatch.client.commands.connection import (
+    add_base_patches,
+    add_connection,
+    add_limit,
+    base_patch_options,
+    server_options,
+)
+from elivepatch.client.commands.options import add_json
 from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.client.cve.close import close_cves
 from elivepatch.client.cve.inputs import make_index, server_time_limit, update_cache
@@ -29,9 +37,9 @@ from elivepatch.client.cve.show import list_cves, show_cve, summarize
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import read_release
 from elivepatch.client.host.machine import Machine
-from elivepatch.client.options import SETTINGS_FILE, add_json
-from elivepatch.client.server.base_patches import add_base_patches, base_patches_of
-from elivepatch.client.server.connection import add_connection, add_limit, connection_words, settings_of
+from elivepatch.client.options import SETTINGS_FILE
+from elivepatch.client.server.base_patches import base_patches_of
+from elivepatch.client.server.connection import settings_of
 from elivepatch.commandline import Command, Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.model.kernel import parse_release
@@ -128,7 +136,7 @@ def plan_options(arguments: argparse.Namespace, release: str | None = None) -> P
         settings=_settings(arguments, machine),
         policy=arguments.policy or machine.host.path(POLICY_FILE),
         records=_record_options(arguments),
-        base_patches=base_patches_of(arguments, kernel or read_release(machine.host)),
+        base_patches=base_patches_of(base_patch_options(arguments), kernel or read_release(machine.host)),
         release=kernel,
     )
 
@@ -187,15 +195,8 @@ def _plan(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 def _close(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     plan = plan_options(arguments, arguments.kernel)
-    close_cves(CloseOptions(plan=plan, output=arguments.output, apply_words=apply_words(arguments)), output)
+    close_cves(CloseOptions(plan=plan, output=arguments.output), output)
     return ExitStatus.OK
-
-
-def apply_words(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Return the words of the inner apply."""
-    words = connection_words(arguments)
-    words += [word for file in arguments.base_patches for word in ("--base-patch", str(file))]
-    return tuple(words + (["--no-base-patches"] if arguments.no_base_patches else []))
 
 
 def _question(arguments: argparse.Namespace, ranking: RankingOptions) -> KernelOptions:
@@ -219,7 +220,7 @@ def _record_options(arguments: argparse.Namespace) -> RecordOptions:
 
 
 def _settings(arguments: argparse.Namespace, machine: Machine) -> ClientSettings:
-    return settings_of(arguments, environ=os.environ, file=machine.host.path(SETTINGS_FILE))
+    return settings_of(server_options(arguments), environ=os.environ, file=machine.host.path(SETTINGS_FILE))
 
 
 def _add(commands: Subparsers, name: str, help_text: str, run: Command) -> argparse.ArgumentParser:

@@ -15,9 +15,9 @@ from elivepatch.advisory.overlay.overlay import Overlay, OverlayEntry
 from elivepatch.advisory.overlay.plain_yaml import TEXT_MAX
 from elivepatch.advisory.records.record import plain
 from elivepatch.client.commands.cve.cve import add_cache, cache_of
+from elivepatch.client.commands.options import add_json
 from elivepatch.client.cve.subscriptions import Subscription, Subscriptions
 from elivepatch.client.host import machine as machines
-from elivepatch.client.options import add_json
 from elivepatch.commandline import Command, Subparsers
 from elivepatch.files.bounded import Unusable, read_regular
 from elivepatch.model.errors import ElivepatchError, ExitStatus, UsageError

@@ -8,8 +8,9 @@ import os
 import tomllib
 from dataclasses import asdict
 
+from elivepatch.client.commands.options import add_json
 from elivepatch.client.host import machine as machines
-from elivepatch.client.options import SETTINGS_FILE, add_json, host_settings
+from elivepatch.client.options import SETTINGS_FILE, host_settings
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
@@ -26,10 +27,10 @@ def register(subparsers: Subparsers) -> None:
     show.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+def run(_arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Print the settings."""
     host = machines.this_machine().host
-    settings = asdict(host_settings(arguments, host))
+    settings = asdict(host_settings(host))
     file = host.path(SETTINGS_FILE)
     in_file = tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     rows = []

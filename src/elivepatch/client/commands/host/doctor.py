@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from elivepatch.client.commands.options import add_json
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.doctor import examine
 from elivepatch.client.host.findings import Finding, Level, fine, note, stop
@@ -14,7 +15,7 @@ from elivepatch.client.host.machine import Host, Machine
 from elivepatch.client.host.sysfs import read_livepatches
 from elivepatch.client.livepatch.boot_guard import why_skipped
 from elivepatch.client.livepatch.store import DIRECTORY, Store
-from elivepatch.client.options import TRUSTED_FILE, add_json
+from elivepatch.client.options import TRUSTED_FILE
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ElivepatchError, ExitStatus, HostError
 from elivepatch.output import Output

@@ -8,9 +8,10 @@ import json
 import os
 import sys
 
+from elivepatch.client.commands.options import add_json
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.machine import Machine
-from elivepatch.client.options import SETTINGS_FILE, TRUSTED_FILE, add_json
+from elivepatch.client.options import SETTINGS_FILE, TRUSTED_FILE
 from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.timeout import time_limit
 from elivepatch.commandline import Subparsers

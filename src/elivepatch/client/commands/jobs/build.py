@@ -8,9 +8,18 @@ import json
 import shlex
 from pathlib import Path
 
+from elivepatch.client.commands.connection import (
+    add_base_patches,
+    add_connection,
+    add_limit,
+    base_patch_options,
+    connection_words,
+    server_options,
+)
+from elivepatch.client.options import ServerOptions
 from elivepatch.client.server.api import ServerClient, parse_job
-from elivepatch.client.server.base_patches import add_base_patches, base_patches_of
-from elivepatch.client.server.connection import add_connection, add_limit, connect, connection_words
+from elivepatch.client.server.base_patches import base_patches_of
+from elivepatch.client.server.connection import connect
 from elivepatch.client.server.errors import Refused
 from elivepatch.client.server.follow import JobFollower
 from elivepatch.client.server.patch_files import read_series, write_whole
@@ -73,10 +82,11 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             f"{arguments.output.parent} is not a directory.",
             advice="Make it first, or choose another --output.",
         )
-    with connect(arguments) as api, time_limit(api.limit_s) as waiting:
+    server = server_options(arguments)
+    with connect(server) as api, time_limit(api.limit_s) as waiting:
         job = parse_job(arguments.follow) if request is None else api.submit(request, fresh=arguments.fresh)
         waiting.job = job
-        report = wait(api, job, arguments, output)
+        report = wait(api, job, server, output)
         if request is not None:
             _check_answers(report, request)
         files = _save(api, report, arguments.output, output)
@@ -87,13 +97,13 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     return report.exit_status
 
 
-def wait(api: ServerClient, job: str, arguments: argparse.Namespace, output: Output) -> Report:
+def wait(api: ServerClient, job: str, server: ServerOptions, output: Output) -> Report:
     """Return the job's report when it is done. An interruption ends the waiting, not the job, and says so."""
     output.progress(Event(stage="job", message=job))
     try:
         return JobFollower(output.progress).follow(api, job)
     except KeyboardInterrupt as interruption:
-        again = ["elivepatch", "build", "--follow", job, *connection_words(arguments)]
+        again = ["elivepatch", "build", "--follow", job, *connection_words(server)]
         output.note(f"The job goes on at the server. To follow it again: {shlex.join(again)}")
         output.note(f"To end it: {shlex.join(['elivepatch', 'cancel', *again[3:]])}")
         raise KeyboardInterrupt(f"Job {job} goes on at the server.") from interruption
@@ -135,7 +145,7 @@ def _request(arguments: argparse.Namespace) -> BuildRequest | None:
         trial=not arguments.no_trial,
         builder=Builder(arguments.builder),
         paranoid=arguments.paranoid,
-        base_patches=base_patches_of(arguments, release),
+        base_patches=base_patches_of(base_patch_options(arguments), release),
     )
 
 

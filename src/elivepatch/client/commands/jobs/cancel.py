@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import argparse
 
-from elivepatch.client.options import add_json
-from elivepatch.client.server.connection import add_connection, connect
+from elivepatch.client.commands.connection import add_connection, server_options
+from elivepatch.client.commands.options import add_json
+from elivepatch.client.server.connection import connect
 from elivepatch.client.server.timeout import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
@@ -24,7 +25,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """End the job for everyone who waits for it; one that is done stays as it is."""
-    with connect(arguments) as api, time_limit(api.limit_s):
+    with connect(server_options(arguments)) as api, time_limit(api.limit_s):
         done = api.cancel(arguments.job)
     output.document({"id": arguments.job, "done": done})
     output.line(f"{arguments.job} is {'done' if done else 'about to end'}.")

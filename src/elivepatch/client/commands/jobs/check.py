@@ -6,9 +6,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from elivepatch.client.commands.connection import (
+    add_base_patches,
+    add_connection,
+    add_limit,
+    base_patch_options,
+    server_options,
+)
 from elivepatch.client.commands.jobs.build import tell, wait
-from elivepatch.client.server.base_patches import add_base_patches, base_patches_of
-from elivepatch.client.server.connection import add_connection, add_limit, connect
+from elivepatch.client.server.base_patches import base_patches_of
+from elivepatch.client.server.connection import connect
 from elivepatch.client.server.patch_files import read_series, write_whole
 from elivepatch.client.server.timeout import time_limit
 from elivepatch.commandline import Subparsers
@@ -51,11 +58,12 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         trial=False,
         check_only=True,
         rewrite=arguments.rewrite,
-        base_patches=base_patches_of(arguments, release),
+        base_patches=base_patches_of(base_patch_options(arguments), release),
     )
-    with connect(arguments) as api, time_limit(api.limit_s) as waiting:
+    server = server_options(arguments)
+    with connect(server) as api, time_limit(api.limit_s) as waiting:
         waiting.job = api.submit(request)
-        report = wait(api, waiting.job, arguments, output)
+        report = wait(api, waiting.job, server, output)
     output.document(report.document)
     if not output.as_json:
         tell(report, output)

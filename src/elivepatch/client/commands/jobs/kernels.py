@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import argparse
 
-from elivepatch.client.options import add_json
-from elivepatch.client.server.connection import add_connection, connect
+from elivepatch.client.commands.connection import add_connection, server_options
+from elivepatch.client.commands.options import add_json
+from elivepatch.client.server.connection import connect
 from elivepatch.client.server.timeout import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
@@ -25,7 +26,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Ask and list."""
-    with connect(arguments) as api, time_limit(api.limit_s):
+    with connect(server_options(arguments)) as api, time_limit(api.limit_s):
         kernels = api.kernels()
     output.document({"kernels": [kernel.as_dict() for kernel in kernels]})
     if kernels:

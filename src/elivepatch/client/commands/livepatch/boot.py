@@ -9,13 +9,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from elivepatch.client.commands.options import add_changing, change_options
+from elivepatch.client.commands.output import change_document, show_change
 from elivepatch.client.host import machine as machines
 from elivepatch.client.livepatch.boot_guard import Phase, judge, note_phase, note_shutdown, why_skipped
 from elivepatch.client.livepatch.change import Changed, carry_out
 from elivepatch.client.livepatch.live_state import require_settled
-from elivepatch.client.livepatch.session import Session, change_document, changing, tell_change
+from elivepatch.client.livepatch.session import Session, changing
 from elivepatch.client.livepatch.store import Store, locked
-from elivepatch.client.options import add_changing, host_settings
+from elivepatch.client.options import ChangeOptions
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.output import Output
@@ -40,15 +42,16 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Load the recorded set, or note the shutdown."""
+    options = change_options(arguments, output)
     if arguments.mark_clean:
-        _mark_clean(arguments)
+        _mark_clean(options)
         output.document(_document("mark-clean"))
         return ExitStatus.OK
     if not arguments.clear_guard and _OFF in (machines.this_machine().host.text("proc/cmdline") or "").split():
         output.document(_document("switched-off"))
         output.line(f"Nothing was loaded: the kernel was started with {_OFF}.")
         return ExitStatus.OK
-    with changing(arguments, output, doing="boot") as session:
+    with changing(options, output.progress, doing="boot") as session:
         live_state = session.live_state
         if not live_state.record.set.entries:
             others = [record.release for record in session.store.other_kernels() if record.set.entries]
@@ -63,7 +66,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         else:
             changed = Changed(live_state=live_state, transitions=())
     output.document(_document("loaded", changed))
-    tell_change(changed, output)
+    show_change(changed, output)
     return ExitStatus.OK
 
 
@@ -100,10 +103,9 @@ def _require_guard(session: Session) -> None:
     )
 
 
-def _mark_clean(arguments: argparse.Namespace) -> None:
+def _mark_clean(options: ChangeOptions) -> None:
     machine = machines.this_machine()
-    settings = host_settings(arguments, machine.host)
-    with locked(machine, doing="boot --mark-clean", wait_s=settings.lock_wait_s):
+    with locked(machine, doing="boot --mark-clean", wait_s=options.settings.lock_wait_s):
         note_shutdown(Store.of(machine.host))
 
 

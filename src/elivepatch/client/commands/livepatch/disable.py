@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 
-from elivepatch.client.livepatch.session import change_document, changing, tell_change
+from elivepatch.client.commands.options import add_changing, change_options
+from elivepatch.client.commands.output import print_change
+from elivepatch.client.livepatch.session import changing
 from elivepatch.client.livepatch.unload import take_out
-from elivepatch.client.options import add_changing
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
@@ -25,8 +26,9 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Disable it, watch, record."""
-    with changing(arguments, output, doing=f"disable {arguments.name}", keep_loaded=True) as session:
+    with changing(
+        change_options(arguments, output), output.progress, doing=f"disable {arguments.name}", keep_loaded=True
+    ) as session:
         changed = take_out(session, arguments.name, action="disable")
-    output.document(change_document("disable", changed))
-    tell_change(changed, output)
+    print_change("disable", changed, output)
     return ExitStatus.OK

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import argparse
 
+from elivepatch.client.commands.options import add_changing, change_options
+from elivepatch.client.commands.output import print_change
 from elivepatch.client.livepatch.change import carry_out
 from elivepatch.client.livepatch.live_state import LiveState, require_settled
-from elivepatch.client.livepatch.session import change_document, changing, tell_change
+from elivepatch.client.livepatch.session import changing
 from elivepatch.client.livepatch.state import SetEntry
-from elivepatch.client.options import add_changing
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.output import Output
@@ -28,7 +29,7 @@ def register(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Load it, watch, record."""
     name = arguments.name
-    with changing(arguments, output, doing=f"enable {name}") as session:
+    with changing(change_options(arguments, output), output.progress, doing=f"enable {name}") as session:
         live_state = session.live_state
         wanted = _wanted(live_state, name)
         record = live_state.record
@@ -39,8 +40,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
                 wanted, boot_id=live_state.boot_id, at=session.machine.stamp(), reason=f"enable {name}"
             )
         changed = carry_out(session.tools, live_state, coming, action=f"enable {name}")
-    output.document(change_document("enable", changed))
-    tell_change(changed, output)
+    print_change("enable", changed, output)
     return ExitStatus.OK
 
 

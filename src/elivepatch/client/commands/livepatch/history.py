@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import argparse
 
+from elivepatch.client.commands.options import add_json
 from elivepatch.client.host import machine as machines
 from elivepatch.client.livepatch.store import Store
-from elivepatch.client.options import add_json
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output

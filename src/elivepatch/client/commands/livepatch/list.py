@@ -6,12 +6,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from elivepatch.client.commands.options import add_json
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import loaded_modules
 from elivepatch.client.livepatch.inventory import described
 from elivepatch.client.livepatch.live_state import read_live_state
 from elivepatch.client.livepatch.store import Store
-from elivepatch.client.options import add_json
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.output import Output

@@ -6,13 +6,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from elivepatch.client.commands.options import add_changing, change_options
+from elivepatch.client.commands.output import print_install
 from elivepatch.client.host.findings import require
-from elivepatch.client.host.identity import read_identity
 from elivepatch.client.host.loading import MODULE_LIMIT
-from elivepatch.client.livepatch.install import Delivery, InstallReport, install, tell_install
+from elivepatch.client.livepatch.install import Delivery, install
 from elivepatch.client.livepatch.live_state import require_settled
 from elivepatch.client.livepatch.session import changing
-from elivepatch.client.options import add_changing
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, TrustError, UsageError
 from elivepatch.model.series import SourcePatch
@@ -53,16 +53,13 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         )
     envelope = _read(signature, MAX_BYTES, "signature")
     sources = [SourcePatch(file.name, _read(file, MODULE_LIMIT, "source patch")) for file in arguments.source]
-    with changing(arguments, output, doing=f"load {module.name}") as session:
+    options = change_options(arguments, output)
+    with changing(options, output.progress, doing=f"load {module.name}") as session:
         require(session.tools.obstacles)
         require_settled(session.live_state)
-        account = InstallReport(
-            kernel=read_identity(session.machine.host), dry_run=arguments.dry_run, findings=list(session.findings)
-        )
         delivery = Delivery(module=content, envelope=envelope, sources=sources)
-        install(session, delivery, account, reason=f"load {module.name}")
-    output.document(account.document())
-    tell_install(account, output)
+        report = install(session, delivery, dry_run=arguments.dry_run, reason=f"load {module.name}")
+    print_install(report, output)
     return ExitStatus.OK
 
 

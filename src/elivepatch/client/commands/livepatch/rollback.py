@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import argparse
 
+from elivepatch.client.commands.options import add_changing, change_options
+from elivepatch.client.commands.output import print_change
 from elivepatch.client.livepatch.change import carry_out
 from elivepatch.client.livepatch.live_state import require_settled
-from elivepatch.client.livepatch.session import change_document, changing, tell_change
-from elivepatch.client.options import add_changing
+from elivepatch.client.livepatch.session import changing
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.output import Output
@@ -25,7 +26,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Make the previous set live; done twice, it goes back twice."""
-    with changing(arguments, output, doing="rollback") as session:
+    with changing(change_options(arguments, output), output.progress, doing="rollback") as session:
         live_state = session.live_state
         require_settled(live_state)
         previous = live_state.record.previous
@@ -37,6 +38,5 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             )
         coming = live_state.record.returned_to(previous.number, boot_id=live_state.boot_id)
         changed = carry_out(session.tools, live_state, coming, action="rollback")
-    output.document(change_document("rollback", changed))
-    tell_change(changed, output)
+    print_change("rollback", changed, output)
     return ExitStatus.OK

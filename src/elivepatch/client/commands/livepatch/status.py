@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from elivepatch.client.commands.options import add_json
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import loaded_modules, read_build_id, read_release
 from elivepatch.client.host.machine import Machine
@@ -21,7 +22,7 @@ from elivepatch.client.livepatch.inventory import counted, described
 from elivepatch.client.livepatch.live_state import LiveState, read_live_state
 from elivepatch.client.livepatch.state import Record
 from elivepatch.client.livepatch.store import Store
-from elivepatch.client.options import TRUSTED_FILE, add_json
+from elivepatch.client.options import TRUSTED_FILE
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError, TrustError
 from elivepatch.output import Output

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 
-from elivepatch.client.livepatch.session import change_document, changing, tell_change
+from elivepatch.client.commands.options import add_changing, change_options
+from elivepatch.client.commands.output import print_change
+from elivepatch.client.livepatch.session import changing
 from elivepatch.client.livepatch.unload import take_out
-from elivepatch.client.options import add_changing
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.output import Output
@@ -25,10 +26,9 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Disable it where it is live, unload its module, record."""
-    with changing(arguments, output, doing=f"unload {arguments.name}") as session:
+    with changing(change_options(arguments, output), output.progress, doing=f"unload {arguments.name}") as session:
         changed = take_out(session, arguments.name, action="unload")
-    output.document(change_document("unload", changed))
-    tell_change(changed, output)
+    print_change("unload", changed, output)
     if arguments.name in changed.left:
         raise HostError(
             "still-loaded",
