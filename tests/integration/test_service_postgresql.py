@@ -23,7 +23,7 @@ from running_server import free_port
 from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
-from elivepatch.service.access.accounts import Account, Role, Tokens
+from elivepatch.service.access.accounts import Role, Tokens
 from elivepatch.service.db.database import advisory_lock, migrate, open_database
 from elivepatch.service.db.hosts import HostReports
 from elivepatch.service.db.tables import metadata, partial_indexes
@@ -123,13 +123,13 @@ def test_a_token_is_made_once(database: sa.Engine, tmp_path: Path) -> None:
 
 
 def test_the_last_word_of_a_host_counts(database: sa.Engine) -> None:
-    reports, account = HostReports(database), Account(name="web", role=Role.OPERATOR, tenant="default")
+    reports = HostReports(database)
     for name in ("b", "a", "b", "c"):
-        reports.record(account, name, {"kernel": "6.1.0"}, limit=2)
-    assert [row["name"] for row in reports.page(account, after=("", ""), limit=5)] == ["b", "c"]
-    assert [row["name"] for row in reports.page(account, after=("b", "web"), limit=5)] == ["c"]
+        reports.record("web", name, "default", {"kernel": "6.1.0"}, limit=2)
+    assert [row["name"] for row in reports.page(None, after=("", ""), limit=5)] == ["b", "c"]
+    assert [row["name"] for row in reports.page(None, after=("b", "web"), limit=5)] == ["c"]
     assert reports.expire(timedelta(days=1)) == 0
-    assert reports.remove(account, "b") == 1
+    assert reports.remove("default", "b") == 1
 
 
 def test_a_database_of_the_version_before_keeps_what_it_has() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from elivepatch.service.access.accounts import Account, Right
 from elivepatch.service.db.database import now
 from elivepatch.service.db.tables import hosts
 
@@ -21,41 +20,41 @@ class HostReports:
     def __init__(self, database: sa.Engine) -> None:
         self._database = database
 
-    def record(self, account: Account, name: str, report: Mapping[str, Any], *, limit: int) -> sa.RowMapping:
+    def record(self, token: str, name: str, tenant: str, report: Mapping[str, Any], *, limit: int) -> sa.RowMapping:
         """Replace the report of a host and return its row.
 
         If the token now has more than `limit` hosts, those that reported longest ago are removed: a token that many
         short-lived machines share must not lock out the next one.
         """
         with self._database.begin() as connection:
-            values = {"tenant": account.tenant, "seen_at": now(connection), "report": dict(report)}
+            values = {"tenant": tenant, "seen_at": now(connection), "report": dict(report)}
             insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(hosts)
-            statement = insert.values(token=account.name, name=name, **values).on_conflict_do_update(
+            statement = insert.values(token=token, name=name, **values).on_conflict_do_update(
                 index_elements=["token", "name"], set_=values
             )
             row = connection.execute(statement.returning(*hosts.c)).mappings().one()
-            same_token = hosts.c.token == account.name
+            same_token = hosts.c.token == token
             others = sa.select(hosts.c.name).where(same_token, hosts.c.name != name)
             beyond = others.order_by(hosts.c.seen_at.desc()).offset(limit - 1).subquery()
             connection.execute(sa.delete(hosts).where(same_token, hosts.c.name.in_(sa.select(beyond.c.name))))
         return row
 
-    def page(self, account: Account, *, after: tuple[str, str], limit: int) -> Sequence[sa.RowMapping]:
-        """Return at most `limit` hosts that the account may see, by name and token, after a name and a token."""
+    def page(self, tenant: str | None, *, after: tuple[str, str], limit: int) -> Sequence[sa.RowMapping]:
+        """Return at most `limit` hosts of a tenant, None for all, by name and token, after a name and a token."""
         place = sa.tuple_(hosts.c.name, hosts.c.token)
         query = sa.select(hosts).where(place > sa.tuple_(*after)).order_by(hosts.c.name, hosts.c.token).limit(limit)
-        if not account.may(Right.EVERY_TENANT):
-            query = query.where(hosts.c.tenant == account.tenant)
+        if tenant is not None:
+            query = query.where(hosts.c.tenant == tenant)
         with self._database.connect() as connection:
             return connection.execute(query).mappings().all()
 
-    def remove(self, account: Account, name: str, *, token: str | None = None) -> int:
-        """Remove the hosts of a name that the account may see, of one token or of all; return how many they were."""
+    def remove(self, tenant: str | None, name: str, *, token: str | None = None) -> int:
+        """Remove the hosts of a name, of one tenant and token or of all; return how many they were."""
         chosen = sa.delete(hosts).where(hosts.c.name == name)
         if token is not None:
             chosen = chosen.where(hosts.c.token == token)
-        if not account.may(Right.EVERY_TENANT):
-            chosen = chosen.where(hosts.c.tenant == account.tenant)
+        if tenant is not None:
+            chosen = chosen.where(hosts.c.tenant == tenant)
         with self._database.begin() as connection:
             return connection.execute(chosen).rowcount
 

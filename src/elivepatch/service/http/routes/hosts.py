@@ -63,6 +63,11 @@ class HostsAnswer(BaseModel):
     next: str | None
 
 
+def _tenant(account: Account) -> str | None:
+    """Return the tenant whose hosts the account may see, None for all."""
+    return None if account.may(Right.EVERY_TENANT) else account.tenant
+
+
 @router.put("/hosts/{name}", responses=error_responses(400, 413))
 def report(
     services: ServicesDep,
@@ -79,7 +84,7 @@ def report(
         )
     reports = HostReports(services.resources.database)
     limit = services.resources.settings.hosts_per_token
-    return HostAnswer.of(reports.record(account, name, body.model_dump(), limit=limit))
+    return HostAnswer.of(reports.record(account.name, name, account.tenant, body.model_dump(), limit=limit))
 
 
 @router.get("/hosts")
@@ -91,7 +96,7 @@ def listed(
 ) -> HostsAnswer:
     """List what hosts said last."""
     name, _, token = after.partition("/")
-    found = HostReports(services.resources.database).page(account, after=(name, token), limit=limit + 1)
+    found = HostReports(services.resources.database).page(_tenant(account), after=(name, token), limit=limit + 1)
     last = found[limit - 1] if len(found) > limit else None
     return HostsAnswer(
         hosts=[HostAnswer.of(row) for row in found[:limit]],
@@ -116,7 +121,7 @@ def remove(
 
     A host that still runs appears again with its next report; revoke its token to prevent that.
     """
-    removed = HostReports(services.resources.database).remove(account, name, token=token)
+    removed = HostReports(services.resources.database).remove(_tenant(account), name, token=token)
     if not removed:
         raise UsageError("host-unknown", "The server knows no host of this name.", advice="GET /v1/hosts lists them.")
     services.resources.audit.note(who=account.name, tenant=account.tenant, action="host.remove", subject=name)
