@@ -187,7 +187,7 @@ class Toolchains:
             )
             described = made.as_dict() | {"declared": declaration.digest}
             (scratch / "toolchain.json").write_text(json.dumps(described, indent=2))
-            # A root is 1.6 GB in 30,000 files; all of them are on the disk before its name is.
+            # A root has 10,000 files; all of them are on the disk before its name is.
             publish_tree(scratch, self.directory / name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
