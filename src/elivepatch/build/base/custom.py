@@ -20,7 +20,7 @@ from elivepatch.build.base.apt import Archive
 from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modules, other_architecture
 from elivepatch.build.base.debug_info import DebugInfo, check_compiler
 from elivepatch.build.base.kbuild import make_arguments
-from elivepatch.build.base.kernel_source import Source, fetch_source
+from elivepatch.build.base.kernel_source import KernelSource, fetch_source
 from elivepatch.build.base.store import BASE_PATCH, VMLINUX, Base
 from elivepatch.build.base.tree import TreeMaker, makefile_version, unpack_source
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
@@ -169,7 +169,7 @@ class CustomMaker:
             started=started,
         )
 
-    def _source(self, source: Source, kernel: CustomKernel, maker: TreeMaker, scratch: Path) -> dict[str, str]:
+    def _source(self, source: KernelSource, kernel: CustomKernel, maker: TreeMaker, scratch: Path) -> dict[str, str]:
         """Unpack the source and apply the base patches; return these by name with their digests."""
         unpack_source(source.archive, maker.tree, maker.sandbox)
         if source.packaging is not None:

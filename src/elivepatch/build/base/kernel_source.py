@@ -27,7 +27,7 @@ _NOT_SOURCE = ("./.git", "*.o", "*.ko", "*.a", "*.cmd", "./vmlinux*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class KernelSource:
     """A kernel's source. `archive` is the tar archive; `packaging` holds Debian's changes if it came as .dsc."""
 
     archive: Path
@@ -36,7 +36,7 @@ class Source:
     packaging: Path | None = None
 
 
-def fetch_source(named: str, archive: Archive, scratch: Path, progress: Progress) -> Source:
+def fetch_source(named: str, archive: Archive, scratch: Path, progress: Progress) -> KernelSource:
     """Put the source that the operator named into the directory `scratch`; its `inputs` name it by SHA-256.
 
     `named` is a directory, `REPOSITORY#TAG`, a tar archive, a .dsc beside its files, or a package such as
@@ -53,7 +53,7 @@ def fetch_source(named: str, archive: Archive, scratch: Path, progress: Progress
         return _from_dsc(place.absolute(), scratch)
     if place.is_file() and _TARBALL.search(place.name):
         kept = scratch / f"source{''.join(_TARBALL.findall(place.name)) or '.tar'}"
-        return Source(archive=_copy(place, kept), inputs={f"source {place.name}": sha256_file(kept)})
+        return KernelSource(archive=_copy(place, kept), inputs={f"source {place.name}": sha256_file(kept)})
     if found := _PACKAGE.fullmatch(named):
         return _from_package(found["name"], found["version"], archive, scratch, progress)
     raise UsageError(
@@ -63,7 +63,7 @@ def fetch_source(named: str, archive: Archive, scratch: Path, progress: Progress
     )
 
 
-def _from_directory(place: Path, scratch: Path) -> Source:
+def _from_directory(place: Path, scratch: Path) -> KernelSource:
     if not (place / "Kconfig").is_file() or not (place / "Makefile").is_file():
         raise UsageError(
             "source-unknown",
@@ -75,10 +75,10 @@ def _from_directory(place: Path, scratch: Path) -> Source:
     fixed = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--format=gnu"]
     command = ["tar", "-c", "-f", str(packed), *fixed, *excluded, "-C", str(place), "."]
     run(command, timeout_s=1800).check("Reading the source directory")
-    return Source(archive=packed, inputs={f"source {place.name}": sha256_file(packed)}, built_in=True)
+    return KernelSource(archive=packed, inputs={f"source {place.name}": sha256_file(packed)}, built_in=True)
 
 
-def _from_git(place: Path, tag: str, scratch: Path) -> Source:
+def _from_git(place: Path, tag: str, scratch: Path) -> KernelSource:
     # A repository's own configuration could name programs; nothing that is read here may start one.
     git = ["git", "-c", f"safe.directory={place}", "-c", "core.fsmonitor=false", "-C", str(place)]
     named = run([*git, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{tag}^{{commit}}"])
@@ -92,10 +92,10 @@ def _from_git(place: Path, tag: str, scratch: Path) -> Source:
     packed = scratch / "source.tar"
     command = [*git, "archive", "--format=tar", "--prefix=linux/", f"--output={packed}", commit]
     run(command, timeout_s=1800).check("Reading the git repository")
-    return Source(archive=packed, inputs={f"source {tag}": sha256(commit.encode())})
+    return KernelSource(archive=packed, inputs={f"source {tag}": sha256(commit.encode())})
 
 
-def _from_dsc(place: Path, scratch: Path) -> Source:
+def _from_dsc(place: Path, scratch: Path) -> KernelSource:
     listed = {name: digest for digest, name in _LISTED.findall(place.read_text(encoding="utf-8", errors="replace"))}
     originals = [name for name in listed if ".orig.tar." in name and not name.endswith(".asc")]
     changes = [name for name in listed if ".debian.tar." in name]
@@ -118,14 +118,14 @@ def _from_dsc(place: Path, scratch: Path) -> Source:
                 advice="Fetch the source package again.",
             )
         taken.append(kept)
-    return Source(
+    return KernelSource(
         archive=taken[0],
         packaging=taken[1],
         inputs={f"source {name}": listed[name] for name in (originals[0], changes[0])},
     )
 
 
-def _from_package(name: str, version: str | None, archive: Archive, scratch: Path, progress: Progress) -> Source:
+def _from_package(name: str, version: str | None, archive: Archive, scratch: Path, progress: Progress) -> KernelSource:
     versions = archive.versions(name)
     found = next((one for one in versions if version in {None, one.version}), None)
     if found is None:
@@ -138,7 +138,7 @@ def _from_package(name: str, version: str | None, archive: Archive, scratch: Pat
     (path,) = archive.download([found], progress)
     run(["dpkg-deb", "-x", str(path), str(scratch / "package")]).check("Unpacking a package")
     (packed,) = (scratch / "package").glob("usr/src/linux-source-*.tar.xz")
-    return Source(archive=packed, inputs={f"{found.name}_{found.version}": found.sha256})
+    return KernelSource(archive=packed, inputs={f"{found.name}_{found.version}": found.sha256})
 
 
 def _copy(path: Path, into: Path) -> Path:
