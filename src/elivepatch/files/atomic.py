@@ -71,6 +71,20 @@ def move(source: Path, target: Path) -> None:
     source.rename(target)
 
 
+def publish_new(staged: Path, place: Path) -> bool:
+    """Give the file `staged` the name `place` as well, durably, unless it is taken; return whether this call did.
+
+    Raises OSError. `staged` must be on the same file system and stays for the caller to remove.
+    """
+    sync_tree(staged)
+    try:
+        os.link(staged, place, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    sync_directory(place.absolute().parent)
+    return True
+
+
 def set_aside(place: Path, doomed: Path) -> None:
     """Rename `place` to `doomed`, so that nobody finds it while its files are being removed; raises OSError.
 

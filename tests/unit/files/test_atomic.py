@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from elivepatch.files.atomic import create_atomic, publish, set_aside, sync_directory, sync_tree, write_atomic
+from elivepatch.files.atomic import (
+    create_atomic,
+    publish,
+    publish_new,
+    set_aside,
+    sync_directory,
+    sync_tree,
+    write_atomic,
+)
 
 OLD, NEW = b"old content\n", b"new content, longer than the old\n"
 
@@ -210,3 +218,13 @@ def test_no_link_and_no_pipe_is_opened_while_a_tree_is_synced(tmp_path: Path) ->
 def test_a_missing_directory_cannot_be_synced(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         sync_directory(tmp_path / "missing")
+
+
+def test_a_file_is_published_under_a_new_name_only(tmp_path: Path) -> None:
+    staged, place = tmp_path / "staged", tmp_path / "place"
+    staged.write_bytes(b"one")
+    assert publish_new(staged, place)
+    staged.unlink()
+    staged.write_bytes(b"two")
+    assert not publish_new(staged, place)
+    assert place.read_bytes() == b"one"

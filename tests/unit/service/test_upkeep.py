@@ -51,6 +51,52 @@ def test_a_backup_of_a_running_server_restores_to_the_same(tmp_path: Path, capsy
     capsys.readouterr()
 
 
+def test_a_server_that_never_started_can_be_backed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two, file = tmp_path / "one", tmp_path / "two", tmp_path / "backup.tar"
+    assert cli.main(["token", "add", "web", "--role", "host", "--state", str(one)]) == 0
+    assert cli.main(["backup", str(file), "--state", str(one)]) == 0
+    assert cli.main(["restore", str(file), "--state", str(two)]) == 0
+    capsys.readouterr()
+    assert cli.main(["token", "list", "--json", "--state", str(two)]) == 0
+    assert [token["name"] for token in json.loads(capsys.readouterr().out)] == ["web"]
+
+
+@pytest.mark.parametrize("name", ["what?", "a#b", "a%20b", "c?mode=memory"])
+def test_a_state_directory_of_any_name_is_backed_up(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["token", "add", "web", "--role", "host", "--state", str(tmp_path / name)]) == 0
+    assert cli.main(["backup", str(tmp_path / "b.tar"), "--state", str(tmp_path / name)]) == 0
+    assert cli.main(["restore", str(tmp_path / "b.tar"), "--state", str(tmp_path / "two")]) == 0
+    assert sorted(found.name for found in tmp_path.iterdir()) == sorted([name, "b.tar", "two"]), "nothing else is made"
+    capsys.readouterr()
+    assert cli.main(["token", "list", "--json", "--state", str(tmp_path / "two")]) == 0
+    assert [token["name"] for token in json.loads(capsys.readouterr().out)] == ["web"]
+
+
+def test_a_backup_that_fails_leaves_no_file_and_can_be_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, file = tmp_path / "state", tmp_path / "backup.tar"
+    assert cli.main(["token", "add", "web", "--role", "host", "--state", str(state)]) == 0
+    (state / "engine.db").write_bytes(b"no database at all, but long enough to be taken for one" * 100)
+    capsys.readouterr()
+    assert cli.main(["backup", str(file), "--json", "--state", str(state)]) == 4
+    assert "backup-failed" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [state]
+    (state / "engine.db").unlink()
+    assert cli.main(["backup", str(file), "--state", str(state)]) == 0
+
+
+def test_a_restore_that_fails_leaves_the_directory_empty(tmp_path: Path) -> None:
+    file, state = tmp_path / "cut.tar", tmp_path / "state"
+    with tarfile.open(file, "w") as archive:
+        for name in ("elivepatch.db", "elivepatch.db"):  # the second cannot be written over the first
+            archive.addfile(tarfile.TarInfo(name))
+    assert cli.main(["restore", str(file), "--state", str(state)]) == 4
+    assert list(state.iterdir()) == []
+
+
 def test_a_hostile_archive_restores_nothing_outside(tmp_path: Path) -> None:
     file = tmp_path / "evil.tar"
     with tarfile.open(file, "w") as archive:
