@@ -127,11 +127,14 @@ def accelerator_options(name: str) -> list[str]:
 
 def _confined(accelerator: str) -> list[str]:
     limits = ["prlimit", f"--fsize={_LOG_LIMIT_BYTES}", "--core=0", "--"]
+    # The guest ends with the process that watches it, even if that one is killed. A change of user would undo this, so
+    # setpriv does both (prctl(2), PR_SET_PDEATHSIG).
+    last = ["--no-new-privs", "--pdeathsig", "KILL", "--"]
     if os.geteuid() != 0:
-        return [*limits, "setpriv", "--no-new-privs", "--"]
+        return [*limits, "setpriv", *last]
     groups = [f"--groups={_KVM.stat().st_gid}"] if accelerator == "kvm" and _open_to_group(_KVM) else ["--clear-groups"]
     user = [f"--reuid={TRIAL_UID}", f"--regid={TRIAL_UID}", *groups, "--inh-caps=-all", "--bounding-set=-all"]
-    return [*limits, "unshare", "--net", "--ipc", "--", "setpriv", *user, "--no-new-privs", "--"]
+    return [*limits, "unshare", "--net", "--ipc", "--", "setpriv", *user, *last]
 
 
 def _open_to_group(path: Path) -> bool:

@@ -9,8 +9,13 @@ import subprocess  # noqa: TID251 - another server runs beside the test
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
-from elivepatch.service.jobs.local_backend import LocalBackend
+import pytest
+
+from elivepatch.build.base.store import Bases
+from elivepatch.service.jobs.local_backend import KEPT_KERNELS, LocalBackend
+from elivepatch.service.jobs.step_process.program import make_backend
 from elivepatch.settings import ServerSettings
 
 
@@ -63,3 +68,26 @@ def test_two_servers_may_share_a_cache(tmp_path: Path) -> None:
         other.wait(timeout=10)
         mine.sweep()
         assert not theirs.exists(), "that of one that was killed"
+
+
+def test_the_tables_of_the_last_few_kernels_only_stay_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = LocalBackend(ServerSettings(cache_dir=tmp_path))
+    monkeypatch.setattr(Bases, "get", lambda _, release: SimpleNamespace(digest=f"digest of {release}"))
+    bases = [backend.base(f"6.1.{number}") for number in range(KEPT_KERNELS)]
+    assert backend.base("6.1.0") is bases[0], "its tables are read once"
+    backend.base("6.2")
+    assert backend.base("6.1.0") is bases[0]
+    assert backend.base("6.1.1") is not bases[1], "that one was not asked for longest"
+    for number in range(20):
+        backend.base(f"6.3.{number}")
+    assert len(backend._known) == KEPT_KERNELS
+
+
+def test_a_backend_can_be_made_again_in_another_process(tmp_path: Path) -> None:
+    backend = LocalBackend(ServerSettings(cache_dir=tmp_path, jobs=3))
+    again = make_backend(backend.recipe())
+    assert isinstance(again, LocalBackend)
+    assert again.recipe() == backend.recipe()
+    assert again.bases.directory == tmp_path / "bases"
