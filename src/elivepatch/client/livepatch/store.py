@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the client keeps things: /var/lib/elivepatch, root's alone, every file written whole or not at all.
+"""Store of the client: /var/lib/elivepatch, for root alone, each file written atomically.
 
 lock                        held while a command works on the kernel
-files/SHA256.{ko,sig,patch} modules, their signatures, the source patches they were made of
-kernels/BUILD-ID/state.json what is recorded about that kernel (elivepatch.client.livepatch.state)
-kernels/BUILD-ID/next.json  what it will be once the transition under way is done
-kernels/BUILD-ID/guard.json whether loading this set ended well (elivepatch.client.livepatch.boot_guard)
+files/SHA256.{ko,sig,patch} modules, their signatures, the source patches they were built from
+kernels/BUILD-ID/state.json the record of that kernel (elivepatch.client.livepatch.state)
+kernels/BUILD-ID/next.json  the record once the transition under way is done
+kernels/BUILD-ID/guard.json how far the last load got (elivepatch.client.livepatch.boot_guard)
 kernels/BUILD-ID/history.jsonl
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from elivepatch.client.host.identity import read_boot_id, read_build_id, read_release
 from elivepatch.client.host.machine import Host, Machine
 from elivepatch.client.livepatch.state import Record, RecordedPatch
+from elivepatch.files.atomic import publish, write_atomic
+from elivepatch.files.digest import sha256
+from elivepatch.files.lock import Locked, exclusive_lock
 from elivepatch.model.errors import HostError
 from elivepatch.model.kernel import BuildId, Digest
 from elivepatch.model.series import SourcePatch
@@ -35,6 +36,13 @@ _HISTORY_LIMIT = 1 << 20
 _HISTORY_KEPT = 1000
 
 
+class OtherKernels(NamedTuple):
+    """Records of kernels that this host does not run now, and the state files that cannot be read as one."""
+
+    records: list[Record]
+    unreadable: list[Path]
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """The kept files of one host, as the running kernel sees them."""
@@ -44,7 +52,7 @@ class Store:
 
     @classmethod
     def of(cls, host: Host) -> Store:
-        """Return the store for the running kernel; raises HostError where the kernel does not tell its build-id."""
+        """Return the store for the running kernel; raises HostError if the kernel does not show its build-id."""
         return cls(host, read_build_id(host))
 
     @property
@@ -58,9 +66,9 @@ class Store:
         return self.directory / "kernels" / self.build_id
 
     def record(self) -> Record:
-        """Return what is recorded about the running kernel, an empty record where nothing is.
+        """Return the record of the running kernel, an empty one if there is none yet.
 
-        Raises HostError where it may not be read or is damaged.
+        Raises HostError if it may not be read or is damaged.
         """
         read = self._json("state.json")
         if read is None:
@@ -75,53 +83,52 @@ class Store:
         return record
 
     def next_record(self) -> Record | None:
-        """Return what was about to be recorded when a command was cut off, None where none was."""
+        """Return the record that a command was about to write when it was cut off, None if there is none."""
         read = self._json("next.json")
         return None if read is None else self._as_record(read, "next.json")
 
     def prepare(self, record: Record) -> None:
-        """Write down what the record will be, before the kernel is touched; raises HostError where that fails.
+        """Write the next record, before the kernel is touched; raises HostError if that fails.
 
-        All that is written is on the disk when this returns: afterwards `commit` needs no room, only a rename.
+        Everything is on the disk when this returns: afterwards `commit` needs no room, only a rename.
         """
         self._write_json("next.json", record.as_dict())
 
     def commit(self) -> None:
-        """Make what was prepared the record; raises HostError where that fails."""
+        """Make the prepared record the record; raises HostError if that fails."""
         try:
-            (self.kernel_directory / "next.json").replace(self.kernel_directory / "state.json")
-            _sync(self.kernel_directory)
+            publish(self.kernel_directory / "next.json", self.kernel_directory / "state.json")
         except OSError as error:
             raise _unwritable(self.kernel_directory, error) from error
 
     def forget_next(self) -> None:
-        """Drop what was prepared: the kernel stayed as it was."""
+        """Drop the prepared record: the kernel is unchanged. Raises HostError if that fails."""
         try:
             (self.kernel_directory / "next.json").unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(self.kernel_directory, error) from error
 
     def guard(self) -> dict[str, Any] | None:
-        """Return what is noted about the last load, None where nothing is."""
+        """Return the note about the last load, None if there is none."""
         return self._json("guard.json")
 
     def write_guard(self, guard: dict[str, Any]) -> None:
-        """Note something about the last load; raises HostError where that fails."""
+        """Write the note about the last load; raises HostError if that fails."""
         self._write_json("guard.json", guard)
 
     def keep(self, content: bytes, suffix: str, *, key: Digest | None = None) -> Path:
         """Keep a file under its SHA-256 (or under `key`, for a signature that belongs to a module); return its path."""
-        digest = key or Digest(hashlib.sha256(content).hexdigest())
+        digest = key or sha256(content)
         path = self.path_of(digest, suffix)
         _write(path, content)
         return path
 
     def path_of(self, digest: Digest, suffix: str) -> Path:
-        """Return where a kept file is."""
+        """Return the path of a kept file."""
         return self.directory / "files" / f"{digest}.{suffix}"
 
     def kept(self, digest: Digest, suffix: str) -> bytes:
-        """Return a kept file; raises HostError where it is gone or may not be read."""
+        """Return the content of a kept file; raises HostError if it is gone or may not be read."""
         path = self.path_of(digest, suffix)
         try:
             with path.open("rb") as file:
@@ -130,11 +137,11 @@ class Store:
             raise HostError(
                 "file-gone",
                 f"{path} cannot be read: {error.strerror}.",
-                advice="It is needed for what is recorded: build the livepatch again with `elivepatch apply`.",
+                advice="The record needs it: build the livepatch again with `elivepatch apply`.",
             ) from error
 
     def source(self, recorded: RecordedPatch) -> SourcePatch:
-        """Return the text of a source patch that is live; raises HostError where it is gone or was changed."""
+        """Return the text of a source patch that is live; raises HostError if it is gone or was changed."""
         try:
             patch = SourcePatch(recorded.name, self.kept(recorded.digest, "patch"))
         except HostError as error:
@@ -144,7 +151,7 @@ class Store:
         return patch
 
     def append_history(self, event: dict[str, Any]) -> None:
-        """Add a line to the history, keeping it bounded; raises HostError where that fails."""
+        """Add a line to the history and keep it bounded; raises HostError if that fails."""
         path = self.kernel_directory / "history.jsonl"
         line = json.dumps(event, ensure_ascii=False, default=str).encode() + b"\n"
         try:
@@ -162,7 +169,7 @@ class Store:
             raise _unwritable(path, error) from error
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the events of the history, the oldest first; lines that a crash cut off or damaged are left out."""
+        """Return the events of the history, the oldest first, without lines that a crash cut off or damaged."""
         try:
             with (self.kernel_directory / "history.jsonl").open("rb") as file:
                 lines = file.read(_JSON_LIMIT).splitlines()
@@ -172,21 +179,28 @@ class Store:
             raise _unreadable(self.kernel_directory / "history.jsonl", error) from error
         return [event for event in map(_event, lines) if event is not None]
 
-    def other_kernels(self) -> list[Record]:
-        """Return the records of other kernels; what cannot be read is left out."""
-        found = []
-        for directory in sorted(self.kernel_directory.parent.glob("*/state.json")):
-            if directory.parent.name != self.build_id:
+    def other_kernels(self) -> OtherKernels:
+        """Return the records of the kernels that are not running, and the state files that cannot be read."""
+        found = OtherKernels([], [])
+        for file in sorted(self.kernel_directory.parent.glob("*/state.json")):
+            if file.parent.name != self.build_id:
                 try:
-                    found.append(Record.from_dict(json.loads(directory.read_bytes()[:_JSON_LIMIT])))
-                except (OSError, ValueError, HostError):
-                    continue
+                    found.records.append(Record.from_dict(json.loads(file.read_bytes()[:_JSON_LIMIT])))
+                except (OSError, ValueError, RecursionError, HostError):
+                    found.unreadable.append(file)
         return found
 
     def prune(self, record: Record) -> None:
-        """Remove kept files that no kernel's record names any more."""
+        """Remove kept files that no kernel's record names; the caller holds the lock.
+
+        Nothing is removed while the record of another kernel cannot be read, because it is damaged or was written by
+        a newer elivepatch: that kernel would have nothing to load at its next boot.
+        """
+        others = self.other_kernels()
+        if others.unreadable:
+            return
         wanted = set()
-        for known in (record, *self.other_kernels()):
+        for known in (record, *others.records):
             for entry in (entry for one in known.sets for entry in one.entries):
                 wanted |= {entry.digest, *(patch.digest for patch in entry.series)}
         for path in (self.directory / "files").glob("*"):
@@ -218,42 +232,42 @@ class Store:
 
 @contextmanager
 def locked(machine: Machine, *, doing: str, wait_s: float) -> Iterator[None]:
-    """Be the only one to work on this host's livepatches; waits at most `wait_s` for another one to finish.
+    """Be the only command that works on this host's livepatches; wait at most `wait_s` seconds for another one.
 
-    Raises HostError, naming who holds the lock, where that takes longer.
+    Raises HostError, with the name of the command that holds the lock, if that takes longer.
     """
     path = machine.host.path(DIRECTORY) / "lock"
-    try:
-        _make(path.parent)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        exposed = path.parent.stat().st_mode & 0o022
-    except OSError as error:
-        raise _unwritable(path.parent, error) from error
-    try:
-        if exposed:
-            raise HostError(
-                "state-exposed",
-                f"{path.parent} can be written by others than root: what is kept there cannot be trusted.",
-                advice=f"Find out who wrote there, then `chmod 700 {path.parent}`.",
-            )
-        deadline = machine.clock.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if machine.clock.monotonic() >= deadline:
-                    raise _busy(descriptor) from None
-                machine.clock.sleep(0.2)
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{doing} (pid {os.getpid()}, since {machine.stamp()})".encode()[:200], 0)
+    lock = exclusive_lock(
+        path,
+        wait_s=wait_s,
+        holder=f"{doing} (pid {os.getpid()}, since {machine.stamp()})",
+        monotonic=machine.clock.monotonic,
+        sleep=machine.clock.sleep,
+    )
+    with ExitStack() as stack:
+        try:
+            _make(path.parent)
+            _require_private(path.parent)
+            stack.enter_context(lock)
+        except Locked as busy:
+            raise _busy(busy.holder) from None
+        except OSError as error:
+            raise _unwritable(path.parent, error) from error
         yield
-    finally:
-        os.close(descriptor)
+
+
+def _require_private(directory: Path) -> None:
+    """Raise HostError if others than root can write in a directory: its content could be anybody's."""
+    if directory.stat().st_mode & 0o022:
+        raise HostError(
+            "state-exposed",
+            f"{directory} can be written by others than root: its content cannot be trusted.",
+            advice=f"Find out who wrote there, then `chmod 700 {directory}`.",
+        )
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
-    """Return a line of the history, None where it is not one."""
+    """Return the event in a line of the history, None if it is damaged."""
     try:
         read = json.loads(line)
         return {
@@ -274,29 +288,19 @@ def _text(value: object) -> str:
     return value
 
 
-def _busy(descriptor: int) -> HostError:
-    holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another command"
+def _busy(holder: str) -> HostError:
     return HostError(
         "busy",
-        f"`elivepatch {holder}` is working on this host's livepatches.",
-        advice="Wait until it is done, or see what it waits for with `elivepatch status`.",
+        f"`elivepatch {holder or 'another command'}` is working on this host's livepatches.",
+        advice="Wait until it is done, or see with `elivepatch status` what it waits for.",
     )
 
 
 def _write(path: Path, content: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.new")  # one name is enough: who writes holds the lock
     try:
         _make(path.parent)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        _sync(path.parent)
+        write_atomic(path, content, mode=0o600)
     except OSError as error:
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
 
 
@@ -306,18 +310,10 @@ def _make(directory: Path) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _source_gone(how: str) -> HostError:
     return HostError(
         "source-gone",
-        f"{how}, but it is live and must be carried along.",
+        f"{how}, but it is live and the next livepatch must carry it.",
         advice="Give that source patch again, before the new one: `elivepatch apply OLD NEW`.",
     )
 
@@ -326,7 +322,7 @@ def _damaged(path: Path) -> HostError:
     return HostError(
         "state-malformed",
         f"{path} is damaged.",
-        advice="`elivepatch status` shows what the kernel says is live; move the file away to start anew.",
+        advice="`elivepatch status` shows what the kernel says is live; move the file away to begin an empty record.",
     )
 
 
@@ -342,5 +338,5 @@ def _unreadable(path: Path, error: OSError) -> HostError:
     return HostError(
         "state-unreadable",
         f"{path} cannot be read: {error.strerror}.",
-        advice="Run the command as root: the record is root's alone.",
+        advice="Run the command as root: only root may read the record.",
     )

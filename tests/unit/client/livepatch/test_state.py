@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from simulated_host import BUILD_ID, RELEASE, SimulatedHost, make_livepatch
 
 from elivepatch.client.livepatch.state import KEPT_SETS, Record
 from elivepatch.model.errors import HostError
+from elivepatch.model.kernel import BuildId
 
 EMPTY = Record.empty(RELEASE, BUILD_ID, "boot")
 
@@ -189,6 +191,46 @@ def test_files_that_no_record_names_any_more_are_removed(host: SimulatedHost) ->
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def other_kernel(host: SimulatedHost, name: str) -> tuple[Path, Path]:
+    """Record a livepatch for another kernel; return its state file and the kept module."""
+    entry = make_livepatch(name).keep(host.store)
+    build_id = BuildId("ab" * 20)
+    record = Record.empty(RELEASE, build_id, "earlier").followed_by([entry], boot_id="earlier", at="", reason="load")
+    state = host.root / f"var/lib/elivepatch/kernels/{build_id}/state.json"
+    state.parent.mkdir(mode=0o700)
+    state.write_text(json.dumps(record.as_dict()))
+    return state, host.store.path_of(entry.digest, "ko")
+
+
+def newer_schema(state: Path) -> None:
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"schema": 2}))
+
+
+def cut_short(state: Path) -> None:
+    state.write_bytes(state.read_bytes()[:100])
+
+
+def is_directory(state: Path) -> None:
+    state.unlink()
+    state.mkdir()
+
+
+@pytest.mark.parametrize("damage", [newer_schema, cut_short, is_directory])
+def test_another_kernels_livepatches_are_kept_while_its_record_cannot_be_read(
+    host: SimulatedHost, damage: Callable[[Path], None]
+) -> None:
+    load(host, "elp_a")
+    state, module = other_kernel(host, "elp_other")
+    load(host, "elp_b")
+    assert module.exists()
+    damage(state)
+    load(host, "elp_c")
+    assert module.exists()
+    ran = run(host, "status")
+    assert f"ATTENTION   {state}" in ran.out
+    assert ran.status == 6
+
+
 def test_a_user_without_rights_is_told_what_is_live_but_not_what_is_recorded() -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o711)

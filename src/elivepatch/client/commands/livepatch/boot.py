@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     with changing(options, output.progress, doing="boot") as session:
         live_state = session.live_state
         if not live_state.record.set.entries:
-            others = [record.release for record in session.store.other_kernels() if record.set.entries]
+            others = [record.release for record in session.store.other_kernels().records if record.set.entries]
             told = f"; what is recorded for {', '.join(others)} does not fit this kernel" if others else ""
             output.document(_document("nothing"))
             output.line(f"Nothing is recorded for this kernel{told}.")

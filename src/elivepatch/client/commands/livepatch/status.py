@@ -117,7 +117,9 @@ def _record(seen: _Seen, record: Record | None) -> dict[str, Any]:
         seen.attention.append(f"{', '.join(missing)} is recorded as live, but the kernel does not have it")
     if _noted(seen, seen.store.next_record) is not None:
         seen.attention.append("a command was cut off; the next one that changes something brings the record in line")
-    others = [other.release for other in seen.store.other_kernels() if other.set.entries]
+    others = seen.store.other_kernels()
+    for file in others.unreadable:
+        seen.attention.append(f"{file} cannot be read: until it can, or is moved away, no old file is removed")
     return {
         "readable": True,
         "set": record.current,
@@ -127,7 +129,7 @@ def _record(seen: _Seen, record: Record | None) -> dict[str, Any]:
         "missing": missing,
         "series": [{"name": patch.name, "digest": patch.digest} for patch in record.set.series],
         "guard": skipped or None,
-        "other_kernels": others,
+        "other_kernels": [other.release for other in others.records if other.set.entries],
     }
 
 
