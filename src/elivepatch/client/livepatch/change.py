@@ -15,8 +15,8 @@ from typing import Any
 
 from elivepatch.client.host.findings import Finding, require
 from elivepatch.client.host.identity import loaded_modules
-from elivepatch.client.host.loading import VerifiedModule, holding_themselves, insert, is_pinned, open_verified, remove
 from elivepatch.client.host.machine import Machine
+from elivepatch.client.host.modules import VerifiedModule, holding_themselves, insert, is_pinned, open_verified, remove
 from elivepatch.client.host.signals import Interruption
 from elivepatch.client.host.sysfs import DIRECTORY, Rules, read_livepatch
 from elivepatch.client.host.transition import Transition, Watch, follow, require_done

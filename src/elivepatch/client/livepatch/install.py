@@ -9,7 +9,7 @@ from typing import Any
 
 from elivepatch.client.host.findings import Finding, require
 from elivepatch.client.host.identity import read_identity
-from elivepatch.client.host.loading import check_kernel, open_verified
+from elivepatch.client.host.modules import check_kernel, open_verified
 from elivepatch.client.livepatch.change import Changed, carry_out
 from elivepatch.client.livepatch.preflight import preflight
 from elivepatch.client.livepatch.session import Session

@@ -8,8 +8,8 @@ from collections import Counter
 from elivepatch.client.host.doctor import ipmodify_functions
 from elivepatch.client.host.findings import Finding, fine, note, stop
 from elivepatch.client.host.identity import loaded_modules
-from elivepatch.client.host.loading import holding_themselves, is_pinned
 from elivepatch.client.host.machine import Host, Machine
+from elivepatch.client.host.modules import holding_themselves, is_pinned
 from elivepatch.client.host.tasks import standing_in
 from elivepatch.client.livepatch.inventory import counted
 from elivepatch.client.livepatch.live_state import LiveState

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from elivepatch.client.host.identity import loaded_modules
-from elivepatch.client.host.loading import remove
+from elivepatch.client.host.modules import remove
 from elivepatch.client.livepatch.change import Changed, carry_out, take_out_foreign
 from elivepatch.client.livepatch.live_state import read_live_state, require_settled
 from elivepatch.client.livepatch.session import Session

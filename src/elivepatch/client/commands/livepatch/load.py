@@ -9,7 +9,7 @@ from pathlib import Path
 from elivepatch.client.commands.options import add_changing, change_options
 from elivepatch.client.commands.output import print_install
 from elivepatch.client.host.findings import require
-from elivepatch.client.host.loading import MODULE_LIMIT
+from elivepatch.client.host.modules import MODULE_LIMIT
 from elivepatch.client.livepatch.install import Delivery, install
 from elivepatch.client.livepatch.live_state import require_settled
 from elivepatch.client.livepatch.session import changing

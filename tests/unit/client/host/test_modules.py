@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from host_commands import Ran, enrol, run_json, save
 from simulated_host import Made, SimulatedHost, Task, make_livepatch
 
-from elivepatch.client.host.loading import open_verified
+from elivepatch.client.host.modules import open_verified
 from elivepatch.model.errors import HostError
 from elivepatch.trust.keys import ServerKey
 
