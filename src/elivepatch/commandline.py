@@ -26,7 +26,7 @@ INTERRUPTED = 130
 
 
 # Modules of a package of commands that register none: what several commands share.
-_SHARED = frozenset({"connection", "options", "output"})
+_SHARED = frozenset({"connection", "legacy", "options", "output"})
 
 
 class Parser(argparse.ArgumentParser):

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Signals(process_ends=argv is None) as signals:
         argv = sys.argv[1:] if argv is None else argv
         if argv and argv[0].startswith("-") and argv[0] not in _OWN_OPTIONS:
-            from elivepatch.client import legacy
+            from elivepatch.client.commands import legacy
 
             return legacy.run(argv, lambda new: _run(new, signals.begin), release=os.uname().release)
         return _run(argv, signals.begin)

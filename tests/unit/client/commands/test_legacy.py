@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.client import legacy
 from elivepatch.client.cli import main
+from elivepatch.client.commands import legacy
 from elivepatch.model.errors import UsageError
 
 RELEASE = "5.1.6-gentoo"
