@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real server process that is killed, or told to stop, with jobs under way: they are done once all the same."""
+"""A real server process that is killed or stopped while jobs run: each job is still done once."""
 
 from __future__ import annotations
 

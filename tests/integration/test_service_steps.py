@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real server and its step processes: it answers at once whatever a step does, and sleeps when nothing is asked."""
+"""A real server and its step processes: it answers at once while a step computes, and it sleeps while it is idle."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class FakeBackend:
         )
 
     def close(self) -> None:
-        """Nothing runs here between two calls."""
+        """Do nothing: no process of this backend runs between two calls."""
 
     def kernels(self) -> list[KernelIdentity]:
         return [KERNEL]

@@ -215,7 +215,7 @@ def test_a_program_beside_this_one_answers_line_by_line() -> None:
     assert other.receive(timeout_s=10, limit_bytes=100) == b"ONE\n"
     assert other.receive(timeout_s=10, limit_bytes=100) == b"TWO\n"
     assert other.receive(timeout_s=0.05, limit_bytes=100) is None
-    assert other.end(grace_s=10) == 3, "the end of its input is told before it is killed"
+    assert other.end(grace_s=10) == 3, "it sees the end of its input before it is killed"
     assert other.resident_bytes() == 0
 
 

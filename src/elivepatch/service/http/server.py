@@ -8,7 +8,6 @@ import resource
 import signal
 import socket
 import ssl
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +38,6 @@ from elivepatch.trust.keys import ServerKey
 # A thousand clients may come at once.
 _LISTEN_BACKLOG = 2048
 _FILES = 65_536
-_TURN_S = 0.001
 # Together under the ten seconds after which init systems lose patience.
 _CONNECTIONS_S = 2
 
@@ -119,8 +117,6 @@ def assemble(settings: ServerSettings, backend: BuildBackend | None) -> Services
 def _serve(settings: ServerSettings, backend: BuildBackend | None, listener: socket.socket) -> None:
     tls = _tls(settings)
     _allow_many_files()
-    # An answer must not wait long for a thread of the builder that computes; Python's own choice is 5 ms a turn.
-    sys.setswitchinterval(_TURN_S)
     services = assemble(settings, backend)
     janitor = Janitor(services.resources.jobs, services.resources.engine, services.resources.fleet)
     retention = Retention(services.resources)

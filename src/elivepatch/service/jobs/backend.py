@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the service asks of whoever builds and tries livepatches: the seam between jobs and builders."""
+"""The interface between jobs and builders."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from elivepatch.service.jobs.step_process.messages import Recipe
 class BuildBackend(Protocol):
     """Builds livepatches and tries them. Every method is called from threads, `build` and `trial` from one at a time.
 
-    What is expected to go wrong with a series is in the answer (`BuildOutcome.problem`, `TrialReport.problems`) or in
-    an ElivepatchError; any other exception is an error of ours. Once `cancellation` is set, `build` and `trial`
-    return or raise within two seconds; what they return then is not looked at.
+    An expected failure of a series is in the answer (`BuildOutcome.problem`, `TrialReport.problems`) or in an
+    ElivepatchError; any other exception is an error of ours. Once `cancellation` is set, `build` and `trial` return or
+    raise within three seconds; their answer is ignored then.
     """
 
     def recipe(self) -> Recipe:
         """Return the way to make the same backend in another process."""
 
     def sweep(self) -> None:
-        """Remove what a process that was killed left behind; called before anything is built."""
+        """Remove the files that killed processes left behind; called once, before anything is built."""
 
     def close(self) -> None:
-        """End what `sweep` started; nothing is asked of the backend afterwards."""
+        """End the processes that `sweep` started; the last call."""
 
     def kernels(self) -> list[KernelIdentity]:
         """Return the kernels that can be built for."""
 
     def encoded_sources(self, release: str) -> bytes:
-        """Return what a kernel was built from (`KernelSources.encode`); cheap when asked again.
+        """Return the sources of a kernel (`KernelSources.encode`); cheap the second time.
 
         Raises UsageError or EnvironmentFault, for example with the code `kernel-unknown`.
         """
@@ -63,7 +63,7 @@ class BuildBackend(Protocol):
         progress: Progress,
         cancellation: Cancellation,
     ) -> BuildOutcome:
-        """Build the module inside `work_dir`, an empty directory of its own, and write what tools print to `log`."""
+        """Build the module inside `work_dir`, an empty directory of its own, and write the output of tools to `log`."""
 
     def trial(
         self,

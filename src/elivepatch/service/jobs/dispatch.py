@@ -3,8 +3,8 @@
 
 DBOS asks every queue several times a second if it holds a job, which took 17 % of a core for a server with ten
 kernels on SQLite. A `Dispatcher` takes the place of DBOS's queue manager: it starts DBOS's own thread for each route,
-with a stop event whose `wait` lasts until somebody rings. Who submits a job in this process rings; jobs that other
-processes submit (PostgreSQL) are found by one query for all routes.
+with a stop event whose `wait` lasts until it is rung. The submission of a job in this process rings; one query for all
+routes finds the jobs that other processes submit (PostgreSQL).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service.db.database import open_database
 
 POLL_S = 0.2
-"""The interval at which an awake route, and a database that is shared, are asked."""
+"""Seconds between two queries for an awake route, and between two for all routes of a shared database."""
 
 _MANAGER = "queue_thread"
 # DBOS looks every second for delays and deadlines that have passed; no job has one.
 _BACKGROUND_INTERVAL = "_BACKGROUND_JOBS_INTERVAL_SEC"
 _BACKGROUND_S = 60.0
 _ALONE_S = 15.0
-# For so long a route is asked again after it was woken: a job that ends is counted for a moment longer.
+# A woken route stays awake for so long, because DBOS counts a job for a moment after its end.
 _AWAKE_S = 2.0
-# DBOS puts jobs of an earlier process back into their lines some time after the start.
+# DBOS puts the jobs of an earlier process back into their queues some time after its start.
 _AWAKE_AT_START_S = 10.0
 _JOIN_S = 2.0
 
@@ -43,7 +43,7 @@ _logger = structlog.get_logger()
 
 
 class Doorbell(threading.Event):
-    """A stop event for a thread of DBOS that polls: `wait` lasts until `ring` or `set`, however short its timeout."""
+    """A stop event for a thread of DBOS that polls: `wait` lasts until `ring` or `set`, not until its timeout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Doorbell(threading.Event):
         self._rung.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until somebody rings, or for `timeout` seconds while awake; True if the thread is to end."""
+        """Wait until a ring, or for `timeout` seconds while awake. Return True if the thread is to end."""
         self._rung.wait(timeout if time.monotonic() < self._awake_until else None)
         self._rung.clear()
         return self.is_set()
@@ -88,7 +88,7 @@ class Dispatcher:
     def launch(self) -> None:
         """Launch DBOS with this dispatcher in place of its queue manager.
 
-        Raises EnvironmentFault if the installed DBOS has not the functions that this takes the place of.
+        Raises EnvironmentFault if the installed DBOS lacks a function that this replaces.
         """
         require_hooks()
         manager = getattr(dbos_instance, _MANAGER)
@@ -116,7 +116,7 @@ class Dispatcher:
             bell.ring()
 
     def look(self) -> None:
-        """Look now, and again for a moment, at which routes jobs wait."""
+        """Look for waiting jobs of all routes now, and again for a moment."""
         self._busy_until = max(self._busy_until, time.monotonic() + _AWAKE_S)
         self._bell.set()
 
@@ -132,7 +132,7 @@ class Dispatcher:
             thread.join(timeout=_JOIN_S)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the connections to the database."""
         self._database.dispose()
 
     def _started(self, route: str) -> Doorbell:
@@ -174,7 +174,7 @@ class Dispatcher:
 
 
 def require_hooks() -> None:
-    """Raise EnvironmentFault with the code `engine-version` unless DBOS has the functions that are used past its API.
+    """Raise EnvironmentFault with the code `engine-version` unless DBOS has the functions that are used beyond its API.
 
     pyproject.toml pins DBOS to a minor version for them.
     """

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Durable execution: a job's steps are run, each to its end, though the process be killed between or within them.
+"""Durable execution: every step of a job runs to its end, even if the process is killed between or within steps.
 
-The only module that knows DBOS. A step that ended is not run again after a crash, a step that was cut off is; so
-every step does the same when it is done twice. What DBOS keeps is where a job's execution stands and nothing else.
+Only this module and `dispatch` know DBOS. After a crash, DBOS does not repeat a step that ended, and repeats one that
+was cut off; so every step can be done twice. DBOS keeps the state of executions and nothing else.
 
-`Engine` hands jobs over and knows where they stand; any process may have one. `Runner` runs them; it is one per
-process, since DBOS is a singleton. Jobs wait in one line per route; a runner listens to the routes that it can serve.
+`Engine` submits jobs and reports the state of their execution; any process may have one. `Runner` runs jobs; a process
+has one, because DBOS is a singleton. Each route has a queue; a runner serves the queues of its own routes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from elivepatch.service.db.database import CONNECTION_OPTIONS, advisory_lock, op
 from elivepatch.service.jobs.dispatch import POLL_S, Dispatcher
 
 APPLICATION_VERSION = "2"
-"""Of what the steps hand to each other. DBOS leaves jobs of another version alone: raise it when that changes."""
+"""Version of the values that steps return. DBOS leaves jobs of another version alone: raise it when they change."""
 
 _NAME = "elivepatch"
 _WORKFLOW = "job"
 _STOP_POLL_S = 0.2
 _MIGRATING = 0x656C7002
-# A backstop far above the attempts that a job has (work.MAX_ATTEMPTS): restarts by hand count here too.
+# A backstop far above the attempts that a job has (steps.MAX_ATTEMPTS): restarts by hand count here too.
 _MAX_RECOVERIES = 1000
 _AT_ONCE = 200
 
@@ -46,7 +46,7 @@ class Stopped(BaseException):
 
 
 class Execution(enum.Enum):
-    """Where a job's execution stands."""
+    """Stage of a job's execution."""
 
     UNKNOWN = enum.auto()
     WAITING = enum.auto()
@@ -56,30 +56,30 @@ class Execution(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ExecutionState:
-    """Where a job's execution stands and, where it runs, on which worker."""
+    """Stage of a job's execution, and the worker that runs it."""
 
     execution: Execution
     worker: str = ""
 
 
 class Steps(Protocol):
-    """What is done with a job, in this order. Values are JSON; all but `begin` are recorded when they end."""
+    """The steps of a job, in this order. Their values are JSON; DBOS records those of all but `begin`."""
 
     def begin(self, job: str) -> bool:
-        """Take the job up, at every attempt; False where nothing is to be done."""
+        """Begin an attempt; return False if there is nothing to do."""
 
     def build(self, job: str) -> Json:
-        """Build it and return what came of it."""
+        """Build the module and return the outcome."""
 
     def trial(self, job: str, built: Json) -> Json:
-        """Try what was built and return what was seen."""
+        """Try the module and return the report."""
 
     def publish(self, job: str, built: Json, tried: Json) -> None:
-        """Make the answer known."""
+        """Publish the report and the module."""
 
 
 def prepare(url: str) -> None:
-    """Make DBOS's tables, or bring them to this version's."""
+    """Create DBOS's tables, or migrate them to this version."""
     database = open_database(url)
     try:
         # The first connection turns on SQLite's WAL, which DBOS does not ask for: the mode is the file's and stays.
@@ -99,7 +99,7 @@ def _for_dbos(url: str) -> str:
 
 
 class Engine:
-    """Hands jobs over and tells where their execution stands. `prepare` must have been called on the database."""
+    """Submits jobs and reports the state of their execution. `prepare` must have been called on the database."""
 
     def __init__(self, url: str) -> None:
         self._client = DBOSClient(
@@ -112,11 +112,11 @@ class Engine:
         self._on_waiting: Callable[[str], None] = _nobody
 
     def notify(self, listener: Callable[[str], None]) -> None:
-        """Call `listener` with the route of every job that is handed over or put back from now on."""
+        """Call `listener` with the route of every job that this process submits or puts back from now on."""
         self._on_waiting = listener
 
     def submit(self, job: str, *, route: str, place: int) -> None:
-        """Have a job run by a worker of `route`, those with a lower `place` first; twice is the same as once."""
+        """Submit a job to the queue of `route`; a lower `place` runs first. Twice is the same as once."""
         if self._closed.is_set():
             raise EnvironmentFault(
                 "server-stopping",
@@ -136,11 +136,11 @@ class Engine:
         self._on_waiting(route)
 
     def state(self, job: str) -> ExecutionState:
-        """Return where a job's execution stands."""
+        """Return the state of a job's execution."""
         return self.states([job])[job]
 
     def states(self, jobs: Sequence[str]) -> dict[str, ExecutionState]:
-        """Return where the execution of each job stands."""
+        """Return the state of the execution of each job."""
         found = {job: ExecutionState(Execution.UNKNOWN) for job in jobs}
         for start in range(0, len(jobs), _AT_ONCE):
             asked = list(jobs[start : start + _AT_ONCE])
@@ -154,12 +154,12 @@ class Engine:
         return {status.executor_id for status in running if status.executor_id}
 
     def resume(self, job: str, *, route: str) -> None:
-        """Put a job back into its line whose execution stands although no process runs it."""
+        """Put a job back into its queue whose execution is running although no process runs it."""
         self._client.resume_workflow(job, queue_name=route)
         self._on_waiting(route)
 
     def forget(self, jobs: Sequence[str]) -> None:
-        """Remove what is kept about the execution of jobs that ended."""
+        """Remove the records of the execution of jobs that ended."""
         for start in range(0, len(jobs), _AT_ONCE):
             self._client.delete_workflows(list(jobs[start : start + _AT_ONCE]))
 
@@ -168,13 +168,13 @@ class Engine:
         self._closed.set()
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the connections to the database."""
         self._closed.set()
         self._client.destroy()
 
 
 def _nobody(_route: str) -> None:
-    """Listen to no route: another process runs the jobs."""
+    """Ignore a route: another process runs its jobs."""
 
 
 def _state(status: str, worker: str | None) -> ExecutionState:
@@ -202,7 +202,7 @@ class Runner:
         DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=_MAX_RECOVERIES)(run)
 
     def start(self, routes: Collection[str]) -> None:
-        """Begin to run jobs of `routes`, those first that an earlier process of this name left behind."""
+        """Begin to run jobs of `routes`, first those that an earlier process of this name left behind."""
         DBOS(
             config=DBOSConfig(
                 name=_NAME,
@@ -226,7 +226,7 @@ class Runner:
         self._dispatcher.listen(routes)
 
     def wake(self, route: str) -> None:
-        """Start the next job of a route now; otherwise jobs of other processes are found after a moment."""
+        """Start the next job of a route now."""
         self._dispatcher.ring(route)
 
     def is_active(self, job: str) -> bool:
@@ -234,18 +234,18 @@ class Runner:
         return job in self._active
 
     def take_over(self, worker: str) -> int:
-        """Put the jobs that a dead worker ran back into their lines and return how many they were.
+        """Put the jobs of a dead worker back into their queues, and return their number.
 
-        A job that meanwhile runs on another worker is left alone: its row names that one.
+        A job that runs on another worker meanwhile is left alone: its row names that worker.
         """
-        # The one call that compares the worker's name in the statement that moves the job; DBOS gives it to its own
-        # control plane only. resume_workflows would take a job from under a living worker.
+        # Only this call compares the worker's name in the statement that moves the job; DBOS has it for its own
+        # control plane. resume_workflows would take a job away from a living worker.
         taken = len(DBOS._recover_pending_workflows([worker]))  # noqa: SLF001 - see above
         self._dispatcher.look()
         return taken
 
     def stop(self, *, grace_s: int) -> None:
-        """Take no more jobs and wait at most `grace_s` seconds for steps to end or to raise Stopped."""
+        """Take no more jobs, and wait at most `grace_s` seconds until steps end or raise Stopped."""
         self._stopping.set()
         self._dispatcher.stop()
         DBOS.destroy(workflow_completion_timeout_sec=grace_s, destroy_registry=True)
@@ -264,7 +264,7 @@ class Runner:
             self._dispatcher.look()
 
     def _in_turn(self, step: Callable[..., _Answer], *given: Any) -> _Answer:
-        """Do a step when no other one is being done: every route has its own line, the machine is one."""
+        """Do a step when no other step runs: every route has its own queue, but there is one machine."""
         while not self._turn.acquire(timeout=_STOP_POLL_S):
             if self._stopping.is_set():
                 raise Stopped

@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
 import shutil
 import tempfile
 import time
@@ -15,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from elivepatch.advisory.exposure.changelog import read_changelog
 from elivepatch.advisory.exposure.sources import KernelSources, source_map, vanilla_of
@@ -29,6 +25,8 @@ from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.builders.common import BuildContext
 from elivepatch.build.builders.select import VERSIONS, build_with_selected
 from elivepatch.build.sandbox.cgroup import own_group
+from elivepatch.files.digest import sha256, sha256_json
+from elivepatch.files.lock import Locked, exclusive_lock
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Progress, silent
@@ -70,7 +68,7 @@ class LocalBackend:
         return Recipe(factory=f"{__name__}:{type(self).__name__}.again", words=words)
 
     def sweep(self) -> None:
-        """Remove what processes that were killed left behind; what a living one uses is locked."""
+        """Remove the directories of killed processes; a living process holds a lock on its own."""
         # Now, while this process is alone in its control group: later no group below it may bound memory.
         own_group()
         now = time.time()
@@ -78,13 +76,13 @@ class LocalBackend:
             try:
                 # One that was just made may not be locked yet.
                 if now - scratch.stat().st_mtime > _YOUNG_S:
-                    with _locked(scratch):
+                    with exclusive_lock(scratch):
                         shutil.rmtree(scratch, ignore_errors=True)
-            except (BlockingIOError, FileNotFoundError):
+            except (Locked, FileNotFoundError):
                 continue
 
     def close(self) -> None:
-        """Nothing runs here between two calls."""
+        """Do nothing: no process of this backend runs between two calls."""
 
     def maker(self, progress: Progress = silent) -> StockMaker:
         """Return what makes stock bases here."""
@@ -108,7 +106,7 @@ class LocalBackend:
         return [base.identity for base in self.bases.list()]
 
     def sources(self, release: str) -> KernelSources:
-        """Return what a kernel was built from, the same object again while base and builder are unchanged."""
+        """Return the sources of a kernel, the same object again while base and builder are unchanged."""
         base = self.base(release)
         builder = self.facts(release)
         return _kept(self._sources, builder, lambda: self._read_sources(base, builder))
@@ -132,7 +130,7 @@ class LocalBackend:
         )
 
     def encoded_sources(self, release: str) -> bytes:
-        """Return what a kernel was built from, encoded."""
+        """Return the sources of a kernel, encoded."""
         return self.sources(release).encode()
 
     def base_patches(self, release: str) -> Mapping[str, Digest]:
@@ -140,8 +138,8 @@ class LocalBackend:
         return self.base(release).base_patches
 
     def facts(self, release: str) -> Digest:
-        """Return the digest of all that decides, together with what is asked for, what comes out of a builder."""
-        return _digest([VERSIONS, self.base(release).digest, self.toolchains.helper().digest])
+        """Return the digest of everything but the request that decides the bytes of a module."""
+        return sha256_json([VERSIONS, self.base(release).digest, self.toolchains.helper().digest])
 
     def build(
         self,
@@ -153,7 +151,7 @@ class LocalBackend:
         progress: Progress,
         cancellation: Cancellation,
     ) -> BuildOutcome:
-        """Build the module inside `work_dir` and write what tools print to `log`."""
+        """Build the module inside `work_dir` and write the output of tools to `log`."""
         base = self.base(request.release)
         name = f"livepatch_{build_key[:12]}"
         with self._scratch() as scratch:
@@ -181,7 +179,7 @@ class LocalBackend:
         content = module.read_bytes()
         livepatch = Livepatch(
             name=name,
-            digest=Digest(hashlib.sha256(content).hexdigest()),
+            digest=sha256(content),
             size_bytes=len(content),
             kernel=base.identity,
             build_key=build_key,
@@ -223,20 +221,20 @@ class LocalBackend:
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
-        # Below the cache, not the state: the sandbox's user must be able to reach it, and the state is nobody else's.
+        # Below the cache, because the user of the sandbox cannot enter the state directory.
         top = self._settings.cache_dir / "scratch"
         top.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix="job-", dir=top))
         try:
             scratch.chmod(0o755)
-            with _locked(scratch):
+            with exclusive_lock(scratch):
                 yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _kept(cache: OrderedDict[Digest, _Kept], key: Digest, make: Callable[[], _Kept]) -> _Kept:
-    """Return what is kept under `key`, made if it is not there; what was not asked for longest goes first."""
+    """Return what is kept under `key`, made if it is missing; the entry that was unused for longest goes first."""
     if key not in cache:
         cache[key] = make()
     cache.move_to_end(key)
@@ -261,18 +259,3 @@ def guest_kernel(base: Base) -> GuestKernel:
         image=base.directory / "vmlinuz",
         modules_dir=base.directory / "modules",
     )
-
-
-def _digest(facts: list[Any]) -> Digest:
-    return Digest(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold a directory; raises BlockingIOError where another process does. The lock ends with the process."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the worker does with a job: build, try, publish, each so that doing it again after a crash is the same.
+"""The steps of a job: build, trial, publish. Each can be repeated after a crash with the same result.
 
-A job works in a directory of its own that is gone afterwards. What is to stay goes into the store, under its digest,
-before anything points to it; so a job that was cut off leaves nothing that could be served.
+A step works in a directory of its own that is removed afterwards. Files that stay go into the store under their digest
+before anything refers to them, so a job that is cut off leaves nothing that could be served.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from elivepatch.service.printable_log import readable
 from elivepatch.service.store import Store
 
 MAX_ATTEMPTS = 5
-"""How often a job is taken up although the worker died under it each time: a machine may die for other reasons too."""
+"""Attempts of a job whose worker dies each time; more than one, because a machine may die for other reasons."""
 
 _LOG_BYTES = 10 * 1024 * 1024
 
 STEP_LIMIT_S = 3600.0
-"""How long a build, or a trial, may take."""
+"""Time that a build, or a trial, may take, in seconds."""
 
 _Step = Callable[[Job, Path, Path, Cancellation], Json]
 
-# What a step's answer holds where the step did not come that far.
+# The answer of a step that was not done.
 _NOT_BUILT: Json = outcome_record(BuildOutcome()) | {"module": None, "log": None}
 _NOT_TRIED: Json = {"problem": None, "trial": None, "console": None, "seconds": {}}
 
@@ -48,17 +48,17 @@ _logger = structlog.get_logger()
 
 
 def cancelled() -> Outcome:
-    """Return how a cancelled job ends."""
+    """Return the outcome of a cancelled job."""
     return Outcome(result=Result.CANCELLED, reusable=False, report={"problem": CANCELLED.as_dict()})
 
 
 def failed(problem: Problem) -> Outcome:
-    """Return how a job ends that could not be worked on."""
+    """Return the outcome of a job that ends with `problem`, an error of ours."""
     return Outcome(result=Result.ERROR, reusable=False, report={"problem": problem.as_dict()})
 
 
 class _Running:
-    """A step that is being done, and why it is to end early."""
+    """A step that is running, and the reason to end it early."""
 
     def __init__(self) -> None:
         self.cancellation = Cancellation.new()
@@ -66,13 +66,13 @@ class _Running:
         self.overdue = threading.Event()
 
     def run_out(self) -> None:
-        """End the step because its time is over."""
+        """End the step because its time has run out."""
         self.overdue.set()
         self.cancellation.event.set()
 
 
 class JobSteps:
-    """The steps of a job (`engine.Steps`), and the two ways to end them early."""
+    """The steps of jobs (`engine.Steps`), and the ways to end them early."""
 
     def __init__(
         self, *, jobs: Jobs, store: Store, backend: BuildBackend, directory: Path, step_limit_s: float = STEP_LIMIT_S
@@ -87,33 +87,33 @@ class JobSteps:
         self._running: dict[str, _Running] = {}
 
     def sweep(self) -> None:
-        """Remove what an earlier process left behind, and make the directory of the work directories."""
+        """Remove the files that an earlier process left behind, and create the parent of the work directories."""
         self._backend.sweep()
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def cancel(self, job: str) -> None:
-        """End the programs that this process runs for a job whose cancellation is noted in the database."""
+        """End the running step of a job whose cancellation is in the database already."""
         with self._lock:
             if job in self._running:
                 self._running[job].cancellation.event.set()
 
     def abandon(self) -> None:
-        """End all programs of the jobs that are under way here: other workers have taken them over."""
+        """End all running steps without an answer: other workers have taken the jobs over."""
         with self._lock:
             for running in self._running.values():
                 running.lost.set()
                 running.cancellation.event.set()
 
     def stop(self) -> None:
-        """End all programs; the jobs are left as they are, to be taken up at the next start."""
+        """End all running steps without an answer: the next start takes the jobs up again."""
         self._stopping.set()
         with self._lock:
             for running in self._running.values():
                 running.cancellation.event.set()
 
     def begin(self, job: str) -> bool:
-        """Count an attempt; False for a job that is done, or that has had all its attempts and is ended here."""
+        """Count an attempt. Return False for a job that is done, or that has used up its attempts and is ended here."""
         if self._stopping.is_set():
             raise Stopped
         begun = self._jobs.begin(job)
@@ -131,7 +131,7 @@ class JobSteps:
         return _NOT_BUILT | self._guarded(job, "log", self._build)
 
     def trial(self, job: str, built: Json) -> Json:
-        """Try the module where there is one and a trial was asked for, and return what was seen as JSON."""
+        """Try the module, if there is one and the request asks for a trial, and return the report as JSON."""
         if built["module"] is None or built["problem"] is not None:
             return _NOT_TRIED
 
@@ -141,13 +141,13 @@ class JobSteps:
         return _NOT_TRIED | self._guarded(job, "console", work)
 
     def publish(self, job: str, built: Json, tried: Json) -> None:
-        """End the job in one transaction; from then on its module is served."""
+        """End the job in one transaction; its module is served from then on."""
         problem = built["problem"] or tried["problem"]
         result = result_of(problem)
         served = built["module"] if problem is None else None
         outcome = Outcome(
             result=result,
-            # What a VM saw may differ the next time, what a compiler said does not.
+            # A trial may end in another way the next time, a compiler does not.
             reusable=result is Result.SUCCESS or (result is Result.FAILURE and built["problem"] is not None),
             report={
                 "problem": problem,
@@ -207,9 +207,9 @@ class JobSteps:
         }
 
     def _guarded(self, job: str, kept_as: str, work: _Step) -> Json:
-        """Do one step in a fresh directory; whatever goes wrong becomes its answer, a stop leaves it unanswered.
+        """Do one step in a fresh directory. Every failure becomes its answer; a stop leaves it without one.
 
-        The answer has under `kept_as` the digest of what the step's tools printed.
+        The answer holds under `kept_as` the digest of the output of the step's tools.
         """
         top = self._directory / job
         with self._tracked(job) as running:
@@ -217,7 +217,7 @@ class JobSteps:
                 answer = self._answered(job, lambda: self._in_directory(job, top, kept_as, work, running))
             finally:
                 shutil.rmtree(top, ignore_errors=True)
-            self._leave_if_told(job)
+            self._stop_if_asked(job)
             return answer
 
     def _in_directory(self, job: str, top: Path, kept_as: str, work: _Step, running: _Running) -> Json:
@@ -231,7 +231,7 @@ class JobSteps:
         answer = self._answered(job, lambda: work(kept, directory, printed, running.cancellation))
         if running.overdue.is_set():
             answer = _unanswered(OVERDUE)
-        # First, so that there is room for what explains a full disk.
+        # First, to make room for the log that explains a full disk.
         shutil.rmtree(directory, ignore_errors=True)
         if printed.is_file():
             answer |= {kept_as: self._store.put(readable(printed, limit_bytes=_LOG_BYTES))}
@@ -241,8 +241,8 @@ class JobSteps:
         try:
             return work()
         except Exception as error:  # noqa: BLE001 - the one edge at which any exception becomes a job's answer
-            self._leave_if_told(job)
-            return _unanswered(self._told(job, error))
+            self._stop_if_asked(job)
+            return _unanswered(self._problem(job, error))
 
     @contextmanager
     def _tracked(self, job: str) -> Iterator[_Running]:
@@ -263,7 +263,7 @@ class JobSteps:
                 if self._running.get(job) is running:
                     del self._running[job]
 
-    def _leave_if_told(self, job: str) -> None:
+    def _stop_if_asked(self, job: str) -> None:
         with self._lock:
             running = self._running.get(job)
         if running is not None and running.lost.is_set():
@@ -272,8 +272,8 @@ class JobSteps:
             self._jobs.interrupt(job)
             raise Stopped
 
-    def _told(self, job: str, error: Exception) -> Problem:
-        """Return what people are told about `error`; what they are not told goes to the log."""
+    def _problem(self, job: str, error: Exception) -> Problem:
+        """Return the problem that the report shows for `error`; details of an unexpected exception go to the log."""
         problem = problem_of(error)
         if problem is INTERNAL:
             _logger.error("job.unexpected-exception", job=job, exc_info=error)
@@ -282,7 +282,7 @@ class JobSteps:
         return problem
 
     def _progress(self, job: str) -> Progress:
-        """Return what a backend reports its progress to."""
+        """Return the function that a backend reports its progress to."""
         return ProgressFilter(lambda event: self._jobs.progress(job, event))
 
 

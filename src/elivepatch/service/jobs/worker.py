@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A worker: what runs jobs, within the server's process or in one of its own."""
+"""A worker: runs jobs, within the server's process or in a process of its own."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ class Worker:
         )
 
     def start(self) -> None:
-        """Sweep what a process before left behind, and run jobs; raises EnvironmentFault where the name is taken."""
+        """Remove the files of an earlier process, and run jobs; raises EnvironmentFault if the name is taken."""
         self.steps.sweep()
         self.heartbeat.start()
         self.janitor.start()
 
     def interrupt(self) -> None:
-        """End the programs of running jobs; the jobs are left to the next start or to other workers."""
+        """End the running steps; the next start or another worker takes the jobs up again."""
         self.steps.stop()
 
     def stop(self) -> list[str]:
-        """Run no more jobs; return the names of threads that do not end."""
+        """Run no more jobs, and return the names of threads that do not end."""
         self.steps.stop()
         self.janitor.stop()
         self.runner.stop(grace_s=_JOBS_S)
@@ -76,28 +76,28 @@ class Worker:
 def work(settings: ServerSettings, backend: BuildBackend) -> None:
     """Run jobs until SIGTERM or SIGINT, then end within ten seconds.
 
-    Raises UsageError without shared database and store, EnvironmentFault where its name or directory is in use.
+    Raises UsageError without a shared database and store, EnvironmentFault if its name or directory is in use.
     """
     require_shared(settings)
     make_state_directory(settings.state_dir)
     stop = threading.Event()
 
-    def told(_number: int, _frame: FrameType | None) -> None:
+    def end(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, told)
+        signal.signal(number, end)
     with state_lock(settings.state_dir):
         resources = open_resources(settings)
         worker = Worker(resources, backend)
         worker.start()
         _logger.info("worker.started", worker=resources.worker_name)
-        # A waiting thread hears signals only between waits.
+        # Python runs signal handlers only between two waits.
         while not stop.wait(0.5):
             pass
         left = worker.stop()
         resources.close()
         _logger.info("worker.stopped", busy_threads=left)
         if left:
-            # A step that does not heed its cancellation; nothing it still does would be recorded.
+            # A step that ignores its cancellation; nothing that it still does would be recorded.
             os._exit(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Durable execution: steps are done in order, once where they ended, again where they were cut off."""
+"""Durable execution: steps are done in order; one that ended is not repeated, one that was cut off is."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class StepProcess:
 
     @property
     def usable(self) -> bool:
-        """Whether it runs, and is small enough to be given another step."""
+        """True while it runs and is small enough for another step."""
         return self._process.status is None and self._process.resident_bytes() <= self._limits.keep_bytes
 
     def ask(self, call: Call, *, progress: Progress, cancellation: Cancellation) -> Answer:

@@ -62,7 +62,7 @@ def main() -> None:
     log.set_up()
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
-    # Whatever a library prints belongs into the log, not between the messages.
+    # The output of libraries belongs into the log, not between the messages.
     os.dup2(2, 1)
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is wanted
         os.dup2(nothing.fileno(), 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Steps of jobs in real processes: whatever a step does to its process, the others get theirs done."""
+"""Steps of jobs in real processes: a step that crashes, spins or grows costs its own job only."""
 
 from __future__ import annotations
 
