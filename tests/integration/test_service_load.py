@@ -6,11 +6,11 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from deadline import wait_until
 from request_load import ask_at_once, follow_at_once, memory_mib, poll
 from running_server import RunningServer
 
@@ -112,14 +113,8 @@ def test_the_server_speaks_tls_and_lets_in_only_known_clients(tmp_path: Path) ->
         trusting = ssl.create_default_context(cafile=str(own))
         trusting.load_cert_chain(client)
         url = f"https://localhost:{server.port}/healthz"
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                assert httpx2.get(url, verify=trusting, trust_env=False).json() == {"status": "ok"}
-                break
-            except httpx2.ConnectError:
-                assert time.monotonic() < deadline, server.log.read_text()
-                time.sleep(0.1)
+        health = wait_until(lambda: _health(url, trusting), within_s=30, detail=server.log.read_text)
+        assert health == {"status": "ok"}
         unknown = ssl.create_default_context(cafile=str(own))
         unknown.load_cert_chain(stranger)
         for refused in (unknown, ssl.create_default_context(cafile=str(own))):
@@ -147,3 +142,11 @@ def test_a_certificate_that_cannot_be_used_is_said_to_be(tmp_path: Path) -> None
     server = RunningServer(tmp_path / "state", environment=settings)
     assert server.launch().wait(timeout=30) != 0
     assert "key or client authority cannot be used" in server.log.read_text()
+
+
+def _health(url: str, trusting: ssl.SSLContext) -> Any:
+    """Return the answer of the health check, None before the server listens."""
+    try:
+        return httpx2.get(url, verify=trusting, trust_env=False).json()
+    except httpx2.ConnectError:
+        return None

@@ -6,13 +6,13 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess  # noqa: TID251 - a worker runs beside its test
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from deadline import wait_until
 from postgres import PROGRAMS, Postgres
 from real_server import BIN, Server
 from running_server import free_port
@@ -67,10 +67,7 @@ def fleet(settings: ServerSettings, tmp_path_factory: pytest.TempPathFactory) ->
         stack.callback(worker.wait, timeout=60)
         stack.callback(worker.terminate)
         # A worker reports its kernels as soon as it is up.
-        for _ in range(600):
-            if front.get("/v1/kernels").json()["kernels"]:
-                break
-            time.sleep(0.1)
+        wait_until(lambda: front.get("/v1/kernels").json()["kernels"], within_s=60, every_s=0.1)
         yield Fleet(front, top / "worker")
 
 

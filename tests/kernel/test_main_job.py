@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deadline import wait_until
 from real_server import Server
 
 from elivepatch.build.base.store import Base
@@ -114,9 +115,7 @@ def test_a_server_killed_while_it_compiles_goes_on_and_hands_out_a_whole_module(
         client = server.client(
             "build", patch, "--kernel", base_6_1.release, "-o", tmp_path / "mine.ko", "--no-trial", "--json"
         )
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and not any((tmp_path / "state/work").glob("*/")):
-            time.sleep(0.05)
+        wait_until(lambda: any((tmp_path / "state/work").glob("*/")), within_s=30)
         server.end(signal.SIGKILL)
         assert not (tmp_path / "mine.ko").exists()
         server.start()
@@ -138,9 +137,7 @@ def test_a_server_that_starts_leaves_the_builds_of_another_one_on_its_cache_alon
     client = server.client(
         "build", patch, "--kernel", base_6_1.release, "-o", tmp_path / "shared.ko", "--no-trial", "--json"
     )
-    deadline = time.monotonic() + 30
-    while not (under_way := set(scratch.glob("job-*")) - before) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    under_way = wait_until(lambda: set(scratch.glob("job-*")) - before, within_s=30)
     assert under_way
     for place in under_way:
         # A sweep leaves what is young alone anyway.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deadline import wait_until
 
 from elivepatch.build.base.store import Base
 from elivepatch.build.objects.compile import Compiler, Original
@@ -77,10 +78,8 @@ def processes(marker: str) -> list[int]:
 
 
 def gone(marker: str) -> bool:
-    """Return if no process with the marker is left within five seconds."""
-    deadline = time.monotonic() + 5
-    while processes(marker) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    """Wait up to five seconds until no process with the marker is left."""
+    wait_until(lambda: not processes(marker), within_s=5)
     return not processes(marker)
 
 

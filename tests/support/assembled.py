@@ -54,8 +54,8 @@ class Assembled:
 
     def _report(self, job: str) -> dict[str, Any] | None:
         report = self.http.get(f"/v1/builds/{job}/report")
-        document: dict[str, Any] = report.json()
-        return document if report.status_code == 200 else None
+        document: dict[str, Any] | None = report.json() if report.status_code == 200 else None
+        return document
 
 
 @contextmanager

@@ -10,10 +10,17 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T | None], *, within_s: float = 10, every_s: float = 0.02) -> T:
-    """Call `condition` until it returns a true value and return that value. Raises AssertionError at the deadline.
+def wait_until(
+    condition: Callable[[], T | None],
+    *,
+    within_s: float = 10,
+    every_s: float = 0.02,
+    detail: Callable[[], str] | None = None,
+) -> T:
+    """Call `condition` until it returns a true value and return that value.
 
-    The condition is tried once more at the deadline: a machine that was busy meanwhile fails no test.
+    Raises AssertionError at the deadline, with the text that `detail` returns, such as the log of a server. The
+    condition is tried once more at the deadline, so that a busy machine fails no test.
     """
     deadline = time.monotonic() + within_s
     while True:
@@ -21,5 +28,5 @@ def wait_until(condition: Callable[[], T | None], *, within_s: float = 10, every
         if value := condition():
             return value
         if late:
-            raise AssertionError(f"not within {within_s} s: {condition}")
+            raise AssertionError(f"not within {within_s} s: {detail() if detail else condition}")
         time.sleep(every_s)

@@ -7,13 +7,12 @@ import json
 import signal
 import subprocess  # noqa: TID251 - a server runs beside its test
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import pytest
+from deadline import wait_until
 from running_server import free_port
 from schema_check import require_published
 
@@ -57,14 +56,17 @@ class Server:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port), *self.arguments], stdout=log, stderr=log
             )
-        for _ in range(300):
-            try:
-                if httpx2.get(f"{self.url}/healthz", trust_env=False, timeout=2).status_code == 200:
-                    return
-            except httpx2.TransportError:
-                time.sleep(0.1)
-        self.end(signal.SIGKILL)
-        pytest.fail("the server does not answer")
+        try:
+            wait_until(self._answers, within_s=30, every_s=0.1)
+        except AssertionError:
+            self.end(signal.SIGKILL)
+            raise
+
+    def _answers(self) -> bool:
+        try:
+            return httpx2.get(f"{self.url}/healthz", trust_env=False, timeout=2).status_code == 200
+        except httpx2.TransportError:
+            return False
 
     def end(self, number: int = signal.SIGTERM) -> None:
         if self.process is not None:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx2
+from deadline import wait_until
 from fake_backend import KERNEL, FakeBackend
 
 PROGRAM = Path(__file__).with_name("fake_server.py")
@@ -95,17 +96,15 @@ class RunningServer:
         self._process = self.launch()
         if self.part == "worker":
             return
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
-            try:
-                if httpx2.get(f"{self.url}/healthz", trust_env=False, timeout=2).status_code == 200:
-                    return
-            except httpx2.TransportError:
-                pass
-            if self._process.poll() is not None:
-                break
-            time.sleep(0.05)
-        raise AssertionError(self.log.read_text())
+        wait_until(self._answers, within_s=DEADLINE_S, detail=self.log.read_text)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+        try:
+            return httpx2.get(f"{self.url}/healthz", trust_env=False, timeout=2).status_code == 200
+        except httpx2.TransportError:
+            return False
 
     def ended_within(self, seconds: float) -> int:
         """Wait until the process ends and return its exit status."""
@@ -152,14 +151,13 @@ class RunningServer:
 
     def report(self, job: str, *, within_s: float = DEADLINE_S) -> dict[str, Any]:
         """Wait until a job ends and return its report."""
-        deadline = time.monotonic() + within_s
-        while time.monotonic() < deadline:
+
+        def finished() -> dict[str, Any] | None:
             answer = self.request("GET", f"/v1/builds/{job}/report")
-            if answer.status_code == 200:
-                document: dict[str, Any] = answer.json()
-                return document
-            time.sleep(0.1)
-        raise AssertionError(self.log.read_text())
+            document: dict[str, Any] | None = answer.json() if answer.status_code == 200 else None
+            return document
+
+        return wait_until(finished, within_s=within_s, every_s=0.1, detail=self.log.read_text)
 
     def events(self, job: str) -> list[dict[str, Any]]:
         """Return all events of a finished job."""
@@ -172,10 +170,7 @@ class RunningServer:
 
     def wait_for(self, what: str, count: int = 1) -> None:
         """Wait until the backend has started `what` (build or trial) `count` times."""
-        deadline = time.monotonic() + DEADLINE_S
-        while self.backend.runs(what) < count:
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
+        wait_until(lambda: self.backend.runs(what) >= count, within_s=DEADLINE_S, detail=self.log.read_text)
 
     def keep_alive(self, stop: threading.Event) -> threading.Thread:
         """Restart the process each time it ends, as an init system does, until `stop` is set."""

@@ -6,14 +6,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import sqlite3
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx2
 import pytest
 import sqlalchemy as sa
 from assembled import Assembled, assembled
+from deadline import wait_until
 from fake_backend import KERNEL
 
 from elivepatch.service.access.accounts import Role
@@ -247,11 +248,20 @@ def test_a_log_whose_end_was_cut_off_is_found_out_by_an_older_head(tmp_path_fact
     database.dispose()
 
 
+def _ended(server: Assembled, job: str) -> dict[str, Any]:
+    """Return the state of a job when it is done."""
+
+    def state() -> dict[str, Any] | None:
+        found: dict[str, Any] = server.http.get(f"/v1/builds/{job}").json()
+        return found if found["status"] == "done" else None
+
+    return wait_until(state, within_s=30)
+
+
 def test_tenants_take_turns_and_people_go_before_machines(server: Assembled) -> None:
     names = {name: server.token(f"turn-{name}", Role.PATCHER, tenant=f"turn-{name}") for name in ("many", "few")}
     blocking = server.ask("sleep 30\nblocking").json()["id"]
-    while server.http.get(f"/v1/builds/{blocking}").json()["status"] != "running":
-        time.sleep(0.05)
+    wait_until(lambda: server.http.get(f"/v1/builds/{blocking}").json()["status"] == "running")
     asked = [("machine", server.ask("sleep 0\nmachine", names["few"], priority="automatic"))]
     asked += [(f"many-{n}", server.ask(f"sleep 0\nmany {n}", names["many"])) for n in range(4)]
     asked += [
@@ -261,10 +271,7 @@ def test_tenants_take_turns_and_people_go_before_machines(server: Assembled) -> 
     server.http.delete(f"/v1/builds/{blocking}")
     ended = {}
     for name, answer in asked:
-        job = answer.json()["id"]
-        while (stands := server.http.get(f"/v1/builds/{job}").json())["status"] != "done":
-            time.sleep(0.05)
-        ended[name] = stands["started_at"]
+        ended[name] = _ended(server, answer.json()["id"])["started_at"]
     order = sorted(ended, key=lambda name: ended[name])
     assert order == ["many-0", "few-0", "many-1", "few-1", "many-2", "many-3", "machine"]
 

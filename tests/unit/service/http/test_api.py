@@ -7,7 +7,6 @@ import base64
 import hashlib
 import json
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
+from deadline import wait_until
 from fake_backend import BASE_PATCHES, KERNEL, FakeBackend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -52,15 +52,13 @@ class Service:
         return self.wait(answer.json()["id"])
 
     def wait(self, job: str) -> dict[str, Any]:
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
+        def finished() -> dict[str, Any] | None:
             report = self.http.get(f"/v1/builds/{job}/report")
-            if report.status_code == 200:
-                document: dict[str, Any] = report.json()
-                return document
-            assert report.status_code == 409
-            time.sleep(0.05)
-        pytest.fail("the job does not end")
+            assert report.status_code in {200, 409}
+            document: dict[str, Any] = report.json()
+            return document if report.status_code == 200 else None
+
+        return wait_until(finished, within_s=DEADLINE_S)
 
 
 @pytest.fixture(scope="module")

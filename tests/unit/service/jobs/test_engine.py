@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from deadline import wait_until
 
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service.db.database import sqlite_url
@@ -91,10 +92,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., House]]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(condition, within_s=DEADLINE_S)
 
 
 def test_the_steps_of_a_job_are_done_in_order(start: Callable[..., House]) -> None:

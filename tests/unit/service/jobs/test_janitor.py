@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import cast
 
 import pytest
 import sqlalchemy as sa
+from deadline import wait_until
 
 from elivepatch.model.build import Result, Status
 from elivepatch.model.kernel import Digest
@@ -165,8 +165,6 @@ def test_a_round_that_fails_is_not_the_last(house: House) -> None:
     house.engine.states = fails_once  # type: ignore[method-assign]
     house.submit()
     house.janitor.start()
-    deadline = time.monotonic() + 10
-    while not house.engine.asked and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: house.engine.asked)
     house.janitor.stop()
     assert house.engine.asked

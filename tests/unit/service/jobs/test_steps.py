@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from deadline import wait_until
 from fake_backend import KERNEL, FakeBackend
 
 from elivepatch.model.build import BuildRequest, Result, Status
@@ -153,8 +154,7 @@ def test_a_job_that_is_cancelled_while_it_builds_ends_cancelled(house: House) ->
     started = time.monotonic()
     worker = threading.Thread(target=house.run, args=(job,))
     worker.start()
-    while house.backend.runs("build") == 0:
-        time.sleep(0.01)
+    wait_until(lambda: house.backend.runs("build"))
     house.jobs.cancel(job, cancelled())
     house.steps.cancel(job)
     worker.join(timeout=10)
@@ -188,8 +188,7 @@ def test_a_stop_leaves_the_job_running_and_counts_no_attempt(house: House) -> No
 
     worker = threading.Thread(target=run)
     worker.start()
-    while house.backend.runs("build") == 0:
-        time.sleep(0.01)
+    wait_until(lambda: house.backend.runs("build"))
     house.steps.stop()
     worker.join(timeout=10)
     assert len(outcome) == 1
@@ -284,8 +283,7 @@ def test_a_job_that_others_took_over_is_abandoned_and_left_as_it_is(house: House
 
     worker = threading.Thread(target=run)
     worker.start()
-    while house.backend.runs("build") == 0:
-        time.sleep(0.01)
+    wait_until(lambda: house.backend.runs("build"))
     house.steps.abandon()
     worker.join(timeout=10)
     stands = house.jobs.get(job)
