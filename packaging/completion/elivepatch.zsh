@@ -26,7 +26,7 @@ _shtab_elivepatch_commands() {
     kernels:'`elivepatch kernels`: list the kernels that a server can build for.'
     list:'`elivepatch list`: the livepatches of this host, live or only recorded, and what they replace.'
     load:'`elivepatch load`: load a livepatch from a file, without a server, verified as if it came from one.'
-    overlay:'`elivepatch overlay`: subscribing to collections of source patches, and checking one that you keep.'
+    overlay:'`elivepatch overlay`: subscribe to collections of source patches, and check one that you maintain.'
     rollback:'`elivepatch rollback`: go back to the livepatches that were live before the last change.'
     status:'`elivepatch status`: what is live on this host, whether the record agrees, and what holds a transition. It asks no network and answers at once. Status 0 means that all is in order, 6 that something needs a look.'
     unload:'`elivepatch unload`: take a livepatch out of force, unload its module, drop it from what is loaded at boot.'
@@ -57,11 +57,11 @@ _shtab_elivepatch_cve_commands() {
 _shtab_elivepatch_overlay_commands() {
   local _commands=(
     add:'subscribe to an overlay'
-    lint:'check an overlay that you keep, before you commit'
+    lint:'check an overlay that you maintain, before you commit'
     list:'the overlays this host is subscribed to'
-    remove:'unsubscribe; what is live stays live'
-    show:'what an overlay holds'
-    update:'fetch what is new'
+    remove:'unsubscribe; livepatches that are live stay live'
+    show:'the entries of an overlay'
+    update:'fetch new commits'
   )
   _describe 'elivepatch overlay commands' _commands
 }
@@ -415,10 +415,10 @@ _shtab_elivepatch_overlay_add_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
-  "--signers[whose signatures count\: a file of allowed signers as ssh-keygen(1) has it]:FILE:"
+  "--signers[the keys that may sign it\: a file of allowed signers, ssh-keygen(1)]:FILE:"
   "--branch[the branch to follow (default\: the repository\'s own)]:branch:"
   "--precedence[overlays with a higher number are asked first (default\: 0)]:precedence:"
-  ":what it is called on this host:"
+  ":its name on this host:"
   ":a git repository\: https\:\/\/, ssh\:\/\/ or file\:\/\/:"
 )
 
@@ -470,7 +470,7 @@ _shtab_elivepatch_overlay_update_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
   "--json[print one JSON document]"
-  "(*)::which ones (default\: all):"
+  "(*)::the overlays to update (default\: all):"
 )
 
 # guard to ensure default positional specs are added only once per session

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Running git on repositories that nobody vouches for.
+"""Git commands on repositories that are not trusted.
 
 A repository's own configuration may name programs: hooks, pagers, helpers for protocols, diff drivers, signature
-checkers. So only plumbing commands are run, which heed little of it, with everything that starts a program switched
-off, no protocol allowed but the one that is asked for, and nothing of the system's or the user's configuration.
+checkers. So only plumbing commands are run, which follow little of it, with everything that starts a program switched
+off, no protocol allowed except the one that the caller names, and no configuration of the system or the user.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ from elivepatch.advisory.fixes.fixes import Fix, Found
 from elivepatch.advisory.policy import Policy
 from elivepatch.advisory.records.record import at_least, id_order
 from elivepatch.model.kernel import Digest
-from elivepatch.model.series import SourcePatch
+from elivepatch.model.series import SERIES_LIMIT_BYTES, SourcePatch
 
-SERIES_REQUEST_MAX = 23 * 1024 * 1024
-"""Bytes of all patches in one request, as they are sent. A request may have 24 MiB; 1 MiB is for everything else."""
+SERIES_REQUEST_MAX = SERIES_LIMIT_BYTES - (1 << 20)
+"""Bytes of all patches in one request, as they are sent; 1 MiB of a request is for everything else."""
 
 _PATCH_OVERHEAD = 512
 

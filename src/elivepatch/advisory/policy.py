@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an administrator wants closed, and where fixes may come from: a TOML file (docs/closing.md).
+"""Policy of an administrator: the CVEs to close and the sources of fixes, in a TOML file (docs/closing.md).
 
-Nothing in it is guessed: an unknown key, a value of another kind or an impossible CVE is an error that names it. What
-the file does not name is not fetched.
+An unknown key, a value of another kind or an impossible CVE is an error that names it. Only sources listed in the file
+are fetched.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """When `elivepatch auto` may work: from `start` to `end`, local time, past midnight where `end` is the earlier."""
+    """Hours of `elivepatch auto`: from `start` to `end`, local time, past midnight if `end` is the earlier."""
 
     start: time
     end: time
 
     def contains(self, now: time) -> bool:
-        """Tell whether `now` lies in the window; its end does not."""
+        """Return whether `now` lies in the window; its end does not."""
         if self.start <= self.end:
             return self.start <= now < self.end
         return now >= self.start or now < self.end
@@ -46,11 +46,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What is to be closed, in the words of the file.
+    """Values of the file, by the names of its keys.
 
-    A CVE is chosen from `severity` on, one without a score where `unrated`, and one of the KEV catalogue whatever its
-    severity; with `loaded_only` where its code is loaded now. Its fix must be `min_age_days` old. `include` chooses
-    and `exclude` leaves out, whatever else holds. At most `max_functions` functions are live at once.
+    A CVE is chosen from `severity` on, without a score if `unrated`, and at any severity if the KEV catalogue lists it;
+    with `loaded_only` only if its code is loaded now. Its fix must be `min_age_days` old. `include` and `exclude`
+    override all these. At most `max_functions` functions are live at once.
     """
 
     severity: str = "none"
@@ -72,7 +72,7 @@ class Policy:
 
 
 def read_policy(file: Path) -> Policy:
-    """Return what `file` says; raises UsageError that names the first thing in it that cannot be used."""
+    """Return the policy in `file`; raises UsageError that names the first key or value that cannot be used."""
     try:
         with file.open("rb") as opened:
             content = opened.read(_FILE_MAX + 1)
@@ -81,7 +81,7 @@ def read_policy(file: Path) -> Policy:
         raise UsageError(
             "policy",
             f"The policy {file} cannot be read: {error.strerror}.",
-            advice="Write one as docs/closing.md shows: without it nobody said where fixes may come from.",
+            advice="Write one as docs/closing.md shows: it lists the sources that fixes may come from.",
         ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise _wrong(file, f"it is not TOML ({plain(str(error), 120)})") from error

@@ -121,7 +121,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, text: str, named: str) -> 
 def test_a_policy_that_is_missing_says_why_one_is_needed(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_policy(tmp_path / "missing.toml")
-    assert "where fixes may come from" in caught.value.problem.advice
+    assert "the sources that fixes may come from" in caught.value.problem.advice
 
 
 @given(st.binary(max_size=200))

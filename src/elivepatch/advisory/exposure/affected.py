@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The affected rule: whether a vanilla kernel has the bug of a record, and by which commits that is known.
+"""Affected rule: decides from commits and versions if a vanilla kernel has the bug of a record.
 
-Every introducing commit is judged on its own, for a bug can be fixed and come back: it is in the kernel where the
-kernel contains the version that brought it, and it is dealt with where the kernel contains the version of one of its
-own fixes. One introduction that is in and not dealt with makes the kernel affected. docs/cve.md derives the rule.
+The rule looks at each introducing commit alone, because a bug can be fixed and come back. An introduction is present if
+the kernel contains the version that brought it, and fixed if the kernel contains the version of one of its own fixes.
+One introduction that is present and not fixed makes the kernel affected. docs/cve.md derives the rule.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from elivepatch.advisory.records.record import FixCommit, Introduction, Record
 
 
 class State(enum.StrEnum):
-    """What the list says about one CVE and one version."""
+    """State of one CVE in one version, by the list."""
 
     AFFECTED = "affected"
-    FIXED = "fixed"  # the bug was in an earlier version of what this kernel is made of, and its fix is in
+    FIXED = "fixed"  # an earlier version of this kernel's branch had the bug; this one has the fix
     NOT_AFFECTED = "not-affected"  # the bug never came into this version
     UNKNOWN = "unknown"  # the list does not decide it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """One introduction and what became of it: versions and commits as the list has them, empty where it has none.
+    """One introduction and its fix: versions and commits as the list has them, empty if it has none.
 
-    For an affected kernel `fixed` is the fix to wait or build for: that of its own branch where there is one, else
+    For an affected kernel `fixed` is the fix to wait for or to build: that of its own branch if there is one, else
     the first mainline one.
     """
 
@@ -46,7 +46,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assessment:
-    """The state of one record on one kernel. `evidence` has every introduction that decided it, at least one."""
+    """The state of one record on one kernel. `evidence` has each introduction that decided it, at least one."""
 
     record: Record
     state: State
@@ -62,7 +62,7 @@ class Assessment:
 def assess(record: Record, kernel: KernelVersion) -> Assessment:
     """Apply the rule to one record.
 
-    `unknown` is the answer for a record whose ranges cannot be used, and for a release candidate of the very version
+    The state is unknown for a record with ranges that cannot be used, and for a release candidate of the very version
     that brought the bug or the fix.
     """
     if record.defect or not record.introductions:
@@ -84,7 +84,7 @@ def assess_all(records: Iterable[Record], kernel: KernelVersion) -> list[Assessm
 
 
 def _judge(group: Introduction, kernel: KernelVersion) -> tuple[State, FixCommit | None]:
-    """Judge one introduction: its state, and the fix that decides it or leaves it open."""
+    """Return the state of one introduction, and the fix that decides it or leaves it open."""
     present = reached(group.version, kernel)
     if present is False:
         return State.NOT_AFFECTED, None
@@ -120,12 +120,12 @@ def _closest(groups: tuple[Introduction, ...], kernel: KernelVersion) -> Introdu
 def _explain(group: Introduction, state: State, fix: FixCommit | None, kernel: KernelVersion) -> Evidence:
     origin = f"introduced in {group.version}"
     if group.version == BEGINNING:
-        origin = "introduced nobody knows when, so taken as always present"
+        origin = "introduced at an unknown time, so taken as always present"
     if state is State.NOT_AFFECTED:
         reason = f"{origin}, which {kernel} does not contain"
     elif state is State.UNKNOWN:
         came = f"fixed in {fix.version}" if fix else origin
-        reason = f"{came}, and the list does not say whether {kernel} has that commit already"
+        reason = f"{came}, and the list does not show whether {kernel} has that commit already"
     elif fix is None:
         reason = f"{origin}, and no fix is listed"
     elif state is State.FIXED or fix.version.branch == kernel.branch:

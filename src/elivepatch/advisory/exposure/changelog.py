@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A distribution's changelog of its kernel: which CVEs it has closed itself, what it added and what it took back.
+"""Changelog of a distribution's kernel: the CVEs it closed itself, the changes it added and those it reverted.
 
 The format is that of deb-changelog(5). Debian's kernel names a CVE on the entry of the change that closes it, and lists
 the changes of the stable updates it took under an entry that begins with `New upstream`; every other entry is a
-change of its own. What an upload of an older branch did need not have been carried on, so it is kept apart.
+change of its own. An upload of an older branch may have closed a CVE that this branch still
+has, so its entries are kept apart.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ _LONGEST = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changelog:
-    """What a distribution says it changed, up to its package version `version`.
+    """Changes of a distribution, up to its package version `version`.
 
     `closed` maps a CVE to the newest upload of this branch that names it; `elsewhere` those that only uploads of other
     branches name. `own` and `reverted` map subjects of changes (as their commits have them) to the upload that added
-    them on top of the stable updates, or took them back and did not bring them again.
+    them on top of the stable updates, or reverted them for good.
     """
 
     version: str
@@ -49,7 +50,7 @@ class Changelog:
 
     @classmethod
     def from_dict(cls, read: Any) -> Changelog:
-        """Rebuild from `as_dict`'s mapping; raises TypeError, KeyError or ValueError where it is not one."""
+        """Rebuild from `as_dict`'s mapping; raises TypeError, KeyError or ValueError if it is not one."""
         tables = {name: dict(read[name]) for name in ("closed", "elsewhere", "own", "reverted")}
         texts = [read["version"], *(text for table in tables.values() for pair in table.items() for text in pair)]
         if not all(isinstance(text, str) and len(text) <= _LONGEST and text.isprintable() for text in texts):
@@ -61,7 +62,7 @@ class Changelog:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One entry. `at` is its place in time (upload, entry), growing; `own` whether the distribution made the change."""
+    """One entry. `at` is its place in time (upload, entry), growing; `own` is true for a distribution's own change."""
 
     version: str
     branch: tuple[int, ...] | None
@@ -77,7 +78,7 @@ class _Entry:
 def package_vanilla(package_version: str) -> KernelVersion | None:
     """Return the vanilla version that a package is built from (6.1.176 of 6.1.176-1, 7.2-rc3 of 7.2~rc3-1~exp1).
 
-    None where the version's upstream part is no version of Linux.
+    None if the version's upstream part is not a version of Linux.
     """
     found = _PACKAGE.fullmatch(package_version)
     if found is None:
@@ -86,7 +87,7 @@ def package_vanilla(package_version: str) -> KernelVersion | None:
 
 
 def read_changelog(text: str) -> Changelog | None:
-    """Return what the changelog says, None where it has no upload of a kernel in it."""
+    """Return what the changelog says, None if it has no upload of a kernel."""
     entries = list(_entries(text))
     if not entries:
         return None
@@ -131,10 +132,10 @@ def read_changelog(text: str) -> Changelog | None:
 
 
 def with_changelog(assessment: Assessment, changelog: Changelog) -> Assessment:
-    """Return the answer for a distribution's kernel: what its changelog says goes before the version.
+    """Return the assessment of a distribution's kernel: its changelog counts more than its version.
 
-    An affected CVE is fixed where an upload of this branch names it, or added the very change of that title; it is
-    unknown where only an upload of another branch names it. A fixed one is unknown where its fix was taken back.
+    An affected CVE is fixed if an upload of this branch names it, or added the very change of that title; it is
+    unknown if only an upload of another branch names it. A fixed one is unknown if its fix was reverted.
     """
     name, title = assessment.record.id, assessment.record.title
     if assessment.state in {State.AFFECTED, State.UNKNOWN}:
@@ -146,17 +147,17 @@ def with_changelog(assessment: Assessment, changelog: Changelog) -> Assessment:
             )
         if name in changelog.elsewhere:
             where = changelog.elsewhere[name]
-            reason = f"only the changelog of {where}, another branch, names it: the fix may not have been carried on"
+            reason = f"only the changelog of {where}, another branch, names it: this branch may lack the fix"
             return _replaced(assessment, State.UNKNOWN, reason)
     if assessment.state is State.FIXED and title in changelog.reverted and name not in changelog.closed:
-        reason = f"the changelog of {changelog.reverted[title]} says that the fix was taken back"
+        reason = f"the changelog of {changelog.reverted[title]} shows that the fix was reverted"
         return _replaced(assessment, State.UNKNOWN, reason)
     return assessment
 
 
 def _replaced(assessment: Assessment, state: State, reason: str) -> Assessment:
-    told: list[Evidence] = [replace(one, reason=f"{one.reason}; {reason}") for one in assessment.evidence]
-    return replace(assessment, state=state, evidence=tuple(told))
+    evidence: list[Evidence] = [replace(one, reason=f"{one.reason}; {reason}") for one in assessment.evidence]
+    return replace(assessment, state=state, evidence=tuple(evidence))
 
 
 def _newest(entries: dict[str, _Entry], key: str, entry: _Entry) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The exposure of one very kernel: from its version to what it builds, what is loaded, and what livepatches close.
+"""Exposure of one kernel to CVEs, in stages: its version, its configuration, its loaded modules, its livepatches.
 
-Each stage has three assessments, yes, no and unknown; whatever is unknown counts as exposed. docs/cve.md derives them.
+Each stage has three results, yes, no and unknown; unknown counts as exposed. docs/cve.md derives them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OWN_IMAGES = ("arch/x86/boot/", "arch/x86/realmode/", "arch/x86/purgatory/", "a
 
 
 class Certainty(enum.StrEnum):
-    """An answer that may not be known."""
+    """A result that may not be known."""
 
     YES = "yes"
     NO = "no"
@@ -35,7 +35,7 @@ class Certainty(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """The answer of one stage and why."""
+    """The result of one stage and its reason."""
 
     certainty: Certainty
     reason: str
@@ -45,30 +45,30 @@ class Stage:
         return {"certainty": str(self.certainty), "reason": self.reason}
 
 
-NOT_ASKED = Stage(certainty=Certainty.UNKNOWN, reason="nobody told")
+NOT_ASKED = Stage(certainty=Certainty.UNKNOWN, reason="not known")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """What closes a CVE: a livepatch that is live, and its functions that carry the fix, as `object:function`."""
+    """A livepatch that closes a CVE, and its functions that carry the fix, as `object:function`."""
 
     livepatch: str
     functions: tuple[str, ...]
 
     @property
     def reason(self) -> str:
-        """One line that tells it."""
+        """The livepatch and its functions, on one line."""
         shown = ", ".join(self.functions[:4]) + (" ..." if len(self.functions) > 4 else "")
         return f"{self.livepatch}{': ' if shown else ''}{shown}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExposureSubject:
-    """The kernel that is asked about.
+    """The kernel under assessment.
 
-    `sources` is None where no server told what it was built from, `modules` None where it is not the one of this host;
-    else the names of the loaded modules. `closings` maps a CVE to what closes it, None where that is not known.
-    `verdicts` maps a CVE to what is known about its fix.
+    `sources` are those it was built from, None if they are not known. `modules` are the names of the loaded modules,
+    None if it is not this host's kernel. `closings` maps a CVE to the livepatch that closes it, None if that is not
+    known. `verdicts` maps a CVE to the verdict on its fix.
     """
 
     version: KernelVersion
@@ -80,9 +80,9 @@ class ExposureSubject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
-    """One CVE on one kernel. `parents` are what its sources were built into, as far as that is known.
+    """One CVE on one kernel. `parents` are the known objects that its sources were built into.
 
-    `verdict` is what is known about its fix with the server's builder of today, None where that is nothing.
+    `verdict` is that on its fix by the server's present builder, None if there is none.
     """
 
     assessment: Assessment
@@ -94,22 +94,22 @@ class Exposure:
 
     @property
     def record(self) -> Record:
-        """The record that this is about."""
+        """The record of the CVE."""
         return self.assessment.record
 
     @property
     def concerned(self) -> bool:
-        """Whether the version is affected, or may be, and this configuration builds the code, or may."""
+        """True if the version is affected, or may be, and this configuration builds the code, or may."""
         return self.assessment.state in {State.AFFECTED, State.UNKNOWN} and self.built.certainty is not Certainty.NO
 
     @property
     def open(self) -> bool:
-        """Whether the CVE is open on this kernel, as far as is known."""
+        """True if the CVE is open on this kernel, as far as is known."""
         return self.concerned and self.closed is None
 
 
 def expose(records: Iterable[Record], subject: ExposureSubject) -> list[Exposure]:
-    """Return what every record means for the kernel, in their order."""
+    """Return the exposure of the kernel to each record's CVE, in their order."""
     sources = subject.sources
     exposed = []
     for record in records:
@@ -136,7 +136,7 @@ def expose(records: Iterable[Record], subject: ExposureSubject) -> list[Exposure
 
 
 def _shown_by_source(found: Assessment, built: Stage, verdict: FixVerdict) -> tuple[Assessment, Stage]:
-    """Return state and stage as this kernel's own source shows them: the server tried the fix on it."""
+    """Return state and stage as this kernel's own source shows them: the server applied the fix to it."""
     if verdict.problem is None:
         return found, built
     if verdict.problem.code != "already-applied":
@@ -149,7 +149,7 @@ def _shown_by_source(found: Assessment, built: Stage, verdict: FixVerdict) -> tu
 
 
 def _built(record: Record, sources: KernelSources | None) -> tuple[Stage, tuple[str, ...]]:
-    """Tell whether the kernel has code of the record's files in it, and where."""
+    """Return whether the kernel contains code of the record's files, and the objects that do."""
     if sources is None:
         return NOT_ASKED, ()
     parents = {parent for file in record.files for parent in sources.sources.get(file, ())}
@@ -164,20 +164,20 @@ def _built(record: Record, sources: KernelSources | None) -> tuple[Stage, tuple[
 
 
 def _doubt(file: str, sources: KernelSources) -> str:
-    """Return why it cannot be told whether a file without an object is in the kernel; empty where it is not."""
+    """Return why a file without an object may be in the kernel all the same; empty if it cannot be."""
     if file.startswith(_NOT_THE_KERNEL) or (file.startswith("arch/") and not file.startswith("arch/x86/")):
         return ""
     if file.startswith(_OWN_IMAGES):
         return "goes into an image of its own"
     if file.endswith(".h"):
-        return "is a header: nobody listed who includes it"
+        return "is a header: its users are not known"
     if file.endswith(_CODE) and file not in sources.sources:
         return "is not in this kernel's source: the code may be elsewhere in it"
     return ""
 
 
 def _loaded(built: Stage, parents: tuple[str, ...], modules: Collection[str] | None) -> Stage:
-    """Tell whether the code is in memory now. A module that is not loaded may still be, often by any user."""
+    """Return whether the code is in memory now. A module that is not loaded can be, often by any user."""
     if built.certainty is Certainty.NO:
         return Stage(certainty=Certainty.NO, reason=built.reason)
     if VMLINUX in parents:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What says which CVE to look at first: known exploitation (KEV) and the probability of it (EPSS). Never the state."""
+"""Ranking of CVEs by known exploitation (KEV) and by its probability (EPSS). It never changes a CVE's state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Ranking:
 def read_kev(file: Path) -> dict[str, str]:
     """Return id and `dateAdded` of every entry of CISA's Known Exploited Vulnerabilities catalogue, its JSON format.
 
-    Raises UsageError where the file is something else.
+    Raises UsageError if the file is something else.
     """
     try:
         catalogue = json.loads(_content(file))
@@ -44,7 +44,7 @@ def read_kev(file: Path) -> dict[str, str]:
 def read_epss(file: Path) -> dict[str, float]:
     """Return id and score of every line of FIRST's daily EPSS file, `cve,epss,percentile`, gzip or plain.
 
-    Raises UsageError where the file is something else.
+    Raises UsageError if the file is something else.
     """
     try:
         lines = io.StringIO(_content(file).decode())
@@ -74,5 +74,5 @@ def _content(file: Path) -> bytes:
 
 def _wrong(file: Path, wanted: str) -> UsageError:
     return UsageError(
-        "cve-ranking", f"{file} does not contain {wanted}.", advice="Give the file as its publisher hands it out."
+        "cve-ranking", f"{file} does not contain {wanted}.", advice="Give the file as its publisher provides it."
     )

@@ -17,8 +17,8 @@ _SEVERITIES = ("critical", "high", "medium", "low", "none", "unrated")
 
 
 def record_dict(record: Record) -> dict[str, Any]:
-    """Return what the list says about one CVE, whatever the kernel; `score` is CVSS 3.1's, 0 to 10, or None."""
-    told: dict[str, Any] = {
+    """Return the list's data on one CVE, for every kernel; `score` is CVSS 3.1's, 0 to 10, or None."""
+    document: dict[str, Any] = {
         "id": record.id,
         "title": record.title,
         "files": list(record.files),
@@ -27,14 +27,14 @@ def record_dict(record: Record) -> dict[str, Any]:
         "vector": record.vector,
     }
     if record.overridden:
-        told["overridden"] = record.overridden
+        document["overridden"] = record.overridden
     if record.older:
-        told["older"] = True
-    return told
+        document["older"] = True
+    return document
 
 
 def ranges(record: Record) -> list[dict[str, Any]]:
-    """Return every introduction with its fixes, as the list has them; empty texts where it knows nothing."""
+    """Return every introduction with its fixes, as the list has them; empty texts for values that it lacks."""
     return [
         {
             "introduced": str(group.version),
@@ -46,21 +46,21 @@ def ranges(record: Record) -> list[dict[str, Any]]:
 
 
 def assessment_dict(assessment: Assessment, ranking: Ranking) -> dict[str, Any]:
-    """Return one CVE's state on one kernel, with its evidence, and what ranks it where that is known."""
-    told = record_dict(assessment.record) | {
+    """Return one CVE's state on one kernel, with its evidence, and its ranking if known."""
+    document = record_dict(assessment.record) | {
         "state": str(assessment.state),
         "fixed_in": list(assessment.fixed_in),
         "evidence": [evidence.as_dict() for evidence in assessment.evidence],
     }
     if assessment.record.id in ranking.exploited:
-        told["exploited_since"] = ranking.exploited[assessment.record.id]
+        document["exploited_since"] = ranking.exploited[assessment.record.id]
     if assessment.record.id in ranking.probability:
-        told["exploit_probability"] = ranking.probability[assessment.record.id]
-    return told
+        document["exploit_probability"] = ranking.probability[assessment.record.id]
+    return document
 
 
 def ranked(assessments: Iterable[Assessment], ranking: Ranking) -> list[Assessment]:
-    """Return the assessments in the order to look at them: exploited first, then by probability, score and age.
+    """Return the assessments in the order to read them in: exploited first, then by probability, score and age.
 
     Without any ranking they stay in their order.
     """
@@ -76,7 +76,7 @@ def ranked(assessments: Iterable[Assessment], ranking: Ranking) -> list[Assessme
 
 
 def last_known(assessments: Iterable[Assessment], kernel: KernelVersion) -> str:
-    """Return the newest version of the kernel's branch that the records name, empty where they name none.
+    """Return the newest version of the kernel's branch that the records name, empty if they name none.
 
     Every fix the list has for this branch is in that version; a kernel newer than it is newer than the list.
     """
@@ -111,7 +111,7 @@ def summary(assessments: Sequence[Assessment], kernel: KernelVersion, ranking: R
 
 
 def _where_fixed(assessment: Assessment, kernel: KernelVersion) -> str:
-    """Return `branch` where every open introduction has a fix in the kernel's branch, `none` where one has none."""
+    """Return `branch` if every open introduction has a fix in the kernel's branch, `none` if one has none."""
     branch = KernelVersion(branch=kernel.branch)
     fixes = [evidence.fixed for evidence in assessment.evidence]
     if not all(fixes):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a server tells about one kernel: which sources it was built from, into which module each went, its changelog.
+"""Sources of one kernel as its server knows them: the files, the module that each went into, the changelog.
 
-It is one JSON document, so that a client can keep it and answer without a network.
+They are one JSON document, so that a client can keep it and answer without a network.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class KernelSources:
 
     `package_version` is the distribution's (6.1.176-1), empty for a kernel that no package holds. `sources` maps every
     source file of its tree, by its path, to the parents it was built into: `vmlinux` or names of modules as the kernel
-    knows them, none where this configuration does not build it. `builder` is a digest over everything on the server
-    that decides what becomes of a source patch for this kernel. `changelog` is None where the server has none.
+    knows them, none if this configuration does not build it. `builder` is a digest over everything on the server
+    that decides the result of a source patch for this kernel. `changelog` is None if the server has none.
     """
 
     release: Release
@@ -96,7 +96,7 @@ def vanilla_purl(version: KernelVersion) -> str:
 def vanilla_of(release: str, package_version: str) -> KernelVersion:
     """Return the vanilla version behind a kernel: that of its package, else the one its release begins with.
 
-    Raises EnvironmentFault where neither is a version of Linux.
+    Raises EnvironmentFault if neither is a version of Linux.
     """
     leading = re.match(r"[0-9]+(?:\.[0-9]+){1,3}(?:-rc[0-9]+)?", release)
     found = package_vanilla(package_version) if package_version else listed_version(leading[0]) if leading else None
@@ -104,7 +104,7 @@ def vanilla_of(release: str, package_version: str) -> KernelVersion:
         raise EnvironmentFault(
             "kernel-version",
             f"No vanilla version can be read from {package_version or release}.",
-            advice="CVEs cannot be told for this kernel; give a vanilla version with --kernel.",
+            advice="Give a vanilla version with --kernel.",
         )
     return found
 
@@ -114,7 +114,7 @@ def source_map(
 ) -> dict[str, tuple[str, ...]]:
     """Return every source of `present` and `built` with its parents.
 
-    A source that others include is in their parents too; a source that is there and reached by none has no parents.
+    A source that others include is in their parents too; a source that no object includes has no parents.
     """
     parents: dict[str, set[str]] = {path: set() for path in present if inside_tree(path)}
     for path, of in built:

@@ -88,11 +88,11 @@ class FixVerdict:
         return self.problem is not None and self.problem.code in _CONTEXT and not self.beside
 
     def holds(self, patches: Sequence[Digest], builder: Digest) -> bool:
-        """Return if the server was asked about exactly these patches with this builder."""
+        """Return whether the server was asked about exactly these patches with this builder."""
         return self.asked and self.patches == tuple(patches) and self.builder == builder
 
     def expired(self, now: datetime) -> bool:
-        """Return if this is a trial's failure that is too old to keep the fix out; `now` has a time zone."""
+        """Return whether this is a trial's failure that is too old to keep the fix out; `now` has a time zone."""
         if self.problem is None or not self.problem.code.startswith(_TRIAL):
             return False
         try:
@@ -156,12 +156,12 @@ def _damaged() -> UsageError:
 
 
 def about_patches(problem: Problem) -> bool:
-    """Return if a problem is about the source patches: not about the server, and not about the size of a request."""
+    """Return whether a problem is about the source patches, and not about the server or the size of a request."""
     return problem.kind in {Kind.VERDICT, Kind.FAILURE} and problem.code not in _TOO_LARGE
 
 
 def lasting(problem: Problem) -> bool:
-    """Return if a problem is about the source patches and the same question has the same answer.
+    """Return whether a problem is about the source patches and the same question has the same answer.
 
     The failure of a trial is not lasting, as on the server: the next run of the same virtual machine may pass.
     """

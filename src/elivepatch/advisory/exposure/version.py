@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Vanilla kernel versions: reading them, and whether one contains what another one brought."""
+"""Vanilla kernel versions: parsing them, and deciding if one contains a change that another one brought."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class KernelVersion:
 
     `branch` is the mainline release it stands on: (6, 1) of 6.1.176, (2, 6, 32) of 2.6.32.9. `level` is the stable
     update, 0 for the mainline release itself. `rc` is N of -rcN, None for a release. `order` is a key that sorts by
-    branch, then update, candidates before their release; it and the text are made once, for an answer needs them
-    hundred thousand times.
+    branch, then update, candidates before their release; it and the text are made once: an answer needs them
+    a hundred thousand times.
     """
 
     branch: tuple[int, ...]
@@ -46,16 +46,16 @@ class KernelVersion:
 
     @property
     def mainline(self) -> bool:
-        """Whether this is a mainline release or candidate, which every later branch starts from."""
+        """True for a mainline release or candidate, which each later branch starts from."""
         return self.level == 0
 
 
 BEGINNING = KernelVersion(branch=())
-"""Stands for an introduction nobody knows: older than every version and contained in all of them."""
+"""Stands for an introduction that is not known: older than every version and contained in all of them."""
 
 
 def listed_version(text: str) -> KernelVersion | None:
-    """Return a version as the CVE list writes them (6.1, 6.1.176, 2.6.32.9, 6.13-rc2), None where none can be read.
+    """Return a version as the CVE list writes them (6.1, 6.1.176, 2.6.32.9, 6.13-rc2), None if none can be read.
 
     None too for versions that cannot exist: before 2.6.12, or beyond the last release of a finished series.
     """
@@ -75,11 +75,11 @@ def listed_version(text: str) -> KernelVersion | None:
 
 
 def parse_kernel_version(text: str) -> KernelVersion:
-    """Return the vanilla version a person gave.
+    """Return the vanilla version that a person gave.
 
-    Raises UsageError where it is none, and says what to give instead. A distribution's release or package version is
-    refused: `6.1.0-50-cloud-amd64` does not contain the base version at all, and `6.1.176-1` does not say what the
-    distribution added, so that the answer would look more certain than it is.
+    Raises UsageError if it is none; the advice names what to give instead. A distribution's release or package version
+    is refused: `6.1.0-50-cloud-amd64` does not contain the base version at all, and `6.1.176-1` hides the patches that
+    the distribution added, so that the answer would look more certain than it is.
     """
     version = listed_version(text)
     if version is not None:
@@ -88,7 +88,7 @@ def parse_kernel_version(text: str) -> KernelVersion:
         raise UsageError(
             "cve-kernel-distribution",
             f"{text[:80]!r} is a distribution's release: the vanilla version it is built from cannot be read from it.",
-            advice="Run `uname -v` there: where it prints Debian 6.1.176-1, give --kernel 6.1.176 (Ubuntu has it in "
+            advice="Run `uname -v` there: if it prints Debian 6.1.176-1, give --kernel 6.1.176 (Ubuntu has it in "
             "/proc/version_signature). Fixes that the distribution added itself are not seen by the answer.",
         )
     build = _BUILD.fullmatch(text)
@@ -96,8 +96,8 @@ def parse_kernel_version(text: str) -> KernelVersion:
     if base is not None:
         raise UsageError(
             "cve-kernel-distribution",
-            f"{text[:80]!r} names a build, whose own patches the CVE list does not know, not a vanilla version.",
-            advice=f"Give the vanilla version that it is built from; if that is {base}, say --kernel {base}. "
+            f"{text[:80]!r} names a build, not a vanilla version: the CVE list does not know the patches added to it.",
+            advice=f"Give the vanilla version that it is built from; if that is {base}, give --kernel {base}. "
             "Fixes that were added to the build are not seen by the answer.",
         )
     raise UsageError(
@@ -108,7 +108,7 @@ def parse_kernel_version(text: str) -> KernelVersion:
 
 
 def reached(change: KernelVersion, kernel: KernelVersion) -> bool | None:
-    """Tell whether `kernel` contains what first appeared in `change`; None where the versions cannot tell.
+    """Return whether `kernel` contains a change that came with `change`; None if the versions do not decide it.
 
     A mainline release is in every later branch, a stable update only in the later updates of its own branch
     (Documentation/process/2.Process.rst). The list names the release, not the candidate, with which a change came,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the fix of a CVE comes from: the source patches that close it on one kernel, from the places a policy names.
+"""Fixes of CVEs: the source patches that close each on one kernel, from the places that a policy names.
 
 Each place is asked in the policy's order and the first that has a fix gives it. A place that cannot be read, and a fix
 that cannot be used, are named and set aside; the next place is asked and the rest goes on.
@@ -45,7 +45,7 @@ class WantedCommit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A CVE to close on a kernel. `commits` are in the order of their versions; `lacking` says why there are none."""
+    """A CVE to close on a kernel. `commits` are sorted by version; `lacking` is the reason if there are none."""
 
     cve: str
     kernel: KernelVersion
@@ -92,7 +92,7 @@ class FixSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name in messages."""
 
     def prepare(self, wanted: Sequence[Wanted]) -> None:
         """Get ready for `find` of each of these, so that what they share is done once.
@@ -109,7 +109,7 @@ class FixSource(Protocol):
 
 @dataclass(slots=True)
 class Found:
-    """What all places together have: fixes by CVE, why there is none for the others, and what was set aside."""
+    """Result of asking all places: fixes by CVE, the reason if there is none, and the findings."""
 
     fixes: dict[str, Fix] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -211,7 +211,7 @@ class DirectoryFixes:
 
 
 def order_of(wanted: Wanted) -> tuple[int, ...]:
-    """Return the place of a fix in its branch; those whose version nobody knows come last."""
+    """Return the sort key of a fix in its branch; those of an unknown version come last."""
     if not wanted.commits:
         return (1,)
     branch, level, candidate = wanted.commits[-1].version.order
@@ -219,7 +219,7 @@ def order_of(wanted: Wanted) -> tuple[int, ...]:
 
 
 def dated(patch: bytes) -> datetime | None:
-    """Return the date in a mailed patch's header, None where it has none."""
+    """Return the date in a mailed patch's header, None if it has none."""
     found = _DATE.search(patch[:16384])
     if found is None:
         return None

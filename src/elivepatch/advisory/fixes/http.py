@@ -18,7 +18,7 @@ _TIMEOUT_S = 30.0
 
 
 class HttpFixes:
-    """One such place. Redirects are not followed: the policy named this one and no other."""
+    """One web view. Redirects are not followed: the policy names this server and no other."""
 
     def __init__(self, base: str, *, transport: httpx2.BaseTransport | None = None) -> None:
         self.name = base.rstrip("/")
@@ -33,8 +33,8 @@ class HttpFixes:
     def find(self, wanted: Wanted, findings: Findings) -> Fix | None:
         """Return the fix's commits as mails.
 
-        An answer that is not the mail of that very commit sets the fix aside. Raises EnvironmentFault where nobody
-        answers.
+        An answer that is not the mail of that very commit sets the fix aside. Raises EnvironmentFault if the
+        server does not answer.
         """
         patches: list[SourcePatch] = []
         for commit in wanted.commits:
@@ -50,7 +50,7 @@ class HttpFixes:
         return Fix(cve=wanted.cve, patches=tuple(patches), origin=self.name, dated=max(dates), order=order_of(wanted))
 
     def _fetch(self, commit: str) -> bytes | None:
-        """Return what the place answers for a commit, None where it says that it has none or answers too much."""
+        """Return the place's answer for a commit, None if it has none or the answer is too large."""
         content = bytearray()
         try:
             with self._client.stream("GET", f"{self.name}/patch/", params={"id": commit}) as got:
@@ -97,6 +97,6 @@ def _is_loopback(host: str) -> bool:
 def _bad(base: str) -> UsageError:
     return UsageError(
         "fix-source",
-        f"{base[:120]!r} is not a place that fixes are asked from.",
+        f"{base[:120]!r} is not a place that fixes can be fetched from.",
         advice="Give a URL that begins with https:// (http:// on this machine only) and carries no password.",
     )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The elivepatch.yml of 2019, read line by line as far as it can be understood: it never was valid YAML.
+"""The elivepatch.yml of 2019, read line by line because it never was valid YAML.
 
 A line `- 4.18.1` names the one kernel that the entries after it are for; an entry begins with a `-` before one of its
-keys: patch_id, cve_id, commit_id, repository, path, license, comment. What says no CVE, or neither a file nor a commit,
-closes nothing and is left out.
+keys: patch_id, cve_id, commit_id, repository, path, license, comment. An entry without a CVE, or with
+neither a file nor a commit, closes nothing and is left out.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _blocks(text: str, findings: Findings) -> Iterator[tuple[str, dict[str, str]
 def _entry(kernel: str, given: dict[str, str], exists: Callable[[str], bool]) -> OverlayEntry | str:
     range_ = read_range(kernel)
     if range_ is None:
-        return "It stands below no kernel version."
+        return "No kernel version stands above it."
     cve, commit, path = (given.get(key, "") for key in ("cve_id", "commit_id", "path"))
     if not CVE_ID.fullmatch(cve):
         return "It names no CVE."
@@ -80,7 +80,7 @@ def _entry(kernel: str, given: dict[str, str], exists: Callable[[str], bool]) ->
         commit="" if path else commit,
         cves=(cve,),
         kernels=(range_,),
-        licence=plain(given.get("license", ""), 300) or "not said",
-        author="not said",
+        licence=plain(given.get("license", ""), 300) or "not given",
+        author="not given",
         title=plain(given.get("comment", ""), 300),
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Overlays: collections of source patches with what they close and where they fit (docs/overlays.md has the schema).
+"""Overlays: collections of source patches with their CVEs and kernels (docs/overlays.md has the schema).
 
-An entry that cannot be used is named and left out, and with it what requires it; the rest goes on. A file of another
-schema, or with a key at its top that nobody knows, is not used at all: it may say something that changes the rest.
+An entry that cannot be used is named and left out, together with the entries that require it. A file of another schema,
+or with an unknown key at its top, is not used at all: the key may change the meaning of the rest.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class KernelRange:
     last: KernelVersion | None
 
     def contains(self, kernel: KernelVersion) -> bool:
-        """Tell whether a version lies in the range."""
+        """Return whether a version lies in the range."""
         return (self.first is None or self.first.order <= kernel.order) and (
             self.last is None or kernel.order <= self.last.order
         )
@@ -51,7 +51,7 @@ class KernelRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlayEntry:
-    """One entry: either `files`, paths inside the overlay, or `commit`, which the policy's places are asked for."""
+    """One entry: either `files`, paths inside the overlay, or `commit`, for the places that the policy names."""
 
     id: str
     files: tuple[str, ...]
@@ -66,13 +66,13 @@ class OverlayEntry:
     expect: tuple[Expectation, ...] = ()
 
     def fits(self, kernel: KernelVersion) -> bool:
-        """Tell whether the entry is for this kernel."""
+        """Return whether the entry is for this kernel."""
         return any(one.contains(kernel) for one in self.kernels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlay:
-    """What one overlay says: its usable entries by id, and what was set aside."""
+    """One overlay: its usable entries by id, and the findings about the others."""
 
     name: str
     maintainer: str = ""
@@ -81,7 +81,7 @@ class Overlay:
     findings: Findings = field(default_factory=Findings)
 
     def series(self, entry: OverlayEntry) -> list[OverlayEntry]:
-        """Return the entry after all that it requires, each once; lower `order` first where nothing else decides."""
+        """Return the entry after all entries that it requires, each once; lower `order` first among equals."""
         placed: dict[str, OverlayEntry] = {}
         pending = [(entry, False)]
         while pending:
@@ -98,9 +98,9 @@ class Overlay:
 
 
 def read_overlay(content: bytes, exists: Callable[[str], bool]) -> Overlay:
-    """Return what an overlay.yaml says; `exists` tells whether a path is a regular file inside the overlay.
+    """Return the overlay of an overlay.yaml; `exists` returns whether a path is a regular file inside the overlay.
 
-    Where the file as a whole cannot be used the overlay has no entries and a finding that says why.
+    If the whole file cannot be used, the overlay has no entries, and a finding has the reason.
     """
     findings = Findings()
     try:
@@ -152,7 +152,7 @@ def read_range(text: str) -> KernelRange | None:
 
 def _unusable(read: Any) -> str:
     if not isinstance(read, dict) or read.get("overlay") != SCHEMA:
-        return f"It is not an overlay of schema {SCHEMA}: it must say `overlay: {SCHEMA}`."
+        return f"It is not an overlay of schema {SCHEMA}: it must have `overlay: {SCHEMA}`."
     unknown = sorted(set(read) - _TOP)
     if unknown:
         return f"It has an unknown key {unknown[0][:60]!r}."
@@ -167,7 +167,7 @@ def _unusable(read: Any) -> str:
 
 
 def _entry(item: Any, exists: Callable[[str], bool]) -> OverlayEntry | str:
-    """Return an entry, or one sentence that says why it cannot be used."""
+    """Return an entry, or one sentence with the reason that it cannot be used."""
     if not isinstance(item, dict):
         return "It is not a mapping."
     unknown = sorted(set(item) - _KEYS)
@@ -209,7 +209,7 @@ def _entry(item: Any, exists: Callable[[str], bool]) -> OverlayEntry | str:
 def _wrong_values(texts: Mapping[str, str], lists: Mapping[str, list[str]], exists: Callable[[str], bool]) -> str:
     for path in lists["files"]:
         if not _PATH.fullmatch(path) or posixpath.normpath(path) != path or ".." in path.split("/"):
-            return f"{plain(path, 120)!r} leads outside of the overlay, or is no plain path."
+            return f"{plain(path, 120)!r} leads outside of the overlay, or is not a plain path."
         if not exists(path):
             return f"{path[:120]!r} is not a file of the overlay."
     bad_cve = next((one for one in lists["cves"] if not CVE_ID.fullmatch(one)), None)
@@ -230,7 +230,7 @@ def _wrong_values(texts: Mapping[str, str], lists: Mapping[str, list[str]], exis
 
 
 def _without_broken_requirements(entries: dict[str, OverlayEntry], findings: Findings) -> dict[str, OverlayEntry]:
-    """Leave out what requires something that is not there, or in the end itself."""
+    """Leave out entries that require one that is missing, or in the end themselves."""
     waiting = {one.id: set(one.requires) for one in entries.values()}
     wanted_by: dict[str, list[str]] = {}
     for one in entries.values():
@@ -249,7 +249,9 @@ def _without_broken_requirements(entries: dict[str, OverlayEntry], findings: Fin
     for one in left.values():
         missing = [name for name in one.requires if name not in entries]
         if missing:
-            findings.add("overlay-requires", one.id, f"It requires {plain(missing[0], 80)!r}, which is not there.")
+            findings.add("overlay-requires", one.id, f"It requires {plain(missing[0], 80)!r}, which is missing.")
         else:
-            findings.add("overlay-cycle", one.id, "What it requires requires it again, or cannot be used itself.")
+            findings.add(
+                "overlay-cycle", one.id, "An entry that it requires needs it in turn, or cannot be used itself."
+            )
     return {name: entries[name] for name in entries if name in usable}

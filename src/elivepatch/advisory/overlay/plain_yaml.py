@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""YAML as far as an overlay needs it: mappings, lists and texts, nothing that is built, expanded or guessed.
+"""Plain YAML for overlays: mappings, lists and texts; no value is constructed, expanded or guessed.
 
-Every scalar stays the text it was written as, so that 6.10 is not the number 6.1 and `no` not a truth value. Anchors,
-aliases, tags and repeated keys are refused: none says anything that a plain file cannot, and some fill memory.
+A scalar stays the text in the file, so that 6.10 is not the number 6.1 and `no` not a truth value. Anchors, aliases,
+tags and repeated keys are refused: a plain file can do without them, and some fill memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LOADER = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
 
 
 class NotPlain(ValueError):
-    """The text is not such YAML; the message says what and where."""
+    """The text is not plain YAML; the message names the fault and its line."""
 
 
 def read_yaml(content: bytes) -> Any:
@@ -66,7 +66,7 @@ def _value(event: Any, events: Iterator[Any], depth: int) -> Any:
     made: dict[str, Any] = {}
     while not isinstance(event := next(events), yaml.MappingEndEvent):
         if not isinstance(event, yaml.ScalarEvent):
-            raise NotPlain(f"line {event.start_mark.line + 1} has a key that is no text")
+            raise NotPlain(f"line {event.start_mark.line + 1} has a key that is not a text")
         key, line = _value(event, events, depth + 1), event.start_mark.line + 1
         if key in made:
             raise NotPlain(f"line {line} repeats the key {key[:60]!r}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An overlay as a git repository: fetched, its newest commit checked against the keys that are allowed, then read.
+"""Overlay as a git repository: fetched, its newest commit checked against the allowed keys, then read.
 
 The signature is checked by git itself (`git verify-commit` with SSH keys, git-verify-commit(1)). A signed commit
-vouches for the whole tree that it names, so the newest one is enough; that it comes after the one before keeps anybody
-from serving an old, signed state again.
+covers the whole tree that it names, so the newest one is enough. It must come after the one accepted before, so that
+no server can pass off an old, signed state as the newest.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class OverlayRepository:
     signers: Path
 
     def update(self) -> bool:
-        """Fetch, check and accept the newest commit; tell whether it is another one than before.
+        """Fetch, check and accept the newest commit; return whether it is another one than before.
 
-        Raises EnvironmentFault where it cannot be fetched, TrustError where it is not signed by an allowed key or
+        Raises EnvironmentFault if it cannot be fetched, TrustError if it is not signed by an allowed key or
         does not come after the one accepted before.
         """
         if not (self.directory / "HEAD").exists():
@@ -60,7 +60,7 @@ class OverlayRepository:
             raise EnvironmentFault(
                 "overlay-fetch",
                 f"{self.url} cannot be fetched from.",
-                advice="Try `git ls-remote` by hand; what was fetched before goes on being used.",
+                advice="Try `git ls-remote` by hand; the commit that was accepted before stays in use.",
                 excerpt=done.tail(5),
             )
         incoming, accepted = self._commit(_INCOMING), self.accepted
@@ -71,14 +71,15 @@ class OverlayRepository:
             raise TrustError(
                 "overlay-rewound",
                 f"{self.url} no longer has the commit that was accepted before ({accepted[:12]}).",
-                advice="Somebody rewrote it or serves an old state. Where that is right, remove it and add it again.",
+                advice="It was rewritten, or the server offers an old state. If that is right, "
+                "remove the overlay and add it again.",
             )
         git(self.directory, "update-ref", _ACCEPTED, incoming).check("accepting a commit")
         return True
 
     @property
     def accepted(self) -> str:
-        """The commit that is used, empty where none was accepted yet."""
+        """The commit that is used, empty if none was accepted yet."""
         done = git(self.directory, "rev-parse", "--verify", "--quiet", f"{_ACCEPTED}^{{commit}}")
         commit = done.text.strip()
         return commit if done.ok and COMMIT.fullmatch(commit) else ""
@@ -96,7 +97,7 @@ class OverlayRepository:
             "gpg.format": "ssh",
             "gpg.ssh.allowedSignersFile": str(self.signers.resolve()),
             "gpg.ssh.program": "ssh-keygen",
-            # Else whoever is in the key ring of the user that runs this could sign too.
+            # Otherwise a key in the key ring of the user that runs this could sign too.
             **dict.fromkeys(("gpg.program", "gpg.openpgp.program", "gpg.x509.program"), "/bin/false"),
         }
         done = git(self.directory, "verify-commit", commit, settings=settings)
@@ -104,13 +105,13 @@ class OverlayRepository:
             raise TrustError(
                 "overlay-unsigned",
                 f"The newest commit of {self.url} ({commit[:12]}) is not signed by a key that is allowed.",
-                advice="Ask whoever keeps the overlay. Nothing of it is used that was not accepted before.",
+                advice="Ask the overlay's maintainer. Only the commit that was accepted before stays in use.",
                 excerpt=done.tail(5),
             )
 
 
 class AcceptedOverlay:
-    """What the accepted commit of an overlay holds."""
+    """Contents of the accepted commit of an overlay."""
 
     def __init__(self, name: str, repository: OverlayRepository) -> None:
         self.name = name
@@ -133,7 +134,7 @@ class AcceptedOverlay:
 
     @cached_property
     def overlay(self) -> Overlay:
-        """The overlay; without entries, and with a finding, where nothing usable was accepted."""
+        """The overlay; without entries, and with a finding, if no usable commit was accepted."""
         for file in (overlay.FILE, overlayold.FILE):
             content = self.content(file)
             if content is None:
@@ -146,7 +147,7 @@ class AcceptedOverlay:
         return Overlay(name=self.name, findings=findings)
 
     def content(self, path: str) -> bytes | None:
-        """Return a file, None where there is none or it is larger than a source patch can be."""
+        """Return a file, None if it is missing or larger than a source patch can be."""
         blob = self._files.get(path)
         if blob is None:
             return None
@@ -156,7 +157,7 @@ class AcceptedOverlay:
         return git(self._repository.directory, "cat-file", "blob", blob).check("reading an overlay").output
 
     def changed(self, path: str) -> datetime:
-        """Return when a file was last changed."""
+        """Return the time of a file's last change."""
         commit = self._repository.accepted
         done = git(self._repository.directory, "rev-list", "--max-count=1", "--timestamp", commit, "--", path)
         stamp = done.text.split(" ")[0]
@@ -164,13 +165,13 @@ class AcceptedOverlay:
 
 
 class OverlayFixes:
-    """Overlays in their order of precedence as places that fixes come from; `commits` are asked for commits."""
+    """Fixes from overlays, in their order of precedence; `commits` are the places that their commits come from."""
 
     def __init__(self, overlays: Sequence[AcceptedOverlay], commits: Sequence[FixSource]) -> None:
         self.name = "overlays"
         self._overlays = overlays
         self._commits = commits
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def prepare(self, wanted: Sequence[Wanted]) -> None:
         """Do nothing: an overlay is read when it is first asked."""
@@ -178,8 +179,8 @@ class OverlayFixes:
     def find(self, wanted: Wanted, findings: Findings) -> Fix | None:
         """Return the fix of the first overlay that has an entry for this CVE and kernel, with what it requires."""
         for accepted in self._overlays:
-            if accepted.name not in self._told:
-                self._told.add(accepted.name)
+            if accepted.name not in self._reported:
+                self._reported.add(accepted.name)
                 for found in accepted.overlay.findings.named:
                     findings.add(found.code, f"{accepted.name}: {found.name}", found.message)
             fitting = [
@@ -233,12 +234,12 @@ class OverlayFixes:
 
 
 def protocol_of(url: str) -> str:
-    """Return the protocol of an overlay's URL; raises UsageError for one that is not fetched from."""
+    """Return the protocol of an overlay's URL; raises UsageError for one that is not supported."""
     scheme = urlsplit(url).scheme
     if scheme not in _PROTOCOLS or not url.isprintable() or url.startswith("-"):
         raise UsageError(
             "overlay-url",
-            f"{url[:120]!r} is not the URL of a git repository that is fetched from.",
+            f"{url[:120]!r} is not the URL of a git repository that can be fetched from.",
             advice="Give one that begins with https://, ssh:// or file://.",
         )
     return _PROTOCOLS[scheme]

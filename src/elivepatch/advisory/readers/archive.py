@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The files of an archive of records, tar or zip, told apart by their first bytes and read one at a time."""
+"""Files of an archive of records, tar or zip by its first bytes, read one at a time."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _LOCATOR = struct.Struct("<4sLQL")  # 4.3.15, stands between the two
 def archive_files(
     archive: Path, findings: Findings, *, wanted: Callable[[str], bool], total_max: int = TOTAL_MAX
 ) -> Iterator[tuple[str, bytes]]:
-    """Give name and content of every wanted regular file in `archive`; what is set aside goes to `findings`.
+    """Give name and content of every wanted regular file in `archive`; others go to `findings`.
 
-    Nothing is unpacked to disk, and at most one member is in memory. Set aside are members whose name leads outside,
-    and wanted ones that are links or larger than RECORD_FILE_MAX. Raises UsageError where the archive cannot be
-    read to its end: half of the list would look like all of it.
+    Nothing is unpacked to disk, and at most one member is in memory. Members that a name leads outside, and wanted ones
+    that are links or larger than RECORD_FILE_MAX, go to `findings`. Raises UsageError if the archive cannot be read to
+    its end: half of the list would look like all of it.
     """
     try:
         with archive.open("rb") as file:
@@ -61,7 +61,7 @@ def archive_files(
 
 
 def outside(name: str) -> bool:
-    """Tell whether a member's name leads outside of the directory that it would be unpacked in."""
+    """Return whether a member's name leads outside of the directory that it would be unpacked in."""
     return name.startswith("/") or ".." in name.split("/") or "\0" in name
 
 
@@ -84,7 +84,7 @@ def _zip_members(file: IO[bytes], total_max: int, wanted: Callable[[str], bool])
     try:
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
-                link = (info.external_attr >> 28) not in {0, 0o10}  # the Unix file type, 0 where none was stored
+                link = (info.external_attr >> 28) not in {0, 0o10}  # the Unix file type, 0 if none was stored
                 regular = not info.is_dir() and not link
                 content: bytes | None = b""
                 if regular and wanted(info.filename):
@@ -99,7 +99,7 @@ def _zip_members(file: IO[bytes], total_max: int, wanted: Callable[[str], bool])
                 yield Member(name=info.filename, regular=regular, content=content)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError) as error:
         raise DamagedArchive(why=f"its zip structure is broken ({error})") from error
-    except NotImplementedError as error:  # of a way to compress or to encrypt that zipfile does not know
+    except NotImplementedError as error:  # a compression or encryption that zipfile does not know
         raise DamagedArchive(why="it is encrypted or packed in a way that is not supported") from error
 
 

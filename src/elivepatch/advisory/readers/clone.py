@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The files of a git clone of records, as its HEAD has them: with a working tree or bare, while it is being pulled."""
+"""Files of a git clone of records, from its HEAD: with a working tree or bare, even during a pull."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BATCH_BYTES = 16 * 1024 * 1024  # read by one run of git, and so in memory at a
 
 
 def head(repository: Path) -> str:
-    """Return the id of the commit that HEAD names; raises EnvironmentFault where git cannot say."""
+    """Return the id of the commit that HEAD names; raises EnvironmentFault if git cannot read it."""
     commit = git(repository, "rev-parse", "--verify", "HEAD^{commit}").check("reading the clone's HEAD").text.strip()
     if not COMMIT.fullmatch(commit):
         raise _odd_answer("rev-parse")
@@ -24,7 +24,7 @@ def head(repository: Path) -> str:
 
 
 def list_clone(repository: Path, commit: str, findings: Findings, *, wanted: Callable[[str], bool]) -> Iterator[Listed]:
-    """Give every wanted file of `commit`; its mark is its blob id. What else has a wanted name goes to `findings`."""
+    """Give every wanted file of `commit`; its mark is its blob id. Links of a wanted name go to `findings`."""
     listing = git(repository, "ls-tree", "-r", "-z", "-l", "--full-tree", commit).check("listing the clone's files")
     for line in listing.output.split(b"\0")[:-1]:
         about, _, name = line.partition(b"\t")
@@ -43,7 +43,7 @@ def list_clone(repository: Path, commit: str, findings: Findings, *, wanted: Cal
 
 
 def read_clone(repository: Path, files: Sequence[Listed]) -> Iterator[tuple[str, bytes]]:
-    """Give path and content of each file; raises EnvironmentFault where git cannot hand one out."""
+    """Give path and content of each file; raises EnvironmentFault if git cannot read one."""
     for batch in _batches(files):
         asked = "".join(f"{file.mark}\n" for file in batch).encode()
         answer = git(repository, "cat-file", "--batch", stdin=asked).check("reading the clone's files").output

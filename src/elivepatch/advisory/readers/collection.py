@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading all records of a directory, a git clone or an archive of the kernel's CVE list.
+"""Reader of all records of a directory, a git clone or an archive of the kernel's CVE list.
 
-Nothing here trusts what it reads: a file that cannot be used is named and counted in the findings, and the rest goes
-on. A record whose ranges cannot be used is kept and answered with `unknown`, for leaving it out would read as safe.
+The input is not trusted: a file that cannot be used is named and counted in the findings, and reading continues. A
+record whose ranges cannot be used is kept with the state `unknown`: to leave it out would read as safe.
 """
 
 from __future__ import annotations
@@ -26,24 +26,23 @@ _RECORD_FILE = re.compile(r"(?:.*/)?(CVE-[0-9]{4}-[0-9]{4,7})\.(json|dyad)")
 _REJECTED = "rejected"  # upstream moves the files of a withdrawn record to a directory of this name
 _RECORDS_MAX = 250_000
 _MARK_BYTES = 12
-_EVERY = 5_000  # files between two words of progress
+_EVERY = 5_000  # files between two events of progress
 
 _Read = Callable[[list[Listed]], Iterator[tuple[str, bytes]]]
 
 
 def is_record_file(path: str) -> bool:
-    """Tell whether a path of the list is one of the two files that are read of a record: `.json` and `.dyad`."""
+    """Return whether a path of the list is one of the two files that are read of a record: `.json` and `.dyad`."""
     return _RECORD_FILE.fullmatch(path) is not None
 
 
 def read_records(source: Path, *, progress: Progress, previous: Records | None = None) -> Records:
     """Return the records of `source`, a directory, a git clone or an archive.
 
-    With `previous`, what has not changed since is taken from there: an archive of the same SHA-256 and a clone with
-    the same HEAD whole, but for what was put beside the list; else in a clone the records whose blobs are the same, in
-    a directory those whose files have the same size and times. Records with a finding are read again, so that it is
-    told every time.
-    Raises UsageError where there is nothing to read, EnvironmentFault where git fails.
+    With `previous`, unchanged records are taken from there: all of the list for an archive of the same SHA-256 or a
+    clone with the same HEAD; else in a clone the records with the same blobs, in a directory those with files of the
+    same size and times. Records with a finding are read again, so that each reading reports it.
+    Raises UsageError if there is nothing to read, EnvironmentFault where git fails.
     """
     reader = _Reader(progress, previous)
     if not source.is_dir():
@@ -63,7 +62,7 @@ def read_records(source: Path, *, progress: Progress, previous: Records | None =
 
 @dataclass(slots=True)
 class _Parts:
-    """What has been read of one id so far."""
+    """Parts of one record that were read so far."""
 
     published: Published | None = None
     introductions: tuple[Introduction, ...] = ()
@@ -110,7 +109,7 @@ class _Collection:
         parts.published = published
 
     def records(self) -> dict[str, Record]:
-        """Return what became of it all, with a finding for each record that is incomplete."""
+        """Return the records, with a finding for each one that is incomplete."""
         made: dict[str, Record] = {}
         for name, parts in self.parts.items():
             if name in self.rejected:
@@ -133,7 +132,7 @@ class _Collection:
 
 @dataclass(slots=True)
 class _Reader:
-    """One reading, whatever the source."""
+    """One reading of a source of any kind."""
 
     progress: Progress
     previous: Records | None
@@ -172,7 +171,7 @@ class _Reader:
         )
 
     def _from_listing(self, listed: Iterable[Listed], read: _Read, origin: Origin) -> Records:
-        """Read what `previous` does not have in the same state, and take the rest from there."""
+        """Read the records that `previous` does not have in the same state; take the others from there."""
         collection = self.collection
         files: dict[str, list[Listed]] = {}
         for file in listed:
@@ -206,7 +205,7 @@ class _Reader:
 
 
 def _list_alone(records: Records) -> Records:
-    """Return the records without those that were put beside the list."""
+    """Return the records of the list alone, without older ones and overrides."""
     listed = {name: record for name, record in records.listed.items() if not record.older}
     return replace(records, listed=listed, overrides={})
 
@@ -224,7 +223,7 @@ def _record(name: str, parts: _Parts, published: Published, defect: str) -> Reco
 
 
 def _about(path: str) -> tuple[str, str, bool]:
-    """Return the id, the suffix and whether the record was withdrawn, as the path of a record's file says."""
+    """Return the id, the suffix and whether the record was withdrawn, from the path of its file."""
     found = _RECORD_FILE.fullmatch(path)
     if found is None:
         raise ValueError(path)
@@ -251,7 +250,7 @@ def _digest(source: Path) -> str:
     try:
         return sha256_file(source)
     except OSError as error:
-        raise _unreadable(source, error.strerror or "the system refuses") from error
+        raise _unreadable(source, error.strerror or "unknown reason") from error
 
 
 def _unreadable(source: Path, why: str) -> UsageError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A compressed file as a stream that is read piece by piece and cannot grow without bound."""
+"""Compressed files as streams that are read piece by piece and cannot grow without bound."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DamagedArchive(Exception):
 
 
 class Readable(Protocol):
-    """What the readers of archives need of a file."""
+    """A file, as far as the readers of archives need it."""
 
     def read(self, size: int, /) -> bytes:
         """Return at most `size` bytes, none at the end."""
@@ -71,7 +71,7 @@ class Unpacked:
     def read(self, size: int, /) -> bytes:
         """Return at most `size` bytes, fewer at the end.
 
-        Raises DamagedArchive where the compressed data is broken, or unpacks to more than the limit.
+        Raises DamagedArchive if the compressed data is broken, or unpacks to more than the limit.
         """
         pieces = []
         while size > 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The files of a directory of records: regular files only, no link followed, nothing outside read."""
+"""Files of a directory of records: regular files only, no link followed, nothing outside read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def list_directory(top: Path, findings: Findings, *, wanted: Callable[[str], boo
     """Give every wanted regular file below `top`, sorted by path.
 
     The mark is made of size, modification and change time, in nanoseconds. Links and special files with a wanted
-    name go to `findings`. Raises UsageError where a directory cannot be read.
+    name go to `findings`. Raises UsageError if a directory cannot be read.
     """
     pending = [""]
     while pending:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading a tar archive from a stream, nothing written to disk and every size bounded.
+"""Reader of tar archives from a stream; nothing is written to disk and every size is bounded.
 
-Written here because the standard library's reader takes a header's word for how much memory its extended headers
-need; the formats are those of POSIX (pax, "pax Interchange Format") and GNU tar ("Basic Tar Format").
+The standard library's reader is not used because it allocates as much memory as a header claims. The formats are those
+of POSIX (pax, "pax Interchange Format") and GNU tar ("Basic Tar Format").
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REGULAR = {b"0", b"\0", b"7"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One member. `content` is empty for what is not a regular file, None for one larger than was to be read."""
+    """One member. `content` is empty for what is not a regular file, None for one larger than the limit."""
 
     name: str
     regular: bool
@@ -30,7 +30,7 @@ class Member:
 def tar_members(stream: Readable, *, wanted_bytes: int) -> Iterator[Member]:
     """Give every member in the order of the archive, with the content of regular files up to `wanted_bytes`.
 
-    Links, devices and directories are given by name only. Raises DamagedArchive for what is no tar archive, for one
+    Links, devices and directories are given by name only. Raises DamagedArchive for a file of another kind, for one
     that ends early, and for extended headers of more than 64 KiB.
     """
     name = ""
@@ -56,7 +56,7 @@ def tar_members(stream: Readable, *, wanted_bytes: int) -> Iterator[Member]:
         else:
             content = None if regular else b""
             _skip(stream, size + -size % _BLOCK)
-        if kind not in {b"g", b"K"}:  # what describes all members, or where a link leads
+        if kind not in {b"g", b"K"}:  # a description of all members, or the target of a link
             yield Member(name=name or header_name, regular=regular, content=content)
             name, size_given = "", None
 
@@ -67,18 +67,18 @@ def _read_header(header: bytes) -> tuple[bytes, str, int]:
         raise DamagedArchive(why="it ends in the middle")
     stored = _number(header[148:156])
     if stored != sum(header) - sum(header[148:156]) + 8 * 0x20:
-        raise DamagedArchive(why="it is no tar archive, or a header of it is damaged")
+        raise DamagedArchive(why="it is not a tar archive, or a header of it is damaged")
     name = header[:100].split(b"\0")[0]
     if header[257:263] == b"ustar\0" and header[345] != 0:
         name = header[345:500].split(b"\0")[0] + b"/" + name
     kind = header[156:157]
     size = _number(header[124:136])
-    # POSIX: links, directories and devices carry no data whatever their size field says.
+    # POSIX: links, directories and devices carry no data; their size field does not count.
     return kind, name.decode(errors="replace"), 0 if kind in {b"1", b"2", b"3", b"4", b"5", b"6"} else size
 
 
 def _number(field: bytes) -> int:
-    """Return an octal field, or GNU's base-256 where the first bit is set."""
+    """Return an octal field, or GNU's base-256 if the first bit is set."""
     if field[0] & 0x80:
         number = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:])
         if field[0] & 0x40:
@@ -87,7 +87,7 @@ def _number(field: bytes) -> int:
     try:
         return int(field.strip(b" \0") or b"0", 8)
     except ValueError as error:
-        raise DamagedArchive(why="it is no tar archive, or a header of it is damaged") from error
+        raise DamagedArchive(why="it is not a tar archive, or a header of it is damaged") from error
 
 
 def _extension(stream: Readable, size: int) -> bytes:
@@ -99,7 +99,7 @@ def _extension(stream: Readable, size: int) -> bytes:
 
 
 def _read_pax(body: bytes, name: str, size: int | None) -> tuple[str, int | None]:
-    """Return the name and the size that a pax header gives the next member, the given ones where it has none."""
+    """Return the name and the size that a pax header gives the next member, the given ones if it has none."""
     rest = body
     while rest:
         length_text, space, _ = rest[:20].partition(b" ")

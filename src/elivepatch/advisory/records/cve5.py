@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The `.json` file of a record, a CVE record of format 5: its title, its files, its score, whether it was withdrawn."""
+"""The `.json` file of a record, a CVE record of format 5: title, files, score, withdrawal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SOURCE_FILE = re.compile(r"[A-Za-z0-9_.+,@=~ -]+(?:/[A-Za-z0-9_.+,@=~ -]+)*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What is kept of a record's JSON. `odd_files` are file names that cannot be paths inside a source tree."""
+    """Fields of a record's JSON that are used. `odd_files` are file names that cannot be paths inside a source tree."""
 
     title: str
     files: tuple[str, ...]
@@ -29,9 +29,9 @@ class Published:
 
 
 def parse_published(content: bytes, name: str) -> Published | str:
-    """Return what the JSON of the CVE `name` says, or one sentence saying why it cannot be used.
+    """Return the fields of the JSON of the CVE `name`, or one sentence with the reason that it cannot be used.
 
-    Read are `cveMetadata.cveId` (older records write `cveID`) and `.state`, and in `containers.cna` the `title`,
+    The fields are `cveMetadata.cveId` (older records write `cveID`) and `.state`, and in `containers.cna` the `title`,
     the first CVSS 3.1 entry of `metrics`, and `affected[].programFiles` (github.com/CVEProject/cve-schema, 5.1).
     """
     try:
@@ -65,15 +65,15 @@ def parse_published(content: bytes, name: str) -> Published | str:
 
 
 def inside_tree(file: str) -> bool:
-    """Tell whether `file` can be a path inside a kernel's source tree: relative, without `..`, plain characters."""
+    """Return whether `file` can be a path inside a kernel's source tree: relative, without `..`, plain characters."""
     return _SOURCE_FILE.fullmatch(file) is not None and not {".", ".."} & set(file.split("/"))
 
 
 def cvss_of(entry: Any, *, score: str, vector: str) -> tuple[int | None, str]:
     """Return the score (in tenths) and the vector that a CVSS 3 entry holds under these keys, None and "" for none."""
-    told, text = _mapping(entry).get(score), _mapping(entry).get(vector)
+    number, text = _mapping(entry).get(score), _mapping(entry).get(vector)
     try:
-        value = float(told) if isinstance(told, (int, float, str)) else -1.0
+        value = float(number) if isinstance(number, (int, float, str)) else -1.0
     except ValueError:
         value = -1.0
     if not 0 <= value <= 10:

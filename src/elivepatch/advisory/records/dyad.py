@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The `.dyad` file of a record: which commit introduced the bug and which one fixes it, branch by branch."""
+"""The `.dyad` file of a record: the commits that introduced the bug and those that fix it, branch by branch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _UNKNOWN = "0"
 
 
 def parse_dyad(text: str) -> tuple[Introduction, ...] | str:
-    """Return the introductions in the order of the file, or one sentence saying why they cannot be used.
+    """Return the introductions in the order of the file, or one sentence with the reason that they cannot be used.
 
     The format is that of the kernel's CVE list (its tool `dyad`): comment lines start with `#`, every other line is
-    `introducing version:introducing commit:fixing version:fixing commit`. `0:0` on the left is an introduction
-    nobody found, on the right a branch without a fix. Lines of one introducing commit belong together. A file with one
+    `introducing version:introducing commit:fixing version:fixing commit`. `0:0` on the left is an unknown
+    introduction, on the right a branch without a fix. Lines of one introducing commit belong together. A file with one
     bad line is not used at all: without that line the rest could say the opposite of the truth.
     """
     groups: dict[tuple[KernelVersion, str], list[FixCommit]] = {}
@@ -42,7 +42,7 @@ def parse_dyad(text: str) -> tuple[Introduction, ...] | str:
 
 
 def _end(version: str, commit: str) -> tuple[KernelVersion, str] | str:
-    """Return one side of a line, or what is impossible about it."""
+    """Return one side of a line, or the part of it that is impossible."""
     if version == _UNKNOWN and commit == _UNKNOWN:
         return BEGINNING, ""
     read = listed_version(version)

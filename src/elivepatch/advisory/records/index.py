@@ -50,7 +50,7 @@ _NO_MARK = bytes(_MARK_BYTES)
 
 
 def is_index(file: Path) -> bool:
-    """Return if `file` is a regular file that starts as an index of any version does."""
+    """Return whether `file` is a regular file that starts as an index of any version does."""
     if not file.is_file():
         return False
     with contextlib.suppress(OSError), file.open("rb") as opened:
@@ -97,9 +97,9 @@ def read_index(file: Path) -> Records:
 
 
 def decode_index(content: bytes, name: str) -> Records:
-    """Return the records of an index; `name` is what people call it.
+    """Return the records of an index; `name` is its name in messages.
 
-    Raises UsageError where it is none or has another version of the format, TrustError where its digest or its
+    Raises UsageError if it is none or has another version of the format, TrustError where its digest or its
     structure does not hold.
     """
     first, _, rest = content.partition(b"\n")
@@ -122,7 +122,7 @@ def _damaged(name: str) -> TrustError:
     return TrustError(
         "cve-index-damaged",
         f"The index {name} is damaged: its content does not match its digest or its format.",
-        advice="Copy it again from where it came, or make it again with `elivepatch cve index`.",
+        advice="Copy it again from its origin, or make it again with `elivepatch cve index`.",
     )
 
 
@@ -176,7 +176,7 @@ def _encode_ranges(introductions: Iterable[Introduction], versions: _Table, blob
 
 
 def _decode(body: bytes) -> Records:
-    """Return what `_encode` put in; any of a handful of built-in errors where the body is something else."""
+    """Return the records that `_encode` wrote; raises one of several built-in errors for any other body."""
     length = int.from_bytes(body[:8])
     unpacker = zlib.decompressobj()
     tables: dict[str, Any] = json.loads(unpacker.decompress(body[8 : 8 + length], _TABLES_MAX))
@@ -189,8 +189,8 @@ def _decode(body: bytes) -> Records:
     marks = {row.id: blobs[commits_end + at * _MARK_BYTES :][:_MARK_BYTES] for at, row in enumerate(rows[:count])}
     findings = Findings(
         named=[
-            RecordFinding(code=code, name=plain(name, 200), message=plain(told, 300))
-            for code, name, told in tables["findings"]
+            RecordFinding(code=code, name=plain(name, 200), message=plain(message, 300))
+            for code, name, message in tables["findings"]
         ],
         counts=Counter(tables["counts"]),
     )

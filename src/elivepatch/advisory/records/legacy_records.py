@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """CVEs from before the kernel assigned its own: the two JSON files of the project linux_kernel_cves, frozen in 2024.
 
-`kernel_cves.json` maps an id to what mainline has (`affected_versions`, from the version that brought the bug up to the
+`kernel_cves.json` maps an id to mainline's data (`affected_versions`, from the version that brought the bug up to the
 one that fixed it, with `breaks` and `fixes` as commits, each possibly unknown), `stream_fixes.json` to the fix of every
 stable branch (`cmt_id`, `fixed_version`). They name no files.
 """
@@ -30,17 +30,17 @@ _TITLE_MAX = 300
 
 
 def with_older(records: Records, directory: Path, findings: Findings) -> Records:
-    """Return the records with those of the two files that the list neither has nor has withdrawn.
+    """Return the records, completed with those of the two files that the list neither has nor has withdrawn.
 
-    The files are in `directory`, or in its `data` as a clone has them; an entry that is none goes to `findings`.
-    Raises UsageError where a file is missing or something else.
+    The files are in `directory`, or in its `data` as a clone has them; an entry that is no record goes to `findings`.
+    Raises UsageError if a file is missing or something else.
     """
     place = directory / "data" if (directory / "data" / _MAINLINE).exists() else directory
     mainline, streams = _table(place / _MAINLINE), _table(place / _STREAMS)
     added: dict[str, Record] = {}
     for name, entry in mainline.items():
         if not CVE_ID.fullmatch(name) or not isinstance(entry, dict):
-            findings.add("bad-record", name, "It is no entry about a CVE and is left out.")
+            findings.add("bad-record", name, "It is not an entry about a CVE and is left out.")
         elif name not in records.listed and name not in records.rejected and entry.get("rejected") is not True:
             added[name] = _record(name, entry, streams.get(name, {}))
     return replace(records, listed=records.listed | added)
@@ -55,7 +55,7 @@ def _table(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _wrong(file, "It is not JSON.") from error
     if not isinstance(table, dict) or len(table) > _RECORDS_MAX:
-        raise _wrong(file, "It is no table of CVEs.")
+        raise _wrong(file, "It is not a table of CVEs.")
     return table
 
 
@@ -76,13 +76,13 @@ def _record(name: str, entry: dict[str, Any], streams: Any) -> Record:
 
 
 def _introductions(entry: dict[str, Any], streams: Any) -> tuple[Introduction, ...] | str:
-    """Return the one introduction with all its fixes, or one sentence saying why the entry does not tell it."""
-    told = _AFFECTED.fullmatch(str(entry.get("affected_versions", "")))
-    if told is None:
+    """Return the one introduction with all its fixes, or one sentence with the reason that the entry has none."""
+    versions = _AFFECTED.fullmatch(str(entry.get("affected_versions", "")))
+    if versions is None:
         return "Its affected versions cannot be read."
-    begin = BEGINNING if told[1] == _UNKNOWN else _tagged(told[1])
-    end = None if told[2] == _UNKNOWN else _tagged(told[2])
-    if begin is None or (end is None and told[2] != _UNKNOWN):
+    begin = BEGINNING if versions[1] == _UNKNOWN else _tagged(versions[1])
+    end = None if versions[2] == _UNKNOWN else _tagged(versions[2])
+    if begin is None or (end is None and versions[2] != _UNKNOWN):
         return "Its affected versions name one that cannot exist."
     fixes = [] if end is None else [FixCommit(end, _commit(entry.get("fixes")))]
     for stream in streams.values() if isinstance(streams, dict) else ():
@@ -91,7 +91,7 @@ def _introductions(entry: dict[str, Any], streams: Any) -> tuple[Introduction, .
             return "The fix of one of its branches cannot be read."
         fixes.append(fix)
     if not fixes:
-        return "Nobody told a fix, so it cannot be told where the bug still is."
+        return "It names no fix, so it is not known which versions still have the bug."
     return (Introduction(begin, _commit(entry.get("breaks")), tuple(fixes)),)
 
 

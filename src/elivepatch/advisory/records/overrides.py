@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The hand-kept file of records that replace or complete what the CVE list says.
+"""Overrides: records that an administrator writes to replace or complete those of the CVE list.
 
-A TOML file with one table for each CVE: `why` (required) says why a person knows better; `title` and `files` replace
-the list's where given; `ranges` replaces all of its ranges, each with `introduced` and `introduced_commit` (both left
-out where nobody knows), and `fixed` and `fixed_commit` (both left out where there is no fix). A CVE that the list does
-not have needs `title` and `ranges`. docs/cve.md has an example.
+A TOML file with one table for each CVE: `why` (required) gives the reason; `title` and `files` replace the list's if
+given; `ranges` replaces all of its ranges, each with `introduced` and `introduced_commit` (both left out if not
+known), and `fixed` and `fixed_commit` (both left out if there is no fix). A CVE that the list does not have needs
+`title` and `ranges`. docs/cve.md has an example.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _RANGE_KEYS = ("introduced", "introduced_commit", "fixed", "fixed_commit")
 def read_overrides(file: Path, listed: Mapping[str, Record]) -> dict[str, Record]:
     """Return the records of `file`, completed with those of the list.
 
-    Raises UsageError that names the table and the key for the first thing in the file that cannot be used: it is kept
-    by hand, so nothing in it is skipped silently.
+    Raises UsageError that names the table and the key for the first thing in the file that cannot be used: people
+    write it, so nothing in it is skipped silently.
     """
     try:
         with file.open("rb") as opened:
@@ -48,10 +48,10 @@ def _override(file: Path, name: str, table: Any, listed: Record | None) -> Recor
     if not CVE_ID.fullmatch(name):
         raise _wrong(file, f"{plain(name, 60)!r} is not the id of a CVE")
     if not isinstance(table, dict) or set(table) - _KEYS:
-        raise _wrong(file, f"{name} has something else than {', '.join(sorted(_KEYS))}")
+        raise _wrong(file, f"{name} may have only the keys {', '.join(sorted(_KEYS))}")
     why, title, files = table.get("why"), table.get("title", ""), table.get("files", [])
     if not isinstance(why, str) or not why.strip():
-        raise _wrong(file, f"{name} does not say why")
+        raise _wrong(file, f"{name} has no `why`")
     if not isinstance(title, str):
         raise _wrong(file, f"the title of {name} is not a text")
     if not isinstance(files, list) or not all(isinstance(path, str) and inside_tree(path) for path in files):
@@ -72,7 +72,7 @@ def _ranges(file: Path, name: str, ranges: Any) -> tuple[Introduction, ...]:
     lines = []
     for given in ranges if isinstance(ranges, list) else [None]:
         if not isinstance(given, dict) or set(given) - set(_RANGE_KEYS):
-            raise _wrong(file, f"a range of {name} has something else than {', '.join(_RANGE_KEYS)}")
+            raise _wrong(file, f"a range of {name} may have only the keys {', '.join(_RANGE_KEYS)}")
         values = [given.get(key, "0") for key in _RANGE_KEYS]
         if not all(isinstance(value, str) and value.isprintable() and ":" not in value for value in values):
             # 5.10 without quotes is the number 5.1 to TOML
@@ -88,5 +88,5 @@ def _wrong(file: Path, what: str) -> UsageError:
     return UsageError(
         "cve-overrides",
         f"The overrides file {file} cannot be used: {what.rstrip('.')}.",
-        advice="Mend that entry; docs/cve.md shows what a table may contain.",
+        advice="Fix that entry; docs/cve.md shows what a table may contain.",
     )

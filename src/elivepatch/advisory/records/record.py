@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What one CVE record says, and what is set aside while records are read."""
+"""CVE records, and findings about input that was set aside while records were read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEVERITIES = ("none", "low", "medium", "high", "critical")
 _SCALE = ((90, "critical"), (70, "high"), (40, "medium"), (1, "low"), (0, "none"))
 
 NAMED_MAX = 1000
-"""How many findings are kept by name; the rest are only counted, so that hostile input cannot fill memory."""
+"""Number of findings that are kept by name; others are counted only, so that hostile input cannot fill memory."""
 
 
 def plain(text: str, limit: int) -> str:
@@ -38,9 +38,9 @@ class FixCommit:
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """A commit that introduced the bug, the first version that contains it, and what fixes it where.
+    """A commit that introduced the bug, the first version that contains it, and its fixes.
 
-    `version` is BEGINNING and `commit` empty where the list does not know them. No fixes: not fixed on that branch.
+    `version` is BEGINNING and `commit` empty if the list does not know them. No fixes: not fixed on that branch.
     """
 
     version: KernelVersion
@@ -52,10 +52,10 @@ class Introduction:
 class Record:
     """One CVE of the kernel.
 
-    `files` are paths inside the kernel's source. `score` is the CVSS 3.1 base score in tenths, None where the record
-    has none, and `vector` its vector, possibly empty. `defect` says why the ranges cannot be used, empty where they
-    can. `overridden` is the reason a person gave for replacing what the list says, empty where nobody did. `older` says
-    that it is not from the kernel's own list but from the one before it (elivepatch.advisory.records.legacy_records).
+    `files` are paths inside the kernel's source. `score` is the CVSS 3.1 base score in tenths, None if the record
+    has none, and `vector` its vector, possibly empty. `defect` is the reason if the ranges cannot be used, else empty.
+    `overridden` is an administrator's reason for replacing the list's record, else empty. `older` is true if it comes
+    from the list before the kernel's own (elivepatch.advisory.records.legacy_records).
     """
 
     id: str
@@ -70,7 +70,7 @@ class Record:
 
     @property
     def severity(self) -> str:
-        """CVSS 3.1's word for the score (specification, section 5), `unrated` where there is none."""
+        """CVSS 3.1's word for the score (specification, section 5), `unrated` if there is none."""
         if self.score is None:
             return "unrated"
         return next(word for least, word in _SCALE if self.score >= least)
@@ -78,7 +78,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordFinding:
-    """One thing that was set aside while reading: a stable code, what it is about, one sentence."""
+    """A file or entry that was set aside: a stable code, its name, one sentence."""
 
     code: str
     name: str
@@ -87,7 +87,7 @@ class RecordFinding:
 
 @dataclass(slots=True)
 class Findings:
-    """Everything that was set aside: all of it counted by code, the first NAMED_MAX named."""
+    """All findings of a reading: counted by code, the first NAMED_MAX by name."""
 
     named: list[RecordFinding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -100,13 +100,13 @@ class Findings:
 
     @property
     def total(self) -> int:
-        """How many there are, named or not."""
+        """The number of findings, named or not."""
         return self.counts.total()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where records came from: `kind` is git, directory or archive; `revision` the commit or the archive's SHA-256."""
+    """The source of records: `kind` is git, directory or archive; `revision` the commit or the archive's SHA-256."""
 
     kind: str
     revision: str = ""
@@ -116,9 +116,9 @@ class Origin:
 class Records:
     """All records of one reading.
 
-    `listed` is what the list says and `overrides` what a person put in its place, both by id. `rejected` are the ids
-    the list has withdrawn. `marks` tells for each id which state of its files was read, so that the next reading can
-    leave out what has not changed; an id without a mark is read again. `findings` is what was set aside meanwhile.
+    `listed` are the list's records and `overrides` those that an administrator put in their place, both by id.
+    `rejected` are the ids that the list has withdrawn. `marks` has for each id the state of its files, so that the next
+    reading can leave out unchanged ones; an id without a mark is read again.
     """
 
     listed: dict[str, Record]
@@ -134,12 +134,12 @@ class Records:
         return [both[name] for name in sorted(both, key=id_order)]
 
     def find(self, name: str) -> Record | None:
-        """Return the record of this id that counts, None where there is none."""
+        """Return the record of this id that counts, None if there is none."""
         return self.overrides.get(name) or self.listed.get(name)
 
 
 def at_least(severity: str, least: str) -> bool:
-    """Tell whether a severity is at least `least`; that of a record without a score never is."""
+    """Return whether a severity is at least `least`; that of a record without a score never is."""
     return severity in SEVERITIES and SEVERITIES.index(severity) >= SEVERITIES.index(least)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bringing an index up to date with where its records come from: only what changed is read and written."""
+"""Refresh of an index from the source of its records: only changed records are read and written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Refreshed:
     beside: Findings
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready mapping: the counts, and everything that was set aside."""
+        """Return a JSON-ready mapping: the counts and the findings."""
         of = self.records
         return {
             "size_bytes": self.size,
@@ -47,21 +47,21 @@ class Refreshed:
     @property
     def sentence(self) -> str:
         """The counts for people."""
-        told = self.as_dict()
+        counts = self.as_dict()
         return (
-            f"{told['records']} records ({told['unchanged']} unchanged, {told['older']} older), "
-            f"{told['rejected']} rejected, {told['overrides']} overrides, {sum(told['set_aside'].values())} findings, "
-            f"{self.size / 1e6:.1f} MB"
+            f"{counts['records']} records ({counts['unchanged']} unchanged, {counts['older']} older), "
+            f"{counts['rejected']} rejected, {counts['overrides']} overrides, "
+            f"{sum(counts['set_aside'].values())} findings, {self.size / 1e6:.1f} MB"
         )
 
 
 def refresh_index(
     file: Path, source: Path, *, older: Path | None, overrides: Path | None, progress: Progress
 ) -> Refreshed:
-    """Make `file` the index of the records in `source`, with the older and the hand-kept ones put beside them.
+    """Make `file` the index of the records in `source`, with the older and the overriding ones.
 
-    `source` is whatever read_records takes, or an index. Raises what reading and writing raise; the index that was
-    there is untouched then.
+    `source` is any source that read_records takes, or an index. Raises the errors of reading and writing; the old index
+    is untouched then.
     """
     previous, rebuilt_because = None, ""
     if is_index(file):

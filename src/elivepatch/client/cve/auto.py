@@ -45,7 +45,7 @@ class Deadline:
     started: float = field(default_factory=time.monotonic)
 
     def passed(self) -> bool:
-        """Return if the time is up."""
+        """Return whether the time is up."""
         return time.monotonic() - self.started >= self.limit_s
 
     def armed(self) -> AbstractContextManager[None]:

@@ -62,7 +62,7 @@ class CveCache:
         return None if content is None else KernelSources.decode(content)
 
     def has_sources(self, release: str) -> bool:
-        """Return if the sources of a kernel are in the cache and may be read."""
+        """Return whether the sources of a kernel are in the cache and may be read."""
         return os.access(self._sources_file(release), os.R_OK)
 
     def raw_sources(self, release: str) -> bytes | None:

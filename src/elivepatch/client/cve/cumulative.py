@@ -48,7 +48,7 @@ class Cumulative:
 
     @property
     def functions(self) -> int:
-        """How many functions the livepatch replaces."""
+        """Number of functions that the livepatch replaces."""
         return len(self.report.functions) if self.report is not None else 0
 
 

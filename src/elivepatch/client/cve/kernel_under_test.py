@@ -74,7 +74,7 @@ def kernel_under_test(options: KernelOptions, output: Output) -> KernelUnderTest
 
 
 def names_kernel(options: KernelOptions) -> bool:
-    """Return if the options name a kernel, or the sources of this host's own are in the cache."""
+    """Return whether the options name a kernel, or the sources of this host's own are in the cache."""
     if options.kernel is not None or options.sources is not None:
         return True
     release = options.machine.host.text("proc/sys/kernel/osrelease") or ""

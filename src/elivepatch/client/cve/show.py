@@ -114,7 +114,7 @@ def print_funnel(stages: dict[str, Any], output: Output) -> None:
 
 
 def _passes(one: Exposure, filters: Filters, ranking: Ranking) -> bool:
-    """Return if a CVE passes every filter that is set."""
+    """Return whether a CVE passes every filter that is set."""
     return all(
         (
             not filters.states or one.assessment.state in filters.states,

@@ -175,7 +175,7 @@ def out_of_time() -> Problem:
 
 
 def note_fixes(verdicts: FixVerdicts, fixes: Iterable[Fix], builder: Digest) -> bool:
-    """Note which source patches fix each CVE; return if any of it is new."""
+    """Note which source patches fix each CVE; return whether any of it is new."""
     changed = False
     for fix in fixes:
         known = verdicts.by_cve.get(fix.cve)

@@ -93,7 +93,7 @@ def test_two_point_six_releases_are_mainline() -> None:
 def test_an_unknown_introduction_counts_as_always_present() -> None:
     found = ask("6.1.176", "0:0:6.19:b")
     assert found.state is State.AFFECTED
-    assert "nobody knows" in found.evidence[0].reason
+    assert "at an unknown time" in found.evidence[0].reason
     assert ask("6.19.1", "0:0:6.19:b").state is State.FIXED
 
 

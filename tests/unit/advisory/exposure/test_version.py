@@ -51,11 +51,11 @@ def _refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "say"),
     [
-        ("6.1.176-1", "say --kernel 6.1.176"),
-        ("6.1.176-1~deb12u1", "say --kernel 6.1.176"),
-        ("6.12.107+deb13-cloud-amd64", "say --kernel 6.12.107"),
-        ("6.18.10-gentoo", "say --kernel 6.18.10"),
-        ("6.12.40+", "say --kernel 6.12.40"),
+        ("6.1.176-1", "give --kernel 6.1.176"),
+        ("6.1.176-1~deb12u1", "give --kernel 6.1.176"),
+        ("6.12.107+deb13-cloud-amd64", "give --kernel 6.12.107"),
+        ("6.18.10-gentoo", "give --kernel 6.18.10"),
+        ("6.12.40+", "give --kernel 6.12.40"),
         ("5.14.0-503.11.1.el9_5.x86_64", "vanilla version"),
         ("6.1.0-50-cloud-amd64", "Run `uname -v`"),
         ("5.10.0-0.bpo.15-amd64", "Run `uname -v`"),

@@ -127,7 +127,7 @@ def test_what_is_no_range(text: str) -> None:
         ({"expect": '["x =~ ("]'}, "expect"),
         ({"license": "GPL"}, "unknown key 'license'"),
         ({"requires": "[nobody]"}, "nobody"),
-        ({"requires": "[oil]"}, "requires it again"),
+        ({"requires": "[oil]"}, "needs it in turn"),
     ],
 )
 def test_a_mistake_in_an_entry_is_named_and_the_entry_left_out(changes: dict[str, str | None], named: str) -> None:

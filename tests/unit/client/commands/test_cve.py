@@ -164,7 +164,7 @@ def test_older_cves_are_put_beside_the_list_and_marked(cve: Callable[..., Ended]
     (tmp_path / "stream_fixes.json").write_text("{}")
     given = ("--records", SMALL, "--older", tmp_path)
     ended = cve("list", *given, "--kernel", "4.19.5", "--json")
-    assert "nonsense: It is no entry about a CVE" in ended.err
+    assert "nonsense: It is not an entry about a CVE" in ended.err
     assert [(each["state"], each["older"]) for each in ended.document if "older" in each] == [("affected", True)]
     assert "not the kernel's own list" in cve("show", "CVE-2019-90001", *given, "--kernel", "4.19.5").out
     assert cve("index", *given, "-o", tmp_path / "cve.idx", "--json").document["older"] == 1

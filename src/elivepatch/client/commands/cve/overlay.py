@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch overlay`: subscribing to collections of source patches, and checking one that you keep."""
+"""`elivepatch overlay`: subscribe to collections of source patches, and check one that you maintain."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ def register(subparsers: Subparsers) -> None:
     commands = overlay.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     add = _add(commands, "add", "subscribe to an overlay", add_overlay)
-    add.add_argument("name", metavar="NAME", help="what it is called on this host")
+    add.add_argument("name", metavar="NAME", help="its name on this host")
     add.add_argument("url", metavar="URL", help="a git repository: https://, ssh:// or file://")
     add.add_argument(
         "--signers",
         metavar="FILE",
         type=Path,
         required=True,
-        help="whose signatures count: a file of allowed signers as ssh-keygen(1) has it",
+        help="the keys that may sign it: a file of allowed signers, ssh-keygen(1)",
     )
     add.add_argument("--branch", default="", help="the branch to follow (default: the repository's own)")
     add.add_argument(
         "--precedence", type=int, default=0, help="overlays with a higher number are asked first (default: 0)"
     )
     _add(commands, "list", "the overlays this host is subscribed to", list_overlays)
-    update = _add(commands, "update", "fetch what is new", update_overlays)
-    update.add_argument("names", metavar="NAME", nargs="*", help="which ones (default: all)")
-    show = _add(commands, "show", "what an overlay holds", show_overlay)
+    update = _add(commands, "update", "fetch new commits", update_overlays)
+    update.add_argument("names", metavar="NAME", nargs="*", help="the overlays to update (default: all)")
+    show = _add(commands, "show", "the entries of an overlay", show_overlay)
     show.add_argument("name", metavar="NAME")
     show.add_argument("entry", metavar="ID", nargs="?", help="only this entry")
     show.add_argument("--kernel", metavar="VERSION", help="only entries for this vanilla version")
-    remove = _add(commands, "remove", "unsubscribe; what is live stays live", remove_overlay)
+    remove = _add(commands, "remove", "unsubscribe; livepatches that are live stay live", remove_overlay)
     remove.add_argument("name", metavar="NAME")
-    lint = _add(commands, "lint", "check an overlay that you keep, before you commit", lint_overlay)
+    lint = _add(commands, "lint", "check an overlay that you maintain, before you commit", lint_overlay)
     lint.add_argument("directory", metavar="DIR", type=Path)
 
 
@@ -86,7 +86,7 @@ def add_overlay(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         signers=read[0],
     )
     output.document(_described(found, found.accepted.overlay))
-    _tell(found, output)
+    _print(found, output)
     return ExitStatus.OK
 
 
@@ -103,7 +103,7 @@ def list_overlays(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 
 def update_overlays(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Fetch every overlay; one that cannot be fetched or is not signed is told, and the rest goes on."""
+    """Fetch every overlay; one that cannot be fetched or is not signed is reported and keeps no other from it."""
     subscriptions = _subscriptions(arguments)
     chosen = [subscriptions.get(name) for name in arguments.names] if arguments.names else subscriptions.all()
     results: list[dict[str, Any]] = []
@@ -131,18 +131,18 @@ def show_overlay(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         raise UsageError(
             "overlay-entry-unknown",
             f"{arguments.name} has no usable entry {plain(arguments.entry, 80)!r}.",
-            advice=f"`elivepatch overlay show {arguments.name}` lists them, and what was set aside.",
+            advice=f"`elivepatch overlay show {arguments.name}` lists the entries, and those that were set aside.",
         )
     chosen = [one for one in overlay.entries.values() if _wanted(one, arguments.entry, kernel)]
     output.document(_described(found, overlay) | {"patches": [_entry_dict(one) for one in chosen]})
-    _tell(found, output)
+    _print(found, output)
     rows = [
         (one.id, " ".join(one.cves), " ".join(range_.text for range_ in one.kernels), one.licence, one.title[:60])
         for one in chosen
     ]
     if rows:
         output.table(("ID", "CVES", "KERNELS", "LICENCE", "TITLE"), rows)
-    _tell_findings(overlay, output)
+    _print_findings(overlay, output)
     return ExitStatus.OK
 
 
@@ -150,12 +150,12 @@ def remove_overlay(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Unsubscribe."""
     _subscriptions(arguments).remove(arguments.name)
     output.document({"removed": arguments.name})
-    output.line(f"{arguments.name} is removed. What is live stays live.")
+    output.line(f"{arguments.name} is removed. Livepatches that are live stay live.")
     return ExitStatus.OK
 
 
 def lint_overlay(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Check the overlay in a directory as a subscriber would read it; status 1 where anything would be left out."""
+    """Check the overlay in a directory as a subscriber would read it; status 1 if an entry would be left out."""
     top: Path = arguments.directory
 
     def exists(path: str) -> bool:
@@ -225,7 +225,7 @@ def _entry_dict(entry: OverlayEntry) -> dict[str, Any]:
     }
 
 
-def _tell(found: Subscription, output: Output) -> None:
+def _print(found: Subscription, output: Output) -> None:
     overlay = found.accepted.overlay
     output.line(
         f"{found.name}: {len(overlay.entries)} entries at {found.repository.accepted[:12]}, "
@@ -233,7 +233,7 @@ def _tell(found: Subscription, output: Output) -> None:
     )
 
 
-def _tell_findings(overlay: Overlay, output: Output) -> None:
+def _print_findings(overlay: Overlay, output: Output) -> None:
     for one in overlay.findings.named[:_LISTED]:
         output.note(f"note: {one.name}: {one.message} [{one.code}]")
     if overlay.findings.total > _LISTED:
