@@ -85,6 +85,12 @@ def test_a_run_closes_everything_and_the_next_one_changes_nothing_in_under_five_
     assert line.startswith("Nothing to do on Linux 6.1.176 (6.1.0-50-cloud-amd64, package 6.1.176-1): 2 closed, ")
 
 
+def test_a_run_that_closes_something_prints_no_progress_for_cron_to_mail(host: SimulatedHost) -> None:
+    ran = run(host, "auto")
+    assert (ran.status, ran.err) == (0, "")
+    assert "It is live." in ran.out
+
+
 def test_plan_only_changes_nothing(host: SimulatedHost, server: CveServer) -> None:
     ran = auto(host, "--plan-only")
     assert ran.status == 0

@@ -328,6 +328,23 @@ class TestClose:
         assert ran.document["closed_now"] == names[:2], "the client counts before it asks"
         assert "larger than a request" in reasons(ran)[names[2]]
 
+    def test_the_limit_holds_for_the_livepatch_that_is_loaded_too(
+        self, host: SimulatedHost, cves: CveList, server: CveServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cves.add(1, "ok")
+        build = server.build
+
+        def never_done(body: dict[str, Any]) -> str:
+            made = build(body)
+            server.mood = "drops" if server.count("trial") == 2 else server.mood
+            return made
+
+        monkeypatch.setattr(server, "build", never_done)
+        ran = cve(host, cves, "close", "--limit", "2")
+        assert server.count("trial") == 2, "the plan's own, then that of the load"
+        assert (ran.status, ran.code, host.loads) == (ExitStatus.SERVICE, "limit-reached", 0)
+        assert "within 2 s" in ran.document["problem"]["message"]
+
     def test_a_culprit_is_not_tried_again_while_the_others_are_the_same(
         self, host: SimulatedHost, cves: CveList, server: CveServer
     ) -> None:
