@@ -21,9 +21,11 @@ from query_plans import recorded
 from running_server import free_port
 
 from elivepatch.model.build import Result, Status
+from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
 from elivepatch.service.access.accounts import Role, Tokens
+from elivepatch.service.access.signing_key import open_signing_key
 from elivepatch.service.db.database import advisory_lock, migrate, open_database
 from elivepatch.service.db.hosts import HostReports
 from elivepatch.service.db.tables import metadata, partial_indexes
@@ -116,10 +118,26 @@ def test_many_who_end_the_same_job_end_it_once(database: sa.Engine) -> None:
 
 
 def test_a_token_is_made_once(database: sa.Engine, tmp_path: Path) -> None:
-    tokens = Tokens(database)
-    assert tokens.ensure_operator(tmp_path / "t")
-    assert not tokens.ensure_operator(tmp_path / "t")
-    tokens.check((tmp_path / "t").read_text().strip())
+    files = [tmp_path / f"{number}.token" for number in range(12)]
+    with ThreadPoolExecutor(12) as crowd:
+        made = list(crowd.map(Tokens(database).ensure_operator, files))
+    assert made.count(True) == 1
+    (written,) = tmp_path.iterdir()
+    Tokens(database).check(written.read_text().strip())
+    assert not Tokens(database).ensure_operator(written)
+
+
+def test_a_signing_key_is_made_once(database: sa.Engine, tmp_path: Path) -> None:
+    def start(number: int) -> str:
+        try:
+            return open_signing_key(database, tmp_path / f"{number}.key", shared=True).public.fingerprint
+        except EnvironmentFault as fault:
+            return fault.problem.code
+
+    with ThreadPoolExecutor(12) as crowd:
+        found = list(crowd.map(start, range(12)))
+    assert found.count("signing-key") == 11
+    assert len(list(tmp_path.glob("*.key"))) == 1
 
 
 def test_the_last_word_of_a_host_counts(database: sa.Engine) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import os
 import re
 import secrets
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from elivepatch.files.atomic import publish, write_atomic
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.service.db.tables import DEFAULT_TENANT, tokens
 
@@ -119,17 +119,30 @@ class Tokens:
         return account if time.monotonic() < until else None
 
     def ensure_operator(self, file: Path) -> bool:
-        """Make the operator's token where the database has none, write it to `file` (mode 0600), say whether it did.
+        """Make the operator's token if the database has none, and write it to `file` (mode 0600); return True if so.
 
-        The file is written first: a token that nobody can read any more would lock everyone out.
+        The token is on the disk before the database knows it, and gets the name `file` after that: a crash locks
+        nobody out, and of two servers that start at once on a new database, the one that is late writes no token.
         """
-        with self._database.connect() as connection:
-            if connection.execute(sa.select(tokens.c.digest).where(tokens.c.name == _OPERATOR)).first() is not None:
+        staged = file.with_name(f"{file.name}.new")
+        digest = self._operator_digest()
+        if digest is None:
+            token = _new()
+            write_atomic(staged, f"{token}\n".encode("ascii"), mode=0o600)
+            try:
+                self._insert(token, Account(name=_OPERATOR, role=Role.OPERATOR, tenant=DEFAULT_TENANT), None)
+            except sa.exc.IntegrityError:
+                staged.unlink()
                 return False
-        token = _new()
-        _write_private(file, token + "\n")
-        self._keep(token, Account(name=_OPERATOR, role=Role.OPERATOR, tenant=DEFAULT_TENANT), None)
-        return True
+            digest = _digest(token)
+        return _finish(staged, file, digest)
+
+    def _operator_digest(self) -> str | None:
+        with self._database.connect() as connection:
+            digest: str | None = connection.execute(
+                sa.select(tokens.c.digest).where(tokens.c.name == _OPERATOR)
+            ).scalar()
+            return digest
 
     def add(self, account: Account, *, days: int | None = None) -> str:
         """Make a token and return it: this is the only time that it can be seen.
@@ -147,7 +160,7 @@ class Tokens:
             raise UsageError("token-days", "A token is valid for 1 to 3650 days.", advice="Give another number.")
         token = _new()
         try:
-            self._keep(token, account, days)
+            self._insert(token, account, days)
         except sa.exc.IntegrityError as error:
             raise UsageError(
                 "token-exists",
@@ -203,7 +216,7 @@ class Tokens:
         self._recent[_digest(token[:_MAX_TOKEN_LENGTH])] = (account, time.monotonic() + _RECENT_S)
         return account
 
-    def _keep(self, token: str, account: Account, days: int | None) -> None:
+    def _insert(self, token: str, account: Account, days: int | None) -> None:
         now = datetime.now(UTC)
         with self._database.begin() as connection:
             connection.execute(
@@ -231,11 +244,12 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", errors="surrogateescape")).hexdigest()
 
 
-def _write_private(file: Path, text: str) -> None:
-    staged = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    staged.replace(file)
+def _finish(staged: Path, file: Path, digest: str) -> bool:
+    """Give the token in `staged` its name if the database knows it by `digest`; remove any other."""
+    if not staged.exists():
+        return False
+    if _digest(staged.read_text(encoding="ascii", errors="replace").strip()) != digest:
+        staged.unlink()
+        return False
+    publish(staged, file)
+    return True

@@ -43,7 +43,7 @@ def _one_of(column: str, values: type[Status | Result]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
 
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest migration in `db/migrations/versions`: tables of this revision need none."""
 
 DEFAULT_TENANT = "default"
@@ -159,6 +159,13 @@ tokens = sa.Table(
     sa.Column("kernel", sa.String(100), nullable=False, server_default=""),
     sa.Column("expires_at", UtcTime),
     sa.Column("revoked_at", UtcTime),
+)
+
+signing_key = sa.Table(
+    "signing_key",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("public_key", sa.String(64), nullable=False),
 )
 
 audit = sa.Table(

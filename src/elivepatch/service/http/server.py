@@ -19,6 +19,7 @@ import uvicorn
 
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service.access.allowed_patches import AllowedPatches
+from elivepatch.service.access.signing_key import open_signing_key
 from elivepatch.service.errors import DISK_FULL, is_disk_full
 from elivepatch.service.http.dependencies import Services
 from elivepatch.service.http.limits import Capacity, RateLimiter
@@ -33,7 +34,6 @@ from elivepatch.service.resources import open_resources, require_shared
 from elivepatch.service.retention import Retention
 from elivepatch.service.state_directory import KEY_FILE, TOKEN_FILE, make_state_directory, state_lock
 from elivepatch.settings import ServerSettings
-from elivepatch.trust.keys import ServerKey
 
 # A thousand clients may come at once.
 _LISTEN_BACKLOG = 2048
@@ -86,8 +86,12 @@ def assemble(settings: ServerSettings, backend: BuildBackend | None) -> Services
     """Return the resources of a server, none of them running yet."""
     state = settings.state_dir
     resources = open_resources(settings)
+    # Before the token: a server that lacks the key of the others must not leave anything behind.
+    key = open_signing_key(resources.database, state / KEY_FILE, shared=resources.shared)
     if resources.tokens.ensure_operator(state / TOKEN_FILE):
         _logger.info("token.written", file=str(state / TOKEN_FILE))
+    elif not (state / TOKEN_FILE).exists():
+        _logger.info("token.elsewhere", advice="Copy operator.token from the server that was started first.")
     catalogue: Catalogue = (
         FleetCatalogue(resources.fleet, resources.store)
         if backend is None or resources.shared
@@ -108,7 +112,7 @@ def assemble(settings: ServerSettings, backend: BuildBackend | None) -> Services
         capacity=capacity,
         metrics=Metrics(resources.database, resources.fleet, capacity),
         notifier=EventNotifier(resources.database),
-        key=ServerKey.load_or_create(state / KEY_FILE),
+        key=key,
         worker=Worker(resources, backend) if backend is not None else None,
         stopping=threading.Event(),
     )
