@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from elivepatch.service.store import digest_of
+from elivepatch.files.digest import sha256
 
 pytestmark = [
     pytest.mark.integration,
@@ -45,13 +45,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assembled]:
     state = tmp_path_factory.mktemp("described")
     with assembled(state, requests_per_s=100_000.0, tenant_limit=100_000, queue_limit=100_000) as found:
         found.done("sleep 0\ndescribed")
-        found.http.put(f"/v1/blobs/{digest_of(UPLOADED)}", content=UPLOADED)
+        found.http.put(f"/v1/patches/{sha256(UPLOADED)}", content=UPLOADED)
         yield found
-
-
-@schemathesis.serializer("application/partial-upload")
-def sent_as_it_is(_context: schemathesis.SerializationContext, value: object) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()
 
 
 def operations(server: Assembled) -> list[schemathesis.APIOperation[Any, Any, Any, Any]]:
@@ -78,7 +73,7 @@ def test_every_answer_is_one_that_is_described(server: Assembled, token: str) ->
             if asked % 2 and "build" in case.path_parameters:
                 case.path_parameters["build"] = known
             if asked % 2 and "sha256" in case.path_parameters:
-                case.path_parameters["sha256"] = digest_of(UPLOADED)
+                case.path_parameters["sha256"] = sha256(UPLOADED)
             answer = case.call(headers={"Authorization": given_token} if given_token is not None else {})
             case.validate_response(answer, checks=CHECKS)
 

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from elivepatch.model.errors import Problem
-from elivepatch.model.kernel import Digest, KernelIdentity
-from elivepatch.model.series import BasePatch, PatchSeries
+from elivepatch.model.kernel import Digest, KernelIdentity, parse_release
+from elivepatch.model.series import BasePatch, PatchReference, PatchSeries, SeriesReference, SourcePatch
 from elivepatch.model.trial import Expectation
 
 
@@ -39,29 +40,127 @@ class Builder(enum.StrEnum):
     REFERENCE = "reference"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildRequest:
-    """A series for one kernel, and what the trial is to see.
+class Decides(enum.StrEnum):
+    """Effect of a field of a build request on the digests that name answers.
 
-    `release` is resolved to a base by the server. With `trial` false the module is built and checked but not booted.
-    With `check_only` the answer is the verdict: nothing is linked. A livepatch with `replace` takes all earlier ones
-    away when it is enabled (Documentation/livepatch/cumulative-patches.rst); without, it stands beside them.
-    With `rewrite`, a check of a series that cannot be a livepatch also proposes a changed one that could.
-    With `paranoid` a second builder makes the livepatch too, and only where both made the same is it given.
-    `base_patches` are those that the running kernel was built with, as far as the host knows them; a base that was made
-    with others is refused. They decide nothing else.
+    `bytes`: the module's bytes depend on it, so the build key holds it, and the job key by way of the build key.
+    `answer`: the job's answer depends on it, so the job key alone holds it. `base`: it selects the base, whose own
+    digest the build key holds. `nothing`: a request with a wrong value is refused before there is a job.
     """
 
-    release: str
-    series: PatchSeries
-    expectations: tuple[Expectation, ...] = ()
-    trial: bool = True
-    check_only: bool = False
-    replace: bool = True
-    rewrite: bool = False
-    builder: Builder = Builder.OBJECTS
-    paranoid: bool = False
-    base_patches: tuple[BasePatch, ...] = ()
+    BYTES = "bytes"
+    ANSWER = "answer"
+    BASE = "base"
+    NOTHING = "nothing"
+
+
+def _decides(what: Decides) -> dict[str, Decides]:
+    return {"decides": what}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestReference:
+    """A build request that names its source patches by their digests. Each field declares what it decides.
+
+    The server finds the base for `release`. Without `trial` the module is built and checked but not booted. With
+    `check_only` the answer is the verdict: nothing is linked. A livepatch with `replace` replaces all earlier ones
+    when it is enabled (atomic replace, Documentation/livepatch/cumulative-patches.rst); without, it is added to them.
+    With `rewrite`, a check of a series that cannot be a livepatch also proposes a changed one that can.
+    With `paranoid` a second builder makes the livepatch too; it is served only if both made the same.
+    `base_patches` are those that the running kernel was built with, as far as the host knows them; a base that was made
+    with others is refused.
+    """
+
+    release: str = field(metadata=_decides(Decides.BASE))
+    series: SeriesReference = field(metadata=_decides(Decides.BYTES))
+    expectations: tuple[Expectation, ...] = field(default=(), metadata=_decides(Decides.ANSWER))
+    trial: bool = field(default=True, metadata=_decides(Decides.ANSWER))
+    check_only: bool = field(default=False, metadata=_decides(Decides.ANSWER))
+    replace: bool = field(default=True, metadata=_decides(Decides.BYTES))
+    rewrite: bool = field(default=False, metadata=_decides(Decides.ANSWER))
+    builder: Builder = field(default=Builder.OBJECTS, metadata=_decides(Decides.BYTES))
+    paranoid: bool = field(default=False, metadata=_decides(Decides.BYTES))
+    base_patches: tuple[BasePatch, ...] = field(default=(), metadata=_decides(Decides.NOTHING))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the request as the JSON of the API (docs/api.md): the one spelling of it, sent and kept."""
+        return {
+            "kernel": self.release,
+            "patches": [{"name": patch.name, "sha256": patch.digest} for patch in self.series.patches],
+            "expectations": [asdict(expectation) for expectation in self.expectations],
+            "trial": self.trial,
+            "check_only": self.check_only,
+            "replace": self.replace,
+            "rewrite": self.rewrite,
+            "builder": self.builder.value,
+            "paranoid": self.paranoid,
+            "base_patches": [{"name": patch.name, "sha256": patch.digest} for patch in self.base_patches],
+        }
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> RequestReference:
+        """Return the request that `to_json` wrote, or that an earlier version kept.
+
+        Raises UsageError if the release or an expectation is malformed; KeyError, TypeError or ValueError for a
+        document of another shape.
+        """
+        return RequestReference(
+            # Older servers kept `release` for `kernel`, and lacked the fields that are looked up by `get`.
+            release=parse_release(document["kernel"] if "kernel" in document else document["release"]),
+            series=SeriesReference(patches_of(document)),
+            expectations=tuple(Expectation(**one).checked() for one in document["expectations"]),
+            trial=document["trial"],
+            check_only=document["check_only"],
+            replace=document["replace"],
+            rewrite=document.get("rewrite", False),
+            builder=Builder(document.get("builder", Builder.OBJECTS)),
+            paranoid=document.get("paranoid", False),
+            base_patches=tuple(BasePatch(one["name"], one["sha256"]) for one in document.get("base_patches", ())),
+        )
+
+    def with_content(self, read: Callable[[Digest], bytes]) -> BuildRequest:
+        """Return the request with the bytes of its patches, which `read` returns for a digest."""
+        others = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "series"}
+        patches = tuple(SourcePatch(patch.name, read(patch.digest)) for patch in self.series.patches)
+        return BuildRequest(series=PatchSeries(patches), **others)
+
+    def deciding(self, what: Decides) -> dict[str, Any]:
+        """Return the values of the fields that decide `what`, as JSON by field name; patches count by their bytes.
+
+        Raises TypeError if a field does not declare what it decides.
+        """
+        return {one.name: _key_value(getattr(self, one.name)) for one in fields(self) if _declared(one) is what}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest(RequestReference):
+    """A build request with the bytes of its source patches: all that a builder and a trial need."""
+
+    series: PatchSeries = field(metadata=_decides(Decides.BYTES))
+
+
+def patches_of(document: Mapping[str, Any]) -> tuple[PatchReference, ...]:
+    """Return the patches of a request in JSON. Older servers kept `digest` for `sha256`."""
+    return tuple(
+        PatchReference(one["name"], one["sha256"] if "sha256" in one else one["digest"])
+        for one in document.get("patches", ())
+    )
+
+
+def _declared(one: Field[Any]) -> Decides:
+    if "decides" not in one.metadata:
+        message = f"the field {one.name} of a build request does not declare what it decides"
+        raise TypeError(message)
+    declared: Decides = one.metadata["decides"]
+    return declared
+
+
+def _key_value(value: Any) -> Any:
+    if isinstance(value, SeriesReference):
+        return [patch.digest for patch in value.patches]
+    if isinstance(value, tuple):
+        return [asdict(one) for one in value]
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

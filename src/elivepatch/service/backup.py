@@ -136,7 +136,6 @@ def _write(state: Path, staged: Path, archive: Path) -> None:
             if (state / name).exists():
                 tar.add(state / name, arcname=name)
         store = state / STORE_DIRECTORY
-        # Not the uploads beside them: jobs have copies of those that they named, and uploads are deleted after a day.
         for blob in sorted((store / "sha256").rglob("*")):
             # obstore writes to a temporary name first: a name that is not a digest is not complete yet.
             if blob.is_file() and len(blob.name) == 64:

@@ -15,9 +15,9 @@ from elivepatch.service.db.database import engine_url, open_tables, requires_dat
 from elivepatch.service.jobs import engine
 from elivepatch.service.jobs.fleet import Fleet
 from elivepatch.service.jobs.jobs import Jobs
-from elivepatch.service.state_directory import STORE_DIRECTORY, UPLOADS_DIRECTORY
+from elivepatch.service.patches import UploadedPatches
+from elivepatch.service.state_directory import STORE_DIRECTORY
 from elivepatch.service.store import Store
-from elivepatch.service.uploads import Uploads
 from elivepatch.settings import ServerSettings
 
 _EMBEDDED = "server"
@@ -33,7 +33,7 @@ class Resources:
     engine_url: str
     engine: engine.Engine
     store: Store
-    uploads: Uploads
+    patches: UploadedPatches
     jobs: Jobs
     tokens: Tokens
     audit: Audit
@@ -85,7 +85,7 @@ def open_resources(settings: ServerSettings) -> Resources:
         engine_url=engine_url(settings),
         engine=opened,
         store=store,
-        uploads=Uploads(store, settings.state_dir / UPLOADS_DIRECTORY),
+        patches=UploadedPatches(database, store),
         jobs=Jobs(database),
         tokens=Tokens(database),
         audit=Audit(database),

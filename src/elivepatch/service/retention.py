@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is not kept for ever: old jobs and their events, notes about jobs that ended, files nobody names, uploads.
+"""What is not kept for ever: old jobs and their events, notes about jobs that ended, files nobody names.
 
 A file goes only when no job, whatever its state, and no worker's offer names it, and when it is a day old: what names
-it may just be on its way into the database. An upload goes when it is a day old: jobs that named it have a copy.
+it may just be on its way into the database. An uploaded patch goes when no request has named it for a week.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 import structlog
 
-from elivepatch.model.build import Status
+from elivepatch.model.build import Status, patches_of
 from elivepatch.service.db.database import advisory_lock, is_away
 from elivepatch.service.db.hosts import HostReports
 from elivepatch.service.db.tables import builds, events
@@ -65,8 +65,8 @@ class Retention:
                 "hosts": HostReports(self._resources.database).expire(self._keep_hosts),
                 "workers": self._resources.fleet.forget(silent_s=_SILENT_WORKER_S),
             }
+            removed["patches"] = self._resources.patches.sweep(moment)
             removed["files"] = self._resources.store.collect(self._named())
-            removed["uploads"] = self._resources.uploads.sweep()
         if any(removed.values()):
             _logger.info("retention.swept", **removed)
         return removed
@@ -97,11 +97,12 @@ class Retention:
 
     def _named(self) -> set[str]:
         named = {str(offer.sources) for member in self._resources.fleet.members() for offer in member.offers}
+        named |= self._resources.patches.digests()
         last = 0
         while rows := self._after(last):
             for row in rows:
                 named.update(str(row[column]) for column in _FILES if row[column] is not None)
-                named.update(patch["digest"] for patch in row["request"].get("patches", []))
+                named.update(patch.digest for patch in patches_of(row["request"]))
             last = rows[-1]["number"]
         return named
 

@@ -17,7 +17,6 @@ DATABASE_FILE = "elivepatch.db"
 ENGINE_FILE = "engine.db"
 STORE_DIRECTORY = "store"
 WORK_DIRECTORY = "work"
-UPLOADS_DIRECTORY = "uploads"
 KEY_FILE = "signing.key"
 RECORDS_FILE = "records.idx"
 TOKEN_FILE = "operator.token"  # noqa: S105 - a file's name

@@ -6,7 +6,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from elivepatch.files.digest import sha256
 from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.model.kernel import Digest
 
@@ -23,26 +26,25 @@ GRACE = timedelta(hours=24)
 
 _PROBE = "probe"
 _PIECE_BYTES = 256 * 1024
+_VERIFIED = 4096
 _PATIENCE_S = 20
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
-
-
-def digest_of(data: bytes) -> Digest:
-    """Return the SHA-256 of `data`."""
-    return Digest(hashlib.sha256(data).hexdigest())
 
 
 class Store:
     """Blobs under `PLACE/ab/abcd...`, in a directory or in any other object store that obstore knows.
 
     A blob is put in one step (a reader sees all of it or nothing), and putting it twice is the same as once. What is
-    put or got is held in memory whole: patches, modules and logs are some megabytes. What is handed to clients, of whom
-    there may be many and slow ones, is read by `chunks` after `verify`; what they upload goes in by `put_file`.
+    put or got is held in memory whole: patches, modules and logs are some megabytes. `verify` and `chunks` read a blob
+    piece by piece for clients, which may be many and slow.
     """
 
     def __init__(self, backend: ObjectStore, *, place: str = "sha256") -> None:
         self._backend = backend
         self._place = place
+        self._verified = _Verified()
+        self.on_loss: Callable[[Digest], None] = lambda _digest: None
+        """Called with the digest of a blob that turned out to be missing or damaged."""
 
     @classmethod
     def in_directory(cls, directory: Path) -> Store:
@@ -78,60 +80,43 @@ class Store:
                 advice="Write s3://BUCKET/PREFIX, or leave it out for a directory in the state directory.",
             ) from error
 
-    def at_place(self, place: str) -> Store:
-        """Return the store of other blobs in the same backend: one knows nothing of what the other has."""
-        return Store(self._backend, place=place)
-
-    def put(self, data: bytes) -> Digest:
-        """Keep `data` and return its digest. A damaged blob of that name is replaced."""
-        digest = digest_of(data)
-        # Not a conditional put, which not every object store knows: whoever else puts it at the same moment puts the
-        # same bytes. One that is about to be collected is written again, which makes it young.
+    def put(self, data: bytes, digest: Digest | None = None) -> Digest:
+        """Keep `data` and return its digest, which a caller that knows it passes. A damaged blob is replaced."""
+        digest = digest or sha256(data)
+        # Not a conditional put, which some object stores lack: another writer of this name writes the same bytes. A
+        # blob that is about to be collected is written again, which makes it young.
         if self._is_old_or_missing(digest) or not self._is_whole(digest):
-            obstore.put(self._backend, self._key(digest), data)
+            written = obstore.put(self._backend, self._key(digest), data)
+            self._verified.note(digest, written["e_tag"])
         return digest
 
-    def put_file(self, file: Path, digest: Digest) -> None:
-        """Keep a file's bytes, whose digest the caller has made sure of; they are not held in memory whole."""
-        obstore.put(self._backend, self._key(digest), file, max_concurrency=1)
-
     def get(self, digest: Digest) -> bytes:
-        """Return the blob's bytes; they have been compared with the digest.
+        """Return the blob's bytes after comparing them with the digest.
 
-        Raises EnvironmentFault where there is no such blob, TrustError where its bytes have changed.
+        Raises EnvironmentFault if there is no such blob, TrustError if its bytes have changed.
         """
         data = b"".join(self._pieces(digest))
-        if digest_of(data) != digest:
-            raise _damaged()
+        if sha256(data) != digest:
+            raise self._damaged(digest)
         return data
 
     def verify(self, digest: Digest) -> int:
-        """Compare the blob's bytes with the digest and return how many they are; raises as `get` does."""
-        seen, size = hashlib.sha256(), 0
+        """Compare the blob's bytes with the digest and return their number; raises as `get` does.
+
+        The bytes are read only if they may have changed since they were last compared: the entity tag, in a directory
+        made of inode, size and modification time, is another one then.
+        """
+        found = self._found(digest)
+        size = int(found["size"])
+        if self._verified.holds(digest, found["e_tag"]):
+            return size
+        seen = hashlib.sha256()
         for piece in self._pieces(digest):
             seen.update(piece)
-            size += len(piece)
         if seen.hexdigest() != digest:
-            raise _damaged()
+            raise self._damaged(digest)
+        self._verified.note(digest, found["e_tag"])
         return size
-
-    def size(self, digest: Digest) -> int | None:
-        """Return how many bytes the blob has, None where there is no such blob."""
-        try:
-            return int(obstore.head(self._backend, self._key(digest))["size"])
-        except FileNotFoundError:
-            return None
-
-    def sizes(self) -> list[int]:
-        """Return how many bytes each blob has."""
-        return [int(blob["size"]) for blob in self._all()]
-
-    def remove(self, digest: Digest) -> None:
-        """Remove a blob; doing it twice is the same as once."""
-        try:
-            obstore.delete(self._backend, self._key(digest))
-        except FileNotFoundError:
-            return
 
     def chunks(self, digest: Digest, first: int, last: int) -> Iterator[bytes]:
         """Yield the blob's bytes from `first` to `last`, both counted from 0 and included, piece by piece."""
@@ -160,11 +145,14 @@ class Store:
         try:
             yield from obstore.get(self._backend, self._key(digest)).stream(min_chunk_size=_PIECE_BYTES)
         except FileNotFoundError as error:
-            raise EnvironmentFault(
-                "blob-missing",
-                "A file of this job is no longer in the server's store.",
-                advice="Submit the job again; the server's operator may restore the store from its backup.",
-            ) from error
+            raise self._missing(digest) from error
+
+    def _found(self, digest: Digest) -> Any:
+        """Return size, entity tag and modification time of a blob."""
+        try:
+            return obstore.head(self._backend, self._key(digest))
+        except FileNotFoundError as error:
+            raise self._missing(digest) from error
 
     def _all(self) -> Iterator[Any]:
         for chunk in obstore.list(self._backend, self._place):
@@ -180,7 +168,7 @@ class Store:
 
     def _is_whole(self, digest: Digest) -> bool:
         try:
-            self.get(digest)
+            self.verify(digest)
         except (EnvironmentFault, TrustError, BaseError):
             return False
         return True
@@ -195,10 +183,41 @@ class Store:
             )
         return f"{self._place}/{digest[:2]}/{digest}"
 
+    def _missing(self, digest: Digest) -> EnvironmentFault:
+        self.on_loss(digest)
+        return EnvironmentFault(
+            "blob-missing",
+            "A file of this job is no longer in the server's store.",
+            advice="Submit the job again; the server's operator may restore the store from its backup.",
+        )
 
-def _damaged() -> TrustError:
-    return TrustError(
-        "blob-damaged",
-        "A file of this job was changed in the server's store and is not handed out.",
-        advice="Submit the job again, and have the server's disk and its users looked at.",
-    )
+    def _damaged(self, digest: Digest) -> TrustError:
+        self.on_loss(digest)
+        return TrustError(
+            "blob-damaged",
+            "A file of this job was changed in the server's store and is not served.",
+            advice="Submit the job again, and check the server's disk and its users.",
+        )
+
+
+class _Verified:
+    """Entity tags of the blobs whose bytes were compared with their digest last, a few thousand of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tags: OrderedDict[Digest, str] = OrderedDict()
+
+    def holds(self, digest: Digest, tag: str | None) -> bool:
+        """Return whether the blob was compared while it had this tag; a store without tags never holds one."""
+        with self._lock:
+            return tag is not None and self._tags.get(digest) == tag
+
+    def note(self, digest: Digest, tag: str | None) -> None:
+        """Note that the blob with this tag has the bytes of its digest."""
+        if tag is None:
+            return
+        with self._lock:
+            self._tags[digest] = tag
+            self._tags.move_to_end(digest)
+            if len(self._tags) > _VERIFIED:
+                self._tags.popitem(last=False)

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from obstore.exceptions import BaseError
 from obstore.store import MemoryStore
 
+from elivepatch.files.digest import sha256
 from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.model.kernel import Digest
 from elivepatch.service.errors import problem_of
-from elivepatch.service.store import Store, digest_of
+from elivepatch.service.store import Store
 
 
 def file_of(directory: Path, digest: Digest) -> Path:
@@ -59,7 +60,7 @@ def test_putting_a_damaged_blob_again_mends_it(tmp_path: Path) -> None:
 
 def test_a_blob_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault) as refused:
-        Store.in_directory(tmp_path).get(digest_of(b"never put"))
+        Store.in_directory(tmp_path).get(sha256(b"never put"))
     assert refused.value.problem.code == "blob-missing"
 
 
@@ -111,6 +112,6 @@ def test_a_store_that_says_nothing_is_not_waited_for_long(monkeypatch: pytest.Mo
         store = Store.at("s3://bucket/prefix")
         started = time.monotonic()
         with pytest.raises(BaseError) as refused:
-            store.get(digest_of(b"x"))
+            store.get(sha256(b"x"))
         assert time.monotonic() - started < 5
     assert problem_of(refused.value).code == "store-away"

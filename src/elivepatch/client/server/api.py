@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -23,24 +23,24 @@ from elivepatch.advisory.records.index import FILE_MAX
 from elivepatch.client.server.errors import Refused
 from elivepatch.client.server.report import Report, read_report
 from elivepatch.client.server.transport import MAX_ANSWER_BYTES, NOT_MODIFIED, Transport, bounded
-from elivepatch.client.server.uploads import large, upload
 from elivepatch.files.digest import sha256
-from elivepatch.model.build import Builder, BuildRequest, Status
+from elivepatch.model.build import BuildRequest, Status
 from elivepatch.model.errors import TrustError, UsageError
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, parse_release
 from elivepatch.model.progress import Event
-from elivepatch.model.series import BasePatch, SourcePatch
+from elivepatch.model.series import SERIES_LIMIT_BYTES, SourcePatch
 from elivepatch.settings import ClientSettings
 from elivepatch.trust.document import HEADER, RECORDS, SOURCES, require_signed
 from elivepatch.trust.envelope import MAX_BYTES as MAX_ENVELOPE_BYTES
 from elivepatch.trust.keys import PublicKey
 
-MAX_SERIES_BYTES = 24 * 1024 * 1024
-"""What the patches of one request may have, as the server has it (docs/api.md)."""
+INLINE_BYTES = 256 * 1024
+"""Size of the patches that a request holds itself, as base64; a larger series is uploaded patch by patch."""
 
 _MAX_FILE_BYTES = 256 * 1024 * 1024
 # The server sends a comment every 10 s if nothing happens: a longer silence is a lost connection.
 _EVENT_SILENCE_S = 45.0
+_DIGESTS_AT_ONCE = 2000
 _JOB = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
@@ -88,65 +88,30 @@ class ServerClient:
     def submit(self, request: BuildRequest, *, fresh: bool = False, automatic: bool = False) -> str:
         """Submit a build request and return the job's name; the same request gives the same job while that is usable.
 
-        Patches that would make the request larger than 1 MiB are uploaded before, so that a lost connection costs the
-        rest of one patch. Raises UsageError if the series has more than 24 MiB.
+        Small patches are part of the request. If there are more of them than `INLINE_BYTES`, those that the server
+        lacks are uploaded first and all are named by digest. Raises UsageError if the series is too large.
 
         `fresh` asks for a build although there is an answer; an `automatic` job waits behind those of people.
         """
         patches = request.series.patches
-        if sum(len(patch.content) for patch in patches) > MAX_SERIES_BYTES:
+        if sum(len(patch.content) for patch in patches) > SERIES_LIMIT_BYTES:
             raise UsageError(
                 "request-too-large",
-                "The patches are too large to send: 24 MiB is the limit of one series.",
+                "The patches are too large to send: 24 MiB is the limit of one request.",
                 advice="Send only what the fix needs.",
             )
-        uploaded = large(patches)
-        names = {patch.digest for patch in uploaded}
-        document = (
-            {
-                "kernel": request.release,
-                "patches": [_named(patch) if patch.digest in names else _whole(patch) for patch in patches],
-                "expectations": [asdict(expectation) for expectation in request.expectations],
-                "trial": request.trial,
-                "check_only": request.check_only,
-                "replace": request.replace,
-            }
-            | ({"builder": request.builder.value} if request.builder is not Builder.OBJECTS else {})
-            | ({"paranoid": True} if request.paranoid else {})
-            | ({"rewrite": True} if request.rewrite else {})
-            | ({"base_patches": [_named(patch) for patch in request.base_patches]} if request.base_patches else {})
-            | ({"fresh": True} if fresh else {})
-            | ({"priority": "automatic"} if automatic else {})
-        )
-        for patch in uploaded:
-            upload(self, patch)
+        document = request.to_json()
+        document |= ({"fresh": True} if fresh else {}) | ({"priority": "automatic"} if automatic else {})
+        if sum(_encoded_bytes(patch) for patch in patches) <= INLINE_BYTES or not self._upload_missing(patches):
+            return self._submit(document | {"patches": [_with_content(patch) for patch in patches]})
         try:
             return self._submit(document)
         except Refused as error:
-            if not uploaded or error.problem.code != "blob-unknown":
+            if error.problem.code != "blob-unknown":
                 raise
-        for patch in uploaded:
-            upload(self, patch)
+        # A patch was removed, or found damaged, after the server had said that it has it.
+        self._upload_missing(patches)
         return self._submit(document)
-
-    def held(self, digest: Digest) -> int | None:
-        """Return how many bytes of a blob the server has, None if it has the whole of it."""
-        with self._http.stream("HEAD", f"/v1/blobs/{digest}") as got:
-            if got.is_server_error:
-                raise self._http.unreachable(f"status {got.status_code}")
-            if not got.is_success:
-                return 0
-            return None if got.headers["upload-complete"] == "?1" else int(got.headers["upload-offset"])
-
-    def send(self, digest: Digest, content: bytes, *, offset: int) -> None:
-        """Send a blob from its byte `offset` to its end."""
-        path = f"/v1/blobs/{digest}"
-        headers = {"Upload-Complete": "?1", "Upload-Length": str(len(content))}
-        if not offset:
-            self._http.answer("PUT", path, content=content, headers=headers)
-            return
-        headers |= {"Upload-Offset": str(offset), "Content-Type": "application/partial-upload"}
-        self._http.answer("PATCH", path, content=content[offset:], headers=headers)
 
     def is_done(self, job: str) -> bool:
         """Return whether the job has ended."""
@@ -247,6 +212,26 @@ class ServerClient:
         with self._http.translated_errors():
             return Status(self._http.json(method, path)["status"]) is Status.DONE
 
+    def _upload_missing(self, patches: Sequence[SourcePatch]) -> bool:
+        """Upload the patches that the server lacks; return False if it is older than this client and takes none."""
+        by_digest = {patch.digest: patch for patch in patches}
+        digests = list(by_digest)
+        missing: list[SourcePatch] = []
+        for start in range(0, len(digests), _DIGESTS_AT_ONCE):
+            question = {"sha256": digests[start : start + _DIGESTS_AT_ONCE]}
+            try:
+                answer = self._http.send_json("POST", "/v1/patches/missing", question)
+            except Refused as refusal:
+                if refusal.problem.code == "not-found":
+                    return False
+                raise
+            with self._http.translated_errors():
+                missing += [by_digest[digest] for digest in answer["missing"]]
+        for patch in missing:
+            headers = {"Content-Type": "application/octet-stream"}
+            self._http.answer("PUT", f"/v1/patches/{patch.digest}", content=patch.content, headers=headers)
+        return True
+
     def _submit(self, document: Mapping[str, Any]) -> str:
         with self._http.translated_errors():
             return parse_job(self._http.send_json("POST", "/v1/builds", document)["id"])
@@ -305,12 +290,12 @@ def _kernel(data: dict[str, Any]) -> KernelIdentity:
     )
 
 
-def _named(patch: SourcePatch | BasePatch) -> dict[str, str]:
-    return {"name": patch.name, "sha256": patch.digest}
-
-
-def _whole(patch: SourcePatch) -> dict[str, str]:
+def _with_content(patch: SourcePatch) -> dict[str, str]:
     return {"name": patch.name, "content": base64.b64encode(patch.content).decode("ascii")}
+
+
+def _encoded_bytes(patch: SourcePatch) -> int:
+    return (len(patch.content) + 2) // 3 * 4
 
 
 def _progress(name: str, data: str) -> Event | None:

@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from elivepatch.client.server.api import MAX_SERIES_BYTES
 from elivepatch.files.atomic import write_atomic
 from elivepatch.model.errors import HostError, UsageError
-from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.model.series import SERIES_LIMIT_BYTES, PatchSeries, SourcePatch
 
 _ELF = b"\x7fELF"
 
@@ -22,12 +21,12 @@ def read_series(files: Sequence[Path]) -> PatchSeries:
 def _read(file: Path) -> bytes:
     try:
         with file.open("rb") as stream:
-            content = stream.read(MAX_SERIES_BYTES + 1)
+            content = stream.read(SERIES_LIMIT_BYTES + 1)
     except OSError as error:
         raise UsageError(
             "patch-file", f"{file} cannot be read: {error.strerror}.", advice="Give files that hold source patches."
         ) from error
-    if len(content) > MAX_SERIES_BYTES:
+    if len(content) > SERIES_LIMIT_BYTES:
         raise UsageError("patch-file", f"{file} is larger than 24 MiB.", advice="Send only what the fix needs.")
     if content.startswith(_ELF):
         raise UsageError(

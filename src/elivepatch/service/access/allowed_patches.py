@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from elivepatch.model.errors import TrustError
-from elivepatch.model.series import PatchSeries
+from elivepatch.model.series import SeriesReference
 
 _FRESH_S = 10.0
 _MAX_FILES = 50_000
@@ -26,7 +26,7 @@ class AllowedPatches:
         self._read_at = float("-inf")
         self._digests: frozenset[str] = frozenset()
 
-    def check(self, series: PatchSeries) -> None:
+    def check(self, series: SeriesReference) -> None:
         """Raise TrustError with the code `patch-not-trusted` where a patch of the series is not one of them."""
         known = self._known()
         for patch in series.patches:

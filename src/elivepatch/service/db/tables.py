@@ -203,3 +203,15 @@ hosts = sa.Table(
     sa.Index("ix_hosts_tenant_name_token", "tenant", "name", "token"),
     sa.Index("ix_hosts_token_seen_at", "token", "seen_at"),
 )
+
+# Source patches that a tenant uploaded and may name by digest (service/patches.py); the bytes are in the store.
+patches = sa.Table(
+    "patches",
+    metadata,
+    sa.Column("tenant", sa.String(40), primary_key=True),
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("used_at", UtcTime, nullable=False),
+    sa.Index("ix_patches_digest", "digest"),
+    sa.Index("ix_patches_used_at", "used_at"),
+)

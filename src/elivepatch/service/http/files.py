@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
+from elivepatch.files.digest import sha256
 from elivepatch.model.errors import EnvironmentFault, Kind, Problem, TrustError, UsageError
 from elivepatch.model.kernel import Digest
 from elivepatch.service.http.dependencies import Services
 from elivepatch.service.http.problems import answer
 from elivepatch.service.jobs.jobs import Job
-from elivepatch.service.store import digest_of
 
 _RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})", re.ASCII)
 
@@ -60,7 +60,7 @@ def missing(name: str) -> UsageError:
 
 def of_bytes(request: Request, content: bytes, name: str, media_type: str) -> Response:
     """Answer with `content`, or with the one range of it that was asked for."""
-    digest = digest_of(content)
+    digest = sha256(content)
     if _has(request, digest):
         return Response(status_code=304, headers={"ETag": f'"{digest}"'})
     return _answer(

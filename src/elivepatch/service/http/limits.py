@@ -24,7 +24,7 @@ _DIGITS = 18
 _BUCKETS = 10_000
 # The routes that take source patches; they read the body by themselves, after they have looked who asks. Every other
 # body is read before that.
-_LARGE = re.compile(r"/v1/builds|/v1/blobs/[^/]*|/elivepatch/api/v1\.0/get_files")
+_LARGE = re.compile(r"/v1/builds|/v1/(?:patches|blobs)/[0-9a-f]{64}|/elivepatch/api/v1\.0/get_files")
 _SMALL_BYTES = 256 * 1024
 _BURST_S = 5.0
 _QUEUE_RETRY_S = 30

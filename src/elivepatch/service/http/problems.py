@@ -17,7 +17,6 @@ from starlette.requests import ClientDisconnect
 from elivepatch.model.errors import ElivepatchError, Kind, Problem
 from elivepatch.service.errors import INTERNAL, problem_of
 from elivepatch.service.http.limits import LimitReached
-from elivepatch.service.uploads import WrongOffset
 
 _STATUS_OF_CODE = {
     "token-missing": HTTPStatus.UNAUTHORIZED,
@@ -34,8 +33,6 @@ _STATUS_OF_CODE = {
     "base-patches": HTTPStatus.CONFLICT,
     "blob-missing": HTTPStatus.GONE,
     "blob-unknown": HTTPStatus.NOT_FOUND,
-    "upload-offset": HTTPStatus.CONFLICT,
-    "upload-taken-over": HTTPStatus.CONFLICT,
     "upload-type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "request-too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "build-not-done": HTTPStatus.CONFLICT,
@@ -63,7 +60,7 @@ _CODE_OF_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "request-to
 _COUNTED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
 _RETRY_S = 5
 _API_ADVICE = "The API is described in docs/api.md and by /v1/openapi.json."
-_SIZES = "A request with patches may have 24 MiB, and so may a blob; any other request 256 KiB."
+_SIZES = "A request with patches may have 24 MiB, and so may a patch that is uploaded; any other request 256 KiB."
 
 _CUT_OFF = Problem(
     code="request-invalid", kind=Kind.USAGE, message="The request broke off in its middle.", advice=_API_ADVICE
@@ -112,8 +109,6 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
     response = answer(error.problem)
     if isinstance(error, LimitReached):
         response.headers["Retry-After"] = str(error.retry_s)
-    if isinstance(error, WrongOffset):
-        response.headers["Upload-Offset"] = str(error.offset)
     if response.status_code in _COUNTED:
         request.app.state.services.metrics.refused(error.problem.code)
     return response

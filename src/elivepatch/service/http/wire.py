@@ -6,27 +6,25 @@ from __future__ import annotations
 import base64
 import binascii
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from elivepatch.model.build import Builder, BuildRequest, Result, Status
+from elivepatch.model.build import Builder, RequestReference, Result, Status, patches_of
 from elivepatch.model.errors import Kind, UsageError
 from elivepatch.model.kernel import Digest, parse_release
-from elivepatch.model.series import BasePatch, PatchSeries, SourcePatch
-from elivepatch.model.trial import Expectation
+from elivepatch.model.series import PATCHES_LIMIT, SERIES_LIMIT_BYTES, PatchReference, SourcePatch
 from elivepatch.service.access.accounts import Account, Role, Token
 from elivepatch.service.access.audit import AuditEntry
 from elivepatch.service.db.tables import DEFAULT_TENANT
 from elivepatch.service.jobs.jobs import Job
-from elivepatch.service.uploads import too_large
+from elivepatch.service.patches import too_large
 
-MAX_BODY_BYTES = 24 * 1024 * 1024
-MAX_PATCHES = 512
 MAX_EXPECTATIONS = 64
+MAX_DIGESTS = 2048
 _NAME_LENGTH = 120
 
 
@@ -59,10 +57,10 @@ class PatchBody(_Sent):
             raise ValueError(message)
         return self
 
-    def source_patch(self, uploaded: Callable[[Digest], bytes]) -> SourcePatch:
-        """Return the patch; `uploaded` gives the bytes of a blob. Raises UsageError where its content is not base64."""
+    def patch(self) -> SourcePatch | PatchReference:
+        """Return the patch, with its bytes if they were sent; raises UsageError if they are not base64."""
         if self.sha256:
-            return SourcePatch(display_name(self.name), uploaded(Digest(self.sha256)))
+            return PatchReference(display_name(self.name), Digest(self.sha256))
         try:
             content = base64.b64decode(self.content, validate=True)
         except (binascii.Error, ValueError) as error:
@@ -87,16 +85,12 @@ class ExpectationBody(_Sent):
     command: str = Field(max_length=4096)
     pattern: str = Field(max_length=4096)
 
-    def expectation(self) -> Expectation:
-        """Return the expectation; raises UsageError where the expression does not compile."""
-        return Expectation(command=self.command, pattern=self.pattern).checked()
-
 
 class BuildBody(_Sent):
     """A build request."""
 
     kernel: str = Field(max_length=200, examples=["6.1.0-50-cloud-amd64"], description="What `uname -r` prints.")
-    patches: Annotated[list[PatchBody], Field(min_length=1, max_length=MAX_PATCHES)]
+    patches: Annotated[list[PatchBody], Field(min_length=1, max_length=PATCHES_LIMIT)]
     expectations: Annotated[list[ExpectationBody], Field(max_length=MAX_EXPECTATIONS)] = []
     trial: bool = True
     check_only: bool = False
@@ -106,39 +100,45 @@ class BuildBody(_Sent):
     )
     builder: Builder = Field(default=Builder.OBJECTS, strict=False)
     paranoid: bool = Field(default=False, description="Whether a second builder must make the same livepatch.")
-    base_patches: Annotated[list[BasePatchBody], Field(max_length=MAX_PATCHES)] = []
+    base_patches: Annotated[list[BasePatchBody], Field(max_length=PATCHES_LIMIT)] = []
     priority: Literal["interactive", "automatic"] = "interactive"
     fresh: bool = Field(default=False, description="Build although there is an answer; needs the role operator.")
 
-    def request(self, uploaded: Callable[[Digest], bytes]) -> BuildRequest:
-        """Return the request; `uploaded` gives the bytes of a blob, or raises.
+    def source_patches(self) -> list[SourcePatch | PatchReference]:
+        """Return the patches; raises UsageError if one is not base64."""
+        return [body.patch() for body in self.patches]
 
-        Raises UsageError where a part of the request cannot be understood, or where its patches are too large.
+    def request(self, patches: Sequence[SourcePatch | PatchReference]) -> RequestReference:
+        """Return the request for `patches`, which `source_patches` returned.
+
+        Raises UsageError if the kernel's release or an expectation is malformed.
         """
-        return BuildRequest(
-            release=parse_release(self.kernel),
-            series=self._series(uploaded),
-            expectations=tuple(body.expectation() for body in self.expectations),
-            trial=self.trial,
-            check_only=self.check_only,
-            replace=self.replace,
-            rewrite=self.rewrite,
-            builder=self.builder,
-            paranoid=self.paranoid,
-            base_patches=tuple(
-                BasePatch(display_name(patch.name), Digest(patch.sha256)) for patch in self.base_patches
-            ),
-        )
+        document = self.model_dump(mode="json", exclude={"patches", "fresh", "priority"})
+        document["patches"] = [{"name": patch.name, "sha256": patch.digest} for patch in patches]
+        for patch in document["base_patches"]:
+            patch["name"] = display_name(patch["name"])
+        return RequestReference.from_json(document)
 
-    def _series(self, uploaded: Callable[[Digest], bytes]) -> PatchSeries:
-        patches: list[SourcePatch] = []
-        size = 0
-        for body in self.patches:
-            patches.append(body.source_patch(uploaded))
-            size += len(patches[-1].content)
-            if size > MAX_BODY_BYTES:
-                raise too_large()
-        return PatchSeries(tuple(patches))
+
+class DigestsBody(_Sent):
+    """Digests of patches."""
+
+    sha256: Annotated[
+        list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]], Field(min_length=1, max_length=MAX_DIGESTS)
+    ]
+
+
+class MissingAnswer(BaseModel):
+    """Digests of the patches that the server lacks."""
+
+    missing: list[str]
+
+
+def check_size(patches: Sequence[SourcePatch | PatchReference], sizes: Mapping[Digest, int]) -> None:
+    """Raise UsageError if the patches together are too large; `sizes` has those that came without their bytes."""
+    size = sum(len(one.content) if isinstance(one, SourcePatch) else sizes[one.digest] for one in patches)
+    if size > SERIES_LIMIT_BYTES:
+        raise too_large()
 
 
 class PatchAnswer(BaseModel):
@@ -172,7 +172,7 @@ class BuildAnswer(BaseModel):
             result=job.result,
             kernel=job.release,
             build_id=job.kernel_build_id,
-            patches=[PatchAnswer(name=patch["name"], sha256=patch["digest"]) for patch in job.request["patches"]],
+            patches=[PatchAnswer(name=patch.name, sha256=patch.digest) for patch in patches_of(job.request)],
             trial=job.request["trial"],
             check_only=job.request["check_only"],
             created_at=job.created_at,

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from elivepatch.model.build import Builder, BuildRequest
+from elivepatch.model.build import RequestReference
 from elivepatch.model.errors import EnvironmentFault, HostError
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.fleet import Fleet, Offer
+from elivepatch.service.jobs.records import build_key
 from elivepatch.service.store import Store
 
 
@@ -35,19 +34,11 @@ class Catalogue(Protocol):
     def sources(self, release: str) -> bytes:
         """Return what a kernel was built from (docs/cve.md)."""
 
-    def plan(self, request: BuildRequest) -> Plan:
+    def plan(self, request: RequestReference) -> Plan:
         """Return where a request is to be done; raises HostError where the host's kernel has other patches in it."""
 
 
-def build_key(facts: Digest, request: BuildRequest) -> Digest:
-    """Return the digest of all that determines the module's bytes."""
-    decides = [facts, [patch.digest for patch in request.series.patches], request.replace]
-    if request.builder is not Builder.OBJECTS or request.paranoid:
-        decides += [request.builder.value, request.paranoid]
-    return Digest(hashlib.sha256(json.dumps(decides).encode()).hexdigest())
-
-
-def check_base_patches(request: BuildRequest, known: Mapping[str, Digest] | None) -> None:
+def check_base_patches(request: RequestReference, known: Mapping[str, Digest] | None) -> None:
     """Raise HostError where a base was made with other patches than those that the host names; it may name none."""
     if not request.base_patches or known is None:
         return
@@ -80,7 +71,7 @@ class LocalCatalogue:
         """Return what a kernel was built from."""
         return self._backend.encoded_sources(release)
 
-    def plan(self, request: BuildRequest) -> Plan:
+    def plan(self, request: RequestReference) -> Plan:
         """Return where a request is to be done."""
         check_base_patches(request, self._backend.base_patches(request.release))
         facts = self._backend.facts(request.release)
@@ -103,7 +94,7 @@ class FleetCatalogue:
         """Return what a worker put into the store about a kernel."""
         return self._store.get(self._offer(release).sources)
 
-    def plan(self, request: BuildRequest) -> Plan:
+    def plan(self, request: RequestReference) -> Plan:
         """Return where a request is to be done."""
         offer = self._offer(request.release)
         check_base_patches(request, offer.base_patches)

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Between the model and JSON: requests as jobs keep them, what a build and a trial answered, the report."""
+"""Requests, outcomes and reports of jobs as JSON, and the digests by which equal requests are recognised."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from typing import Any
 
-from elivepatch.model.build import Builder, BuildOutcome, BuildRequest, Livepatch, Note, PatchedFunction, Result
+from elivepatch.files.digest import sha256_json
+from elivepatch.model.build import (
+    BuildOutcome,
+    BuildRequest,
+    Decides,
+    Livepatch,
+    Note,
+    PatchedFunction,
+    RequestReference,
+    Result,
+)
 from elivepatch.model.errors import Kind
 from elivepatch.model.kernel import Digest, KernelIdentity
-from elivepatch.model.series import PatchSeries, SourcePatch
-from elivepatch.model.trial import Expectation
 from elivepatch.service.db.tables import DEFAULT_TENANT
 from elivepatch.service.jobs.jobs import Job
 from elivepatch.service.store import Store
@@ -22,51 +28,27 @@ _OURS = {Kind.ERROR, Kind.TRUST, Kind.HOST}
 
 def keep_request(request: BuildRequest, store: Store) -> dict[str, Any]:
     """Put the patches' bytes into the store and return the request as JSON that names them by digest."""
-    return {
-        "release": request.release,
-        "patches": [{"name": patch.name, "digest": store.put(patch.content)} for patch in request.series.patches],
-        "expectations": [asdict(expectation) for expectation in request.expectations],
-        "trial": request.trial,
-        "check_only": request.check_only,
-        "replace": request.replace,
-        "builder": request.builder.value,
-        "paranoid": request.paranoid,
-        "rewrite": request.rewrite,
-    }
+    for patch in request.series.patches:
+        store.put(patch.content, patch.digest)
+    return request.to_json()
 
 
-def request_from(data: dict[str, Any], store: Store) -> BuildRequest:
-    """Return the request that `keep_request` kept."""
-    return BuildRequest(
-        release=data["release"],
-        series=PatchSeries(
-            tuple(SourcePatch(patch["name"], store.get(Digest(patch["digest"]))) for patch in data["patches"])
-        ),
-        expectations=tuple(Expectation(**expectation) for expectation in data["expectations"]),
-        trial=data["trial"],
-        check_only=data["check_only"],
-        replace=data["replace"],
-        # Jobs that were kept before there was a choice have neither.
-        builder=Builder(data.get("builder", Builder.OBJECTS)),
-        paranoid=data.get("paranoid", False),
-        rewrite=data.get("rewrite", False),
-    )
+def request_from(document: dict[str, Any], store: Store) -> BuildRequest:
+    """Return a request that a job keeps, with the bytes of its patches from the store."""
+    return RequestReference.from_json(document).with_content(store.get)
 
 
-def job_key(build_key: Digest, request: BuildRequest, tenant: str = DEFAULT_TENANT) -> Digest:
-    """Return the digest of all that the answer depends on: the module's bytes and what is done with them.
+def build_key(facts: Digest, request: RequestReference) -> Digest:
+    """Return the digest of all that decides the module's bytes: `facts` of the base, and fields of the request."""
+    return sha256_json({"facts": facts} | request.deciding(Decides.BYTES))
 
-    And of the tenant: one that got the answer to another's request at once would learn that it was asked.
+
+def job_key(build_key: Digest, request: RequestReference, tenant: str = DEFAULT_TENANT) -> Digest:
+    """Return the digest of all that decides the answer: the module's bytes and what is done with them.
+
+    The tenant is part of it. A tenant that got the answer to another's request at once would learn of that request.
     """
-    depends = {
-        "tenant": tenant,
-        "build_key": build_key,
-        "expectations": [asdict(expectation) for expectation in request.expectations],
-        "trial": request.trial,
-        "check_only": request.check_only,
-        **({"rewrite": True} if request.rewrite else {}),
-    }
-    return Digest(hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest())
+    return sha256_json({"tenant": tenant, "build_key": build_key} | request.deciding(Decides.ANSWER))
 
 
 def livepatch_from(data: dict[str, Any]) -> Livepatch:

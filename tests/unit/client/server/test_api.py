@@ -78,6 +78,10 @@ def test_a_request_is_sent_as_the_server_reads_it() -> None:
         "trial": True,
         "check_only": False,
         "replace": True,
+        "rewrite": False,
+        "builder": "objects",
+        "paranoid": False,
+        "base_patches": [],
     }
     assert seen[0].headers["authorization"] == "Bearer elp_secret"
     api(handler).submit(REQUEST, fresh=True, automatic=True)

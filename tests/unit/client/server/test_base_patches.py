@@ -20,8 +20,9 @@ from elivepatch.model.errors import HostError
 from elivepatch.model.kernel import Digest, Release
 from elivepatch.model.series import BasePatch, PatchSeries, SourcePatch
 from elivepatch.service.db.database import migrate, open_database, sqlite_url
-from elivepatch.service.jobs.catalogue import Catalogue, FleetCatalogue, LocalCatalogue, build_key
+from elivepatch.service.jobs.catalogue import Catalogue, FleetCatalogue, LocalCatalogue
 from elivepatch.service.jobs.fleet import Fleet, Offer
+from elivepatch.service.jobs.records import build_key
 from elivepatch.service.store import Store
 
 GENTOO = Release("6.6.30-gentoo")

@@ -1,27 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a client sends: understood as it was meant, or refused with a reason."""
+"""Bodies of requests: read as they were meant, or refused with a reason."""
 
 from __future__ import annotations
 
 import base64
-import json
-import tempfile
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from elivepatch.model.build import Builder
+from elivepatch.files.digest import sha256
+from elivepatch.model.build import Builder, RequestReference
 from elivepatch.model.errors import UsageError
 from elivepatch.model.kernel import Digest
-from elivepatch.service.http.wire import MAX_BODY_BYTES, BuildBody, ExpectationBody, PatchBody, display_name
-from elivepatch.service.jobs.catalogue import build_key
-from elivepatch.service.jobs.records import job_key, keep_request, request_from
-from elivepatch.service.store import Store, digest_of
+from elivepatch.model.series import SERIES_LIMIT_BYTES, PatchReference, SourcePatch
+from elivepatch.service.http.wire import BuildBody, PatchBody, check_size, display_name
+from elivepatch.service.jobs.records import build_key, job_key
 
-LARGE = b"x" * (MAX_BODY_BYTES // 2 + 1)
+HALF = b"x" * (SERIES_LIMIT_BYTES // 2 + 1)
 
 
 def body(**changes: object) -> dict[str, object]:
@@ -29,75 +26,52 @@ def body(**changes: object) -> dict[str, object]:
     return {"kernel": "6.1.0-50-cloud-amd64", "patches": [{"name": "fix.patch", "content": content}]} | changes
 
 
-def uploaded(digest: Digest) -> bytes:
-    return {digest_of(content): content for content in (b"uploaded", LARGE)}[digest]
+def request_of(**changes: object) -> RequestReference:
+    sent = BuildBody.model_validate(body(**changes))
+    return sent.request(sent.source_patches())
 
 
 def test_a_request_is_read_as_it_was_meant() -> None:
-    request = BuildBody.model_validate(
-        body(expectations=[{"command": "/proc/meminfo", "pattern": "X+"}], trial=False, check_only=True)
-    ).request(uploaded)
+    request = request_of(expectations=[{"command": "/proc/meminfo", "pattern": "X+"}], trial=False, check_only=True)
     assert request.release == "6.1.0-50-cloud-amd64"
-    assert [(patch.name, patch.content) for patch in request.series.patches] == [("fix.patch", b"--- a/x\n+++ b/x\n")]
+    assert [(patch.name, patch.digest) for patch in request.series.patches] == [
+        ("fix.patch", sha256(b"--- a/x\n+++ b/x\n"))
+    ]
     assert request.expectations[0].shell == "cat /proc/meminfo"
     assert (request.trial, request.check_only) == (False, True)
 
 
-def test_a_patch_that_is_named_by_its_digest_makes_the_same_request() -> None:
+def test_the_body_has_the_fields_of_the_request_and_no_others() -> None:
+    document = request_of().to_json()
+    assert set(BuildBody.model_fields) == set(document) | {"fresh", "priority"}
+
+
+def test_a_patch_named_by_its_digest_makes_the_same_request_as_one_that_is_sent() -> None:
     sent, named = (
-        BuildBody.model_validate(body(patches=[{"name": "a.patch"} | rest])).request(uploaded)
-        for rest in ({"content": base64.b64encode(b"uploaded").decode()}, {"sha256": digest_of(b"uploaded")})
+        request_of(patches=[{"name": "a.patch"} | rest])
+        for rest in ({"content": base64.b64encode(b"uploaded").decode()}, {"sha256": sha256(b"uploaded")})
     )
-    assert sent == named
-    assert build_key(Digest("a" * 64), sent) == build_key(Digest("a" * 64), named)
+    facts = Digest("a" * 64)
+    assert sent.to_json() == named.to_json()
+    assert job_key(build_key(facts, sent), sent) == job_key(build_key(facts, named), named)
 
 
-def test_patches_that_are_named_may_not_be_larger_than_patches_that_are_sent() -> None:
-    patch = {"name": "x", "sha256": digest_of(LARGE)}
-    assert BuildBody.model_validate(body(patches=[patch])).request(uploaded).series.patches[0].content == LARGE
-    with pytest.raises(UsageError) as refused:
-        BuildBody.model_validate(body(patches=[patch, patch])).request(uploaded)
-    assert refused.value.problem.code == "request-too-large"
+def test_patches_named_by_digest_may_not_be_larger_than_patches_that_are_sent() -> None:
+    named = PatchReference("x", sha256(HALF))
+    check_size([SourcePatch("x", HALF)], {})
+    check_size([named], {named.digest: len(HALF)})
+    pairs: list[list[SourcePatch | PatchReference]] = [[named, named], [named, SourcePatch("x", HALF)]]
+    for pair in pairs:
+        with pytest.raises(UsageError) as refused:
+            check_size(pair, {named.digest: len(HALF)})
+        assert refused.value.problem.code == "request-too-large"
 
 
 def test_a_request_may_name_its_builder() -> None:
-    plain = BuildBody.model_validate(body()).request(uploaded)
+    plain = request_of()
     assert (plain.builder, plain.paranoid) == (Builder.OBJECTS, False)
-    chosen = BuildBody.model_validate(body(builder="reference", paranoid=True)).request(uploaded)
+    chosen = request_of(builder="reference", paranoid=True)
     assert (chosen.builder, chosen.paranoid) == (Builder.REFERENCE, True)
-
-
-@given(st.sampled_from(Builder), st.booleans())
-def test_a_request_is_kept_with_its_builder(builder: Builder, paranoid: bool) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        store = Store.in_directory(Path(directory))
-        request = BuildBody.model_validate(body(builder=builder.value, paranoid=paranoid)).request(uploaded)
-        kept = keep_request(request, store)
-        assert request_from(json.loads(json.dumps(kept)), store) == request
-        older = {key: value for key, value in kept.items() if key not in {"builder", "paranoid"}}
-        assert request_from(older, store).builder is Builder.OBJECTS
-
-
-def test_a_check_with_a_rewrite_is_another_job_than_one_without(tmp_path: Path) -> None:
-    store = Store.in_directory(tmp_path)
-    plain, rewriting = (
-        BuildBody.model_validate(body(check_only=True, rewrite=rewrite)).request(uploaded) for rewrite in (False, True)
-    )
-    assert (plain.rewrite, rewriting.rewrite) == (False, True)
-    kept = keep_request(rewriting, store)
-    assert request_from(json.loads(json.dumps(kept)), store) == rewriting
-    assert not request_from({key: value for key, value in kept.items() if key != "rewrite"}, store).rewrite
-    assert job_key(Digest("a" * 64), plain) != job_key(Digest("a" * 64), rewriting)
-
-
-def test_the_builder_is_part_of_the_build_key() -> None:
-    facts = Digest("a" * 64)
-    requests = [
-        BuildBody.model_validate(body(builder=builder.value, paranoid=paranoid)).request(uploaded)
-        for builder in Builder
-        for paranoid in (False, True)
-    ]
-    assert len({build_key(facts, request) for request in requests}) == len(requests)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +81,7 @@ def test_the_builder_is_part_of_the_build_key() -> None:
         {"builder": None},
         {"paranoid": "yes"},
         {"patches": []},
-        {"patches": [{"name": "x", "content": ""}] * 513},
+        {"patches": [{"name": "x", "content": ""}] * 4097},
         {"patches": [{"name": "x"}]},
         {"patches": [{"name": "x", "content": "", "sha256": "a" * 64}]},
         {"patches": [{"name": "x", "sha256": "A" * 64}]},
@@ -129,20 +103,20 @@ def test_a_request_of_another_shape_is_refused(wrong: dict[str, object]) -> None
 @pytest.mark.parametrize("kernel", ["", "../../etc", "6.1/../..", "6.1\n", "six", "6.1;reboot"])
 def test_what_is_no_kernel_release_is_refused(kernel: str) -> None:
     with pytest.raises(UsageError):
-        BuildBody.model_validate(body(kernel=kernel)).request(uploaded)
+        request_of(kernel=kernel)
 
 
 @pytest.mark.parametrize("content", ["!", "QQ", "QQ==\n", "QUJD QUJD", "Q===", "é"])
 def test_what_is_no_base64_is_refused(content: str) -> None:
     with pytest.raises(UsageError) as refused:
-        PatchBody(name="x", content=content).source_patch(uploaded)
+        PatchBody(name="x", content=content).patch()
     assert refused.value.problem.code == "base64"
 
 
 @pytest.mark.parametrize("pattern", ["(", "a{99999999999999999999}", "(" * 2000 + ")" * 2000, "[", "(?P<x>a)(?P<x>b)"])
 def test_what_is_no_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(UsageError) as refused:
-        ExpectationBody(command="x", pattern=pattern).expectation()
+        request_of(expectations=[{"command": "x", "pattern": pattern}])
     assert refused.value.problem.code == "expectation"
 
 

@@ -17,10 +17,9 @@ from elivepatch.model.build import BuildRequest, Result, Status
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
 from elivepatch.service.db.database import migrate, open_database, sqlite_url
-from elivepatch.service.jobs.catalogue import build_key
 from elivepatch.service.jobs.engine import Stopped
 from elivepatch.service.jobs.jobs import Job, Jobs, NewJob
-from elivepatch.service.jobs.records import job_key, keep_request, report_of
+from elivepatch.service.jobs.records import build_key, job_key, keep_request, report_of
 from elivepatch.service.jobs.steps import MAX_ATTEMPTS, JobSteps, cancelled
 from elivepatch.service.store import Store
 

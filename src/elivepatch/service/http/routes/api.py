@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
+from elivepatch.model.series import SERIES_LIMIT_BYTES
 from elivepatch.service.access.accounts import Right
 from elivepatch.service.http import problems
 from elivepatch.service.http.dependencies import COMMON_ERRORS, Services, ServicesDep, requires
 from elivepatch.service.http.limits import BodyLimit
-from elivepatch.service.http.routes import admin, advisories, blobs, builds, hosts, legacy
-from elivepatch.service.http.wire import MAX_BODY_BYTES, BuildBody, KernelsAnswer, KeyAnswer, ReadyAnswer, VersionAnswer
+from elivepatch.service.http.routes import admin, advisories, builds, hosts, legacy, patches
+from elivepatch.service.http.wire import BuildBody, KernelsAnswer, KeyAnswer, ReadyAnswer, VersionAnswer
 from elivepatch.service.jobs.fleet import ALIVE_S
 
 _METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -88,7 +89,7 @@ def kernels(services: ServicesDep) -> KernelsAnswer:
     return KernelsAnswer.model_validate({"kernels": [kernel.as_dict() for kernel in services.catalogue.kernels()]})
 
 
-for part in (catalogue, advisories.router, blobs.router, builds.router, hosts.router, admin.router):
+for part in (catalogue, advisories.router, builds.router, patches.router, hosts.router, admin.router):
     private.include_router(part)
 
 
@@ -104,7 +105,7 @@ def create(services: Services) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = services
-    app.add_middleware(BodyLimit, limit_bytes=MAX_BODY_BYTES)
+    app.add_middleware(BodyLimit, limit_bytes=SERIES_LIMIT_BYTES)
     for router in (public, private, operations):
         app.include_router(router)
     settings = services.resources.settings

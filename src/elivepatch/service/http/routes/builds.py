@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -14,8 +14,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from elivepatch.model.build import BuildRequest, Status
-from elivepatch.model.kernel import Digest
+from elivepatch.model.build import RequestReference, Status, patches_of
+from elivepatch.model.series import PatchReference, SourcePatch
 from elivepatch.service.access.accounts import Account, Right
 from elivepatch.service.http import files
 from elivepatch.service.http.dependencies import (
@@ -28,9 +28,9 @@ from elivepatch.service.http.dependencies import (
     requires,
     visible,
 )
-from elivepatch.service.http.wire import BuildAnswer, BuildBody, PageAnswer, ReportAnswer
+from elivepatch.service.http.wire import BuildAnswer, BuildBody, PageAnswer, ReportAnswer, check_size
 from elivepatch.service.jobs.jobs import Job, NewJob
-from elivepatch.service.jobs.records import job_key, keep_request, livepatch_from, report_of
+from elivepatch.service.jobs.records import job_key, livepatch_from, report_of
 from elivepatch.service.jobs.steps import cancelled
 from elivepatch.trust.envelope import sign_livepatch
 from elivepatch.trust.statement import Statement
@@ -83,46 +83,62 @@ async def submit(
 def _submit(body: bytes, services: Services, account: Account) -> tuple[Job, bool]:
     try:
         sent = BuildBody.model_validate_json(body)
-        request = sent.request(lambda digest: services.resources.uploads.get(account.tenant, digest))
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_input=False, include_url=False)) from error
+    patches = sent.source_patches()
+    request = sent.request(patches)
     if sent.fresh:
         require_right(account, Right.FRESH)
     if not account.may(Right.ANY_PATCH):
         services.allowed_patches.check(request.series)
-    return submit_request(services, account, request, automatic=sent.priority == "automatic", fresh=sent.fresh)
+    by_digest = {patch.digest for patch in patches if isinstance(patch, PatchReference)}
+    check_size(patches, services.resources.patches.use(account.tenant, by_digest))
+    content = [patch for patch in patches if isinstance(patch, SourcePatch)]
+    return submit_request(services, account, request, content, automatic=sent.priority == "automatic", fresh=sent.fresh)
 
 
 def submit_request(
-    services: Services, account: Account, request: BuildRequest, *, automatic: bool = False, fresh: bool = False
+    services: Services,
+    account: Account,
+    request: RequestReference,
+    content: Sequence[SourcePatch],
+    *,
+    automatic: bool = False,
+    fresh: bool = False,
 ) -> tuple[Job, bool]:
-    """Return the job that answers `request` and whether it is new; a new one is queued and noted in the audit log."""
+    """Return the job that answers `request` and whether it is new; a new one is queued and noted in the audit log.
+
+    `content` are those patches of the request that the store may lack.
+    """
+    resources = services.resources
     plan = services.catalogue.plan(request)
     key = job_key(plan.build_key, request, account.tenant)
-    known = services.resources.jobs.answering(key)
+    known = resources.jobs.answering(key)
     if known is not None and fresh and known.status is Status.DONE:
-        services.resources.jobs.forget(known.id)
+        resources.jobs.forget(known.id)
         known = None
     if known is None:
         services.capacity.check(account.tenant)
-        asked = NewJob(
+        for patch in content:
+            resources.store.put(patch.content, patch.digest)
+        submission = NewJob(
             job_key=key,
             build_key=plan.build_key,
             release=request.release,
             kernel_build_id=plan.kernel_build_id,
-            request=keep_request(request, services.resources.store),
+            request=request.to_json(),
             route=plan.route,
             tenant=account.tenant,
             asked_by=account.name,
             automatic=automatic,
         )
-        job, new = services.resources.jobs.submit(asked)
+        job, new = resources.jobs.submit(submission)
     else:
         job, new = known, False
     services.metrics.asked(new=new)
     if new:
-        services.resources.audit.note(who=account.name, tenant=account.tenant, action="build.ask", subject=job.id)
-        services.resources.engine.submit(job.id, route=job.route, place=job.place)
+        resources.audit.note(who=account.name, tenant=account.tenant, action="build.ask", subject=job.id)
+        resources.engine.submit(job.id, route=job.route, place=job.place)
     return job, new
 
 
@@ -245,6 +261,6 @@ def signature(request: Request, job: FinishedJob, services: ServicesDep) -> Resp
     if job.module_digest is None or livepatch is None:
         raise files.missing("livepatch.ko.sig")
     # Signed where it is asked for: workers have no key. Ed25519 gives the same bytes each time.
-    series = [Digest(patch["digest"]) for patch in job.request["patches"]]
+    series = [patch.digest for patch in patches_of(job.request)]
     statement = Statement.of(livepatch_from(livepatch), series=series, replace=job.request["replace"])
     return files.of_bytes(request, sign_livepatch(services.key, statement), "livepatch.ko.sig", "application/json")

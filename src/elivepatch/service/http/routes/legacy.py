@@ -225,7 +225,7 @@ def _ask(services: Services, account: Account, version: str, parts: dict[str, li
     release = _release(services, version, parts["config"][0])
     patches = [SourcePatch(f"{number:05}.patch", content) for number, content in enumerate(parts["patch"])]
     series = PatchSeries((*patches, SourcePatch("main.patch", parts["main_patch"][0])))
-    job, _ = submit_request(services, account, BuildRequest(release=release, series=series))
+    job, _ = submit_request(services, account, BuildRequest(release=release, series=series), series.patches)
     return job
 
 
