@@ -8,7 +8,7 @@ import errno
 import sqlalchemy as sa
 from obstore.exceptions import BaseError
 
-from elivepatch.model.errors import ElivepatchError, Kind, Problem
+from elivepatch.model.errors import ElivepatchError, EnvironmentFault, Kind, Problem
 from elivepatch.service.db.database import is_away
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -91,6 +91,14 @@ CANCELLED = Problem(
     message="The job was cancelled.",
     advice="Submit it again where it is still wanted.",
 )
+
+
+class LimitReached(EnvironmentFault):
+    """Refusal of one request too many; the same request may succeed after `retry_s` seconds."""
+
+    def __init__(self, code: str, message: str, *, retry_s: int, advice: str) -> None:
+        super().__init__(code, message, advice=advice)
+        self.retry_s = retry_s
 
 
 def problem_of(error: Exception) -> Problem:

@@ -19,7 +19,7 @@ from elivepatch.model.kernel import Digest
 from elivepatch.model.series import SERIES_LIMIT_BYTES
 from elivepatch.service.db.database import now
 from elivepatch.service.db.tables import patches
-from elivepatch.service.http.limits import LimitReached
+from elivepatch.service.errors import LimitReached
 from elivepatch.service.store import Store
 
 TENANT_BYTES = 2 << 30

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.service.errors import DISK_FULL
+from elivepatch.service.errors import DISK_FULL, LimitReached
 from elivepatch.service.jobs.jobs import Jobs
 
 _DIGITS = 18
@@ -28,14 +28,6 @@ _LARGE = re.compile(r"/v1/builds|/v1/(?:patches|blobs)/[0-9a-f]{64}|/elivepatch/
 _SMALL_BYTES = 256 * 1024
 _BURST_S = 5.0
 _QUEUE_RETRY_S = 30
-
-
-class LimitReached(EnvironmentFault):
-    """Refused because there is too much of it; asking again after `retry_s` seconds may help."""
-
-    def __init__(self, code: str, message: str, *, retry_s: int, advice: str) -> None:
-        super().__init__(code, message, advice=advice)
-        self.retry_s = retry_s
 
 
 class RateLimiter:

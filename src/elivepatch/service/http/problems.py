@@ -15,8 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from elivepatch.model.errors import ElivepatchError, Kind, Problem
-from elivepatch.service.errors import INTERNAL, problem_of
-from elivepatch.service.http.limits import LimitReached
+from elivepatch.service.errors import INTERNAL, LimitReached, problem_of
 
 _STATUS_OF_CODE = {
     "token-missing": HTTPStatus.UNAUTHORIZED,

@@ -14,7 +14,8 @@ from assembled import assembled
 from elivepatch.model.build import patches_of
 from elivepatch.service.access.accounts import Role
 from elivepatch.service.db.tables import builds
-from elivepatch.service.http.limits import LimitReached, RateLimiter
+from elivepatch.service.errors import LimitReached
+from elivepatch.service.http.limits import RateLimiter
 from elivepatch.service.jobs.engine import Execution
 from elivepatch.service.retention import Retention
 
