@@ -121,7 +121,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffTool:
-    """create-diff-object, run in the sandbox of the toolchain that carries it."""
+    """create-diff-object, run in the sandbox of the toolchain that has it."""
 
     sandbox: Sandbox
     struct_sizes: Mapping[str, int]

@@ -246,7 +246,7 @@ def _bwrap(helper: Path) -> tuple[str, ...]:
     if version is None or tuple(map(int, version.groups())) < _MINIMUM_BWRAP:
         raise EnvironmentFault(
             "sandbox",
-            "The toolchain that carries the sandbox has no bubblewrap of at least version 0.12.",
+            "The toolchain for the sandbox has no bubblewrap of at least version 0.12.",
             advice="Make it again: elivepatch-server toolchain remove debian-13, then toolchain add debian-13.",
         )
     return tuple(command)
