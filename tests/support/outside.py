@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A sandbox for unit tests that is none: it runs the scripts of trusted tests on the host, and may leave more."""
+"""Fake sandbox for unit tests: it runs trusted scripts on the host, and can leave files that a hostile one would leave."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from elivepatch.process import Completed, run
 class OutsideSandbox:
     """Runs programs with /in and /out replaced by the real directories, then calls `leaves` with the output directory.
 
-    `programs` are the command lines that ran.
+    With `runs` false no program runs. `programs` are the command lines.
     """
 
     leaves: Callable[[Path], None] = lambda _output: None
