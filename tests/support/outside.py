@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fake sandbox for unit tests: it runs trusted scripts on the host, and can leave files that a hostile one would leave."""
+"""Fake sandbox for unit tests: it runs trusted scripts on the host, and can leave what a hostile one would leave."""
 
 from __future__ import annotations
 
