@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Write what is made from the code: pages of docs/, man pages, completion. A unit test says when they are old."""
+"""Write the generated pages of docs/, the man pages and the completions. A unit test fails if one is out of date."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The frame of both commands: finds the subcommand, turns errors into sentences and exit statuses."""
+"""Frame of both commands: it finds the subcommand, and turns errors into sentences and exit statuses."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from elivepatch.model.errors import ElivepatchError, ExitStatus, Kind, Problem, 
 from elivepatch.output import Output
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - argparse names it nowhere else
-"""What a command's module adds its parser to."""
+"""Object to which a command's module adds its parser."""
 
 Command = Callable[[argparse.Namespace, Output], ExitStatus]
-"""What a subcommand sets as its parser's default `run`."""
+"""Function that a subcommand sets as its parser's default `run`."""
 
 INTERRUPTED = 130
-"""The exit status of a command that the user interrupted: 128 + SIGINT, as shells have it."""
+"""Exit status of a command that the user interrupted: 128 + SIGINT, as in shells."""
 
 
-# Modules of a package of commands that register none: what several commands share.
+# Modules in a package of commands that several commands share; they register no command.
 _SHARED = frozenset({"connection", "legacy", "options", "output"})
 
 
@@ -39,10 +39,10 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    """Prints the version; it is looked up only then, because that takes longer than all other start-up."""
+    """Action that prints the version. It looks the version up only then, because that is slow."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_given: object) -> NoReturn:
-        """Print the version and leave."""
+        """Print the version and exit."""
         from importlib.metadata import version
 
         sys.stdout.write(f"{parser.prog} {version('elivepatch')}\n")
@@ -54,8 +54,8 @@ def build_parser(
 ) -> argparse.ArgumentParser:
     """Return the command line; each command's module in the package `commands` registers the subcommand of its name.
 
-    If `argv` begins with one of these names, only that module is imported: a command does not wait for modules that
-    only other commands need.
+    If `argv` begins with one of these names, only that module is imported: a command does not wait for the modules of
+    other commands.
     """
     parser = Parser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("-v", "--version", action=_Version, nargs=0, help="show program's version number and exit")
@@ -90,9 +90,11 @@ def run(
     *,
     begin: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run one command and return its exit status (docs/exit-status.md); `begin` is called when errors can be told."""
+    """Run one command and return its exit status (docs/exit-status.md); `begin` is called once errors can be
+    printed.
+    """
     argv = sys.argv[1:] if argv is None else argv
-    # Before the command line is understood: that it is not must be told in the form that was asked for.
+    # Before the command line is parsed: an error in it must be printed in the requested form too.
     output = Output(as_json="--json" in argv)
     try:
         begin()
@@ -111,11 +113,11 @@ def run(
 
 
 def _interrupted(left: str) -> Problem:
-    """Return how an interruption is told; `left` says what the command left behind, empty where nothing."""
+    """Return the problem for an interruption; `left` names the things that the command left behind, empty if none."""
     return Problem(
         code="interrupted",
         kind=Kind.ERROR,
         message="The command was interrupted.",
-        advice="Run it again; on a host, `elivepatch status` says what is live.",
+        advice="Run it again; on a host, `elivepatch status` shows what is live.",
         excerpt=left,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the commands speak: JSON on standard output for machines, calm lines for people, progress on standard error."""
+"""Output of commands: JSON on standard output for programs, plain lines for people, progress on standard error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EXCERPT_LINES = 40
 
 
 def printable(text: str) -> str:
-    """Return `text` without what a terminal would obey: it may come from a server, a compiler or a patch."""
+    """Return `text` without control characters for a terminal: it may come from a server, a compiler or a patch."""
     return "".join(
         character for character in text if character == "\t" or unicodedata.category(character) not in {"Cc", "Cf"}
     )
@@ -26,7 +26,7 @@ def printable(text: str) -> str:
 
 @dataclass(slots=True)
 class Output:
-    """Where a command's words go. With `as_json`, standard output carries one JSON document and nothing else."""
+    """Writer of one command's output. With `as_json`, standard output carries one JSON document and nothing else."""
 
     as_json: bool = False
     out: TextIO = field(default_factory=lambda: sys.stdout)
@@ -36,18 +36,19 @@ class Output:
     _documented: bool = False
 
     def document(self, data: Any) -> None:
-        """Print the one JSON document of this command, where JSON was asked for."""
+        """Print the one JSON document of this command, if JSON was requested."""
         if self.as_json:
             self._close_line()
-            # In one piece: what interrupts this would leave half a document before the one that tells of it.
+            # In one piece: an interruption would leave half a document before the one that reports it.
             text = json.dumps(data, indent=2, default=str) + "\n"
             self._documented = True
             self.out.write(text)
 
     def listing(self, items: Iterable[Any]) -> None:
-        """Print the one JSON document of this command, a list, an element a line: thousands take no second so."""
+        """Print the one JSON document of this command: a list, one element a line, which is fast for thousands."""
         if self.as_json:
             self._close_line()
+            self._documented = True  # if an item fails, a second document must not follow the half of this one
             begin = "["
             for item in items:
                 self.out.write(f"{begin}\n{json.dumps(item, default=str)}")
@@ -55,21 +56,21 @@ class Output:
             self.out.write("\n]\n" if begin == "," else "[]\n")
 
     def line(self, text: str = "") -> None:
-        """Print a line for people, where JSON was not asked for."""
+        """Print a line for people, unless JSON was requested."""
         if not self.as_json:
             self._close_line()
             self.out.write(printable(text) + "\n")
             self.out.flush()
 
     def verbatim(self, text: str) -> None:
-        """Print text that is for programs too, where JSON was not asked for: as it is, except to a terminal."""
+        """Print text for people and programs, unless JSON was requested: unchanged, except on a terminal."""
         if not self.as_json:
             self._close_line()
             self.out.write("\n".join(map(printable, text.split("\n"))) if self.out.isatty() else text)
             self.out.flush()
 
     def note(self, text: str) -> None:
-        """Print a line for people on standard error, whether or not JSON was asked for."""
+        """Print a line for people on standard error, also if JSON was requested."""
         self._close_line()
         self.err.write(printable(text) + "\n")
         self.err.flush()
@@ -82,7 +83,7 @@ class Output:
             self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
     def progress(self, event: Event) -> None:
-        """Show what is being done: one line that is rewritten on a terminal, plain lines elsewhere."""
+        """Show the current step: on a terminal one line that is rewritten, elsewhere plain lines."""
         seconds = time.monotonic() - self._started
         share = f" {event.fraction:4.0%}" if event.fraction is not None else ""
         text = printable(f"[{seconds:6.1f} s]{share} {event.stage}: {event.message}")
@@ -94,7 +95,7 @@ class Output:
         self.err.flush()
 
     def problem(self, problem: Problem) -> None:
-        """Tell what went wrong and what to do; on standard error where the command's document is out already."""
+        """Print a problem with its advice; on standard error if the command has printed its document already."""
         if self.as_json and not self._documented:
             self.document({"problem": problem.as_dict()})
             return

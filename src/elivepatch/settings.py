@@ -15,10 +15,10 @@ from elivepatch.model.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Where the server keeps things, what it listens on, how much it takes (docs/settings.md).
+    """Directories, addresses and limits of a server (docs/settings.md).
 
-    `state_dir` is what must be backed up: database, files of the store, keys. `cache_dir` can be made again:
-    packages, toolchains, bases. `jobs` is how many compilers run at once. An empty text means: not used.
+    `state_dir` must be backed up: database, files of the store, keys. `cache_dir` can be made again: packages,
+    toolchains, bases. `jobs` is the number of compilers that run at once. An empty text means: not used.
     """
 
     state_dir: Path = Path("/var/lib/elivepatch-server")
@@ -47,13 +47,13 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
-    """Which server the client talks to, and how long it waits: for an answer, a transition, another command.
+    """Server of a client, and its time limits: for an answer, a transition, another command.
 
-    `server_ca` is a PEM file with the authority of the server's certificate, `client_certificate` and `client_key` are
-    for servers that want one; an empty text means: what the system trusts, none.
+    `server_ca` is a PEM file with the authority of the server's certificate; an empty text means the authorities of the
+    system. `client_certificate` and `client_key` are for servers that require one; an empty text means none.
 
-    A boot skips a set after whose load the machine went down without a shutdown and was back within `boot_guard_s`.
-    `limit_s` is how long a command waits for a server in all.
+    A boot skips a set if the machine went down without a shutdown after the set was loaded, and booted again within
+    `boot_guard_s`. `limit_s` is the time that a command waits for a server in all. All times are in seconds.
     """
 
     url: str = "http://127.0.0.1:8440"
@@ -96,7 +96,7 @@ _Settings = TypeVar("_Settings", ServerSettings, ClientSettings)
 def load(
     default: _Settings, *, file: Path, flags: Mapping[str, Any], environ: Mapping[str, str], required: bool = False
 ) -> _Settings:
-    """Return `default` with what `file`, then ELIVEPATCH_* variables, then `flags` (None means not given) say.
+    """Return `default` changed by `file`, then by ELIVEPATCH_* variables, then by `flags` (None means not given).
 
     Raises UsageError for an unreadable file, an unknown key, a value of the wrong type or out of its range.
     """
@@ -126,7 +126,7 @@ def _from_file(file: Path, known: set[str], *, required: bool) -> dict[str, Any]
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(
-            "settings", f"{file} cannot be read: {error}.", advice="Mend the file or move it away."
+            "settings", f"{file} cannot be read: {error}.", advice="Correct the file or move it away."
         ) from error
     unknown = sorted(set(read) - known)
     if unknown:
@@ -150,7 +150,7 @@ def _convert(name: str, value: Any, kind: type, place: str) -> Any:
             return value
         wanted = "a text"
     else:
-        # An empty text would be the working directory.
+        # An empty text would mean the working directory.
         if isinstance(value, (str, Path)) and str(value):
             return Path(value)
         wanted = "the path of a directory"
@@ -160,7 +160,7 @@ def _convert(name: str, value: Any, kind: type, place: str) -> Any:
 
 
 def _number(value: Any, kind: type) -> int | float | None:
-    """Return `value` as a number of this kind, None where it is none; 3.5 is no whole number, nor is True."""
+    """Return `value` as a number of this kind, None if it is not one; 3.5 and True are no whole numbers."""
     if isinstance(value, bool) or not isinstance(value, (str, int) if kind is int else (str, int, float)):
         return None
     try:

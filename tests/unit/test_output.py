@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the commands speak: machines get one document, people get lines, terminals get no orders."""
+"""Output of commands: programs get one document, people get lines, terminals get no control characters."""
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +47,20 @@ def test_a_listing_is_one_document_with_an_element_a_line() -> None:
         output.listing(items)
         assert json.loads(out.getvalue()) == items
         assert len(out.getvalue().splitlines()) == (len(items) + 2 if items else 1)
+
+
+def test_a_listing_that_fails_half_way_is_not_followed_by_a_second_document() -> None:
+    def items() -> Iterator[object]:
+        yield {"id": 1}
+        raise OSError(5, "Input/output error")
+
+    output, out, err = spoken(as_json=True)
+    with pytest.raises(OSError, match="Input"):
+        output.listing(items())
+    begun = out.getvalue()
+    output.problem(PROBLEM)
+    assert out.getvalue() == begun
+    assert err.getvalue().startswith("error: Message. [c]\n")
 
 
 def test_a_problem_is_a_sentence_what_matters_and_a_next_step() -> None:
