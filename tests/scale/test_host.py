@@ -19,6 +19,7 @@ from cve_server import MINE, CveServer
 from host_commands import Ran, enrolled_host, run
 from simulated_host import SimulatedHost
 
+from elivepatch.files import atomic
 from elivepatch.model.errors import Problem
 from elivepatch.model.series import SourcePatch
 
@@ -93,10 +94,20 @@ def test_a_patch_more_is_planned_quickly(crowded: Crowded, tmp_path: Path) -> No
     assert seconds < COMPUTATION_S
 
 
-def test_the_fix_after_a_thousand_is_closed_like_any_other(crowded: Crowded) -> None:
+def test_the_fix_after_a_thousand_is_closed_like_any_other(crowded: Crowded, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+    original = atomic.write_atomic
+
+    def counted(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+        written.append(path)
+        original(path, content, mode=mode)
+
+    for room in ("livepatch.store", "cve.cache"):
+        monkeypatch.setattr(f"elivepatch.client.{room}.write_atomic", counted)
     name = crowded.cves.add(PATCHES + 1, "ok")
     before = len(crowded.server.requests)
     ran = run(crowded.host, "auto", "--json")
     assert (ran.status, json.loads(ran.out)["closed_now"]) == (0, [name]), ran.err
     assert len(crowded.host.store.record().set.series) == PATCHES + 1
     assert len(crowded.server.requests) - before <= 4
+    assert len(written) < 20, "files that are there are not written again: each write waits for the disk"

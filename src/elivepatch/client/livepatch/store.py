@@ -117,10 +117,15 @@ class Store:
         self._write_json("guard.json", guard)
 
     def keep(self, content: bytes, suffix: str, *, key: Digest | None = None) -> Path:
-        """Keep a file under its SHA-256 (or under `key`, for a signature that belongs to a module); return its path."""
+        """Keep a file under its SHA-256 (or under `key`, for a signature that belongs to a module); return its path.
+
+        A file that is there with the same content is not written again: a cumulative livepatch may carry a thousand
+        source patches, and each write waits for the disk.
+        """
         digest = key or sha256(content)
         path = self.path_of(digest, suffix)
-        _write(path, content)
+        if not _holds(path, content):
+            _write(path, content)
         return path
 
     def path_of(self, digest: Digest, suffix: str) -> Path:
@@ -340,3 +345,11 @@ def _unreadable(path: Path, error: OSError) -> HostError:
         f"{path} cannot be read: {error.strerror}.",
         advice="Run the command as root: only root may read the record.",
     )
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Return whether a file is there with this very content; a damaged one does not hold it."""
+    try:
+        return path.stat().st_size == len(content) and path.read_bytes() == content
+    except OSError:
+        return False
