@@ -21,7 +21,7 @@ from elivepatch.advisory.exposure.verdicts import FixOutcome
 from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import ExitStatus, Kind, Problem
-from elivepatch.model.kernel import Digest
+from elivepatch.model.kernel import BuildId, Digest
 from elivepatch.model.series import SourcePatch
 
 pytestmark = pytest.mark.integration
@@ -155,7 +155,7 @@ class TestPlan:
     def test_a_server_that_knows_another_build_of_the_kernel_is_refused(
         self, host: SimulatedHost, cves: CveList, server: CveServer
     ) -> None:
-        server.sources = replace(MINE, build_id="ff" * 20)  # type: ignore[arg-type]
+        server.sources = replace(MINE, build_id=BuildId("ff" * 20))
         cves.add(1, "ok")
         ran = cve(host, cves, "plan")
         assert (ran.status, ran.code) == (6, "other-build")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -61,7 +62,7 @@ def test_a_job_that_kills_its_server_each_time_is_given_up_and_others_are_not(se
     watch = server.keep_alive(stop)
     try:
         deadline = time.monotonic() + 60
-        reports: list[dict[str, object]] = []
+        reports: list[dict[str, Any]] = []
         while len(reports) < 2 and time.monotonic() < deadline:
             try:
                 reports = [server.report(job, within_s=2) for job in (poisonous, harmless)]
@@ -71,7 +72,7 @@ def test_a_job_that_kills_its_server_each_time_is_given_up_and_others_are_not(se
         stop.set()
         watch.join(timeout=10)
     assert [report["result"] for report in reports] == ["error", "success"]
-    assert reports[0]["problem"]["code"] == "job-crashes-server"  # type: ignore[index]
+    assert reports[0]["problem"]["code"] == "job-crashes-server"
     assert server.backend.runs("build") == MAX_ATTEMPTS + 1
 
 

@@ -173,7 +173,7 @@ def test_a_disk_that_runs_full_is_said_to_be_and_a_second_try_works(tmp_path: Pa
     inside = (*NAMESPACE, "sh", "-c", mount, "sh")
     with RunningServer(state, inside=inside, environment={"ELIVEPATCH_DISK_RESERVE_MIB": "0"}) as server:
         # The namespace's own view of its mounts, for the token and the journal.
-        outside = Path(f"/proc/{server._process.pid}/root{state}")  # type: ignore[union-attr]
+        outside = Path(f"/proc/{server.pid}/root{state}")
         server.state = outside
         failed = server.report(server.ask("fill"))
         assert (failed["result"], failed["problem"]["code"]) == ("error", "disk-full")

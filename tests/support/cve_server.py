@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from fake_backend import SOURCES
-from signing_server import STRANGER, SigningServer, _Handler
+from signing_server import STRANGER, SigningHandler, SigningServer
 from simulated_host import BUILD_ID, RELEASE, make_livepatch
 
 from elivepatch.advisory.exposure.sources import KernelSources, etag
@@ -107,7 +107,7 @@ class CveServer(SigningServer):
         return None
 
 
-class _CveHandler(_Handler):
+class _CveHandler(SigningHandler):
     known: CveServer
 
     def do_GET(self) -> None:  # noqa: N802 - the base class names it so

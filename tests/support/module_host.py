@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import dataclass, field
 
-from simulated_host import SimulatedHost, _Livepatch
+from simulated_host import LoadedLivepatch, SimulatedHost
 
 
 @dataclass
@@ -28,7 +28,7 @@ class ModuleHost(SimulatedHost):
         functions = tuple(one["name"] for one in statement["functions"])
         self.modules.append(name)
         self.loads += 1
-        one = _Livepatch(name, replace=statement["replace"], functions=functions)
+        one = LoadedLivepatch(name, replace=statement["replace"], functions=functions)
         self.livepatches.append(one)
         self._start(one)
         self._show()

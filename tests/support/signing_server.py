@@ -66,7 +66,7 @@ class SigningServer:
     @staticmethod
     def handler() -> type[BaseHTTPRequestHandler]:
         """Return the class that handles requests; its `known` is this server."""
-        return _Handler
+        return SigningHandler
 
     def build(self, body: dict[str, Any]) -> str:
         self.requests.append(body)
@@ -83,7 +83,7 @@ class SigningServer:
         return job
 
 
-class _Handler(BaseHTTPRequestHandler):
+class SigningHandler(BaseHTTPRequestHandler):
     known: SigningServer
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # head and body are two writes: each answer would wait 40 ms for the other side

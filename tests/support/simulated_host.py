@@ -59,7 +59,7 @@ class Task:
 
 
 @dataclass
-class _Livepatch:
+class LoadedLivepatch:
     name: str
     replace: bool
     functions: tuple[str, ...]
@@ -81,11 +81,11 @@ class SimulatedHost:
     time: float = 1000.0
     look_s: float = 0.0  # what a look at the clock takes: the more, the slower the machine
     started: datetime = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
-    livepatches: list[_Livepatch] = field(default_factory=list)
+    livepatches: list[LoadedLivepatch] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
     pinned: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
-    moving: _Livepatch | None = None
+    moving: LoadedLivepatch | None = None
     loads: int = 0
 
     def __post_init__(self) -> None:
@@ -207,12 +207,12 @@ class SimulatedHost:
         functions = tuple(info["functions"].split())
         self.modules.append(name)
         self.loads += 1
-        one = _Livepatch(name, replace=info["replace"] == "Y", functions=functions)
+        one = LoadedLivepatch(name, replace=info["replace"] == "Y", functions=functions)
         self.livepatches.append(one)
         self._start(one)
         self._show()
 
-    def _set_enabled(self, one: _Livepatch, *, wanted: bool) -> None:
+    def _set_enabled(self, one: LoadedLivepatch, *, wanted: bool) -> None:
         if one.enabled == wanted:
             raise OSError(errno.EINVAL, "Invalid argument")
         if one is self.moving:
@@ -225,7 +225,7 @@ class SimulatedHost:
         one.enabled = False
         self._start(one)
 
-    def _force(self, one: _Livepatch) -> None:
+    def _force(self, one: LoadedLivepatch) -> None:
         if one is not self.moving:
             raise OSError(errno.EINVAL, "Invalid argument")
         for task in self.tasks:
@@ -238,7 +238,7 @@ class SimulatedHost:
                 other.forced = other is not one
         self._try_complete()
 
-    def _start(self, one: _Livepatch) -> None:
+    def _start(self, one: LoadedLivepatch) -> None:
         self.moving = one
         for task in self.tasks:
             task.patched = not one.enabled

@@ -70,7 +70,7 @@ def boot(
         results = stack.enter_context(guest.results.open("wb")).fileno()
         memory = _MEMORY_MIB + 2 * (len(guest.initramfs) >> 20)  # the archive and the files unpacked from it
         argv = [
-            *_confined(accelerator), programs.qemu, *accelerator_options(accelerator),
+            *confined(accelerator), programs.qemu, *accelerator_options(accelerator),
             "-machine", "q35", "-m", f"{memory}M", "-smp", str(_PROCESSORS),
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
@@ -125,7 +125,8 @@ def accelerator_options(name: str) -> list[str]:
     return ["-accel", "kvm", "-cpu", "host"] if name == "kvm" else emulated
 
 
-def _confined(accelerator: str) -> list[str]:
+def confined(accelerator: str) -> list[str]:
+    """Return the start of a command line that limits QEMU: size of files, no core dumps, end with its parent."""
     limits = ["prlimit", f"--fsize={_LOG_LIMIT_BYTES}", "--core=0", "--"]
     # The guest ends with the process that watches it, even if that one is killed. A change of user would undo this, so
     # setpriv does both (prctl(2), PR_SET_PDEATHSIG).

@@ -12,7 +12,7 @@ from assembled import assembled
 
 from elivepatch.model.errors import ExitStatus
 from elivepatch.service.access.accounts import RIGHTS, Right, Role
-from elivepatch.service.http.problems import _CODE_OF_STATUS, _STATUS_OF_CODE
+from elivepatch.service.http.problems import CODE_OF_STATUS, STATUS_OF_CODE
 from elivepatch.settings import RANGES, ClientSettings, ServerSettings
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -47,7 +47,7 @@ def test_every_route_is_described(tmp_path: Path) -> None:
 
 def test_every_code_of_the_api_is_described_with_its_status() -> None:
     page = (DOCS / "api.md").read_text(encoding="utf-8")
-    for code, status in [*_STATUS_OF_CODE.items(), *((code, status) for status, code in _CODE_OF_STATUS.items())]:
+    for code, status in [*STATUS_OF_CODE.items(), *((code, status) for status, code in CODE_OF_STATUS.items())]:
         assert re.search(rf"^\| {int(status)} \|.*`{code}`", page, re.MULTILINE), code
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,8 @@ class Tree:
         file = self.root / "kernel" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         raw = module(*strings)
-        file.write_bytes(
-            {".xz": lzma.compress, ".gz": gzip.compress}.get(file.suffix, bytes)(raw)  # type: ignore[operator]
-        )
+        packers: dict[str, Callable[[bytes], bytes]] = {".xz": lzma.compress, ".gz": gzip.compress}
+        file.write_bytes(packers.get(file.suffix, bytes)(raw))
 
     def order(self, *parents: str) -> list[str]:
         return [name for name, _path in self.plan(*parents)[0]]

@@ -16,10 +16,10 @@ WATCHER = """
 import os, threading, time
 from pathlib import Path
 from elivepatch.process import run
-from elivepatch.trial.qemu import _confined
+from elivepatch.trial.qemu import confined
 
 def watch():
-    run([*_confined("tcg"), "sh", "-c", f"echo $$ >&{end}; exec sleep 60"], pass_fds=[end])
+    run([*confined("tcg"), "sh", "-c", f"echo $$ >&{end}; exec sleep 60"], pass_fds=[end])
 
 pipe, end = os.pipe()
 threading.Thread(target=watch, daemon=True).start()

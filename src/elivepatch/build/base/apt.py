@@ -164,7 +164,7 @@ class Archive:
         """
         wanted = [(package, self.packages_dir / f"{package.sha256}.deb") for package in packages]
         with made_once(self.directory / "lock"):
-            missing = [(package, path) for package, path in wanted if not _matches(path, package)]
+            missing = [(package, path) for package, path in wanted if not has_package(path, package)]
             total = sum(package.size_bytes for package, _ in missing)
             for package, path in missing:
                 self._fetch(package, path, progress, total)
@@ -202,7 +202,7 @@ class Archive:
         )
         done.check(f"Downloading {package.name} {package.version}")
         files = list(scratch.glob("*.deb"))
-        if len(files) != 1 or not _matches(files[0], package):
+        if len(files) != 1 or not has_package(files[0], package):
             raise EnvironmentFault(
                 "package-damaged",
                 f"The download of {package.name} {package.version} is not the file that the signed index names.",
@@ -213,7 +213,8 @@ class Archive:
         progress(Event(stage="download", message=f"{package.name} {package.version}", fraction=1.0))
 
 
-def _matches(path: Path, package: Package) -> bool:
+def has_package(path: Path, package: Package) -> bool:
+    """Return True if the file has the size and the digest of the package."""
     if not path.is_file() or path.stat().st_size != package.size_bytes:
         return False
     return sha256_file(path) == package.sha256

@@ -157,7 +157,7 @@ class CustomMaker:
         listed = maker.prepare()
         take_file(built, "Module.symvers", scratch / "tree/Module.symvers", limit_bytes=_FILE_LIMIT_BYTES)
         take_file(built, "bzImage", scratch / "vmlinuz", limit_bytes=_FILE_LIMIT_BYTES)
-        _modules(built, f"lib/modules/{release}", scratch / "symbols", scratch / "modules")
+        make_module_tree(built, f"lib/modules/{release}", scratch / "symbols", scratch / "modules")
         shutil.rmtree(built)
         (scratch / "config").write_bytes(content)
         return draft.finish(
@@ -276,7 +276,7 @@ def _copy_kept(kept: KeptBuild, built: Path, release: Release) -> None:
         )
 
 
-def _modules(built: Path, installed: str, symbols: Path, into: Path) -> None:
+def make_module_tree(built: Path, installed: str, symbols: Path, into: Path) -> None:
     """Make the tree of modules without debug information, with the tables of the kernel's build beside them."""
     into.mkdir()
     for name in files_below(built, installed):

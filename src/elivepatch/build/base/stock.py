@@ -126,7 +126,7 @@ class StockMaker:
                 _unpack(paths[package], unpacked)
         content = _one_of(unpacked, f"boot/config-{release}", f"usr/lib/modules/{release}/config").read_bytes()
         draft = self.context.begin(release, content, parse_config(content), scratch)
-        facts, listed = _halves(draft, paths[packages.debug], paths[packages.source])
+        facts, listed = read_packages(draft, paths[packages.debug], paths[packages.source])
         check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
         symvers = _one_of(unpacked, f"usr/src/linux-headers-{release}/Module.symvers")
         shutil.copyfile(symvers, scratch / "tree/Module.symvers")
@@ -145,7 +145,7 @@ class StockMaker:
         )
 
 
-def _halves(draft: BaseDraft, debug: Path, source: Path) -> tuple[DebugInfo, list[str]]:
+def read_packages(draft: BaseDraft, debug: Path, source: Path) -> tuple[DebugInfo, list[str]]:
     """Read the debug package while the source package becomes the tree; return both results."""
     cancellation = Cancellation.new()
     with ThreadPoolExecutor(max_workers=1) as pool:

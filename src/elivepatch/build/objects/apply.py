@@ -92,7 +92,7 @@ def apply_series(
         )
     if not done.ok:
         raise EnvironmentFault("apply", "The series could not be applied.", advice="Read the log.", excerpt=done.tail())
-    _check_names(done.text, touched)
+    check_file_names(done.text, touched)
     # make writes beside the sources, and only the owner of a lower layer's files can change them.
     layer = writable_directory(work_dir / "layer")
     for file in touched:
@@ -110,7 +110,7 @@ def _refusal(said: str) -> tuple[int, str]:
     return int(lines[at][-len("00000.patch") :][:5]), "\n".join(lines[at + 1 :])
 
 
-def _check_names(said: str, touched: Sequence[TouchedFile]) -> None:
+def check_file_names(said: str, touched: Sequence[TouchedFile]) -> None:
     """Raise if patch(1) read other file names than we did: a file that one of them misses would silently be lost."""
     named = {found[1] for line in said.splitlines() if (found := _PATCHED.match(line))}
     differing = sorted(named ^ {file.path for file in touched if not file.removed or file.path in named})

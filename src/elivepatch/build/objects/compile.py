@@ -102,7 +102,7 @@ class Compiler:
                 done = self._run(["sh", "-c", script, "sh", *make], (), scratch, unit)
                 done.check(f"Compiling the unpatched {unit.target}")
                 saved = take(scratch, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
-                command = _saved_command(saved)
+                command = saved_command(saved)
                 with _staged(cached.directory) as staged:
                     take_file(scratch, "sectioned.o", staged / "sectioned.o", limit_bytes=_OBJECT_LIMIT_BYTES)
                     (staged / "command").write_text(command, encoding="utf-8")
@@ -159,7 +159,7 @@ class Compiler:
         """
         output = writable_directory(directory / "compiled")
         done = self._saved(unit, original.command, (layer,), output)
-        _judge(done, unit.source, f"{unit.source} does not compile with the series.")
+        require_compiled(done, unit.source, f"{unit.source} does not compile with the series.")
         return take_file(output, "object.o", directory / "patched.o", limit_bytes=_OBJECT_LIMIT_BYTES)
 
     def added(self, source: str, layer: Path, directory: Path) -> tuple[Path, str]:
@@ -172,10 +172,10 @@ class Compiler:
         script = '"$@" && objcopy --strip-debug "$T" /out/object.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
         make = [*make_arguments(self.base.cc, 1), f"KCFLAGS={self.base.section_flags}", unit.target]
         done = self._run(["sh", "-c", script, "sh", *make], (layer,), output, unit)
-        _judge(done, source, f"The new {source} does not compile.")
+        require_compiled(done, source, f"The new {source} does not compile.")
         saved = take(output, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
         made = take_file(output, "object.o", directory / "added.o", limit_bytes=_OBJECT_LIMIT_BYTES)
-        return made, parent_of(_saved_command(saved))
+        return made, parent_of(saved_command(saved))
 
     def _saved(self, unit: Unit, command: str, layers: Sequence[Path], output: Path) -> Completed:
         script = f'{command} && cp -- "$T" /out/object.o'
@@ -220,7 +220,8 @@ def _kept_digest(path: Path) -> str | None:
     return text if _DIGEST.fullmatch(text) else None
 
 
-def _saved_command(text: str) -> str:
+def saved_command(text: str) -> str:
+    """Return the compiler's command line from kbuild's `.cmd` file; raises EnvironmentFault if the file has none."""
     found = _SAVED.search(text)
     if found is None:
         raise EnvironmentFault(
@@ -248,7 +249,8 @@ def parent_of(command: str) -> str:
     return name[1] if " -DMODULE " in command and name is not None else VMLINUX
 
 
-def _judge(done: Completed, source: str, refusal: str) -> None:
+def require_compiled(done: Completed, source: str, refusal: str) -> None:
+    """Raise BuildStopped if the compiler failed on `source`; `refusal` is the message if the patch is at fault."""
     if done.timed_out:
         raise BuildStopped(problem("out-of-time", f"Compiling {source} took too long.", excerpt=done.tail()))
     if not done.ok:

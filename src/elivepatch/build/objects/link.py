@@ -66,7 +66,7 @@ class Linker:
             timeout_s=300,
             cancellation=self.cancellation,
         )
-        self._judge(done, release=self.base.release)
+        self.require_linked(done, release=self.base.release)
         post = writable_directory(work_dir / "module")
         command = ["/usr/lib/kpatch/create-klp-module", "--no-klp-arch-sections", f"/in/{name}.ko", f"/out/{name}.ko"]
         post_inputs = work_dir / "unprocessed"
@@ -80,7 +80,8 @@ class Linker:
         return take_file(post, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
 
     @staticmethod
-    def _judge(done: Completed, *, release: str) -> None:
+    def require_linked(done: Completed, *, release: str) -> None:
+        """Raise BuildStopped if the link of the module for the kernel `release` failed."""
         text = done.text + done.log.decode(errors="replace")
         if (found := modpost_problem(text, release=release)) is not None:
             raise BuildStopped(found)

@@ -84,7 +84,7 @@ def own_group() -> Group | None:
         found = Group(directory=parent / f"{_PREFIX}{os.getpid()}", version=version, limit=_limit_bytes())
         try:
             if version == 2:
-                _hand_down_memory(parent)
+                delegate_memory(parent)
             sweep(parent)
             found.make()
         except OSError:
@@ -143,7 +143,7 @@ def _lines(file: str) -> list[str]:
     return Path(file).read_text().splitlines()
 
 
-def _hand_down_memory(parent: Path) -> None:
+def delegate_memory(parent: Path) -> None:
     """Enable the memory controller for groups below `parent`; raises OSError if that is not possible.
 
     A group with processes cannot delegate controllers, so a process that is alone in its group moves into a group

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from elivepatch.model.errors import ElivepatchError, Kind, Problem
 from elivepatch.service.errors import INTERNAL, LimitReached, problem_of
 
-_STATUS_OF_CODE = {
+STATUS_OF_CODE = {
     "token-missing": HTTPStatus.UNAUTHORIZED,
     "token-refused": HTTPStatus.UNAUTHORIZED,
     "role-insufficient": HTTPStatus.FORBIDDEN,
@@ -55,7 +55,7 @@ _STATUS_OF_KIND = {
     Kind.TRUST: HTTPStatus.FORBIDDEN,
     Kind.HOST: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-_CODE_OF_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "request-too-large"}
+CODE_OF_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "request-too-large"}
 _COUNTED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
 _RETRY_S = 5
 _API_ADVICE = "The API is described in docs/api.md and by /v1/openapi.json."
@@ -70,7 +70,7 @@ _logger = structlog.get_logger()
 
 def answer(problem: Problem, status: HTTPStatus | None = None) -> JSONResponse:
     """Return the response that tells `problem`; its code or its kind decides the status where none is given."""
-    chosen = status or _STATUS_OF_CODE.get(problem.code) or _STATUS_OF_KIND[problem.kind]
+    chosen = status or STATUS_OF_CODE.get(problem.code) or _STATUS_OF_KIND[problem.kind]
     return JSONResponse(
         {
             "type": f"urn:elivepatch:problem:{problem.code}",
@@ -134,7 +134,7 @@ def _of_the_protocol(_request: Request, error: Exception) -> JSONResponse:
         raise TypeError(type(error))
     status = HTTPStatus(error.status_code)
     problem = Problem(
-        code=_CODE_OF_STATUS.get(status.value, "request-invalid"),
+        code=CODE_OF_STATUS.get(status.value, "request-invalid"),
         kind=Kind.USAGE if status < HTTPStatus.INTERNAL_SERVER_ERROR else Kind.ERROR,
         message=f"The server answers: {status.phrase}.",
         advice=_SIZES if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else _API_ADVICE,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fake_backend import SOURCES
@@ -29,8 +30,8 @@ def record(*files: str, fixed: str = "6.1.180", name: str = NAME) -> Record:
     return Record(id=name, title="lamp: measure the oil", files=files, introductions=read)
 
 
-def subject(**changes: object) -> ExposureSubject:
-    return replace(ExposureSubject(version=SOURCES.vanilla, sources=SOURCES), **changes)  # type: ignore[arg-type]
+def subject(**changes: Any) -> ExposureSubject:
+    return replace(ExposureSubject(version=SOURCES.vanilla, sources=SOURCES), **changes)
 
 
 def verdict(code: str, *, builder: Digest = SOURCES.builder) -> FixVerdict:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.build.base.custom import _modules
+from elivepatch.build.base.custom import make_module_tree
 from elivepatch.model.errors import EnvironmentFault
 
 RELEASE = "6.12.117-own"
@@ -29,7 +29,7 @@ def built(tmp_path: Path) -> Path:
 
 def made(built: Path) -> dict[str, bytes]:
     top = built.parent
-    _modules(built, f"lib/modules/{RELEASE}", top / "symbols", top / "modules")
+    make_module_tree(built, f"lib/modules/{RELEASE}", top / "symbols", top / "modules")
     return {
         str(path.relative_to(top / "modules")): path.read_bytes()
         for path in (top / "modules").rglob("*")

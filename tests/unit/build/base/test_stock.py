@@ -13,10 +13,10 @@ from typing import Any, NoReturn, cast
 import pytest
 from elf_maker import Made
 
-from elivepatch.build.base.apt import Archive, Package, _matches
+from elivepatch.build.base.apt import Archive, Package, has_package
 from elivepatch.build.base.common import BaseDraft
 from elivepatch.build.base.debug_info import check_compiler, struct_sizes
-from elivepatch.build.base.stock import _halves, aliases, find_packages, resolve
+from elivepatch.build.base.stock import aliases, find_packages, read_packages, resolve
 from elivepatch.build.base.toolchain import Toolchain
 from elivepatch.build.base.tree import config_gate, makefile_version, may_be_of, objtool_per_object
 from elivepatch.kernel.config import KernelConfig
@@ -158,14 +158,14 @@ def test_a_name_that_is_no_package_is_never_given_to_apt(tmp_path: Path, name: s
 def test_a_file_that_is_not_what_the_index_names_does_not_match(tmp_path: Path, damage: bytes) -> None:
     wanted = package("p", "1", content=b"deb")
     (tmp_path / "p.deb").write_bytes(b"deb")
-    assert _matches(tmp_path / "p.deb", wanted)
+    assert has_package(tmp_path / "p.deb", wanted)
     (tmp_path / "p.deb").write_bytes(damage)
-    assert not _matches(tmp_path / "p.deb", wanted)
+    assert not has_package(tmp_path / "p.deb", wanted)
 
 
 def test_a_file_that_is_not_there_does_not_match(tmp_path: Path) -> None:
-    assert not _matches(tmp_path / "p.deb", package("p", "1"))
-    assert not _matches(tmp_path, package("p", "1"))
+    assert not has_package(tmp_path / "p.deb", package("p", "1"))
+    assert not has_package(tmp_path, package("p", "1"))
 
 
 class Interrupted:
@@ -183,7 +183,7 @@ def test_an_interruption_does_not_wait_for_the_debug_package(tmp_path: Path) -> 
     os.mkfifo(package)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        _halves(cast("BaseDraft", Interrupted(tmp_path)), package, package)
+        read_packages(cast("BaseDraft", Interrupted(tmp_path)), package, package)
     assert time.monotonic() - started < 10
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from elivepatch.build.base.kbuild import make_arguments, section_flags, without_sections
-from elivepatch.build.objects.apply import _check_names
-from elivepatch.build.objects.compile import _judge, _saved_command
+from elivepatch.build.objects.apply import check_file_names
+from elivepatch.build.objects.compile import require_compiled, saved_command
 from elivepatch.build.objects.link import Linker
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Problem
 from elivepatch.patch.parse import TouchedFile, kind_of
@@ -28,30 +28,30 @@ def touched(path: str, *, removed: bool = False) -> TouchedFile:
 
 def test_patch_and_we_read_the_same_names() -> None:
     said = "patching file fs/a.c\npatching file 'Documentation/b c.txt'\npatching file fs/a.c\nHunk #1 succeeded\n"
-    _check_names(said, [touched("fs/a.c"), touched("Documentation/b c.txt")])
+    check_file_names(said, [touched("fs/a.c"), touched("Documentation/b c.txt")])
 
 
 def test_the_old_name_of_a_renamed_file_need_not_be_named() -> None:
     said = "patching file Documentation/b.txt (renamed from Documentation/a.txt)\n"
-    _check_names(said, [touched("Documentation/a.txt", removed=True), touched("Documentation/b.txt")])
+    check_file_names(said, [touched("Documentation/a.txt", removed=True), touched("Documentation/b.txt")])
 
 
 @pytest.mark.parametrize("said", ["", "patching file fs/a.c\npatching file fs/b.c\n", "patching file fs/other.c\n"])
 def test_a_file_that_only_one_of_us_saw_is_refused(said: str) -> None:
     with pytest.raises(BuildStopped) as caught:
-        _check_names(said, [touched("fs/a.c")])
+        check_file_names(said, [touched("fs/a.c")])
     assert caught.value.problem.code == "patch-malformed"
 
 
 @pytest.mark.parametrize("name", ["cmd_fs/a.o", "savedcmd_fs/a.o"])
 def test_the_saved_command_is_what_the_shell_ran(name: str) -> None:
     text = f"{name} := gcc -D'A=\"x\"' -DP=$(pound) -DD=$$ -o a.o a.c ; objtool a.o\n\nsource_fs/a.o := fs/a.c\n"
-    assert _saved_command(text) == "gcc -D'A=\"x\"' -DP=# -DD=$ -o a.o a.c ; objtool a.o"
+    assert saved_command(text) == "gcc -D'A=\"x\"' -DP=# -DD=$ -o a.o a.c ; objtool a.o"
 
 
 def test_a_missing_saved_command_is_told() -> None:
     with pytest.raises(EnvironmentFault) as caught:
-        _saved_command("nothing here\n")
+        saved_command("nothing here\n")
     assert caught.value.problem.code == "saved-command"
 
 
@@ -69,7 +69,7 @@ def test_a_plain_compile_is_the_same_command_without_section_flags(tmp_path: Pat
 
 def excerpt_of(log: str, status: int) -> str:
     with pytest.raises(BuildStopped) as caught:
-        _judge(done(log=log, status=status), "a.c", "a.c does not compile.")
+        require_compiled(done(log=log, status=status), "a.c", "a.c does not compile.")
     assert caught.value.problem.code == "compile-error"
     return caught.value.problem.excerpt
 
@@ -93,7 +93,7 @@ def test_make_is_told_the_kernels_compiler() -> None:
 
 def judged(answer: Completed, *, release: str = "6.1.0-50-cloud-amd64") -> Problem:
     with pytest.raises(BuildStopped) as caught:
-        Linker._judge(answer, release=release)
+        Linker.require_linked(answer, release=release)
     return caught.value.problem
 
 
@@ -124,4 +124,4 @@ def test_a_link_that_takes_too_long_is_told() -> None:
 
 
 def test_a_link_without_complaint_is_fine() -> None:
-    Linker._judge(done(output="  LD [M]  /out/patch/lp.ko\n"), release="6.1")
+    Linker.require_linked(done(output="  LD [M]  /out/patch/lp.ko\n"), release="6.1")

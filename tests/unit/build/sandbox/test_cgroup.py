@@ -13,7 +13,7 @@ from subprocess import PIPE  # noqa: TID251
 
 import pytest
 
-from elivepatch.build.sandbox.cgroup import Group, _hand_down_memory, own_group, sweep
+from elivepatch.build.sandbox.cgroup import Group, delegate_memory, own_group, sweep
 from elivepatch.process import run
 
 NOBODY = 2**22 + 1
@@ -58,7 +58,7 @@ def of_version_2(parent: Path, *, controllers: str, processes: list[int], availa
 
 def test_a_process_that_is_alone_in_its_group_moves_down_to_make_room(tmp_path: Path) -> None:
     of_version_2(tmp_path, controllers="", processes=[os.getpid()])
-    _hand_down_memory(tmp_path)
+    delegate_memory(tmp_path)
     assert (tmp_path / "server" / "cgroup.procs").read_text() == str(os.getpid())
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory"
 
@@ -66,9 +66,9 @@ def test_a_process_that_is_alone_in_its_group_moves_down_to_make_room(tmp_path: 
 def test_the_group_of_others_is_left_as_it_is(tmp_path: Path) -> None:
     of_version_2(tmp_path, controllers="cpu", processes=[1, os.getpid()])
     with pytest.raises(OSError, match="busy"):
-        _hand_down_memory(tmp_path)
+        delegate_memory(tmp_path)
     of_version_2(tmp_path, controllers="cpu memory", processes=[1])
-    _hand_down_memory(tmp_path)
+    delegate_memory(tmp_path)
     assert (tmp_path / "cgroup.subtree_control").read_text() == "cpu memory"
     assert not (tmp_path / "server").exists()
 
@@ -76,7 +76,7 @@ def test_the_group_of_others_is_left_as_it_is(tmp_path: Path) -> None:
 def test_nobody_moves_where_memory_cannot_be_bounded(tmp_path: Path) -> None:
     of_version_2(tmp_path, controllers="", processes=[os.getpid()], available="hugetlb")
     with pytest.raises(OSError, match="busy"):
-        _hand_down_memory(tmp_path)
+        delegate_memory(tmp_path)
     assert not (tmp_path / "server").exists()
 
 

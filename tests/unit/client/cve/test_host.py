@@ -18,7 +18,7 @@ from elivepatch.advisory.exposure.sources import KernelSources
 from elivepatch.advisory.exposure.verdicts import FixVerdict, FixVerdicts
 from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.model.errors import ExitStatus
-from elivepatch.model.kernel import Digest
+from elivepatch.model.kernel import Digest, Release
 
 SMALL = Path(__file__).parents[2] / "data" / "cve-list"
 FIX = Digest(hashlib.sha256(b"the fix").hexdigest())
@@ -97,7 +97,7 @@ def test_a_list_about_another_build_of_the_kernel_is_not_believed(host: Simulate
 
 def test_a_file_given_with_sources_answers_on_any_host(host: SimulatedHost, tmp_path: Path) -> None:
     file = tmp_path / "sources.json"
-    file.write_bytes(replace(MINE, release="6.1.0-49-cloud-amd64").encode())  # type: ignore[arg-type]
+    file.write_bytes(replace(MINE, release=Release("6.1.0-49-cloud-amd64")).encode())
     told = cve(host, "list", "--sources", file).document[0]
     assert "built" in told
     assert "loaded" not in told

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,9 +57,9 @@ def test_a_module_that_does_not_fit_is_refused_and_the_kernel_not_touched(host: 
     ],
     ids=["truncated", "tampered", "empty"],
 )
-def test_a_changed_file_is_refused(host: SimulatedHost, change: object, code: str) -> None:
+def test_a_changed_file_is_refused(host: SimulatedHost, change: Callable[[bytes], bytes], code: str) -> None:
     module = save(make_livepatch("elp_a"), host.root / "files")
-    module.write_bytes(change(module.read_bytes()))  # type: ignore[operator]
+    module.write_bytes(change(module.read_bytes()))
     ran = run_json(host, "load", module)
     assert (ran.status, ran.code) == (5, code)
     assert host.loads == 0

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fake_backend
 import httpx2
@@ -177,10 +178,10 @@ def test_addresses_that_make_no_sense_are_refused() -> None:
 
 @pytest.mark.parametrize("options", [{"legacy": "192.0.2.0/24"}, {}])
 def test_clients_of_other_addresses_see_nothing_and_it_is_off_by_default(
-    tmp_path: Path, options: dict[str, str]
+    tmp_path: Path, options: dict[str, Any]
 ) -> None:
     services = assemble(
-        ServerSettings(state_dir=tmp_path, **options),  # type: ignore[arg-type]
+        ServerSettings(state_dir=tmp_path, **options),
         fake_backend.FakeBackend(tmp_path / "runs.txt"),
     )
     with TestClient(api.create(services), client=("127.0.0.1", 5)) as http:

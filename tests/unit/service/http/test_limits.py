@@ -17,6 +17,7 @@ from elivepatch.service.db.tables import builds
 from elivepatch.service.errors import LimitReached
 from elivepatch.service.http.limits import RateLimiter
 from elivepatch.service.jobs.engine import Execution
+from elivepatch.service.jobs.jobs import Job
 from elivepatch.service.retention import Retention
 
 
@@ -104,8 +105,8 @@ def test_what_is_old_goes_and_what_is_named_stays(tmp_path_factory: pytest.TempP
         assert fresh in left
         assert unnamed not in left
         for name in (young, waiting):
-            assert {patch.digest for patch in patches_of(jobs[name].request)} <= left  # type: ignore[union-attr]
-        gone = patches_of(jobs[old].request)[0].digest  # type: ignore[union-attr]
+            assert set(_patches(jobs[name])) <= left
+        gone = _patches(jobs[old])[0]
         assert gone not in left
         server.http.delete(f"/v1/builds/{waiting}")
 
@@ -125,3 +126,9 @@ def test_a_thousand_keys_do_not_fill_the_memory() -> None:
     for number in range(20_000):
         rate.take(str(number))
     assert len(rate._buckets) <= 10_000
+
+
+def _patches(job: Job | None) -> list[Digest]:
+    """Return the digests of a job's patches."""
+    assert job is not None
+    return [patch.digest for patch in patches_of(job.request)]

@@ -61,7 +61,9 @@ def test_a_job_goes_from_queued_over_running_to_done(jobs: Jobs) -> None:
     done = jobs.finish(job.id, OUTCOMES["success"], CANCELLED)
     assert done is not None
     assert (done.status, done.result, done.module_digest) == (Status.DONE, Result.SUCCESS, "ab" * 32)
-    assert done.created_at <= running.started_at <= done.done_at  # type: ignore[operator]
+    assert running.started_at is not None
+    assert done.done_at is not None
+    assert done.created_at <= running.started_at <= done.done_at
     assert kinds(jobs, job) == ["state", "state", "done"]
 
 

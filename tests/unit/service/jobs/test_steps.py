@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from deadline import wait_until
@@ -34,11 +35,11 @@ class House:
     steps: JobSteps
     top: Path
 
-    def ask(self, patch: str, **asked: object) -> str:
+    def ask(self, patch: str, **asked: Any) -> str:
         request = BuildRequest(
             release=KERNEL.release,
             series=PatchSeries((SourcePatch("fix.patch", patch.encode()),)),
-            **asked,  # type: ignore[arg-type]
+            **asked,
         )
         key = build_key(self.backend.facts(request.release), request)
         job, _ = self.jobs.submit(

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from deadline import wait_until
@@ -70,8 +71,8 @@ class House:
 def start(tmp_path: Path) -> Iterator[Callable[..., House]]:
     running: list[House] = []
 
-    def start_one(**limits: float) -> House:
-        house = House(tmp_path, StepLimits(**limits) if limits else None)  # type: ignore[arg-type]
+    def start_one(**limits: Any) -> House:
+        house = House(tmp_path, StepLimits(**limits) if limits else None)
         running.append(house)
         return house
 
