@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from assembled import assembled
 
 from elivepatch.model.build import patches_of
+from elivepatch.model.kernel import Digest
 from elivepatch.service.access.accounts import Role
 from elivepatch.service.db.tables import builds
 from elivepatch.service.errors import LimitReached
