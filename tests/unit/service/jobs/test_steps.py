@@ -21,6 +21,8 @@ from elivepatch.service.db.database import migrate, open_database, sqlite_url
 from elivepatch.service.jobs.engine import Stopped
 from elivepatch.service.jobs.jobs import Job, Jobs, NewJob
 from elivepatch.service.jobs.records import build_key, job_key, keep_request, report_of
+from elivepatch.service.jobs.step_process.backend import ProcessBackend
+from elivepatch.service.jobs.step_process.pool import StepLimits
 from elivepatch.service.jobs.steps import MAX_ATTEMPTS, JobSteps, cancelled
 from elivepatch.service.store import Store
 
@@ -290,3 +292,45 @@ def test_a_job_that_others_took_over_is_abandoned_and_left_as_it_is(house: House
     assert stands is not None
     assert (left, stands.status, stands.attempts) == ([Stopped], Status.RUNNING, 1)
     assert house.steps.begin(job), "the worker itself goes on"
+
+
+def test_a_step_that_lets_no_other_thread_run_is_ended_when_its_time_is_over(house: House) -> None:
+    backend = ProcessBackend(house.backend, StepLimits(grace_s=0.3))
+    steps = JobSteps(
+        jobs=house.jobs, store=house.store, backend=backend, directory=house.top / "work", step_limit_s=1.5
+    )
+    steps.sweep()
+    try:
+        job = house.ask("spin")
+        assert steps.begin(job)
+        started = time.monotonic()
+        built = steps.build(job)
+        assert time.monotonic() - started < 10
+        steps.publish(job, built, steps.trial(job, built))
+        ended = house.jobs.get(job)
+        assert ended is not None
+        assert (ended.result, report_of(ended)["problem"]["code"]) == (Result.ERROR, "job-overdue")
+        assert house.left_over() == []
+        other = house.ask("sleep 0")
+        assert steps.begin(other)
+        assert steps.build(other)["module"] is not None
+    finally:
+        backend.close()
+
+
+def test_a_job_whose_step_crashes_ends_as_an_error_that_may_be_tried_again(house: House) -> None:
+    backend = ProcessBackend(house.backend)
+    steps = JobSteps(jobs=house.jobs, store=house.store, backend=backend, directory=house.top / "work")
+    steps.sweep()
+    try:
+        job = house.ask("segfault")
+        assert steps.begin(job)
+        built = steps.build(job)
+        steps.publish(job, built, steps.trial(job, built))
+    finally:
+        backend.close()
+    ended = house.jobs.get(job)
+    assert ended is not None
+    assert (ended.result, ended.reusable) == (Result.ERROR, False)
+    assert report_of(ended)["problem"]["code"] == "step-crashed"
+    assert ended.log_digest is not None, "the output up to the crash is kept"
