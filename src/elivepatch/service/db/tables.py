@@ -43,7 +43,7 @@ def _one_of(column: str, values: type[Status | Result]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
 
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest migration in `db/migrations/versions`: tables of this revision need none."""
 
 DEFAULT_TENANT = "default"
