@@ -32,6 +32,7 @@ class ServerSettings:
     tls_certificate: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
+    trusted_proxies: str = ""
     overlays: str = ""
     requests_per_s: float = 200.0
     queue_limit: int = 1000

@@ -17,10 +17,11 @@ from typing import Any
 import structlog
 import uvicorn
 
-from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.service.access.allowed_patches import AllowedPatches
 from elivepatch.service.access.signing_key import open_signing_key
 from elivepatch.service.errors import DISK_FULL, is_disk_full
+from elivepatch.service.http.addresses import parse_networks
 from elivepatch.service.http.dependencies import Services
 from elivepatch.service.http.limits import Capacity, RateLimiter
 from elivepatch.service.http.routes import api
@@ -119,7 +120,7 @@ def assemble(settings: ServerSettings, backend: BuildBackend | None) -> Services
 
 
 def _serve(settings: ServerSettings, backend: BuildBackend | None, listener: socket.socket) -> None:
-    tls = _tls(settings)
+    config = _uvicorn_options(settings)
     _allow_many_files()
     services = assemble(settings, backend)
     janitor = Janitor(services.resources.jobs, services.resources.engine, services.resources.fleet)
@@ -135,20 +136,10 @@ def _serve(settings: ServerSettings, backend: BuildBackend | None, listener: soc
         address=_address(listener, tls=bool(settings.tls_certificate)),
         token_file=str(settings.state_dir / TOKEN_FILE),
     )
-    server = _Uvicorn(
-        uvicorn.Config(
-            api.create(services),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_CONNECTIONS_S,
-            **tls,
-        ),
-        services,
-    )
-    # uvicorn sends itself the signal again when it has ended; by then that is no news.
+    server = _Uvicorn(uvicorn.Config(api.create(services), **config), services)
+    # uvicorn raises the signal again after it has stopped; by then it must not end the process.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _no_news)
+        signal.signal(number, _ignore)
     server.run(sockets=[listener])
     services.stopping.set()
     services.resources.engine.stop()
@@ -160,9 +151,40 @@ def _serve(settings: ServerSettings, backend: BuildBackend | None, listener: soc
     retention.stop()
     _logger.info("server.stopped", busy_threads=left)
     if left:
-        # A step that does not heed its cancellation; nothing it still does would be recorded.
+        # A step that ignores its cancellation; nothing that it still does is recorded.
         os._exit(0)
     services.resources.close()
+
+
+def _uvicorn_options(settings: ServerSettings) -> dict[str, Any]:
+    """Return the options of uvicorn; raises UsageError or EnvironmentFault if a setting among them is unusable."""
+    return {
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_graceful_shutdown": _CONNECTIONS_S,
+        **_forwarding(settings),
+        **_tls(settings),
+    }
+
+
+def _forwarding(settings: ServerSettings) -> dict[str, Any]:
+    """Return the options about X-Forwarded-For.
+
+    uvicorn's default trusts the header of every sender on loopback. There a proxy sits that passes on what a client
+    wrote, and the rate limit and the list of old clients go by the address.
+    """
+    if not settings.trusted_proxies:
+        return {"proxy_headers": False}
+    try:
+        networks = parse_networks(settings.trusted_proxies)
+    except ValueError as error:
+        raise UsageError(
+            "trusted-proxies",
+            "The setting trusted_proxies is malformed.",
+            advice='Write addresses or networks separated by commas, for example "127.0.0.1,10.0.0.0/8".',
+        ) from error
+    return {"proxy_headers": True, "forwarded_allow_ips": [str(network) for network in networks]}
 
 
 def _tls(settings: ServerSettings) -> dict[str, Any]:
@@ -195,8 +217,8 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _no_news(_number: int, _frame: FrameType | None) -> None:
-    """Heed a signal by doing nothing; SIG_IGN would be handed down to the programs that jobs start."""
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Ignore a signal. The programs that jobs start would inherit SIG_IGN; they do not inherit a handler."""
 
 
 @contextmanager

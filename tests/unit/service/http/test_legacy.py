@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 from elivepatch.model.errors import UsageError
 from elivepatch.model.kernel import Digest
 from elivepatch.service.access.accounts import Role
+from elivepatch.service.http.addresses import is_in, parse_networks
 from elivepatch.service.http.routes import api, legacy
 from elivepatch.service.http.server import assemble
 from elivepatch.settings import ServerSettings
@@ -172,8 +173,7 @@ def test_addresses_that_make_no_sense_are_refused() -> None:
     with pytest.raises(UsageError):
         legacy._networks("10.0.0.0/8, nonsense")
     for address, let_in in (("10.1.2.3", True), ("2001:db8::1", True), ("192.0.2.1", False), ("", False)):
-        networks = legacy._networks("10.0.0.0/8, 2001:db8::/32")
-        assert legacy._is_in(address, networks) is let_in
+        assert is_in(address, parse_networks("10.0.0.0/8, 2001:db8::/32")) is let_in
 
 
 @pytest.mark.parametrize("options", [{"legacy": "192.0.2.0/24"}, {}])

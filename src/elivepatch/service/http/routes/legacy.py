@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import json
 import re
 import threading
@@ -28,6 +27,7 @@ from elivepatch.model.errors import ElivepatchError, UsageError
 from elivepatch.model.kernel import Release
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.service.access.accounts import Account, Role
+from elivepatch.service.http.addresses import Network, is_in, parse_networks
 from elivepatch.service.http.dependencies import Services
 from elivepatch.service.http.routes.builds import submit_request
 from elivepatch.service.jobs.jobs import Job
@@ -96,7 +96,7 @@ class LegacyProtocol:
         """Raise 404 for a client of any other address: as if nothing of this were here."""
         address = request.client.host if request.client is not None else ""
         self._services.rate_limiter.take(f"address {address}")
-        if not _is_in(address, self._networks):
+        if not is_in(address, self._networks):
             raise HTTPException(404)
 
     async def tell_agents(self) -> dict[str, Any]:
@@ -173,23 +173,15 @@ def router(services: Services, *, addresses: str, tenant: str) -> APIRouter:
 _WANTED = {"module": "title", "version": "description"}
 
 
-def _networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+def _networks(text: str) -> list[Network]:
     try:
-        return [ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",")]
+        return parse_networks(text)
     except ValueError as error:
         raise UsageError(
             "legacy-addresses",
-            "The addresses of old clients cannot be understood.",
+            "The addresses of old clients are malformed.",
             advice="Write networks separated by commas, for example --legacy 192.0.2.0/24,2001:db8::/32.",
         ) from error
-
-
-def _is_in(address: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in networks)
 
 
 async def _json(request: Request) -> dict[str, Any]:
