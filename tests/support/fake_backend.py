@@ -79,6 +79,9 @@ class FakeBackend:
     def close(self) -> None:
         """Do nothing: no process of this backend runs between two calls."""
 
+    def revision(self) -> str:
+        return "always the same kernel"
+
     def kernels(self) -> list[KernelIdentity]:
         return [KERNEL]
 

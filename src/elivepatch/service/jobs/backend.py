@@ -32,6 +32,9 @@ class BuildBackend(Protocol):
     def close(self) -> None:
         """End the processes that `sweep` started; the last call."""
 
+    def revision(self) -> str:
+        """Return a text that changes with the kernels and with `facts` of any; cheap, each request asks for it."""
+
     def kernels(self) -> list[KernelIdentity]:
         """Return the kernels that can be built for."""
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can be built for, as the API tells it: from this machine's backend, or from what all workers announce."""
+"""Catalogue of the kernels that a server can build for: those of this machine, or those that all workers announce."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from elivepatch.model.build import RequestReference
@@ -15,10 +17,16 @@ from elivepatch.service.jobs.fleet import Fleet, Offer
 from elivepatch.service.jobs.records import build_key
 from elivepatch.service.store import Store
 
+# Offers of workers are read again after so long, or for a kernel that is not among them.
+_FRESH_S = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Where a request is to be done and what comes out: `build_key` is the digest of all that decides the bytes."""
+class BuildRoute:
+    """Queue for a request and digest of its answer.
+
+    `build_key` is the digest of all that determines the module's bytes, `route` names the workers that can build it.
+    """
 
     build_key: Digest
     route: str
@@ -26,20 +34,23 @@ class Plan:
 
 
 class Catalogue(Protocol):
-    """The kernels of a server. Raises EnvironmentFault with the code `kernel-unknown` for any other."""
+    """The kernels of a server. Methods raise EnvironmentFault with the code `kernel-unknown` for any other kernel."""
 
     def kernels(self) -> list[KernelIdentity]:
-        """Return the kernels that can be built for."""
+        """Return the kernels that the server can build for."""
 
     def sources(self, release: str) -> bytes:
-        """Return what a kernel was built from (docs/cve.md)."""
+        """Return the sources of a kernel (docs/cve.md)."""
 
-    def plan(self, request: RequestReference) -> Plan:
-        """Return where a request is to be done; raises HostError where the host's kernel has other patches in it."""
+    def route(self, request: RequestReference) -> BuildRoute:
+        """Return the route of a request; raises HostError if the host's kernel and the base differ in base patches."""
 
 
 def check_base_patches(request: RequestReference, known: Mapping[str, Digest] | None) -> None:
-    """Raise HostError where a base was made with other patches than those that the host names; it may name none."""
+    """Raise HostError if the base was made with other patches than the request names; a request may name none.
+
+    `known` is None if the worker's version does not announce them.
+    """
     if not request.base_patches or known is None:
         return
     named = {patch.digest for patch in request.base_patches}
@@ -52,60 +63,99 @@ def check_base_patches(request: RequestReference, known: Mapping[str, Digest] | 
     raise HostError(
         "base-patches",
         f"The server's base of {request.release} was made with other patches than this kernel: {' and '.join(how)}.",
-        advice="Make the base with the patches that the running kernel was built with (docs/custom.md). Where the "
-        "kernel was built without these, say so: --base-patch names what it has, --no-base-patches that it has none.",
+        advice="Make the base with the patches that the running kernel was built with (docs/custom.md). If the kernel "
+        "was built without these, use --base-patch to name what it has, or --no-base-patches if it has none.",
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BackendState:
+    """Answers of a backend at one revision; those about a kernel are added when they are first needed."""
+
+    revision: str
+    kernels: list[KernelIdentity]
+    facts: dict[str, Digest] = field(default_factory=dict)
+    base_patches: dict[str, Mapping[str, Digest]] = field(default_factory=dict)
+
+
 class LocalCatalogue:
-    """The kernels of this machine's backend: one added to it is offered at once."""
+    """The kernels of this machine's backend: a kernel that is added is offered at once.
+
+    Answers are kept until the backend's revision changes: to read the description of each base takes long with many
+    kernels, and each POST needs them.
+    """
 
     def __init__(self, backend: BuildBackend) -> None:
         self._backend = backend
+        self._state: _BackendState | None = None
 
     def kernels(self) -> list[KernelIdentity]:
         """Return the kernels of the backend."""
-        return self._backend.kernels()
+        return self._current().kernels
 
     def sources(self, release: str) -> bytes:
-        """Return what a kernel was built from."""
+        """Return the sources of a kernel."""
         return self._backend.encoded_sources(release)
 
-    def plan(self, request: RequestReference) -> Plan:
-        """Return where a request is to be done."""
-        check_base_patches(request, self._backend.base_patches(request.release))
-        facts = self._backend.facts(request.release)
-        ids = [kernel.build_id for kernel in self._backend.kernels() if kernel.release == request.release]
-        return Plan(build_key=build_key(facts, request), route=facts[:16], kernel_build_id=ids[0] if ids else "")
+    def route(self, request: RequestReference) -> BuildRoute:
+        """Return the route of a request."""
+        release, state = request.release, self._current()
+        if release not in state.base_patches:
+            state.base_patches[release] = self._backend.base_patches(release)
+        check_base_patches(request, state.base_patches[release])
+        if release not in state.facts:
+            state.facts[release] = self._backend.facts(release)
+        facts = state.facts[release]
+        ids = [kernel.build_id for kernel in state.kernels if kernel.release == release]
+        return BuildRoute(build_key=build_key(facts, request), route=facts[:16], kernel_build_id=ids[0] if ids else "")
+
+    def _current(self) -> _BackendState:
+        # The revision is read first: a change during the reads makes the next call read again.
+        revision, state = self._backend.revision(), self._state
+        if state is None or state.revision != revision:
+            state = self._state = _BackendState(revision=revision, kernels=self._backend.kernels())
+        return state
 
 
 class FleetCatalogue:
-    """The kernels of all workers that share the database."""
+    """The kernels of all workers that share the database, at most a second old."""
 
     def __init__(self, fleet: Fleet, store: Store) -> None:
         self._fleet = fleet
         self._store = store
+        self._lock = threading.Lock()
+        self._offers: dict[str, Offer] = {}
+        self._read_at = float("-inf")
 
     def kernels(self) -> list[KernelIdentity]:
         """Return the kernels that some worker offers, by release."""
-        return [offer.kernel for _, offer in sorted(self._fleet.offers().items())]
+        return [offer.kernel for _, offer in sorted(self._current().items())]
 
     def sources(self, release: str) -> bytes:
-        """Return what a worker put into the store about a kernel."""
+        """Return the sources of a kernel, which a worker has put into the store."""
         return self._store.get(self._offer(release).sources)
 
-    def plan(self, request: RequestReference) -> Plan:
-        """Return where a request is to be done."""
+    def route(self, request: RequestReference) -> BuildRoute:
+        """Return the route of a request."""
         offer = self._offer(request.release)
         check_base_patches(request, offer.base_patches)
-        return Plan(build_key=build_key(offer.facts, request), route=offer.route, kernel_build_id=offer.kernel.build_id)
+        return BuildRoute(
+            build_key=build_key(offer.facts, request), route=offer.route, kernel_build_id=offer.kernel.build_id
+        )
+
+    def _current(self, *, fresh: bool = False) -> dict[str, Offer]:
+        with self._lock:
+            if fresh or time.monotonic() - self._read_at > _FRESH_S:
+                self._offers = self._fleet.offers()
+                self._read_at = time.monotonic()
+            return self._offers
 
     def _offer(self, release: str) -> Offer:
-        offer = self._fleet.offers().get(release)
+        offer = self._current().get(release) or self._current(fresh=True).get(release)
         if offer is None:
             raise EnvironmentFault(
                 "kernel-unknown",
                 f"No worker of this server can build for {release[:100]}.",
-                advice="Add it on a worker: elivepatch-server kernel add; GET /v1/kernels lists what there is.",
+                advice="Add it on a worker: elivepatch-server kernel add; GET /v1/kernels lists those of all workers.",
             )
         return offer

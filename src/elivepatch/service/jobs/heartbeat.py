@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A worker's sign of life, and the watch over the others: on PostgreSQL, the jobs of a dead worker are taken over.
+"""Heartbeat of a worker, and take-over of dead workers' jobs (on PostgreSQL, where several share a database).
 
-A living worker holds an advisory lock of the database by its name and notes a sign of life twice a second. Whoever
-finds the lock free and the sign old ends that life and puts its jobs back into their lines. A worker that is frozen
-keeps its connection and so its lock: where its sign is old enough the connection is ended from here. A worker that
-finds its life ended by others abandons what it does and begins a new one.
+A living worker holds an advisory lock of the database by its name and writes a heartbeat twice a second. Another worker
+that finds the lock free and the heartbeat old ends that life and puts its jobs back into their queues. A frozen worker
+keeps its connection, and so its lock: if its heartbeat is old enough, another worker ends the connection. A worker that
+finds its life ended abandons its jobs and begins a new one.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _BEAT_S = 0.5
 # Nobody takes over from a server that is alone with its database, and cancellations reach its jobs within the process.
 _BEAT_ALONE_S = 1.5
 _ANNOUNCE_S = 5.0
-# A free lock alone is no proof: a database that was restarted has forgotten all locks.
+# A free lock alone proves nothing: a database that was restarted has lost all locks.
 _LOST_S = 2.0
-# After the database was away everyone gets so long to give a sign.
+# After the database was away, every worker gets so long to write a heartbeat.
 _SETTLE_S = 2.5
 _NAME_WAIT_S = 12.0
 
@@ -41,7 +41,7 @@ _logger = structlog.get_logger()
 
 
 class Heartbeat:
-    """Keeps one worker among the living."""
+    """Heartbeat of one worker; also announces the kernels that it can build for, and takes over dead workers' jobs."""
 
     def __init__(
         self,
@@ -67,43 +67,45 @@ class Heartbeat:
         self._fleet = Fleet(database)
         self._generation = secrets.token_hex(8)
         self._offers: tuple[Offer, ...] = ()
-        self._told: dict[str, Any] = {}
+        self._sources: dict[str, Any] = {}
+        self._revision = ""
         self._left_out: set[str] = set()
         self._lock: sa.Connection | None = None
         self._quiet_until = 0.0
         self._stopping = threading.Event()
         beat_s = _BEAT_S if self._shared else _BEAT_ALONE_S
+        rounds = (("heartbeat", self._beat, beat_s), ("offers", self._announce_changes, _ANNOUNCE_S))
         self._threads = [
-            threading.Thread(target=self._repeat, args=(self._beat, beat_s), name="heartbeat", daemon=True),
-            threading.Thread(target=self._repeat, args=(self._look_around, _ANNOUNCE_S), name="offers", daemon=True),
+            threading.Thread(target=self._repeat, args=(round_, every_s), name=name, daemon=True)
+            for name, round_, every_s in rounds
         ]
 
     def start(self) -> None:
-        """Take the worker's name, say what it can do, and run jobs.
+        """Take the worker's name, announce its kernels, and run jobs.
 
-        Raises EnvironmentFault with the code `worker-name` where another worker of this name lives.
+        Raises EnvironmentFault with the code `worker-name` if another worker of this name lives.
         """
         if self._shared:
             self._take_name()
-        self._offers = self._offered()
+        self._offers = self._current_offers()
         self._fleet.announce(self._name, self._generation, self._offers)
         self._runner.start({offer.route for offer in self._offers})
         if not self._shared:
-            # Alone with its database: whoever else ran jobs here is dead.
+            # No other process shares the database: any other worker that ran jobs here is dead.
             for other in self._engine.running_on() - {self._name}:
                 self._runner.take_over(other)
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Give no more signs; the name is free at once."""
+        """Stop the heartbeat; the name is free at once."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(timeout=2.0)
         self._let_go()
 
     def is_alive(self) -> bool:
-        """Return whether the thread that gives the signs runs."""
+        """Return whether the thread of the heartbeat runs."""
         return self._threads[0].is_alive()
 
     def _take_name(self) -> None:
@@ -113,13 +115,13 @@ class Heartbeat:
             if time.monotonic() > deadline:
                 raise EnvironmentFault(
                     "worker-name",
-                    f"Another worker of the name {self._name} is at work.",
+                    f"Another worker of the name {self._name} is running.",
                     advice="Give each worker a name of its own with --worker.",
                 )
             time.sleep(0.5)
 
     def _holds_lock(self) -> bool:
-        """Return whether this process holds the lock of its name; takes it where it is free."""
+        """Return whether this process holds the lock of its name; take it if it is free."""
         if self._lock is not None:
             try:
                 self._lock.execute(sa.text("SELECT 1"))
@@ -175,33 +177,38 @@ class Heartbeat:
                     _end_holder(connection, other)
                 return
             try:
-                # Without a row it never said what it was; nothing can come back from there either.
+                # A worker without a row never announced itself, so it cannot come back either.
                 if self._fleet.end(other, silent_s=_LOST_S) or other not in {m.name for m in self._fleet.members()}:
                     jobs = self._runner.take_over(other)
                     _logger.warning("worker.taken-over", worker=other, jobs=jobs)
             finally:
                 connection.execute(sa.text("SELECT pg_advisory_unlock(:number)"), {"number": lock_number(other)})
 
-    def _look_around(self) -> None:
-        offers = self._offered()
+    def _announce_changes(self) -> None:
+        # Bases are read only after a change; a kernel that was left out is tried again in each round.
+        revision = self._backend.revision()
+        if revision == self._revision and not self._left_out:
+            return
+        offers = self._current_offers()
         if offers != self._offers:
             self._offers = offers
             self._fleet.announce(self._name, self._generation, offers)
             self._runner.listen({offer.route for offer in offers})
+        self._revision = revision
 
-    def _offered(self) -> tuple[Offer, ...]:
+    def _current_offers(self) -> tuple[Offer, ...]:
         offers, left_out = [], {}
         for kernel in self._backend.kernels():
             try:
                 facts = self._backend.facts(kernel.release)
                 patches = dict(self._backend.base_patches(kernel.release))
-                if facts not in self._told:
-                    self._told[facts] = self._store.put(self._backend.encoded_sources(kernel.release))
+                if facts not in self._sources:
+                    self._sources[facts] = self._store.put(self._backend.encoded_sources(kernel.release))
             except EnvironmentFault as fault:
-                # Its toolchain is gone, or not what this version wants: no reason to leave the others.
+                # Its toolchain is missing, or of another version: the other kernels are offered all the same.
                 left_out[kernel.release] = fault.problem
                 continue
-            offers.append(Offer(kernel=kernel, facts=facts, sources=self._told[facts], base_patches=patches))
+            offers.append(Offer(kernel=kernel, facts=facts, sources=self._sources[facts], base_patches=patches))
         for release, problem in left_out.items():
             if release not in self._left_out:
                 _logger.warning(

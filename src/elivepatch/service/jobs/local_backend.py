@@ -27,6 +27,7 @@ from elivepatch.build.builders.select import VERSIONS, build_with_selected
 from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.files.digest import sha256, sha256_json
 from elivepatch.files.lock import Locked, exclusive_lock
+from elivepatch.files.signature import signature_of_all
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Progress, silent
@@ -100,6 +101,11 @@ class LocalBackend:
         """Return a base, the same object again while it is unchanged, so that its tables are read once."""
         found = self.bases.get(release)
         return _kept(self._known, found.digest, lambda: found)
+
+    def revision(self) -> str:
+        """Return a digest of the state of all files that describe bases and toolchains, without reading them."""
+        descriptions = [*self.bases.directory.glob("*/base.json"), *self.toolchains.directory.glob("*/toolchain.json")]
+        return signature_of_all(descriptions)
 
     def kernels(self) -> list[KernelIdentity]:
         """Return the kernels that can be built for."""

@@ -91,19 +91,19 @@ def catalogue(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Catalogue
 
 def test_a_base_with_these_patches_is_planned_for_and_the_build_is_the_same(catalogue: tuple[Catalogue, bool]) -> None:
     found, _ = catalogue
-    plain = found.plan(request())
+    plain = found.route(request())
     assert plain.build_key == build_key(FakeBackend(Path("none")).facts(KERNEL.release), request(*OURS))
-    assert found.plan(request(*OURS)) == found.plan(request(*reversed(OURS))) == plain
+    assert found.route(request(*OURS)) == found.route(request(*reversed(OURS))) == plain
 
 
 def test_a_base_with_other_patches_is_refused(catalogue: tuple[Catalogue, bool]) -> None:
     found, knows = catalogue
     asked = request(BasePatch("theirs.patch", Digest("56" * 32)))
     if not knows:
-        assert found.plan(asked) == found.plan(request())
+        assert found.route(asked) == found.route(request())
         return
     with pytest.raises(HostError) as caught:
-        found.plan(asked)
+        found.route(asked)
     problem = caught.value.problem
     assert problem.code == "base-patches"
     assert problem.message.endswith("it lacks theirs.patch and it has our-driver.patch, our-tuning.patch besides.")

@@ -111,8 +111,8 @@ def submit_request(
     `content` are those patches of the request that the store may lack.
     """
     resources = services.resources
-    plan = services.catalogue.plan(request)
-    key = job_key(plan.build_key, request, account.tenant)
+    route = services.catalogue.route(request)
+    key = job_key(route.build_key, request, account.tenant)
     known = resources.jobs.answering(key)
     if known is not None and fresh and known.status is Status.DONE:
         resources.jobs.forget(known.id)
@@ -123,11 +123,11 @@ def submit_request(
             resources.store.put(patch.content, patch.digest)
         submission = NewJob(
             job_key=key,
-            build_key=plan.build_key,
+            build_key=route.build_key,
             release=request.release,
-            kernel_build_id=plan.kernel_build_id,
+            kernel_build_id=route.kernel_build_id,
             request=request.to_json(),
-            route=plan.route,
+            route=route.route,
             tenant=account.tenant,
             asked_by=account.name,
             automatic=automatic,

@@ -79,6 +79,10 @@ class ProcessBackend:
         self.pool.close()
         self._backend.close()
 
+    def revision(self) -> str:
+        """Return a text that changes with the kernels and with `facts` of any."""
+        return self._backend.revision()
+
     def kernels(self) -> list[KernelIdentity]:
         """Return the kernels that can be built for."""
         return self._backend.kernels()
