@@ -10,7 +10,13 @@ export ELIVEPATCH_CACHE_DIR ?= /var/cache/elivepatch
 BESIDE := --dist loadfile --no-loadscope-reorder
 
 # Paths whose English `make lint` checks. An empty list means the whole project.
-ENGLISH := README.md demo packaging tests/support tests/unit/bench tests/unit/docs tests/unit/packaging
+ENGLISH := src/elivepatch/advisory src/elivepatch/build src/elivepatch/client/cve src/elivepatch/files \
+	src/elivepatch/kernel src/elivepatch/patch src/elivepatch/service/jobs/step_process src/elivepatch/trial \
+	src/elivepatch/trust bench demo packaging tests/integration tests/kernel tests/scale tests/support \
+	tests/unit/advisory/readers tests/unit/bench tests/unit/build tests/unit/client/cve tests/unit/docs \
+	tests/unit/files tests/unit/kernel tests/unit/model tests/unit/packaging tests/unit/patch \
+	tests/unit/service/commands tests/unit/service/db tests/unit/service/jobs/step_process tests/unit/trial \
+	tests/unit/trust Makefile README.md CONTRIBUTING.md SECURITY.md
 
 # OpenRC reads variables that its scripts only set (SC2034); the trial's init has a function `enable` (SC3044) and prints
 # the word `done` (SC1010).

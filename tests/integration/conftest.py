@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host that is enrolled with a server on loopback which judges patches by their words; modules may take another."""
+"""An enrolled host, and a server on loopback that decides by words in the patches; a module may replace both."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def auto(host: SimulatedHost, *options: str) -> Ran:
 
 
 def settled(host: SimulatedHost) -> dict[str, Any]:
-    """What a run leaves behind, without names and times that differ from run to run."""
+    """Return the state that a run leaves, without names and times that differ from run to run."""
     verdicts = CveCache(host.root / DIRECTORY).verdicts(host.release).by_cve
     return {
         "live": [patch.name for entry in host.store.record().set.entries for patch in entry.series],

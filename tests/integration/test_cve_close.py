@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From a policy to everything closed: a real client, a server on loopback that judges by word, a simulated kernel."""
+"""From a policy to closed CVEs: a real client, a server on loopback that decides by words, a simulated kernel."""
 
 from __future__ import annotations
 

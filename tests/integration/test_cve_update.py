@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch cve update`: what a real server knows about a kernel and all CVEs, kept by a client."""
+"""`elivepatch cve update`: a client stores the sources of its kernel and the CVE index of a real server."""
 
 from __future__ import annotations
 

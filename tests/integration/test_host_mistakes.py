@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The mistakes that operators are most likely to make: each is told in one sentence, with what to do and its status."""
+"""Likely mistakes of operators: the client reports each in one sentence, with advice and its exit status."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The API answers everything that its published description allows as that description says, and never with a 5xx."""
+"""The API answers every request that its published description allows as described, and never with a 5xx."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_every_answer_is_one_that_is_described(server: Assembled, token: str) ->
             answer = case.call(headers={"Authorization": given_token} if given_token is not None else {})
             case.validate_response(answer, checks=CHECKS)
 
-        # What takes nothing cannot be asked wrongly.
+        # An operation without parameters has no wrong request.
         with contextlib.suppress(*([Unsatisfiable] if mode is schemathesis.GenerationMode.NEGATIVE else [])):
             answers()
     assert asked > 200

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A server that only answers and workers on PostgreSQL and an object store: killed, frozen, cut off, cancelled."""
+"""A server without a worker, and workers, on PostgreSQL and an object store: killed, frozen, cut off, cancelled."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class House:
         return self._process(name, "worker")
 
     def attempts(self, job: str) -> int:
-        """How often the job was taken up."""
+        """Number of attempts at the job."""
 
         def ask() -> int:
             with self.database.connect() as connection:
@@ -64,7 +64,7 @@ class House:
         return retry_while_away(ask, patience_s=30)
 
     def holder(self, job: str) -> str:
-        """Which worker runs the job."""
+        """Name of the worker that runs the job."""
         query = sa.text(
             "SELECT executor_id FROM dbos.workflow_status WHERE workflow_uuid = :job AND status = 'PENDING'"
         )

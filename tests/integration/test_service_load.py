@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real server under load, under TLS, and asked everything that its own description allows."""
+"""A real server under load and under TLS."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real server process: crowded, left by its clients, lied to and out of disk."""
+"""A real server process with many clients, lost clients, malformed requests and a full disk."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Recorder:
         found = []
         with self._database.connect() as connection:
             if not sqlite:
-                # Small tables are scanned whatever the indexes: ask for the plan that large ones get.
+                # PostgreSQL scans small tables even if an index fits: ask for the plan of large tables.
                 connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             for statement, parameters in self.statements:
                 explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
