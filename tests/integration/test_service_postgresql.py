@@ -165,7 +165,7 @@ def test_a_database_of_the_version_before_keeps_what_it_has() -> None:
 
 
 def test_who_waits_for_the_tables_does_not_hold_up_who_makes_them(database: sa.Engine) -> None:
-    """An index that is made concurrently waits for every statement that is under way, also for the statement of a process that waits."""
+    """An index made concurrently waits for every running statement, also for that of a process that waits for it."""
     waiting = threading.Event()
 
     def other_process() -> None:
