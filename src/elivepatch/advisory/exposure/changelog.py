@@ -87,7 +87,7 @@ def package_vanilla(package_version: str) -> KernelVersion | None:
 
 
 def read_changelog(text: str) -> Changelog | None:
-    """Return what the changelog says, None if it has no upload of a kernel."""
+    """Return the changes that the changelog lists, None if it has no upload of a kernel."""
     entries = list(_entries(text))
     if not entries:
         return None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The exposure of one kernel as an OpenVEX document, for scanners that only know versions.
 
-The format is that of the OpenVEX specification 0.2.0 and its JSON schema (openvex.dev): a statement that says
-`not_affected` carries a justification, one that says `affected` an action. Code that this configuration does not build
-is `vulnerable_code_not_present`; a CVE that a livepatch closes keeps its vulnerable package, so it is `not_affected`
+The format is that of the OpenVEX specification 0.2.0 and its JSON schema (openvex.dev): a statement with the status
+`not_affected` carries a justification, one with `affected` an action. Code that this configuration does not build is
+`vulnerable_code_not_present`; a CVE that a livepatch closes keeps its vulnerable package, so it is `not_affected`
 with `inline_mitigations_already_exist`.
 """
 

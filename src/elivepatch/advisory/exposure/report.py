@@ -91,7 +91,7 @@ def last_known(assessments: Iterable[Assessment], kernel: KernelVersion) -> str:
 
 
 def summary(assessments: Sequence[Assessment], kernel: KernelVersion, ranking: Ranking) -> dict[str, Any]:
-    """Return the sums over all records: per state, and for the affected ones where their fix is and what they touch."""
+    """Return the sums over all records: per state, and for affected ones the place of their fix and their code."""
     states = Counter(assessment.state for assessment in assessments)
     affected = [assessment for assessment in assessments if assessment.state is State.AFFECTED]
     severities = Counter(assessment.record.severity for assessment in affected)

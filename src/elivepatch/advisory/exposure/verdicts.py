@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verdicts: what a server said about the fix of each CVE on one kernel.
+"""Verdicts of a server on the fix of each CVE for one kernel.
 
 A verdict holds for exactly these source patches and this builder. While both stay the same, the server is not asked
 again: the same question has the same answer, and a fix that cannot be a livepatch is shown as needing a reboot. The

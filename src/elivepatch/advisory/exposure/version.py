@@ -15,7 +15,7 @@ _BUILD = re.compile(r"([0-9]+\.[0-9]+(?:\.[0-9]+)*)(?:[-+~_](?!rc)|\.[a-z])[ -~]
 _LAST_MINOR = {3: 19, 4: 20, 5: 19, 6: 19}
 """The last release of each finished series: a version beyond it never existed."""
 
-_OLDEST = (2, 6, 12)  # where the kernel's git history, and so the list's knowledge, begins
+_OLDEST = (2, 6, 12)  # the start of the kernel's git history, and so of the list
 _LAST_26 = 39
 _RELEASED = 1_000  # sorts a release after all its candidates
 

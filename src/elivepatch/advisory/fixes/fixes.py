@@ -2,7 +2,7 @@
 """Fixes of CVEs: the source patches that close each on one kernel, from the places that a policy names.
 
 Each place is asked in the policy's order and the first that has a fix gives it. A place that cannot be read, and a fix
-that cannot be used, are named and set aside; the next place is asked and the rest goes on.
+that cannot be used, are findings; the next place is asked.
 """
 
 from __future__ import annotations
@@ -95,13 +95,13 @@ class FixSource(Protocol):
         """Its name in messages."""
 
     def prepare(self, wanted: Sequence[Wanted]) -> None:
-        """Get ready for `find` of each of these, so that what they share is done once.
+        """Get ready for `find` of each of these, so that common work is done once.
 
         Raises ElivepatchError if the place cannot be asked at all.
         """
 
     def find(self, wanted: Wanted, findings: Findings) -> Fix | None:
-        """Return the fix, None if this place has none; what it has but cannot be used goes to `findings`.
+        """Return the fix, None if this place has none; a fix that cannot be used goes to `findings`.
 
         Raises ElivepatchError if the place cannot be asked at all. `prepare` need not have been called.
         """
@@ -144,7 +144,7 @@ def find_fixes(sources: Sequence[FixSource], wanted: Iterable[Wanted]) -> Found:
 
 
 def _ask(source: FixSource, wanted: Sequence[Wanted], found: Found) -> list[Wanted]:
-    """Put what one place has into `found`; return what is still wanted."""
+    """Put the fixes of one place into `found`; return those still wanted."""
     try:
         source.prepare(wanted)
         for one in wanted:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Fixes from a git repository of the kernel's stable branches: a local one read in place, or a URL fetched from.
 
-The stable maintainers sometimes prepare a fix by other commits. Such a commit names the fix: it says `Stable-dep-of:`
-and the fix's mainline id (Documentation/process/stable-kernel-rules.rst). In a local repository, which has the history
+The stable maintainers sometimes prepare a fix by other commits. Such a commit names the fix in a line `Stable-dep-of:`
+with the fix's mainline id (Documentation/process/stable-kernel-rules.rst). In a local repository, which has the history
 between the kernel and its fix, these commits go before the fix.
 """
 
@@ -52,7 +52,7 @@ class GitFixes:
         self._reader.load_diffs(commit for commits in found.values() for commit in commits)
 
     def find(self, wanted: Wanted, findings: Findings) -> Fix | None:
-        """Return the fix's commits and what they depend on; a commit that is missing means the mirror is behind."""
+        """Return the fix's commits after those they depend on; a missing commit means that the mirror is behind."""
         if not wanted.commits:
             return None
         self.prepare([wanted])

@@ -177,7 +177,7 @@ class OverlayFixes:
         """Do nothing: an overlay is read when it is first asked."""
 
     def find(self, wanted: Wanted, findings: Findings) -> Fix | None:
-        """Return the fix of the first overlay that has an entry for this CVE and kernel, with what it requires."""
+        """Return the fix of the first overlay with an entry for this CVE and kernel, after those that it requires."""
         for accepted in self._overlays:
             if accepted.name not in self._reported:
                 self._reported.add(accepted.name)

@@ -20,7 +20,7 @@ _REGULAR = {b"0", b"\0", b"7"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One member. `content` is empty for what is not a regular file, None for one larger than the limit."""
+    """One member. `content` is empty unless it is a regular file, None for one larger than the limit."""
 
     name: str
     regular: bool

@@ -44,7 +44,7 @@ def parse_published(content: bytes, name: str) -> Published | str:
         return "Its JSON has no id." if given is None else f"Its JSON is that of {plain(str(given), 40)!r}."
     state = metadata.get("state")
     if state not in {"PUBLISHED", "REJECTED"}:
-        return "Its JSON does not say whether it is published." if state is None else "Its JSON has an unknown state."
+        return "Its JSON does not show whether it is published." if state is None else "Its JSON has an unknown state."
     cna = _mapping(_mapping(_mapping(data).get("containers")).get("cna"))
     if not cna:
         return "Its JSON has no part of the authority that assigned it."

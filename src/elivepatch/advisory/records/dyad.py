@@ -16,7 +16,7 @@ def parse_dyad(text: str) -> tuple[Introduction, ...] | str:
     The format is that of the kernel's CVE list (its tool `dyad`): comment lines start with `#`, every other line is
     `introducing version:introducing commit:fixing version:fixing commit`. `0:0` on the left is an unknown
     introduction, on the right a branch without a fix. Lines of one introducing commit belong together. A file with one
-    bad line is not used at all: without that line the rest could say the opposite of the truth.
+    bad line is not used at all: without that line the rest could mean the opposite.
     """
     groups: dict[tuple[KernelVersion, str], list[FixCommit]] = {}
     lines = text.splitlines()

@@ -99,7 +99,7 @@ def read_index(file: Path) -> Records:
 def decode_index(content: bytes, name: str) -> Records:
     """Return the records of an index; `name` is its name in messages.
 
-    Raises UsageError if it is none or has another version of the format, TrustError where its digest or its
+    Raises UsageError if it is none or has another version of the format, TrustError if its digest or its
     structure does not hold.
     """
     first, _, rest = content.partition(b"\n")

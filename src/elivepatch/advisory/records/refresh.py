@@ -20,8 +20,8 @@ from elivepatch.model.progress import Progress
 class Refreshed:
     """An index after a refresh: its records, its size in bytes, and how many records did not change.
 
-    `rebuilt_because` says why the old index could not be updated in place, empty if it was. `beside` is what was set
-    aside while older records and overrides were read.
+    `rebuilt_because` says why the old index could not be updated in place, empty if it was. `beside` are the
+    findings about older records.
     """
 
     records: Records

@@ -110,7 +110,7 @@ def close(
 
 
 def print_result(result: CloseResult, output: Output) -> None:
-    """Print what a run did."""
+    """Print the result of a run."""
     if output.as_json:
         output.document(result.document())
         return

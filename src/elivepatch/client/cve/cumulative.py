@@ -83,7 +83,7 @@ def build_cumulative(
 
 
 def expectations_of(fixes: Sequence[Fix]) -> tuple[Expectation, ...]:
-    """Return what the trial of these fixes must see, each once."""
+    """Return the expectations of these fixes for their trial, each once."""
     return tuple(dict.fromkeys(one for fix in fixes for one in fix.expectations))
 
 

@@ -37,7 +37,7 @@ _COLLECT_AFTER = 500_000
 
 
 def records_of(options: RecordOptions, cache: CveCache, output: Output) -> Records:
-    """Return the records from where the options say, else from the cache; raises UsageError if neither has any."""
+    """Return the records from the source in the options, else from the cache; raises UsageError if neither has any."""
     source = record_source(options, cache)
     # Hundreds of thousands of objects live until the end: looking for cycles among them takes a tenth of a second.
     gc.set_threshold(_COLLECT_AFTER)
@@ -52,7 +52,7 @@ def record_source(options: RecordOptions, cache: CveCache) -> Path:
     if not is_index(cache.records):
         raise UsageError(
             "cve-records-missing",
-            "No records are kept here.",
+            "This host has no CVE records.",
             advice="Give the kernel's CVE list with --records, fetch them from a server with `elivepatch cve update`, "
             f"or make {cache.records} with `elivepatch cve index`.",
         )
@@ -159,7 +159,7 @@ def server_time_limit(settings: ClientSettings) -> AbstractContextManager[object
 
 
 def fetch_records(server: ServerClient, cache: CveCache) -> Records | None:
-    """Return the CVE records that the server hands out, None if it has none; write them to the cache if new.
+    """Return the CVE records that the server offers, None if it has none; write them to the cache if new.
 
     Raises TrustError if they are damaged or not signed by a pinned key; the cache is untouched then.
     """

@@ -155,7 +155,7 @@ def fix_places(policy: Policy, cache: CveCache) -> list[FixSource]:
 
 
 def print_plan(session: CloseSession, output: Output) -> None:
-    """Print a plan: what is chosen and what needs a reboot, each with its reason, then the sums."""
+    """Print a plan: CVEs that are chosen or need a reboot, each with its reason, then the sums."""
     if output.as_json:
         output.document(session.document())
         return

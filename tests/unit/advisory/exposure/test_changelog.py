@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a distribution's changelog says goes before what the version says."""
+"""A distribution's changelog counts more than its kernel's version."""
 
 from __future__ import annotations
 

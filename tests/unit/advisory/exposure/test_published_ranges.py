@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The answers equal what the records themselves publish as affected: read here anew, from the JSON alone."""
+"""Assessments equal the ranges that the records publish as affected, parsed here independently from the JSON."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is remembered about fixes, and for how long it counts."""
+"""Verdicts on fixes: how they are remembered, and how long they count."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the fix of a CVE comes from: directories, git repositories, web views; and what is set aside."""
+"""Fixes of CVEs from directories, git repositories and web views, and the findings about unusable ones."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an overlay may say: every mistake in an entry is named and costs that entry alone."""
+"""Contents of an overlay: each mistake in an entry is named and costs that entry alone."""
 
 from __future__ import annotations
 

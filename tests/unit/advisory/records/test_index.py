@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The index holds everything, is small, is replaced at once, and tells when it is damaged."""
+"""The index holds everything, is small, is replaced atomically, and shows when it is damaged."""
 
 from __future__ import annotations
 

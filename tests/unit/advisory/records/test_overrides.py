@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The hand-kept file goes before the list, and is refused with the entry's name where it is wrong."""
+"""Overrides replace the list, and are refused with the name of the entry if it is wrong."""
 
 from __future__ import annotations
 
