@@ -95,8 +95,8 @@ class Bench:
         """Measure one row, print it and return it."""
         row = self._whole(name) if name in WHOLE_ROWS else self._own(name)
         size = f"{row['peak_rss_mib']:7.1f} MiB resident, {row['read_mib']:8.1f} MiB read"
-        told = f"median {row['median_s']:7.2f} s of {len(row['runs'])}  {size}  {row['runs']}"
-        print(f"{name:14} {told}")
+        figures = f"median {row['median_s']:7.2f} s of {len(row['runs'])}  {size}  {row['runs']}"
+        print(f"{name:14} {figures}")
         sys.stdout.flush()
         return row
 
@@ -164,7 +164,7 @@ class Bench:
             PatchSeries((SourcePatch("bench.patch", PATCH.encode()),)), name=name, work_dir=work_dir
         )
         if outcome.module is None:
-            sys.exit(f"the bench's own patch does not build: {outcome.problem}")
+            sys.exit(f"the benchmark's patch does not build: {outcome.problem}")
         return outcome.module
 
     def floor(self, stack: ExitStack, measured: Measured) -> None:
@@ -195,7 +195,7 @@ class Bench:
                     cache_dir=self.cache,
                 )
             if not report.passed:
-                sys.exit(f"the bench's trial failed: {report.problems}")
+                sys.exit(f"the benchmark's trial failed: {report.problems}")
 
 
 def _merged(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:

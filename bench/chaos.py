@@ -41,30 +41,30 @@ FREEZE_S = {"sqlite": 2.0, "postgresql": 13.0}
 EVERY_S = 3.0
 DEADLINE_S = 400.0
 WORKERS = 5
-ASLEEP_AT_ONCE = 2
+STOPPED_AT_ONCE = 2
 # The limits protect a server from people; this load is ours.
 LIMITS = {"ELIVEPATCH_TENANT_LIMIT": "1000", "ELIVEPATCH_QUEUE_LIMIT": "1000", "ELIVEPATCH_REQUESTS_PER_S": "1000"}
 
 
 @dataclass
-class Seen:
+class Actions:
     """Kills, freezes and restarts of one database's processes, with their times."""
 
     kills: int = 0
     restarts: int = 0
     freezes: int = 0
     # Jobs that ran on a worker when it was killed or frozen.
-    struck: list[tuple[str, datetime]] = field(default_factory=list)
+    killed: list[tuple[str, datetime]] = field(default_factory=list)
     frozen: list[tuple[str, datetime]] = field(default_factory=list)
 
 
-class House:
+class Deployment:
     """The processes of one round, with methods that kill, freeze and restart them."""
 
     def __init__(self, top: Path, stack: ExitStack) -> None:
         self.top = top
         self.stack = stack
-        self.seen = Seen()
+        self.actions = Actions()
         self.front: RunningServer
         self.database: sa.Engine
 
@@ -83,7 +83,7 @@ class House:
         raise NotImplementedError
 
 
-class Embedded(House):
+class Embedded(Deployment):
     """One server on SQLite."""
 
     def __init__(self, top: Path, stack: ExitStack) -> None:
@@ -94,24 +94,24 @@ class Embedded(House):
 
     def kill(self) -> None:
         self.front.kill()
-        self.seen.kills += 1
+        self.actions.kills += 1
         self.front.start()
 
     def restart(self) -> None:
         # SQLite runs inside the server's process and ends with it.
         self.front.terminate()
         self.front.ended_within(15)
-        self.seen.restarts += 1
+        self.actions.restarts += 1
         self.front.start()
 
     def freeze(self) -> None:
         self.front.signal(signal.SIGSTOP)
         time.sleep(FREEZE_S["sqlite"])
         self.front.signal(signal.SIGCONT)
-        self.seen.freezes += 1
+        self.actions.freezes += 1
 
 
-class Spread(House):
+class Fleet(Deployment):
     """A server without a worker of its own, and three workers, on PostgreSQL."""
 
     def __init__(self, top: Path, stack: ExitStack) -> None:
@@ -126,9 +126,9 @@ class Spread(House):
         self.database = open_database(self.postgres.url)
         stack.callback(self.database.dispose)
         self.numbers = itertools.count(1)
-        self.choice = random.Random(11)  # noqa: S311 - whom to hurt
+        self.choice = random.Random(11)  # noqa: S311 - which worker to kill or freeze
         self.workers: dict[str, RunningServer] = {}
-        self.asleep: set[str] = set()
+        self.stopped: set[str] = set()
         self.thaws: list[threading.Timer] = []
         for _ in range(WORKERS):
             self.add()
@@ -149,7 +149,7 @@ class Spread(House):
             worker.kill()
 
     def awake(self) -> list[str]:
-        return sorted(set(self.workers) - self.asleep)
+        return sorted(set(self.workers) - self.stopped)
 
     def running_on(self, name: str) -> list[str]:
         query = sa.text(
@@ -167,83 +167,86 @@ class Spread(House):
         worker = self.workers.pop(name)
         worker.kill()
         at = datetime.now(UTC)
-        self.seen.struck += [(job, at) for job in self.running_on(name)]
-        self.seen.kills += 1
+        self.actions.killed += [(job, at) for job in self.running_on(name)]
+        self.actions.kills += 1
         self.add()
 
     def restart(self) -> None:
         self.postgres.stop()
         time.sleep(self.choice.uniform(0.1, 1.5))
         self.postgres.start()
-        self.seen.restarts += 1
+        self.actions.restarts += 1
 
     def freeze(self) -> None:
-        if len(self.asleep) >= ASLEEP_AT_ONCE:
+        if len(self.stopped) >= STOPPED_AT_ONCE:
             return
         name = self.choice.choice(self.awake())
         worker = self.workers[name]
         worker.signal(signal.SIGSTOP)
         at = datetime.now(UTC)
-        self.asleep.add(name)
-        self.seen.frozen += [(job, at) for job in self.running_on(name)]
+        self.stopped.add(name)
+        self.actions.frozen += [(job, at) for job in self.running_on(name)]
 
         def thaw() -> None:
             worker.signal(signal.SIGCONT)
-            self.asleep.discard(name)
+            self.stopped.discard(name)
 
         timer = threading.Timer(FREEZE_S["postgresql"], thaw)
         timer.start()
         self.thaws.append(timer)
-        self.seen.freezes += 1
+        self.actions.freezes += 1
 
 
-def blows(house: House) -> Iterator[Callable[[], None]]:
+def plan_actions(deployment: Deployment) -> Iterator[Callable[[], None]]:
     """Yield the next actions without end: always kills; restarts and freezes until there were enough."""
     while True:
-        yield house.kill
-        if house.seen.restarts < RESTARTS:
-            yield house.restart
-        if house.seen.freezes < FREEZES:
-            yield house.freeze
+        yield deployment.kill
+        if deployment.actions.restarts < RESTARTS:
+            yield deployment.restart
+        if deployment.actions.freezes < FREEZES:
+            yield deployment.freeze
 
 
-def hurt(house: House, jobs: int) -> None:
+def disturb(deployment: Deployment, jobs: int) -> None:
     """Act every few seconds until all jobs are done and every kind of action happened often enough."""
     deadline = time.monotonic() + DEADLINE_S
-    for blow in blows(house):
+    for action in plan_actions(deployment):
         time.sleep(EVERY_S)
-        done = retry_while_away(house.finished, patience_s=60)
-        enough = house.seen.restarts >= RESTARTS and house.seen.freezes >= FREEZES
+        done = retry_while_away(deployment.finished, patience_s=60)
+        enough = deployment.actions.restarts >= RESTARTS and deployment.actions.freezes >= FREEZES
         if done >= jobs or time.monotonic() > deadline:
             if not enough:
-                print(f"  the jobs were done before all blows were struck: {house.seen}", flush=True)
+                print(
+                    f"  the jobs were done before every kind of action had happened often enough: {deployment.actions}",
+                    flush=True,
+                )
             return
-        blow()
+        action()
 
 
-def ask(house: House, number: int, work_s: float) -> str:
+def ask(deployment: Deployment, number: int, work_s: float) -> str:
     """Submit one build; repeat the request while the server restarts."""
     deadline = time.monotonic() + 60
     while True:
         try:
-            return house.front.ask(f"sleep {work_s}\nnumber {number}")
+            return deployment.front.ask(f"sleep {work_s}\nnumber {number}")
         except (httpx2.TransportError, AssertionError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
 
 
-def verdict(house: House, jobs: list[str], seconds: float) -> dict[str, Any]:
-    """Wait for the last jobs and count."""
+def figures_of(deployment: Deployment, jobs: list[str], seconds: float) -> dict[str, Any]:
+    """Wait for the last jobs and return the figures of the round."""
     results, attempts = {}, {}
     for job in jobs:
         try:
-            report = house.front.report(job, within_s=60)
+            report = deployment.front.report(job, within_s=60)
         except (AssertionError, httpx2.TransportError):
             report = {"result": None}
         results[job] = report["result"]
         attempts[job] = 0
-    with house.database.connect() as connection:
+    with deployment.database.connect() as connection:
         rows = connection.execute(sa.select(events.c.build, events.c.at, events.c.kind, events.c.data)).all()
     ends = dict.fromkeys(jobs, 0)
     begun: dict[str, list[datetime]] = {job: [] for job in jobs}
@@ -255,18 +258,19 @@ def verdict(house: House, jobs: list[str], seconds: float) -> dict[str, Any]:
     late = {
         what: [
             min(after)
-            for job, at in struck
+            for job, at in interrupted
             if (after := [(one - at).total_seconds() for one in begun[job] if one > at])
         ]
-        for what, struck in (("killed", house.seen.struck), ("frozen", house.seen.frozen))
+        for what, interrupted in (("killed", deployment.actions.killed), ("frozen", deployment.actions.frozen))
     }
     for what, waited in late.items():
         print(f"  {len(waited)} jobs of {what} workers taken over, the last after {max(waited, default=0):.1f} s")
-    print(f"  {house.seen.freezes} freezes, at most {max(attempts.values())} attempts of a job, {seconds:.0f} s in all")
+    most = max(attempts.values())
+    print(f"  {deployment.actions.freezes} freezes, at most {most} attempts of a job, {seconds:.0f} s in all")
     return {
         "jobs": len(jobs),
-        "kills": house.seen.kills,
-        "restarts": house.seen.restarts,
+        "kills": deployment.actions.kills,
+        "restarts": deployment.actions.restarts,
         "lost": sum(result != "success" for result in results.values()),
         "duplicated": sum(count > 1 for count in ends.values()),
         # From the kill or freeze to the start of the next attempt: waiting for a free worker counts.
@@ -277,19 +281,19 @@ def verdict(house: House, jobs: list[str], seconds: float) -> dict[str, Any]:
 def round_of(kind: str, jobs: int) -> dict[str, Any]:
     """Run the jobs on one database while processes are killed, and return the figures."""
     with tempfile.TemporaryDirectory(prefix="elivepatch-chaos-") as top, ExitStack() as stack:
-        house: House = (Embedded if kind == "sqlite" else Spread)(Path(top), stack)
+        deployment: Deployment = (Embedded if kind == "sqlite" else Fleet)(Path(top), stack)
         work_s = 0.3 if kind == "sqlite" else 2.0
         started = time.monotonic()
-        while not httpx_ready(house):
+        while not ready(deployment):
             time.sleep(0.2)
-        asked = [ask(house, number, work_s) for number in range(jobs)]
-        hurt(house, jobs)
-        return verdict(house, asked, time.monotonic() - started)
+        asked = [ask(deployment, number, work_s) for number in range(jobs)]
+        disturb(deployment, jobs)
+        return figures_of(deployment, asked, time.monotonic() - started)
 
 
-def httpx_ready(house: House) -> bool:
-    """Return True if a worker is alive."""
-    return house.front.request("GET", "/readyz").status_code == 200
+def ready(deployment: Deployment) -> bool:
+    """Return True if the server has a worker."""
+    return deployment.front.request("GET", "/readyz").status_code == 200
 
 
 def main() -> int:

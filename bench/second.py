@@ -76,7 +76,7 @@ def main() -> int:
         for line in row["problems"]:
             print(f"    {line}")
     journal.finish()
-    print(f"{len(wanted) - wrong} of {len(wanted)} kinds on {base.release} are as they should be")
+    print(f"{len(wanted) - wrong} of {len(wanted)} kinds on {base.release} are as expected")
     return 1 if wrong else 0
 
 

@@ -134,5 +134,5 @@ def whole_rows(backend: LocalBackend) -> dict[str, tuple[WholeKernel, Callable[[
 def _build(builder: Any, series: PatchSeries, work_dir: Path) -> BuildOutcome:
     outcome: BuildOutcome = builder.build(series, name=NAME, work_dir=work_dir)
     if outcome.module is None:
-        sys.exit(f"the bench's own patch does not build: {outcome.problem}")
+        sys.exit(f"the benchmark's patch does not build: {outcome.problem}")
     return outcome
