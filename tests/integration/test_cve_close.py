@@ -323,10 +323,10 @@ class TestClose:
         verdicts = CveCache(host.root / DIRECTORY).verdicts(RELEASE).by_cve
         assert [verdicts[name].outcome for name in names] == [FixOutcome.CONVERTIBLE] * 3
         monkeypatch.undo()
-        monkeypatch.setattr("elivepatch.advisory.plan.SERIES_REQUEST_MAX", 1500)
+        monkeypatch.setattr("elivepatch.advisory.plan.PATCHES_LIMIT", 2)
         ran = cve(host, cves, "close")
         assert ran.document["closed_now"] == names[:2], "the client counts before it asks"
-        assert "larger than a request" in reasons(ran)[names[2]]
+        assert reasons(ran)[names[2]] == "with it, the series would exceed the 2 source patches of one request"
 
     def test_the_limit_holds_for_the_livepatch_that_is_loaded_too(
         self, host: SimulatedHost, cves: CveList, server: CveServer, monkeypatch: pytest.MonkeyPatch

@@ -21,12 +21,8 @@ from elivepatch.advisory.fixes.fixes import Fix, Found
 from elivepatch.advisory.policy import Policy
 from elivepatch.advisory.records.record import at_least, id_order
 from elivepatch.model.kernel import Digest
-from elivepatch.model.series import SERIES_LIMIT_BYTES, SourcePatch
-
-SERIES_REQUEST_MAX = SERIES_LIMIT_BYTES - (1 << 20)
-"""Bytes of all patches in one request, as they are sent; 1 MiB of a request is for everything else."""
-
-_PATCH_OVERHEAD = 512
+from elivepatch.model.series import PATCHES_LIMIT, SERIES_LIMIT_BYTES, SourcePatch
+from elivepatch.model.trial import EXPECTATIONS_LIMIT, Expectation
 
 
 class Choice(enum.StrEnum):
@@ -199,26 +195,34 @@ def within_limit(plan: ClosePlan, policy: Policy, ranking: Ranking, live: Collec
 
 
 def within_request(plan: ClosePlan, policy: Policy, ranking: Ranking, live: Mapping[Digest, int]) -> None:
-    """Leave out the least urgent fixes that would make the cumulative series too large for one request.
+    """Leave out the least urgent fixes with which the cumulative series would exceed a limit of one request.
 
-    `live` has the size in bytes of each live source patch: the series carries all of them.
+    `live` has the size in bytes of each live source patch: the series carries all of them. A fix that is left out for
+    its expectations is chosen by the next run: the trial has to see those of new fixes only.
     """
-    sizes = dict(live)
-    total = sum(_request_bytes(size) for size in sizes.values())
+    digests, total = set(live), sum(live.values())
+    expectations: set[Expectation] = set()
     for one in _by_urgency(plan, policy, ranking):
-        patches = one.fix.patches if one.fix is not None else ()
-        new = {patch.digest: len(patch.content) for patch in patches if patch.digest not in sizes}
-        more = total + sum(_request_bytes(size) for size in new.values())
-        if more > SERIES_REQUEST_MAX:
-            limit = SERIES_REQUEST_MAX // 2**20
-            plan.decide(one.cve, Choice.LEFT_OUT, f"with it, the series would be larger than a request of {limit} MiB")
+        if one.fix is None:
+            continue
+        new = {patch.digest: len(patch.content) for patch in one.fix.patches if patch.digest not in digests}
+        expected = expectations | set(one.fix.expectations)
+        reason = _exceeded(len(digests) + len(new), total + sum(new.values()), len(expected))
+        if reason:
+            plan.decide(one.cve, Choice.LEFT_OUT, f"with it, {reason} of one request")
         else:
-            sizes, total = sizes | new, more
+            digests.update(new)
+            total += sum(new.values())
+            expectations = expected
 
 
-def _request_bytes(size: int) -> int:
-    """Return the bytes that a source patch takes in a request: base64 (RFC 4648), its name and digest."""
-    return (size + 2) // 3 * 4 + _PATCH_OVERHEAD
+def _exceeded(patches: int, size: int, expectations: int) -> str:
+    """Return the limit that a series of so many patches, bytes and expectations exceeds, empty if it exceeds none."""
+    if size > SERIES_LIMIT_BYTES:
+        return f"the series would exceed the {SERIES_LIMIT_BYTES >> 20} MiB"
+    if patches > PATCHES_LIMIT:
+        return f"the series would exceed the {PATCHES_LIMIT} source patches"
+    return f"its trial would exceed the {EXPECTATIONS_LIMIT} expectations" if expectations > EXPECTATIONS_LIMIT else ""
 
 
 def _by_urgency(plan: ClosePlan, policy: Policy, ranking: Ranking) -> list[Decision]:

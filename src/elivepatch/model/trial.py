@@ -12,6 +12,9 @@ from elivepatch.model.errors import Problem, UsageError
 PHASES = ("before", "during", "after")
 """Phases of a trial: before the livepatch is loaded, while it is enabled, after it was disabled."""
 
+EXPECTATIONS_LIMIT = 64
+"""Expectations of one build request: each runs several commands in the guest, and a trial has a time limit."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:

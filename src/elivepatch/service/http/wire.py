@@ -17,13 +17,13 @@ from elivepatch.model.build import Builder, RequestReference, Result, Status, pa
 from elivepatch.model.errors import Kind, UsageError
 from elivepatch.model.kernel import Digest, parse_release
 from elivepatch.model.series import PATCHES_LIMIT, SERIES_LIMIT_BYTES, PatchReference, SourcePatch
+from elivepatch.model.trial import EXPECTATIONS_LIMIT
 from elivepatch.service.access.accounts import Account, Role, Token
 from elivepatch.service.access.audit import AuditEntry
 from elivepatch.service.db.tables import DEFAULT_TENANT
 from elivepatch.service.jobs.jobs import Job
 from elivepatch.service.patches import too_large
 
-MAX_EXPECTATIONS = 64
 MAX_DIGESTS = 2048
 _NAME_LENGTH = 120
 
@@ -91,7 +91,7 @@ class BuildBody(_Sent):
 
     kernel: str = Field(max_length=200, examples=["6.1.0-50-cloud-amd64"], description="What `uname -r` prints.")
     patches: Annotated[list[PatchBody], Field(min_length=1, max_length=PATCHES_LIMIT)]
-    expectations: Annotated[list[ExpectationBody], Field(max_length=MAX_EXPECTATIONS)] = []
+    expectations: Annotated[list[ExpectationBody], Field(max_length=EXPECTATIONS_LIMIT)] = []
     trial: bool = True
     check_only: bool = False
     replace: bool = Field(default=True, description="Whether the livepatch takes all earlier ones away.")
