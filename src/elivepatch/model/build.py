@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is asked of a builder and what it answers."""
+"""Build requests, and the results of builds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from elivepatch.model.trial import Expectation
 
 
 class Status(enum.StrEnum):
-    """Where a job stands."""
+    """State of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -24,7 +24,7 @@ class Status(enum.StrEnum):
 
 
 class Result(enum.StrEnum):
-    """How a done job ended. `failure` is the patch's fault, `error` is ours."""
+    """Result of a done job. `failure` is the patch's fault, `error` is the server's."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -33,7 +33,7 @@ class Result(enum.StrEnum):
 
 
 class Builder(enum.StrEnum):
-    """What makes a livepatch of a series (docs/adr/0009): from single objects, or from the whole kernel built anew."""
+    """Builder of a livepatch (docs/adr/0009): from single objects, or from a build of the whole kernel."""
 
     OBJECTS = "objects"
     KLP = "klp"
@@ -168,7 +168,7 @@ class PatchedFunction:
     """One function that a livepatch replaces.
 
     `object` is `vmlinux` or a module's name as the kernel knows it; `sympos` counts from 1 among the symbols of that
-    name in that object, 0 where the name is unique (Documentation/livepatch/livepatch.rst, `old_sympos`).
+    name in that object, 0 if the name is unique (Documentation/livepatch/livepatch.rst, `old_sympos`).
     """
 
     object: str
@@ -179,7 +179,7 @@ class PatchedFunction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """Something a person should know about a build that succeeded."""
+    """A fact that a person should know about a build that succeeded."""
 
     code: str
     message: str
@@ -187,9 +187,9 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewriteStep:
-    """One change of a series that a rewrite proposes: in which file, what, and why nothing is lost by it.
+    """One change of a series that a rewrite proposes: the file, the change, and the reason why nothing is lost.
 
-    `code` is that of the problem that it takes away.
+    `code` is the code of the problem that the change removes.
     """
 
     code: str
@@ -200,10 +200,10 @@ class RewriteStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """A series that could be a livepatch where the one that was sent could not.
+    """A changed series that can be a livepatch, proposed because the one that was sent cannot.
 
-    `patch` is one unified diff in place of the whole series, empty where none was found; `steps` say what was changed,
-    or was tried before it turned out not to do; `refusal` says in one sentence why there is no patch.
+    `patch` is one unified diff in place of the whole series, empty if none was found; `steps` are the changes, or those
+    that were tried without success; `refusal` gives in one sentence the reason why there is no patch.
     """
 
     patch: str
@@ -213,7 +213,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Livepatch:
-    """A built module and where it came from."""
+    """A built module and its origin."""
 
     name: str
     digest: Digest
@@ -231,9 +231,9 @@ class Livepatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOutcome:
-    """How a build ended: either a livepatch with its module file, or a problem.
+    """Result of a build: either a livepatch with its module file, or a problem.
 
-    `module` is a file in the work directory that the caller gave; it lives as long as that does. After a check
+    `module` is a file in the caller's work directory and exists as long as that does. After a check
     (`BuildRequest.check_only`) that found nothing against the series, `livepatch`, `module` and `problem` are all None.
     """
 

@@ -87,7 +87,7 @@ def test_saved_units_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"units": {"a": []}, "includers": {}}', '{"units": 3}', "\xff"])
-def test_a_damaged_list_of_units_is_told_as_such(tmp_path: Path, content: str) -> None:
+def test_a_damaged_list_of_units_is_reported_as_such(tmp_path: Path, content: str) -> None:
     (tmp_path / "units.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(EnvironmentFault) as caught:
         Units.load(tmp_path / "units.json")

@@ -60,7 +60,7 @@ def test_relocations_belong_to_the_section_that_they_apply_to(tmp_path: Path) ->
     assert list(elf.relocations(elf.by_name[".data"])) == []
 
 
-def test_code_sections_are_told_from_data(tmp_path: Path) -> None:
+def test_code_sections_are_distinguished_from_data(tmp_path: Path) -> None:
     elf = ElfFile(sample().write(tmp_path / "a.o"))
     assert elf.by_name[".text.one"].executable
     assert not elf.by_name[".data"].executable

@@ -40,7 +40,7 @@ def linked(tmp_path: Path, made: Made | None = None, *, is_vmlinux: bool = True)
     return LinkedSymbols(ElfFile((made or kernel()).write(tmp_path / "linked")), is_vmlinux=is_vmlinux)
 
 
-def test_blocks_of_equal_file_names_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
+def test_blocks_of_equal_file_names_are_distinguished_by_their_symbols(tmp_path: Path) -> None:
     table = linked(tmp_path)
     assert [len(table.blocks[name]) for name in ("core.c", "other.c")] == [2, 1]
     wanted = frozenset({("helper", TYPE_FUNC), ("second", TYPE_FUNC), ("second_table", TYPE_OBJECT)})

@@ -40,7 +40,7 @@ def test_a_problem_without_an_excerpt_is_read() -> None:
 
 
 @pytest.mark.parametrize("data", [{}, {"code": "a"}, {"code": "a", "kind": "odd", "message": "b", "advice": "c"}])
-def test_what_is_no_problem_is_refused(data: dict[str, str]) -> None:
+def test_a_document_that_is_no_problem_is_refused(data: dict[str, str]) -> None:
     with pytest.raises((KeyError, ValueError)):
         Problem.from_dict(data)
 

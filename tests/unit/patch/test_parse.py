@@ -61,7 +61,7 @@ def test_a_file_that_a_later_patch_removes_counts_as_removed() -> None:
     assert file.removed
 
 
-def test_added_and_removed_files_are_told() -> None:
+def test_added_and_removed_files_are_marked() -> None:
     added = diff("/dev/null", "b/fs/new.c", "@@ -0,0 +1 @@\n+one\n")
     removed = diff("a/fs/old.c", "/dev/null", "@@ -1 +0,0 @@\n-one\n")
     assert [(file.path, file.added, file.removed) for file in read(added + removed)] == [

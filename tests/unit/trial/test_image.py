@@ -102,7 +102,7 @@ def test_archives_can_follow_each_other(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_busybox_that_is_missing_or_needs_libraries_is_told(tmp_path: Path) -> None:
+def test_a_busybox_that_is_missing_or_needs_libraries_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match="statically linked"):
         base(tmp_path / "none")
     with pytest.raises(EnvironmentFault):

@@ -131,7 +131,7 @@ def dead(last: str) -> dict[str, bytes]:
     return {key: PASSED[key] for key in KEYS[: KEYS.index(last) + 1]}
 
 
-def test_a_guest_that_died_is_told_by_its_console() -> None:
+def test_the_death_of_a_guest_is_explained_by_its_console() -> None:
     found = verdict(dead("settled.1"), console="[    3.1] BUG: kernel NULL pointer dereference, address: 8\n")
     assert codes(found) == ["trial-kernel-log"]
     assert found.problems[0].message == (
@@ -170,7 +170,7 @@ def test_nothing_passes_on_records_that_did_not_come(key: str) -> None:
     assert codes(found) == ([] if key in {"started.1", "finished.1"} else ["trial-lost"])
 
 
-def test_a_parent_that_refuses_is_told_and_excuses_nothing_else() -> None:
+def test_a_parent_that_does_not_load_is_reported_and_excuses_nothing_else() -> None:
     found = verdict(PASSED | {"module.dummy": b"1\nNo such device"})
     assert found.unloaded_parents == ("dummy",)
     assert found.problems == ()

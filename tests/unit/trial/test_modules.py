@@ -112,7 +112,7 @@ def test_a_link_among_the_modules_is_not_followed(tree: Tree, tmp_path: Path) ->
     assert tree.plan("link", "secret") == ((), ("link", "secret"))
 
 
-def test_a_packed_module_is_unpacked_and_a_damaged_one_told(tree: Tree) -> None:
+def test_a_packed_module_is_unpacked_and_a_damaged_one_reported(tree: Tree) -> None:
     tree.add("a.ko.xz", "name=a")
     assert content(tree.root / "kernel/a.ko.xz") == module("name=a")
     (tree.root / "kernel/b.ko.xz").write_bytes(lzma.compress(b"x" * 1000)[:-20])

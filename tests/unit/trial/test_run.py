@@ -167,7 +167,7 @@ def test_a_kernel_that_does_not_come_up_is_our_matter(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("changed", [{"notes": b""}, {"notes": NOTES[:-1] + b"x"}, {"release": b"6.1.0-49\n"}])
-def test_another_kernel_is_told_and_nothing_else(bench: Bench, changed: dict[str, bytes]) -> None:
+def test_another_kernel_is_reported_and_nothing_else(bench: Bench, changed: dict[str, bytes]) -> None:
     report = try_one(bench, bench.programs({"livepatch_x": case_plan(WHOLE)}, guest=GUEST | changed))
     assert [(problem.code, problem.kind) for problem in report.problems] == [("trial-wrong-kernel", Kind.ERROR)]
 
@@ -238,7 +238,7 @@ def test_a_build_id_that_is_none_is_refused(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("refuses", "answer"), [(False, "kvm"), (True, "tcg")])
-def test_kvm_is_used_where_a_guest_ran_with_it_and_the_answer_is_kept(
+def test_kvm_is_used_if_a_guest_ran_with_it_and_the_answer_is_kept(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, refuses: bool, answer: str
 ) -> None:
     monkeypatch.setattr(qemu, "_KVM", Path("/dev/null"))

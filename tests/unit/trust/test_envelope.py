@@ -80,7 +80,7 @@ def test_a_signature_over_another_type_of_payload_does_not_count() -> None:
         verify_envelope(json.dumps(read).encode(), [KEY.public])
 
 
-def test_another_spelling_of_a_signed_statement_is_refused_even_where_its_signature_holds() -> None:
+def test_another_spelling_of_a_signed_statement_is_refused_even_with_a_valid_signature() -> None:
     body = json.dumps({"schema": 1, **statement().as_dict()}).encode()
     with pytest.raises(TrustError) as caught:
         Statement.decode(body)

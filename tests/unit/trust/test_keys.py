@@ -83,7 +83,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert caught.value.problem.code == "key-malformed"
 
 
-def test_the_private_key_is_not_shown_where_the_object_is_printed(tmp_path: Path) -> None:
+def test_the_private_key_is_not_part_of_the_printed_object(tmp_path: Path) -> None:
     assert "private" not in repr(ServerKey.load_or_create(tmp_path / "server.pem"))
 
 

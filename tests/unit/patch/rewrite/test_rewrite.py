@@ -172,7 +172,7 @@ def test_a_new_function_that_only_start_up_code_hands_out_is_needed() -> None:
     assert "box_handler" in reason_of(answer)
 
 
-def test_a_series_of_start_up_code_only_is_told_to_be_without_effect() -> None:
+def test_a_series_of_start_up_code_only_is_refused_as_without_effect() -> None:
     answer = rewritten(dropped_init, "init-code", "x", ("return register_box(&ops);", "return 0;"))
     assert "no effect on a running kernel" in reason_of(answer)
 
