@@ -121,7 +121,7 @@ CASES_THAT_CANNOT = {
         "called from other files",
     ),
     "a static variable that unlikely code used": (
-        "static-local", CASES["a static variable that nobody uses any more"].edits, "keeps apart",
+        "static-local", CASES["a static variable that nobody uses any more"].edits, "placed elsewhere",
     ),
     "a static key that a header tests": ("jump-label", CASES["a static key of a module"].edits, "header"),
 }  # fmt: skip
