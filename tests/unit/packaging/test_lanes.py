@@ -45,3 +45,33 @@ def test_a_lane_fails_where_it_skipped_what_it_must_run(tmp_path: Path, case: st
     )
     assert done.status == status, done.text
     assert ("CI has to run these" in done.text) is (status == NOT_RUN and ci == "true")
+
+
+LANE = Path(__file__).parents[3] / "packaging/lane"
+
+
+def lane(tmp_path: Path, status: int, **environment: str) -> tuple[int, list[str]]:
+    """Run packaging/lane with programs that only record their arguments; return its status and the runs."""
+    (tmp_path / "bin").mkdir()
+    for name in ("pytest", "coverage"):
+        program = tmp_path / "bin" / name
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >>"{tmp_path}/runs"\nexit {status}\n')
+        program.chmod(0o755)
+    done = process.run(["sh", LANE, tmp_path, "tests/unit", "-n", "2"], env=environment)
+    return done.status, (tmp_path / "runs").read_text().splitlines()
+
+
+@pytest.mark.parametrize("status", [0, 1, 5])
+def test_a_lane_ends_with_the_status_of_pytest(tmp_path: Path, status: int) -> None:
+    assert lane(tmp_path, status) == (status, ["pytest tests/unit -n 2"])
+
+
+def test_a_measured_lane_runs_below_coverage(tmp_path: Path) -> None:
+    assert lane(tmp_path, 0, MEASURE="coverage") == (0, ["coverage run -m pytest tests/unit -n 2"])
+
+
+@pytest.mark.parametrize(("status", "runs"), [(0, 1), (1, 2), (5, 1)])
+def test_in_ci_failed_tests_run_once_more_alone(tmp_path: Path, status: int, runs: int) -> None:
+    ended, started = lane(tmp_path, status, CI="true")
+    assert (ended, len(started)) == (status, runs)
+    assert started[1:] == ["pytest tests/unit -n 2 -n 0 --last-failed --last-failed-no-failures none"] * (runs - 1)
