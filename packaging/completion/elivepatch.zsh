@@ -12,24 +12,24 @@ _shtab_elivepatch_commands() {
   local _commands=(
     apply:'`elivepatch apply`: build source patches together with everything live, and load the livepatch on this host.'
     auto:'`elivepatch auto`: close what the policy chooses, at each run of a timer.'
-    boot:'`elivepatch boot`: load what is recorded for this kernel; used by the units that run at boot and at shutdown. A set that the machine may have died of is skipped, and `elivepatch status` says so.'
-    build:'`elivepatch build`: have a server build a livepatch, wait for it and save what it made.'
-    cancel:'`elivepatch cancel`: have the server end a job.'
-    check:'`elivepatch check`: ask a server whether source patches can be a livepatch, and build nothing.'
-    config:'`elivepatch config show`: the settings in force and where each comes from; secrets are masked.'
+    boot:'`elivepatch boot`: load the recorded set of this kernel; the units that run at boot and at shutdown use it. A set that may have crashed the machine is skipped, and `elivepatch status` says so.'
+    build:'`elivepatch build`: have a server build a livepatch, wait for it and save the result.'
+    cancel:'`elivepatch cancel`: end a job at the server.'
+    check:'`elivepatch check`: ask a server if source patches can be a livepatch, and build nothing.'
+    config:'`elivepatch config show`: print the settings in force and the source of each; secrets are masked.'
     cve:'`elivepatch cve`: list the CVEs of a kernel, and close them without a reboot.'
-    disable:'`elivepatch disable`: take a livepatch out of force; its module stays loaded.'
-    doctor:'`elivepatch doctor`: say what would keep a livepatch from loading on this host, and what to do about it.'
-    enable:'`elivepatch enable`: load a livepatch again that is recorded here but not live.'
-    enroll:'`elivepatch enroll`: trust a server'"'"'s key from now on, after its fingerprint was compared.'
-    history:'`elivepatch history`: what was changed on this kernel, when and by whom.'
+    disable:'`elivepatch disable`: disable a livepatch; its module stays loaded.'
+    doctor:'`elivepatch doctor`: report what would keep a livepatch from loading on this host, and what to do about it.'
+    enable:'`elivepatch enable`: load a livepatch that is recorded here but not live.'
+    enroll:'`elivepatch enroll`: trust a server'"'"'s key from now on, after comparing its fingerprint.'
+    history:'`elivepatch history`: list the changes of this kernel'"'"'s livepatches, with time and user.'
     kernels:'`elivepatch kernels`: list the kernels that a server can build for.'
-    list:'`elivepatch list`: the livepatches of this host, live or only recorded, and what they replace.'
-    load:'`elivepatch load`: load a livepatch from a file, without a server, verified as if it came from one.'
+    list:'`elivepatch list`: list the livepatches of this host, live or only recorded, and the functions they replace.'
+    load:'`elivepatch load`: load a livepatch from a file, without a server, verified like one from a server.'
     overlay:'`elivepatch overlay`: subscribe to collections of source patches, and check one that you maintain.'
-    rollback:'`elivepatch rollback`: go back to the livepatches that were live before the last change.'
-    status:'`elivepatch status`: what is live on this host, whether the record agrees, and what holds a transition. It asks no network and answers at once. Status 0 means that all is in order, 6 that something needs a look.'
-    unload:'`elivepatch unload`: take a livepatch out of force, unload its module, drop it from what is loaded at boot.'
+    rollback:'`elivepatch rollback`: return to the livepatches that were live before the last change.'
+    status:'`elivepatch status`: show the live livepatches, if the record agrees, and the tasks that hold a transition. It uses no network and answers at once. Status 0 means that all is in order, 6 that something needs attention.'
+    unload:'`elivepatch unload`: disable a livepatch, unload its module, and do not load it at boot any more.'
   )
   _describe 'elivepatch commands' _commands
 }
@@ -117,7 +117,7 @@ _shtab_elivepatch_auto_defaults_added=0
 _shtab_elivepatch_boot_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--mark-clean[note that the machine is shut down properly (used at shutdown)]"
-  "--clear-guard[load a set again that is skipped since a crash]"
+  "--clear-guard[load a set that has been skipped since a crash]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
   "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
   "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
@@ -132,11 +132,11 @@ _shtab_elivepatch_build_options=(
   "--kernel[the kernel to build for\: \`uname -r\` on its host]:RELEASE:"
   {-o,--output}"[where to save (default\: .\/NAME.ko, and NAME.log and so on)]:OUT.ko:"
   "*--expect[what a command prints in the trial while the livepatch is enabled, and only then]:'COMMAND =~ REGEX':"
-  "--builder[what makes the livepatch\: objects compiles what a series changes (default)\; klp (the kernel\'s own, from 6.19 on) and reference (kpatch-build, before) compile the whole of a custom kernel, to compare with]:builder:(objects klp reference)"
-  "--paranoid[have two builders make the livepatch, and take it where both agree]"
+  "--builder[the builder\: objects compiles what a series changes (default)\; klp (the kernel\'s own, from 6.19 on) and reference (kpatch-build, before) compile the whole of a custom kernel, to compare with]:builder:(objects klp reference)"
+  "--paranoid[have two builders make the livepatch, and accept it only if both agree]"
   "--no-trial[do not boot the kernel to try the livepatch]"
-  "--fresh[build although there is an answer (a token of the role operator)]"
-  "--follow[wait for a job that was asked for before]:ID:"
+  "--fresh[build although the server has an answer (needs a token of the role operator)]"
+  "--follow[wait for a job that was requested before]:ID:"
   "--json[print the report as one JSON document]"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
   "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
@@ -154,7 +154,7 @@ _shtab_elivepatch_cancel_options=(
   "--json[print one JSON document]"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
-  ":what \`elivepatch build\` printed as the job:"
+  ":the job that \`elivepatch build\` printed:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -163,8 +163,8 @@ _shtab_elivepatch_cancel_defaults_added=0
 _shtab_elivepatch_check_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--kernel[\`uname -r\` of the host]:RELEASE:"
-  "--rewrite[where they cannot, print a changed patch that could, each change named with its reason]"
-  {-o,--output}"[write the patch of --rewrite there instead]:OUT.patch:"
+  "--rewrite[if they cannot, print a rewritten patch that can, and the reason for each change]"
+  {-o,--output}"[write the patch of --rewrite to this file instead]:OUT.patch:"
   "--json[print the report as one JSON document]"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
   "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
@@ -354,7 +354,7 @@ _shtab_elivepatch_enable_defaults_added=0
 
 _shtab_elivepatch_enroll_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--fingerprint[what the server printed at its start\; nothing is asked then]:SHA256:"
+  "--fingerprint[the fingerprint that the server printed when it started\; no question is asked then]:SHA256:"
   "--json[print one JSON document]"
   ":the server, for example https\:\/\/patches.example\:8440:"
 )
@@ -393,12 +393,12 @@ _shtab_elivepatch_load_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--signature[its signed statement (default\: FILE.ko.sig beside it)]:FILE:"
   "*--source[a source patch in it, kept so that later builds can carry it on (may be given more than once)]:PATCH:"
-  "--dry-run[do everything but load it]"
+  "--dry-run[do everything except loading it]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
   "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
   "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
-  ":the module that a server handed out:"
+  ":the module from a server:"
 )
 
 # guard to ensure default positional specs are added only once per session

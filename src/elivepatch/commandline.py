@@ -30,7 +30,7 @@ _SHARED = frozenset({"connection", "legacy", "options", "output"})
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ours: a code, a sentence, a piece of advice."""
+    """An argument parser that raises our errors: a code, a message, a piece of advice."""
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with argparse's message."""

@@ -38,22 +38,20 @@ class Output:
     def document(self, data: Any) -> None:
         """Print the one JSON document of this command, if JSON was requested."""
         if self.as_json:
-            self._close_line()
-            # In one piece: an interruption would leave half a document before the one that reports it.
-            text = json.dumps(data, indent=2, default=str) + "\n"
-            self._documented = True
-            self.out.write(text)
+            self._write_document(json.dumps(data, indent=2, default=str))
 
     def listing(self, items: Iterable[Any]) -> None:
         """Print the one JSON document of this command: a list, one element a line, which is fast for thousands."""
         if self.as_json:
-            self._close_line()
-            self._documented = True  # if an item fails, a second document must not follow the half of this one
-            begin = "["
-            for item in items:
-                self.out.write(f"{begin}\n{json.dumps(item, default=str)}")
-                begin = ","
-            self.out.write("\n]\n" if begin == "," else "[]\n")
+            lines = ",\n".join(json.dumps(item, default=str) for item in items)
+            self._write_document(f"[\n{lines}\n]" if lines else "[]")
+
+    def _write_document(self, text: str) -> None:
+        # The text is complete before any of it is printed: a failure or an interruption on the way would leave half a
+        # document in front of the one that reports it.
+        self._close_line()
+        self._documented = True
+        self.out.write(text + "\n")
 
     def line(self, text: str = "") -> None:
         """Print a line for people, unless JSON was requested."""

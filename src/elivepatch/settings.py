@@ -86,7 +86,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "boot_guard_s": (0, 86_400),
     "limit_s": (1, 604_800),
 }
-"""The smallest and the largest value of every setting that is a number."""
+"""Smallest and largest value of each setting that is a number."""
 
 SERVER_FILE = Path("/etc/elivepatch/server.toml")
 CLIENT_FILE = Path("/etc/elivepatch/client.toml")

@@ -49,17 +49,23 @@ def test_a_listing_is_one_document_with_an_element_a_line() -> None:
         assert len(out.getvalue().splitlines()) == (len(items) + 2 if items else 1)
 
 
-def test_a_listing_that_fails_half_way_is_not_followed_by_a_second_document() -> None:
+def test_a_listing_that_fails_half_way_leaves_one_document_about_the_problem() -> None:
     def items() -> Iterator[object]:
         yield {"id": 1}
         raise OSError(5, "Input/output error")
 
-    output, out, err = spoken(as_json=True)
+    output, out, _ = spoken(as_json=True)
     with pytest.raises(OSError, match="Input"):
         output.listing(items())
-    begun = out.getvalue()
     output.problem(PROBLEM)
-    assert out.getvalue() == begun
+    assert json.loads(out.getvalue()) == {"problem": PROBLEM.as_dict()}
+
+
+def test_a_problem_after_a_listing_goes_to_standard_error() -> None:
+    output, out, err = spoken(as_json=True)
+    output.listing([{"id": 1}])
+    output.problem(PROBLEM)
+    assert json.loads(out.getvalue()) == [{"id": 1}]
     assert err.getvalue().startswith("error: Message. [c]\n")
 
 

@@ -15,7 +15,7 @@ _OWN_OPTIONS = {"-h", "--help", "-v", "--version"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (docs/exit-status.md).
 
-    A command line that begins with another option than our own is that of the client of 2019. Without `argv` this
+    A command line that begins with an option that is not ours is one of the client of 2019. Without `argv` this
     process is the command and ends with it.
     """
     with Signals(process_ends=argv is None) as signals:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str], begin: Callable[[], None]) -> int:
-    # Not before the signals are looked after: these imports are most of the start-up.
+    # Not before the signals are handled: these imports are most of the start.
     from elivepatch import commandline
     from elivepatch.client import commands
 

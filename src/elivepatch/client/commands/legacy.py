@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line of the elivepatch-client of 2017 to 2019, in the words of this one (docs/migrating.md).
+"""Translation of the command lines of the elivepatch-client of 2017 to 2019 (docs/migrating.md).
 
-The old command had no subcommands: everything stood in options. Each invocation is turned into one of ours, and a line
-on standard error says which, so that scripts go on working and people learn the new form.
+The old command had no subcommands, only options. Each of its command lines is translated into one of ours, and a line
+on standard error shows it: scripts keep working and people learn the new form. This module registers no command.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TRUE = {"1", "yes", "true", "on"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Translation:
-    """An old command line in new words. `hints` are for people; `log_file` is where messages go too, as -o asked."""
+    """An old command line, translated. `hints` are for people; messages go to `log_file` too, as -o requested."""
 
     argv: tuple[str, ...]
     hints: tuple[str, ...] = field(default=())
@@ -35,7 +35,7 @@ class Translation:
 
 
 class Tee(io.TextIOBase):
-    """Writes to two streams, as -o asked: what people see goes into a file too."""
+    """Writes to two streams, as -o requested: messages go into a file too."""
 
     def __init__(self, shown: TextIO, file: TextIO) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class Tee(io.TextIOBase):
         self._shown.flush()
 
     def isatty(self) -> bool:
-        """Say no: a line that is rewritten on a terminal would be a mess in the file."""
+        """Return False: a line that is rewritten on a terminal would be unreadable in the file."""
         return False
 
 
 def run(argv: Sequence[str], command: Callable[[Sequence[str]], int], *, release: str) -> int:
-    """Translate an old command line, say so, and run `command` with the new one; return its exit status."""
+    """Translate an old command line, show the new one, and run `command` with it; return its exit status."""
     try:
         translation = translate(argv, release=release)
         with ExitStack() as stack:
@@ -93,7 +93,7 @@ class _OldParser(argparse.ArgumentParser):
 def translate(argv: Sequence[str], *, release: str) -> Translation:
     """Return the new form of an old command line on a host that runs kernel `release`.
 
-    Raises UsageError where the old form cannot be understood, or asks for something that must not be done.
+    Raises UsageError if the old form cannot be parsed, or requests something that must not be done.
     """
     given = _given(argv)
     if given["version"]:
@@ -102,14 +102,14 @@ def translate(argv: Sequence[str], *, release: str) -> Translation:
     if given["debug"]:
         hints.append("-d LEVEL is not needed: progress is shown on standard error, --json prints everything.")
     if given["clear"]:
-        hints.append("-l is not needed: what is closed is read from the kernel, there is no file to clear.")
+        hints.append("-l is not needed: closed CVEs are read from the kernel, there is no file to clear.")
     if given["log_output"]:
-        hints.append("-o FILE goes on working; the new form is `elivepatch ... 2>>FILE`.")
+        hints.append("-o FILE keeps working; the new form is `elivepatch ... 2>>FILE`.")
     if given["config"] and given["config"] != "/proc/config.gz":
-        hints.append("-k is not needed: the server knows the kernel by its build-id and has its configuration.")
+        hints.append("-k is not needed: the server has the configuration of this build-id.")
     _require_running(given["kernel_version"], release)
     if given["cve"]:
-        hints.append("the list of 2019 is gone: what is closed, and from where, is chosen in policy.toml.")
+        hints.append("the list of 2019 is gone: policy.toml chooses the CVEs to close and the places of fixes.")
         new = ["cve", "close"]
     elif given["patch"]:
         new = ["apply", given["patch"]]
@@ -160,15 +160,15 @@ def _ini(file: Path) -> dict[str, Any]:
             advice="Put the settings below a line [Defaults]; new settings go into /etc/elivepatch/client.toml.",
         )
     values: dict[str, Any] = {name: value for name, value in reader.items("Defaults") if name in _KEYS}
-    # "False" was true to the old client; here it is what it says.
+    # "False" was true for the old client; here it is false.
     return values | {name: values[name].lower() in _TRUE for name in ("cve", "clear") if name in values}
 
 
 def _require_running(version: str | None, release: str) -> None:
-    """Raise UsageError where -a names another kernel than the running one; the old client loaded it all the same."""
+    """Raise UsageError if -a names another kernel than the running one; the old client loaded it all the same."""
     if version and release != version and not release.startswith((f"{version}-", f"{version}+", f"{version}.")):
         raise UsageError(
             "other-kernel",
             f"-a says {version}, but this host runs {release}.",
-            advice="Leave -a away; `elivepatch build PATCH --kernel RELEASE` builds for another host.",
+            advice="Leave -a out; `elivepatch build PATCH --kernel RELEASE` builds for another host.",
         )

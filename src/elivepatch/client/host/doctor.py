@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether a livepatch would load on this host, and if not, what stands in its way."""
+"""Checks of this host: what would keep a livepatch from loading here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEYRINGS = (".builtin_trusted_keys", ".secondary_trusted_keys", ".machine", ".p
 
 
 def examine(host: Host) -> tuple[Finding, ...]:
-    """Look at everything that can keep a livepatch from loading; the findings stand in the order of looking."""
+    """Check everything that can keep a livepatch from loading; return the findings in the order of the checks."""
     config = _config(host)
     checks: tuple[Callable[[], Finding], ...] = (
         lambda: _privilege(host),
@@ -46,7 +46,7 @@ def examine(host: Host) -> tuple[Finding, ...]:
 
 
 def enforces_signatures(host: Host) -> str:
-    """Return what makes this kernel refuse unsigned modules, empty where nothing does."""
+    """Return the reason why this kernel refuses unsigned modules, empty if it accepts them."""
     if (host.text("sys/module/module/parameters/sig_enforce") or "").upper() == "Y":
         return "module.sig_enforce is set"
     config = _config(host)
@@ -57,16 +57,16 @@ def enforces_signatures(host: Host) -> str:
 
 
 def lockdown_level(host: Host) -> str:
-    """Return none, integrity or confidentiality; empty where the kernel does not tell."""
+    """Return none, integrity or confidentiality; empty if the kernel does not show it."""
     found = re.search(r"\[(\w+)\]", host.text("sys/kernel/security/lockdown") or "")
     return found[1] if found else ""
 
 
 def ipmodify_functions(host: Host) -> dict[str, str] | None:
-    """Return the functions whose way an ftrace user changes, with ftrace's own line; None where it does not tell.
+    """Return the functions that an ftrace user redirects, with ftrace's line for each; None if tracefs is not mounted.
 
-    Only one user may do so (FTRACE_OPS_FL_IPMODIFY); livepatches among themselves share it. `enabled_functions` marks
-    them with an `I` (Documentation/trace/ftrace.rst).
+    Only one user may redirect a function (FTRACE_OPS_FL_IPMODIFY); livepatches share that among themselves.
+    `enabled_functions` marks them with an `I` (Documentation/trace/ftrace.rst).
     """
     for directory in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
         text = host.text(f"{directory}/enabled_functions")
@@ -120,13 +120,13 @@ def _configuration(host: Host) -> Finding:
         return note(
             "config-unknown",
             "The running kernel's configuration was not found in /proc/config.gz, /boot or /lib/modules.",
-            "Nothing needs to be done: the server has it, with the base for this build-id.",
+            "Nothing needs to be done: the server has it in the base for this build-id.",
         )
     if _config(host) is None:
         return note(
             "config-malformed",
-            f"{found.source} is not a kernel configuration throughout.",
-            "Nothing needs to be done here: the server has its own, with the base for this build-id.",
+            f"{found.source} is not a valid kernel configuration.",
+            "Nothing needs to be done: the server has it in the base for this build-id.",
         )
     return fine("config", f"configuration in {found.source}")
 
@@ -180,7 +180,7 @@ def _reliable_stacks(config: KernelConfig | None) -> Finding:
             "This kernel has no reliable stack traces: a transition may never end by itself.",
             "Use a kernel with the ORC unwinder (CONFIG_UNWINDER_ORC), or expect to reverse transitions.",
         )
-    return fine("stacks", "stacks can be trusted" if config else "whether stacks can be trusted is not known")
+    return fine("stacks", "stacks can be trusted" if config else "it is not known if stacks can be trusted")
 
 
 def _modules_enabled(host: Host) -> Finding:
@@ -188,7 +188,7 @@ def _modules_enabled(host: Host) -> Finding:
         return stop(
             "modules-disabled",
             "Loading modules was switched off until the next boot (kernel.modules_disabled=1).",
-            "Reboot; load livepatches before whatever sets it, for example with elivepatch-boot.service.",
+            "Reboot; load livepatches before the service that sets it, for example with elivepatch-boot.service.",
         )
     return fine("modules", "modules can be loaded")
 
@@ -202,8 +202,8 @@ def _signing(host: Host, config: KernelConfig | None) -> Finding:
             "signature-needed",
             f"Only modules that are signed for this kernel load here: {why}; "
             f"it shows {len(keys)} keys in {', '.join(rings) or 'no keyring'}.",
-            "elivepatch signs no modules for kernels, so none of its livepatches loads here: boot without what "
-            "enforces it (Secure Boot, lockdown=, module.sig_enforce), or patch by an ordinary kernel update.",
+            "elivepatch signs no modules for kernels, so none of its livepatches loads here: turn the "
+            "enforcement off (Secure Boot, lockdown=, module.sig_enforce) and reboot, or install a kernel update.",
         )
     if config and config.enabled("MODULE_SIG"):
         return fine("signature", "unsigned modules load and taint the kernel (E)")
@@ -228,28 +228,30 @@ def _taint(host: Host) -> Finding:
         return note(
             "kernel-oopsed",
             "This kernel has had an oops or BUG since it booted: a task may hold locks for ever.",
-            "Plan a reboot; a transition may wait for the dead task's place and be reversed.",
+            "Plan a reboot: a transition may wait for the dead task and be reversed.",
         )
-    told = [
+    warnings = [
         word
-        for bit, word in ((_TAINT_FORCED, "a module was forced in"), (_TAINT_WARN, "it has warned"))
+        for bit, word in ((_TAINT_FORCED, "a module was loaded by force"), (_TAINT_WARN, "the kernel logged a warning"))
         if bits >> bit & 1
     ]
-    if told:
-        return note("kernel-tainted", f"The kernel is tainted: {', '.join(told)}.", "Read `dmesg` before you go on.")
+    if warnings:
+        return note(
+            "kernel-tainted", f"The kernel is tainted: {', '.join(warnings)}.", "Read `dmesg` before you go on."
+        )
     return fine("taint", f"taint is {bits}")
 
 
 def _tracers(host: Host) -> Finding:
     held = ipmodify_functions(host)
     if held is None:
-        return fine("tracers", "tracefs is not mounted: whether tracers hold functions is not known")
+        return fine("tracers", "tracefs is not mounted: it is not known if tracers hold functions")
     ours = {function.name for one in read_livepatches(host) for function in one.functions}
     foreign = sorted(set(held) - ours)
     if foreign:
         return note(
             "tracers",
-            f"{len(foreign)} functions are redirected by something else than a livepatch: {', '.join(foreign[:5])}.",
+            f"{len(foreign)} functions are redirected, but not by a livepatch: {', '.join(foreign[:5])}.",
             "A livepatch of such a function is refused: stop the tracer (kprobes with post handlers, BPF) first.",
         )
     return fine("tracers", "no other tracer redirects functions")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What was looked at on a host and how it was found: the common form of doctor and pre-flight."""
+"""Findings about a host: the common form of the results of `doctor` and of the preflight."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from elivepatch.model.errors import HostError
 
 
 class Level(enum.StrEnum):
-    """How much a finding matters."""
+    """Severity of a finding."""
 
     OK = "ok"
     NOTE = "note"  # worth knowing; nothing is stopped by it
-    STOP = "stop"  # no livepatch can be loaded before it is changed
+    STOP = "stop"  # no livepatch can be loaded until this is changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at. `code` is stable; `advice` says the next step and is empty where all is well."""
+    """Result of one check. `code` is stable; `advice` is the next step, empty if all is well."""
 
     code: str
     level: Level
@@ -43,12 +43,12 @@ def note(code: str, message: str, advice: str) -> Finding:
 
 
 def stop(code: str, message: str, advice: str) -> Finding:
-    """Return a finding that keeps any livepatch from being loaded."""
+    """Return a finding that blocks every livepatch."""
     return Finding(code=code, level=Level.STOP, message=message, advice=advice)
 
 
 LOADING_ONLY = frozenset({"modules-disabled", "signature-needed", "kernel-old", "ftrace-off", "ftrace-missing"})
-"""Codes of what keeps a livepatch from being loaded, but not one that is live from being taken out."""
+"""Codes of findings that block loading a livepatch, but not unloading one."""
 
 
 def require(findings: Iterable[Finding]) -> None:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What kernel this host runs, and what was put into it before it was built."""
+"""Identity of the running kernel, and the patches that were in its source."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import zlib
 from dataclasses import dataclass
 
 from elivepatch.client.host.machine import Host
+from elivepatch.files.digest import sha256
 from elivepatch.model.errors import HostError, UsageError
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release, parse_release
 from elivepatch.model.series import SourcePatch
@@ -31,7 +31,7 @@ class LoadedModule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundConfig:
-    """The .config of the running kernel and where it was found."""
+    """The .config of the running kernel, and the file it came from."""
 
     source: str
     content: bytes
@@ -39,11 +39,11 @@ class FoundConfig:
     @property
     def digest(self) -> Digest:
         """SHA-256 of the configuration, decompressed."""
-        return Digest(hashlib.sha256(self.content).hexdigest())
+        return sha256(self.content)
 
 
 def read_release(host: Host) -> Release:
-    """Return `uname -r`; raises HostError where /proc is not there or the release is not one we can name."""
+    """Return `uname -r`; raises HostError if /proc is not mounted or the release is malformed."""
     text = host.text("proc/sys/kernel/osrelease")
     try:
         return parse_release(text or "")
@@ -58,7 +58,7 @@ def read_release(host: Host) -> Release:
 def read_build_id(host: Host) -> BuildId:
     """Return the GNU build-id of the running kernel from /sys/kernel/notes.
 
-    Raises HostError where the kernel has none: without it nothing tells two builds of one release apart.
+    Raises HostError if the kernel has none: two builds of one release differ in nothing else that can be read.
     """
     from elivepatch.kernel.elf import build_id_of_notes
 
@@ -69,14 +69,14 @@ def read_build_id(host: Host) -> BuildId:
     if not found:
         raise HostError(
             "build-id-unknown",
-            "The running kernel does not tell its build-id in /sys/kernel/notes.",
-            advice="Mount /sys; a kernel linked without --build-id must be built anew with it.",
+            "The running kernel does not show its build-id in /sys/kernel/notes.",
+            advice="Mount /sys; a kernel that was linked without --build-id must be built again with it.",
         )
     return BuildId(found)
 
 
 def read_boot_id(host: Host) -> str:
-    """Return the random name of this boot; raises HostError where /proc does not tell it."""
+    """Return the random name of this boot; raises HostError if /proc does not show it."""
     text = host.text("proc/sys/kernel/random/boot_id")
     if not text:
         raise HostError(
@@ -94,7 +94,7 @@ def read_arch(host: Host) -> str:
 
 
 def find_config(host: Host, release: Release) -> FoundConfig | None:
-    """Return the running kernel's .config, from wherever distributions leave it; None where there is none."""
+    """Return the running kernel's .config, from the places where distributions keep it; None if there is none."""
     places = (
         "proc/config.gz",
         f"boot/config-{release}",
@@ -116,7 +116,7 @@ def find_config(host: Host, release: Release) -> FoundConfig | None:
 
 
 def read_compiler(host: Host, config: FoundConfig | None) -> str:
-    """Return the version line of the compiler that built the kernel, empty where nothing tells it."""
+    """Return the version line of the compiler that built the kernel, empty if it is not known."""
     if config and (found := re.search(rb'^CONFIG_CC_VERSION_TEXT="([^"\n]{1,200})"$', config.content, re.MULTILINE)):
         return found[1].decode(errors="replace")
     # `Linux version RELEASE (builder@host) (COMPILER, LINKER) #1 ...`; the compiler's own text may hold brackets.
@@ -126,10 +126,10 @@ def read_compiler(host: Host, config: FoundConfig | None) -> str:
 
 
 def read_identity(host: Host) -> KernelIdentity:
-    """Return what a livepatch for this host is bound to; raises HostError where the kernel does not tell it.
+    """Return the identity that a livepatch for this host is bound to; raises HostError if it cannot be read.
 
-    `config_digest` is that of nothing where the configuration is nowhere to be found: the server has the
-    distribution's own, and the build-id says which.
+    `config_digest` is that of an empty file if no configuration is found: the server has the distribution's, and the
+    build-id says which.
     """
     release = read_release(host)
     config = find_config(host, release)
@@ -137,7 +137,7 @@ def read_identity(host: Host) -> KernelIdentity:
         release=release,
         build_id=read_build_id(host),
         arch=read_arch(host),
-        config_digest=config.digest if config else Digest(hashlib.sha256(b"").hexdigest()),
+        config_digest=config.digest if config else sha256(b""),
         compiler=read_compiler(host, config),
     )
 
@@ -159,7 +159,7 @@ def gentoo_patches(host: Host, release: Release, config_root: str = "") -> tuple
     """Return the user patches that Portage put into a Gentoo kernel, in the order in which it applies them.
 
     They lie below etc/portage/patches/sys-kernel/PACKAGE[-VERSION[-rN]][:SLOT]; all directories together are sorted by
-    file name, a more specific directory's file wins over its namesake and an empty one takes it away (Portage,
+    file name, a more specific directory's file wins over its namesake and an empty one removes it (Portage,
     eapply_user). `config_root` is PORTAGE_CONFIGROOT. Empty for a kernel that is not Gentoo's. Raises HostError for a
     patch that cannot be read.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The three doors to the machine: its files below a root directory, the acts that change its kernel, its clock."""
+"""Access to the machine, in three parts: files below a root directory, acts that change the kernel, and the clock."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Host:
     root: Path = Path("/")
 
     def path(self, relative: str) -> Path:
-        """Return where `relative`, for example `sys/kernel/livepatch`, is."""
+        """Return the path of `relative`, for example `sys/kernel/livepatch`."""
         return self.root / relative
 
     def read(self, relative: str, limit: int = _TEXT_LIMIT) -> bytes:
-        """Return at most `limit` bytes of a file; raises OSError where it cannot be read."""
+        """Return at most `limit` bytes of a file; raises OSError if it cannot be read."""
         content = bytearray()
         with self.path(relative).open("rb", buffering=0) as file:
-            # In small pieces: a sysctl answers ENOMEM to whoever offers it megabytes (proc_sys_call_handler).
+            # In small pieces: a sysctl answers ENOMEM to a read of megabytes (proc_sys_call_handler).
             while len(content) < limit and (piece := file.read(min(_PIECE, limit - len(content)))):
                 content += piece
         return bytes(content)
 
     def text(self, relative: str) -> str | None:
-        """Return a file's text without white space at its ends, None where it is not there or may not be read."""
+        """Return a file's text without white space at its ends, None if it is missing or may not be read."""
         try:
             return self.read(relative).decode(errors="replace").strip()
         except OSError:
@@ -41,7 +41,7 @@ class Host:
 
 
 class KernelActs(Protocol):
-    """What changes the kernel. Each raises OSError with the kernel's errno; reading is done through `Host`."""
+    """Acts that change the kernel. Each raises OSError with the kernel's errno; `Host` reads."""
 
     def load(self, descriptor: int) -> None:
         """Load the module in an open file, finit_module(2) with no parameters and no flags."""
@@ -54,13 +54,13 @@ class KernelActs(Protocol):
 
 
 class Clock(Protocol):
-    """Time, so that a test need not wait for it."""
+    """Time, which a test can simulate."""
 
     def monotonic(self) -> float:
-        """Return seconds that only ever grow."""
+        """Return seconds that never go back."""
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Wait."""
 
     def now(self) -> datetime:
         """Return the date and time, UTC."""
@@ -70,11 +70,11 @@ class RealClock:
     """The clock of this machine."""
 
     def monotonic(self) -> float:
-        """Return seconds that only ever grow."""
+        """Return seconds that never go back."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Wait."""
         time.sleep(seconds)
 
     def now(self) -> datetime:
@@ -84,19 +84,19 @@ class RealClock:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Everything a command needs of the machine it runs on."""
+    """The machine that a command runs on."""
 
     host: Host
     kernel: KernelActs
     clock: Clock
 
     def stamp(self) -> str:
-        """Return the date and time as they are recorded: UTC, ISO 8601, whole seconds."""
+        """Return date and time in the form of the record: UTC, ISO 8601, whole seconds."""
         return self.clock.now().isoformat(timespec="seconds")
 
 
 def this_machine() -> Machine:
-    """Return the machine this process runs on."""
+    """Return the machine that this process runs on."""
     from elivepatch.client.host.syscalls import RealKernel
 
     return Machine(Host(), RealKernel(), RealClock())

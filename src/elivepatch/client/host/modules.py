@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From a file to a livepatch in the kernel: nothing is loaded that was not verified through the same descriptor."""
+"""Kernel modules: verify, load, unload. Only a module that was verified through the same descriptor is loaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243, "loongarch64": 258, "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedModule:
-    """A module file that is what its signed statement says, fits the running kernel, and is still open."""
+    """An open module file that agrees with its signed statement and fits the running kernel."""
 
     descriptor: int
     statement: Statement
@@ -35,8 +35,8 @@ class VerifiedModule:
 def open_verified(host: Host, module: Path, envelope: bytes, pinned: Collection[PublicKey]) -> Iterator[VerifiedModule]:
     """Open a module for loading; the descriptor is closed at the end of the block.
 
-    Raises TrustError where the module is not what a pinned server signed, HostError where it is signed but not for
-    this kernel, or not a livepatch.
+    Raises TrustError if no pinned server signed this module, HostError if it is signed but not for this kernel, or
+    is not a livepatch.
     """
     try:
         descriptor = os.open(module, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -57,7 +57,7 @@ def open_verified(host: Host, module: Path, envelope: bytes, pinned: Collection[
 
 
 def check_kernel(host: Host, statement: Statement) -> None:
-    """Raise HostError where the statement is about another kernel than the running one."""
+    """Raise HostError if the statement is about another kernel than the running one."""
     for what, theirs, ours in (
         ("release", statement.release, read_release(host)),
         ("architecture", statement.arch, read_arch(host)),
@@ -72,7 +72,7 @@ def check_kernel(host: Host, statement: Statement) -> None:
 
 
 def insert(machine: Machine, module: VerifiedModule) -> None:
-    """Load a verified module; the kernel starts its transition. Raises HostError in words for the kernel's errno."""
+    """Load a verified module; the kernel starts its transition. Raises HostError that explains the kernel's errno."""
     name = module.statement.name
     try:
         machine.kernel.load(module.descriptor)
@@ -81,9 +81,9 @@ def insert(machine: Machine, module: VerifiedModule) -> None:
 
 
 def remove(machine: Machine, name: str) -> bool:
-    """Unload a module that is no livepatch in force any more; whether it is gone.
+    """Unload the module of a livepatch that is out of force; return whether it is gone.
 
-    The kernel drops its own reference a moment after the transition, so a busy module is tried again for two seconds.
+    The kernel drops its own reference a moment after the transition, so a busy module is retried for two seconds.
     """
     deadline = machine.clock.monotonic() + 2.0
     while any(module.name == name for module in loaded_modules(machine.host)):
@@ -101,18 +101,18 @@ def remove(machine: Machine, name: str) -> bool:
 
 
 def holding_themselves(host: Host, names: Collection[str]) -> tuple[str, ...]:
-    """Return which of the live livepatches `names` hold themselves in memory beyond the one reference of the kernel's.
+    """Return those of the live livepatches `names` that hold references to themselves beyond the kernel's one.
 
-    Their callbacks do so while pointers into them are written in places that only their own disabling writes back: a
-    livepatch that replaces one runs no callback of it (Documentation/livepatch/callbacks.rst).
+    Their callbacks take one while pointers into them are written in places that only their own disabling restores: a
+    livepatch that replaces them runs no callback of theirs (Documentation/livepatch/callbacks.rst).
     """
     return tuple(sorted(module.name for module in loaded_modules(host) if module.name in names and module.uses > 1))
 
 
 def is_pinned(host: Host, name: str) -> bool:
-    """Whether `name` is the module of a livepatch that was taken out by force: it stays loaded until a reboot.
+    """Return whether `name` is the module of a livepatch that a forced transition removed; it stays until a reboot.
 
-    The kernel keeps its reference to what a forced transition removes, because a task may still run in it
+    The kernel keeps its reference to that module, because a task may still run in it
     (klp_force_transition and klp_free_patch_finish in kernel/livepatch).
     """
     held = any(module.name == name and module.uses and "K" in module.taints for module in loaded_modules(host))
@@ -125,7 +125,7 @@ def _content(module: Path, descriptor: int) -> bytes:
         raise HostError(
             "module-unreadable",
             f"{module} is not a module file.",
-            advice="Give a .ko file that the server handed out.",
+            advice="Give a .ko file from the server.",
         )
     with os.fdopen(os.dup(descriptor), "rb") as file:
         content = file.read(MODULE_LIMIT + 1)
@@ -145,7 +145,7 @@ def _check_module(descriptor: int, statement: Statement) -> None:
         raise TrustError(
             "module-malformed",
             f"{statement.name} is signed but is not a readable module.",
-            advice="The server signed something that is not a module: tell whoever runs it.",
+            advice="The server signed a file that is not a module: report it to the server's operator.",
         ) from error
     finally:
         os.lseek(descriptor, 0, os.SEEK_SET)
@@ -160,13 +160,13 @@ def _check_module(descriptor: int, statement: Statement) -> None:
         raise HostError(
             "vermagic",
             f"{statement.name} was built for release {vermagic or '(none)'}, its statement says {statement.release}.",
-            advice="The server made a mistake: build again, and tell whoever runs it.",
+            advice="The server made a mistake: build again, and report it to the server's operator.",
         )
     if info.get("name") != [statement.name]:
         raise HostError(
             "module-name",
             f"The module of {statement.name} calls itself {(info.get('name') or ['nothing'])[0]!r}.",
-            advice="The server made a mistake: build again, and tell whoever runs it.",
+            advice="The server made a mistake: build again, and report it to the server's operator.",
         )
     if int.from_bytes(header[18:20], "little") != _MACHINES.get(statement.arch, -1):
         raise HostError(
@@ -177,7 +177,7 @@ def _check_module(descriptor: int, statement: Statement) -> None:
 
 
 def _refused(name: str, error: OSError) -> HostError:
-    """Put the kernel's answer into words (kernel/module/main.c, signing.c and kernel/livepatch/core.c)."""
+    """Return an error that explains the kernel's answer (kernel/module/main.c, signing.c, kernel/livepatch/core.c)."""
     code, sentence, advice = _ANSWERS.get(
         error.errno or 0,
         (
@@ -200,7 +200,7 @@ _ANSWERS: dict[int, tuple[str, str, str]] = {
     errno.EPERM: (
         "load-forbidden",
         "the kernel does not let this process load modules",
-        "Run it as root, outside of containers; lockdown or kernel.modules_disabled may forbid it until a reboot.",
+        "Run it as root, outside of containers. Lockdown or kernel.modules_disabled may forbid it until a reboot.",
     ),
     errno.EACCES: (
         "load-forbidden",
@@ -224,7 +224,7 @@ _ANSWERS: dict[int, tuple[str, str, str]] = {
     ),
     errno.EINVAL: (
         "load-incompatible",
-        "a function or symbol that it replaces was not found, or it does not fit the livepatches that are loaded",
+        "a function or symbol that it replaces was not found, or it conflicts with the livepatches that are loaded",
         "Read the end of the kernel's log: `dmesg | tail -20` names it.",
     ),
     errno.ENOENT: (
@@ -232,7 +232,7 @@ _ANSWERS: dict[int, tuple[str, str, str]] = {
         "it needs a symbol that this kernel does not have",
         "Read the end of the kernel's log: `dmesg | tail -20` names it.",
     ),
-    errno.ENOMEM: ("load-memory", "the kernel has not enough memory", "Free memory and try again."),
+    errno.ENOMEM: ("load-memory", "the kernel does not have enough memory", "Free memory and try again."),
     errno.ENODEV: (
         "no-livepatching",
         "this kernel has no livepatching",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ctrl-C, SIGTERM and a lost terminal: noted at once, obeyed where that can be told and the kernel is left whole."""
+"""Handling of Ctrl-C, SIGTERM and a lost terminal: noted at once, obeyed where the kernel and the record agree."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interruption:
     """While entered, SIGINT, SIGTERM and SIGHUP (a lost terminal) only set `asked`; at the end they are obeyed.
 
-    A KeyboardInterrupt out of the middle of a transition would leave a kernel that no record tells of. The work inside
-    must therefore look at `asked`, and be short and bounded where it cannot.
+    A KeyboardInterrupt in the middle of a transition would leave a kernel that no record describes. The work inside
+    must therefore check `asked`; work that cannot check it must be short and bounded.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self.asked and kind is None:
-            raise KeyboardInterrupt("What it was about to do on this host was done.")
+            raise KeyboardInterrupt("The change that was under way on this host was completed.")
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
@@ -44,8 +44,8 @@ class Interruption:
 class Signals(Interruption):
     """While entered, SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, from `begin` on; before, all wait.
 
-    After the end they find nothing left to interrupt: where `process_ends`, they are ignored, since what the command
-    had to say is said.
+    After the end nothing is left to interrupt: with `process_ends` they are ignored then, because the command has
+    printed its result.
     """
 
     def __init__(self, *, process_ends: bool) -> None:
@@ -53,7 +53,7 @@ class Signals(Interruption):
         self._process_ends = process_ends
 
     def begin(self) -> None:
-        """Obey from now on, and what came before at once: raises KeyboardInterrupt."""
+        """Obey signals from now on; raises KeyboardInterrupt if one came before."""
         for number in self._before:
             signal.signal(number, signal.default_int_handler)
         if self.asked:

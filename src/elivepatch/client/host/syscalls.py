@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The acts that change the running kernel, as system calls.
 
-Python has no binding for finit_module(2). kmod's `insmod /proc/self/fd/N` was considered and left: it opens the file a
-second time, after it was verified; it may decompress, and it turns the errno, which tells a missing signature from a
-wrong version, into words of its own. A system call through libc takes the very descriptor that was verified.
+Python has no binding for finit_module(2). kmod's `insmod /proc/self/fd/N` was considered and rejected: it opens the
+file a second time, after it was verified; it may decompress; and it hides the errno, which distinguishes a missing
+signature from a wrong version, in a message. A system call through libc takes the very descriptor that was verified.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What livepatches the kernel has, as /sys/kernel/livepatch tells it.
+"""Livepatches of the kernel, read from /sys/kernel/livepatch.
 
 Source: Documentation/ABI/testing/sysfs-kernel-livepatch. `patched` came with Linux 6.1, `replace` with 6.11 and
-`stack_order` with 6.14. A livepatch's directory disappears by itself when it was disabled or replaced (since 5.1), so
-every read may find it gone.
+`stack_order` with 6.14. A livepatch's directory disappears by itself after it was disabled or replaced (since 5.1), so
+any read may find it gone.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class LiveFunction:
 class KernelLivepatch:
     """One directory of /sys/kernel/livepatch.
 
-    `enabled` is where the kernel is going: during a transition to enabled it is already true. `replace` is None where
-    the kernel does not tell. `objects` maps `vmlinux` or a module's name to whether it is patched now (None where the
-    kernel does not tell): a module that is not loaded is not.
+    `enabled` is the goal of the kernel: during a transition to enabled it is already true. `replace` is None if the
+    kernel does not show it. `objects` maps `vmlinux` or a module's name to True if it is patched now, and to None if
+    the kernel does not show it: a module that is not loaded is not patched.
     """
 
     name: str
@@ -47,7 +47,7 @@ class KernelLivepatch:
 
     @property
     def settled(self) -> bool:
-        """Whether the livepatch is in force for every task."""
+        """Return whether the livepatch is in force for every task."""
         return self.enabled and not self.transition
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,10 +57,10 @@ class KernelLivepatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What this kernel lets one do with livepatches. `only_top`: only the newest one may be disabled.
+    """Rules of this kernel for livepatches. `only_top`: only the newest one may be disabled.
 
-    `replace`: a livepatch may replace all others at once. Both changed with Linux 5.1; since then a disabled livepatch
-    cannot be enabled again but must be loaded anew, which works before too.
+    `replace`: a livepatch may replace all others at once. Both changed with Linux 5.1. Since then a disabled livepatch
+    cannot be enabled again; its module must be loaded again, which works on older kernels too.
     """
 
     only_top: bool
@@ -75,7 +75,7 @@ class Rules:
 
 
 def read_livepatch(host: Host, name: str) -> KernelLivepatch | None:
-    """Return what the kernel says about one livepatch, None where it has none of that name."""
+    """Return one livepatch of the kernel, None if it has none of that name."""
     base = f"{DIRECTORY}/{name}"
     enabled, transition = host.text(f"{base}/enabled"), host.text(f"{base}/transition")
     if enabled is None or transition is None:
@@ -98,20 +98,20 @@ def read_livepatch(host: Host, name: str) -> KernelLivepatch | None:
 
 
 def read_livepatches(host: Host) -> tuple[KernelLivepatch, ...]:
-    """Return all livepatches of the kernel, the oldest first; empty where the kernel has no livepatching."""
+    """Return all livepatches of the kernel, the oldest first; empty if the kernel has no livepatching."""
     found = [one for name in _entries(host, DIRECTORY) if (one := read_livepatch(host, name)) is not None]
     loaded = [module.name for module in loaded_modules(host)]
 
     def age(one: KernelLivepatch) -> tuple[int, int]:
         stack = host.text(f"{DIRECTORY}/{one.name}/stack_order")
-        told = int(stack) if stack and stack.isdecimal() else 0
-        return told, -loaded.index(one.name) if one.name in loaded else 0
+        order = int(stack) if stack and stack.isdecimal() else 0
+        return order, -loaded.index(one.name) if one.name in loaded else 0
 
     return tuple(sorted(found, key=age))
 
 
 def supported(host: Host) -> bool:
-    """Whether the running kernel has livepatching."""
+    """Return whether the running kernel has livepatching."""
     return host.path(DIRECTORY).is_dir()
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who holds a transition: the tasks the kernel has not switched yet, where they stand, and in which function.
+"""Tasks that hold a transition: those that the kernel has not switched yet, and the function they stand in.
 
 /proc/PID/task/TID/patch_state is -1 outside of a transition, else 0 (unpatched) or 1 (patched); see
-proc_pid_patch_state in fs/proc/base.c. The idle tasks are not in /proc: they switch on their own.
+proc_pid_patch_state in fs/proc/base.c. The idle tasks are not in /proc: they switch by themselves.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _STATES = {
 class Holder:
     """A task that has not switched.
 
-    `stack` lists its kernel functions, the innermost first; empty where the kernel does not tell. `function` is the
-    patched function among them, empty where none is: then the task is running, or its stack cannot be trusted.
+    `stack` lists its kernel functions, the innermost first; empty if the kernel does not show it. `function` is the
+    patched function among them, empty if there is none: then the task runs, or its stack cannot be trusted.
     """
 
     pid: int
@@ -54,13 +54,13 @@ class Holder:
         kind = "kernel thread" if self.kernel_thread else "task"
         where = f"in {self.function}" if self.function else "in none of the patched functions that its stack shows"
         if not self.stack and not self.function:
-            where = "stack not told"
+            where = "stack not shown"
         return f"{kind} {self.command} (pid {self.pid}, thread {self.thread}, {self.state}), {where}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
-    """How far a transition is. `complete` is false where time ran out before all tasks were counted."""
+    """Progress of a transition. `complete` is False if time ran out before all tasks were counted."""
 
     tasks: int
     waiting: tuple[tuple[int, int], ...]
@@ -68,7 +68,7 @@ class Census:
 
 
 def count(host: Host, clock: Clock, *, target: bool, within_s: float) -> Census:
-    """Count the tasks, and those that are not yet where the transition goes (`target`: patched or not)."""
+    """Count the tasks, and those that have not reached `target` yet: True for patched, False for unpatched."""
     deadline = clock.monotonic() + within_s
     wanted = "1" if target else "0"
     tasks = 0
@@ -84,10 +84,10 @@ def count(host: Host, clock: Clock, *, target: bool, within_s: float) -> Census:
 
 
 def look_at(host: Host, pid: int, thread: int, functions: Collection[str], *, inside: str = "") -> Holder | None:
-    """Describe one task, None where it is gone.
+    """Return a description of one task, None if it is gone.
 
-    `functions` are the patched ones. A livepatch on its way in waits for tasks that stand in the old functions; one on
-    its way out waits for its own, whatever they are called: then `inside` is its name.
+    `functions` are the patched ones. A livepatch that is being enabled waits for tasks that stand in the old
+    functions. One that is being disabled waits for those in its own module: then `inside` is its name.
     """
     base = f"proc/{pid}/task/{thread}"
     status = host.text(f"{base}/stat")
@@ -111,7 +111,7 @@ def look_at(host: Host, pid: int, thread: int, functions: Collection[str], *, in
 
 
 def standing_in(host: Host, clock: Clock, functions: Collection[str], *, within_s: float) -> tuple[Holder, ...]:
-    """Return the tasks that stand in one of these functions right now: they would make a transition wait."""
+    """Return the tasks that stand in one of these functions now: a transition would wait for them."""
     deadline = clock.monotonic() + within_s
     found = []
     for pid, thread in _threads(host):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Watching a transition to its end: how far it is, who holds it, and turning it round when it takes too long.
+"""Watcher of a transition: follow it to its end, name the tasks that hold it, reverse it at the deadline.
 
-The kernel tries again every second and, every 15 seconds, signals the tasks that are left: a signal that no program
-sees for user tasks, a wake-up for kernel threads (SIGNALS_TIMEOUT in kernel/livepatch/transition.c). Nothing better can
-be done from outside, so the watcher only watches; at its deadline it reverses the transition, which waits for nobody
-who has not moved.
+The kernel tries again every second and, every 15 seconds, signals the remaining tasks: a signal that no program sees
+for user tasks, a wake-up for kernel threads (SIGNALS_TIMEOUT in kernel/livepatch/transition.c). Nothing better can be
+done from outside, so the watcher only watches. At its deadline it reverses the transition, which does not wait for
+tasks that have not switched.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ KERNEL_SIGNALS_EVERY_S = 15.0
 STALLED_AFTER_S = 5.0
 _POLL_S = 0.2
 _CENSUS_EVERY_S = 1.0
-# Emulated or very busy machines take a second for fifty tasks; the others are through long before this.
+# Emulated or very busy machines take a second for fifty tasks; other machines need much less than this.
 _CENSUS_WITHIN_S = 5.0
 _HOLDERS_SHOWN = 10
 
 
 class TransitionEnd(enum.StrEnum):
-    """How a watched transition ended."""
+    """End of a watched transition."""
 
     DONE = "done"
-    REVERSED = "reversed"  # it took too long, or an interruption was asked for: the kernel is as it was before
+    REVERSED = "reversed"  # it took too long, or was interrupted: the kernel is unchanged
     FORCED = "forced"
-    TAKEN = "taken"  # somebody else turned it round
-    STUCK = "stuck"  # neither done nor reversed in time: the kernel goes on trying
+    TAKEN = "taken"  # another program reversed it
+    STUCK = "stuck"  # neither done nor reversed in time: the kernel keeps trying
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
-    """What was seen of a transition.
+    """A transition, as it was observed.
 
-    `seconds` is how long it was waited for, `back_seconds` how long it took to go back. `holders` are the tasks that
-    held it when it stalled, empty where it did not; `waiting` is how many they were in all.
+    `seconds` is the time until its end, `back_seconds` the time that reversing it took. `holders` are the tasks that
+    held it when it stalled, empty if it did not; `waiting` is the number of all tasks that held it.
     """
 
     name: str
@@ -71,36 +71,42 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
-    """How long to watch. `deadline_s` until the transition is reversed, or forced where `force` was asked for."""
+class TransitionLimit:
+    """Limit of a transition: after `deadline_s` it is reversed, or forced with `force`."""
 
     deadline_s: float = 60.0
     force: bool = False
 
 
 def follow(
-    machine: Machine, name: str, *, enabling: bool, watch: Watch, interruption: Interruption, progress: Progress
+    machine: Machine,
+    name: str,
+    *,
+    enabling: bool,
+    limit: TransitionLimit,
+    interruption: Interruption,
+    progress: Progress,
 ) -> Transition:
-    """Watch the transition of livepatch `name` to its end and say how it ended; never longer than twice the deadline.
+    """Watch the transition of livepatch `name` to its end and return the result; never longer than twice the deadline.
 
-    The ending is `done` too where the livepatch disappears on its way out, or was never in transition.
+    The ending is also `done` if the livepatch disappears while it is being disabled, or was never in transition.
     """
-    seen = _until(machine, name, enabling=enabling, within_s=watch.deadline_s, stop=interruption, progress=progress)
+    seen = _until(machine, name, enabling=enabling, within_s=limit.deadline_s, stop=interruption, progress=progress)
     if seen.ending in {TransitionEnd.DONE, TransitionEnd.TAKEN}:
         return seen
-    if watch.force and not interruption.asked:
+    if limit.force and not interruption.asked:
         return _force(machine, seen, progress)
-    why = "interrupted" if interruption.asked else f"not done after {watch.deadline_s:.0f} s"
-    progress(Event(stage="transition", message=f"{name}: {why}, going back"))
+    why = "interrupted" if interruption.asked else f"not done after {limit.deadline_s:.0f} s"
+    progress(Event(stage="transition", message=f"{name}: {why}, reversing it"))
     if not _write(machine, name, "enabled", "0" if enabling else "1"):
-        # The kernel refuses to reverse what has just ended; then it is done after all.
+        # The kernel refuses to reverse a transition that has just ended: then it is done.
         state = read_livepatch(machine.host, name)
         if (state is None or not state.transition) and _arrived(state, enabling=enabling):
             return replace(seen, ending=TransitionEnd.DONE, interrupted=interruption.asked)
-    back = _until(machine, name, enabling=not enabling, within_s=watch.deadline_s, stop=None, progress=progress)
+    back = _until(machine, name, enabling=not enabling, within_s=limit.deadline_s, stop=None, progress=progress)
     returned = replace(seen, ending=TransitionEnd.REVERSED, back_seconds=back.seconds, interrupted=interruption.asked)
     if back.ending is TransitionEnd.DONE:
-        return returned  # whoever had to move back held nothing
+        return returned  # the tasks that had to switch back held nothing
     return replace(
         returned,
         ending=TransitionEnd.STUCK,
@@ -110,7 +116,7 @@ def follow(
 
 
 def require_done(transition: Transition) -> None:
-    """Raise HostError where the transition did not end as it was meant to."""
+    """Raise HostError if the transition did not reach its goal."""
     if transition.ending in {TransitionEnd.DONE, TransitionEnd.FORCED}:
         return
     name, waited = transition.name, f"{transition.seconds:.0f} s"
@@ -119,18 +125,18 @@ def require_done(transition: Transition) -> None:
     if transition.ending is TransitionEnd.TAKEN:
         raise HostError(
             "transition-taken",
-            f"{name} was being {doing} when somebody else turned it round.",
-            advice="Another program works on livepatches here (kpatch, a vendor's service): let only one do it.",
+            f"{name} was being {doing} when another program reversed it.",
+            advice="Another program changes livepatches here (kpatch, a vendor's service): use only one.",
         )
     if transition.ending is TransitionEnd.STUCK:
         raise HostError(
             "transition-stuck",
-            f"{name} was neither {doing} nor taken back within {waited}: its transition is still under way.",
-            advice="The kernel goes on trying; `elivepatch status` names the tasks. End them, then try again.",
+            f"{name} was neither {doing} nor reversed within {waited}: its transition is still under way.",
+            advice="The kernel keeps trying; `elivepatch status` names the tasks. End them, then try again.",
             excerpt=transition.explained(),
         )
     if transition.interrupted:
-        raise KeyboardInterrupt(f"{name} was not {doing}: the kernel is as it was before.")
+        raise KeyboardInterrupt(f"{name} was not {doing}: the kernel is unchanged.")
     raise HostError(
         "transition-stalled",
         f"{name} was not {doing} within {waited}: {tasks} held it, so it was reversed.",
@@ -140,7 +146,7 @@ def require_done(transition: Transition) -> None:
 
 
 def holders_of(machine: Machine, livepatch: KernelLivepatch) -> tuple[Holder, ...]:
-    """Return who holds the transition of `livepatch` now, bounded in number and in time."""
+    """Return the tasks that hold the transition of `livepatch` now, bounded in number and in time."""
     census = count(machine.host, machine.clock, target=livepatch.enabled, within_s=_CENSUS_WITHIN_S)
     return _holders(machine, livepatch, census)
 
@@ -149,7 +155,7 @@ def _until(
     machine: Machine, name: str, *, enabling: bool, within_s: float, stop: Interruption | None, progress: Progress
 ) -> Transition:
     clock, started = machine.clock, machine.clock.monotonic()
-    next_census, told_stall = started, False
+    next_census, stall_shown = started, False
     holders: tuple[Holder, ...] = ()
     waiting = 0
     ending = TransitionEnd.STUCK
@@ -163,15 +169,15 @@ def _until(
             break
         if clock.monotonic() >= next_census:
             census = count(machine.host, clock, target=enabling, within_s=_CENSUS_WITHIN_S)
-            # Time may run out before the one that waits was reached: what was seen before still holds.
+            # Time may run out before the waiting task is reached: the earlier count still holds.
             waiting = len(census.waiting) if census.complete or census.waiting else waiting
             took = clock.monotonic() - started - passed
             next_census = clock.monotonic() + max(_CENSUS_EVERY_S, took)
-            _tell(progress, name, census, passed)
+            _show(progress, name, census, passed)
             if passed >= STALLED_AFTER_S:
                 holders = _holders(machine, state, census) or holders
-                if holders and not told_stall:
-                    told_stall = True
+                if holders and not stall_shown:
+                    stall_shown = True
                     progress(Event(stage="stalled", message=f"{name} waits for {holders[0]}"))
         clock.sleep(_POLL_S)
     if ending is TransitionEnd.STUCK and state is not None and not holders:
@@ -192,9 +198,9 @@ def _arrived(state: KernelLivepatch | None, *, enabling: bool) -> bool:
     return (state is not None and state.settled) if enabling else (state is None or not state.enabled)
 
 
-def _tell(progress: Progress, name: str, census: Census, passed: float) -> None:
+def _show(progress: Progress, name: str, census: Census, passed: float) -> None:
     moved = census.tasks - len(census.waiting)
-    message = f"{name}: {moved} of {census.tasks} tasks {'' if census.complete else 'looked at '}switched"
+    message = f"{name}: {moved} of {census.tasks} tasks {'' if census.complete else 'checked '}switched"
     if passed >= STALLED_AFTER_S and census.waiting:
         signals_in = KERNEL_SIGNALS_EVERY_S - passed % KERNEL_SIGNALS_EVERY_S
         message += f"; the kernel signals the others in about {signals_in:.0f} s"
@@ -214,7 +220,7 @@ def _force(machine: Machine, seen: Transition, progress: Progress) -> Transition
     progress(
         Event(
             stage="force",
-            message=f"{seen.name}: forced as asked for; consistency is no longer guaranteed and modules stay loaded",
+            message=f"{seen.name}: forced, as requested; consistency is no longer guaranteed and modules stay loaded",
         )
     )
     _write(machine, seen.name, "force", "1")

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The boot guard: a set that a machine may have died of is not loaded again by itself.
+"""Boot guard: a set that may have crashed the machine is not loaded again automatically.
 
 guard.json holds the modules that were loaded last, when, in which boot, and how far that got. A boot that finds the
-note of an earlier one judges it:
+note of an earlier boot judges it:
 
 - `loading`: the machine went down while the set was being loaded. The set is skipped.
-- `loaded`: it went down later and nobody noted a proper shutdown. The set is skipped where the new boot began within
-  the window after the load: a longer time speaks for the set, and a loop of crashes always stays within it.
+- `loaded`: it went down later without a proper shutdown. The set is skipped if the new boot began within the window
+  after the load: a set that ran for longer is not suspected, and a loop of crashes always stays within the window.
 - `clean`: it was shut down properly. The set is loaded.
-- `skipped`: it was skipped already; that stays so until somebody looks.
+- `skipped`: it was skipped already; that stays so until a person clears it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from elivepatch.model.errors import HostError
 
 
 class Phase(enum.StrEnum):
-    """How far the last load got."""
+    """Progress of the last load."""
 
     LOADING = "loading"
     LOADED = "loaded"
@@ -35,7 +35,7 @@ class Phase(enum.StrEnum):
 
 
 def note_phase(machine: Machine, store: Store, entries: Sequence[SetEntry], phase: Phase, *, why: str = "") -> None:
-    """Note how far the load of `entries` got; raises HostError where that cannot be written."""
+    """Note how far the load of `entries` got; raises HostError if that cannot be written."""
     store.write_guard(
         {
             "modules": [entry.digest for entry in entries],
@@ -48,22 +48,22 @@ def note_phase(machine: Machine, store: Store, entries: Sequence[SetEntry], phas
 
 
 def note_shutdown(store: Store) -> None:
-    """Note that the machine is being shut down properly; nothing where nothing was loaded."""
+    """Note that the machine is being shut down properly, if something was loaded."""
     guard = store.guard()
     if guard is not None and guard.get("phase") == Phase.LOADED and guard.get("boot_id") == read_boot_id(store.host):
         store.write_guard(guard | {"phase": str(Phase.CLEAN)})
 
 
 def why_skipped(store: Store) -> str:
-    """Return why the set of this kernel is skipped at boot, empty where it is not."""
+    """Return why the set of this kernel is skipped at boot, empty if it is not."""
     guard = store.guard() or {}
     return str(guard.get("why", "")) if guard.get("phase") == Phase.SKIPPED else ""
 
 
 def judge(host: Host, store: Store, entries: Sequence[SetEntry], *, window_s: float) -> str:
-    """Return why `entries` must not be loaded by themselves in this boot, empty where they may.
+    """Return why `entries` must not be loaded automatically in this boot, empty if they may.
 
-    Only a note about exactly these modules counts: a machine that died of a new set comes back with the old one.
+    Only a note about exactly these modules counts: a machine that a new set crashed comes back with the old set.
     """
     guard = store.guard()
     if guard is None or guard.get("modules") != [entry.digest for entry in entries]:
@@ -76,7 +76,7 @@ def judge(host: Host, store: Store, entries: Sequence[SetEntry], *, window_s: fl
         return f"the machine went down while it was being loaded ({guard.get('at')})"
     passed = _booted_at(host) - _moment(guard.get("at"))
     if passed < window_s:
-        # A clock that ran backwards lands here too: not knowing is no reason to load.
+        # A clock that ran backwards ends here too: an unknown time is no reason to load.
         return (
             f"the machine went down without a shutdown after it was loaded ({guard.get('at')}) "
             f"and was back within {window_s:.0f} s"
@@ -89,7 +89,7 @@ def _booted_at(host: Host) -> float:
     if found is None:
         raise HostError(
             "boot-time-unknown",
-            "/proc/stat does not tell when this machine was started.",
+            "/proc/stat does not say when this machine was started.",
             advice="Run this on the host itself, with /proc mounted.",
         )
     return float(found[1])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From the livepatches that are live to those that should be: step by step, watched, recorded, undone where it fails.
+"""Change of the live set: step by step, watched, recorded, and reversed if a step fails.
 
 Order of events: the coming record is written to the disk; the kernel is changed; only when sysfs says that all of it is
-in force does the coming record become the record, by a rename. Whatever cuts this short, `settle` finds out what is
-true.
+in force does the coming record become the record, by a rename. If this is cut short, `settle` compares record and
+kernel and repairs the record.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from elivepatch.client.host.machine import Machine
 from elivepatch.client.host.modules import VerifiedModule, holding_themselves, insert, is_pinned, open_verified, remove
 from elivepatch.client.host.signals import Interruption
 from elivepatch.client.host.sysfs import DIRECTORY, Rules, read_livepatch
-from elivepatch.client.host.transition import Transition, Watch, follow, require_done
+from elivepatch.client.host.transition import Transition, TransitionLimit, follow, require_done
 from elivepatch.client.livepatch.boot_guard import Phase, note_phase
 from elivepatch.client.livepatch.live_state import LiveState, read_live_state, settle
 from elivepatch.client.livepatch.state import Record, SetEntry
@@ -33,7 +33,7 @@ _NO_LOGIN = "4294967295"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Load this livepatch; where it replaces, all others go."""
+    """Load this livepatch; if it replaces, all others go."""
 
     entry: SetEntry
 
@@ -50,16 +50,16 @@ Step = Load | Disable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What a change works with.
+    """Tools of a change.
 
-    `keep_loaded` names modules that stay loaded after they were disabled; `obstacles` are findings about what keeps a
-    livepatch from being loaded here.
+    `keep_loaded` names modules that stay loaded after they were disabled; `obstacles` are findings that block loading
+    but not unloading.
     """
 
     machine: Machine
     store: Store
     pinned: Collection[PublicKey]
-    watch: Watch
+    limit: TransitionLimit
     progress: Progress
     keep_loaded: Collection[str] = ()
     obstacles: Collection[Finding] = ()
@@ -67,7 +67,7 @@ class Tools:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """What a change did. `left` names modules that are out of force but could not be unloaded."""
+    """Result of a change. `left` names modules that are out of force but could not be unloaded."""
 
     live_state: LiveState
     transitions: tuple[Transition, ...]
@@ -75,9 +75,9 @@ class Changed:
 
 
 def plan(live: Sequence[SetEntry], wanted: Sequence[SetEntry], rules: Rules) -> tuple[Step, ...]:
-    """Return the steps from `live` to `wanted`; raises HostError where this kernel knows no way.
+    """Return the steps from `live` to `wanted`; raises HostError if this kernel allows no such change.
 
-    A livepatch that replaces must be the first to be loaded: it takes everything before it away, in one transition.
+    A livepatch that replaces must be loaded first: it replaces everything before it, in one transition.
     """
     going = [entry for entry in live if entry not in wanted]
     staying = [entry for entry in live if entry in wanted]
@@ -85,7 +85,7 @@ def plan(live: Sequence[SetEntry], wanted: Sequence[SetEntry], rules: Rules) -> 
     if list(wanted[: len(staying)]) != staying:
         raise HostError(
             "order",
-            "These livepatches cannot be brought into this order without taking all of them out.",
+            "These livepatches cannot be put into this order without unloading all of them.",
             advice="Unload them one by one, then load them in the order you want.",
         )
     if coming and coming[0].replace and not staying:
@@ -97,18 +97,18 @@ def plan(live: Sequence[SetEntry], wanted: Sequence[SetEntry], rules: Rules) -> 
     if rules.only_top and list(live[: len(staying)]) != staying:
         raise HostError(
             "order",
-            f"Kernels before 5.1 only let go of the newest livepatch, which is {live[-1].name}.",
+            f"Kernels before 5.1 can disable the newest livepatch only, which is {live[-1].name}.",
             advice=f"Run `elivepatch disable {live[-1].name}` first.",
         )
     return (*(Disable(name=entry.name) for entry in reversed(going)), *(Load(entry=entry) for entry in coming))
 
 
 def carry_out(tools: Tools, live_state: LiveState, coming: Record, *, action: str) -> Changed:
-    """Make the current set of `coming` live and the record; the caller holds the lock. The history tells `action`.
+    """Make the current set of `coming` live, then the record; the caller holds the lock. `action` is for the history.
 
-    Raises HostError or TrustError where a step fails, KeyboardInterrupt where it was interrupted: in both cases the
-    record says what is live, and each livepatch is wholly in or wholly out unless the error's code is
-    `transition-stuck`.
+    Raises HostError or TrustError if a step fails, KeyboardInterrupt if it was interrupted: in both cases the record
+    says what is live, and each livepatch is completely in force or completely out of force, unless the error's code
+    is `transition-stuck`.
     """
     machine, store = tools.machine, tools.store
     steps = plan(live_state.live, coming.set.entries, Rules.of(coming.release))
@@ -127,7 +127,7 @@ def carry_out(tools: Tools, live_state: LiveState, coming: Record, *, action: st
                 transitions.append(_take(tools, step, interruption))
                 require_done(transitions[-1])
                 if interruption.asked and step is not steps[-1]:
-                    raise KeyboardInterrupt("Some of the steps were done: the record says which.")
+                    raise KeyboardInterrupt("Some of the steps were completed: the record says which.")
         finally:
             now = settle(machine, store)
             if now.moving is None:
@@ -140,9 +140,9 @@ def carry_out(tools: Tools, live_state: LiveState, coming: Record, *, action: st
 
 
 def take_out_foreign(tools: Tools, live_state: LiveState, name: str, *, unload: bool) -> Changed:
-    """Take a livepatch out that is live but not recorded here; the caller holds the lock.
+    """Disable a livepatch that is live but not recorded here; the caller holds the lock.
 
-    Raises HostError where it stays in force, KeyboardInterrupt where it was interrupted and stays.
+    Raises HostError if it stays in force, KeyboardInterrupt if it was interrupted and stays.
     """
     with Interruption() as interruption:
         transition = _take(tools, Disable(name=name), interruption)
@@ -181,7 +181,7 @@ def _take(tools: Tools, step: Step, interruption: Interruption) -> Transition:
 
 def _follow(tools: Tools, name: str, enabling: bool, interruption: Interruption) -> Transition:
     return follow(
-        tools.machine, name, enabling=enabling, watch=tools.watch, interruption=interruption, progress=tools.progress
+        tools.machine, name, enabling=enabling, limit=tools.limit, interruption=interruption, progress=tools.progress
     )
 
 
@@ -206,7 +206,7 @@ def _opened(tools: Tools, entry: SetEntry) -> AbstractContextManager[VerifiedMod
 
 
 def _verify_all(tools: Tools, live_state: LiveState, steps: Sequence[Step]) -> None:
-    """Verify every module before the first step: a bad one in the middle would leave half a change."""
+    """Verify every module before the first step: a bad one would leave half of the change."""
     for step in steps:
         if isinstance(step, Load):
             _require_not_pinned(tools, live_state, step.entry.name)
@@ -221,13 +221,13 @@ def _verify_all(tools: Tools, live_state: LiveState, steps: Sequence[Step]) -> N
             if step.entry.replace and held:
                 raise HostError(
                     "callbacks-live",
-                    f"{held[0]} has written pointers into itself, which what replaces it would leave behind.",
-                    advice=f"Take it back first: `elivepatch unload {held[0]}`.",
+                    f"{held[0]} has written pointers into itself, and its replacement would leave them behind.",
+                    advice=f"Unload it first: `elivepatch unload {held[0]}`.",
                 )
             if step.entry.replace and live_state.foreign:
                 raise HostError(
                     "foreign-livepatch",
-                    f"{live_state.foreign[0].name} is live and was not loaded by elivepatch; it would be taken back.",
+                    f"{live_state.foreign[0].name} is live and was not loaded by elivepatch; it would be replaced.",
                     advice="Put its source patch into your series and unload it, or use `elivepatch apply --stack`.",
                 )
 
@@ -236,7 +236,7 @@ def _require_not_pinned(tools: Tools, live_state: LiveState, name: str) -> None:
     if not is_pinned(tools.machine.host, name):
         return
     live = [entry.name for entry in live_state.live]
-    meanwhile = f" To be without livepatches until then: `elivepatch unload {live[-1]}`." if live else ""
+    meanwhile = f" To run without livepatches until then: `elivepatch unload {live[-1]}`." if live else ""
     raise HostError(
         "module-pinned",
         f"{name} cannot be loaded again in this boot: a forced transition took it out, and its module stays.",
@@ -248,7 +248,7 @@ def _disable(machine: Machine, name: str) -> None:
     try:
         machine.kernel.write(machine.host.path(f"{DIRECTORY}/{name}/enabled"), "0")
     except FileNotFoundError:
-        return  # it went by itself between our look and now: the watcher will find it gone
+        return  # it disappeared since we read it: the watcher will find it gone
     except OSError as error:
         raise HostError(
             "disable-refused",
@@ -293,14 +293,14 @@ def _write_history(
 
 
 def _who(machine: Machine) -> str:
-    """Return the user id under which whoever runs this logged in, empty for what no login began (units at boot)."""
-    told = machine.host.text("proc/self/loginuid") or ""
-    return "" if told == _NO_LOGIN else told
+    """Return the login user id of this process, empty if no login started it (units at boot)."""
+    user = machine.host.text("proc/self/loginuid") or ""
+    return "" if user == _NO_LOGIN else user
 
 
 def _replaces(name: str) -> HostError:
     return HostError(
         "replaces",
-        f"{name} replaces every other livepatch, so it cannot be put beside them.",
+        f"{name} replaces every other livepatch, so it cannot be loaded beside them.",
         advice="Use `elivepatch rollback` to return to it, or `elivepatch apply` to build one that carries everything.",
     )

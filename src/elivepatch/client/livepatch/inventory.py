@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every livepatch that the kernel has or the record knows, in one list, and how people are told of them."""
+"""Inventory: every livepatch that the kernel has or the record knows, in one list."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def counted(number: int, noun: str) -> str:
 
 
 def described(live_state: LiveState, modules: Sequence[LoadedModule]) -> list[dict[str, Any]]:
-    """Return what is known of each livepatch: the kernel's first, in the order of loading, then what is only kept.
+    """Return a row for each livepatch: the kernel's first, in the order of loading, then those that are only recorded.
 
-    `state` is `live`, `moving-in`, `moving-out`, `disabled` (its module is still loaded), `pinned` (it was taken out by
-    force and its module stays until a reboot) or `recorded`.
+    `state` is `live`, `moving-in`, `moving-out`, `disabled` (its module is still loaded), `pinned` (a forced
+    transition removed it and its module stays until a reboot) or `recorded`.
     """
     known = live_state.record.known
     loaded = {module.name: "pinned" if module.uses else "disabled" for module in modules}

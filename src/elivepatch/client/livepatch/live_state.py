@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is live and what is recorded, side by side; and the record brought back to the truth after a cut."""
+"""Live state: compare live and recorded livepatches, and repair the record after a command was cut off."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from elivepatch.model.errors import HostError
 class LiveState:
     """The kernel's livepatches and the record about them.
 
-    `live` are the livepatches of ours that are in force, in the order of loading; `missing` those that the record's
-    current set has and the kernel has not; `foreign` the kernel's livepatches that nothing here knows.
+    `live` are our livepatches that are in force, in the order of loading.
     """
 
     record: Record
@@ -28,28 +27,28 @@ class LiveState:
 
     @property
     def missing(self) -> tuple[SetEntry, ...]:
-        """What the current set has and the kernel has not."""
+        """Return the livepatches of the record's current set that the kernel does not have in force."""
         return tuple(entry for entry in self.record.set.entries if entry not in self.live)
 
     @property
     def foreign(self) -> tuple[KernelLivepatch, ...]:
-        """What the kernel has and nothing here knows."""
+        """Return the kernel's livepatches that the record does not know."""
         known = self.record.known
         return tuple(one for one in self.kernel if one.name not in known and (one.enabled or one.transition))
 
     @property
     def moving(self) -> KernelLivepatch | None:
-        """The livepatch whose transition is under way, if one is."""
+        """Return the livepatch whose transition is under way, None if there is none."""
         return next((one for one in self.kernel if one.transition), None)
 
     @property
     def this_boot(self) -> bool:
-        """Whether the current set was settled since the machine was started."""
+        """Return whether the current set was settled in this boot."""
         return self.record.boot_id == self.boot_id
 
 
 def read_live_state(machine: Machine, record: Record) -> LiveState:
-    """Compare a record with what the kernel says now."""
+    """Return a record together with the livepatches that the kernel has now."""
     kernel = read_livepatches(machine.host)
     known = record.known
     # Of two records with one name, the current set's is the one that can be live.
@@ -61,8 +60,8 @@ def read_live_state(machine: Machine, record: Record) -> LiveState:
 def settle(machine: Machine, store: Store) -> LiveState:
     """Bring the record in line with the kernel after a change, or after a command that was cut off; return both.
 
-    Where a transition is still under way nothing is decided: what was prepared stays for the next command.
-    Raises HostError where the record cannot be read or written.
+    If a transition is still under way nothing is decided: the prepared record stays for the next command.
+    Raises HostError if the record cannot be read or written.
     """
     record, coming = store.record(), store.next_record()
     if coming is None:
@@ -86,7 +85,7 @@ def settle(machine: Machine, store: Store) -> LiveState:
 
 
 def require_settled(live_state: LiveState) -> None:
-    """Raise HostError where the kernel and the record disagree, or where a transition is under way."""
+    """Raise HostError if the kernel and the record disagree, or if a transition is under way."""
     if live_state.moving is not None:
         raise HostError(
             "transition-running",
@@ -103,6 +102,6 @@ def require_settled(live_state: LiveState) -> None:
     if missing:
         raise HostError(
             "record-differs",
-            f"{missing} is recorded as live, but the kernel does not have it: somebody else disabled it.",
+            f"{missing} is recorded as live, but the kernel does not have it: another program disabled it.",
             advice="Load it with `elivepatch enable NAME`, or drop it from the record with `elivepatch unload NAME`.",
         )

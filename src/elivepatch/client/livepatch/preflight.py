@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The last look before a livepatch is loaded: this module, on this host, now."""
+"""Preflight: the last checks of a verified module on this host, just before it is loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STACKS_WITHIN_S = 2.0
 
 
 def preflight(machine: Machine, live_state: LiveState, statement: Statement) -> tuple[Finding, ...]:
-    """Compare a verified livepatch with the host it is to be loaded on. Takes three seconds at the most."""
+    """Check a verified livepatch against the host that is to load it; takes three seconds at most."""
     host = machine.host
     return (
         fine("fits", f"{statement.name} is signed and made for this kernel: {statement.release}"),
@@ -59,14 +59,14 @@ def _others(host: Host, live_state: LiveState, statement: Statement) -> Finding:
     if statement.replace and held:
         return stop(
             "callbacks-live",
-            f"{held[0]} has written pointers into itself, which a livepatch that replaces it would leave behind.",
-            f"Take it back first (`elivepatch unload {held[0]}`), then run the command again.",
+            f"{held[0]} has written pointers into itself, and its replacement would leave them behind.",
+            f"Unload it first (`elivepatch unload {held[0]}`), then run the command again.",
         )
     if statement.replace and live_state.foreign:
         names = ", ".join(one.name for one in live_state.foreign)
         return stop(
             "foreign-livepatch",
-            f"{names} is live and was not loaded by elivepatch; {statement.name} would take it back.",
+            f"{names} is live and was not loaded by elivepatch; {statement.name} would replace it.",
             "Put its source patch into your series and unload it, or use --stack.",
         )
     ours = {(function.object, function.name) for function in statement.functions}
@@ -81,16 +81,16 @@ def _others(host: Host, live_state: LiveState, statement: Statement) -> Finding:
         return note(
             "functions-shared",
             f"{', '.join(shared)} replaces some of the same functions: the newer one wins.",
-            "Leave --stack away to build one livepatch that carries everything.",
+            "Leave --stack out to build one livepatch that carries everything.",
         )
-    return fine("others", "no other livepatch is in its way")
+    return fine("others", "no other livepatch conflicts with it")
 
 
 def _functions(host: Host, statement: Statement) -> Finding:
-    """Check that kallsyms has every function as often as the livepatch counts on (old_sympos)."""
+    """Check that kallsyms has each function as often as the livepatch expects (old_sympos)."""
     wanted: dict[tuple[str, str], int] = {}
     for function in statement.functions:
-        # Several of one name are told apart by their position: the last one says how many there must be.
+        # Functions of one name differ by their position: the highest position is how many there must be.
         key = function.object, function.name
         wanted[key] = max(wanted.get(key, 0), function.sympos)
     seen: Counter[tuple[str, str]] = Counter()
@@ -102,15 +102,15 @@ def _functions(host: Host, statement: Statement) -> Finding:
                     seen_as = (fields[3].strip("[]") if len(fields) > 3 else "vmlinux", fields[2])
                     seen[seen_as] += seen_as in wanted
     except OSError:
-        return fine("functions", "whether the kernel has its functions is not known: no /proc/kallsyms")
+        return fine("functions", "it is not known if the kernel has its functions: no /proc/kallsyms")
     loaded = {"vmlinux", *(module.name for module in loaded_modules(host))}
     for (place, name), position in wanted.items():
         found = seen[place, name]
         if place in loaded and (found < max(position, 1) or (position == 0 and found > 1)):
             return stop(
                 "function-missing",
-                f"The running kernel has {name} {found} times in {place}, the livepatch counts on another number.",
-                "The kernel is not the one it says it is: compare its packages with the server's, then build again.",
+                f"The running kernel has {name} {found} times in {place}, the livepatch expects another number.",
+                "The kernel differs from its release: compare its packages with the server's, then build again.",
             )
     return fine("functions", f"the kernel has all {len(statement.functions)} functions")
 
@@ -121,7 +121,7 @@ def _objects(host: Host, statement: Statement) -> Finding:
     if waiting:
         return note(
             "object-not-loaded",
-            f"{', '.join(waiting)} is not loaded: the change takes effect there as soon as it is.",
+            f"{', '.join(waiting)} is not loaded: the change takes effect there when it is loaded.",
             "Nothing needs to be done.",
         )
     return fine("objects", "everything it changes is loaded")
@@ -134,8 +134,8 @@ def _tracers(host: Host, live_state: LiveState, statement: Statement) -> Finding
     if hit:
         return stop(
             "tracer-holds",
-            f"{hit[0]} is redirected by a tracer already, so a livepatch of it would be refused.",
-            "Stop the tracer (a kprobe with a post handler, a BPF program); `elivepatch doctor` lists what it holds.",
+            f"{hit[0]} is redirected by a tracer already, so the kernel would refuse a livepatch of it.",
+            "Stop the tracer (a kprobe with a post handler, a BPF program); `elivepatch doctor` lists the functions.",
         )
     return fine("tracers", "no tracer holds its functions")
 
@@ -147,6 +147,6 @@ def _tasks(machine: Machine, statement: Statement) -> Finding:
         return note(
             "tasks-inside",
             f"The transition will wait for {counted(len(holders), 'task')} in these functions now, first {holders[0]}.",
-            "Restart them first, or let the watcher wait: it goes back by itself when that takes too long.",
+            "Restart them first, or wait: the transition is reversed if it takes longer than --deadline.",
         )
     return fine("tasks", "no task stands in its functions")

@@ -11,7 +11,7 @@ from elivepatch.client.host import machine as machines
 from elivepatch.client.host.doctor import examine
 from elivepatch.client.host.findings import LOADING_ONLY, Finding, require
 from elivepatch.client.host.machine import Machine
-from elivepatch.client.host.transition import Watch
+from elivepatch.client.host.transition import TransitionLimit
 from elivepatch.client.livepatch.change import Tools
 from elivepatch.client.livepatch.live_state import LiveState, settle
 from elivepatch.client.livepatch.store import Store, locked
@@ -59,7 +59,7 @@ def changing(options: ChangeOptions, progress: Progress, *, doing: str, keep_loa
                 machine=machine,
                 store=store,
                 pinned=[PublicKey.from_hex(pin.public_key) for pin in pins],
-                watch=Watch(deadline_s=settings.transition_s, force=options.force),
+                limit=TransitionLimit(deadline_s=settings.transition_s, force=options.force),
                 progress=progress,
                 keep_loaded=[entry.name for entry in live_state.live] if keep_loaded else (),
                 obstacles=[finding for finding in findings if finding.code in LOADING_ONLY],

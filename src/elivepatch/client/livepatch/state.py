@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is recorded about one kernel's livepatches: sets of them, which set is current, and in which boot it came.
+"""Record of one kernel's livepatches: sets of them, the current set, and the boot in which it was settled.
 
-A record is never the proof that something is live: sysfs is. It says what belongs together, what it was built from,
-what was there before, and what is to be loaded after a boot.
+A record does not prove that a livepatch is live: sysfs does. It says which livepatches belong together, what they were
+built from, which set was live before, and what to load after a boot.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RecordedPatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetEntry:
-    """A livepatch as it is recorded. `digest` is that of its module, under which module and signature are kept."""
+    """A recorded livepatch. Its module and signature are kept under `digest`, the module's."""
 
     name: str
     digest: Digest
@@ -63,7 +63,7 @@ class LivepatchSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What is known about one build of a kernel. `boot_id` is the boot in which the current set was settled."""
+    """The record of one build of a kernel. `boot_id` is the boot in which the current set was settled."""
 
     release: Release
     build_id: BuildId
@@ -84,7 +84,7 @@ class Record:
 
     @property
     def previous(self) -> LivepatchSet | None:
-        """The set before the current one, None where there is none or it is no longer kept."""
+        """The set before the current one, None if there is none or it is no longer kept."""
         return next((one for one in self.sets if one.number == self.set.parent), None)
 
     @property
@@ -109,14 +109,14 @@ class Record:
 
     @classmethod
     def from_dict(cls, read: object) -> Record:
-        """Rebuild a record from `as_dict`'s mapping; raises HostError where it is not one."""
+        """Rebuild a record from `as_dict`'s mapping; raises HostError if it is not one."""
         try:
             return _record(read)
         except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise HostError(
                 "state-malformed",
                 "The record of this kernel's livepatches is damaged.",
-                advice="`elivepatch status` shows what the kernel says is live; move the file away to start anew.",
+                advice="`elivepatch status` shows what the kernel has; move the file away to begin an empty record.",
             ) from error
 
 

@@ -327,7 +327,7 @@ def _damaged(path: Path) -> HostError:
     return HostError(
         "state-malformed",
         f"{path} is damaged.",
-        advice="`elivepatch status` shows what the kernel says is live; move the file away to begin an empty record.",
+        advice="`elivepatch status` shows what the kernel has; move the file away to begin an empty record.",
     )
 
 

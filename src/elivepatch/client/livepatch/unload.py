@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Taking a livepatch out, whoever put it in and however far it got."""
+"""Disabling and unloading a livepatch, whether elivepatch or another program loaded it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from elivepatch.model.errors import HostError
 
 
 def take_out(session: Session, name: str, *, action: str) -> Changed:
-    """Take `name` out of force and out of the record; `action` is `disable` or `unload`.
+    """Disable `name` and drop it from the record; `action` is `disable` or `unload`.
 
-    Raises HostError where there is nothing of that name, or it is not in force and nothing of it is loaded.
+    Raises HostError if no livepatch has that name, or if it is neither in force nor loaded.
     """
     live_state, record = session.live_state, session.live_state.record
     if any(entry.name == name for entry in live_state.missing) and live_state.moving is None:
@@ -36,18 +36,18 @@ def take_out(session: Session, name: str, *, action: str) -> Changed:
     if name in record.known:
         raise HostError(
             "not-live",
-            f"{name} is not live: it is only kept to go back to.",
+            f"{name} is not live: it is only kept for a rollback.",
             advice="Nothing needs to be done; `elivepatch list` shows what is live.",
         )
     raise HostError(
         "no-such-livepatch",
-        f"Nothing that is live or recorded here is called {name}.",
-        advice="`elivepatch list` shows what is.",
+        f"No livepatch that is live or recorded here is called {name}.",
+        advice="`elivepatch list` shows them.",
     )
 
 
 def _drop(session: Session, name: str, action: str) -> Changed:
-    """Drop what the kernel does not have from the record; the kernel is not touched."""
+    """Drop a livepatch that the kernel does not have from the record; the kernel is not changed."""
     record = session.live_state.record
     coming = record.followed_by(
         [entry for entry in record.set.entries if entry.name != name],
@@ -62,7 +62,7 @@ def _drop(session: Session, name: str, action: str) -> Changed:
 
 
 def _is_leftover(session: Session, name: str) -> bool:
-    """Whether `name` is a livepatch's module that stayed loaded after it was disabled."""
+    """Return whether `name` is the module of a livepatch that stayed loaded after it was disabled."""
     loaded = any(module.name == name for module in loaded_modules(session.machine.host))
     return loaded and (name in session.live_state.record.known or "K" in _taints(session, name))
 

@@ -198,7 +198,7 @@ def test_a_check_gives_the_verdict_and_saves_nothing(
     server = Server(SUCCESS | {"livepatch": None, "module_sha256": None, "trial": None})
     assert run(server, "check", "fix.patch", "--kernel", KERNEL) == 0
     assert (server.body()["check_only"], server.body()["trial"]) == (True, False)
-    assert "yes" in capsys.readouterr().out
+    assert "OK: these patches can be a livepatch" in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["fix.patch"]
 
 

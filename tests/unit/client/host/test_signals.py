@@ -65,14 +65,14 @@ def test_with_json_an_interruption_prints_the_one_document_of_a_problem(
     host.before = send(number, at=at)
     ran = load(host)
     assert (ran.status, ran.code, host.live) == (130, "interrupted", [])
-    assert "the kernel is as it was" in ran.document["problem"]["excerpt"]
+    assert "the kernel is unchanged" in ran.document["problem"]["excerpt"]
 
 
 def test_an_interruption_that_comes_too_late_says_that_all_was_done(host: SimulatedHost) -> None:
     host.after = send(signal.SIGTERM, at="load")
     ran = load(host)
     assert (ran.status, host.live) == (130, ["elp_a"])
-    assert "was done" in ran.document["problem"]["excerpt"]
+    assert "was completed" in ran.document["problem"]["excerpt"]
 
 
 @pytest.mark.parametrize("number", SIGNALS)

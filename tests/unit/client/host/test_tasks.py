@@ -70,7 +70,7 @@ def test_a_command_may_hold_brackets_spaces_and_control_characters(host: Simulat
 
 def test_a_stack_that_the_kernel_does_not_tell_is_said_so(host: SimulatedHost) -> None:
     put(host, stack="")
-    assert "stack not told" in str(look_at(host.machine.host, 1, 1, {"ep_poll"}))
+    assert "stack not shown" in str(look_at(host.machine.host, 1, 1, {"ep_poll"}))
 
 
 def test_a_task_that_has_gone_is_nobody(host: SimulatedHost) -> None:

@@ -126,7 +126,7 @@ def test_another_kernel_gets_nothing_and_is_told_for_which_one_it_is(host: Simul
     host.boot()
     ran = run(host, "boot")
     assert ran.status == 0
-    assert "what is recorded for 6.1.0-50-cloud-amd64 does not fit" in ran.out
+    assert "the record of 6.1.0-50-cloud-amd64 does not fit" in ran.out
     assert host.loads == 1
     assert "there is one for 6.1.0-50-cloud-amd64" in run(host, "status").out
 

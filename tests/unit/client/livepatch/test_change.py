@@ -158,7 +158,7 @@ def test_tasks_on_their_way_back_are_not_said_to_have_held_a_transition(host: Si
     ran = load(host, "elp_a", "--deadline", "20")
     assert ran.code == "transition-stalled"
     assert "something held it" in ran.document["problem"]["message"]
-    assert "looked at switched" in ran.err
+    assert "checked switched" in ran.err
 
 
 def test_a_transition_that_takes_its_time_is_waited_for(host: SimulatedHost) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch config show`: the settings in force and where each comes from; secrets are masked."""
+"""`elivepatch config show`: print the settings in force and the source of each; secrets are masked."""
 
 from __future__ import annotations
 

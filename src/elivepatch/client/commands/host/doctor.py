@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch doctor`: say what would keep a livepatch from loading on this host, and what to do about it."""
+"""`elivepatch doctor`: report what would keep a livepatch from loading on this host, and what to do about it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ROOM_BYTES = 64 << 20
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
-        "doctor", help="say what would keep a livepatch from loading", description=__doc__, allow_abbrev=False
+        "doctor", help="report what would keep a livepatch from loading", description=__doc__, allow_abbrev=False
     )
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(_arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Look at everything and tell; the status is 6 where something stops livepatches."""
+    """Run all checks and print the findings; the status is 6 if one stops livepatches."""
     machine = machines.this_machine()
     findings = (*examine(machine.host), *_around(machine))
     output.document(
@@ -59,7 +59,7 @@ def run(_arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 
 def _around(machine: Machine) -> list[Finding]:
-    """Look at what the client itself needs."""
+    """Check what the client itself needs."""
     return [
         _state(machine.host),
         _record(machine.host),
@@ -76,7 +76,7 @@ def _state(host: Host) -> Finding:
     if not os.access(place, os.W_OK):
         return stop(
             "state-unwritable",
-            f"{place} cannot be written, so nothing could be recorded.",
+            f"{place} cannot be written, so no change could be recorded.",
             "Run it as root; remount the file system read-write.",
         )
     room = os.statvfs(place)
@@ -109,7 +109,7 @@ def _others(host: Host) -> Finding:
     if foreign:
         return note(
             "foreign-livepatch",
-            f"{', '.join(foreign)} is live and was not loaded by elivepatch: a build that replaces would take it back.",
+            f"{', '.join(foreign)} is live and was not loaded by elivepatch: a build that replaces would remove it.",
             "Put its source patch into your series and unload it, or use `elivepatch apply --stack`.",
         )
     return fine("others", "every livepatch here was loaded by elivepatch")
@@ -131,7 +131,7 @@ def _patches(host: Host) -> Finding:
         return note(
             "base-patches",
             f"{len(found)} user patches are in this kernel's source, the first is {found[0]['name']}.",
-            "The base on the server must be made with them; `elivepatch apply` names them and the server compares.",
+            "The base on the server must be made with them: `elivepatch apply` names them and the server compares.",
         )
     return fine("base-patches", "no user patches of a package manager were found")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch enroll`: trust a server's key from now on, after its fingerprint was compared."""
+"""`elivepatch enroll`: trust a server's key from now on, after comparing its fingerprint."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("url", metavar="URL", help="the server, for example https://patches.example:8440")
     parser.add_argument(
-        "--fingerprint", metavar="SHA256", help="what the server printed at its start; nothing is asked then"
+        "--fingerprint",
+        metavar="SHA256",
+        help="the fingerprint that the server printed when it started; no question is asked then",
     )
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Fetch the key, compare it or have it compared, pin it."""
+    """Fetch the key, compare it or ask a person to compare it, and pin it."""
     machine = machines.this_machine()
     expected = parse_fingerprint(arguments.fingerprint) if arguments.fingerprint is not None else None
     file = machine.host.path(TRUSTED_FILE)
@@ -76,10 +78,10 @@ def _confirm(key: PublicKey, expected: str | None, pinned: Pin | None, output: O
     if not sys.stdin.isatty():
         raise TrustError(
             "not-confirmed",
-            "There is no terminal to ask on whether this is the right key.",
-            advice="Compare it with what the server printed, then give it with --fingerprint.",
+            "There is no terminal to ask if this is the right key.",
+            advice="Compare it with the one that the server printed, then give it with --fingerprint.",
         )
-    output.note("Is this exactly what the server printed at its start? Type yes to trust it: ")
+    output.note("Is this exactly the fingerprint that the server printed when it started? Type yes to trust it: ")
     if sys.stdin.readline(100).strip() != "yes":
         raise TrustError("not-confirmed", "The key was not confirmed: nothing was changed.", advice="Compare it again.")
 
@@ -87,13 +89,13 @@ def _confirm(key: PublicKey, expected: str | None, pinned: Pin | None, output: O
 def _other_key(key: PublicKey, expected: str) -> TrustError:
     return TrustError(
         "other-key",
-        f"The server's key is another one than expected: {key.fingerprint}, not {expected}.",
-        advice="Somebody may be in between: compare with what the server printed, from its own console.",
+        f"The server has another key than expected: {key.fingerprint}, not {expected}.",
+        advice="Somebody may intercept the connection: compare it with the fingerprint on the server's own console.",
     )
 
 
 def _remember_url(machine: Machine, url: str) -> bool:
-    """Write the server into client.toml where there is no such file yet; whether it was written."""
+    """Write the server into client.toml if there is no such file yet; return whether it was written."""
     file = machine.host.path(SETTINGS_FILE)
     if file.exists():
         return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch build`: have a server build a livepatch, wait for it and save what it made."""
+"""`elivepatch build`: have a server build a livepatch, wait for it and save the result."""
 
 from __future__ import annotations
 
@@ -55,17 +55,19 @@ def register(subparsers: Subparsers) -> None:
         "--builder",
         choices=[builder.value for builder in Builder],
         default=Builder.OBJECTS.value,
-        help="what makes the livepatch: objects compiles what a series changes (default); klp (the kernel's own, from "
+        help="the builder: objects compiles what a series changes (default); klp (the kernel's own, from "
         "6.19 on) and reference (kpatch-build, before) compile the whole of a custom kernel, to compare with",
     )
     parser.add_argument(
-        "--paranoid", action="store_true", help="have two builders make the livepatch, and take it where both agree"
+        "--paranoid", action="store_true", help="have two builders make the livepatch, and accept it only if both agree"
     )
     parser.add_argument("--no-trial", action="store_true", help="do not boot the kernel to try the livepatch")
     parser.add_argument(
-        "--fresh", action="store_true", help="build although there is an answer (a token of the role operator)"
+        "--fresh",
+        action="store_true",
+        help="build although the server has an answer (needs a token of the role operator)",
     )
-    parser.add_argument("--follow", metavar="ID", help="wait for a job that was asked for before")
+    parser.add_argument("--follow", metavar="ID", help="wait for a job that was requested before")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
     add_base_patches(parser)
     add_limit(parser)
@@ -74,7 +76,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Ask for the build or take an earlier one up, wait, save and tell."""
+    """Request the build or follow an earlier one, wait, save and print the result."""
     request = _request(arguments)
     if arguments.output is not None and not arguments.output.parent.is_dir():
         raise UsageError(
@@ -92,13 +94,13 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         files = _save(api, report, arguments.output, output)
     output.document(report.document | {"files": {what: str(file) for what, file in files.items()}})
     if not output.as_json:
-        tell(report, output)
+        show_report(report, output)
         output.line(f"saved {', '.join(str(file) for file in files.values())}")
     return report.exit_status
 
 
 def wait(api: ServerClient, job: str, server: ServerOptions, output: Output) -> Report:
-    """Return the job's report when it is done. An interruption ends the waiting, not the job, and says so."""
+    """Return the job's report when it is done. An interruption ends the wait, not the job, and says so."""
     output.progress(Event(stage="job", message=job))
     try:
         return JobFollower(output.progress).follow(api, job)
@@ -109,14 +111,14 @@ def wait(api: ServerClient, job: str, server: ServerOptions, output: Output) -> 
         raise KeyboardInterrupt(f"Job {job} goes on at the server.") from interruption
 
 
-def tell(report: Report, output: Output) -> None:
-    """Tell people how a job ended."""
+def show_report(report: Report, output: Output) -> None:
+    """Show people how a job ended."""
     if report.problem is not None:
         output.problem(report.problem)
     elif report.livepatch_name is not None:
         output.line(f"{report.livepatch_name} for {report.release} is built")
     else:
-        output.line(f"yes: nothing speaks against a livepatch for {report.release}")
+        output.line(f"OK: these patches can be a livepatch for {report.release}")
     for function in report.functions:
         output.line(f"  replaces {function.object}:{function.name}")
     for note in report.notes:
@@ -126,17 +128,19 @@ def tell(report: Report, output: Output) -> None:
 
 
 def _request(arguments: argparse.Namespace) -> BuildRequest | None:
-    """Return what is to be asked for, None where an earlier job is to be followed."""
+    """Return the request, None if an earlier job is to be followed."""
     if arguments.follow is not None:
         chosen = arguments.builder != Builder.OBJECTS.value or arguments.paranoid
         others = arguments.expect or arguments.no_trial or arguments.fresh or chosen or arguments.base_patches
         if arguments.patches or arguments.kernel or others:
-            raise _usage("--follow takes a job as it was asked for: no patches, kernel or other options go with it.")
+            raise _usage(
+                "--follow takes a job as it was requested: patches, --kernel and other options cannot go with it."
+            )
         return None
     if not arguments.patches or not arguments.kernel:
         raise _usage("PATCH and --kernel are needed.")
     if arguments.expect and arguments.no_trial:
-        raise _usage("--expect is seen in the trial, and --no-trial leaves that out.")
+        raise _usage("--expect is checked in the trial, and --no-trial leaves the trial out.")
     release = parse_release(arguments.kernel)
     return BuildRequest(
         release=release,
@@ -150,12 +154,12 @@ def _request(arguments: argparse.Namespace) -> BuildRequest | None:
 
 
 def _check_answers(report: Report, request: BuildRequest) -> None:
-    """Raise EnvironmentFault where a report is not one of the build that was asked for."""
+    """Raise EnvironmentFault if a report does not belong to the request."""
     without_module = report.exit_status is ExitStatus.OK and report.module_sha256 is None
     if report.release != request.release or without_module:
         raise EnvironmentFault(
             "server-answer",
-            "The server's report is of something else than what was asked for.",
+            "The server's report does not belong to this request.",
             advice="Check the version of the server, and proxies in between.",
         )
 
@@ -165,7 +169,7 @@ def _usage(message: str) -> UsageError:
 
 
 def _save(api: ServerClient, report: Report, module: Path | None, output: Output) -> dict[str, Path]:
-    """Save the job's files, the module last, and return where they are."""
+    """Save the job's files, the module last, and return their paths."""
     module = module or Path(f"{report.livepatch_name or f'elivepatch-{report.id}'}.ko")
     stem = module.name.removesuffix(".ko")
     follower = JobFollower(output.progress)

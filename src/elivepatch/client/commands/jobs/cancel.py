@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch cancel`: have the server end a job."""
+"""`elivepatch cancel`: end a job at the server."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from elivepatch.output import Output
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser("cancel", help="end a job at the server", description=__doc__, allow_abbrev=False)
-    parser.add_argument("job", metavar="ID", help="what `elivepatch build` printed as the job")
+    parser.add_argument("job", metavar="ID", help="the job that `elivepatch build` printed")
     add_json(parser)
     add_connection(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """End the job for everyone who waits for it; one that is done stays as it is."""
+    """End the job for all that wait for it; a job that is done is left unchanged."""
     with connect(server_options(arguments)) as api, time_limit(api.limit_s):
         done = api.cancel(arguments.job)
     output.document({"id": arguments.job, "done": done})

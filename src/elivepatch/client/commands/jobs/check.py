@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch check`: ask a server whether source patches can be a livepatch, and build nothing."""
+"""`elivepatch check`: ask a server if source patches can be a livepatch, and build nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from elivepatch.client.commands.connection import (
     base_patch_options,
     server_options,
 )
-from elivepatch.client.commands.jobs.build import tell, wait
+from elivepatch.client.commands.jobs.build import show_report, wait
 from elivepatch.client.server.base_patches import base_patches_of
 from elivepatch.client.server.connection import connect
 from elivepatch.client.server.patch_files import read_series, write_whole
@@ -28,17 +28,17 @@ from elivepatch.output import Output
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
-        "check", help="say whether source patches can be a livepatch", description=__doc__, allow_abbrev=False
+        "check", help="check if source patches can be a livepatch", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("patches", metavar="PATCH", nargs="+", type=Path, help="source patches, in order")
     parser.add_argument("--kernel", metavar="RELEASE", required=True, help="`uname -r` of the host")
     parser.add_argument(
         "--rewrite",
         action="store_true",
-        help="where they cannot, print a changed patch that could, each change named with its reason",
+        help="if they cannot, print a rewritten patch that can, and the reason for each change",
     )
     parser.add_argument(
-        "-o", "--output", metavar="OUT.patch", type=Path, help="write the patch of --rewrite there instead"
+        "-o", "--output", metavar="OUT.patch", type=Path, help="write the patch of --rewrite to this file instead"
     )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
     add_base_patches(parser)
@@ -48,9 +48,9 @@ def register(subparsers: Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Ask for the verdict, wait for it and tell it."""
+    """Request the verdict, wait for it and print it."""
     if arguments.output is not None and not arguments.rewrite:
-        raise UsageError("usage", "--output is for what --rewrite proposes.", advice="See `elivepatch check --help`.")
+        raise UsageError("usage", "--output is for the patch of --rewrite.", advice="See `elivepatch check --help`.")
     release = parse_release(arguments.kernel)
     request = BuildRequest(
         release=release,
@@ -66,14 +66,14 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         report = wait(api, waiting.job, server, output)
     output.document(report.document)
     if not output.as_json:
-        tell(report, output)
+        show_report(report, output)
     if report.proposal is not None:
         _propose(report.proposal, arguments.output, output)
     return report.exit_status
 
 
 def _propose(proposal: Proposal, file: Path | None, output: Output) -> None:
-    """Tell what could be built instead, and give the patch out."""
+    """Show the steps of a proposal, and print or save its patch."""
     for number, step in enumerate(proposal.steps, 1):
         output.note(f"proposal {number}: {step.path}: {step.what} [{step.code}]. {step.why}.")
     if not proposal.patch:
@@ -82,4 +82,4 @@ def _propose(proposal: Proposal, file: Path | None, output: Output) -> None:
         output.verbatim(proposal.patch)
     else:
         write_whole(file, proposal.patch.encode())
-        output.note(f"saved {file}: read it, then build it as it is")
+        output.note(f"saved {file}: read it, then build it unchanged")

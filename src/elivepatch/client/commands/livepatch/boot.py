@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch boot`: load what is recorded for this kernel; used by the units that run at boot and at shutdown.
+"""`elivepatch boot`: load the recorded set of this kernel; the units that run at boot and at shutdown use it.
 
-A set that the machine may have died of is skipped, and `elivepatch status` says so.
+A set that may have crashed the machine is skipped, and `elivepatch status` says so.
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ from elivepatch.model.errors import ExitStatus, HostError
 from elivepatch.output import Output
 
 _OFF = "elivepatch.off"
-"""On the kernel's command line, keeps a machine that will not come up from loading anything."""
+"""Word on the kernel's command line that keeps a machine that will not start from loading any livepatch."""
 
 
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
-        "boot", help="load what is recorded for this kernel (used at boot)", description=__doc__, allow_abbrev=False
+        "boot",
+        help="load the recorded livepatches of this kernel (used at boot)",
+        description=__doc__,
+        allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--mark-clean", action="store_true", help="note that the machine is shut down properly (used at shutdown)"
     )
-    what.add_argument("--clear-guard", action="store_true", help="load a set again that is skipped since a crash")
+    what.add_argument("--clear-guard", action="store_true", help="load a set that has been skipped since a crash")
     add_changing(parser)
     parser.set_defaults(run=run)
 
@@ -55,9 +58,9 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         live_state = session.live_state
         if not live_state.record.set.entries:
             others = [record.release for record in session.store.other_kernels().records if record.set.entries]
-            told = f"; what is recorded for {', '.join(others)} does not fit this kernel" if others else ""
+            remark = f"; the record of {', '.join(others)} does not fit this kernel" if others else ""
             output.document(_document("nothing"))
-            output.line(f"Nothing is recorded for this kernel{told}.")
+            output.line(f"Nothing is recorded for this kernel{remark}.")
             return ExitStatus.OK
         if not arguments.clear_guard:
             _require_guard(session)
@@ -79,7 +82,7 @@ def _load(session: Session) -> Changed:
 
 
 def _require_guard(session: Session) -> None:
-    """Raise HostError, and note it, where the set must not be loaded by itself."""
+    """Raise HostError, and note it, if the set must not be loaded automatically."""
     entries = session.live_state.record.set.entries
     why = judge(session.machine.host, session.store, entries, window_s=session.settings.boot_guard_s)
     if not why:

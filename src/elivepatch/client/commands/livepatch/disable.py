@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch disable`: take a livepatch out of force; its module stays loaded."""
+"""`elivepatch disable`: disable a livepatch; its module stays loaded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from elivepatch.output import Output
 
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
-        "disable", help="take a livepatch out of force", description=__doc__, allow_abbrev=False
-    )
+    parser = subparsers.add_parser("disable", help="disable a livepatch", description=__doc__, allow_abbrev=False)
     parser.add_argument("name", metavar="NAME", help="a livepatch of `elivepatch list`")
     add_changing(parser)
     parser.set_defaults(run=run)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch enable`: load a livepatch again that is recorded here but not live."""
+"""`elivepatch enable`: load a livepatch that is recorded here but not live."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _wanted(live_state: LiveState, name: str) -> tuple[SetEntry, ...]:
         raise HostError(
             "no-such-livepatch",
             f"Nothing here is called {name}.",
-            advice="`elivepatch list` shows what is recorded; a disabled livepatch of others must be loaded anew.",
+            advice="`elivepatch list` shows what is recorded. Load a livepatch of another program with that program.",
         )
     if any(one.name == name for one in live_state.live):
         raise HostError("already-live", f"{name} is live already.", advice="Nothing needs to be done.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch history`: what was changed on this kernel, when and by whom."""
+"""`elivepatch history`: list the changes of this kernel's livepatches, with time and user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ACTION_SHOWN = 60
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
-        "history", help="list what was changed on this kernel", description=__doc__, allow_abbrev=False
+        "history", help="list the changes of this kernel's livepatches", description=__doc__, allow_abbrev=False
     )
     add_json(parser)
     parser.set_defaults(run=run)

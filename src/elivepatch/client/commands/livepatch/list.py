@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch list`: the livepatches of this host, live or only recorded, and what they replace."""
+"""`elivepatch list`: list the livepatches of this host, live or only recorded, and the functions they replace."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     if arguments.name is not None and not rows:
         raise HostError(
             "no-such-livepatch",
-            f"Nothing that is live or recorded here is called {arguments.name}.",
-            advice="`elivepatch list` shows what is.",
+            f"No livepatch that is live or recorded here is called {arguments.name}.",
+            advice="`elivepatch list` shows them.",
         )
     output.document({"livepatches": rows})
     if arguments.name is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch load`: load a livepatch from a file, without a server, verified as if it came from one."""
+"""`elivepatch load`: load a livepatch from a file, without a server, verified like one from a server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from elivepatch.trust.envelope import MAX_BYTES
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser("load", help="load a livepatch from a file", description=__doc__, allow_abbrev=False)
-    parser.add_argument("module", metavar="FILE.ko", type=Path, help="the module that a server handed out")
+    parser.add_argument("module", metavar="FILE.ko", type=Path, help="the module from a server")
     parser.add_argument(
         "--signature", metavar="FILE", type=Path, help="its signed statement (default: FILE.ko.sig beside it)"
     )
@@ -35,13 +35,13 @@ def register(subparsers: Subparsers) -> None:
         type=Path,
         help="a source patch in it, kept so that later builds can carry it on (may be given more than once)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="do everything but load it")
+    parser.add_argument("--dry-run", action="store_true", help="do everything except loading it")
     add_changing(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Verify, look closely, load, watch, record."""
+    """Read the files, install the livepatch and print the result."""
     module: Path = arguments.module
     content = _read(module, MODULE_LIMIT, "module")
     signature = arguments.signature or module.with_name(f"{module.name}.sig")
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         raise TrustError(
             "unsigned",
             f"{module} has no signature beside it: {signature.name} does not exist.",
-            advice="Copy the .sig file that the server handed out with it, or name it with --signature.",
+            advice="Copy the .sig file of the server too, or name it with --signature.",
         )
     envelope = _read(signature, MAX_BYTES, "signature")
     sources = [SourcePatch(file.name, _read(file, MODULE_LIMIT, "source patch")) for file in arguments.source]
@@ -72,5 +72,5 @@ def _read(file: Path, limit: int, what: str) -> bytes:
             "file", f"{file} cannot be read as a {what}: {error.strerror}.", advice="Give an existing file."
         ) from error
     if len(content) > limit:
-        raise UsageError("file", f"{file} is too large for a {what}.", advice="Give a file that the server handed out.")
+        raise UsageError("file", f"{file} is too large for a {what}.", advice="Give a file from the server.")
     return content

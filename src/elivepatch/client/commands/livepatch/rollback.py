@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch rollback`: go back to the livepatches that were live before the last change."""
+"""`elivepatch rollback`: return to the livepatches that were live before the last change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from elivepatch.output import Output
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
-        "rollback", help="go back to what was live before the last change", description=__doc__, allow_abbrev=False
+        "rollback", help="return to the livepatches before the last change", description=__doc__, allow_abbrev=False
     )
     add_changing(parser)
     parser.set_defaults(run=run)
@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         if previous is None:
             raise HostError(
                 "nothing-before",
-                "There is nothing to go back to: no change is recorded before this one.",
-                advice="`elivepatch history` shows what happened; `elivepatch unload NAME` takes a livepatch out.",
+                "There is no earlier set to return to: no change is recorded before this one.",
+                advice="`elivepatch history` shows what happened; `elivepatch unload NAME` removes a livepatch.",
             )
         coming = live_state.record.returned_to(previous.number, boot_id=live_state.boot_id)
         changed = carry_out(session.tools, live_state, coming, action="rollback")

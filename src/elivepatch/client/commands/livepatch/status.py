@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch status`: what is live on this host, whether the record agrees, and what holds a transition.
+"""`elivepatch status`: show the live livepatches, if the record agrees, and the tasks that hold a transition.
 
-It asks no network and answers at once. Status 0 means that all is in order, 6 that something needs a look.
+It uses no network and answers at once. Status 0 means that all is in order, 6 that something needs attention.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _Read = TypeVar("_Read")
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
-        "status", help="tell what is live on this host", description=__doc__, allow_abbrev=False
+        "status", help="show which livepatches are live on this host", description=__doc__, allow_abbrev=False
     )
     add_json(parser)
     parser.set_defaults(run=run)
@@ -42,7 +42,7 @@ def register(subparsers: Subparsers) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class _Seen:
-    """What was found out; `record` is None where this user may not read it, `attention` says what needs a look."""
+    """Findings so far. `live_state` is None if this user may not read the record; `attention` lists problems."""
 
     machine: Machine
     store: Store
@@ -52,13 +52,13 @@ class _Seen:
 
 
 def run(_arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Tell the state of this host."""
+    """Print the state of this host."""
     machine = machines.this_machine()
     seen = _Seen(machine=machine, store=Store.of(machine.host))
     document = _document(seen)
     output.document(document)
     if not output.as_json:
-        _tell(document, output)
+        _show(document, output)
     return ExitStatus.HOST if seen.attention else ExitStatus.OK
 
 
@@ -116,7 +116,7 @@ def _record(seen: _Seen, record: Record | None) -> dict[str, Any]:
     elif missing:
         seen.attention.append(f"{', '.join(missing)} is recorded as live, but the kernel does not have it")
     if _noted(seen, seen.store.next_record) is not None:
-        seen.attention.append("a command was cut off; the next one that changes something brings the record in line")
+        seen.attention.append("a command was cut off; the next one that changes livepatches repairs the record")
     others = seen.store.other_kernels()
     for file in others.unreadable:
         seen.attention.append(f"{file} cannot be read: until it can, or is moved away, no old file is removed")
@@ -134,7 +134,7 @@ def _record(seen: _Seen, record: Record | None) -> dict[str, Any]:
 
 
 def _noted(seen: _Seen, read: Callable[[], _Read]) -> _Read | None:
-    """Return what a file beside the record says; one that is damaged needs a look, but status answers all the same."""
+    """Return the content of a file beside the record; a damaged one goes to `attention`, and status still answers."""
     try:
         return read()
     except HostError as error:
@@ -151,7 +151,7 @@ def _trust(seen: _Seen) -> dict[str, Any]:
     return {"servers": [pin.url for pin in pins], "problem": None}
 
 
-def _tell(document: dict[str, Any], output: Output) -> None:
+def _show(document: dict[str, Any], output: Output) -> None:
     kernel, record = document["kernel"], document["record"]
     output.line(f"kernel      {kernel['release']} (build-id {kernel['build_id'][:12]})")
     if not document["livepatching"]:

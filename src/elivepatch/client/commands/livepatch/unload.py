@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch unload`: take a livepatch out of force, unload its module, drop it from what is loaded at boot."""
+"""`elivepatch unload`: disable a livepatch, unload its module, and do not load it at boot any more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from elivepatch.output import Output
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
-        "unload", help="take a livepatch out and unload its module", description=__doc__, allow_abbrev=False
+        "unload", help="disable a livepatch and unload its module", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("name", metavar="NAME", help="a livepatch of `elivepatch list`")
     add_changing(parser)
@@ -25,15 +25,15 @@ def register(subparsers: Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Disable it where it is live, unload its module, record."""
+    """Disable it if it is live, unload its module, record."""
     with changing(change_options(arguments, output), output.progress, doing=f"unload {arguments.name}") as session:
         changed = take_out(session, arguments.name, action="unload")
     print_change("unload", changed, output)
     if arguments.name in changed.left:
         raise HostError(
             "still-loaded",
-            f"{arguments.name} is out of force, but the kernel does not let its module go.",
-            advice="After a forced transition, or where loading modules was switched off, only a reboot takes it away; "
+            f"{arguments.name} is out of force, but the kernel does not unload its module.",
+            advice="After a forced transition, or if loading modules was switched off, only a reboot removes it; "
             "until then it is harmless.",
         )
     return ExitStatus.OK
