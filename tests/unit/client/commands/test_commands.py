@@ -114,6 +114,10 @@ def test_a_build_saves_module_log_console_and_report(
         "trial": True,
         "check_only": False,
         "replace": True,
+        "builder": "objects",
+        "paranoid": False,
+        "rewrite": False,
+        "base_patches": [],
     }
     saved = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.name != "fix.patch"}
     assert json.loads(saved.pop("livepatch_meminfo.report.json")) == SUCCESS
@@ -343,6 +347,6 @@ def test_where_nothing_is_proposed_the_reason_is_told(run: Run, capsys: pytest.C
 def test_nothing_is_rewritten_unasked(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     server = Server(FAILED, {})
     assert run(server, "check", "fix.patch", "--kernel", KERNEL) == 3
-    assert "rewrite" not in server.body()
+    assert server.body()["rewrite"] is False
     assert run(server, "check", "fix.patch", "--kernel", KERNEL, "-o", "new.patch") == 2
     assert "--rewrite" in capsys.readouterr().err
