@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -15,9 +16,11 @@ import shtab
 from elivepatch.client import commands as client_commands
 from elivepatch.commandline import build_parser
 from elivepatch.model.codes import CODES, NOTES
+from elivepatch.process import run
 from elivepatch.service import commands as server_commands
 
 TOP = Path(__file__).parent.parent
+DRAWING_SOURCE, DRAWING = TOP / "docs/architecture.dot", TOP / "docs/architecture.svg"
 SCHEMAS = TOP / "src/elivepatch/client/schemas"
 # argparse folds help to the width of the terminal; pages must not depend on whose that is.
 os.environ["COLUMNS"] = "100"
@@ -118,8 +121,28 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 
 
+def drawing_is_current() -> bool:
+    """Return whether architecture.svg was drawn from architecture.dot as it is now."""
+    return DRAWING.exists() and _mark() in DRAWING.read_text(encoding="utf-8")
+
+
+def draw() -> None:
+    """Draw architecture.svg with Graphviz.
+
+    Its layout depends on the machine's fonts, so a mark with the digest of the source says whether it is current.
+    """
+    drawn = run(["dot", "-Tsvg", str(DRAWING_SOURCE)], timeout_s=60.0).check("Drawing the house (Debian: graphviz)")
+    DRAWING.write_text(drawn.text.rstrip() + f"\n{_mark()}\n", encoding="utf-8")
+
+
+def _mark() -> str:
+    return f"<!-- drawn from architecture.dot, SHA-256 {hashlib.sha256(DRAWING_SOURCE.read_bytes()).hexdigest()} -->"
+
+
 def main() -> int:
     """Write all pages."""
+    if not drawing_is_current():
+        draw()
     for name, page in PAGES.items():
         path = TOP / name
         path.parent.mkdir(parents=True, exist_ok=True)
