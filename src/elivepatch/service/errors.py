@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What people are told about an exception: its own words where it has some, a full disk, or `internal-error`."""
+"""Problems of the server itself, and the problem that people see for an exception."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ DISK_FULL = Problem(
     code="disk-full",
     kind=Kind.ERROR,
     message="The server's disk is full.",
-    advice="Make room below its state and cache directories, then submit the job again.",
+    advice="Free space in its state and cache directories, then submit the job again.",
 )
 
 INTERNAL = Problem(
     code="internal-error",
     kind=Kind.ERROR,
-    message="The server made a mistake that it did not expect.",
-    advice="Submit the job again; where this repeats, the server's log has the details for a report.",
+    message="Internal error of the server.",
+    advice="Submit the job again; if this repeats, the server's log has the details for a report.",
 )
 
 CRASHED = Problem(
     code="job-crashes-server",
     kind=Kind.ERROR,
-    message="The server ended abruptly each time it worked on this job.",
-    advice="Look for the reason in the server's and the kernel's log, memory above all, then submit the job again.",
+    message="The server process died each time it worked on this job.",
+    advice="Look for the cause in the logs of the server and of the kernel, memory first; then submit the job again.",
 )
 
 
@@ -60,14 +60,14 @@ def step_out_of_memory(how: str) -> Problem:
 OVERDUE = Problem(
     code="job-overdue",
     kind=Kind.ERROR,
-    message="A step of the job took longer than the server lets it.",
-    advice="Look into the job's log for what takes so long; the server's setting step_limit_s may be too low.",
+    message="A step of the job exceeded the server's time limit.",
+    advice="Find the slow part in the job's log; the server's setting step_limit_s may be too low.",
 )
 
 NO_WORKER = Problem(
     code="no-worker",
     kind=Kind.ERROR,
-    message="No worker can build for this kernel any more.",
+    message="No worker builds for this kernel any more.",
     advice="Add the kernel to a worker again (elivepatch-server kernel add), or start one; then submit the job again.",
 )
 
@@ -75,21 +75,21 @@ DATABASE_AWAY = Problem(
     code="database-away",
     kind=Kind.ERROR,
     message="The server's database does not answer.",
-    advice="Ask again in a moment; where this lasts, look after PostgreSQL.",
+    advice="Try again in a moment; if this lasts, check PostgreSQL.",
 )
 
 STORE_AWAY = Problem(
     code="store-away",
     kind=Kind.ERROR,
-    message="The server's store does not answer as it should.",
-    advice="Ask again in a moment; where this lasts, look after the object store and the server's log.",
+    message="The server's store does not answer correctly.",
+    advice="Try again in a moment; if this lasts, check the object store and the server's log.",
 )
 
 CANCELLED = Problem(
     code="cancelled",
     kind=Kind.ERROR,
     message="The job was cancelled.",
-    advice="Submit it again where it is still wanted.",
+    advice="Submit it again if you still need it.",
 )
 
 
@@ -102,7 +102,7 @@ class LimitReached(EnvironmentFault):
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return the problem that people are told for `error`; nothing of an unexpected exception's text is in it."""
+    """Return the problem that people see for `error`; the text of an unexpected exception is not in it."""
     if isinstance(error, ElivepatchError):
         return error.problem
     if is_disk_full(error):
@@ -113,11 +113,11 @@ def problem_of(error: Exception) -> Problem:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Return whether `error`, or what led to it, is a full disk or quota."""
+    """Return whether a full disk or quota is `error` or one of its causes."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
-        # Neither library hands the number on: Rust writes "os error 28", SQLite a sentence of its own.
+        # Neither library passes the number on: Rust writes "os error 28", SQLite a sentence of its own.
         if isinstance(error, BaseError) and any(f"os error {number}" in str(error) for number in _FULL):
             return True
         if isinstance(error, sa.exc.OperationalError) and "disk is full" in str(error.orig):

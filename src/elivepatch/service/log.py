@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server's log: events on standard error, as JSON where no person looks on, libraries included."""
+"""The server's log: events of this program and its libraries on standard error, as JSON unless that is a terminal."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SAME = 40
 
 
 class _RateLimitFilter(logging.Filter):
-    """Lets what begins with the same words pass once a minute: DBOS tells of a database that is away at every look."""
+    """Logs messages with the same first words at most once a minute: DBOS reports a lost database at each poll."""
 
     def __init__(self) -> None:
         super().__init__()
         self._last: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether a record is logged (logging's interface)."""
+        """Return whether a record is logged (logging's interface)."""
         words, now = record.getMessage()[:_SAME], time.monotonic()
         passes = now - self._last.get(words, float("-inf")) > _AGAIN_S
         if passes:
@@ -30,7 +30,7 @@ class _RateLimitFilter(logging.Filter):
 
 
 def set_up() -> None:
-    """Send everything that is logged in this process through one place. Call it once, before DBOS is set up."""
+    """Send the log of this process and its libraries through one handler. Call it once, before DBOS starts."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -51,7 +51,7 @@ def set_up() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=endings))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # DBOS gives its logger a handler of its own unless it has one.
+    # DBOS adds a handler of its own to its logger unless that has one.
     dbos = logging.getLogger("dbos")
     dbos.handlers = [handler]
     dbos.propagate = False

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the server tells Prometheus: the queue, how long steps take, how jobs end, what is answered from memory, disks.
+"""Figures for Prometheus: the queue, durations of steps, results of jobs, reused answers, refusals, disks.
 
-Jobs are counted from the database when they are asked for, so that every server tells of all workers' jobs.
+Jobs are counted in the database at each scrape, so that every server reports the jobs of all workers.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from elivepatch.service.http.limits import Capacity
 from elivepatch.service.jobs.fleet import ALIVE_S, Fleet
 
 _STEP_BUCKETS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
-# Rows are committed a little after the moment that they hold.
+# A row is committed a little later than the time that it holds.
 _OVERLAP = timedelta(seconds=30)
 
 
 class _CurrentState(Collector):
-    """What is so at the moment of the question."""
+    """Gauges that are computed when Prometheus scrapes."""
 
     def __init__(self, database: sa.Engine, fleet: Fleet, capacity: Capacity) -> None:
         self._database = database
@@ -48,11 +48,13 @@ class _CurrentState(Collector):
             jobs.add_metric([status.value], counts.get(status, 0))
         yield jobs
         age = 0.0 if oldest is None else (datetime.now(UTC) - oldest).total_seconds()
-        yield GaugeMetricFamily("elivepatch_queue_age_seconds", "How long the oldest queued job waits.", value=age)
+        yield GaugeMetricFamily("elivepatch_queue_age_seconds", "Age of the oldest queued job.", value=age)
         alive = sum(member.silent_s < ALIVE_S for member in self._fleet.members())
-        yield GaugeMetricFamily("elivepatch_workers", "Workers that live.", value=alive)
+        yield GaugeMetricFamily("elivepatch_workers", "Live workers.", value=alive)
         yield GaugeMetricFamily(
-            "elivepatch_disk_free_bytes", "Free on the fuller of the server's disks.", value=self._capacity.free_bytes()
+            "elivepatch_disk_free_bytes",
+            "Free space on the fuller of the server's disks.",
+            value=self._capacity.free_bytes(),
         )
 
 
@@ -64,7 +66,10 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._registry.register(_CurrentState(database, fleet, capacity))
         self._asked = Counter(
-            "elivepatch_builds_asked", "Requests for builds, by who answered.", ["answer"], registry=self._registry
+            "elivepatch_builds_asked",
+            "Build requests, by a new job or an earlier one.",
+            ["answer"],
+            registry=self._registry,
         )
         self._refused = Counter(
             "elivepatch_requests_refused", "Requests that were refused, by code.", ["code"], registry=self._registry
@@ -74,7 +79,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "elivepatch_step_seconds",
-            "How long the steps of jobs took.",
+            "Durations of the steps of jobs.",
             ["step"],
             buckets=_STEP_BUCKETS,
             registry=self._registry,
@@ -84,7 +89,7 @@ class Metrics:
         self._counted: dict[str, datetime] = {}
 
     def asked(self, *, new: bool) -> None:
-        """Count a request for a build: a new job, or the answer that was there."""
+        """Count a build request: answered by a new job, or by an earlier one."""
         self._asked.labels("new" if new else "known").inc()
 
     def refused(self, code: str) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Source patches that a tenant uploaded once, so that its build requests name them by digest.
 
-The bytes are among the files of jobs, each once whoever uploaded it. A row for each tenant and patch says who may name
+The bytes are among the files of jobs; all tenants share one copy. A row for each tenant and patch says who may name
 it: no tenant learns what another has uploaded. The row of a patch that no request names for a week is deleted.
 """
 

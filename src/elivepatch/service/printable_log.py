@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Makes what tools and guests printed safe to keep and to show: bounded, text, nothing that a terminal would obey."""
+"""Clean output of tools and guests: bounded text without control sequences of terminals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(cod
 
 
 def readable(file: Path, *, limit_bytes: int) -> bytes:
-    """Return the file's text as UTF-8 without control characters, its middle left out where it exceeds the limit."""
+    """Return the file's text as UTF-8 without control characters; above the limit, its middle is left out."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         if size <= limit_bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Content-addressed files: a blob is found by the SHA-256 of its bytes and is never served where they differ."""
+"""Content-addressed files: a blob is found by the SHA-256 of its bytes, and not served if its bytes differ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.model.kernel import Digest
 
 GRACE = timedelta(hours=24)
-"""A blob that nothing names is left alone for so long: what names it may just be on its way."""
+"""Time that a blob without a name in the database is kept: the row that names it may not be written yet."""
 
 _PROBE = "probe"
 _PIECE_BYTES = 256 * 1024
@@ -34,8 +34,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 class Store:
     """Blobs under `PLACE/ab/abcd...`, in a directory or in any other object store that obstore knows.
 
-    A blob is put in one step (a reader sees all of it or nothing), and putting it twice is the same as once. What is
-    put or got is held in memory whole: patches, modules and logs are some megabytes. `verify` and `chunks` read a blob
+    A blob is put in one step (a reader sees all of it or nothing), and putting it twice is the same as once. `put` and
+    `get` hold a blob in memory: patches, modules and logs have some megabytes. `verify` and `chunks` read a blob
     piece by piece for clients, which may be many and slow.
     """
 
@@ -48,7 +48,7 @@ class Store:
 
     @classmethod
     def in_directory(cls, directory: Path) -> Store:
-        """Return the store that keeps its blobs in `directory`, which is made where it is missing."""
+        """Return the store in `directory`, which is made if it is missing."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return cls(LocalStore(directory))
 
@@ -57,13 +57,13 @@ class Store:
         """Return the store at `url`: `s3://BUCKET/PREFIX`, or `file:///DIRECTORY` on a shared file system.
 
         Endpoint, region and credentials come from the environment as obstore reads them (AWS_ENDPOINT_URL,
-        AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION). Raises EnvironmentFault where the URL is not understood.
+        AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION). Raises EnvironmentFault if the URL is malformed.
         """
         try:
             if url.startswith("file://"):
                 return cls.in_directory(Path(url.removeprefix("file://")))
-            # obstore's own patience with a store that says nothing is three minutes, for which every request that wants
-            # a file would hold one of the server's threads.
+            # obstore waits three minutes for a store that does not answer; every request for a file would hold one of
+            # the server's threads for that time.
             options: Any = {
                 "client_options": {
                     "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
@@ -76,7 +76,7 @@ class Store:
         except (BaseError, ValueError) as error:
             raise EnvironmentFault(
                 "store-url",
-                "The store's URL cannot be understood.",
+                "The store's URL is malformed.",
                 advice="Write s3://BUCKET/PREFIX, or leave it out for a directory in the state directory.",
             ) from error
 
@@ -136,7 +136,7 @@ class Store:
         return removed
 
     def check(self) -> None:
-        """Write, read and remove a small file; raises what the backend raises where that does not work."""
+        """Write, read and remove a small file; raises the backend's exception if that fails."""
         obstore.put(self._backend, _PROBE, b"probe")
         obstore.get(self._backend, _PROBE).bytes()
         obstore.delete(self._backend, _PROBE)
@@ -174,11 +174,11 @@ class Store:
         return True
 
     def _key(self, digest: Digest) -> str:
-        """Return where a blob is kept; raises TrustError for anything that is not a digest."""
+        """Return the path of a blob; raises TrustError if `digest` is not a digest."""
         if not _DIGEST.fullmatch(digest):
             raise TrustError(
                 "digest-malformed",
-                "A file was asked for by something that is not a SHA-256.",
+                "The name of the file is not a SHA-256.",
                 advice="Give 64 lower-case hexadecimal digits.",
             )
         return f"{self._place}/{digest[:2]}/{digest}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What keeps a request to the server from being answered: nobody is there, or the server does not want it."""
+"""Errors of a request: the server is unreachable, or refused it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from elivepatch.model.errors import ElivepatchError, EnvironmentFault, Problem
 
 
 class Unreachable(EnvironmentFault):
-    """The server does not answer, or not now. Asking again may help."""
+    """The server does not answer. The same request may succeed later."""
 
 
 class Refused(ElivepatchError):
-    """The server answered with a problem of its own words."""
+    """The server answered with a problem document."""
 
     def __init__(self, problem: Problem) -> None:
         Exception.__init__(self, problem.message)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Waits for a job and tells its progress, over lost connections and a server that is started anew."""
+"""Follows a job and reports its progress, across lost connections and restarts of the server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from elivepatch.client.server.report import Report
 from elivepatch.model.progress import Event, Progress
 
 PATIENCE_S = 60.0
-"""How long a server may be away before we give up."""
+"""Seconds that a server may be unreachable before the client gives up."""
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 3.0
@@ -22,7 +22,7 @@ _Answer = TypeVar("_Answer")
 
 
 class JobFollower:
-    """Asks again while the server is away, `PATIENCE_S` at most."""
+    """Follows a job; repeats requests while the server is unreachable, for at most `PATIENCE_S`."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class JobFollower:
         self._sleep = sleep
 
     def retry(self, question: Callable[[], _Answer]) -> _Answer:
-        """Return what `question` returns, asked again while it raises Unreachable; raises that in the end."""
+        """Return the value of `question`, called again while it raises Unreachable; raises that after `PATIENCE_S`."""
         lost_at: float | None = None
         pause = _FIRST_PAUSE_S
         while True:
@@ -53,12 +53,12 @@ class JobFollower:
             pause = self.pause(pause)
 
     def pause(self, seconds: float) -> float:
-        """Wait, and return how long to wait the next time."""
+        """Wait, and return the seconds to wait the next time."""
         self._sleep(seconds)
         return min(seconds * 2, _LONGEST_PAUSE_S)
 
     def follow(self, api: ServerClient, job: str) -> Report:
-        """Return the job's report when it is done; tell on the way what it does, each event once."""
+        """Return the job's report when it is done; report its progress until then, each event once."""
         last = 0
 
         def listen() -> bool:
@@ -71,7 +71,7 @@ class JobFollower:
                     if event.progress is not None:
                         self._progress(event.progress)
             except Unreachable:
-                # Whoever told something was there: patience starts anew.
+                # Events arrived, so the server was up: the timeout starts again.
                 if not heard:
                     raise
             return heard
@@ -83,5 +83,5 @@ class JobFollower:
             heard = self.retry(listen)
             if self.retry(lambda: api.is_done(job)):
                 return self.retry(lambda: api.report(job))
-            # A server that is about to stop ends its streams early.
+            # A server that is about to stop ends its streams early; do not connect to it in a tight loop.
             pause = self.pause(_FIRST_PAUSE_S if heard else pause)

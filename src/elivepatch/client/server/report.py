@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How a job ended, read from what a server says about it: what does not have the shape of a report is none."""
+"""Report of a job, parsed from the server's answer; a malformed report is refused."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _LIVEPATCH_NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """How a job ended. `document` is the server's own report, whole; `trial` is the accelerator of a passed trial.
+    """Report of a done job. `document` is the server's own report; `trial` is the accelerator of a passed trial.
 
-    `proposal` is what a check proposes instead of a series that it found something against.
+    `proposal` is the changed series that a check proposes for one that it refuses.
     """
 
     id: str
@@ -36,16 +36,16 @@ class Report:
 
     @property
     def exit_status(self) -> ExitStatus:
-        """The exit status of a command that asked for this job."""
+        """Exit status of a command that submitted this job."""
         if self.result is Result.SUCCESS:
             return ExitStatus.OK
         return self.problem.kind.exit_status if self.problem is not None else ExitStatus.SERVICE
 
 
 def read_report(document: dict[str, Any], *, job: str) -> Report:
-    """Return the report of `job`; raises KeyError, TypeError or ValueError where `document` is not that.
+    """Return the report of `job`; raises KeyError, TypeError or ValueError if `document` is not one.
 
-    The livepatch's name and the module's digest become names of files and are therefore looked at closely.
+    The livepatch's name and the module's digest become names of files, so their characters are checked.
     """
     livepatch, trial, problem = document["livepatch"], document["trial"], document["problem"]
     result = Result(document["result"])
@@ -78,7 +78,7 @@ def read_report(document: dict[str, Any], *, job: str) -> Report:
 
 
 def _proposal(data: dict[str, Any] | None) -> Proposal | None:
-    """Return what a server proposes instead; one that is older proposes nothing."""
+    """Return the proposal of a report; reports of an older server have none."""
     if data is None:
         return None
     names = ("code", "path", "what", "why")

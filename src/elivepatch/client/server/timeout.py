@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Time limits on what a command asks of a server: whatever answers late, in drops or never, it ends."""
+"""Time limits of commands that wait for a server, also for one that answers byte by byte or never."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ _RING_AGAIN_S = 1.0
 
 @dataclass(slots=True)
 class Waiting:
-    """What is waited for: `job` is empty until the server has given it a name."""
+    """The job that a command waits for; `job` is empty until the server has named it."""
 
     job: str = ""
 
 
 @contextmanager
 def time_limit(seconds: float, *, unchanged: str = "", left: str = "") -> Iterator[Waiting]:
-    """Raise EnvironmentFault, wherever the block is, when it takes longer; it says what is left behind at the server.
+    """Raise EnvironmentFault inside the block when it takes longer than `seconds`, as `alarm` does.
 
-    As `alarm` does it. `unchanged` is added to the sentence, `left` says what is left behind where that is not the one
-    job that is waited for.
+    The message names the job that goes on at the server, or has `left` in its place; `unchanged` is added to it.
     """
     waiting = Waiting()
     with alarm(seconds, lambda: _over(seconds, waiting.job, unchanged, left)):
@@ -36,10 +35,10 @@ def time_limit(seconds: float, *, unchanged: str = "", left: str = "") -> Iterat
 
 @contextmanager
 def alarm(seconds: float, over: Callable[[], ElivepatchError]) -> Iterator[None]:
-    """Raise what `over` returns, wherever the block is, when it takes longer than `seconds`, which are more than 0.
+    """Raise the error that `over` returns inside the block when it takes longer than `seconds`, which must be above 0.
 
-    By a signal: time limits of single reads never end what comes in drops. So the block must not change the kernel,
-    and it must run in the main thread. Within another such block the earlier alarm counts.
+    This uses SIGALRM: a time limit for each read does not end an answer that comes byte by byte. So the block must run
+    in the main thread and must not change the kernel. If such blocks are nested, the earlier alarm counts.
     """
 
     def ring(_number: int, _frame: FrameType | None) -> None:
@@ -51,7 +50,7 @@ def alarm(seconds: float, over: Callable[[], ElivepatchError]) -> Iterator[None]
         return
     before = signal.signal(signal.SIGALRM, ring)
     try:
-        # Again and again: an exception in the middle of a finalizer is lost.
+        # Repeated: an exception that is raised inside a finalizer is lost.
         signal.setitimer(signal.ITIMER_REAL, seconds, _RING_AGAIN_S)
         yield
     finally:
@@ -63,11 +62,9 @@ def alarm(seconds: float, over: Callable[[], ElivepatchError]) -> Iterator[None]
 
 def _over(seconds: float, job: str, unchanged: str, left: str) -> EnvironmentFault:
     if job:
-        left = (
-            f"Job {job} goes on at the server: the same command takes it up again, `elivepatch cancel {job}` ends it."
-        )
+        left = f"Job {job} goes on at the server: the same command follows it again, `elivepatch cancel {job}` ends it."
     return EnvironmentFault(
         "limit-reached",
         f"The server was not done within {seconds:g} s{unchanged}.",
-        advice=f"{left or 'No job is left behind at the server.'} --limit SECONDS gives it longer.",
+        advice=f"{left or 'No job is left behind at the server.'} Set a longer time with --limit SECONDS.",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the routes work with, and what stands before them: whose request it is, what it may, which job it means."""
+"""FastAPI dependencies: the server's objects, the authenticated account, the job that a request names."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Services:
     stopping: threading.Event
 
 
-# These are asynchronous although they wait for nothing: FastAPI gives every other one a thread's turn, and the sum of
-# those is most of what a short answer takes.
+# These are asynchronous although they wait for nothing: FastAPI runs every other dependency in a thread, and those hops
+# are most of the time that a short answer takes.
 async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
@@ -62,7 +62,7 @@ async def _account(
         services.rate_limiter.take(f"address {address}")
         raise EnvironmentFault(
             "token-missing",
-            "The server wants a token.",
+            "Authentication required: the request has no token.",
             advice="Give it with --token-file or ELIVEPATCH_TOKEN; the server wrote one to its file operator.token.",
         )
     try:
@@ -70,7 +70,7 @@ async def _account(
         if account is None:
             account = await run_in_threadpool(services.resources.tokens.check, given.credentials)
     except EnvironmentFault:
-        # So nobody can try tokens without end, nor use up another one's share.
+        # A wrong token counts against the address: a client can neither guess without end nor use up another's rate.
         services.rate_limiter.take(f"address {address}")
         raise
     services.rate_limiter.take(f"token {account.name}")
@@ -81,7 +81,7 @@ AccountDep = Annotated[Account, Depends(_account)]
 
 
 def requires(right: Right) -> Any:
-    """Return the dependency that lets only those accounts through that have `right`."""
+    """Return the dependency that refuses an account without `right`."""
 
     async def checked(account: AccountDep) -> Account:
         require_right(account, right)
@@ -91,12 +91,12 @@ def requires(right: Right) -> Any:
 
 
 def require_right(account: Account, right: Right) -> None:
-    """Raise TrustError with the code `role-insufficient` where the account does not have the right."""
+    """Raise TrustError with the code `role-insufficient` if the account does not have the right."""
     if not account.may(right):
         raise TrustError(
             "role-insufficient",
             f"A token of the role {account.role.value} may not do this.",
-            advice="Ask the server's operator for a token of another role; docs/accounts.md says which role may what.",
+            advice="Ask the server's operator for a token of another role; docs/accounts.md lists the roles.",
         )
 
 
@@ -109,7 +109,7 @@ def _job(
 
 
 def visible(services: Services, account: Account, build: str) -> Job:
-    """Return a job that exists for the account; raises UsageError with the code `build-unknown` for any other."""
+    """Return a job that the account may see; raises UsageError with the code `build-unknown` for any other."""
     job = services.resources.jobs.get(build)
     if job is None or not account.sees(tenant=job.tenant, release=job.release):
         raise UsageError(
@@ -125,7 +125,7 @@ async def _done(job: VisibleJob) -> Job:
     if job.status is not Status.DONE:
         raise UsageError(
             "build-not-done",
-            f"The job is {job.status.value}; its files are there when it is done.",
+            f"The job is {job.status.value}; its files exist once it is done.",
             advice="Follow it at /v1/builds/{id}/events.",
         )
     return job
@@ -135,7 +135,7 @@ FinishedJob = Annotated[Job, Depends(_done)]
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the documentation of the error answers that a route may give."""
+    """Return the OpenAPI description of the errors that a route may answer."""
     return {
         status: {
             "model": ProblemAnswer,
@@ -146,4 +146,4 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 COMMON_ERRORS = error_responses(401, 403, 422, 429, 500, 503, 507)
-"""What every route that wants a token may answer."""
+"""Errors that every route with a token may answer."""

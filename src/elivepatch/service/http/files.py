@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files over HTTP: with their digest, whole or in part, and not at all where the client has them already (RFC 9110)."""
+"""Files over HTTP (RFC 9110): with their digest, whole or one range of them, or 304 if the client has them already."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})", re.ASCII)
 _OUT_OF_RANGE = Problem(
     code="range-not-satisfiable",
     kind=Kind.USAGE,
-    message="The range begins behind the end of the file.",
-    advice="Ask without a range; Content-Range says how long the file is.",
+    message="The range begins after the end of the file.",
+    advice="Ask without a range; Content-Range has the length of the file.",
 )
 
 
 def of_job(
     request: Request, services: Services, job: Job, digest: Digest | None, name: str, media_type: str
 ) -> Response:
-    """Answer with a file of a job from the store; raises UsageError where the job has none.
+    """Answer with a file of a job from the store; raises UsageError if the job has none.
 
-    A job whose file is gone or damaged answers no more requests: the next one of the same is built anew.
+    A job with a missing or damaged file answers no more build requests: the next equal request is built again.
     """
     if digest is None:
         raise missing(name)
@@ -55,11 +55,11 @@ def of_job(
 
 def missing(name: str) -> UsageError:
     """Return the error of a job that has no such file."""
-    return UsageError("file-unknown", f"This job has no {name}.", advice="The job's report says how it ended.")
+    return UsageError("file-unknown", f"This job has no {name}.", advice="The job's report has the reason.")
 
 
 def of_bytes(request: Request, content: bytes, name: str, media_type: str) -> Response:
-    """Answer with `content`, or with the one range of it that was asked for."""
+    """Answer with `content`, or with the range of it that the request names."""
     digest = sha256(content)
     if _has(request, digest):
         return Response(status_code=304, headers={"ETag": f'"{digest}"'})
@@ -76,7 +76,7 @@ def _answer(
     media_type: str,
     read: Callable[[int, int], Iterator[bytes]],
 ) -> Response:
-    """Answer with the bytes that `read` gives for the first and the last one that are asked for."""
+    """Answer with the bytes that `read` yields for the first and last position of the request's range."""
     encoded = base64.b64encode(bytes.fromhex(digest)).decode("ascii")
     headers = {
         "ETag": f'"{digest}"',
@@ -105,9 +105,9 @@ def _has(request: Request, digest: Digest) -> bool:
 
 
 def _span(request: Request, digest: Digest, size: int) -> tuple[int, int] | None:
-    """Return the first and last byte that are asked for; None for all, the first behind the last for none.
+    """Return the first and last position of the request's range; None for the whole file, first > last for no byte.
 
-    What is no single range of bytes is no range at all (RFC 9110 §14.2), and so is one of another representation.
+    Several ranges, another unit than bytes, or a range of another representation count as no range (RFC 9110 §14.2).
     """
     found = _RANGE.fullmatch(request.headers.get("range", ""))
     if found is None or found.group(0) == "bytes=-" or digest not in request.headers.get("if-range", digest):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bounds: how much of a request is read, how often one may ask, how much may wait, how full the disk may be."""
+"""Limits: size of a request's body, rate of requests, number of waiting jobs, free space on the disks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from elivepatch.service.jobs.jobs import Jobs
 
 _DIGITS = 18
 _BUCKETS = 10_000
-# The routes that take source patches; they read the body by themselves, after they have looked who asks. Every other
-# body is read before that.
+# Routes that take source patches. They read the body after authentication; FastAPI reads every other body before.
 _LARGE = re.compile(r"/v1/builds|/v1/(?:patches|blobs)/[0-9a-f]{64}|/elivepatch/api/v1\.0/get_files")
 _SMALL_BYTES = 256 * 1024
 _BURST_S = 5.0
@@ -31,7 +30,7 @@ _QUEUE_RETRY_S = 30
 
 
 class RateLimiter:
-    """Token buckets: `per_s` requests a second for each key, five seconds' worth of them at once."""
+    """Token buckets: `per_s` requests a second for each key, and five seconds' worth at once."""
 
     def __init__(self, per_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_s = per_s
@@ -41,7 +40,7 @@ class RateLimiter:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: str) -> None:
-        """Count a request of `key`; raises LimitReached where it has had its share."""
+        """Count a request of `key`; raises LimitReached if the key has used up its rate."""
         now = self._clock()
         with self._lock:
             left, at = self._buckets.pop(key, (self._burst, now))
@@ -49,19 +48,19 @@ class RateLimiter:
             enough = left >= 1.0
             self._buckets[key] = (left - 1.0 if enough else left, now)
             if len(self._buckets) > _BUCKETS:
-                # The one not heard of for the longest time: its bucket is the fullest.
+                # The key that has been silent longest: its bucket is the fullest.
                 self._buckets.popitem(last=False)
         if not enough:
             raise LimitReached(
                 "rate-limited",
-                "Requests come faster than the server lets them.",
+                "The requests exceed the server's rate limit.",
                 retry_s=max(1, round((1.0 - left) / self._per_s)),
-                advice="Wait as long as Retry-After says, and follow a job by its events instead of asking.",
+                advice="Wait for the seconds in Retry-After, and follow a job by its events instead of polling.",
             )
 
 
 class Capacity:
-    """Whether one more job can be taken: how many wait, in all and of the tenant, and what is free on the disks."""
+    """Capacity for one more job: waiting jobs in all and of the tenant, free space on the disks."""
 
     def __init__(self, jobs: Jobs, *, queue: int, tenant: int, reserve_mib: int, directories: tuple[Path, ...]) -> None:
         self._jobs = jobs
@@ -71,42 +70,42 @@ class Capacity:
         self._directories = directories
 
     def check(self, tenant: str) -> None:
-        """Raise LimitReached, or EnvironmentFault with the code `disk-full`, where there is no room."""
+        """Raise LimitReached, or EnvironmentFault with the code `disk-full`, if one more job is too much."""
         self.check_disk()
         total, own = self._jobs.waiting(tenant)
         if own >= self._tenant:
             raise LimitReached(
                 "too-many-builds",
-                f"{own} builds of yours are waiting already.",
+                f"{own} of your builds are waiting or running already.",
                 retry_s=_QUEUE_RETRY_S,
                 advice="Wait until some of them are done, or cancel some.",
             )
         if total >= self._queue:
             raise LimitReached(
                 "queue-full",
-                "The server has as many builds waiting as it takes.",
+                "The server's queue is full.",
                 retry_s=_QUEUE_RETRY_S,
-                advice="Ask again later; more workers make the queue shorter.",
+                advice="Try again later; more workers make the queue shorter.",
             )
 
     def check_disk(self) -> None:
-        """Raise EnvironmentFault with the code `disk-full` where no more than the reserve is free."""
+        """Raise EnvironmentFault with the code `disk-full` if less than the reserve is free."""
         if not self.has_disk():
             raise EnvironmentFault(DISK_FULL.code, DISK_FULL.message, advice=DISK_FULL.advice)
 
     def has_disk(self) -> bool:
-        """Whether more than the reserve is free."""
+        """Return whether at least the reserve is free."""
         return not self._reserve or self.free_bytes() >= self._reserve
 
     def free_bytes(self) -> int:
-        """Return what is free on the fuller of the disks."""
+        """Return the free bytes on the fuller of the disks."""
         return min((shutil.disk_usage(directory).free for directory in self._directories), default=1 << 62)
 
 
 class BodyLimit:
-    """Ends reading a request's body with status 413 where it is, or says that it is, larger than it may be.
+    """Refuses a body with status 413 if it is too large or its Content-Length is.
 
-    `limit_bytes` is for requests with source patches, a small part of it for all others.
+    `limit_bytes` is for requests with source patches; all others may have 256 KiB.
 
     FastAPI's own `max_body_size` answers some of these in plain text; every error of this API is a problem document.
     """
@@ -124,7 +123,7 @@ class BodyLimit:
         read = limit + 1 if _says_too_much(Headers(scope=scope), limit) else 0
 
         async def bounded() -> Message:
-            # Raised where the route reads its body, so that it is answered as every other error is.
+            # Raised while the route reads its body, so that it is answered like every other error.
             nonlocal read
             if read > limit:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
@@ -139,5 +138,5 @@ class BodyLimit:
 
 def _says_too_much(headers: Headers, limit: int) -> bool:
     declared = headers.get("content-length", "")
-    # More digits than a size has are too much without a look at their value.
+    # int() is slow for a number with very many digits.
     return declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > limit)

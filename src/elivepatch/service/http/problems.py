@@ -62,14 +62,17 @@ _API_ADVICE = "The API is described in docs/api.md and by /v1/openapi.json."
 _SIZES = "A request with patches may have 24 MiB, and so may a patch that is uploaded; any other request 256 KiB."
 
 _CUT_OFF = Problem(
-    code="request-invalid", kind=Kind.USAGE, message="The request broke off in its middle.", advice=_API_ADVICE
+    code="request-invalid",
+    kind=Kind.USAGE,
+    message="The connection ended in the middle of the request.",
+    advice=_API_ADVICE,
 )
 
 _logger = structlog.get_logger()
 
 
 def answer(problem: Problem, status: HTTPStatus | None = None) -> JSONResponse:
-    """Return the response that tells `problem`; its code or its kind decides the status where none is given."""
+    """Return the response for `problem`; its code or its kind decides the status unless `status` is given."""
     chosen = status or STATUS_OF_CODE.get(problem.code) or _STATUS_OF_KIND[problem.kind]
     return JSONResponse(
         {
@@ -91,12 +94,12 @@ def _headers(status: HTTPStatus) -> dict[str, str]:
 
 
 def install(app: FastAPI) -> None:
-    """Have `app` answer every error as a problem."""
+    """Make `app` answer every error as a problem document."""
     app.add_exception_handler(ElivepatchError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _of_the_protocol)
     app.add_exception_handler(ClientDisconnect, _cut_off)
-    # Named, since for a plain Exception the traceback goes to the log even where the cause is known.
+    # Named, because Starlette logs the traceback of a plain Exception even if the cause is known.
     app.add_exception_handler(DBAPIError, _unexpected)
     app.add_exception_handler(BaseError, _unexpected)
     app.add_exception_handler(Exception, _unexpected)
@@ -117,7 +120,7 @@ def _invalid(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise TypeError(type(error))
     first = error.errors()[0]
-    # Where the value stands and what is wrong with it, but not the value: it may be megabytes.
+    # The place of the value and its fault, without the value: it may be megabytes.
     place = ".".join(str(part) for part in first["loc"])[:200] or "body"
     return answer(
         Problem(
@@ -146,7 +149,7 @@ def _of_the_protocol(_request: Request, error: Exception) -> JSONResponse:
 
 
 def _cut_off(_request: Request, _error: Exception) -> JSONResponse:
-    """Answer a client that went away in the middle of its request: nobody hears it, and nothing is wrong here."""
+    """Answer a client that disconnected in the middle of its request; this is no error of the server."""
     return answer(_CUT_OFF, HTTPStatus.BAD_REQUEST)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server process: puts the parts together, serves until told to stop, leaves running jobs to the next start."""
+"""The server process: assembles its parts and serves until a signal; the next start continues running jobs."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from elivepatch.service.retention import Retention
 from elivepatch.service.state_directory import KEY_FILE, TOKEN_FILE, make_state_directory, state_lock
 from elivepatch.settings import ServerSettings
 
-# A thousand clients may come at once.
+# A thousand clients may connect at once.
 _LISTEN_BACKLOG = 2048
 _FILES = 65_536
-# Together under the ten seconds after which init systems lose patience.
+# The whole shutdown stays under ten seconds, after which init systems kill a service.
 _CONNECTIONS_S = 2
 
 _logger = structlog.get_logger()
 
 
 class _Uvicorn(uvicorn.Server):
-    """Tells the rest of the process at once when a signal asks it to end."""
+    """uvicorn's server that also stops streams and running jobs on a signal."""
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
@@ -55,7 +55,7 @@ class _Uvicorn(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop accepting; end streams and the programs of running jobs."""
         super().handle_exit(sig, frame)
-        # In a thread: the one that the signal interrupts may hold a lock that is needed here.
+        # In a thread of its own: the interrupted thread may hold a lock that is needed here.
         threading.Thread(target=self._stop, name="stop").start()
 
     def _stop(self) -> None:
@@ -66,9 +66,9 @@ class _Uvicorn(uvicorn.Server):
 
 
 def serve(settings: ServerSettings, backend: BuildBackend | None) -> None:
-    """Serve until SIGTERM or SIGINT, then end within ten seconds. Without a backend jobs are left to workers.
+    """Serve until SIGTERM or SIGINT, then end within ten seconds. Without a backend, workers carry out the jobs.
 
-    Raises EnvironmentFault where the state directory is in use or cannot be written, or the port is taken.
+    Raises EnvironmentFault if the state directory is in use or not writable, or the port is in use.
     """
     if backend is None:
         require_shared(settings)
@@ -191,7 +191,7 @@ def _tls(settings: ServerSettings) -> dict[str, Any]:
     if not settings.tls_certificate:
         return {}
     try:
-        # uvicorn would say less about what is wrong.
+        # uvicorn's own message does not name the cause.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key or None)
         if settings.tls_client_ca:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(settings.tls_client_ca)
@@ -199,7 +199,7 @@ def _tls(settings: ServerSettings) -> dict[str, Any]:
         raise EnvironmentFault(
             "tls-files",
             f"The server's certificate, key or client authority cannot be used: {error}.",
-            advice="Give PEM files that belong together: --tls-certificate, --tls-key, --tls-client-ca.",
+            advice="Give matching PEM files: --tls-certificate, --tls-key, --tls-client-ca.",
         ) from error
     return {
         "ssl_certfile": settings.tls_certificate,
@@ -210,7 +210,7 @@ def _tls(settings: ServerSettings) -> dict[str, Any]:
 
 
 def _allow_many_files() -> None:
-    """Raise the limit on open files, of which every follower of a job has one."""
+    """Raise the limit of open files; each client that follows a job needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft < wanted:
@@ -230,7 +230,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         raise EnvironmentFault(
             "listen",
             f"The server cannot listen on {host} port {port}: {error}.",
-            advice="Stop what uses the port, or choose another with --port; --host takes an address of this machine.",
+            advice="Stop the program on that port or choose another --port; --host takes an address of this machine.",
         ) from error
     with listener:
         yield listener

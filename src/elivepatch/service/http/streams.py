@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Wakes whoever follows a job when something happens to it: one look at the table for all streams, not one for each."""
+"""Wakes the streams of a job when it has a new event: one query for all streams instead of one for each."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _Listener = tuple[asyncio.AbstractEventLoop, asyncio.Event]
 
 
 class EventNotifier:
-    """Looks at the table of events in a thread.
+    """Polls the table of events in a thread.
 
-    What it misses, for example while the database is away, it misses: who waits looks for himself now and then.
+    Events that it misses, for example while the database is down, are not replayed: streams also poll now and then.
     """
 
     def __init__(self, database: sa.Engine) -> None:
@@ -37,11 +37,11 @@ class EventNotifier:
         self._thread = threading.Thread(target=self._rounds, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more, and wake everyone."""
+        """Stop the thread and wake all streams."""
         self._stopping.set()
         self._listened.set()
         self._wake_all()
@@ -53,7 +53,7 @@ class EventNotifier:
 
     @contextmanager
     def listening(self, job: str) -> Iterator[asyncio.Event]:
-        """Give an event of the running loop that is set whenever something has happened to the job."""
+        """Yield an event of the running loop that is set whenever the job has a new event."""
         listener = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             self._listeners.setdefault(job, set()).add(listener)
@@ -88,7 +88,7 @@ class EventNotifier:
         with self._database.connect() as connection:
             if self._last is None:
                 self._last = connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
-                # What happened before that, but after a follower has read the table, it reads now.
+                # A stream may have read the table before the newest event was written: it reads again now.
                 self._wake_all()
                 return
             found = connection.execute(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The shapes that go over the network: what a client sends, checked, and what it gets."""
+"""Bodies of requests, validated, and of answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NAME_LENGTH = 120
 
 
 class _Sent(BaseModel):
-    """Something that a client sends: nothing in it is guessed and nothing unknown is let through."""
+    """Body of a request: values are not converted, unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -37,7 +37,7 @@ class _Sent(BaseModel):
 class PatchBody(_Sent):
     """One source patch. `name` is shown to people and is never a path.
 
-    Either `content` has it, as base64 (RFC 4648 §4), or `sha256` names a blob that was uploaded.
+    Either `content` holds its bytes as base64 (RFC 4648 §4), or `sha256` names an uploaded patch.
     """
 
     model_config = ConfigDict(
@@ -94,15 +94,15 @@ class BuildBody(_Sent):
     expectations: Annotated[list[ExpectationBody], Field(max_length=EXPECTATIONS_LIMIT)] = []
     trial: bool = True
     check_only: bool = False
-    replace: bool = Field(default=True, description="Whether the livepatch takes all earlier ones away.")
-    rewrite: bool = Field(
-        default=False, description="Whether a check that finds against the series proposes a changed one."
-    )
+    replace: bool = Field(default=True, description="Whether the livepatch replaces all earlier ones (atomic replace).")
+    rewrite: bool = Field(default=False, description="Whether a check that refuses the series proposes a changed one.")
     builder: Builder = Field(default=Builder.OBJECTS, strict=False)
     paranoid: bool = Field(default=False, description="Whether a second builder must make the same livepatch.")
     base_patches: Annotated[list[BasePatchBody], Field(max_length=PATCHES_LIMIT)] = []
     priority: Literal["interactive", "automatic"] = "interactive"
-    fresh: bool = Field(default=False, description="Build although there is an answer; needs the role operator.")
+    fresh: bool = Field(
+        default=False, description="Build again although a job answers the request; needs the role operator."
+    )
 
     def source_patches(self) -> list[SourcePatch | PatchReference]:
         """Return the patches; raises UsageError if one is not base64."""
@@ -142,14 +142,14 @@ def check_size(patches: Sequence[SourcePatch | PatchReference], sizes: Mapping[D
 
 
 class PatchAnswer(BaseModel):
-    """A source patch as a job keeps it."""
+    """A source patch of a job."""
 
     name: str
     sha256: str
 
 
 class BuildAnswer(BaseModel):
-    """Where a job stands."""
+    """State of a job."""
 
     id: str
     status: Status
@@ -165,7 +165,7 @@ class BuildAnswer(BaseModel):
 
     @classmethod
     def of(cls, job: Job) -> BuildAnswer:
-        """Return what the network is told about `job`."""
+        """Return the answer about `job`."""
         return cls(
             id=job.id,
             status=job.status,
@@ -189,7 +189,7 @@ class PageAnswer(BaseModel):
 
 
 class TokenBody(_Sent):
-    """A token to be made. `kernel` binds it to the jobs for one release; without `days` it never expires."""
+    """A token to make. `kernel` binds it to the jobs for one release; without `days` it never expires."""
 
     name: str = Field(max_length=40, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     role: Role = Field(strict=False)
@@ -198,14 +198,14 @@ class TokenBody(_Sent):
     days: int | None = Field(default=None, ge=1, le=3650)
 
     def account(self) -> Account:
-        """Return the account; raises UsageError where the kernel is no release."""
+        """Return the account; raises UsageError if the kernel is no release."""
         return Account(
             name=self.name, role=self.role, tenant=self.tenant, kernel=parse_release(self.kernel) if self.kernel else ""
         )
 
 
 class TokenAnswer(BaseModel):
-    """A token, without the token itself."""
+    """A token without its secret."""
 
     name: str
     role: Role
@@ -217,7 +217,7 @@ class TokenAnswer(BaseModel):
 
     @classmethod
     def of(cls, token: Token) -> Self:
-        """Return what the network is told about `token`."""
+        """Return the answer about `token`."""
         return cls.model_validate(asdict(token))
 
 
@@ -228,7 +228,7 @@ class TokensAnswer(BaseModel):
 
 
 class MadeTokenAnswer(BaseModel):
-    """A new token; it is never shown again."""
+    """A new token; its secret is never shown again."""
 
     name: str
     token: str
@@ -248,7 +248,7 @@ class EntryAnswer(BaseModel):
 
     @classmethod
     def of(cls, entry: AuditEntry) -> Self:
-        """Return what the network is told about `entry`."""
+        """Return the answer about `entry`."""
         return cls.model_validate(asdict(entry))
 
 
@@ -260,14 +260,14 @@ class AuditAnswer(BaseModel):
 
 
 class ReadyAnswer(BaseModel):
-    """Whether the server can work, and what it lacks."""
+    """Readiness of the server, and the parts that it lacks."""
 
     status: Literal["ready", "not-ready"]
     lacks: list[str]
 
 
 class ProblemAnswer(BaseModel):
-    """What went wrong (RFC 9457), with our code, the kind that decides the client's exit status, and advice."""
+    """Problem document (RFC 9457) with a stable code, the kind that decides the client's exit status, and advice."""
 
     type: str
     title: str
@@ -280,7 +280,7 @@ class ProblemAnswer(BaseModel):
 
 
 class ProblemPart(BaseModel):
-    """What went wrong with a series."""
+    """Problem of a series or of its job."""
 
     code: str
     kind: Kind
@@ -290,7 +290,7 @@ class ProblemPart(BaseModel):
 
 
 class StepPart(BaseModel):
-    """One change that a proposal makes, with its reason; `code` is the problem that it takes away."""
+    """One change of a proposal, with its reason; `code` is the problem that it removes."""
 
     code: str
     path: str
@@ -299,7 +299,7 @@ class StepPart(BaseModel):
 
 
 class ProposalPart(BaseModel):
-    """A patch in place of the series that was sent; empty where there is none, and `refusal` says why."""
+    """A patch in place of the submitted series; empty if none was found, with the reason in `refusal`."""
 
     patch: str
     steps: list[StepPart]
@@ -307,7 +307,7 @@ class ProposalPart(BaseModel):
 
 
 class ReportAnswer(BaseModel):
-    """How a job ended. `build_id` is the kernel's; `module_sha256` is null where no module is served."""
+    """Report of a done job. `build_id` is the kernel's; `module_sha256` is null if no module is served."""
 
     id: str
     status: Status
@@ -349,7 +349,7 @@ class KeyAnswer(BaseModel):
 
 
 class VersionAnswer(BaseModel):
-    """Which server this is."""
+    """Name and version of the server."""
 
     name: str
     version: str
@@ -357,12 +357,12 @@ class VersionAnswer(BaseModel):
 
 
 def display_name(text: str) -> str:
-    """Return what is shown for a patch of this name: the last part of a path, printable, at most 120 characters."""
+    """Return the name to show for a patch: the last part of a path, printable, at most 120 characters."""
     last = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
     shown = "".join(character for character in last if _is_shown(character)).strip()
     return shown[:_NAME_LENGTH] or "patch"
 
 
 def _is_shown(character: str) -> bool:
-    # Cf holds the marks that turn the direction of text; Cs, Cn and Co show as nothing sure.
+    # Cf holds the marks that reverse the direction of text; Cs, Cn and Co have no defined appearance.
     return character == " " or unicodedata.category(character)[0] not in {"C", "Z"}

@@ -52,7 +52,7 @@ def job_key(build_key: Digest, request: RequestReference, tenant: str = DEFAULT_
 
 
 def livepatch_from(data: dict[str, Any]) -> Livepatch:
-    """Return the livepatch that `Livepatch.as_dict` described."""
+    """Return the livepatch from the JSON of `Livepatch.as_dict`."""
     return Livepatch(
         **data
         | {
@@ -64,7 +64,7 @@ def livepatch_from(data: dict[str, Any]) -> Livepatch:
 
 
 def outcome_record(outcome: BuildOutcome) -> dict[str, Any]:
-    """Return what a build answered as JSON, without its file."""
+    """Return the outcome of a build as JSON, without its file."""
     return {
         "problem": outcome.problem.as_dict() if outcome.problem is not None else None,
         "livepatch": outcome.livepatch.as_dict() if outcome.livepatch is not None else None,
@@ -76,7 +76,7 @@ def outcome_record(outcome: BuildOutcome) -> dict[str, Any]:
 
 
 def result_of(problem: dict[str, Any] | None) -> Result:
-    """Return the result that a job with this problem has: whose fault it is decides."""
+    """Return the result of a job with this problem; the kind of the problem decides it."""
     if problem is None:
         return Result.SUCCESS
     return Result.ERROR if Kind(problem["kind"]) in _OURS else Result.FAILURE

@@ -115,7 +115,7 @@ def test_a_kernel_that_cannot_be_told_is_refused_with_words_that_the_old_client_
         client = OldClient(server)
         refused = client.send(b"sleep 0", **change)
         assert refused.status_code == 403
-        assert refused.json()["message"].startswith("The server cannot tell which kernel this is")
+        assert refused.json()["message"].startswith("The server cannot identify the kernel")
         assert client.fetch().json() == NOT_THESE
 
 

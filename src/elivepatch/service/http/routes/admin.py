@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The routes of whoever runs the server: tokens, the audit log."""
+"""Routes for the server's operator: tokens and the audit log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ router = APIRouter()
 
 @router.get("/tokens")
 def tokens(services: ServicesDep, _account: Annotated[Account, requires(Right.TOKENS)]) -> TokensAnswer:
-    """List the tokens, without the tokens themselves: those are shown once."""
+    """List the tokens without their secrets, which are shown once."""
     return TokensAnswer(tokens=[TokenAnswer.of(token) for token in services.resources.tokens.list()])
 
 
@@ -26,7 +26,7 @@ def tokens(services: ServicesDep, _account: Annotated[Account, requires(Right.TO
 def add_token(
     services: ServicesDep, account: Annotated[Account, requires(Right.TOKENS)], body: TokenBody
 ) -> MadeTokenAnswer:
-    """Make a token. This is the only answer that ever shows it."""
+    """Make a token. Only this answer shows its secret."""
     added = body.account()
     token = services.resources.tokens.add(added, days=body.days)
     services.resources.audit.note(who=account.name, tenant=account.tenant, action="token.add", subject=added.name)
@@ -39,7 +39,7 @@ def revoke_token(
     account: Annotated[Account, requires(Right.TOKENS)],
     name: Annotated[str, Path(max_length=40)],
 ) -> TokenAnswer:
-    """Let a token in no more."""
+    """Revoke a token."""
     revoked = services.resources.tokens.revoke(name)
     services.resources.audit.note(who=account.name, tenant=account.tenant, action="token.revoke", subject=revoked.name)
     return TokenAnswer.of(revoked)
@@ -52,7 +52,7 @@ def audit(
     after: Annotated[int, Query(ge=0, le=_MAX_NUMBER)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> AuditAnswer:
-    """List who did what, oldest first, from after the entry `after`."""
+    """List the audit log, oldest entry first, from after the entry `after`."""
     found = services.resources.audit.page(after=after, limit=limit + 1)
     return AuditAnswer(
         entries=[EntryAnswer.of(entry) for entry in found[:limit]],

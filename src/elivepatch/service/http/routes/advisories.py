@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the server knows about CVEs and hands to hosts, signed: the records, and what each kernel was built from."""
+"""Routes for signed documents about CVEs: the index of records, and the sources of each kernel."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ router = APIRouter(dependencies=[requires(Right.CATALOGUE)])
 def _answers(media_type: str, what: str) -> dict[int | str, dict[str, Any]]:
     return error_responses(404) | {
         200: {"content": {media_type: {}}, "description": f"{what}; {HEADER} holds the server's signature."},
-        304: {"description": "It is what If-None-Match names."},
+        304: {"description": "If-None-Match names the newest version."},
     }
 
 
 @router.get(
     "/kernels/{release}/sources",
     response_class=Response,
-    responses=_answers("application/json", "What the kernel was built from (docs/cve.md)"),
+    responses=_answers("application/json", "The sources of the kernel (docs/cve.md)"),
 )
 def sources(
     release: Annotated[str, Path(max_length=200)],
     services: ServicesDep,
     if_none_match: Annotated[str, Header(max_length=1000)] = "",
 ) -> Response:
-    """Say which sources a kernel was built from, into which modules they went, and what its changelog closes."""
+    """Return the sources of a kernel, the modules that they are in, and the CVEs that its changelog closes."""
     return _signed(services, services.catalogue.sources(release), SOURCES, "application/json", if_none_match)
 
 
@@ -44,13 +44,13 @@ def sources(
     responses=_answers("application/octet-stream", "The index of all CVE records"),
 )
 def records(services: ServicesDep, if_none_match: Annotated[str, Header(max_length=1000)] = "") -> Response:
-    """Hand out the index of all CVE records that `elivepatch-server cve index` made."""
+    """Return the index of all CVE records that `elivepatch-server cve index` made."""
     try:
         content = (services.resources.settings.state_dir / RECORDS_FILE).read_bytes()
     except FileNotFoundError:
         raise UsageError(
             "records-unknown",
-            "The server keeps no CVE records.",
+            "The server has no CVE records.",
             advice="Make them on the server: elivepatch-server cve index --records LIST",
         ) from None
     return _signed(services, content, RECORDS, "application/octet-stream", if_none_match)

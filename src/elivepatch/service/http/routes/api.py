@@ -29,13 +29,13 @@ operations = APIRouter(dependencies=[requires(Right.METRICS)], responses=COMMON_
 
 @public.get("/healthz")
 async def health() -> dict[str, str]:
-    """Say that the server answers."""
+    """Answer that the server runs."""
     return {"status": "ok"}
 
 
-@public.get("/readyz", responses={503: {"model": ReadyAnswer, "description": "It lacks something."}})
+@public.get("/readyz", responses={503: {"model": ReadyAnswer, "description": "The server lacks one of its parts."}})
 def ready(services: ServicesDep) -> JSONResponse:
-    """Say whether the server can work: database, disk, and a worker that lives."""
+    """Answer whether the server can work: database, disk, and a live worker."""
     lacks = []
     try:
         if not any(member.silent_s < ALIVE_S for member in services.resources.fleet.members()):
@@ -52,7 +52,7 @@ def ready(services: ServicesDep) -> JSONResponse:
 
 @public.get("/v1/version")
 async def which_version() -> VersionAnswer:
-    """Say which server this is."""
+    """Return name and version of the server."""
     return VersionAnswer(name="elivepatch", version=version("elivepatch"), api="v1")
 
 
@@ -62,13 +62,13 @@ async def which_version() -> VersionAnswer:
     responses={200: {"content": {"text/plain": {}}, "description": "The figures, for Prometheus."}},
 )
 def metrics(services: ServicesDep) -> Response:
-    """Tell the server's figures."""
+    """Return the server's figures."""
     return Response(services.metrics.render(), media_type=_METRICS_TYPE)
 
 
 @catalogue.get("/key")
 def signing_key(services: ServicesDep) -> KeyAnswer:
-    """Say with which key the server signs; a host pins it when it is enrolled."""
+    """Return the key with which the server signs; a host pins it when it enrols."""
     key = services.key.public
     return KeyAnswer(algorithm="ed25519", public_key=key.raw.hex(), fingerprint=key.fingerprint)
 
@@ -98,8 +98,8 @@ def create(services: Services) -> FastAPI:
     app = FastAPI(
         title="elivepatch",
         version=version("elivepatch"),
-        summary="Builds livepatches for Linux kernels, and tries them.",
-        # FastAPI's pages load scripts from other people's servers.
+        summary="Builds livepatches for Linux kernels and tries them in a VM.",
+        # FastAPI's pages load scripts from servers of third parties.
         openapi_url=None,
         docs_url=None,
         redoc_url=None,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The routes about builds: asking for one, following it, fetching what came out, ending it."""
+"""Routes for builds: submit, follow, download the result, cancel."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COMPONENT = "#/components/schemas/{model}"
 
 _EVENTS_AT_ONCE = 200
 _MAX_NUMBER = 2**31 - 1
-# What the watch misses is found after so long.
+# Longest time until a stream sees an event that the notifier missed.
 _LOOK_AGAIN_S = 10.0
 
 router = APIRouter()
@@ -48,8 +48,8 @@ router = APIRouter()
 def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
     return {
         200: {"content": {media_type: {}}, "description": "The file; Repr-Digest holds its SHA-256."},
-        206: {"content": {media_type: {}}, "description": "The range of it that was asked for."},
-        304: {"description": "It is what If-None-Match names."},
+        206: {"content": {media_type: {}}, "description": "The range that the request names."},
+        304: {"description": "If-None-Match names this file."},
         **error_responses(404, 409, 410, 416),
     }
 
@@ -58,7 +58,7 @@ def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
     "/builds",
     status_code=202,
     responses=error_responses(404, 413)
-    | {200: {"model": BuildAnswer, "description": "A job that answers this already."}},
+    | {200: {"model": BuildAnswer, "description": "A job that answers this request already."}},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -69,9 +69,9 @@ def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
 async def submit(
     request: Request, services: ServicesDep, account: Annotated[Account, requires(Right.ASK)], response: Response
 ) -> BuildAnswer:
-    """Ask for a build. The same request is answered by the job it already has, unless that was our error.
+    """Submit a build request. An equal request gets the same job, unless that ended with an error of the server.
 
-    The body is read here, by ourselves: FastAPI would read and decode it before it looks at the token.
+    The body is read here and not by FastAPI, which would read and decode it before it checks the token.
     """
     job, new = await run_in_threadpool(_submit, await request.body(), services, account)
     if not new:
@@ -165,7 +165,7 @@ def page(
 
 @router.get("/builds/{build}", responses=error_responses(404))
 async def status(job: VisibleJob) -> BuildAnswer:
-    """Say where a job stands."""
+    """Return the state of a job."""
     return BuildAnswer.of(job)
 
 
@@ -175,13 +175,13 @@ def cancel(
     account: Annotated[Account, requires(Right.CANCEL)],
     build: Annotated[str, Path(pattern="^[0-9a-f]{16}$")],
 ) -> BuildAnswer:
-    """End a job. It ends for everyone who waits for it; a job that is done stays as it is."""
+    """Cancel a job, for all clients that wait for it. A job that is done does not change."""
     job = visible(services, account, build)
     now = services.resources.jobs.cancel(job.id, cancelled())
     if job.status is not Status.DONE:
         services.resources.audit.note(who=account.name, tenant=account.tenant, action="build.cancel", subject=job.id)
     if services.worker is not None:
-        # Workers elsewhere see it in the database within a second.
+        # Workers in other processes see it in the database within a second.
         services.worker.steps.cancel(job.id)
     return BuildAnswer.of(now or job)
 
@@ -197,9 +197,9 @@ async def events(
     services: ServicesDep,
     last_event_id: Annotated[int, Header(ge=0, le=_MAX_NUMBER)] = 0,
 ) -> Response:
-    """Tell what happens to a job from its beginning, or from after Last-Event-ID, until it is done.
+    """Stream the events of a job, from its first or from after Last-Event-ID, until it is done.
 
-    FastAPI's own events need a group of tasks for each stream, which ends with an error where a client goes away.
+    FastAPI's own events need a task group for each stream, which ends with an error if the client disconnects.
     """
     return StreamingResponse(
         _stream(services, job.id, last_event_id),
@@ -213,7 +213,7 @@ async def _stream(services: Services, job: str, last: int) -> AsyncIterator[str]
     with services.notifier.listening(job) as something:
         while not services.stopping.is_set():
             something.clear()
-            # NewJob before the events are read: what is there afterwards is then all that there will be.
+            # Read before the events: if the job is done by now, the events that follow are all that it has.
             current = await run_in_threadpool(services.resources.jobs.get, job)
             while found := await run_in_threadpool(
                 services.resources.jobs.events_after, job, last, limit=_EVENTS_AT_ONCE
@@ -226,25 +226,25 @@ async def _stream(services: Services, job: str, last: int) -> AsyncIterator[str]
             try:
                 await asyncio.wait_for(something.wait(), _LOOK_AGAIN_S)
             except TimeoutError:
-                # So that whoever is in between does not take the silence for the end.
+                # A proxy between the two must not take the silence for the end of the stream.
                 yield ": still here\n\n"
 
 
 @router.get("/builds/{build}/report", responses=error_responses(404, 409))
 async def report(job: FinishedJob) -> ReportAnswer:
-    """Say how a job ended."""
+    """Return the report of a done job."""
     return ReportAnswer.model_validate(report_of(job))
 
 
 @router.get("/builds/{build}/log", response_class=Response, responses=_file("text/plain"))
 def log(request: Request, job: FinishedJob, services: ServicesDep) -> Response:
-    """Return what the build's tools printed."""
+    """Return the log of the build's tools."""
     return files.of_job(request, services, job, job.log_digest, "build.log", "text/plain; charset=utf-8")
 
 
 @router.get("/builds/{build}/console", response_class=Response, responses=_file("text/plain"))
 def console(request: Request, job: FinishedJob, services: ServicesDep) -> Response:
-    """Return what the trial's guest printed."""
+    """Return the console of the trial's guest."""
     return files.of_job(request, services, job, job.console_digest, "console.log", "text/plain; charset=utf-8")
 
 
@@ -260,7 +260,7 @@ def signature(request: Request, job: FinishedJob, services: ServicesDep) -> Resp
     livepatch = (job.report or {}).get("livepatch")
     if job.module_digest is None or livepatch is None:
         raise files.missing("livepatch.ko.sig")
-    # Signed where it is asked for: workers have no key. Ed25519 gives the same bytes each time.
+    # Signed on request: workers have no key. Ed25519 gives the same bytes each time.
     series = [patch.digest for patch in patches_of(job.request)]
     statement = Statement.of(livepatch_from(livepatch), series=series, replace=job.request["replace"])
     return files.of_bytes(request, sign_livepatch(services.key, statement), "livepatch.ko.sig", "application/json")

@@ -24,7 +24,7 @@ router = APIRouter()
 
 
 class HostBody(BaseModel):
-    """How a run ended. `open` is null where nobody knows what the kernel builds, `problem` the code of what failed."""
+    """Result of a run. `open` is null if the kernel's sources are not known; `problem` is the code of a failure."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -41,7 +41,7 @@ class HostBody(BaseModel):
 
 
 class HostAnswer(HostBody):
-    """What a host said last, when, and with whose token."""
+    """Last report of a host, its time, and the token that the host used."""
 
     model_config = ConfigDict(extra="forbid", strict=False)
 
@@ -52,7 +52,7 @@ class HostAnswer(HostBody):
 
     @classmethod
     def of(cls, row: sa.RowMapping) -> Self:
-        """Return what the network is told about a row of the table."""
+        """Return the answer for a row of the table."""
         return cls.model_validate(row["report"] | {key: row[key] for key in ("name", "tenant", "token", "seen_at")})
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The wire protocol of elivepatch 2017-2019, for old clients: no token, so it is off unless addresses are named.
+"""Wire protocol of elivepatch 2017-2019, for old clients. It has no token, so it is off unless addresses are allowed.
 
-An old client posts everything in one request and looks at no status; right after, it asks exactly once for the module
-and takes whatever comes with status 200. So the first request is held until the build has ended, and the second one
-answers 200 only with a module that passed its trial. The file names that a client sends are not looked at: parts are
-told apart by their field, patches keep the order in which they came (docs/legacy.md).
+An old client posts everything in one request and ignores the status; right after, it asks exactly once for the module
+and loads any body with status 200. So the server holds the first request until the build has ended, and answers the
+second one with 200 only for a module that passed its trial. File names of a client are ignored: the field of a part
+says what it is, and patches keep their order (docs/legacy.md).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from elivepatch.service.jobs.jobs import Job
 PREFIX = "/elivepatch/api"
 
 _VERSION = "0.01"
-# With the run of spaces that the old server's source has in its string.
+# The old server's source has this run of spaces in its string.
 _NOT_THESE = "These are not the         patches you are looking for"
 _BROKEN = "Internal Server Error"
 _MODULE_TYPE = ", application/octet-stream"
@@ -50,7 +50,7 @@ _LOOK_AGAIN_S = 2.0
 
 
 class LegacyExchanges:
-    """Which job each client's identifier stands for, and the modules that announced themselves."""
+    """Job of each client's identifier, and the modules that announced themselves."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -58,7 +58,7 @@ class LegacyExchanges:
         self.agents: list[dict[str, str]] = [{"module": "elivepatch", "version": _VERSION}]
 
     def begin(self, identifier: str) -> bool:
-        """Note that an exchange begins; False where there is one of this identifier already."""
+        """Note that an exchange begins; return False if one with this identifier exists already."""
         with self._lock:
             if identifier in self._jobs:
                 return False
@@ -73,7 +73,7 @@ class LegacyExchanges:
             self._jobs[identifier] = job
 
     def job(self, identifier: str) -> str | None:
-        """Return the job of an exchange, None where there is none."""
+        """Return the job of an exchange, None if it has none."""
         with self._lock:
             return self._jobs.get(identifier)
 
@@ -84,7 +84,7 @@ class LegacyExchanges:
 
 
 class LegacyProtocol:
-    """Answers old clients of some networks; their builds belong to one tenant."""
+    """Handlers of the old protocol for clients of some networks; their builds belong to one tenant."""
 
     def __init__(self, services: Services, addresses: str, tenant: str) -> None:
         self._services = services
@@ -93,13 +93,13 @@ class LegacyProtocol:
         self._exchanges = LegacyExchanges()
 
     def allowed(self, request: Request) -> None:
-        """Raise 404 for a client of any other address: as if nothing of this were here."""
+        """Raise 404 for a client of any other address, as if these routes did not exist."""
         address = request.client.host if request.client is not None else ""
         self._services.rate_limiter.take(f"address {address}")
         if not is_in(address, self._networks):
             raise HTTPException(404)
 
-    async def tell_agents(self) -> dict[str, Any]:
+    async def list_agents(self) -> dict[str, Any]:
         """List the modules that announced themselves."""
         return {"agent": self._exchanges.agents}
 
@@ -114,7 +114,7 @@ class LegacyProtocol:
         return JSONResponse({"agent": agent}, status_code=201)
 
     async def take_files(self, request: Request) -> Response:
-        """Take patches and configuration, and answer when the build has ended, however it did."""
+        """Take patches and configuration, and answer when the build has ended with any result."""
         version, identifier = request.headers.get("kernelversion", ""), request.headers.get("uuid", "")
         parts = _parts(request.headers.get("content-type", ""), await request.body())
         if not (version and _UUID.fullmatch(identifier) and parts["config"] and parts["main_patch"]):
@@ -130,9 +130,9 @@ class LegacyProtocol:
         return JSONResponse({"get_config": {"KernelVersion": None, "UUID": identifier}}, status_code=201)
 
     async def give_module(self, request: Request) -> Response:
-        """Give the module of an exchange whose build was a success.
+        """Return the module of an exchange if its build ended with success.
 
-        A JSON body on a GET: that is how the old client says which one it wants.
+        The old client names the exchange in a JSON body of a GET.
         """
         identifier = (await _json(request)).get("UUID")
         if not isinstance(identifier, str) or not _UUID.fullmatch(identifier):
@@ -145,19 +145,19 @@ class LegacyProtocol:
         return Response(content, headers={"Content-Type": _MODULE_TYPE})
 
     async def refuse(self) -> Response:
-        """Answer the other method."""
+        """Refuse a request with the other method."""
         return _message(403, _NOT_THESE)
 
 
 def router(services: Services, *, addresses: str, tenant: str) -> APIRouter:
     """Return the old protocol's routes for clients of `addresses` (networks, separated by commas).
 
-    Raises UsageError where the addresses cannot be understood.
+    Raises UsageError if the addresses are malformed.
     """
     old = LegacyProtocol(services, addresses, tenant)
     routes = APIRouter(prefix=PREFIX, include_in_schema=False, dependencies=[Depends(old.allowed)])
     for path in ("/", "/v1.0/agent"):
-        routes.add_api_route(path, old.tell_agents, methods=["GET"])
+        routes.add_api_route(path, old.list_agents, methods=["GET"])
         routes.add_api_route(path, old.announce_agent, methods=["POST"], response_model=None)
     for method, path, answer in (
         ("POST", "/v1.0/get_files", old.take_files),
@@ -169,7 +169,7 @@ def router(services: Services, *, addresses: str, tenant: str) -> APIRouter:
     return routes
 
 
-# What the old server calls them in its messages.
+# Fields of an announcement, and their names in the old server's messages.
 _WANTED = {"module": "title", "version": "description"}
 
 
@@ -197,7 +197,7 @@ def _message(status: int, text: str) -> JSONResponse:
 
 
 def _parts(content_type: str, body: bytes) -> dict[str, list[bytes]]:
-    """Return the content of the parts by their field, in the order in which they came (RFC 7578)."""
+    """Return the content of the parts by their field, in their order (RFC 7578)."""
     found: dict[str, list[bytes]] = {"patch": [], "main_patch": [], "config": []}
     boundary = _BOUNDARY.match(content_type)
     if boundary is None:
@@ -222,7 +222,7 @@ def _ask(services: Services, account: Account, version: str, parts: dict[str, li
 
 
 def _release(services: Services, version: str, config: bytes) -> Release:
-    """Return the one kernel of this version and configuration; raises UsageError where there is none, or more."""
+    """Return the one kernel with this version and configuration; raises UsageError unless there is exactly one."""
     digest = hashlib.sha256(config).hexdigest()
     kernels = services.catalogue.kernels() if _KERNEL_VERSION.fullmatch(version) else []
     same_version = [
@@ -241,7 +241,7 @@ def _release(services: Services, version: str, config: bytes) -> Release:
         why = f"no kernel of version {version[:20]} is known."
     raise UsageError(
         "legacy-kernel",
-        f"The server cannot tell which kernel this is: {why}",
+        f"The server cannot identify the kernel: {why}",
         advice="Have it added with `elivepatch-server kernel add`, or use the new client.",
     )
 
