@@ -10,7 +10,8 @@ export ELIVEPATCH_CACHE_DIR ?= /var/cache/elivepatch
 BESIDE := --dist loadfile --no-loadscope-reorder
 
 # Paths whose English `make lint` checks. An empty list means the whole project.
-ENGLISH := src/elivepatch/advisory src/elivepatch/build src/elivepatch/client/cve src/elivepatch/files \
+ENGLISH := $(wildcard src/elivepatch/*.py) src/elivepatch/model \
+	src/elivepatch/advisory src/elivepatch/build src/elivepatch/client/cve src/elivepatch/files \
 	src/elivepatch/kernel src/elivepatch/patch src/elivepatch/service/jobs/step_process src/elivepatch/trial \
 	src/elivepatch/trust bench demo packaging tests/integration tests/kernel tests/scale tests/support \
 	tests/unit/advisory/readers tests/unit/bench tests/unit/build tests/unit/client/cve tests/unit/docs \
