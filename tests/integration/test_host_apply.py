@@ -115,7 +115,7 @@ def test_stack_asks_for_the_new_patches_only_and_puts_them_beside_what_is_live(
     assert host.live == ["elp_3"]
 
 
-def test_a_livepatch_that_replaces_is_not_taken_where_one_beside_the_others_was_asked_for(
+def test_a_livepatch_that_replaces_is_refused_if_one_beside_the_others_was_requested(
     host: SimulatedHost, server: SigningServer
 ) -> None:
     apply(host, "one")
@@ -125,7 +125,7 @@ def test_a_livepatch_that_replaces_is_not_taken_where_one_beside_the_others_was_
     assert host.live == ["elp_1"]
 
 
-def test_a_source_patch_whose_text_was_lost_is_asked_for_again(host: SimulatedHost, server: SigningServer) -> None:
+def test_a_source_patch_with_a_lost_text_must_be_given_again(host: SimulatedHost, server: SigningServer) -> None:
     apply(host, "one")
     host.store.path_of(host.store.record().set.series[0].digest, "patch").unlink()
     ran = apply(host, "two")
@@ -155,7 +155,7 @@ def test_a_patch_that_cannot_be_a_livepatch_ends_with_the_servers_own_words(
         ("other-series", 5, "other-series"),
     ],
 )
-def test_whatever_the_server_does_the_kernel_stays_as_it_was(
+def test_a_server_that_misbehaves_leaves_the_kernel_unchanged(
     host: SimulatedHost, server: SigningServer, mood: str, status: int, code: str
 ) -> None:
     assert apply(host, "one").status == 0
@@ -223,7 +223,7 @@ def test_another_build_of_the_same_release_is_refused_before_anything_is_built(
         ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
     ],
 )
-def test_a_kernel_that_takes_only_modules_signed_for_it_is_told_before_anything_is_built(
+def test_a_kernel_that_enforces_signatures_is_reported_before_anything_is_built(
     host: SimulatedHost, server: SigningServer, file: str, text: str
 ) -> None:
     host.put(file, text)
@@ -234,7 +234,7 @@ def test_a_kernel_that_takes_only_modules_signed_for_it_is_told_before_anything_
     assert server.requests == []
 
 
-def test_a_host_that_trusts_nobody_does_not_even_build(host: SimulatedHost, server: SigningServer) -> None:
+def test_a_host_that_trusts_no_server_does_not_even_build(host: SimulatedHost, server: SigningServer) -> None:
     (host.root / "etc/elivepatch/trusted.json").unlink()
     ran = apply(host, "one")
     assert (ran.status, ran.code) == (5, "not-enrolled")

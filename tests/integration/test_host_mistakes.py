@@ -172,7 +172,7 @@ MISTAKES: list[tuple[Callable[[Scene], list[str | Path]], int, str, str]] = [
 @pytest.mark.parametrize(
     ("mistake", "status", "sentence", "advice"), MISTAKES, ids=[one[0].__name__ for one in MISTAKES]
 )
-def test_the_mistake_is_told_in_one_sentence_with_the_next_step_and_changes_nothing(
+def test_a_mistake_is_reported_in_one_sentence_with_the_next_step_and_changes_nothing(
     scene: Scene, mistake: Callable[[Scene], list[str | Path]], status: int, sentence: str, advice: str
 ) -> None:
     argv = mistake(scene)

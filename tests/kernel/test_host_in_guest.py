@@ -258,7 +258,7 @@ def test_a_stalled_transition_is_reversed_at_the_deadline_and_says_who_held_it(s
     assert "1 task held it" in told["message"]
     assert "task sleeper (pid" in told["excerpt"]
     assert "in loadavg_proc_show" in told["excerpt"]
-    assert "not done after 12 s, going back" in second["stalled"].err
+    assert "not done after 12 s, reversing it" in second["stalled"].err
 
 
 def test_after_a_reversal_the_livepatch_before_is_still_whole(second: Boot) -> None:

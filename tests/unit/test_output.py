@@ -75,7 +75,7 @@ def test_a_problem_is_a_sentence_what_matters_and_a_next_step() -> None:
     assert (out.getvalue(), err.getvalue()) == ("", "error: Message. [c]\n    a\n    b\nhint: Advice.\n")
 
 
-def test_a_problem_is_a_document_where_that_was_asked_for() -> None:
+def test_a_problem_is_a_document_if_json_was_requested() -> None:
     output, out, _ = spoken(as_json=True)
     output.problem(PROBLEM)
     assert json.loads(out.getvalue()) == {"problem": PROBLEM.as_dict()}

@@ -45,7 +45,7 @@ def test_values_get_the_type_of_their_setting(tmp_path: Path) -> None:
     assert (found.port, found.cache_dir) == (80, Path("/c"))
 
 
-def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
+def test_a_requested_file_must_exist(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none.toml", required=True).message
 
 
@@ -57,12 +57,12 @@ def test_an_unknown_setting_is_named_with_those_that_exist(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe", b"[port\n", b"port 1"])
-def test_a_damaged_file_is_told_as_such(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_reported_as_such(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "s.toml").write_bytes(content)
     assert "cannot be read" in refusal(tmp_path / "s.toml").message
 
 
-def test_a_directory_in_place_of_the_file_is_told_as_such(tmp_path: Path) -> None:
+def test_a_directory_in_place_of_the_file_is_reported_as_such(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path).message
 
 

@@ -131,7 +131,7 @@ def test_a_build_saves_module_log_console_and_report(
         assert words in printed
 
 
-def test_a_build_may_be_wanted_anew(run: Run) -> None:
+def test_fresh_requests_a_build_although_there_is_an_answer(run: Run) -> None:
     server = Server(SUCCESS)
     assert run(server, *BUILD) == 0
     assert "fresh" not in server.body()
@@ -149,7 +149,7 @@ def test_a_job_is_ended(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(server, "cancel", "../tokens") == 2
 
 
-def test_files_go_where_they_are_wanted(run: Run, tmp_path: Path) -> None:
+def test_files_go_to_the_place_of_output(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert run(Server(SUCCESS), *BUILD, "-o", "out/fix.v2.ko") == 0
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
@@ -257,7 +257,9 @@ def test_a_command_line_that_cannot_be_understood_ends_with_2_and_asks_nothing(
 
 
 @pytest.mark.parametrize("change", [{"module_sha256": None}, {"kernel": "6.1.0-49-cloud-amd64"}])
-def test_a_success_that_is_not_what_was_asked_for_is_none(run: Run, tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_success_that_does_not_belong_to_the_request_is_refused(
+    run: Run, tmp_path: Path, change: dict[str, Any]
+) -> None:
     assert run(Server(SUCCESS | change), *BUILD) == 4
     assert [file.name for file in tmp_path.iterdir()] == ["fix.patch"]
 
@@ -318,9 +320,7 @@ PROPOSAL = {
 }
 
 
-def test_a_rewrite_is_asked_for_and_its_patch_is_all_that_is_printed(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_rewrite_is_requested_and_only_its_patch_is_printed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     server = Server(FAILED | {"proposal": PROPOSAL}, {})
     assert run(server, "check", "fix.patch", "--kernel", KERNEL, "--rewrite") == 3
     assert server.body()["rewrite"] is True
@@ -329,14 +329,16 @@ def test_a_rewrite_is_asked_for_and_its_patch_is_all_that_is_printed(
     assert "x: b loses its attribute [new-data]. It only places it." in printed.err
 
 
-def test_a_proposal_is_written_where_it_is_wanted(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_proposal_is_written_to_the_place_of_output(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server = Server(FAILED | {"proposal": PROPOSAL}, {})
     assert run(server, "check", "fix.patch", "--kernel", KERNEL, "--rewrite", "-o", "new.patch") == 3
     assert (tmp_path / "new.patch").read_text() == PROPOSAL["patch"]
     assert capsys.readouterr().out == ""
 
 
-def test_where_nothing_is_proposed_the_reason_is_told(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_reason_for_no_proposal_is_printed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     refused = {"patch": "", "steps": [], "refusal": "New code needs it."}
     assert run(Server(FAILED | {"proposal": refused}, {}), "check", "fix.patch", "--kernel", KERNEL, "--rewrite") == 3
     printed = capsys.readouterr()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the commands print for people, and where a setting comes from."""
+"""Output of the commands for people, and the sources of settings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_config_masks_the_token(host: SimulatedHost, monkeypatch: pytest.MonkeyP
     assert rows["lock_wait_s"]["source"] == "default"
 
 
-def test_status_tells_people_what_is_live_and_from_which_patches(host: SimulatedHost) -> None:
+def test_status_shows_people_the_live_livepatches_and_their_patches(host: SimulatedHost) -> None:
     run(host, "load", module(host))
     out = run(host, "status").out
     assert "kernel      6.1.0-50-cloud-amd64" in out

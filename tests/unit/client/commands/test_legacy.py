@@ -28,7 +28,7 @@ def test_the_long_forms_and_what_argparse_let_people_shorten_work() -> None:
     assert legacy.translate(argv, release=RELEASE).argv == ("apply", "fix.patch", "--url", "http://127.0.0.1:5000")
 
 
-def test_what_is_not_needed_any_more_is_said() -> None:
+def test_options_that_are_not_needed_any_more_are_named() -> None:
     argv = ["-p", "x", "-k", "/boot/config", "-d", "info", "-l", "-o", "log.txt"]
     found = legacy.translate(argv, release=RELEASE)
     told = "\n".join(found.hints)
@@ -44,7 +44,7 @@ def test_an_ini_file_gives_what_the_command_line_does_not(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("content", ["url = x\n", "[Other]\nurl = x\n", "\0", "[Defaults]\n[Defaults]\n"])
-def test_an_ini_file_that_is_none_is_told(tmp_path: Path, content: str) -> None:
+def test_a_malformed_ini_file_is_reported(tmp_path: Path, content: str) -> None:
     file = tmp_path / "elivepatch.ini"
     file.write_text(content)
     with pytest.raises(UsageError):
@@ -73,7 +73,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out.startswith("elivepatch ")
 
 
-def test_nothing_asked_is_told_with_the_new_form(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_request_is_reported_with_the_new_form(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-u", "http://127.0.0.1:5000"]) == 2
     assert "elivepatch apply PATCH" in capsys.readouterr().err
 
@@ -82,15 +82,15 @@ def test_messages_go_to_the_old_log_file_too(tmp_path: Path, capsys: pytest.Capt
     log = tmp_path / "log.txt"
 
     def command(argv: object) -> int:
-        sys.stderr.write("told\n")
+        sys.stderr.write("shown\n")
         return 3
 
     assert legacy.run(["-p", "x", "-o", str(log)], command, release=RELEASE) == 3
-    assert log.read_text().endswith("told\n")
-    assert capsys.readouterr().err.endswith("told\n")
+    assert log.read_text().endswith("shown\n")
+    assert capsys.readouterr().err.endswith("shown\n")
 
 
-def test_a_log_file_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_file_that_cannot_be_written_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert legacy.run(["-p", "x", "-o", str(tmp_path)], lambda _argv: 0, release=RELEASE) == 2
     assert "cannot be written" in capsys.readouterr().err
 
@@ -98,7 +98,7 @@ def test_a_log_file_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytes
 @given(
     st.lists(st.sampled_from(["-p", "-k", "-a", "-u", "-d", "-o", "-e", "-l", "-v", "--", "x", "-x", ""]), max_size=8)
 )
-def test_any_old_command_line_is_translated_or_told(argv: list[str]) -> None:
+def test_any_old_command_line_is_translated_or_reported(argv: list[str]) -> None:
     try:
         assert legacy.translate(["-d", "info", *argv], release=RELEASE).argv
     except UsageError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How long `elivepatch status` takes, from the start of its process to its end."""
+"""Time that `elivepatch status` takes, from the start of its process to its end."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What would keep a livepatch from loading is found before it is tried, with what to do."""
+"""Problems that would keep a livepatch from loading are found before it is tried, with advice."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ STOPS: list[tuple[str, Callable[[SimulatedHost], None]]] = [
 
 
 @pytest.mark.parametrize(("code", "change"), STOPS, ids=[f"{code}-{number}" for number, (code, _) in enumerate(STOPS)])
-def test_what_stops_livepatches_is_told_and_stops_commands_too(
+def test_a_finding_that_stops_livepatches_stops_commands_too(
     host: SimulatedHost, code: str, change: Callable[[SimulatedHost], None]
 ) -> None:
     change(host)
@@ -96,7 +96,7 @@ NOTES: list[tuple[str, Callable[[SimulatedHost], None]]] = [
 
 
 @pytest.mark.parametrize(("code", "change"), NOTES, ids=[f"{code}-{number}" for number, (code, _) in enumerate(NOTES)])
-def test_what_is_worth_knowing_is_told_and_stops_nothing(
+def test_a_note_is_printed_and_stops_nothing(
     host: SimulatedHost, code: str, change: Callable[[SimulatedHost], None]
 ) -> None:
     change(host)
@@ -104,13 +104,13 @@ def test_what_is_worth_knowing_is_told_and_stops_nothing(
     assert run(host, "doctor").status == 0
 
 
-def test_a_livepatch_of_others_is_told(host: SimulatedHost) -> None:
+def test_a_livepatch_of_another_program_is_reported(host: SimulatedHost) -> None:
     with save(make_livepatch("kpatch_x"), host.root / "files").open("rb") as file:
         host.load(file.fileno())
     assert "kpatch_x" in run(host, "doctor").out
 
 
-def test_a_transition_under_way_is_told(host: SimulatedHost) -> None:
+def test_a_transition_under_way_is_reported(host: SimulatedHost) -> None:
     host.tasks.append(Task(9, "reader", function="meminfo_proc_show", leaves_at=NEVER))
     with save(make_livepatch("elp_a"), host.root / "files").open("rb") as file:
         host.load(file.fileno())

@@ -33,7 +33,7 @@ def states(host: SimulatedHost, command: str) -> dict[str, str]:
     return {row["name"]: row["state"] for row in ran.document["livepatches"]}
 
 
-def test_what_was_forced_out_is_told_to_stay_until_a_reboot(host: SimulatedHost) -> None:
+def test_a_module_that_was_forced_out_is_reported_to_stay_until_a_reboot(host: SimulatedHost) -> None:
     assert states(host, "list") == states(host, "status") == {"elp_b": "live", "elp_a": "pinned"}
 
 
@@ -54,7 +54,7 @@ def test_everything_can_be_taken_out_still(host: SimulatedHost) -> None:
     assert "elivepatch unload" not in again.document["problem"]["advice"]
 
 
-def test_what_is_forced_out_by_unload_is_told_in_one_document(tmp_path: Path) -> None:
+def test_a_forced_unload_prints_one_document(tmp_path: Path) -> None:
     host = SimulatedHost(tmp_path / "host")
     enrol(host)
     load(host, "elp_a")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a host is told to be: read from the files that kernels and distributions leave."""
+"""Identity of a host, read from the files that kernels and distributions provide."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_build_id_is_found_among_other_notes(host: SimulatedHost) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 64, b"\xff" * 64])
-def test_a_kernel_without_a_build_id_is_told(host: SimulatedHost, content: bytes) -> None:
+def test_a_kernel_without_a_build_id_is_reported(host: SimulatedHost, content: bytes) -> None:
     host.put("sys/kernel/notes", content)
     with pytest.raises(HostError) as caught:
         read_build_id(host.machine.host)
@@ -62,7 +62,7 @@ def test_any_notes_are_read_to_their_end(notes: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "not a release", "../../etc/passwd", "6.1.0/../../x"])
-def test_a_release_that_cannot_be_one_is_told(host: SimulatedHost, text: str) -> None:
+def test_a_malformed_release_is_reported(host: SimulatedHost, text: str) -> None:
     host.put("proc/sys/kernel/osrelease", text)
     with pytest.raises(HostError) as caught:
         read_release(host.machine.host)

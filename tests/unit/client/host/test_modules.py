@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is loaded is what was signed, for this kernel; and the last look at the host before it."""
+"""Only a signed module for this kernel is loaded, after a preflight on this host."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_module_without_a_signature_is_refused(host: SimulatedHost) -> None:
     assert (ran.status, ran.code) == (5, "unsigned")
 
 
-def test_a_host_that_trusts_nobody_loads_nothing(tmp_path: Path) -> None:
+def test_a_host_that_trusts_no_server_loads_nothing(tmp_path: Path) -> None:
     host = SimulatedHost(tmp_path)
     ran = load(host, make_livepatch("elp_a"))
     assert (ran.status, ran.code) == (5, "not-enrolled")
@@ -126,7 +126,7 @@ def test_a_livepatch_that_would_drop_a_live_fix_is_refused(host: SimulatedHost) 
     assert host.live == ["elp_a"]
 
 
-def test_a_dry_run_tells_the_same_and_loads_nothing(host: SimulatedHost) -> None:
+def test_a_dry_run_reports_the_same_and_loads_nothing(host: SimulatedHost) -> None:
     made = make_livepatch("elp_a")
     dry = load(host, made, "--dry-run").document
     assert host.loads == 0
@@ -156,13 +156,13 @@ class TestPreflight:
         assert host.live == ["elp_a"]
         assert load(host, make_livepatch("elp_s", replace=False)).status == 0
 
-    def test_a_name_in_use_is_told(self, host: SimulatedHost) -> None:
+    def test_a_name_in_use_is_reported(self, host: SimulatedHost) -> None:
         with save(make_livepatch("elp_a"), host.root / "files").open("rb") as file:
             host.load(file.fileno())
         ran = load(host, make_livepatch("elp_a", functions=["other"], replace=False))
         assert (ran.status, ran.code) == (6, "name-taken")
 
-    def test_a_function_that_the_kernel_has_twice_is_told(self, host: SimulatedHost) -> None:
+    def test_a_function_that_the_kernel_has_twice_is_reported(self, host: SimulatedHost) -> None:
         line = "0000000000000000 t meminfo_proc_show\n"
         host.put("proc/kallsyms", line)
         assert load(host, make_livepatch("elp_a"), "--dry-run").status == 0
@@ -179,7 +179,7 @@ class TestPreflight:
             assert ran.status == status
             assert status == 0 or ran.code == "function-missing"
 
-    def test_a_tracer_on_the_function_is_told(self, host: SimulatedHost) -> None:
+    def test_a_tracer_on_the_function_is_reported(self, host: SimulatedHost) -> None:
         host.put("sys/kernel/tracing/enabled_functions", "meminfo_proc_show (1) R I     \ttramp: x\n")
         ran = load(host, make_livepatch("elp_a"))
         assert (ran.status, ran.code) == (6, "tracer-holds")

@@ -104,14 +104,14 @@ def test_a_command_leaves_the_handlers_of_signals_as_they_were(host: SimulatedHo
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_what_interrupts_the_start_waits_until_it_can_be_told(number: signal.Signals) -> None:
+def test_an_interruption_of_the_start_waits_until_it_can_be_reported(number: signal.Signals) -> None:
     with Signals(process_ends=False) as signals:
         os.kill(os.getpid(), number)
         with pytest.raises(KeyboardInterrupt):
             signals.begin()
 
 
-def test_a_process_that_has_said_all_ends_with_its_own_status() -> None:
+def test_a_process_that_has_printed_everything_ends_with_its_own_status() -> None:
     code = (
         "import os, signal, sys\n"
         "from elivepatch.client.cli import main\n"
@@ -125,7 +125,7 @@ def test_a_process_that_has_said_all_ends_with_its_own_status() -> None:
     assert ended.status == 2, ended.tail()
 
 
-def test_a_command_line_that_is_not_understood_is_told_in_the_form_that_was_asked_for(host: SimulatedHost) -> None:
+def test_an_error_in_the_command_line_has_the_requested_form(host: SimulatedHost) -> None:
     assert run_json(host, "apply").code == "usage"
 
 
@@ -143,7 +143,7 @@ class TestTimeLimit:
         assert problem.message == "The server was not done within 0.05 s; nothing happened."
         assert "`elivepatch cancel 00000000000000ab`" in problem.advice
 
-    def test_without_a_job_nothing_is_said_to_be_left(self) -> None:
+    def test_without_a_job_nothing_is_reported_as_left(self) -> None:
         with pytest.raises(EnvironmentFault) as caught, time_limit(0.05):
             time.sleep(5)
         assert caught.value.problem.advice.startswith("No job is left behind")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who holds a transition, read from /proc as kernels write it."""
+"""Tasks that hold a transition, read from /proc as kernels write it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_patched_function_on_the_stack_is_named(host: SimulatedHost) -> None
     assert "in ep_poll" in str(holder)
 
 
-def test_compiler_clones_and_functions_of_modules_are_told_apart(host: SimulatedHost) -> None:
+def test_compiler_clones_and_functions_of_modules_are_distinguished(host: SimulatedHost) -> None:
     put(host)
     machine = host.machine.host
     clone, module = (look_at(machine, 1, 1, {name}) for name in ("do_epoll_wait.constprop.0", "nfsd_dispatch"))
@@ -68,12 +68,12 @@ def test_a_command_may_hold_brackets_spaces_and_control_characters(host: Simulat
     assert (holder.state, holder.kernel_thread) == ("uninterruptible", True)
 
 
-def test_a_stack_that_the_kernel_does_not_tell_is_said_so(host: SimulatedHost) -> None:
+def test_a_stack_that_the_kernel_does_not_show_is_reported_as_such(host: SimulatedHost) -> None:
     put(host, stack="")
     assert "stack not shown" in str(look_at(host.machine.host, 1, 1, {"ep_poll"}))
 
 
-def test_a_task_that_has_gone_is_nobody(host: SimulatedHost) -> None:
+def test_a_task_that_has_gone_is_no_holder(host: SimulatedHost) -> None:
     assert look_at(host.machine.host, 4711, 4711, set()) is None
 
 
@@ -86,7 +86,7 @@ def test_tasks_that_have_not_switched_are_counted(host: SimulatedHost, target: b
     assert census.waiting == (((5, 5),) if target else ((1, 1),))
 
 
-def test_outside_of_a_transition_nobody_is_waited_for(host: SimulatedHost) -> None:
+def test_outside_of_a_transition_no_task_is_waited_for(host: SimulatedHost) -> None:
     assert count(host.machine.host, host, target=True, within_s=1).waiting == ()
 
 

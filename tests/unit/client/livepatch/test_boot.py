@@ -47,7 +47,7 @@ def test_a_crash_soon_after_the_load_makes_the_set_skipped_and_status_says_so(ho
     assert run_json(host, "history").document["events"][-1]["action"].startswith("boot: skipped")
 
 
-def test_a_skipped_set_stays_skipped_until_somebody_looks(host: SimulatedHost) -> None:
+def test_a_skipped_set_stays_skipped_until_a_person_clears_it(host: SimulatedHost) -> None:
     host.boot(seconds_down=120)
     run(host, "boot")
     run(host, "boot", "--mark-clean")
@@ -120,7 +120,7 @@ def test_the_kernels_command_line_can_keep_everything_out(host: SimulatedHost) -
     assert host.live == []
 
 
-def test_another_kernel_gets_nothing_and_is_told_for_which_one_it_is(host: SimulatedHost) -> None:
+def test_another_kernel_loads_nothing_and_names_the_kernel_of_the_record(host: SimulatedHost) -> None:
     run(host, "boot", "--mark-clean")
     host.release, host.build_id = "6.1.0-51-cloud-amd64", "fe" * 20
     host.boot()

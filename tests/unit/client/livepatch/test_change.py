@@ -55,7 +55,7 @@ def hold(host: SimulatedHost, *, leaves_after: float) -> None:
 
 
 def assert_true(host: SimulatedHost) -> None:
-    """Nothing is under way, and the record says what is live."""
+    """Assert that no transition is under way and that the record says what is live."""
     assert host.moving is None
     assert list(host.store.record().set.names) == host.live
     assert host.store.next_record() is None
@@ -102,7 +102,7 @@ def test_kernels_before_5_1_only_let_go_of_the_newest(tmp_path: Path) -> None:
     assert "elp_b" in caught.value.problem.advice
 
 
-def test_disable_keeps_the_module_and_enable_loads_it_anew(host: SimulatedHost) -> None:
+def test_disable_keeps_the_module_and_enable_loads_it_again(host: SimulatedHost) -> None:
     load(host, "elp_a")
     assert run(host, "disable", "elp_a").status == 0
     assert (host.live, host.modules) == ([], ["elp_a"])
@@ -151,7 +151,7 @@ def test_on_a_slow_machine_who_held_a_transition_is_found_too(host: SimulatedHos
     assert "reader (pid 900" in ran.document["problem"]["excerpt"]
 
 
-def test_tasks_on_their_way_back_are_not_said_to_have_held_a_transition(host: SimulatedHost) -> None:
+def test_tasks_that_switch_back_are_not_reported_as_holders_of_a_transition(host: SimulatedHost) -> None:
     host.tasks += [Task(pid, "worker") for pid in range(100, 160)]
     hold(host, leaves_after=NEVER)
     host.look_s = 0.25
@@ -170,7 +170,7 @@ def test_a_transition_that_takes_its_time_is_waited_for(host: SimulatedHost) -> 
     assert_true(host)
 
 
-def test_force_is_only_used_where_it_was_asked_for_and_warns(host: SimulatedHost) -> None:
+def test_force_is_only_used_on_request_and_warns(host: SimulatedHost) -> None:
     hold(host, leaves_after=NEVER)
     ran = load(host, "elp_a", "--deadline", "10", "--force")
     assert ran.status == 0
@@ -265,7 +265,7 @@ def survive(host: SimulatedHost, file: Path) -> None:
     host.tasks, host.time, host.livepatches, host.modules, host.moving, host.loads = pickle.loads(file.read_bytes())  # noqa: S301
 
 
-def test_a_kill_in_mid_transition_is_told_by_status_until_it_is_settled(host: SimulatedHost) -> None:
+def test_status_reports_a_kill_in_mid_transition_until_it_is_settled(host: SimulatedHost) -> None:
     hold(host, leaves_after=NEVER)
     made = make_livepatch("elp_a")
     entry = made.keep(host.store)
@@ -297,9 +297,7 @@ def test_a_kill_in_mid_transition_is_told_by_status_until_it_is_settled(host: Si
         (errno.EIO, "load-failed"),
     ],
 )
-def test_what_the_kernel_refuses_is_told_in_words_and_changes_nothing(
-    host: SimulatedHost, number: int, code: str
-) -> None:
+def test_a_refusal_of_the_kernel_is_explained_and_changes_nothing(host: SimulatedHost, number: int, code: str) -> None:
     load(host, "elp_a")
     host.refuse_load = number
     ran = load(host, "elp_b", series=2)
@@ -308,7 +306,7 @@ def test_what_the_kernel_refuses_is_told_in_words_and_changes_nothing(
     assert_true(host)
 
 
-def test_a_livepatch_that_vanishes_in_mid_transition_is_told(host: SimulatedHost) -> None:
+def test_a_livepatch_that_vanishes_in_mid_transition_is_reported(host: SimulatedHost) -> None:
     hold(host, leaves_after=NEVER)
 
     def somebody_else() -> None:
@@ -324,7 +322,7 @@ def test_a_livepatch_that_vanishes_in_mid_transition_is_told(host: SimulatedHost
     assert_true(host)
 
 
-def test_a_transition_that_goes_neither_way_is_told_and_settled_later(host: SimulatedHost) -> None:
+def test_a_transition_that_ends_neither_way_is_reported_and_settled_later(host: SimulatedHost) -> None:
     hold(host, leaves_after=NEVER)
     host.tasks.append(Task(902, "switched"))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whatever is done in whatever order, and whenever it is interrupted: the record tells what the kernel does."""
+"""In any order of commands, and after any interruption, the record agrees with the kernel."""
 
 from __future__ import annotations
 

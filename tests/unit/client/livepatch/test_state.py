@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is kept: root's alone, whole or not at all, and believed only where it makes sense."""
+"""The store: for root alone, written atomically, and validated when it is read."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ WRITTEN = EMPTY.followed_by([make_livepatch("elp_a").entry], boot_id="boot", at=
 
 
 @given(st.sampled_from(sorted(WRITTEN)), JSON)
-def test_any_damage_to_a_record_is_told_and_never_a_crash(field: str, value: object) -> None:
+def test_any_damage_to_a_record_is_reported_and_never_a_crash(field: str, value: object) -> None:
     try:
         Record.from_dict({**WRITTEN, field: value})
     except HostError:
@@ -79,13 +79,13 @@ def test_any_damage_to_a_record_is_told_and_never_a_crash(field: str, value: obj
 
 
 @given(JSON)
-def test_anything_else_in_the_place_of_a_record_is_told(value: object) -> None:
+def test_anything_else_in_the_place_of_a_record_is_reported(value: object) -> None:
     with pytest.raises(HostError):
         Record.from_dict(value)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"{" * 100_000, b'{"schema": 2}'])
-def test_a_damaged_state_file_is_told_in_words_and_status_still_answers(host: SimulatedHost, content: bytes) -> None:
+def test_a_damaged_state_file_is_reported_and_status_still_answers(host: SimulatedHost, content: bytes) -> None:
     load(host)
     (host.store.kernel_directory / "state.json").write_bytes(content)
     ran = run_json(host, "rollback")
@@ -97,7 +97,7 @@ def test_a_damaged_state_file_is_told_in_words_and_status_still_answers(host: Si
 
 @pytest.mark.parametrize("name", ["next.json", "guard.json"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"schema": 2}'])
-def test_a_damaged_file_beside_it_is_named_and_status_tells_what_is_live_all_the_same(
+def test_a_damaged_file_beside_it_is_named_and_status_still_shows_what_is_live(
     host: SimulatedHost, name: str, content: bytes
 ) -> None:
     load(host)
@@ -112,14 +112,14 @@ def test_a_damaged_file_beside_it_is_named_and_status_tells_what_is_live_all_the
         assert any(str(file) in text for text in status.document["attention"])
 
 
-def test_a_record_copied_from_another_machine_is_told(host: SimulatedHost) -> None:
+def test_a_record_copied_from_another_machine_is_reported(host: SimulatedHost) -> None:
     load(host)
     file = host.store.kernel_directory / "state.json"
     file.write_text(file.read_text().replace(BUILD_ID, "ab" * 20))
     assert run_json(host, "rollback").code == "state-malformed"
 
 
-def test_a_livepatch_that_somebody_disabled_by_hand_is_told(host: SimulatedHost) -> None:
+def test_a_livepatch_that_was_disabled_by_hand_is_reported(host: SimulatedHost) -> None:
     load(host)
     host.write(host.root / "sys/kernel/livepatch/elp_a/enabled", "0")
     host.pass_time(2)
@@ -131,7 +131,7 @@ def test_a_livepatch_that_somebody_disabled_by_hand_is_told(host: SimulatedHost)
     assert run(host, "status").status == 0
 
 
-def test_who_holds_the_lock_is_said_when_waiting_takes_too_long(host: SimulatedHost) -> None:
+def test_the_holder_of_the_lock_is_named_if_waiting_takes_too_long(host: SimulatedHost) -> None:
     load(host)
     lock = host.root / "var/lib/elivepatch/lock"
     with lock.open("r+b") as held:
@@ -153,7 +153,7 @@ def test_a_lock_that_is_let_go_in_time_is_waited_for(host: SimulatedHost) -> Non
     assert run(host, "rollback").status == 0
 
 
-def test_the_history_tells_what_who_and_how_it_ended(host: SimulatedHost) -> None:
+def test_the_history_names_the_change_its_user_and_its_end(host: SimulatedHost) -> None:
     load(host)
     run(host, "rollback")
     events = run_json(host, "history").document["events"]
@@ -231,7 +231,7 @@ def test_another_kernels_livepatches_are_kept_while_its_record_cannot_be_read(
     assert ran.status == 6
 
 
-def test_a_user_without_rights_is_told_what_is_live_but_not_what_is_recorded() -> None:
+def test_a_user_without_rights_sees_what_is_live_but_not_the_record() -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o711)
         host = SimulatedHost(Path(directory))
