@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from cve_server import CveServer
 from host_commands import Ran, enrolled_host, run, run_json
 from simulated_host import SimulatedHost
 
+from elivepatch.advisory.policy import read_policy
 from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.client.server.api import ServerClient
 from elivepatch.model.errors import ExitStatus, HostError
@@ -246,6 +247,26 @@ def test_a_run_ends_in_time_and_the_next_one_goes_on(
     assert host.live == []
     monkeypatch.undo()
     assert auto(host).document["closed_now"] == ["CVE-2030-30001", "CVE-2030-30002"]
+
+
+def test_a_server_that_is_never_done_with_the_load_does_not_outlast_the_run(
+    host: SimulatedHost, server: CveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = server.build
+
+    def never_done(body: dict[str, Any]) -> str:
+        made = build(body)
+        server.mood = "drops" if server.count("trial") == 2 else server.mood
+        return made
+
+    monkeypatch.setattr(server, "build", never_done)
+    monkeypatch.setattr("elivepatch.client.cve.auto._REPORT_S", 0.3)
+    short = "elivepatch.client.cve.auto.read_policy"
+    monkeypatch.setattr(short, lambda file: replace(read_policy(file), limit_s=4))
+    started = time.monotonic()
+    ran = auto(host)
+    assert time.monotonic() - started < 15
+    assert (ran.status, ran.code, host.loads) == (ExitStatus.SERVICE, "limit-reached", 0)
 
 
 def test_a_server_that_is_away_is_a_failed_run_and_changes_nothing(host: SimulatedHost) -> None:

@@ -48,10 +48,13 @@ class Deadline:
         """Return whether the time is up."""
         return time.monotonic() - self.started >= self.limit_s
 
+    def left(self) -> float:
+        """Return the seconds that are left, at least a thousandth: a time limit must be positive."""
+        return max(self.limit_s - (time.monotonic() - self.started), 0.001)
+
     def armed(self) -> AbstractContextManager[None]:
         """Return a block that is ended by BuildStopped when the time is up."""
-        left = self.limit_s - (time.monotonic() - self.started)
-        return alarm(max(left, 0.001), lambda: BuildStopped(out_of_time()))
+        return alarm(self.left(), lambda: BuildStopped(out_of_time()))
 
 
 class _CalmOutput(Output):
@@ -93,7 +96,7 @@ def _plan_and_close(options: AutoOptions, output: Output, deadline: Deadline) ->
             print_plan(session, output)
             return
         try:
-            result = close(session, options.close, output, around_building=deadline.armed)
+            result = close(session, options.close, output, around_building=deadline.armed, time_left_s=deadline.left)
         except ElivepatchError as error:
             _report(machine, session, "failed", output, problem=error.problem.code)
             raise

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
@@ -86,10 +87,12 @@ def close(
     output: Output,
     *,
     around_building: Callable[[], AbstractContextManager[object]],
+    time_left_s: Callable[[], float] = lambda: math.inf,
 ) -> CloseResult:
     """Carry a plan out; raises what building and loading raise, after every verdict on the way was remembered.
 
-    `around_building` is held while the server is asked, and not while the kernel is changed.
+    `around_building` is held while the server is asked, and not while the kernel is changed. When the load begins,
+    `time_left_s` bounds the seconds that it waits for the server, as the settings do.
     """
     fixes = [fix for _, fix in session.plan.chosen()]
     carried = _carried(session) if fixes else ()
@@ -103,7 +106,7 @@ def close(
         with around_building():
             result.files = _save(session, cumulative.report, options.output)
     else:
-        result.applied = _apply(cumulative.kept, carried, options, output)
+        result.applied = _apply(cumulative.kept, carried, options, output, limit_s=time_left_s())
         for fix in cumulative.kept:
             session.plan.decide(fix.cve, Choice.CLOSED, f"closed now by {cumulative.report.livepatch_name}")
     return result
@@ -181,12 +184,13 @@ def _save(session: CloseSession, report: Report, module: Path) -> dict[str, Path
 
 
 def _apply(
-    fixes: Sequence[Fix], carried: Sequence[SourcePatch], options: CloseOptions, output: Output
+    fixes: Sequence[Fix], carried: Sequence[SourcePatch], options: CloseOptions, output: Output, *, limit_s: float
 ) -> dict[str, Any]:
     """Load the livepatch by `apply`: the server has the answer to the same request already."""
     live = {patch.digest for patch in carried}
     new = [patch for patch in series_of(fixes, ()) if patch.digest not in live]
-    how = ApplyOptions(change=ChangeOptions(settings=options.plan.settings), base_patches=options.plan.base_patches)
+    settings = replace(options.plan.settings, limit_s=min(options.plan.settings.limit_s, limit_s))
+    how = ApplyOptions(change=ChangeOptions(settings=settings), base_patches=options.plan.base_patches)
     reason = f"apply {', '.join(patch.name for patch in new)}"
     return apply(new, expectations_of(fixes), how, reason=reason, progress=output.progress).document()
 
