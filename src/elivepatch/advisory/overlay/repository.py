@@ -118,18 +118,22 @@ class AcceptedOverlay:
         self._repository = repository
 
     @cached_property
-    def _files(self) -> dict[str, str]:
-        """The regular files by path, with their blobs; links and other repositories are not among them."""
-        commit = self._repository.accepted
-        if not commit:
+    def commit(self) -> str:
+        """The accepted commit, empty if none was accepted yet; read once, so that all contents are of one state."""
+        return self._repository.accepted
+
+    @cached_property
+    def _files(self) -> dict[str, tuple[str, int]]:
+        """The regular files by path, with blob and size in bytes; links and other repositories are not among them."""
+        if not self.commit:
             return {}
-        listing = git(self._repository.directory, "ls-tree", "-r", "-z", "--full-tree", commit)
+        listing = git(self._repository.directory, "ls-tree", "-r", "-z", "-l", "--full-tree", self.commit)
         files = {}
         for line in listing.check("listing an overlay").output.split(b"\0")[:_FILES_MAX]:
             about, _, name = line.decode(errors="replace").partition("\t")
             fields = about.split()
-            if len(fields) == 3 and fields[1] == "blob" and fields[0] in {"100644", "100755"}:
-                files[name] = fields[2]
+            if len(fields) == 4 and fields[1] == "blob" and fields[0] in {"100644", "100755"}:
+                files[name] = fields[2], int(fields[3]) if fields[3].isdecimal() else PATCH_MAX + 1
         return files
 
     @cached_property
@@ -148,18 +152,14 @@ class AcceptedOverlay:
 
     def content(self, path: str) -> bytes | None:
         """Return a file, None if it is missing or larger than a source patch can be."""
-        blob = self._files.get(path)
-        if blob is None:
-            return None
-        size = git(self._repository.directory, "cat-file", "-s", blob).check("reading an overlay").text.strip()
-        if not size.isdecimal() or int(size) > PATCH_MAX:
+        blob, size = self._files.get(path, ("", 0))
+        if not blob or size > PATCH_MAX:
             return None
         return git(self._repository.directory, "cat-file", "blob", blob).check("reading an overlay").output
 
     def changed(self, path: str) -> datetime:
         """Return the time of a file's last change."""
-        commit = self._repository.accepted
-        done = git(self._repository.directory, "rev-list", "--max-count=1", "--timestamp", commit, "--", path)
+        done = git(self._repository.directory, "rev-list", "--max-count=1", "--timestamp", self.commit, "--", path)
         stamp = done.text.split(" ")[0]
         return datetime.fromtimestamp(int(stamp), tz=UTC) if stamp.isdecimal() else datetime.now(tz=UTC)
 
