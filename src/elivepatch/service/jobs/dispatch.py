@@ -32,7 +32,7 @@ _MANAGER = "queue_thread"
 # DBOS looks every second for delays and deadlines that have passed; no job has one.
 _BACKGROUND_INTERVAL = "_BACKGROUND_JOBS_INTERVAL_SEC"
 _BACKGROUND_S = 60.0
-_ALONE_S = 15.0
+_ALONE_S = 5.0
 # A woken route stays awake for so long, because DBOS counts a job for a moment after its end.
 _AWAKE_S = 2.0
 # DBOS puts the jobs of an earlier process back into their queues some time after its start.
@@ -80,7 +80,7 @@ class Dispatcher:
         ).bindparams(version=application_version)
         self._lock = threading.Lock()
         self._bells: dict[str, Doorbell] = {}
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[str, threading.Thread] = {}
         self._stopping = threading.Event()
         self._bell = threading.Event()
         self._busy_until = 0.0
@@ -104,16 +104,16 @@ class Dispatcher:
         with self._lock:
             for route in set(self._bells) - set(routes):
                 self._bells.pop(route).set()
-            for route in sorted(set(routes) - set(self._bells)):
-                self._bells[route] = self._started(route)
+            for route in sorted(set(routes)):
+                self._ensure(route)
         self.look()
 
     def ring(self, route: str) -> None:
         """Start the next job of a route now, if this process runs jobs of it."""
         with self._lock:
-            bell = self._bells.get(route)
-        if bell is not None:
-            bell.ring()
+            if route in self._bells:
+                self._ensure(route)
+                self._bells[route].ring()
 
     def look(self) -> None:
         """Look for waiting jobs of all routes now, and again for a moment."""
@@ -127,7 +127,7 @@ class Dispatcher:
         with self._lock:
             for bell in self._bells.values():
                 bell.set()
-            threads = list(self._threads)
+            threads = list(self._threads.values())
         for thread in threads:
             thread.join(timeout=_JOIN_S)
 
@@ -135,7 +135,11 @@ class Dispatcher:
         """Close the connections to the database."""
         self._database.dispose()
 
-    def _started(self, route: str) -> Doorbell:
+    def _ensure(self, route: str) -> None:
+        """Start the thread of a route unless it runs. DBOS lets one end that failed; its manager would do the same."""
+        thread = self._threads.get(route)
+        if route in self._bells and thread is not None and thread.is_alive():
+            return
         bell = Doorbell()
         queue = DBOS.retrieve_queue(route)
         thread = threading.Thread(
@@ -144,9 +148,8 @@ class Dispatcher:
             name=f"route-{route}",
             daemon=True,
         )
-        self._threads = [*(one for one in self._threads if one.is_alive()), thread]
         thread.start()
-        return bell
+        self._bells[route], self._threads[route] = bell, thread
 
     def _run(self, _stop: threading.Event, _dbos: object) -> None:
         """Ring for the routes in which jobs wait. DBOS starts this with a stop event of its own; `stop` comes first."""

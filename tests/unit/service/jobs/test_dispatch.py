@@ -149,3 +149,13 @@ def test_an_engine_of_another_version_is_refused_at_the_start(
         runner.start(["line"])
     assert caught.value.problem.code == "engine-version"
     runner.stop(grace_s=0)
+
+
+def test_a_thread_of_a_route_that_has_ended_is_started_again(idle: tuple[Engine, Runner, Steps]) -> None:
+    engine, runner, steps = idle
+    engine.notify(runner.wake)
+    (ended,) = [thread for thread in threading.enumerate() if thread.name == "route-route-7"]
+    runner._dispatcher._bells["route-7"].set()
+    ended.join(timeout=5)
+    engine.submit("one", route="route-7", place=1)
+    wait_until(lambda: "one" in steps.begun)
