@@ -10,11 +10,11 @@ export ELIVEPATCH_CACHE_DIR ?= /var/cache/elivepatch
 BESIDE := --dist loadfile --no-loadscope-reorder
 
 # Paths whose English `make lint` checks. An empty list means the whole project.
-ENGLISH := $(wildcard src/elivepatch/*.py) src/elivepatch/model \
-	src/elivepatch/advisory src/elivepatch/build src/elivepatch/client/cve src/elivepatch/files \
-	src/elivepatch/kernel src/elivepatch/patch src/elivepatch/service/jobs/step_process src/elivepatch/trial \
-	src/elivepatch/trust bench demo packaging tests/integration tests/kernel tests/scale tests/support \
-	tests/unit/advisory/readers tests/unit/bench tests/unit/build tests/unit/client/cve tests/unit/docs \
+ENGLISH := $(wildcard src/elivepatch/*.py) src/elivepatch/advisory src/elivepatch/build src/elivepatch/client src/elivepatch/files \
+	src/elivepatch/kernel src/elivepatch/model src/elivepatch/patch src/elivepatch/service/http \
+	src/elivepatch/service/jobs/step_process src/elivepatch/trial src/elivepatch/trust bench demo docs/adr packaging \
+	tests/integration tests/kernel tests/scale tests/support tests/unit/advisory tests/unit/bench tests/unit/build \
+	tests/unit/client/commands tests/unit/client/cve tests/unit/client/host tests/unit/client/livepatch tests/unit/docs \
 	tests/unit/files tests/unit/kernel tests/unit/model tests/unit/packaging tests/unit/patch \
 	tests/unit/service/commands tests/unit/service/db tests/unit/service/jobs/step_process tests/unit/trial \
 	tests/unit/trust Makefile README.md CONTRIBUTING.md SECURITY.md

@@ -45,6 +45,7 @@ BANNED = {
     r"\bgone on from\b": "continued",
     r"\bnobody told\b": "not known",
     r"\b(none|empty|true|false|raises? \w+|and \d|[;,:] \d) where\b": "if",
+    r"\bwhere [^.,;]{1,40} (cannot|is missing|is not|are missing|does not|do not|fails?)\b": "if",
     r"\bwho (asks|waits|looks)\b": "the client, the user, the caller",
     r"\bspeaks? (for|against)\b": "allow, prevent, be a reason for",
     r"\b(as it stands|once for all|let be)\b": "unchanged, once, leave",

@@ -36,6 +36,7 @@ def findings(tmp_path: Path, text: str, name: str = "module.py") -> list[str]:
         ('"""Return the base.\n\n    None where it is missing."""\n', 3, "write if"),
         ('x = f"{1} speaks against it"\n', 1, "`speaks against`"),
         ("# Start anew.\n", 1, "`anew`: write again"),
+        ('help = "its key, where the file does not have it"\n', 1, "write if"),
     ],
 )
 def test_a_pattern_is_found_with_its_line_and_a_better_word(tmp_path: Path, text: str, line: int, words: str) -> None:
@@ -51,6 +52,7 @@ def test_a_pattern_is_found_with_its_line_and_a_better_word(tmp_path: Path, text
         "# What is this? An answer to a question.\n",
         "# That is why the lock comes first.\n",
         "told = 1  # names of variables are code\nprint(f'{told:>3}')\n",
+        '"""Return the directory where the server keeps bases."""\n',
         "# Where: the directory of the store\n",
     ],
 )

@@ -42,7 +42,7 @@ def read_records(source: Path, *, progress: Progress, previous: Records | None =
     With `previous`, unchanged records are taken from there: all of the list for an archive of the same SHA-256 or a
     clone with the same HEAD; else in a clone the records with the same blobs, in a directory those with files of the
     same size and times. Records with a finding are read again, so that each reading reports it.
-    Raises UsageError if there is nothing to read, EnvironmentFault where git fails.
+    Raises UsageError if there is nothing to read, EnvironmentFault if git fails.
     """
     reader = _Reader(progress, previous)
     if not source.is_dir():
