@@ -7,7 +7,9 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +40,47 @@ def test_putting_a_blob_twice_is_the_same_as_once(tmp_path: Path) -> None:
     assert store.put(b"module") == digest
     assert file_of(tmp_path, digest).stat().st_ino == before.st_ino
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file_of(tmp_path, digest)]
+
+
+def test_a_blob_is_hashed_when_it_is_put_and_again_only_if_it_may_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.in_directory(tmp_path)
+    reads: list[str] = []
+    get = obstore.get
+
+    def counted(backend: Any, path: str, **options: Any) -> Any:
+        reads.append(path)
+        return get(backend, path, **options)
+
+    monkeypatch.setattr(obstore, "get", counted)
+    digest = store.put(b"module")
+    assert [store.verify(digest) for _ in range(10)] == [6] * 10
+    assert reads == []
+    file_of(tmp_path, digest).write_bytes(b"modulE")
+    for _ in range(2):
+        with pytest.raises(TrustError):
+            store.verify(digest)
+    # Another process has hashed nothing yet.
+    file_of(tmp_path, digest).write_bytes(b"module")
+    reads.clear()
+    other = Store.in_directory(tmp_path)
+    assert [other.verify(digest) for _ in range(3)] == [6] * 3
+    assert len(reads) == 1
+
+
+def test_a_lost_blob_is_reported_to_those_who_count_on_it(tmp_path: Path) -> None:
+    store = Store.in_directory(tmp_path)
+    lost: list[Digest] = []
+    store.on_loss = lost.append
+    digest = store.put(b"module")
+    file_of(tmp_path, digest).write_bytes(b"torn")
+    with pytest.raises(TrustError):
+        store.get(digest)
+    file_of(tmp_path, digest).unlink()
+    with pytest.raises(EnvironmentFault):
+        store.get(digest)
+    assert lost == [digest, digest]
 
 
 @pytest.mark.parametrize("damaged", [b"", b"modulE", b"module and more"])

@@ -16,6 +16,7 @@ from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
 from elivepatch.service.access.accounts import Account, Right
 from elivepatch.service.access.allowed_patches import AllowedPatches
 from elivepatch.service.http.limits import Capacity, RateLimiter
+from elivepatch.service.http.signed_file import SignedFile
 from elivepatch.service.http.streams import EventNotifier
 from elivepatch.service.http.wire import ProblemAnswer
 from elivepatch.service.jobs.catalogue import Catalogue
@@ -38,6 +39,7 @@ class Services:
     metrics: Metrics
     notifier: EventNotifier
     key: ServerKey
+    records: SignedFile
     worker: Worker | None
     stopping: threading.Event
 

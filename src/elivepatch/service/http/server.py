@@ -25,6 +25,7 @@ from elivepatch.service.http.addresses import parse_networks
 from elivepatch.service.http.dependencies import Services
 from elivepatch.service.http.limits import Capacity, RateLimiter
 from elivepatch.service.http.routes import api
+from elivepatch.service.http.signed_file import SignedFile
 from elivepatch.service.http.streams import EventNotifier
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.catalogue import Catalogue, FleetCatalogue, LocalCatalogue
@@ -33,8 +34,9 @@ from elivepatch.service.jobs.worker import Worker
 from elivepatch.service.metrics import Metrics
 from elivepatch.service.resources import open_resources, require_shared
 from elivepatch.service.retention import Retention
-from elivepatch.service.state_directory import KEY_FILE, TOKEN_FILE, make_state_directory, state_lock
+from elivepatch.service.state_directory import KEY_FILE, RECORDS_FILE, TOKEN_FILE, make_state_directory, state_lock
 from elivepatch.settings import ServerSettings
+from elivepatch.trust.document import RECORDS
 
 # A thousand clients may connect at once.
 _LISTEN_BACKLOG = 2048
@@ -114,6 +116,7 @@ def assemble(settings: ServerSettings, backend: BuildBackend | None) -> Services
         metrics=Metrics(resources.database, resources.fleet, capacity),
         notifier=EventNotifier(resources.database),
         key=key,
+        records=SignedFile(state / RECORDS_FILE, RECORDS, key),
         worker=Worker(resources, backend) if backend is not None else None,
         stopping=threading.Event(),
     )

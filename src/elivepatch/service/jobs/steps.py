@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from elivepatch.model.build import BuildOutcome, Result
+from elivepatch.model.build import BuildOutcome, RequestReference, Result
 from elivepatch.model.errors import Problem
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Progress
@@ -183,7 +183,8 @@ class JobSteps:
         return outcome_record(outcome) | {"module": module}
 
     def _trial(self, job: Job, built: Json, directory: Path, console: Path, cancellation: Cancellation) -> Json:
-        request = request_from(job.request, self._store)
+        # Without the bytes of the patches: the trial needs the module only.
+        request = RequestReference.from_json(job.request)
         if not request.trial:
             return _NOT_TRIED
         module = directory / "livepatch.ko"

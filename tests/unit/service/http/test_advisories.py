@@ -16,8 +16,10 @@ from elivepatch.advisory.exposure.sources import KernelSources, etag
 from elivepatch.advisory.records.index import decode_index
 from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.errors import Refused
+from elivepatch.files.atomic import write_atomic
 from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.service import cli
+from elivepatch.service.http import signed_file
 from elivepatch.service.http.routes import api
 from elivepatch.service.http.server import assemble
 from elivepatch.service.state_directory import RECORDS_FILE, TOKEN_FILE
@@ -69,6 +71,24 @@ def test_what_is_told_is_signed_also_where_nothing_changed(client: TestClient) -
     again = client.get(PATH, headers={"If-None-Match": answer.headers["etag"]})
     for signature in (answer.headers[HEADER], again.headers[HEADER]):
         require_signed([key], SOURCES_TYPE, answer.content, signature)
+
+
+def test_the_records_are_signed_once_for_each_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signatures: list[bytes] = []
+
+    def counted(key: ServerKey, kind: str, content: bytes) -> str:
+        signatures.append(content)
+        return sign_document(key, kind, content)
+
+    monkeypatch.setattr(signed_file, "sign_document", counted)
+    records = signed_file.SignedFile(tmp_path / "records", RECORDS, KEY)
+    for content in (b"first", b"later"):
+        write_atomic(tmp_path / "records", content)
+        answers = [records.read("") for _ in range(3)]
+        assert [answer[1] for answer in answers] == [content] * 3
+        assert answers[0][0].tag == etag(content)
+        assert records.read(answers[0][0].tag) == (answers[0][0], None)
+    assert signatures == [b"first", b"later"]
 
 
 def test_the_records_are_those_that_the_servers_command_indexed(client: TestClient, state: Path) -> None:

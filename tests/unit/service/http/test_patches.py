@@ -118,7 +118,7 @@ def test_bytes_that_two_tenants_upload_are_stored_once(server: Assembled, conten
     assert len([file for file in (server.state / "store").rglob("*") if file.name == sha256(content)]) == 1
 
 
-def test_a_submission_by_digest_does_not_read_the_patches(
+def test_a_patch_is_read_from_the_store_once_for_a_job(
     server: Assembled, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(server, content)
@@ -135,8 +135,8 @@ def test_a_submission_by_digest_does_not_read_the_patches(
     job = submit(server, content).json()["id"]
     while server.http.get(f"/v1/builds/{job}").json()["status"] != "done":
         time.sleep(0.05)
-    # Once for the build, once for the trial: neither by the process's answer to the request.
-    assert 1 <= reads.count(blob) <= 2
+    # By the build. Neither the submission nor the trial needs the bytes.
+    assert reads.count(blob) == 1
 
 
 def test_a_patch_whose_bytes_were_damaged_is_missing_again(server: Assembled, content: bytes) -> None:

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Header, Path, Response
 from elivepatch.advisory.exposure.sources import etag
 from elivepatch.model.errors import UsageError
 from elivepatch.service.access.accounts import Right
-from elivepatch.service.http.dependencies import Services, ServicesDep, error_responses, requires
-from elivepatch.service.state_directory import RECORDS_FILE
-from elivepatch.trust.document import HEADER, RECORDS, SOURCES, sign_document
+from elivepatch.service.http.dependencies import ServicesDep, error_responses, requires
+from elivepatch.service.http.signed_file import Signed
+from elivepatch.trust.document import HEADER, SOURCES, sign_document
 
 router = APIRouter(dependencies=[requires(Right.CATALOGUE)])
 
@@ -35,7 +35,9 @@ def sources(
     if_none_match: Annotated[str, Header(max_length=1000)] = "",
 ) -> Response:
     """Return the sources of a kernel, the modules that they are in, and the CVEs that its changelog closes."""
-    return _signed(services, services.catalogue.sources(release), SOURCES, "application/json", if_none_match)
+    content = services.catalogue.sources(release)
+    signed = Signed(tag=etag(content), signature=sign_document(services.key, SOURCES, content))
+    return _answer(signed, None if signed.tag in if_none_match else content, "application/json")
 
 
 @router.get(
@@ -46,22 +48,18 @@ def sources(
 def records(services: ServicesDep, if_none_match: Annotated[str, Header(max_length=1000)] = "") -> Response:
     """Return the index of all CVE records that `elivepatch-server cve index` made."""
     try:
-        content = (services.resources.settings.state_dir / RECORDS_FILE).read_bytes()
+        signed, content = services.records.read(if_none_match)
     except FileNotFoundError:
         raise UsageError(
             "records-unknown",
             "The server has no CVE records.",
             advice="Make them on the server: elivepatch-server cve index --records LIST",
         ) from None
-    return _signed(services, content, RECORDS, "application/octet-stream", if_none_match)
+    return _answer(signed, content, "application/octet-stream")
 
 
-def _signed(services: Services, content: bytes, kind: str, media_type: str, if_none_match: str) -> Response:
-    headers = {
-        "ETag": etag(content),
-        "Cache-Control": "no-cache",
-        HEADER: sign_document(services.key, kind, content),
-    }
-    if headers["ETag"] in if_none_match:
+def _answer(signed: Signed, content: bytes | None, media_type: str) -> Response:
+    headers = {"ETag": signed.tag, "Cache-Control": "no-cache", HEADER: signed.signature}
+    if content is None:
         return Response(status_code=304, headers=headers)
     return Response(content, media_type=media_type, headers=headers)
