@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -118,14 +117,17 @@ def load(
 
 def _from_file(file: Path, known: set[str], *, required: bool) -> dict[str, Any]:
     try:
-        read: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        import tomllib  # not before there is a file: `status` must start at once
+
+        read: dict[str, Any] = tomllib.loads(text)
     except FileNotFoundError:
         if required:
             raise UsageError(
                 "settings", f"{file} does not exist.", advice="Give an existing file with --config."
             ) from None
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         raise UsageError(
             "settings", f"{file} cannot be read: {error}.", advice="Correct the file or move it away."
         ) from error
