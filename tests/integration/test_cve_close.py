@@ -88,6 +88,16 @@ class TestPlan:
         cve(host, cves, "plan")
         assert server.count("check") == 5
 
+    def test_the_log_of_answers_is_folded_in_by_the_next_run(self, host: SimulatedHost, cves: CveList) -> None:
+        cves.add(1, "ok")
+        cve(host, cves, "plan")
+        stored = CveCache(host.root / DIRECTORY).directory / "verdicts"
+        assert sorted(file.suffix for file in stored.iterdir()) == [".json", ".log"]
+        known = CveCache(host.root / DIRECTORY).verdicts(RELEASE).by_cve
+        cve(host, cves, "plan")
+        assert [file.suffix for file in stored.iterdir()] == [".json"]
+        assert CveCache(host.root / DIRECTORY).verdicts(RELEASE).by_cve == known
+
     def test_what_the_server_could_not_say_is_asked_again(
         self, host: SimulatedHost, cves: CveList, server: CveServer
     ) -> None:

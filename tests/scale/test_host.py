@@ -16,12 +16,19 @@ from typing import Any
 import pytest
 from cve_list import CveList
 from cve_server import MINE, CveServer
+from fake_backend import KERNEL
 from host_commands import Ran, enrolled_host, run
+from running_server import RunningServer
 from simulated_host import SimulatedHost
 
+from elivepatch.client.server.api import ServerClient
+from elivepatch.client.server.follow import JobFollower
 from elivepatch.files import atomic
+from elivepatch.model.build import BuildRequest
 from elivepatch.model.errors import Problem
-from elivepatch.model.series import SourcePatch
+from elivepatch.model.progress import silent
+from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.settings import ClientSettings
 
 PATCHES = 1000
 COMPUTATION_S = 1.0
@@ -111,3 +118,18 @@ def test_the_fix_after_a_thousand_is_closed_like_any_other(crowded: Crowded, mon
     assert len(crowded.host.store.record().set.series) == PATCHES + 1
     assert len(crowded.server.requests) - before <= 4
     assert len(written) < 20, "files that are there are not written again: each write waits for the disk"
+
+
+def test_a_real_server_takes_a_series_of_a_thousand_patches(tmp_path: Path) -> None:
+    diff = "--- a/fs/f{0}.c\n+++ b/fs/f{0}.c\n@@ -1 +1 @@\n-dark\n+light\n"
+    patches = (SourcePatch(f"{number}.patch", diff.format(number).encode()) for number in range(PATCHES))
+    request = BuildRequest(release=KERNEL.release, series=PatchSeries(tuple(patches)), trial=True)
+    with RunningServer(tmp_path / "state") as server:
+        settings = ClientSettings(url=server.url, token=server.token_file.read_text().strip(), timeout_s=30)
+        with ServerClient(settings) as client:
+            started = time.monotonic()
+            report = JobFollower(silent).follow(client, client.submit(request))
+            again = client.submit(request)
+    assert report.problem is None
+    assert report.id == again, "the same request has the same answer"
+    assert time.monotonic() - started < 30

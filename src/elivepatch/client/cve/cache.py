@@ -110,6 +110,10 @@ class CveCache:
         except OSError as error:
             raise _unwritable(file, error) from error
 
+    def has_log(self, release: Release) -> bool:
+        """Return whether verdicts were logged since all were written."""
+        return self._verdict_log(release).exists()
+
     def repository(self, url: str) -> Path:
         """Return the directory of commits that are fetched from `url`."""
         return self.directory / "git" / f"{sha256(url.encode())[:16]}.git"
