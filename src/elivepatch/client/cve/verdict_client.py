@@ -66,7 +66,7 @@ class VerdictClient:
         self.cache.log_verdict(self.verdicts.release, cve, verdict)
 
     def note_fixes(self, fixes: Iterable[Fix]) -> None:
-        """Note which source patches fix each CVE; write all verdicts to disk if any is new, or if some are in the log."""
+        """Note which source patches fix each CVE; write all verdicts to disk if any is new or only in the log."""
         if note_fixes(self.verdicts, fixes, self.builder) or self.cache.has_log(self.verdicts.release):
             self.cache.keep_verdicts(self.verdicts)
 
