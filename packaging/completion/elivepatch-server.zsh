@@ -10,30 +10,30 @@
 
 _shtab_elivepatch_server_commands() {
   local _commands=(
-    audit:'the log of who did what: verify'
+    audit:'the audit log: verify'
     backup:'write the server'"'"'s state into one file'
-    cve:'the CVE records that hosts are given'
-    doctor:'look whether a server can work here'
+    cve:'the CVE records for hosts: index'
+    doctor:'check if a server can work here'
     kernel:'the kernels to build for: add, list, show, remove'
-    restore:'bring a backup'"'"'s state back'
-    serve:'answer clients and work on their jobs'
+    restore:'restore the server'"'"'s state from a backup'
+    serve:'answer clients and carry out their jobs'
     token:'tokens of clients: add, list, revoke'
     toolchain:'compilers: add, list, verify, remove'
-    worker:'work on the jobs of a server elsewhere'
+    worker:'carry out the jobs of a server elsewhere'
   )
   _describe 'elivepatch-server commands' _commands
 }
 
 _shtab_elivepatch_server_audit_commands() {
   local _commands=(
-    verify:'check that no entry was changed or taken out'
+    verify:'check that no entry was changed or removed'
   )
   _describe 'elivepatch-server audit commands' _commands
 }
 
 _shtab_elivepatch_server_cve_commands() {
   local _commands=(
-    index:'make the index of all records, or bring it up to date'
+    index:'make the index of all records, or update it'
   )
   _describe 'elivepatch-server cve commands' _commands
 }
@@ -42,17 +42,17 @@ _shtab_elivepatch_server_kernel_commands() {
   local _commands=(
     add:'make the base of a stock kernel, or of one built from source'
     list:'list the bases'
-    remove:'remove a base and what was compiled for it'
-    show:'tell everything about one base'
+    remove:'remove a base and the files compiled for it'
+    show:'print all facts about one base'
   )
   _describe 'elivepatch-server kernel commands' _commands
 }
 
 _shtab_elivepatch_server_token_commands() {
   local _commands=(
-    add:'make a token and show it, once'
+    add:'make a token and print it, once'
     list:'list the tokens'
-    revoke:'let a token in no more'
+    revoke:'revoke a token'
   )
   _describe 'elivepatch-server token commands' _commands
 }
@@ -84,14 +84,14 @@ _shtab_elivepatch_server_audit_defaults_added=0
 
 _shtab_elivepatch_server_audit_verify_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--head[a digest noted earlier, which must still be part of it]:DIGEST:"
+  "--head[a digest that an earlier run printed, which must still be in the log]:DIGEST:"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -101,12 +101,12 @@ _shtab_elivepatch_server_backup_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
-  ":a new tar archive, for its owner only:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
+  ":the tar archive to create\; only its owner can read it:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -123,14 +123,14 @@ _shtab_elivepatch_server_cve_index_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index]:SOURCE:"
   "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves]:DIR:"
-  "--overrides[hand-kept records that go before the list]:FILE:"
+  "--overrides[your own records, which override the list]:FILE:"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -140,11 +140,11 @@ _shtab_elivepatch_server_doctor_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -159,22 +159,22 @@ _shtab_elivepatch_server_kernel_defaults_added=0
 
 _shtab_elivepatch_server_kernel_add_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--source[what it was built from\: a directory, REPOSITORY\#TAG, a tar archive, a .dsc, or a package such as linux-source-6.12 or linux-source-6.12\=VERSION]:SOURCE:"
-  "--kernel-config[the .config that it was built with]:FILE:"
-  "*--base-patch[a patch that is in the running kernel but not in the source\; in order, as often as there are]:FILE:"
-  "--vmlinux[the vmlinux that the build left\; nothing is built]:FILE:"
-  "--vmlinuz[with --vmlinux\: what a trial boots (bzImage)]:FILE:"
+  "--source[its source\: a directory, REPOSITORY\#TAG, a tar archive, a .dsc, or a package such as linux-source-6.12 or linux-source-6.12\=VERSION]:SOURCE:"
+  "--kernel-config[its .config]:FILE:"
+  "*--base-patch[a patch that is in the running kernel but not in the source\; once for each patch, in order]:FILE:"
+  "--vmlinux[the vmlinux of its build\; then nothing is built]:FILE:"
+  "--vmlinuz[with --vmlinux\: the image for trials (bzImage)]:FILE:"
   "--symvers[with --vmlinux\: the build\'s Module.symvers]:FILE:"
   "--modules[with --vmlinux\: lib\/modules\/RELEASE of the build]:DIR:"
   "--build-id[the build-id of the host\'s kernel (\`elivepatch doctor\`)]:HEX:"
-  "--accept-unproved[take it for the host\'s kernel though the build-ids differ]"
+  "--accept-unproved[accept it as the host\'s kernel, although the build-ids differ]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
   ":a release as \`uname -r\` prints it, or the newest stock cloud kernel of debian-12, debian-13, debian-13-backports:"
 )
 
@@ -185,11 +185,11 @@ _shtab_elivepatch_server_kernel_list_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -199,11 +199,11 @@ _shtab_elivepatch_server_kernel_remove_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
   ":a release:"
 )
 
@@ -214,11 +214,11 @@ _shtab_elivepatch_server_kernel_show_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
   ":a release:"
 )
 
@@ -229,12 +229,12 @@ _shtab_elivepatch_server_restore_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
-  ":what \`elivepatch-server backup\` wrote:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
+  ":a file of \`elivepatch-server backup\`:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -243,22 +243,22 @@ _shtab_elivepatch_server_restore_defaults_added=0
 _shtab_elivepatch_server_serve_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
   "--host[the address to listen on (default\: 127.0.0.1)]:host:"
   "--port[the port to listen on (default\: 8440)]:port:"
-  "--no-worker[answer only\; \`elivepatch-server worker\` does the jobs]"
-  "--worker[this worker\'s own name (default\: the host\'s)]:NAME:"
-  "--step-limit-s[how long a build may take (default\: 3600)]:S:"
-  "--tls-certificate[speak TLS with this certificate chain (PEM)]:FILE:"
-  "--tls-key[its private key, where it is not in the same file]:FILE:"
-  "--tls-client-ca[let in only clients with a certificate of these]:FILE:"
-  "--overlays[patches that the role submitter may ask for]:DIR:"
-  "--legacy[speak the protocol of 2017 with clients of these addresses]:NETWORKS:"
-  "--legacy-tenant[whose their builds are (default\: legacy)]:NAME:"
+  "--no-worker[answer clients only\; \`elivepatch-server worker\` carries out the jobs]"
+  "--worker[the name of this worker (default\: the machine\'s)]:NAME:"
+  "--step-limit-s[time limit for a build or a trial, in seconds (default\: 3600)]:S:"
+  "--tls-certificate[use TLS with this certificate chain (PEM)]:FILE:"
+  "--tls-key[its private key, if it is in another file]:FILE:"
+  "--tls-client-ca[accept only clients with a certificate from one of these authorities]:FILE:"
+  "--overlays[a directory of patches that the role submitter may build]:DIR:"
+  "--legacy[accept the protocol of 2017 from clients with these addresses]:NETWORKS:"
+  "--legacy-tenant[the tenant of their builds (default\: legacy)]:NAME:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -274,17 +274,17 @@ _shtab_elivepatch_server_token_defaults_added=0
 _shtab_elivepatch_server_token_add_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--role[role]:role:(host submitter patcher approver operator worker)"
-  "--tenant[whose builds it sees (default\: default)]:tenant:"
-  "--kernel[the only kernel that it sees builds for]:RELEASE:"
-  "--days[how long it is valid (default\: until it is revoked)]:days:"
+  "--tenant[the tenant whose builds it sees (default\: default)]:tenant:"
+  "--kernel[limit it to builds for this kernel]:RELEASE:"
+  "--days[number of days that it is valid (default\: until it is revoked)]:days:"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
-  ":who will use it\; never used again:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
+  ":a name for its user\; a name is never used again:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -294,11 +294,11 @@ _shtab_elivepatch_server_token_list_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -308,11 +308,11 @@ _shtab_elivepatch_server_token_revoke_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
   ":NAME:"
 )
 
@@ -330,11 +330,11 @@ _shtab_elivepatch_server_toolchain_add_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
   ":one of debian-12, debian-13, debian-13-rust:"
 )
 
@@ -345,11 +345,11 @@ _shtab_elivepatch_server_toolchain_list_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -359,11 +359,11 @@ _shtab_elivepatch_server_toolchain_remove_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
   ":one of debian-12, debian-13, debian-13-rust:"
 )
 
@@ -374,11 +374,11 @@ _shtab_elivepatch_server_toolchain_verify_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
   ":one of debian-12, debian-13, debian-13-rust:"
 )
 
@@ -388,13 +388,13 @@ _shtab_elivepatch_server_toolchain_verify_defaults_added=0
 _shtab_elivepatch_server_worker_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
-  "--state[what must be backed up]:DIR:"
-  "--cache[what can be made again]:DIR:"
-  "--jobs[how many compilers run at once (default\: all cores)]:N:"
-  "--database[PostgreSQL\; SQLite in the state directory without]:URL:"
-  "--store[S3 and the like\; a directory in the state directory without]:URL:"
-  "--worker[this worker\'s own name (default\: the host\'s)]:NAME:"
-  "--step-limit-s[how long a build may take (default\: 3600)]:S:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
+  "--worker[the name of this worker (default\: the machine\'s)]:NAME:"
+  "--step-limit-s[time limit for a build or a trial, in seconds (default\: 3600)]:S:"
 )
 
 # guard to ensure default positional specs are added only once per session

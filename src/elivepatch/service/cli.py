@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from elivepatch import commandline
 from elivepatch.service import commands
 
-# The sandbox's user reads what is made below the cache: packages, toolchains, bases, a job's inputs. What is private,
-# the state directory first of all, is made so by its own mode.
+# The sandbox's user reads the files below the cache: packages, toolchains, bases, a job's inputs. Private files and
+# directories, such as the state directory, are created with a mode of their own.
 _UMASK = 0o022
 
 

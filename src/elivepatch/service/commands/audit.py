@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch-server audit`: who did what, and whether the log of it is whole."""
+"""`elivepatch-server audit`: verify that the audit log is complete and unchanged."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ from elivepatch.service.state_directory import make_state_directory
 
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser("audit", help="the log of who did what: verify", allow_abbrev=False)
+    parser = subparsers.add_parser("audit", help="the audit log: verify", allow_abbrev=False)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    verify = actions.add_parser("verify", help="check that no entry was changed or taken out", allow_abbrev=False)
-    verify.add_argument("--head", metavar="DIGEST", help="a digest noted earlier, which must still be part of it")
+    verify = actions.add_parser("verify", help="check that no entry was changed or removed", allow_abbrev=False)
+    verify.add_argument(
+        "--head", metavar="DIGEST", help="a digest that an earlier run printed, which must still be in the log"
+    )
     add_common(verify, _verify)
 
 
 def _verify(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     head = arguments.head or START
     if not re.fullmatch(r"[0-9a-f]{64}", head, re.ASCII):
-        raise UsageError("audit-head", "That is no digest.", advice="Give the 64 digits that an earlier run printed.")
+        raise UsageError(
+            "audit-head", "That is not a digest.", advice="Give the 64 digits that an earlier run printed."
+        )
     settings = settings_of(arguments)
     make_state_directory(settings.state_dir)
     database = open_tables(settings)

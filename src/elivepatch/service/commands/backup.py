@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch-server backup`: the server's state in one file, while it runs."""
+"""`elivepatch-server backup`: write the server's state into one file, also while the server runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from elivepatch.service.commands.options import add_common, settings_of
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser("backup", help="write the server's state into one file", allow_abbrev=False)
-    parser.add_argument("file", metavar="FILE", type=Path, help="a new tar archive, for its owner only")
+    parser.add_argument("file", metavar="FILE", type=Path, help="the tar archive to create; only its owner can read it")
     add_common(parser, run)
 
 

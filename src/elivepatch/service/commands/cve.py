@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch-server cve`: the CVE records that the server hands to its hosts."""
+"""`elivepatch-server cve`: make the CVE records that the server delivers to its hosts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ _NAMED = 10
 
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser("cve", help="the CVE records that hosts are given", allow_abbrev=False)
+    parser = subparsers.add_parser("cve", help="the CVE records for hosts: index", allow_abbrev=False)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    index = actions.add_parser(
-        "index", help="make the index of all records, or bring it up to date", allow_abbrev=False
-    )
+    index = actions.add_parser("index", help="make the index of all records, or update it", allow_abbrev=False)
     index.add_argument(
         "--records",
         metavar="SOURCE",
@@ -33,7 +31,7 @@ def register(subparsers: Subparsers) -> None:
     index.add_argument(
         "--older", metavar="DIR", type=Path, help="kernel_cves.json and stream_fixes.json of linux_kernel_cves"
     )
-    index.add_argument("--overrides", metavar="FILE", type=Path, help="hand-kept records that go before the list")
+    index.add_argument("--overrides", metavar="FILE", type=Path, help="your own records, which override the list")
     add_common(index, _index)
 
 

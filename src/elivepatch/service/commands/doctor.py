@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch-server doctor`: whether a server can work here, and what to do where it cannot."""
+"""`elivepatch-server doctor`: check if a server can work here, with advice for each missing requirement."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from elivepatch.service.doctor import look
 
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser("doctor", help="look whether a server can work here", allow_abbrev=False)
+    parser = subparsers.add_parser("doctor", help="check if a server can work here", allow_abbrev=False)
     add_common(parser, run)
 
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    """Look, and end with 4 where something is missing."""
+    """Check the requirements; return status 4 if one is missing."""
     checks = look(settings_of(arguments))
     output.document([asdict(check) for check in checks])
     output.table(("", "WHAT", "SEEN"), [("ok" if check.well else "--", check.what, check.seen) for check in checks])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch-server kernel`: the kernels that livepatches can be built for."""
+"""`elivepatch-server kernel`: manage the kernels for which livepatches can be built."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def register(subparsers: Subparsers) -> None:
     names = f"a release as `uname -r` prints it, or the newest stock cloud kernel of {', '.join(aliases())}"
     for name, run, help_text in (
         ("add", _add, "make the base of a stock kernel, or of one built from source"),
-        ("show", _show, "tell everything about one base"),
-        ("remove", _remove, "remove a base and what was compiled for it"),
+        ("show", _show, "print all facts about one base"),
+        ("remove", _remove, "remove a base and the files compiled for it"),
     ):
         action = actions.add_parser(name, help=help_text, allow_abbrev=False)
         action.add_argument("kernel", metavar="KERNEL", help=names if name == "add" else "a release")
@@ -43,25 +43,25 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--source",
         metavar="SOURCE",
-        help="what it was built from: a directory, REPOSITORY#TAG, a tar archive, a .dsc, or a package such as "
+        help="its source: a directory, REPOSITORY#TAG, a tar archive, a .dsc, or a package such as "
         "linux-source-6.12 or linux-source-6.12=VERSION",
     )
-    group.add_argument("--kernel-config", metavar="FILE", type=Path, help="the .config that it was built with")
+    group.add_argument("--kernel-config", metavar="FILE", type=Path, help="its .config")
     group.add_argument(
         "--base-patch",
         metavar="FILE",
         type=Path,
         action="append",
         default=[],
-        help="a patch that is in the running kernel but not in the source; in order, as often as there are",
+        help="a patch that is in the running kernel but not in the source; once for each patch, in order",
     )
-    group.add_argument("--vmlinux", metavar="FILE", type=Path, help="the vmlinux that the build left; nothing is built")
-    group.add_argument("--vmlinuz", metavar="FILE", type=Path, help="with --vmlinux: what a trial boots (bzImage)")
+    group.add_argument("--vmlinux", metavar="FILE", type=Path, help="the vmlinux of its build; then nothing is built")
+    group.add_argument("--vmlinuz", metavar="FILE", type=Path, help="with --vmlinux: the image for trials (bzImage)")
     group.add_argument("--symvers", metavar="FILE", type=Path, help="with --vmlinux: the build's Module.symvers")
     group.add_argument("--modules", metavar="DIR", type=Path, help="with --vmlinux: lib/modules/RELEASE of the build")
     group.add_argument("--build-id", metavar="HEX", help="the build-id of the host's kernel (`elivepatch doctor`)")
     group.add_argument(
-        "--accept-unproved", action="store_true", help="take it for the host's kernel though the build-ids differ"
+        "--accept-unproved", action="store_true", help="accept it as the host's kernel, although the build-ids differ"
     )
 
 
@@ -86,7 +86,7 @@ def _add(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 
 def _custom_kernel(arguments: argparse.Namespace) -> CustomKernel | None:
-    """Return the kernel that the options describe, None where they name none: then it is a stock one."""
+    """Return the kernel that the options describe, None if they describe none: then it is a stock kernel."""
     kept = {name: getattr(arguments, name) for name in ("vmlinux", "vmlinuz", "symvers", "modules")}
     others = [*kept.values(), *arguments.base_patch, arguments.kernel_config, arguments.build_id]
     if arguments.source is None:
@@ -106,8 +106,8 @@ def _custom_kernel(arguments: argparse.Namespace) -> CustomKernel | None:
     if any(kept.values()) and not all(kept[name] for name in ("vmlinux", "vmlinuz", "symvers")):
         raise UsageError(
             "kept-incomplete",
-            "What was kept of a build is --vmlinux, --vmlinuz and --symvers together, and --modules where it has any.",
-            advice="Give all of them, or none: then the kernel is built here.",
+            "The files of a build are --vmlinux, --vmlinuz and --symvers together, and --modules if it has modules.",
+            advice="Give all of them, or none; with none, the server builds the kernel.",
         )
     if arguments.build_id is not None and not re.fullmatch(r"[0-9a-f]{16,64}", arguments.build_id):
         raise UsageError(

@@ -12,30 +12,40 @@ from elivepatch.settings import SERVER_FILE, ServerSettings, load
 
 
 def add_worker(parser: argparse.ArgumentParser) -> None:
-    """Add the options of whoever runs jobs."""
-    parser.add_argument("--worker", metavar="NAME", help="this worker's own name (default: the host's)")
-    parser.add_argument("--step-limit-s", metavar="S", type=float, help="how long a build may take (default: 3600)")
+    """Add the options of commands that run jobs."""
+    parser.add_argument("--worker", metavar="NAME", help="the name of this worker (default: the machine's)")
+    parser.add_argument(
+        "--step-limit-s", metavar="S", type=float, help="time limit for a build or a trial, in seconds (default: 3600)"
+    )
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options that every server command has."""
     parser.add_argument("--config", metavar="FILE", type=Path, help=f"settings (default: {SERVER_FILE})")
-    parser.add_argument("--state", metavar="DIR", dest="state_dir", type=Path, help="what must be backed up")
-    parser.add_argument("--cache", metavar="DIR", dest="cache_dir", type=Path, help="what can be made again")
-    parser.add_argument("--jobs", metavar="N", type=int, help="how many compilers run at once (default: all cores)")
-    parser.add_argument("--database", metavar="URL", help="PostgreSQL; SQLite in the state directory without")
-    parser.add_argument("--store", metavar="URL", help="S3 and the like; a directory in the state directory without")
+    parser.add_argument("--state", metavar="DIR", dest="state_dir", type=Path, help="state directory: back it up")
+    parser.add_argument(
+        "--cache", metavar="DIR", dest="cache_dir", type=Path, help="cache directory: it can be made again"
+    )
+    parser.add_argument(
+        "--jobs", metavar="N", type=int, help="number of compilers that run at once (default: all cores)"
+    )
+    parser.add_argument(
+        "--database", metavar="URL", help="a PostgreSQL database (default: SQLite in the state directory)"
+    )
+    parser.add_argument(
+        "--store", metavar="URL", help="an object store such as S3 (default: a directory in the state directory)"
+    )
 
 
 def add_common(parser: argparse.ArgumentParser, run: Command) -> None:
-    """Add the options of a command that answers and ends, and `run` as what it does."""
+    """Add the options of a command that prints a result and ends, and its function `run`."""
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_settings(parser)
     parser.set_defaults(run=run)
 
 
 def settings_of(arguments: argparse.Namespace) -> ServerSettings:
-    """Return the settings that flags, environment and file say; raises UsageError where they cannot be read."""
+    """Return the settings from flags, environment and file; raises UsageError if they cannot be read."""
     return load(
         ServerSettings(),
         file=arguments.config or SERVER_FILE,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch-server restore`: what a backup holds, back into a state directory."""
+"""`elivepatch-server restore`: put the state in a backup into a state directory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from elivepatch.service.commands.options import add_common, settings_of
 
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser("restore", help="bring a backup's state back", allow_abbrev=False)
-    parser.add_argument("file", metavar="FILE", type=Path, help="what `elivepatch-server backup` wrote")
+    parser = subparsers.add_parser("restore", help="restore the server's state from a backup", allow_abbrev=False)
+    parser.add_argument("file", metavar="FILE", type=Path, help="a file of `elivepatch-server backup`")
     add_common(parser, run)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch-server token`: who may ask the server for what."""
+"""`elivepatch-server token`: manage the tokens of clients and their rights."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser("token", help="tokens of clients: add, list, revoke", allow_abbrev=False)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    add = actions.add_parser("add", help="make a token and show it, once", allow_abbrev=False)
-    add.add_argument("name", metavar="NAME", help="who will use it; never used again")
+    add = actions.add_parser("add", help="make a token and print it, once", allow_abbrev=False)
+    add.add_argument("name", metavar="NAME", help="a name for its user; a name is never used again")
     add.add_argument("--role", required=True, choices=[role.value for role in Role])
-    add.add_argument("--tenant", default=DEFAULT_TENANT, help="whose builds it sees (default: default)")
-    add.add_argument("--kernel", metavar="RELEASE", help="the only kernel that it sees builds for")
-    add.add_argument("--days", type=int, help="how long it is valid (default: until it is revoked)")
+    add.add_argument("--tenant", default=DEFAULT_TENANT, help="the tenant whose builds it sees (default: default)")
+    add.add_argument("--kernel", metavar="RELEASE", help="limit it to builds for this kernel")
+    add.add_argument("--days", type=int, help="number of days that it is valid (default: until it is revoked)")
     add_common(add, _add)
     add_common(actions.add_parser("list", help="list the tokens", allow_abbrev=False), _list)
-    revoke = actions.add_parser("revoke", help="let a token in no more", allow_abbrev=False)
+    revoke = actions.add_parser("revoke", help="revoke a token", allow_abbrev=False)
     revoke.add_argument("name", metavar="NAME")
     add_common(revoke, _revoke)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch-server toolchain`: the compilers that kernels were built with."""
+"""`elivepatch-server toolchain`: manage the compilers that built the kernels."""
 
 from __future__ import annotations
 

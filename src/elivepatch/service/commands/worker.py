@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch-server worker`: work on the jobs of a server that runs elsewhere."""
+"""`elivepatch-server worker`: carry out the jobs of a server that runs elsewhere."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from elivepatch.service.jobs.worker import work
 
 def register(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser("worker", help="work on the jobs of a server elsewhere", allow_abbrev=False)
+    parser = subparsers.add_parser("worker", help="carry out the jobs of a server elsewhere", allow_abbrev=False)
     add_settings(parser)
     add_worker(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
-    """Work until told to stop."""
+    """Work until a signal stops the worker."""
     settings = settings_of(arguments)
     log.set_up()
     work(settings, ProcessBackend(LocalBackend(settings)))
