@@ -9,8 +9,11 @@ UNIT = Path(__file__).parent
 HOUSE = Path(__file__).parents[2] / "src/elivepatch"
 # Folders of the checkout beside src, and data that several rooms' tests read.
 BESIDE = {"bench", "data", "docs", "packaging"}
-# Routes and migrations are tested through the room that holds them.
-WITH_THEIR_PARENT = {"service/http/routes", "service/db/migrations"}
+# Rooms that are tested through the room that holds them.
+WITH_THEIR_PARENT = {
+    "client/commands/cve", "client/commands/host", "client/commands/jobs", "client/commands/livepatch",
+    "service/db/migrations", "service/http/routes",
+}  # fmt: skip
 
 
 def folders(top: Path, pattern: str) -> set[str]:
