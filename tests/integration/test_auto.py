@@ -121,14 +121,14 @@ def test_without_a_list_of_its_own_it_takes_the_servers_and_keeps_it(
     assert run_json(host, "cve", "summary").document["funnel"]["closed"] == 2
 
 
-def test_what_an_impostor_tells_is_no_plan(host: SimulatedHost, server: CveServer) -> None:
+def test_the_documents_of_an_impostor_make_no_plan(host: SimulatedHost, server: CveServer) -> None:
     server.mood = "impostor"
     ran = auto(host)
     assert (ran.status, ran.code) == (ExitStatus.TRUST, "document-signature")
     assert (host.loads, server.asked) == (0, [])
 
 
-def test_the_server_is_told_how_each_run_ended(host: SimulatedHost, server: CveServer) -> None:
+def test_each_run_reports_its_end_to_the_server(host: SimulatedHost, server: CveServer) -> None:
     host.put("proc/sys/kernel/hostname", "web-1\n")
     auto(host)
     auto(host, "--plan-only")
@@ -142,7 +142,7 @@ def test_the_server_is_told_how_each_run_ended(host: SimulatedHost, server: CveS
     ]
 
 
-def test_a_run_that_fails_is_told_too(host: SimulatedHost, server: CveServer) -> None:
+def test_a_run_that_fails_is_reported_too(host: SimulatedHost, server: CveServer) -> None:
     host.refuse_load = errno.ENOEXEC
     ran = auto(host)
     assert ran.status == ExitStatus.HOST
@@ -150,7 +150,7 @@ def test_a_run_that_fails_is_told_too(host: SimulatedHost, server: CveServer) ->
     assert (told["result"], told["problem"], told["livepatches"], told["open"]) == ("failed", ran.code, [], 3)
 
 
-def test_a_server_that_drips_while_it_is_told_of_a_run_holds_up_no_other(
+def test_a_server_that_drips_while_it_takes_the_report_does_not_hold_the_lock(
     host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("elivepatch.client.cve.auto._REPORT_S", 0.3)
@@ -276,7 +276,7 @@ def test_a_server_that_is_away_is_a_failed_run_and_changes_nothing(host: Simulat
     assert host.loads == 0
 
 
-def test_a_policy_that_cannot_be_used_is_told(host: SimulatedHost) -> None:
+def test_a_policy_that_cannot_be_used_is_a_usage_error(host: SimulatedHost) -> None:
     host.put("etc/elivepatch/policy.toml", "[choos]\n")
     assert (auto(host).status, auto(host).code) == (ExitStatus.USAGE, "policy")
 

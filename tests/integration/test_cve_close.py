@@ -198,7 +198,7 @@ def test_the_overlays_of_a_host_give_fixes_that_say_what_their_trial_must_see(
 
 
 class TestClose:
-    def test_everything_convertible_is_closed_by_one_livepatch_and_the_rest_told(
+    def test_everything_convertible_is_closed_by_one_livepatch_and_the_rest_reported(
         self, host: SimulatedHost, cves: CveList
     ) -> None:
         good = [cves.add(number, "ok") for number in (1, 2, 3)]

@@ -66,7 +66,7 @@ def test_the_records_are_kept_and_answer_without_the_server(host: SimulatedHost,
     assert len(answered.document) == 3
 
 
-def test_what_a_server_tells_that_is_not_trusted_is_not_kept(host: SimulatedHost, server: RunningServer) -> None:
+def test_answers_of_a_server_that_is_not_trusted_are_not_kept(host: SimulatedHost, server: RunningServer) -> None:
     enrol_at(host, server, key="00" * 31 + "01")
     ran = update(host, server)
     assert (ran.status, ran.code) == (5, "document-signature")
@@ -94,7 +94,7 @@ def test_another_hosts_kernel_is_fetched_by_its_release_or_saved(tmp_path: Path,
     assert CveCache(host.root / DIRECTORY).sources(KERNEL.release) == SOURCES
 
 
-def test_a_kernel_that_the_server_lacks_is_told_in_its_words(host: SimulatedHost, server: RunningServer) -> None:
+def test_a_kernel_that_the_server_lacks_is_an_error_in_its_words(host: SimulatedHost, server: RunningServer) -> None:
     assert cli.main(["cve", "index", "--records", str(LIST), "--state", str(server.state)]) == 0
     ran = update(host, server, "--kernel", "5.10.3-other")
     assert ran.code == "kernel-unknown"

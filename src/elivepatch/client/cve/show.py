@@ -179,8 +179,7 @@ def _print_openvex(chosen: Sequence[Exposure], kernel: KernelUnderTest, output: 
             "cve-openvex", "An OpenVEX document needs at least one statement.", advice="Leave some filters out."
         )
     # OpenVEX is JSON: --openvex asks for it even without --json.
-    output.as_json = True
-    output.document(
+    Output(as_json=True, out=output.out, err=output.err).document(
         openvex(
             chosen,
             kernel.subject,

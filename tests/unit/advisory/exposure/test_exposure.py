@@ -59,7 +59,7 @@ def one(given: Record, on: ExposureSubject) -> Exposure:
         ((), "unknown"),
     ],
 )
-def test_a_file_is_built_not_built_or_nobody_can_tell(files: tuple[str, ...], built: str) -> None:
+def test_a_file_is_built_or_not_built_or_it_is_not_known(files: tuple[str, ...], built: str) -> None:
     exposed = one(record(*files), subject())
     assert exposed.built.certainty == built
     assert exposed.built.reason
@@ -140,7 +140,7 @@ def test_the_funnel_adds_up_at_every_stage() -> None:
     }
 
 
-def test_what_cannot_be_told_is_left_out_of_the_document() -> None:
+def test_unknown_stages_are_left_out_of_the_document() -> None:
     given = record("fs/proc/meminfo.c")
     bare = ExposureSubject(version=SOURCES.vanilla)
     assert not {"built", "loaded", "closed", "open", "fix"} & set(exposure_dict(one(given, bare), bare, NO_RANKING))

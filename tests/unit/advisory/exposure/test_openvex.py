@@ -98,7 +98,7 @@ def test_each_situation_has_its_status() -> None:
     assert "elp_1: vmlinux:f" in statement(5)["status_notes"]
 
 
-def test_an_affected_kernel_is_told_what_to_do() -> None:
+def test_an_affected_kernel_gets_an_action() -> None:
     assert "6.1.180" in statement(1)["action_statement"]
     assert "cannot be a livepatch" in statement(7)["action_statement"]
     assert "without a reboot" in statement(8)["action_statement"]

@@ -73,7 +73,7 @@ def test_what_follows_from_a_problem(code: str, outcome: FixOutcome) -> None:
     assert FixVerdict(patches=(PATCH,), builder=BUILDER, asked=True, problem=problem(code, "-")).outcome is outcome
 
 
-def test_what_nobody_asked_is_untried_and_what_nothing_speaks_against_convertible() -> None:
+def test_a_fix_without_a_question_is_untried_and_one_without_a_problem_convertible() -> None:
     assert FixVerdict(patches=(PATCH,), builder=BUILDER).outcome is FixOutcome.UNTRIED
     assert FixVerdict(patches=(PATCH,), builder=BUILDER, asked=True).outcome is FixOutcome.CONVERTIBLE
 

@@ -62,7 +62,7 @@ def _refused(text: str) -> None:
         ("6.1.0-50-amd64", "Run `uname -v`"),
     ],
 )
-def test_a_distribution_release_is_refused_and_told_what_to_give(text: str, say: str) -> None:
+def test_a_distribution_release_is_refused_with_what_to_give_instead(text: str, say: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_kernel_version(text)
     assert caught.value.problem.code == "cve-kernel-distribution"

@@ -67,7 +67,7 @@ class TestWhatIsWanted:
         found = self.of(f"5.4:{'a' * 40}:6.1.130:{'b' * 40}\n5.8:{'d' * 40}:6.1.120:{'c' * 40}\n")
         assert [one.id[0] for one in found.commits] == ["c", "b"]
 
-    def test_none_where_only_mainline_has_it_or_nobody(self) -> None:
+    def test_no_commit_if_only_mainline_has_the_fix_or_no_branch(self) -> None:
         assert self.of(f"5.4:{'a' * 40}:6.6:{'c' * 40}\n").lacking == "no fix in its branch, only in 6.6"
         assert self.of(f"5.4:{'a' * 40}:0:0\n").lacking == "no fix is listed"
 
@@ -165,9 +165,7 @@ class TestGit:
         assert "a/x" not in text
         assert fix.dated == datetime(2030, 5, 2, 12, 5, tzinfo=UTC)
 
-    def test_what_changed_the_same_files_before_is_told_as_a_hint(
-        self, stable: tuple[Repository, dict[str, str]]
-    ) -> None:
+    def test_earlier_changes_of_the_same_files_are_hints(self, stable: tuple[Repository, dict[str, str]]) -> None:
         repository, ids = stable
         fix = GitFixes(repository.top).find(wanted((ids["fix"], "6.1.120")), Findings())
         assert fix is not None

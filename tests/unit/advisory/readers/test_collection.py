@@ -333,7 +333,7 @@ def test_the_same_archive_is_not_unpacked_again(source: Path) -> None:
     assert "CVE-2030-10008" not in read(make_tar(source, "xz"), first).listed
 
 
-def test_findings_are_told_again_by_an_update(source: Path) -> None:
+def test_an_update_reports_findings_again(source: Path) -> None:
     file_of(source, 10001, "dyad").write_text("garbage")
     first = read(source)
     assert codes(read(source, first)) == codes(first) == [("bad-ranges", "CVE-2030-10001")]

@@ -67,12 +67,12 @@ def test_its_fixes_of_all_branches_count(tmp_path: Path, records: Records) -> No
     assert (evidence.introduced_commit, evidence.fixed, evidence.fixed_commit) == ("a" * 40, "4.19.80", "c" * 40)
 
 
-def test_what_nobody_knows_when_it_came_was_always_there(tmp_path: Path, records: Records) -> None:
+def test_a_bug_of_unknown_origin_was_always_there(tmp_path: Path, records: Records) -> None:
     record = one(tmp_path, records, ENTRY | {"affected_versions": "unk to v5.4-rc3", "breaks": ""})
     assert (state(record, "2.6.32.1"), state(record, "5.4")) == (State.AFFECTED, State.FIXED)
 
 
-def test_the_candidate_that_nobody_should_use_is_one(tmp_path: Path, records: Records) -> None:
+def test_the_withdrawn_candidate_is_a_candidate(tmp_path: Path, records: Records) -> None:
     record = one(tmp_path, records, ENTRY | {"affected_versions": "v5.10-rc1 to v5.12-rc1-dontuse"}, {})
     assert (state(record, "5.11.3"), state(record, "5.12")) == (State.AFFECTED, State.FIXED)
 
@@ -89,7 +89,7 @@ def test_the_candidate_that_nobody_should_use_is_one(tmp_path: Path, records: Re
         ("v4.8-rc1 to v5.4-rc3", {"4.19": 3}),
     ],
 )
-def test_ranges_that_do_not_tell_are_unknown_and_not_safe(
+def test_ranges_that_decide_nothing_are_unknown_and_not_safe(
     tmp_path: Path, records: Records, versions: Any, streams: Any
 ) -> None:
     record = one(tmp_path, records, ENTRY | {"affected_versions": versions}, streams)

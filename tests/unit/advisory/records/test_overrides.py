@@ -60,7 +60,7 @@ def test_overrides_go_before_the_list(tmp_path: Path) -> None:
     assert assess(found, parse_kernel_version("6.1.5")).state is State.NOT_AFFECTED
 
 
-def test_an_introduction_nobody_knows_may_be_left_out(tmp_path: Path) -> None:
+def test_an_unknown_introduction_may_be_left_out(tmp_path: Path) -> None:
     text = f'[CVE-2030-10003]\nwhy = "w"\nranges = [{{ fixed = "6.5", fixed_commit = "{A}" }}]\n'
     assert assess(read(tmp_path, text)["CVE-2030-10003"], parse_kernel_version("4.4.9")).state is State.AFFECTED
 

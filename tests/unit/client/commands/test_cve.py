@@ -82,12 +82,12 @@ def test_list_puts_exploited_cves_first(cve: Callable[..., Ended], tmp_path: Pat
     assert (document[0]["id"], document[0]["exploited_since"]) == ("CVE-2030-10008", "2030-05-01")
 
 
-def test_a_candidate_gets_the_answer_unknown_where_the_list_cannot_tell(cve: Callable[..., Ended]) -> None:
+def test_a_candidate_is_unknown_if_the_list_does_not_decide(cve: Callable[..., Ended]) -> None:
     document = cve("list", "--records", SMALL, "--kernel", "7.1-rc2", "--json", "--state", "unknown").document
     assert [each["id"] for each in document] == ["CVE-2030-10003"]
 
 
-def test_show_tells_the_ranges_and_the_state_with_its_reason(cve: Callable[..., Ended]) -> None:
+def test_show_prints_the_ranges_and_the_state_with_its_reason(cve: Callable[..., Ended]) -> None:
     ended = cve("show", "CVE-2030-10002", "--records", SMALL, "--kernel", "5.15.150")
     assert "affected on Linux 5.15.150" in ended.out
     assert "introduced in 5.15.101, and no fix is listed" in ended.out
@@ -171,9 +171,7 @@ def test_older_cves_are_put_beside_the_list_and_marked(cve: Callable[..., Ended]
     assert cve("show", "CVE-2019-90001", "--records", tmp_path / "cve.idx", "--json").document["older"] is True
 
 
-def test_what_was_set_aside_is_told_on_standard_error_and_by_an_index_too(
-    cve: Callable[..., Ended], tmp_path: Path
-) -> None:
+def test_findings_are_printed_on_standard_error_and_kept_in_an_index(cve: Callable[..., Ended], tmp_path: Path) -> None:
     source = shutil.copytree(SMALL, tmp_path / "list")
     for number in range(10001, 10004):
         (source / f"cve/published/2030/CVE-2030-{number}.json").write_text("{")

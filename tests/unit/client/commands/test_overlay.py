@@ -113,7 +113,7 @@ def test_an_unsigned_commit_is_not_used_and_what_was_accepted_stays(kit: Kit) ->
     assert (listed["commit"], listed["entries"]) == (kit.first, 1)
 
 
-def test_a_newer_signed_commit_is_taken_and_told(kit: Kit) -> None:
+def test_a_newer_signed_commit_is_accepted_and_reported(kit: Kit) -> None:
     kit.add()
     assert kit.run("update").document[0]["changed"] is False
     second = kit.publish("More", "oil", "light")
@@ -260,7 +260,7 @@ def test_a_name_that_is_taken_and_signers_that_are_missing_are_refused(kit: Kit,
     assert ran.code == "overlay-signers"
 
 
-def test_a_damaged_subscription_is_told_with_what_to_do(kit: Kit) -> None:
+def test_a_damaged_subscription_is_reported_with_advice(kit: Kit) -> None:
     kit.add()
     (kit.host.root / DIRECTORY / "overlays/lamps/subscription.json").write_text("{")
     assert kit.run("list").code == "overlay-damaged"

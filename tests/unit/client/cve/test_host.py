@@ -61,7 +61,7 @@ def test_without_any_list_of_sources_the_hosts_own_package_version_answers_and_s
     assert [one["state"] for one in ran.document] == [one["state"] for one in vanilla]
 
 
-def test_a_release_that_tells_no_version_is_a_usage_error(host: SimulatedHost) -> None:
+def test_a_release_without_a_version_is_a_usage_error(host: SimulatedHost) -> None:
     host.put("proc/version", "Linux version 6.1.0-50-cloud-amd64 (x@y) #1 SMP\n")
     assert (cve(host, "list").status, cve(host, "list").code) == (ExitStatus.USAGE, "cve-kernel-distribution")
 
@@ -71,7 +71,7 @@ def test_a_kernel_of_ones_own_is_answered_by_the_version_its_release_begins_with
     assert "answered for 6.1.100-mine by its version 6.1.100" in cve(host, "list").err
 
 
-def test_the_kept_list_of_sources_tells_what_is_built_and_the_host_what_is_loaded(host: SimulatedHost) -> None:
+def test_the_cached_sources_show_what_is_built_and_the_host_what_is_loaded(host: SimulatedHost) -> None:
     keep(host)
     told = {one["id"]: one for one in cve(host, "list").document}
     lamp = next(one for one in told.values() if "drivers/lamp/wick.c" in one["files"])
@@ -157,7 +157,7 @@ def test_summary_prints_the_funnel(host: SimulatedHost) -> None:
         assert word in text
 
 
-def test_show_tells_every_stage(host: SimulatedHost) -> None:
+def test_show_prints_every_stage(host: SimulatedHost) -> None:
     remember(host, "CVE-2030-10003", "vmlinux:light_lamp")
     live(host)
     text = run(host, "cve", "show", "CVE-2030-10003", "--records", SMALL).out
