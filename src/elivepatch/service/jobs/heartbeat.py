@@ -13,12 +13,13 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
-from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.service.db.database import retry_while_away
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.engine import Engine, Runner
@@ -87,6 +88,7 @@ class Heartbeat:
         """
         if self._shared:
             self._take_name()
+        self._sources = self._announced_sources()
         self._offers = self._current_offers()
         self._fleet.announce(self._name, self._generation, self._offers)
         self._runner.start({offer.route for offer in self._offers})
@@ -103,6 +105,15 @@ class Heartbeat:
         for thread in self._threads:
             thread.join(timeout=2.0)
         self._let_go()
+
+    def _announced_sources(self) -> dict[str, Any]:
+        """Return the digests of sources that workers announced before, by facts: a restart computes none of them."""
+        found: dict[str, Any] = {}
+        for offer in (offer for member in self._fleet.members() for offer in member.offers):
+            with suppress(EnvironmentFault, TrustError):
+                self._store.verify(offer.sources)
+                found[offer.facts] = offer.sources
+        return found
 
     def is_alive(self) -> bool:
         """Return whether the thread of the heartbeat runs."""

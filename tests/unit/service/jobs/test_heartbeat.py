@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a worker says that it can build for, and what a check-up says about the rest."""
+"""The kernels that a worker announces, and the check of the others by `doctor`."""
 
 from __future__ import annotations
 
@@ -49,3 +49,22 @@ def test_a_kernel_whose_toolchain_is_gone_is_told_by_the_check_up(
         "6.12.1-amd64: The toolchain is not there.",
         "Make it.",
     )
+
+
+class Counting(FakeBackend):
+    """A backend that writes down how often it computes sources."""
+
+    def encoded_sources(self, release: str) -> bytes:
+        self._note("sources")
+        return super().encoded_sources(release)
+
+
+def test_a_restart_does_not_compute_again_the_sources_that_were_announced(tmp_path: Path) -> None:
+    for _ in range(3):
+        with assembled(tmp_path, kind=Counting) as server:
+            assert server.backend.runs("sources") == 1
+    for blob in (tmp_path / "store").rglob("*"):
+        if blob.is_file():
+            blob.unlink()
+    with assembled(tmp_path, kind=Counting) as server:
+        assert server.backend.runs("sources") == 2, "they were lost"

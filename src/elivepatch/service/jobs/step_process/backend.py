@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch
-from elivepatch.model.errors import ElivepatchError, Problem
+from elivepatch.model.errors import EnvironmentFault, Problem
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Progress, silent
 from elivepatch.model.trial import Expectation, TrialReport
@@ -48,8 +48,8 @@ _SOURCES_LIMIT_S = 900.0
 _logger = structlog.get_logger()
 
 
-class StepFailed(ElivepatchError):
-    """A step that ended with a problem in place of an answer."""
+class StepFailed(EnvironmentFault):
+    """A step that ended with a problem in place of an answer; the kind of the problem is its own."""
 
     def __init__(self, problem: Problem) -> None:
         Exception.__init__(self, problem.message)

@@ -263,4 +263,6 @@ def test_a_backend_that_cannot_be_made_in_a_process_fails_the_job_and_says_so(
     monkeypatch.setattr(FakeBackend, "recipe", lambda _: Recipe(factory="no_such_module:Backend"))
     house = House(tmp_path)
     assert house.code("sleep 0") == "step-crashed"
+    with pytest.raises(EnvironmentFault):  # so that the other kernels are offered all the same
+        house.backend.encoded_sources(KERNEL.release)
     house.backend.close()
