@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from elivepatch.client.host.identity import read_boot_id, read_build_id, read_release
 from elivepatch.client.host.machine import Host, Machine
-from elivepatch.client.livepatch.state import Record, RecordedPatch
+from elivepatch.client.livepatch.state import SCHEMA, Record, RecordedPatch
 from elivepatch.files.atomic import publish, write_atomic
 from elivepatch.files.digest import sha256
 from elivepatch.files.lock import Locked, exclusive_lock
@@ -229,7 +229,8 @@ class Store:
         try:
             return Record.from_dict(read)
         except HostError as error:
-            raise _damaged(self.kernel_directory / name) from error
+            path, schema = self.kernel_directory / name, read.get("schema")
+            raise (_newer(path) if isinstance(schema, int) and schema > SCHEMA else _damaged(path)) from error
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         _write(self.kernel_directory / name, json.dumps(content, indent=1).encode() + b"\n")
@@ -328,6 +329,14 @@ def _damaged(path: Path) -> HostError:
         "state-malformed",
         f"{path} is damaged.",
         advice="`elivepatch status` shows what the kernel has; move the file away to begin an empty record.",
+    )
+
+
+def _newer(path: Path) -> HostError:
+    return HostError(
+        "state-malformed",
+        f"{path} was written by a newer elivepatch.",
+        advice="Install that version again; do not remove the file: it records what is loaded at boot.",
     )
 
 

@@ -95,6 +95,14 @@ def test_a_damaged_state_file_is_reported_and_status_still_answers(host: Simulat
     assert status.document["livepatches"][0]["state"] == "live"
 
 
+def test_a_record_of_a_newer_elivepatch_is_not_called_damaged(host: SimulatedHost) -> None:
+    load(host)
+    newer_schema(host.store.kernel_directory / "state.json")
+    problem = run_json(host, "rollback").document["problem"]
+    assert problem["message"].endswith("state.json was written by a newer elivepatch.")
+    assert "do not remove" in problem["advice"]
+
+
 @pytest.mark.parametrize("name", ["next.json", "guard.json"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"schema": 2}'])
 def test_a_damaged_file_beside_it_is_named_and_status_still_shows_what_is_live(
@@ -229,6 +237,8 @@ def test_another_kernels_livepatches_are_kept_while_its_record_cannot_be_read(
     ran = run(host, "status")
     assert f"ATTENTION   {state}" in ran.out
     assert ran.status == 6
+    found = run_json(host, "doctor").document["findings"]
+    assert [one["code"] for one in found if str(state) in one["message"]] == ["record-unreadable"]
 
 
 def test_a_user_without_rights_sees_what_is_live_but_not_the_record() -> None:

@@ -88,7 +88,7 @@ def _state(host: Host) -> Finding:
 def _record(host: Host) -> Finding:
     try:
         store = Store.of(host)
-        record, skipped = store.record(), why_skipped(store)
+        record, skipped, others = store.record(), why_skipped(store), store.other_kernels()
     except HostError as error:
         return note(error.problem.code, error.problem.message, error.problem.advice)
     if skipped:
@@ -96,6 +96,12 @@ def _record(host: Host) -> Finding:
             "boot-skipped",
             f"{', '.join(record.set.names)} is not loaded at boot: {skipped}.",
             "Find out what happened, then `elivepatch boot --clear-guard`, or drop it with `elivepatch unload NAME`.",
+        )
+    if others.unreadable:
+        return note(
+            "record-unreadable",
+            f"{others.unreadable[0]}, the record of another kernel, cannot be read.",
+            "Install the elivepatch that wrote it, or move it away; until then no old file is removed here.",
         )
     return fine("record", f"the record of this kernel can be read: set {record.current}")
 
