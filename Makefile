@@ -26,7 +26,7 @@ SCRIPTS := .ci/run packaging/install packaging/install-packages packaging/lane p
 	packaging/openrc/elivepatch-boot packaging/openrc/elivepatch-server src/elivepatch/trial/init.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit coverage coverage-floor integration kernel extended bench equal chaos load corpus verdicts requirements docs clean
+.PHONY: help setup demo test lint unit coverage coverage-floor scale integration kernel extended bench equal chaos load corpus verdicts requirements docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -44,7 +44,7 @@ $(VENV)/testable: $(VENV)/ready packaging/debian-packages-tests.txt packaging/in
 demo: $(VENV)/ready ## build livepatches for stock kernels and show in a VM that they work
 	$(BIN)/python demo/demo.py
 
-test: lint unit integration kernel ## run every check and test (the last lane builds and boots kernels)
+test: lint unit scale integration kernel ## run every check and test (the last lane builds and boots kernels)
 
 lint: $(VENV)/testable ## check style, English, types and the direction of imports
 	$(BIN)/ruff format --check
@@ -68,6 +68,9 @@ coverage-floor: ## store the coverage of the last `make unit`, less 0.3 for chan
 	total=$$($(BIN)/coverage report --fail-under=0 --format=total) && \
 	floor=$$(echo "$$total" | awk '{printf "%.1f", $$1 - 0.3}') && \
 	sed -i "s/^fail_under = [0-9.]*/fail_under = $$floor/" pyproject.toml
+
+scale: $(VENV)/testable ## run the tests with 100,000 jobs, 2,000 hosts, 50 kernels, 1,000 patches live on one host
+	packaging/lane $(VENV) tests/scale -n 2 $(BESIDE) --durations=5
 
 integration: $(VENV)/testable ## run the tests with real servers on loopback
 	packaging/lane $(VENV) tests/integration -n 5 $(BESIDE)

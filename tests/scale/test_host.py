@@ -30,6 +30,8 @@ from elivepatch.model.progress import silent
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.settings import ClientSettings
 
+pytestmark = pytest.mark.scale
+
 PATCHES = 1000
 COMPUTATION_S = 1.0
 

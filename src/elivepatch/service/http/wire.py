@@ -7,7 +7,6 @@ import base64
 import binascii
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -218,7 +217,7 @@ class TokenAnswer(BaseModel):
     @classmethod
     def of(cls, token: Token) -> Self:
         """Return the answer about `token`."""
-        return cls.model_validate(asdict(token))
+        return cls.model_validate(token, from_attributes=True)
 
 
 class TokensAnswer(BaseModel):
@@ -249,7 +248,7 @@ class EntryAnswer(BaseModel):
     @classmethod
     def of(cls, entry: AuditEntry) -> Self:
         """Return the answer about `entry`."""
-        return cls.model_validate(asdict(entry))
+        return cls.model_validate(entry, from_attributes=True)
 
 
 class AuditAnswer(BaseModel):

@@ -50,7 +50,7 @@ MAY: dict[Role, set[str]] = {
     | ASK
     | CANCEL
     | TOKENS
-    | {"GET /v1/hosts", "GET /v1/audit", "GET /metrics"},
+    | {"GET /v1/hosts", "DELETE /v1/hosts/{name}", "GET /v1/audit", "GET /metrics"},
     Role.WORKER: CATALOGUE | {"GET /metrics"},
 }
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 
 from elivepatch.service.access.accounts import Account, Right
-from elivepatch.service.http.dependencies import ServicesDep, error_responses, requires
+from elivepatch.service.http.dependencies import ServicesDep, error_responses, json_response, requires
 from elivepatch.service.http.wire import AuditAnswer, EntryAnswer, MadeTokenAnswer, TokenAnswer, TokenBody, TokensAnswer
 
 _MAX_NUMBER = 2**31 - 1
@@ -16,10 +16,11 @@ _MAX_NUMBER = 2**31 - 1
 router = APIRouter()
 
 
-@router.get("/tokens")
-def tokens(services: ServicesDep, _account: Annotated[Account, requires(Right.TOKENS)]) -> TokensAnswer:
+@router.get("/tokens", response_model=TokensAnswer)
+def tokens(services: ServicesDep, _account: Annotated[Account, requires(Right.TOKENS)]) -> Response:
     """List the tokens without their secrets, which are shown once."""
-    return TokensAnswer(tokens=[TokenAnswer.of(token) for token in services.resources.tokens.list()])
+    answer = TokensAnswer(tokens=[TokenAnswer.of(token) for token in services.resources.tokens.list()])
+    return json_response(answer)
 
 
 @router.post("/tokens", status_code=201, responses=error_responses(400, 409, 413))
@@ -45,16 +46,17 @@ def revoke_token(
     return TokenAnswer.of(revoked)
 
 
-@router.get("/audit")
+@router.get("/audit", response_model=AuditAnswer)
 def audit(
     services: ServicesDep,
     _account: Annotated[Account, requires(Right.AUDIT)],
     after: Annotated[int, Query(ge=0, le=_MAX_NUMBER)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> AuditAnswer:
+) -> Response:
     """List the audit log, oldest entry first, from after the entry `after`."""
     found = services.resources.audit.page(after=after, limit=limit + 1)
-    return AuditAnswer(
+    answer = AuditAnswer(
         entries=[EntryAnswer.of(entry) for entry in found[:limit]],
         next=found[limit - 1].number if len(found) > limit else None,
     )
+    return json_response(answer)

@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from elivepatch.model.errors import TrustError, UsageError
 from elivepatch.model.kernel import parse_release
 from elivepatch.service.access.accounts import Account, Right
 from elivepatch.service.db.hosts import HostReports
-from elivepatch.service.http.dependencies import ServicesDep, error_responses, requires
+from elivepatch.service.http.dependencies import ServicesDep, error_responses, json_response, requires
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -75,7 +75,7 @@ def report(
     name: Annotated[str, Path(max_length=120, pattern=_NAME)],
     body: HostBody,
 ) -> HostAnswer:
-    """Say how the last run on a host ended, and what is open there."""
+    """Report how the last run on a host ended, and how many CVEs are open there."""
     if not account.sees(tenant=account.tenant, release=parse_release(body.kernel)):
         raise TrustError(
             "role-insufficient",
@@ -87,21 +87,22 @@ def report(
     return HostAnswer.of(reports.record(account.name, name, account.tenant, body.model_dump(), limit=limit))
 
 
-@router.get("/hosts")
+@router.get("/hosts", response_model=HostsAnswer)
 def listed(
     services: ServicesDep,
     account: Annotated[Account, requires(Right.HOSTS)],
     after: Annotated[str, Query(max_length=200)] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> HostsAnswer:
-    """List what hosts said last."""
+) -> Response:
+    """List the last report of each host."""
     name, _, token = after.partition("/")
     found = HostReports(services.resources.database).page(_tenant(account), after=(name, token), limit=limit + 1)
     last = found[limit - 1] if len(found) > limit else None
-    return HostsAnswer(
+    answer = HostsAnswer(
         hosts=[HostAnswer.of(row) for row in found[:limit]],
         next=f"{last['name']}/{last['token']}" if last is not None else None,
     )
+    return json_response(answer)
 
 
 class RemovedHostsAnswer(BaseModel):
