@@ -26,7 +26,7 @@ INTERRUPTED = 130
 
 
 # Modules in a package of commands that several commands share; they register no command.
-_SHARED = frozenset({"connection", "legacy", "options", "output"})
+_SHARED = frozenset({"connection", "legacy", "options", "output", "report"})
 
 
 class Parser(argparse.ArgumentParser):

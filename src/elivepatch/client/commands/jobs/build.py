@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 from pathlib import Path
 
 from elivepatch.client.commands.connection import (
@@ -13,10 +12,9 @@ from elivepatch.client.commands.connection import (
     add_connection,
     add_limit,
     base_patch_options,
-    connection_words,
     server_options,
 )
-from elivepatch.client.options import ServerOptions
+from elivepatch.client.commands.report import follow_job, show_report
 from elivepatch.client.server.api import ServerClient, parse_job
 from elivepatch.client.server.base_patches import base_patches_of
 from elivepatch.client.server.connection import connect
@@ -29,7 +27,6 @@ from elivepatch.commandline import Subparsers
 from elivepatch.model.build import Builder, BuildRequest
 from elivepatch.model.errors import EnvironmentFault, ExitStatus, UsageError
 from elivepatch.model.kernel import parse_release
-from elivepatch.model.progress import Event
 from elivepatch.model.trial import Expectation
 from elivepatch.output import Output
 
@@ -88,7 +85,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     with connect(server) as api, time_limit(api.limit_s) as waiting:
         job = parse_job(arguments.follow) if request is None else api.submit(request, fresh=arguments.fresh)
         waiting.job = job
-        report = wait(api, job, server, output)
+        report = follow_job(api, job, server, output)
         if request is not None:
             _check_answers(report, request)
         files = _save(api, report, arguments.output, output)
@@ -97,34 +94,6 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         show_report(report, output)
         output.line(f"saved {', '.join(str(file) for file in files.values())}")
     return report.exit_status
-
-
-def wait(api: ServerClient, job: str, server: ServerOptions, output: Output) -> Report:
-    """Return the job's report when it is done. An interruption ends the wait, not the job, and says so."""
-    output.progress(Event(stage="job", message=job))
-    try:
-        return JobFollower(output.progress).follow(api, job)
-    except KeyboardInterrupt as interruption:
-        again = ["elivepatch", "build", "--follow", job, *connection_words(server)]
-        output.note(f"The job goes on at the server. To follow it again: {shlex.join(again)}")
-        output.note(f"To end it: {shlex.join(['elivepatch', 'cancel', *again[3:]])}")
-        raise KeyboardInterrupt(f"Job {job} goes on at the server.") from interruption
-
-
-def show_report(report: Report, output: Output) -> None:
-    """Show people how a job ended."""
-    if report.problem is not None:
-        output.problem(report.problem)
-    elif report.livepatch_name is not None:
-        output.line(f"{report.livepatch_name} for {report.release} is built")
-    else:
-        output.line(f"OK: these patches can be a livepatch for {report.release}")
-    for function in report.functions:
-        output.line(f"  replaces {function.object}:{function.name}")
-    for note in report.notes:
-        output.line(f"  note: {note.message} [{note.code}]")
-    if report.trial is not None:
-        output.line(f"  trial passed: loaded, reverted and loaded again on {report.trial}")
 
 
 def _request(arguments: argparse.Namespace) -> BuildRequest | None:

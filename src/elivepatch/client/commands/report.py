@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reports of jobs: wait for one at the server and show it to people. This module registers no command."""
+
+from __future__ import annotations
+
+import shlex
+
+from elivepatch.client.commands.connection import connection_words
+from elivepatch.client.options import ServerOptions
+from elivepatch.client.server.api import ServerClient
+from elivepatch.client.server.follow import JobFollower
+from elivepatch.client.server.report import Report
+from elivepatch.model.progress import Event
+from elivepatch.output import Output
+
+
+def follow_job(api: ServerClient, job: str, server: ServerOptions, output: Output) -> Report:
+    """Return the job's report when it is done. An interruption ends the wait, not the job, and says so."""
+    output.progress(Event(stage="job", message=job))
+    try:
+        return JobFollower(output.progress).follow(api, job)
+    except KeyboardInterrupt as interruption:
+        again = ["elivepatch", "build", "--follow", job, *connection_words(server)]
+        output.note(f"The job goes on at the server. To follow it again: {shlex.join(again)}")
+        output.note(f"To end it: {shlex.join(['elivepatch', 'cancel', *again[3:]])}")
+        raise KeyboardInterrupt(f"Job {job} goes on at the server.") from interruption
+
+
+def show_report(report: Report, output: Output) -> None:
+    """Show people how a job ended."""
+    if report.problem is not None:
+        output.problem(report.problem)
+    elif report.livepatch_name is not None:
+        output.line(f"{report.livepatch_name} for {report.release} is built")
+    else:
+        output.line(f"OK: these patches can be a livepatch for {report.release}")
+    for function in report.functions:
+        output.line(f"  replaces {function.object}:{function.name}")
+    for note in report.notes:
+        output.line(f"  note: {note.message} [{note.code}]")
+    if report.trial is not None:
+        output.line(f"  trial passed: loaded, reverted and loaded again on {report.trial}")
