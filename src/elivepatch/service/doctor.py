@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether a server can work here: what it needs, looked at one by one, each with what to do about it."""
+"""Checks of all that a server needs to work here, each with advice if it fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from elivepatch.settings import ServerSettings
 _PROGRAMS = {
     "mmdebstrap": "makes toolchains",
     "qemu-system-x86_64": "runs trials",
-    "busybox": "is the userland of trials",
+    "busybox": "provides the programs of trials",
     "cpio": "packs their initial file system",
     "setpriv": "drops privileges before the sandbox",
     "dpkg-deb": "unpacks kernels' packages",
@@ -34,7 +34,7 @@ _PROGRAMS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was looked at. `advice` is empty where it is well."""
+    """Result of one check. `advice` is empty if `well` is True."""
 
     what: str
     well: bool
@@ -43,7 +43,7 @@ class Check:
 
 
 def look(settings: ServerSettings) -> list[Check]:
-    """Return what was found; nothing is changed, but that a small file is put into the store and taken out again."""
+    """Return the results of all checks. They change nothing, except that a small file is stored and removed again."""
     checks = [
         _guarded("state directory", lambda: _state(settings)),
         _guarded("database", lambda: _database(settings)),
@@ -62,13 +62,13 @@ def _guarded(what: str, check: Callable[[], Check]) -> Check:
         return Check(what=what, well=False, seen=error.problem.message, advice=error.problem.advice)
     except (OSError, sa.exc.DBAPIError, BaseError) as error:
         seen = str(error).splitlines()[0][:200]
-        return Check(what=what, well=False, seen=seen, advice="Look whether it runs, answers and lets this user in.")
+        return Check(what=what, well=False, seen=seen, advice="Check that it runs, answers and accepts this user.")
 
 
 def _state(settings: ServerSettings) -> Check:
     state = settings.state_dir
     if not state.is_dir():
-        return Check(what="state directory", well=True, seen=f"{state}: will be made at the first start")
+        return Check(what="state directory", well=True, seen=f"{state}: the first start creates it")
     private = state.stat().st_mode & 0o077 == 0
     mine = os.access(state, os.R_OK | os.W_OK | os.X_OK)
     return Check(
@@ -82,7 +82,7 @@ def _state(settings: ServerSettings) -> Check:
 def _database(settings: ServerSettings) -> Check:
     url = database_url(settings)
     if not settings.database and not (settings.state_dir / DATABASE_FILE).exists():
-        return Check(what="database", well=True, seen="SQLite: will be made at the first start")
+        return Check(what="database", well=True, seen="SQLite: the first start creates it")
     engine = open_database(url)
     try:
         revision = current_revision(engine)
@@ -94,9 +94,9 @@ def _database(settings: ServerSettings) -> Check:
 def _store(settings: ServerSettings) -> Check:
     place = settings.state_dir / STORE_DIRECTORY
     if not settings.store and not place.is_dir():
-        return Check(what="store", well=True, seen="directory: will be made at the first start")
+        return Check(what="store", well=True, seen="directory: the first start creates it")
     (Store.at(settings.store) if settings.store else Store.in_directory(place)).check()
-    return Check(what="store", well=True, seen=f"{settings.store or place}: takes and gives files")
+    return Check(what="store", well=True, seen=f"{settings.store or place}: stores and returns files")
 
 
 def _disk(settings: ServerSettings) -> Check:
@@ -118,7 +118,9 @@ def _cache(settings: ServerSettings) -> Check:
         what="cache directory",
         well=not closed,
         seen=f"{closed[0]} is closed to others" if closed else f"{cache}: open to the sandbox's user",
-        advice=f"chmod o+x {closed[0]}: programs in the sandbox read the cache as nobody's user." if closed else "",
+        advice=f"chmod o+x {closed[0]}: programs in the sandbox read the cache as an unprivileged user."
+        if closed
+        else "",
     )
 
 
@@ -128,7 +130,7 @@ def _memory() -> Check:
         return Check(
             what="memory of builds",
             well=False,
-            seen="each program is bounded, not all of a build together",
+            seen="each program has a limit, all programs of a build together have none",
             advice="Run as root, or by systemd with Delegate=memory: a build then gets a control group.",
         )
     seen = f"at most {group.limit >> 20} MiB for all programs of a build (control group v{group.version})"

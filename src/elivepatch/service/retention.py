@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is not kept for ever: old jobs and their events, notes about jobs that ended, files nobody names.
+"""Retention: removes old jobs and their events, the execution of ended jobs, and files without a reference.
 
-A file goes only when no job, whatever its state, and no worker's offer names it, and when it is a day old: what names
-it may just be on its way into the database. An uploaded patch goes when no request has named it for a week.
+A file is removed only if no job in any state and no worker's offer names it, and if it is a day old: a reference to it
+may be about to be written to the database. An uploaded patch is removed after a week without a request that names it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FIRST_S = 60.0
 _SWEEPING = 0x656C7003
 _AT_ONCE = 500
 _FILES = ("module_digest", "log_digest", "console_digest")
-# For so long the progress of a job that ended can be read again, and its execution be looked up.
+# The time for which the progress of an ended job, and its execution, can still be read.
 _PROGRESS = timedelta(days=7)
 _EXECUTION = timedelta(hours=1)
 _SILENT_WORKER_S = 7 * 24 * 3600.0
@@ -34,7 +34,7 @@ _logger = structlog.get_logger()
 
 
 class Retention:
-    """Goes round every hour."""
+    """Removes old data every hour."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -42,20 +42,20 @@ class Retention:
         self._keep_hosts = timedelta(days=resources.settings.keep_hosts_days)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._rounds, name="retention", daemon=True)
-        # Ended jobs whose execution was forgotten already, up to this moment.
+        # The execution of jobs that ended before this moment has been removed.
         self._forgotten = datetime.min.replace(tzinfo=UTC)
 
     def start(self) -> None:
-        """Begin to go round, in a thread."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Go round no more."""
+        """Stop the thread."""
         self._stopping.set()
         self._thread.join(timeout=2.0)
 
     def sweep(self, *, now: datetime | None = None) -> dict[str, int]:
-        """Go round once and return how much was removed, by kind."""
+        """Remove old data once and return the number of removed things by kind."""
         moment = now or datetime.now(UTC)
         with advisory_lock(self._resources.database, _SWEEPING):
             removed = {
@@ -90,7 +90,7 @@ class Retention:
             ).rowcount
 
     def _delete_jobs(self, until: datetime) -> int:
-        # Never one that is under way, however long that is.
+        # Never a job under way, however long it takes.
         old = (builds.c.status == Status.DONE, builds.c.done_at < until)
         with self._resources.database.begin() as connection:
             return connection.execute(sa.delete(builds).where(*old)).rowcount
@@ -119,7 +119,7 @@ class Retention:
             try:
                 self.sweep()
             except Exception as error:
-                # A round that fails, on a full disk for one, must not be the last.
+                # A round that fails, for example on a full disk, must not be the last.
                 if is_away(error):
                     _logger.warning("retention.database-away")
                 else:

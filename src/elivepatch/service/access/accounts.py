@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who may ask for what: bearer tokens, of which the database keeps the digest only, and the roles they give.
+"""Accounts: bearer tokens, of which the database keeps only the digest, and the rights of their roles.
 
-A token is 256 random bits, so a plain SHA-256 cannot be turned back and needs no salt; and since nobody can choose
-what a token's digest begins with, looking it up by the digest tells a guesser nothing.
+A token is 256 random bits, so a plain SHA-256 cannot be inverted and needs no salt. Nobody can choose the first digits
+of a token's digest, so the time of a look-up by digest does not help a guesser.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _RECENT_S = 1.0
 
 
 class Role(enum.StrEnum):
-    """What a token's owner is to the server."""
+    """Role of a token's owner."""
 
     HOST = "host"
     SUBMITTER = "submitter"
@@ -43,16 +43,16 @@ class Role(enum.StrEnum):
 
 
 class Right(enum.Enum):
-    """What a request needs. The roles that have it: `RIGHTS`, and as a table in docs/accounts.md."""
+    """Right that a request needs. `RIGHTS` and the table in docs/accounts.md list the roles that have it."""
 
     CATALOGUE = enum.auto()  # kernels, their sources, CVE records, the signing key, the API's description
-    FOLLOW = enum.auto()  # jobs of the own tenant: where they stand, what happened, what came out
-    ASK = enum.auto()  # uploads; builds of patches that the server's overlays hold
+    FOLLOW = enum.auto()  # jobs of the own tenant: their state, events and results
+    ASK = enum.auto()  # uploads; builds of patches in the server's overlays
     ANY_PATCH = enum.auto()  # builds of any patch
     CANCEL = enum.auto()
     REPORT = enum.auto()  # what is open and live on a host
-    HOSTS = enum.auto()  # what hosts of the own tenant reported
-    FRESH = enum.auto()  # a build although an answer is there
+    HOSTS = enum.auto()  # reports of the own tenant's hosts
+    FRESH = enum.auto()  # another build, although a job answers the request
     EVERY_TENANT = enum.auto()
     REMOVE_HOSTS = enum.auto()
     TOKENS = enum.auto()
@@ -80,17 +80,17 @@ class Account:
     kernel: str = ""
 
     def may(self, right: Right) -> bool:
-        """Whether the role has the right."""
+        """Return True if the role has the right."""
         return right in RIGHTS[self.role]
 
     def sees(self, *, tenant: str, release: str) -> bool:
-        """Whether a job of this tenant for this kernel exists for the account."""
+        """Return True if the account may see a job of this tenant for this kernel."""
         return (self.may(Right.EVERY_TENANT) or tenant == self.tenant) and self.kernel in {"", release}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A token as the database knows it; the token itself is shown once and never again."""
+    """A token's row in the database; the token itself is shown once, when it is made."""
 
     name: str
     role: Role
@@ -102,7 +102,7 @@ class Token:
 
     @property
     def is_valid(self) -> bool:
-        """Whether it is let in now."""
+        """True if the server accepts the token now."""
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > datetime.now(UTC))
 
 
@@ -114,7 +114,7 @@ class Tokens:
         self._recent: dict[str, tuple[Account, float]] = {}
 
     def recall(self, token: str) -> Account | None:
-        """Return whose token it is where that was checked within the last second; asks no database."""
+        """Return the account of a token that was checked within the last second, without the database; else None."""
         account, until = self._recent.get(_digest(token[:_MAX_TOKEN_LENGTH]), (None, 0.0))
         return account if time.monotonic() < until else None
 
@@ -147,7 +147,7 @@ class Tokens:
     def add(self, account: Account, *, days: int | None = None) -> str:
         """Make a token and return it: this is the only time that it can be seen.
 
-        Raises UsageError where name or tenant is malformed or the name is taken.
+        Raises UsageError if the name or the tenant is malformed, or the name is taken.
         """
         for what, text in (("name", account.name), ("tenant", account.tenant)):
             if not _NAME.fullmatch(text):
@@ -164,8 +164,8 @@ class Tokens:
         except sa.exc.IntegrityError as error:
             raise UsageError(
                 "token-exists",
-                f"There is, or was, a token of the name {account.name}.",
-                advice="Choose another name: that of a token is never used again, so that the audit log stays true.",
+                f"A token with the name {account.name} exists or existed.",
+                advice="Choose another name: a name is never used again, so that the audit log stays clear.",
             ) from error
         return token
 
@@ -176,7 +176,7 @@ class Tokens:
         return [_read(row) for row in rows]
 
     def revoke(self, name: str) -> Token:
-        """Let a token in no more; doing it twice is the same as once. Raises UsageError where there is none."""
+        """Revoke a token; doing it twice is the same as once. Raises UsageError if there is no such token."""
         self._recent = {}
         with self._database.begin() as connection:
             known = tokens.c.name == name[:_MAX_TOKEN_LENGTH]
@@ -190,12 +190,14 @@ class Tokens:
             )
         if row is None:
             raise UsageError(
-                "token-unknown", "There is no token of this name.", advice="`elivepatch-server token list` has them."
+                "token-unknown",
+                "There is no token with this name.",
+                advice="`elivepatch-server token list` lists them.",
             )
         return _read(row)
 
     def check(self, token: str) -> Account:
-        """Return whose token it is, else raise EnvironmentFault with the code `token-refused`."""
+        """Return the account of a token; raises EnvironmentFault with the code `token-refused` if it is not valid."""
         with self._database.connect() as connection:
             row = (
                 connection.execute(sa.select(tokens).where(tokens.c.digest == _digest(token[:_MAX_TOKEN_LENGTH])))
@@ -204,7 +206,7 @@ class Tokens:
             )
         known = None if row is None else _read(row)
         if known is None or not known.is_valid:
-            # Not which of the two: a revoked token's finder need not learn that it was one.
+            # The message does not say which: a person who finds a revoked token need not learn that it was one.
             raise EnvironmentFault(
                 "token-refused",
                 "The server does not know this token.",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who did what: a log in which every entry holds the digest of the one before, so that none can be changed unseen.
+"""Audit log: every entry holds the digest of the one before, so a change of any entry is detected.
 
-The end of the log can be cut off unseen by whoever can write the database: keep the digest of the last entry elsewhere
-now and then (`elivepatch-server audit verify` prints it and compares it with an older one).
+A person who can write to the database can cut off the end of the log. To detect that, keep the digest of the last entry
+elsewhere from time to time: `elivepatch-server audit verify` prints it and compares it with an older one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from elivepatch.model.kernel import Digest
 from elivepatch.service.db.tables import audit
 
 START = Digest("0" * 64)
-"""What the first entry holds as the digest of the one before."""
+"""The `previous` digest of the first entry."""
 
 _ATTEMPTS = 50
 _SUBJECT_LENGTH = 200
@@ -42,7 +42,7 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditVerification:
-    """What a verification saw: entries in all, the last one's digest, the first one that does not hold, if any."""
+    """Result of a verification: number of entries, digest of the last one, number of the first broken one if any."""
 
     entries: int
     head: str
@@ -88,7 +88,7 @@ class Audit:
             return [AuditEntry(**row) for row in connection.execute(query).mappings()]
 
     def verify(self, head: str = START) -> AuditVerification:
-        """Go through the whole chain; `seen` says whether `head`, a digest noted earlier, is still part of it."""
+        """Verify the whole chain; `seen` is True if `head`, a digest from an earlier run, is part of it."""
         previous, count, seen = START, 0, head == START
         for entry in self._all():
             facts = asdict(entry)

@@ -67,7 +67,7 @@ builds = sa.Table(
     metadata,
     sa.Column("number", _Number, primary_key=True, autoincrement=True),
     sa.Column("id", sa.String(16), nullable=False, unique=True),
-    # What the answer depends on: the build key, and what the trial looks at.
+    # Digest of everything that decides the answer: the build key, the expectations and the options.
     sa.Column("job_key", sa.String(64), nullable=False),
     sa.Column("build_key", sa.String(64), nullable=False),
     sa.Column("reusable", sa.Boolean, nullable=False),
@@ -185,7 +185,7 @@ workers = sa.Table(
     "workers",
     metadata,
     sa.Column("name", sa.String(60), primary_key=True),
-    # Of this life of the worker: whoever takes its jobs over empties it.
+    # Names this run of the worker; a worker that takes over its jobs empties it.
     sa.Column("generation", sa.String(16), nullable=False),
     sa.Column("seen_at", UtcTime, nullable=False),
     sa.Column("kernels", sa.JSON, nullable=False),

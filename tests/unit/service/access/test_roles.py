@@ -99,7 +99,7 @@ def test_a_role_gets_what_it_may_and_nothing_else(
 
 
 def _code(answer: httpx2.Response) -> str | None:
-    """The code of a problem; what HEAD is answered has no words, and stands for any."""
+    """Return the code of a problem; for HEAD, whose answer has no body, the code of its status."""
     if answer.request.method == "HEAD":
         return {401: "token-missing", 403: "role-insufficient"}.get(answer.status_code)
     code: str = answer.json()["code"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What hosts say of themselves."""
+"""Reports of hosts."""
 
 import sqlalchemy as sa
 from alembic import op
