@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from postgres import PROGRAMS, Postgres
 from query_plans import recorded
 from running_server import free_port
 
+from elivepatch.files.digest import sha256
 from elivepatch.model.build import Result, Status
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import Digest
@@ -29,7 +30,10 @@ from elivepatch.service.access.signing_key import open_signing_key
 from elivepatch.service.db.database import advisory_lock, migrate, open_database
 from elivepatch.service.db.hosts import HostReports
 from elivepatch.service.db.tables import metadata, partial_indexes
+from elivepatch.service.db.tables import patches as uploaded
 from elivepatch.service.jobs.jobs import Jobs, NewJob, Outcome
+from elivepatch.service.patches import UploadedPatches
+from elivepatch.service.store import Store
 
 pytestmark = [
     pytest.mark.integration,
@@ -61,6 +65,26 @@ def test_the_migrations_make_the_tables_that_the_code_names(database: sa.Engine)
     assert partial_indexes()
     with database.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_uploaded_patches_are_known_to_their_tenant_until_they_are_unused_for_a_week(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    patches = UploadedPatches(database, Store.in_directory(tmp_path))
+    one, other = sha256(b"one"), sha256(b"other")
+    assert patches.add("red", one, b"one")
+    assert not patches.add("red", one, b"one")
+    assert patches.add("red", other, b"other")
+    assert patches.missing("red", [one, other]) == []
+    assert patches.missing("blue", [one]) == [one]
+    assert patches.use("red", [one]) == {one: 3}
+    week = datetime.now(UTC) + timedelta(days=8)
+    with database.begin() as connection:
+        connection.execute(sa.update(uploaded).where(uploaded.c.digest == one).values(used_at=week))
+    assert patches.sweep(week) == 1
+    assert patches.digests() == {one}
+    patches.forget(one)
+    assert patches.missing("red", [one]) == [one]
 
 
 def test_a_job_goes_its_way(database: sa.Engine) -> None:
