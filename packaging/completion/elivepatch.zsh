@@ -77,16 +77,16 @@ _shtab_elivepatch_defaults_added=0
 _shtab_elivepatch_apply_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--dry-run[do everything except loading, and report the same]"
-  "--stack[put it beside what is live instead of carrying everything in one]"
-  "*--expect[what a command prints in the server\'s trial while the livepatch is enabled, and only then]:'COMMAND =~ REGEX':"
-  "--no-trial[do not boot the kernel to try the livepatch first]"
+  "--stack[load the livepatch beside those that are live, instead of one that carries and replaces them]"
+  "*--expect[output that a command must have in the server\'s trial while the livepatch is enabled, and only then]:'COMMAND =~ REGEX':"
+  "--no-trial[do not have the server boot the kernel to try the livepatch]"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
   "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
-  "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
+  "--limit[wait this long for the server in all (default\: 3600)]:SECONDS:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
-  "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
+  "--wait[wait this long for another command to finish (default\: 30)]:SECONDS:"
   "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
   "(*):source patches, in order:"
@@ -119,7 +119,7 @@ _shtab_elivepatch_boot_options=(
   "--mark-clean[note that the machine is shut down properly (used at shutdown)]"
   "--clear-guard[load a set that has been skipped since a crash]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
-  "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
+  "--wait[wait this long for another command to finish (default\: 30)]:SECONDS:"
   "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
 )
@@ -130,8 +130,8 @@ _shtab_elivepatch_boot_defaults_added=0
 _shtab_elivepatch_build_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--kernel[the kernel to build for\: \`uname -r\` on its host]:RELEASE:"
-  {-o,--output}"[where to save (default\: .\/NAME.ko, and NAME.log and so on)]:OUT.ko:"
-  "*--expect[what a command prints in the trial while the livepatch is enabled, and only then]:'COMMAND =~ REGEX':"
+  {-o,--output}"[file to save the module in\; logs go beside it (default\: .\/NAME.ko)]:OUT.ko:"
+  "*--expect[output that a command must have in the trial while the livepatch is enabled, and only then]:'COMMAND =~ REGEX':"
   "--builder[the builder\: objects compiles what a series changes (default)\; klp (the kernel\'s own, from 6.19 on) and reference (kpatch-build, before) compile the whole of a custom kernel, to compare with]:builder:(objects klp reference)"
   "--paranoid[have two builders make the livepatch, and accept it only if both agree]"
   "--no-trial[do not boot the kernel to try the livepatch]"
@@ -140,7 +140,7 @@ _shtab_elivepatch_build_options=(
   "--json[print the report as one JSON document]"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
   "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
-  "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
+  "--limit[wait this long for the server in all (default\: 3600)]:SECONDS:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
   "(*)::source patches, in order:"
@@ -168,7 +168,7 @@ _shtab_elivepatch_check_options=(
   "--json[print the report as one JSON document]"
   "*--base-patch[a patch that the running kernel was built with, for the server to compare with its base (may be given more than once\; default\: the user patches of a Gentoo kernel)]:FILE:"
   "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
-  "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
+  "--limit[wait this long for the server in all (default\: 3600)]:SECONDS:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
   "(*):source patches, in order:"
@@ -212,7 +212,7 @@ _shtab_elivepatch_cve_close_options=(
   "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
-  "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
+  "--limit[wait this long for the server in all (default\: 3600)]:SECONDS:"
   {-o,--output}"[save it here instead of loading it]:OUT.ko:"
 )
 
@@ -269,7 +269,7 @@ _shtab_elivepatch_cve_plan_options=(
   "--no-base-patches[the kernel was built without the user patches that the package manager keeps here]"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
-  "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
+  "--limit[wait this long for the server in all (default\: 3600)]:SECONDS:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -312,7 +312,7 @@ _shtab_elivepatch_cve_update_options=(
   {-o,--output}"[save it here instead of in the cache]:FILE:"
   "--json[print one JSON document]"
   "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
-  "--limit[how long to wait for the server in all (default\: 3600)]:SECONDS:"
+  "--limit[wait this long for the server in all (default\: 3600)]:SECONDS:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
 )
@@ -323,7 +323,7 @@ _shtab_elivepatch_cve_update_defaults_added=0
 _shtab_elivepatch_disable_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
-  "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
+  "--wait[wait this long for another command to finish (default\: 30)]:SECONDS:"
   "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
   ":a livepatch of \`elivepatch list\`:"
@@ -343,7 +343,7 @@ _shtab_elivepatch_doctor_defaults_added=0
 _shtab_elivepatch_enable_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
-  "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
+  "--wait[wait this long for another command to finish (default\: 30)]:SECONDS:"
   "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
   ":a livepatch of \`elivepatch list\`:"
@@ -392,10 +392,10 @@ _shtab_elivepatch_list_defaults_added=0
 _shtab_elivepatch_load_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--signature[its signed statement (default\: FILE.ko.sig beside it)]:FILE:"
-  "*--source[a source patch in it, kept so that later builds can carry it on (may be given more than once)]:PATCH:"
+  "*--source[a source patch in it, kept so that later builds can carry it (may be given more than once)]:PATCH:"
   "--dry-run[do everything except loading it]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
-  "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
+  "--wait[wait this long for another command to finish (default\: 30)]:SECONDS:"
   "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
   ":the module from a server:"
@@ -479,7 +479,7 @@ _shtab_elivepatch_overlay_update_defaults_added=0
 _shtab_elivepatch_rollback_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
-  "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
+  "--wait[wait this long for another command to finish (default\: 30)]:SECONDS:"
   "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
 )
@@ -498,7 +498,7 @@ _shtab_elivepatch_status_defaults_added=0
 _shtab_elivepatch_unload_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
-  "--wait[how long to wait for another command to finish (default\: 30)]:SECONDS:"
+  "--wait[wait this long for another command to finish (default\: 30)]:SECONDS:"
   "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
   "--json[print one JSON document]"
   ":a livepatch of \`elivepatch list\`:"

@@ -26,7 +26,7 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
         "--limit",
         metavar="SECONDS",
         type=seconds_of("limit_s"),
-        help="how long to wait for the server in all (default: 3600)",
+        help="wait this long for the server in all (default: 3600)",
     )
 
 

@@ -33,7 +33,7 @@ def add_changing(parser: argparse.ArgumentParser) -> None:
         "--wait",
         metavar="SECONDS",
         type=seconds_of("lock_wait_s"),
-        help="how long to wait for another command to finish (default: 30)",
+        help="wait this long for another command to finish (default: 30)",
     )
     parser.add_argument(
         "--force",

@@ -39,14 +39,18 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("patches", metavar="PATCH", nargs="*", type=Path, help="source patches, in order")
     parser.add_argument("--kernel", metavar="RELEASE", help="the kernel to build for: `uname -r` on its host")
     parser.add_argument(
-        "-o", "--output", metavar="OUT.ko", type=Path, help="where to save (default: ./NAME.ko, and NAME.log and so on)"
+        "-o",
+        "--output",
+        metavar="OUT.ko",
+        type=Path,
+        help="file to save the module in; logs go beside it (default: ./NAME.ko)",
     )
     parser.add_argument(
         "--expect",
         metavar="'COMMAND =~ REGEX'",
         action="append",
         default=[],
-        help="what a command prints in the trial while the livepatch is enabled, and only then",
+        help="output that a command must have in the trial while the livepatch is enabled, and only then",
     )
     parser.add_argument(
         "--builder",

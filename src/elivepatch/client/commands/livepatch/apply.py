@@ -34,16 +34,20 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("patches", metavar="PATCH", nargs="+", type=Path, help="source patches, in order")
     parser.add_argument("--dry-run", action="store_true", help="do everything except loading, and report the same")
     parser.add_argument(
-        "--stack", action="store_true", help="put it beside what is live instead of carrying everything in one"
+        "--stack",
+        action="store_true",
+        help="load the livepatch beside those that are live, instead of one that carries and replaces them",
     )
     parser.add_argument(
         "--expect",
         metavar="'COMMAND =~ REGEX'",
         action="append",
         default=[],
-        help="what a command prints in the server's trial while the livepatch is enabled, and only then",
+        help="output that a command must have in the server's trial while the livepatch is enabled, and only then",
     )
-    parser.add_argument("--no-trial", action="store_true", help="do not boot the kernel to try the livepatch first")
+    parser.add_argument(
+        "--no-trial", action="store_true", help="do not have the server boot the kernel to try the livepatch"
+    )
     add_base_patches(parser)
     add_limit(parser)
     add_connection(parser)

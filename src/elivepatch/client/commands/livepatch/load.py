@@ -33,7 +33,7 @@ def register(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         type=Path,
-        help="a source patch in it, kept so that later builds can carry it on (may be given more than once)",
+        help="a source patch in it, kept so that later builds can carry it (may be given more than once)",
     )
     parser.add_argument("--dry-run", action="store_true", help="do everything except loading it")
     add_changing(parser)
