@@ -15,7 +15,7 @@ from typing import Any
 
 from elivepatch.advisory.exposure.affected import State
 from elivepatch.advisory.exposure.exposure import Certainty, Exposure
-from elivepatch.advisory.exposure.ranking import Ranking
+from elivepatch.advisory.exposure.priority import Ranking
 from elivepatch.advisory.exposure.verdicts import FixOutcome, FixVerdict
 from elivepatch.advisory.fixes.fixes import Fix, Found
 from elivepatch.advisory.policy import Policy

@@ -9,7 +9,7 @@ import pytest
 
 from elivepatch.advisory.exposure.affected import assess
 from elivepatch.advisory.exposure.exposure import NOT_ASKED, Exposure
-from elivepatch.advisory.exposure.ranking import Ranking
+from elivepatch.advisory.exposure.priority import Ranking
 from elivepatch.advisory.exposure.version import parse_kernel_version
 from elivepatch.advisory.fixes.fixes import Fix
 from elivepatch.advisory.plan import Choice, ClosePlan, Decision, within_request

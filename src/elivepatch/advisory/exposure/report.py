@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from elivepatch.advisory.exposure.affected import Assessment, State
-from elivepatch.advisory.exposure.ranking import Ranking
+from elivepatch.advisory.exposure.priority import Ranking
 from elivepatch.advisory.exposure.version import KernelVersion
 from elivepatch.advisory.records.record import Record, id_order
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from elivepatch.advisory.exposure.affected import State
 from elivepatch.advisory.exposure.exposure import Certainty, Exposure, ExposureSubject
-from elivepatch.advisory.exposure.ranking import Ranking
+from elivepatch.advisory.exposure.priority import Ranking
 from elivepatch.advisory.exposure.report import assessment_dict
 from elivepatch.advisory.exposure.verdicts import FixOutcome
 

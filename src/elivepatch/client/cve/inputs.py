@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from elivepatch.advisory.exposure.ranking import Ranking, read_epss, read_kev
+from elivepatch.advisory.exposure.priority import Ranking, read_epss, read_kev
 from elivepatch.advisory.exposure.sources import KernelSources
 from elivepatch.advisory.readers.collection import read_records
 from elivepatch.advisory.records.index import decode_index, is_index, read_index

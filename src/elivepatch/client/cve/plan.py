@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from elivepatch.advisory.exposure.exposure import Exposure, expose
-from elivepatch.advisory.exposure.ranking import Ranking
+from elivepatch.advisory.exposure.priority import Ranking
 from elivepatch.advisory.exposure.summary import funnel
 from elivepatch.advisory.fixes.fixes import DirectoryFixes, FixSource, find_fixes, wanted_of
 from elivepatch.advisory.fixes.git_repository import FetchedGitFixes, GitFixes

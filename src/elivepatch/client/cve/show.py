@@ -12,7 +12,7 @@ from typing import Any
 from elivepatch.advisory.exposure import report
 from elivepatch.advisory.exposure.exposure import Exposure, ExposureSubject, expose
 from elivepatch.advisory.exposure.openvex import openvex
-from elivepatch.advisory.exposure.ranking import Ranking
+from elivepatch.advisory.exposure.priority import Ranking
 from elivepatch.advisory.exposure.summary import exposure_dict, funnel
 from elivepatch.advisory.exposure.version import KernelVersion, parse_kernel_version
 from elivepatch.advisory.records.record import CVE_ID, at_least

@@ -11,7 +11,7 @@ from fake_backend import SOURCES
 
 from elivepatch.advisory.exposure.affected import State
 from elivepatch.advisory.exposure.exposure import Certainty, Closing, Exposure, ExposureSubject, expose
-from elivepatch.advisory.exposure.ranking import Ranking
+from elivepatch.advisory.exposure.priority import Ranking
 from elivepatch.advisory.exposure.summary import exposure_dict, funnel
 from elivepatch.advisory.exposure.verdicts import FixVerdict
 from elivepatch.advisory.records.dyad import parse_dyad

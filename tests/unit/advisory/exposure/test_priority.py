@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from elivepatch.advisory.exposure.affected import assess_all
-from elivepatch.advisory.exposure.ranking import Ranking, read_epss, read_kev
+from elivepatch.advisory.exposure.priority import Ranking, read_epss, read_kev
 from elivepatch.advisory.exposure.report import ranked
 from elivepatch.advisory.exposure.version import parse_kernel_version
 from elivepatch.advisory.readers.collection import read_records
