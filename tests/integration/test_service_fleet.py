@@ -172,7 +172,7 @@ def test_two_workers_of_one_name_are_one_too_many(house: House, tmp_path: Path) 
     environment = house._environment | {"ELIVEPATCH_WORKER": "one"}
     second = RunningServer(tmp_path / "second", environment=environment, part="worker")
     assert second.launch().wait(timeout=60) != 0
-    assert "Another worker of the name one is at work" in second.log.read_text()
+    assert "Another worker of the name one is running" in second.log.read_text()
 
 
 def test_a_worker_that_is_told_to_stop_leaves_its_job_to_the_other(house: House) -> None:

@@ -28,7 +28,7 @@ _PROGRAMS = {
     "busybox": "provides the programs of trials",
     "cpio": "packs their initial file system",
     "setpriv": "drops privileges before the sandbox",
-    "dpkg-deb": "unpacks kernels' packages",
+    "dpkg-deb": "unpacks packages of kernels",
 }
 
 
@@ -74,7 +74,7 @@ def _state(settings: ServerSettings) -> Check:
     return Check(
         what="state directory",
         well=private and mine,
-        seen=f"{state}: {'private' if private else 'open to others'}, {'ours' if mine else 'not ours'}",
+        seen=f"{state}: {'private' if private else 'open to others'}, {'accessible' if mine else 'not accessible'}",
         advice="" if private and mine else f"chown and chmod 700 {state} for the server's user.",
     )
 
@@ -143,7 +143,7 @@ def _program(name: str, purpose: str) -> Check:
     return Check(
         what=name,
         well=found is not None,
-        seen=found or f"not there; it {purpose}",
+        seen=found or f"missing; it {purpose}",
         advice="" if found else "Install the packages of packaging/debian-packages.txt.",
     )
 
@@ -153,8 +153,8 @@ def _toolchains(settings: ServerSettings) -> Check:
     return Check(
         what="toolchains",
         well=bool(present),
-        seen=f"{', '.join(present) or 'none'} of {len(declarations())} that are known",
-        advice="" if present else "elivepatch-server kernel add debian-13 makes the one it needs.",
+        seen=f"{', '.join(present) or 'none'} of {len(declarations())} known",
+        advice="" if present else "Run `elivepatch-server kernel add debian-13`: it makes the toolchain that it needs.",
     )
 
 
@@ -171,7 +171,7 @@ def _kernels(settings: ServerSettings) -> Check:
         what="kernels",
         well=bool(kernels),
         seen=", ".join(kernels) or "none",
-        advice="" if kernels else "elivepatch-server kernel add debian-13",
+        advice="" if kernels else "Run `elivepatch-server kernel add debian-13`.",
     )
 
 
@@ -181,6 +181,6 @@ def _tls(settings: ServerSettings) -> Iterator[Check]:
         yield Check(
             what="TLS",
             well=False,
-            seen=f"listens on {settings.host} without",
+            seen=f"listens on {settings.host} without TLS",
             advice="Give --tls-certificate, or let a proxy speak TLS and listen on loopback.",
         )

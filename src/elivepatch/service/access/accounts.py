@@ -107,7 +107,7 @@ class Token:
 
 
 class Tokens:
-    """The tokens of one database."""
+    """Tokens of one database."""
 
     def __init__(self, database: sa.Engine) -> None:
         self._database = database
@@ -145,7 +145,7 @@ class Tokens:
             return digest
 
     def add(self, account: Account, *, days: int | None = None) -> str:
-        """Make a token and return it: this is the only time that it can be seen.
+        """Make a token and return it; nobody can read it later.
 
         Raises UsageError if the name or the tenant is malformed, or the name is taken.
         """
@@ -170,7 +170,7 @@ class Tokens:
         return token
 
     def list(self) -> Sequence[Token]:
-        """Return all tokens by name, revoked and expired ones too."""
+        """Return all tokens by name, including revoked and expired ones."""
         with self._database.connect() as connection:
             rows = connection.execute(sa.select(tokens).order_by(tokens.c.name)).mappings().all()
         return [_read(row) for row in rows]

@@ -75,7 +75,7 @@ class Audit:
                     }
                     connection.execute(sa.insert(audit).values(**facts, digest=_digest(facts)))
             except sa.exc.IntegrityError:
-                # Another process took the number: the database, not a lock, keeps the chain from forking.
+                # Another process took the number: the primary key, not a lock, prevents a fork of the chain.
                 continue
             return
         message = "the audit log grows faster than it can be written"

@@ -45,7 +45,7 @@ def _verify(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         output.line(f"The log was changed: entry {seen.broken} does not follow from the one before.")
         return ExitStatus.TRUST
     if not seen.seen:
-        output.line("The log was cut: the digest noted earlier is no part of it any more.")
+        output.line("The log was cut: it has no entry with the digest that you gave.")
         return ExitStatus.TRUST
-    output.line(f"{seen.entries} entries, none changed. Note the last one's digest elsewhere: {seen.head}")
+    output.line(f"{seen.entries} entries, none changed. Keep the digest of the last one elsewhere: {seen.head}")
     return ExitStatus.OK

@@ -25,5 +25,5 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     settings = settings_of(arguments)
     restore(settings, arguments.file)
     output.document({"state_dir": str(settings.state_dir)})
-    output.line(f"{settings.state_dir} is as it was; start the server. Jobs that ran then are taken up again.")
+    output.line(f"{settings.state_dir} is restored. Start the server: it continues the jobs that ran at the backup.")
     return ExitStatus.OK

@@ -88,5 +88,5 @@ def _revoke(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         revoked = tokens.revoke(arguments.name)
         audit.note(who=_HERE, tenant=revoked.tenant, action="token.revoke", subject=revoked.name)
     output.document(asdict(revoked))
-    output.line(f"{revoked.name} is let in no more.")
+    output.line(f"{revoked.name} is revoked.")
     return ExitStatus.OK

@@ -54,7 +54,7 @@ def _list(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 def _verify(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     intact = _toolchains(arguments).verify(arguments.name)
     output.document({"name": arguments.name, "intact": intact})
-    output.line(f"{arguments.name} {'is as it was made' if intact else 'has changed since it was made: remove it'}.")
+    output.line(f"{arguments.name} {'is unchanged' if intact else 'has changed since it was made: remove it'}.")
     return ExitStatus.OK if intact else ExitStatus.TRUST
 
 

@@ -13,29 +13,29 @@ from elivepatch.model.build import Result, Status
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
-    """A moment in UTC. SQLite forgets the time zone; it is put back on the way out."""
+    """A time in UTC. SQLite does not store the time zone; it is added when a value is read."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the interface's
-        """Bring a moment to UTC; one without a time zone raises ValueError."""
+        """Convert a time to UTC; raises ValueError if it has no time zone."""
         if value is None:
             return None
         if value.tzinfo is None:
-            message = "a moment without a time zone"
+            message = "a time without a time zone"
             raise ValueError(message)
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the interface's
-        """Return the moment with its time zone."""
+        """Return the time with its time zone."""
         if value is None or value.tzinfo is not None:
             return value
         return value.replace(tzinfo=UTC)
 
 
 def _word(kind: type[Status | Result]) -> sa.Enum:
-    """Return the column type that keeps an enumeration as its value, for people who look into the database."""
+    """Return the column type that stores the value of an enumeration, which people can read in the database."""
     return sa.Enum(kind, native_enum=False, length=10, values_callable=lambda words: [word.value for word in words])
 
 
@@ -59,7 +59,7 @@ metadata = sa.MetaData(
     }
 )
 
-# SQLite counts rows only in an INTEGER PRIMARY KEY.
+# SQLite numbers rows by itself only in an INTEGER PRIMARY KEY.
 _Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 builds = sa.Table(
@@ -87,7 +87,7 @@ builds = sa.Table(
     sa.Column("done_at", UtcTime),
     sa.Column("tenant", sa.String(40), nullable=False, server_default="default"),
     sa.Column("asked_by", sa.String(40), nullable=False, server_default="operator"),
-    # Which workers can do it, and its turn among those who wait (service/jobs/engine.py).
+    # Queue of the workers that can do it, and its place in the queue (service/jobs/engine.py).
     sa.Column("route", sa.String(16), nullable=False, server_default=""),
     sa.Column("automatic", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("place", sa.Integer, nullable=False, server_default="0"),
@@ -155,7 +155,7 @@ tokens = sa.Table(
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("role", sa.String(10), nullable=False, server_default="operator"),
     sa.Column("tenant", sa.String(40), nullable=False, server_default="default"),
-    # The only kernel that the token of a host is about; empty for any.
+    # The only release that the token may use; empty for any.
     sa.Column("kernel", sa.String(100), nullable=False, server_default=""),
     sa.Column("expires_at", UtcTime),
     sa.Column("revoked_at", UtcTime),

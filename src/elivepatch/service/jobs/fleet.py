@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The workers: what each can build for, when it was last seen, and whose jobs must be taken over."""
+"""Fleet: the workers of one database, their kernels and the time of their last heartbeat."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from elivepatch.service.db.database import now
 from elivepatch.service.db.tables import workers
 
 ALIVE_S = 4.0
-"""A worker that was not heard of for so long is taken for dead, even where its connection stands: it may be frozen."""
+"""Seconds without a heartbeat after which a worker counts as dead, even if its connection stands: it may be frozen."""
 
 KNOWN_S = 600.0
-"""For so long after its last sign the kernels of a worker are still offered: it may just be restarted."""
+"""Seconds after its last heartbeat for which the kernels of a worker are still offered: it may be restarting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A kernel that a worker can build for. `facts` is the digest of all but the series that decides the bytes.
+    """A kernel that a worker can build for.
 
-    `base_patches` are those that its source had before it was built, by name; None where the worker does not tell.
+    `facts` is the digest of everything but the series that determines the bytes. `base_patches` are the patches in its
+    source before it was built, by name; None if the worker does not announce them.
     """
 
     kernel: KernelIdentity
@@ -37,24 +38,24 @@ class Offer:
 
     @property
     def route(self) -> str:
-        """The line in which jobs for this kernel wait: every worker of it would make the same bytes."""
+        """Queue of the jobs for this kernel: each worker that serves it would make the same bytes."""
         return self.facts[:16]
 
     @classmethod
     def read(cls, data: dict[str, Any]) -> Offer:
-        """Return the offer that the table holds as JSON."""
+        """Return the offer that the table stores as JSON."""
         return cls(
             kernel=KernelIdentity(**data["kernel"]),
             facts=Digest(data["facts"]),
             sources=Digest(data["sources"]),
-            # A worker of the version before does not tell them.
+            # A worker of the version before does not announce them.
             base_patches=data.get("base_patches"),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A worker as the table knows it; `silent_s` is how long it was not heard of."""
+    """A worker as stored in the table; `silent_s` is the time since its last heartbeat."""
 
     name: str
     generation: str
@@ -63,13 +64,13 @@ class Member:
 
 
 class Fleet:
-    """The workers of one database."""
+    """Workers of one database."""
 
     def __init__(self, database: sa.Engine) -> None:
         self._database = database
 
     def announce(self, name: str, generation: str, offers: Sequence[Offer]) -> None:
-        """Note that the worker `name` lives its life `generation` and what it can build for."""
+        """Record that the worker `name` lives its life `generation`, and the kernels that it offers."""
         with self._database.begin() as connection:
             values = {
                 "generation": generation,
@@ -82,27 +83,27 @@ class Fleet:
             )
 
     def beat(self, name: str, generation: str) -> bool:
-        """Note a sign of life; False where others took this life of the worker for ended."""
+        """Record a heartbeat; return False if another worker has ended this life."""
         with self._database.begin() as connection:
             mine = (workers.c.name == name, workers.c.generation == generation)
             return bool(connection.execute(sa.update(workers).where(*mine).values(seen_at=now(connection))).rowcount)
 
     def end(self, name: str, *, silent_s: float) -> bool:
-        """End the life of a worker that was silent for so long; False where it gave a sign meanwhile."""
+        """End the life of a worker without a heartbeat for `silent_s`; return False if it has had one meanwhile."""
         with self._database.begin() as connection:
             silent = workers.c.seen_at < now(connection) - timedelta(seconds=silent_s)
             ended = sa.update(workers).where(workers.c.name == name, silent).values(generation="")
             return bool(connection.execute(ended).rowcount)
 
     def members(self) -> list[Member]:
-        """Return all workers, the one heard of last first."""
+        """Return all workers, the most recent heartbeat first."""
         with self._database.connect() as connection:
             moment = now(connection)
             rows = connection.execute(sa.select(workers).order_by(workers.c.seen_at.desc())).mappings().all()
         return [_member(row, moment) for row in rows]
 
     def offers(self) -> dict[str, Offer]:
-        """Return what can be built for, by release; the worker heard of last decides."""
+        """Return the offers by release; of several for one release, that of the most recent heartbeat."""
         found: dict[str, Offer] = {}
         for member in self.members():
             if member.silent_s < KNOWN_S:
@@ -111,11 +112,11 @@ class Fleet:
         return found
 
     def routes(self) -> set[str]:
-        """Return the lines that some worker serves, or served a moment ago."""
+        """Return the queues that some worker serves, or served until recently."""
         return {offer.route for member in self.members() if member.silent_s < KNOWN_S for offer in member.offers}
 
     def forget(self, *, silent_s: float) -> int:
-        """Remove workers that were not heard of for so long and return how many they were."""
+        """Remove workers without a heartbeat for `silent_s` and return how many they were."""
         with self._database.begin() as connection:
             silent = workers.c.seen_at < now(connection) - timedelta(seconds=silent_s)
             return connection.execute(sa.delete(workers).where(silent)).rowcount

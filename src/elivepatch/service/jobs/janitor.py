@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Finds jobs whose row and whose execution disagree, and brings them together again.
+"""Janitor: finds jobs whose row and execution disagree, and repairs them.
 
-The job's row and its execution are kept apart, so a crash or a full disk can come between the two: a job that was
-noted but never handed to the engine, an execution that ended without being able to say so, one that nobody runs.
+The row of a job and its execution are written separately, so a crash or a full disk can come between the two: a job was
+recorded but never submitted to the engine, an execution ended but could not record it, an execution has no process.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _logger = structlog.get_logger()
 
 
 class Janitor:
-    """Looks over the unfinished jobs every `interval_s` seconds; every process may have one.
+    """Checks the unfinished jobs every `interval_s` seconds; each process may have a janitor.
 
-    A disagreement counts when it is seen in two rounds: in between, one of the two may just be on its way. `runner` is
-    what runs jobs in this process under the name `worker`; the jobs of other workers are theirs.
+    A disagreement counts if two rounds see it: in one, a row or an execution may just be about to be written. `runner`
+    runs jobs in this process under the name `worker`; this janitor leaves the jobs of other workers alone.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class Janitor:
         self._thread = threading.Thread(target=self._rounds, name="janitor", daemon=True)
 
     def start(self) -> None:
-        """Begin to look, in a thread."""
+        """Start the rounds, in a thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the rounds."""
         self._stopping.set()
         self._thread.join(timeout=2.0)
 
     def look(self) -> None:
-        """Go round once."""
+        """Check all unfinished jobs once."""
         seen: dict[str, ExecutionState] = {}
         unfinished = self._jobs.unfinished()
         states = self._engine.states([job.id for job in unfinished])
@@ -70,7 +70,7 @@ class Janitor:
             if self._agrees(job, state, routes):
                 continue
             if self._suspects.get(job.id) == state:
-                self._mend(job, state)
+                self._repair(job, state)
             else:
                 seen[job.id] = state
         self._suspects = seen
@@ -83,8 +83,8 @@ class Janitor:
             return young or job.route in routes
         return state.execution is Execution.RUNNING and state.worker != self._worker
 
-    def _mend(self, job: Job, state: ExecutionState) -> None:
-        _logger.warning("job.mended", job=job.id, execution=state.execution.name.lower())
+    def _repair(self, job: Job, state: ExecutionState) -> None:
+        _logger.warning("job.repaired", job=job.id, execution=state.execution.name.lower())
         if state.execution is Execution.UNKNOWN:
             self._engine.submit(job.id, route=job.route, place=job.place)
         elif state.execution is Execution.RUNNING:
@@ -100,7 +100,7 @@ class Janitor:
             try:
                 self.look()
             except Exception as error:
-                # A round that fails, on a full disk for one, must not be the last.
+                # The rounds go on after one that fails, for example on a full disk.
                 if is_away(error):
                     _logger.warning("janitor.database-away")
                 else:

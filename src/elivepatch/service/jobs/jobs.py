@@ -129,7 +129,8 @@ def _retried(method: _Method) -> _Method:
 class Jobs:
     """Jobs of one database.
 
-    `patience_s` is how long most methods wait for a database that is away: long in a worker, 0 where people wait.
+    `patience_s` is how long most methods wait for a database that is away: long in a worker, 0 in a server, whose
+    clients wait.
     """
 
     def __init__(self, database: sa.Engine, *, now: Callable[[], datetime] = _now, patience_s: float = 0.0) -> None:
@@ -289,7 +290,7 @@ class Jobs:
     def events_after(self, identifier: str, last: int, *, limit: int) -> Sequence[JobEvent]:
         """Return at most `limit` of a job's events after the one with the id `last`, in order.
 
-        The ids count the events of this job: from ids of the whole table, tenants could tell how much others ask.
+        The ids count the events of this job: ids of the whole table would show tenants how many jobs others submit.
         """
         query = (
             sa.select(events.c.number, events.c.kind, events.c.data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who may do what: every role on every endpoint, tenants that do not learn of each other, the audit log."""
+"""Rights: each role on each endpoint, tenants that do not see each other, the audit log."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_tenants_do_not_learn_of_each_other(server: Assembled) -> None:
     assert server.http.get("/v1/builds", headers=blue).json() == {"builds": [], "next": None}
     assert server.http.get(f"/v1/builds?before={job}", headers=blue).status_code == 404
     own = server.ask("sleep 0\nof red", blue)
-    assert own.status_code == 202, "an answer that is there at once would tell that another asked"
+    assert own.status_code == 202, "an answer that is there at once would show that another tenant asked"
     assert own.json()["id"] != job
     assert [one["id"] for one in server.http.get("/v1/builds", headers=red).json()["builds"]] == [job]
     assert server.http.get(f"/v1/builds/{job}").status_code == 200, "the operator sees every tenant's"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What hosts report: kept by token and name, told to those who may know of the tenant, nothing else let in."""
+"""Reports of hosts: kept by token and name, shown to accounts that may see the tenant, refused if malformed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Jobs: whatever order moves come in, a job ends once, and a request has one answer at a time."""
+"""Jobs: in any order of moves, a job ends once, and a request has one answer at a time."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The steps from one version's tables to the next, run at every start of the server."""
+"""Migrations: the steps from the tables of one version to the next, run at the start of the server."""

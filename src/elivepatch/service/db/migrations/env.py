@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Alembic's entry: runs the steps on the connection that `database.migrate` hands over."""
+"""Entry of Alembic: runs the migrations on the connection that `database.migrate` passes."""
 
 from alembic import context
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Accounts with roles and tenants, turns among jobs, workers on several machines, the audit log."""
+"""Accounts with roles and tenants, places in the queue, workers on several machines, the audit log."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ _MOMENT = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Add the columns and tables; what is there belongs to the default tenant, its token to the operator."""
+    """Add columns and tables; existing jobs belong to the default tenant, existing tokens to the operator."""
     for column in (
         sa.Column("tenant", sa.String(40), nullable=False, server_default="default"),
         sa.Column("asked_by", sa.String(40), nullable=False, server_default="operator"),
