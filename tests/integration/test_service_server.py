@@ -60,7 +60,7 @@ def test_the_client_waits_out_a_server_that_is_killed_and_comes_back(server: Run
     out, told = waiting.communicate(timeout=60)
     assert waiting.returncode == 0, told
     assert b"is built" in out
-    assert b"wait: the server is away" in told
+    assert b"wait: the server is unreachable" in told
     assert b"Traceback" not in told
     report = json.loads((tmp_path / "out.report.json").read_bytes())
     assert hashlib.sha256((tmp_path / "out.ko").read_bytes()).hexdigest() == report["module_sha256"]

@@ -46,7 +46,7 @@ class JobFollower:
                 now = self._clock()
                 if lost_at is None:
                     lost_at = now
-                    message = f"the server is away, asking again for {PATIENCE_S:.0f} s"
+                    message = f"the server is unreachable, trying again for {PATIENCE_S:.0f} s"
                     self._progress(Event(stage="wait", message=message))
                 if now - lost_at >= PATIENCE_S:
                     raise

@@ -66,5 +66,5 @@ def _over(seconds: float, job: str, unchanged: str, left: str) -> EnvironmentFau
     return EnvironmentFault(
         "limit-reached",
         f"The server was not done within {seconds:g} s{unchanged}.",
-        advice=f"{left or 'No job is left behind at the server.'} Set a longer time with --limit SECONDS.",
+        advice=f"{left or 'The server has no job of this command.'} Set a longer time with --limit SECONDS.",
     )

@@ -13,7 +13,7 @@ import structlog
 
 from elivepatch.service.db.tables import events
 
-_LOOK_S = 0.2
+_POLL_S = 0.2
 _AT_ONCE = 10_000
 
 _logger = structlog.get_logger()
@@ -70,21 +70,21 @@ class EventNotifier:
 
     def _rounds(self) -> None:
         failing = False
-        while not self._stopping.wait(_LOOK_S):
+        while not self._stopping.wait(_POLL_S):
             if not self._listened.is_set():
-                # An idle server asks nothing; where the table stands is read again for the next follower.
+                # An idle server asks nothing; the newest event is read again for the next stream.
                 self._last = None
                 self._listened.wait()
                 continue
             try:
-                self._look()
+                self._poll()
                 failing = False
             except Exception as error:  # noqa: BLE001 - a round that fails must not be the last
                 if not failing:
                     _logger.warning("watch.round-failed", error=str(error)[:300])
                 failing = True
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         with self._database.connect() as connection:
             if self._last is None:
                 self._last = connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0

@@ -273,7 +273,7 @@ def test_a_file_that_was_cut_off_or_changed_is_not_taken(arrived: bytes) -> None
     module = hashlib.sha256(b"module").hexdigest()
     for client, expected in (
         (api(always(content=arrived, headers=digest(b"module"))), None),
-        # What the answer says of itself does not count where the report has said it before.
+        # The digest of the report counts, not the one in the answer.
         (api(always(content=arrived, headers=digest(arrived))), Digest(module)),
     ):
         with pytest.raises(TrustError) as refused:

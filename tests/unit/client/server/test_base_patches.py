@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The patches that a kernel was built with: found or named on the host, compared by whoever plans the build."""
+"""Patches that a kernel was built with: found or named on the host, compared by the server's catalogue."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def request(*base_patches: BasePatch) -> BuildRequest:
 
 @pytest.fixture(params=["one host", "a fleet", "a fleet with a worker of the version before"])
 def catalogue(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Catalogue, bool]:
-    """A catalogue, and whether it is told what its base was made with."""
+    """Return a catalogue, and whether it knows the patches of its base."""
     backend = FakeBackend(tmp_path / "journal")
     if request.param == "one host":
         return LocalCatalogue(backend), True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which server and which token: flags before environment before client.toml before the server on this machine."""
+"""Choice of server and token: flags before environment before client.toml before the server on this machine."""
 
 from __future__ import annotations
 

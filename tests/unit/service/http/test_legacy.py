@@ -33,7 +33,7 @@ NOT_THESE = {"message": "These are not the         patches you are looking for"}
 
 
 class OldClient:
-    """What the client of 2019 sends: everything in one request, then one question for the module, no more."""
+    """Requests of the client of 2019: everything in one request, then one request for the module."""
 
     def __init__(self, server: Assembled) -> None:
         self.http = server.http

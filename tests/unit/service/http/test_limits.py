@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much the server takes: requests, builds that wait, what is kept and for how long."""
+"""Limits of the server: rate of requests, waiting builds, time that jobs and files are kept."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ COMPONENT = "#/components/schemas/{model}"
 _EVENTS_AT_ONCE = 200
 _MAX_NUMBER = 2**31 - 1
 # Longest time until a stream sees an event that the notifier missed.
-_LOOK_AGAIN_S = 10.0
+_POLL_S = 10.0
 
 router = APIRouter()
 
@@ -210,9 +210,9 @@ async def events(
 
 async def _stream(services: Services, job: str, last: int) -> AsyncIterator[str]:
     yield ": welcome\n\n"
-    with services.notifier.listening(job) as something:
+    with services.notifier.listening(job) as changed:
         while not services.stopping.is_set():
-            something.clear()
+            changed.clear()
             # Read before the events: if the job is done by now, the events that follow are all that it has.
             current = await run_in_threadpool(services.resources.jobs.get, job)
             while found := await run_in_threadpool(
@@ -224,7 +224,7 @@ async def _stream(services: Services, job: str, last: int) -> AsyncIterator[str]
             if current is None or current.status is Status.DONE:
                 return
             try:
-                await asyncio.wait_for(something.wait(), _LOOK_AGAIN_S)
+                await asyncio.wait_for(changed.wait(), _POLL_S)
             except TimeoutError:
                 # A proxy between the two must not take the silence for the end of the stream.
                 yield ": still here\n\n"

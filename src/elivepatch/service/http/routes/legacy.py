@@ -46,7 +46,7 @@ _BOUNDARY = re.compile(r"multipart/form-data;.*boundary=\"?([^\s\";,]{1,200})\"?
 _REMEMBERED = 10_000
 _AGENTS = 100
 _MAX_PATCHES = 64
-_LOOK_AGAIN_S = 2.0
+_POLL_S = 2.0
 
 
 class LegacyExchanges:
@@ -251,13 +251,13 @@ def _vanilla(services: Services, release: Release) -> str:
 
 
 async def _until_done(services: Services, request: Request, job: Job) -> None:
-    with services.notifier.listening(job.id) as something:
+    with services.notifier.listening(job.id) as changed:
         while not services.stopping.is_set() and not await request.is_disconnected():
-            something.clear()
+            changed.clear()
             current = await run_in_threadpool(services.resources.jobs.get, job.id)
             if current is None or current.status is Status.DONE:
                 return
             try:
-                await asyncio.wait_for(something.wait(), _LOOK_AGAIN_S)
+                await asyncio.wait_for(changed.wait(), _POLL_S)
             except TimeoutError:
                 continue
