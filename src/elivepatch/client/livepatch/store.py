@@ -196,11 +196,14 @@ class Store:
         return found
 
     def prune(self, record: Record) -> None:
-        """Remove kept files that no kernel's record names; the caller holds the lock.
+        """Remove kept files that no kernel's record names, and staged ones; the caller holds the lock.
 
-        Nothing is removed while the record of another kernel cannot be read, because it is damaged or was written by
-        a newer elivepatch: that kernel would have nothing to load at its next boot.
+        No kept file is removed while the record of another kernel cannot be read, because it is damaged or of a newer
+        elivepatch: that kernel would have nothing to load at its next boot.
         """
+        # A command that was killed while it wrote leaves a staged file.
+        for staged in self.kernel_directory.glob(".*"):
+            staged.unlink(missing_ok=True)
         others = self.other_kernels()
         if others.unreadable:
             return

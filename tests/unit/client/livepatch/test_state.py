@@ -193,7 +193,11 @@ def test_the_history_is_bounded(host: SimulatedHost) -> None:
 
 def test_files_that_no_record_names_any_more_are_removed(host: SimulatedHost) -> None:
     host.store.keep(b"left over", "ko")
+    staged = host.store.kernel_directory / ".state.json.0123abcd"
+    staged.parent.mkdir(parents=True)
+    staged.write_bytes(b"{")
     load(host)
+    assert not staged.exists()
     assert {path.suffix for path in (host.root / "var/lib/elivepatch/files").iterdir()} == {".ko", ".sig"}
     assert len(list((host.root / "var/lib/elivepatch/files").iterdir())) == 2
 
