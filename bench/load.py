@@ -100,7 +100,13 @@ def crowd() -> tuple[Figures, Figures]:
 
 
 def many_jobs() -> tuple[Figures, Figures]:
-    """Return the time of a submission, new and repeated, on a server that keeps many finished jobs."""
+    """Return the time of a submission, new and repeated, on a server with few and with many finished jobs."""
+    few, many = _submissions(1), _submissions(JOBS)
+    figures = {"jobs_kept": JOBS, **many, **{f"{name}_of_few_jobs": figure for name, figure in few.items()}}
+    return figures, {"submit_p50_ms": 50, "submit_again_p50_ms": 50, "jobs_memory_max_mib": 300}
+
+
+def _submissions(jobs: int) -> Figures:
     with tempfile.TemporaryDirectory(prefix="elivepatch-load-") as top:
         server = RunningServer(Path(top) / "state", environment=MANY)
         with server:
@@ -108,19 +114,17 @@ def many_jobs() -> tuple[Figures, Figures]:
             server.report(job)
             server.terminate()
             server.ended_within(30)
-        add_done_jobs(server.state / DATABASE_FILE, job, JOBS)
+        add_done_jobs(server.state / DATABASE_FILE, job, jobs)
         with server, server.client() as client:
             new = sorted(_submit(client, f"sleep 0\nnumber {number}") for number in range(SUBMISSIONS))
             again = sorted(_submit(client, "sleep 0\nthe first") for _ in range(SUBMISSIONS))
             memory = memory_mib(server)
-    figures = {
-        "jobs_kept": JOBS,
+    return {
         "submit_p50_ms": round(new[len(new) // 2], 1),
         "submit_p99_ms": round(new[len(new) * 99 // 100], 1),
         "submit_again_p50_ms": round(again[len(again) // 2], 1),
         "jobs_memory_max_mib": round(memory),
     }
-    return figures, {"submit_p50_ms": 50, "submit_again_p50_ms": 50, "jobs_memory_max_mib": 300}
 
 
 def _submit(client: httpx2.Client, patch: str) -> float:

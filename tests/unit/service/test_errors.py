@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A full disk is told as such, by whatever library it is met in; anything unexpected keeps its words."""
+"""A full disk is reported as such from every library; an unexpected error keeps its words."""
 
 from __future__ import annotations
 
