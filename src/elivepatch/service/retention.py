@@ -44,6 +44,8 @@ class Retention:
         self._thread = threading.Thread(target=self._rounds, name="retention", daemon=True)
         # The execution of jobs that ended before this moment has been removed.
         self._forgotten = datetime.min.replace(tzinfo=UTC)
+        # The progress of jobs that ended before this time is deleted already.
+        self._progress_deleted = datetime.min.replace(tzinfo=UTC)
 
     def start(self) -> None:
         """Start the thread."""
@@ -83,11 +85,16 @@ class Retention:
         return len(jobs)
 
     def _delete_progress(self, until: datetime) -> int:
-        old = sa.select(builds.c.id).where(builds.c.status == Status.DONE, builds.c.done_at < until)
+        # Only jobs that became old since the last round: to look at all of them would hold SQLite's lock for long.
+        old = sa.select(builds.c.id).where(
+            builds.c.status == Status.DONE, builds.c.done_at >= self._progress_deleted, builds.c.done_at < until
+        )
         with self._resources.database.begin() as connection:
-            return connection.execute(
+            deleted = connection.execute(
                 sa.delete(events).where(events.c.kind == "progress", events.c.build.in_(old))
             ).rowcount
+        self._progress_deleted = until
+        return deleted
 
     def _delete_jobs(self, until: datetime) -> int:
         # Never a job under way, however long it takes.
