@@ -188,3 +188,11 @@ def test_clients_of_other_addresses_see_nothing_and_it_is_off_by_default(
         answer = http.get("/elivepatch/api/v1.0/agent")
     assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
     services.resources.close()
+
+
+def test_a_line_of_a_patch_that_begins_like_a_delimiter_ends_no_part() -> None:
+    patch = b"+--\r\n--edge-of-something\r\n--edge--x\r\n-old"
+    head = b'Content-Disposition: form-data; name="%b"\r\n\r\n'
+    body = b"--edge\r\n" + head % b"main_patch" + patch + b"\r\n--edge  \r\n" + head % b"config" + b"X=y\r\n--edge--"
+    parts = legacy._parts("multipart/form-data; boundary=edge", body + b"\r\n")
+    assert parts == {"patch": [], "main_patch": [patch], "config": [b"X=y"]}

@@ -202,9 +202,12 @@ def _parts(content_type: str, body: bytes) -> dict[str, list[bytes]]:
     boundary = _BOUNDARY.match(content_type)
     if boundary is None:
         return found
-    delimiter = b"\r\n--" + boundary.group(1).encode("latin-1")
-    for piece in (b"\r\n" + body).split(delimiter)[1:]:
-        if piece.startswith(b"--"):
+    # A delimiter is a whole line (RFC 2046 §5.1.1): a patch may hold a longer line that begins like one.
+    delimiter = re.compile(rb"\r\n--" + re.escape(boundary.group(1).encode("latin-1")) + rb"(--)?[ \t]*(?=\r\n|\Z)")
+    pieces = delimiter.split(b"\r\n" + body)
+    # Text before the first delimiter, then for each delimiter whether it is the last one, and the text after it.
+    for last, piece in zip(pieces[1::2], pieces[2::2], strict=True):
+        if last:
             break
         head, separator, content = piece.partition(b"\r\n\r\n")
         field = _FIELD.search(head)
