@@ -254,7 +254,9 @@ def test_an_interruption_while_the_server_builds_changes_nothing(host: Simulated
     assert apply(host, "one").status == 0
 
 
-@pytest.mark.parametrize(("mood", "left"), [("working", "`elivepatch cancel 00000000"), ("drops", "No job is left")])
+@pytest.mark.parametrize(
+    ("mood", "left"), [("working", "`elivepatch cancel 00000000"), ("drops", "has no job of this command")]
+)
 def test_a_server_that_is_never_done_is_waited_for_no_longer_than_the_limit(
     host: SimulatedHost, server: SigningServer, mood: str, left: str
 ) -> None:

@@ -146,7 +146,7 @@ class TestTimeLimit:
     def test_without_a_job_nothing_is_reported_as_left(self) -> None:
         with pytest.raises(EnvironmentFault) as caught, time_limit(0.05):
             time.sleep(5)
-        assert caught.value.problem.advice.startswith("No job is left behind")
+        assert caught.value.problem.advice.startswith("The server has no job of this command")
 
     def test_what_is_done_in_time_is_left_alone(self) -> None:
         before = signal.getsignal(signal.SIGALRM)
