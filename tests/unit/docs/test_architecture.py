@@ -25,8 +25,6 @@ ARROWS = sorted(
         for pair in itertools.pairwise(names)
     }
 )
-# Named on the page without their room, in a sentence that names it.
-_ROOMS_OF_SHORT_NAMES = ("", "service/http/")
 
 
 @cache
@@ -80,4 +78,10 @@ def test_the_drawing_is_current() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`([a-z_0-9/]+(?:/|\.py|\.toml|\.sh))`", PAGE.read_text()))))
 def test_every_path_of_the_page_exists(name: str) -> None:
-    assert any((HOUSE / room / name).exists() for room in _ROOMS_OF_SHORT_NAMES) or (TOP / name).exists()
+    assert (HOUSE / name).exists() or (TOP / name).exists()
+
+
+def test_every_class_of_the_page_exists() -> None:
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in HOUSE.rglob("*.py"))
+    named = set(re.findall(r"`([A-Z]\w+)(?:\.\w+)?`", PAGE.read_text(encoding="utf-8")))
+    assert {name for name in named if f"class {name}" not in sources} == set()

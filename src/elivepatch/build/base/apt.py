@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 import re
 import time
+import tomllib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from elivepatch.files.atomic import publish, write_atomic
 from elivepatch.files.digest import sha256_file
@@ -23,12 +26,16 @@ from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.process import run
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_MAIN_SUITES = ("bookworm", "bookworm-updates", "trixie", "trixie-updates", "trixie-backports")
-_SECURITY_SUITES = ("bookworm-security", "trixie-security")
 # The one suite that may be out of date: mirrors that follow releases carry it late. Its signature is still checked.
 _UNSTABLE_SUITE = "sid"
 _INDEX_AGE_S = 24 * 3600
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.:~_-]*")
+
+
+@cache
+def distributions() -> dict[str, dict[str, Any]]:
+    """Return the distribution releases with stock kernels, by name, as data/stock.toml describes them."""
+    return tomllib.loads((files("elivepatch.build") / "data/stock.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +96,9 @@ class Archive:
     def _configuration(self) -> Path:
         for part in ("etc/sources.d", "etc/none", "lists/partial", "cache/archives/partial", "packages"):
             (self.directory / part).mkdir(parents=True, exist_ok=True)
-        sources = self.sources(*_MAIN_SUITES, *_SECURITY_SUITES, _UNSTABLE_SUITE)
+        sources = self.sources(
+            *(suite for entry in distributions().values() for suite in entry["suites"]), _UNSTABLE_SUITE
+        )
         self._put("etc/sources.d/elivepatch.list", sources)
         return self._put(
             "apt.conf",

@@ -10,14 +10,11 @@ from __future__ import annotations
 import re
 import shutil
 import time
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
-from elivepatch.build.base.apt import Archive, Package
+from elivepatch.build.base.apt import Archive, Package, distributions
 from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modules, other_architecture
 from elivepatch.build.base.debug_info import DebugInfo, check_compiler
 from elivepatch.build.base.store import VMLINUX, Base
@@ -49,20 +46,14 @@ class Packages:
         return [*self.image, self.headers, self.source, self.debug]
 
 
-@cache
-def aliases() -> dict[str, dict[str, str]]:
-    """Return the aliases that mean the newest stock kernel of a distribution release."""
-    return tomllib.loads((files("elivepatch.build") / "data/stock.toml").read_text(encoding="utf-8"))
-
-
 def resolve(name: str, archive: Archive) -> Release:
     """Return the release for `name`: an alias such as `debian-13`, or a release itself."""
-    entry = aliases().get(name)
+    entry = distributions().get(name)
     if entry is None:
         return parse_release(name)
     for package in archive.versions(entry["package"]):
         found = re.search(rf"linux-image-({entry['release']})(?=[ ,(]|$)", package.depends)
-        if found and ("~bpo" in package.version) == ("backports" in entry):
+        if found and ("~bpo" in package.version) == entry.get("backports", False):
             return parse_release(found[1])
     raise EnvironmentFault(
         "kernel-not-in-archive",
@@ -80,7 +71,7 @@ def find_packages(release: Release, archive: Archive) -> Packages:
         raise EnvironmentFault(
             "kernel-not-in-archive",
             f"No configured archive knows a kernel {release}.",
-            advice=f"Check it with `uname -r`; names such as {', '.join(aliases())} mean the newest stock kernel.",
+            advice=f"Check it with `uname -r`; {', '.join(distributions())} each mean the newest stock kernel.",
         )
     image = images[0]
     # From 7.2 on the image is split, and linux-image only depends on the parts.

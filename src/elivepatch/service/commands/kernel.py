@@ -7,8 +7,8 @@ import argparse
 import re
 from pathlib import Path
 
+from elivepatch.build.base.apt import distributions
 from elivepatch.build.base.custom import CustomKernel, KeptBuild
-from elivepatch.build.base.stock import aliases
 from elivepatch.build.base.store import Base
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus, UsageError
@@ -24,7 +24,7 @@ def register(subparsers: Subparsers) -> None:
         "kernel", help="the kernels to build for: add, list, show, remove", allow_abbrev=False
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    names = f"a release as `uname -r` prints it, or the newest stock cloud kernel of {', '.join(aliases())}"
+    names = f"a release as `uname -r` prints it, or the newest stock cloud kernel of {', '.join(distributions())}"
     for name, run, help_text in (
         ("add", _add, "make the base of a stock kernel, or of one built from source"),
         ("show", _show, "print all facts about one base"),

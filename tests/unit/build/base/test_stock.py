@@ -13,10 +13,10 @@ from typing import Any, NoReturn, cast
 import pytest
 from elf_maker import Made
 
-from elivepatch.build.base.apt import Archive, Package, has_package
+from elivepatch.build.base.apt import Archive, Package, distributions, has_package
 from elivepatch.build.base.common import BaseDraft
 from elivepatch.build.base.debug_info import check_compiler, struct_sizes
-from elivepatch.build.base.stock import aliases, find_packages, read_packages, resolve
+from elivepatch.build.base.stock import find_packages, read_packages, resolve
 from elivepatch.build.base.toolchain import Toolchain
 from elivepatch.build.base.tree import config_gate, makefile_version, may_be_of, objtool_per_object
 from elivepatch.kernel.config import KernelConfig
@@ -87,9 +87,9 @@ def test_what_is_neither_name_nor_release_is_refused() -> None:
         resolve("../debian-13", META)
 
 
-@pytest.mark.parametrize("name", sorted(aliases()))
-def test_every_name_has_a_package_and_a_pattern(name: str) -> None:
-    assert {"package", "release"} <= aliases()[name].keys()
+@pytest.mark.parametrize("name", sorted(distributions()))
+def test_every_name_has_a_package_a_pattern_and_suites(name: str) -> None:
+    assert {"package", "release", "suites"} <= distributions()[name].keys()
 
 
 def kernel(release: str, version: str, source: str, depends: str = "") -> list[Package]:
