@@ -14,12 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
 from elivepatch.model.errors import EnvironmentFault, TrustError
+from elivepatch.model.kernel import Digest
 from elivepatch.service.db.database import retry_while_away
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.engine import Engine, Runner
@@ -68,7 +68,7 @@ class Heartbeat:
         self._fleet = Fleet(database)
         self._generation = secrets.token_hex(8)
         self._offers: tuple[Offer, ...] = ()
-        self._sources: dict[str, Any] = {}
+        self._sources: dict[Digest, Digest] = {}
         self._revision = ""
         self._left_out: set[str] = set()
         self._lock: sa.Connection | None = None
@@ -88,7 +88,6 @@ class Heartbeat:
         """
         if self._shared:
             self._take_name()
-        self._sources = self._announced_sources()
         self._offers = self._current_offers()
         self._fleet.announce(self._name, self._generation, self._offers)
         self._runner.start({offer.route for offer in self._offers})
@@ -106,14 +105,16 @@ class Heartbeat:
             thread.join(timeout=2.0)
         self._let_go()
 
-    def _announced_sources(self) -> dict[str, Any]:
-        """Return the digests of sources that workers announced before, by facts: a restart computes none of them."""
-        found: dict[str, Any] = {}
-        for offer in (offer for member in self._fleet.members() for offer in member.offers):
+    def _sources_of(self, release: str, facts: Digest) -> Digest:
+        """Return the digest of a kernel's sources in the store.
+
+        Computed only if no worker announced them before: a restart would compute those of every kernel first.
+        """
+        for offer in (offer for member in self._fleet.members() for offer in member.offers if offer.facts == facts):
             with suppress(EnvironmentFault, TrustError):
                 self._store.verify(offer.sources)
-                found[offer.facts] = offer.sources
-        return found
+                return offer.sources
+        return self._store.put(self._backend.encoded_sources(release))
 
     def is_alive(self) -> bool:
         """Return whether the thread of the heartbeat runs."""
@@ -214,7 +215,7 @@ class Heartbeat:
                 facts = self._backend.facts(kernel.release)
                 patches = dict(self._backend.base_patches(kernel.release))
                 if facts not in self._sources:
-                    self._sources[facts] = self._store.put(self._backend.encoded_sources(kernel.release))
+                    self._sources[facts] = self._sources_of(kernel.release, facts)
             except EnvironmentFault as fault:
                 # Its toolchain is missing, or of another version: the other kernels are offered all the same.
                 left_out[kernel.release] = fault.problem

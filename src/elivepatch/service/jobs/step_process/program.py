@@ -56,7 +56,6 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # An init system signals the whole service. The server decides when its steps end.
         signal.signal(number, _ignore)
-    os.nice(_NICE)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     log.set_up()
@@ -94,6 +93,7 @@ class StepProgram:
         self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._cancellation = Cancellation.new()
         self._writing = threading.Lock()
+        self._nice = False
 
     def run(self) -> None:
         """Do calls; does not return, the process ends with the last request."""
@@ -113,8 +113,13 @@ class StepProgram:
     def _do(self, call: Call) -> Answer:
         progress = ProgressFilter(self._report)
         if isinstance(call, SourcesCall):
+            # A server that starts waits for these, so they have its priority.
             call.output.write_bytes(self._backend.encoded_sources(call.release))
             return Written()
+        if not self._nice:
+            # Of this process and all programs of its steps: the server answers while compilers have all processors.
+            os.nice(_NICE)
+            self._nice = True
         if isinstance(call, BuildCall):
             outcome = self._backend.build(
                 call.request,

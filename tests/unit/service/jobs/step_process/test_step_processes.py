@@ -222,14 +222,20 @@ def test_a_process_that_died_while_it_waited_is_replaced(house: House) -> None:
 
 
 def test_a_second_step_gets_a_process_of_its_own_which_ends_afterwards(house: House) -> None:
-    outcome: list[BuildOutcome] = []
-    build = threading.Thread(target=lambda: outcome.append(house.build("sleep 2")))
+    cancellation = Cancellation.new()
+
+    def build_until_cancelled() -> None:
+        with pytest.raises(ElivepatchError):
+            house.build("sleep 120", cancellation=cancellation)
+
+    build = threading.Thread(target=build_until_cancelled)
     build.start()
     wait_until(lambda: house.fake.runs("build") == 1)
     assert house.backend.encoded_sources(KERNEL.release) == SOURCES.encode()
-    assert outcome == []
+    assert build.is_alive()
+    cancellation.event.set()
     build.join(timeout=20)
-    assert outcome[0].livepatch is not None
+    assert not build.is_alive()
     wait_until(lambda: len(house.pids) == 1)
 
 
@@ -266,3 +272,12 @@ def test_a_backend_that_cannot_be_made_in_a_process_fails_the_job_and_says_so(
     with pytest.raises(EnvironmentFault):  # so that the other kernels are offered all the same
         house.backend.encoded_sources(KERNEL.release)
     house.backend.close()
+
+
+def test_a_process_gives_way_to_the_server_from_its_first_build_on(house: House) -> None:
+    house.backend.encoded_sources(KERNEL.release)
+    (pid,) = house.pids
+    assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0)
+    house.build("sleep 0")
+    assert house.pids == [pid]
+    assert os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0)
