@@ -296,16 +296,14 @@ def test_a_job_that_others_took_over_is_abandoned_and_left_as_it_is(house: House
 
 def test_a_step_that_lets_no_other_thread_run_is_ended_when_its_time_is_over(house: House) -> None:
     backend = ProcessBackend(house.backend, StepLimits(grace_s=0.3))
-    steps = JobSteps(
-        jobs=house.jobs, store=house.store, backend=backend, directory=house.top / "work", step_limit_s=1.5
-    )
+    steps = JobSteps(jobs=house.jobs, store=house.store, backend=backend, directory=house.top / "work", step_limit_s=4)
     steps.sweep()
     try:
         job = house.ask("spin")
         assert steps.begin(job)
         started = time.monotonic()
         built = steps.build(job)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 20
         steps.publish(job, built, steps.trial(job, built))
         ended = house.jobs.get(job)
         assert ended is not None
