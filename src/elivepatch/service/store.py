@@ -25,7 +25,8 @@ GRACE = timedelta(hours=24)
 """Time that a blob without a name in the database is kept: the row that names it may not be written yet."""
 
 _PROBE = "probe"
-_PIECE_BYTES = 256 * 1024
+# Each slow client holds two pieces in memory.
+_PIECE_BYTES = 64 * 1024
 _VERIFIED = 4096
 _PATIENCE_S = 20
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
