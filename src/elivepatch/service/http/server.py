@@ -123,7 +123,7 @@ def assemble(settings: ServerSettings, backend: BuildBackend | None) -> Services
 
 
 def _serve(settings: ServerSettings, backend: BuildBackend | None, listener: socket.socket) -> None:
-    config = _uvicorn_options(settings)
+    config = uvicorn_options(settings)
     _allow_many_files()
     services = assemble(settings, backend)
     janitor = Janitor(services.resources.jobs, services.resources.engine, services.resources.fleet)
@@ -159,7 +159,7 @@ def _serve(settings: ServerSettings, backend: BuildBackend | None, listener: soc
     services.resources.close()
 
 
-def _uvicorn_options(settings: ServerSettings) -> dict[str, Any]:
+def uvicorn_options(settings: ServerSettings) -> dict[str, Any]:
     """Return the options of uvicorn; raises UsageError or EnvironmentFault if a setting among them is unusable."""
     return {
         "log_config": None,

@@ -15,7 +15,7 @@ from assembled import assembled
 from starlette.testclient import TestClient
 
 from elivepatch.model.errors import UsageError
-from elivepatch.service.http.server import _uvicorn_options
+from elivepatch.service.http.server import uvicorn_options
 from elivepatch.settings import ServerSettings
 
 LEGACY = "/elivepatch/api/v1.0/agent"
@@ -26,7 +26,7 @@ OLD_CLIENT = "192.0.2.7"
 def behind(state: Path, sender: str, **settings: Any) -> Iterator[TestClient]:
     """Run a server as uvicorn runs it; all its requests come from `sender`."""
     with assembled(state, **settings) as server:
-        options = _uvicorn_options(ServerSettings(**settings))
+        options = uvicorn_options(ServerSettings(**settings))
         config = uvicorn.Config(server.http.app, **options)
         config.load()
         yield TestClient(config.loaded_app, client=(sender, 50000), raise_server_exceptions=False)
@@ -72,5 +72,5 @@ def test_a_stranger_beside_the_proxy_is_not_believed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["proxy.example.net", "*", "127.0.0.1,", "10.0.0.0/99"])
 def test_a_list_of_proxies_that_is_malformed_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as refused:
-        _uvicorn_options(ServerSettings(trusted_proxies=text))
+        uvicorn_options(ServerSettings(trusted_proxies=text))
     assert refused.value.problem.code == "trusted-proxies"
