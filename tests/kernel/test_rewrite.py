@@ -110,7 +110,7 @@ QUEUE = [
 CASES_THAT_CANNOT = {
     "a queue that start-up code makes and new code uses": ("init-code", QUEUE, "quota_unbound_wq"),
     "start-up code only": ("init-only", CASES["an __init function"].edits, "no effect on a running kernel"),
-    "an export less and nothing else": ("export", CASES["an export less"].edits, "Nothing of the series is left"),
+    "an export less and nothing else": ("export", CASES["an export less"].edits, "would leave nothing of the series"),
     "a structure that grows": ("data-layout", CASES["a structure that grows"].edits, "No rule"),
     "a global function without entry": (
         "no-function-entry", CASES["a directory that is built without function entries"].edits,
