@@ -129,3 +129,27 @@ def test_a_rename_or_a_lock_is_found(source: str) -> None:
 )
 def test_what_only_looks_like_one_is_not(source: str) -> None:
     assert list(renames_and_locks(ast.parse(source))) == []
+
+
+def test_the_options_of_auto_pass_through_at_most_twelve_modules() -> None:
+    passed = {"AutoOptions", "CloseOptions", "PlanOptions"}
+    through = {
+        name
+        for name, tree in modules().items()
+        if any(isinstance(node, ast.Name) and node.id in passed for node in ast.walk(tree))
+    }
+    assert len(through) <= 12, sorted(through)
+
+
+def test_no_module_below_the_commands_sees_a_namespace() -> None:
+    seen = [
+        name
+        for name, tree in modules().items()
+        if not name.startswith(("client/commands/", "service/commands/")) and name != "commandline.py"
+        if any(isinstance(node, ast.Attribute | ast.Name) and _name(node) == "Namespace" for node in ast.walk(tree))
+    ]
+    assert seen == []
+
+
+def _name(node: ast.Attribute | ast.Name) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id
