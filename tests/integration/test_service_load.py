@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -53,6 +54,17 @@ def test_a_thousand_who_ask_the_same_at_once_get_one_build(server: RunningServer
 def test_a_thousand_may_follow_a_job(server: RunningServer) -> None:
     streams = follow_at_once(server, server.ask("sleep 6\nfollowed"), CROWD)
     assert all(stream.count(b"event: done") == 1 for stream in streams)
+
+
+def test_no_answer_on_an_open_connection_waits_for_an_acknowledgement(server: RunningServer) -> None:
+    took = []
+    with server.client() as client:
+        for _ in range(40):
+            started = time.monotonic()
+            client.get("/v1/version").raise_for_status()
+            took.append(time.monotonic() - started)
+    # Linux delays an acknowledgement by 40 ms. The fastest quarter, because other programs take processor time too.
+    assert sorted(took)[len(took) // 4] < 0.03
 
 
 def test_polls_are_answered_at_once_while_a_build_runs(server: RunningServer) -> None:

@@ -236,6 +236,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
             advice="Stop the program on that port or choose another --port; --host takes an address of this machine.",
         ) from error
     with listener:
+        # Accepted connections inherit this. asyncio sets it only for sockets that were made with the protocol's number,
+        # which create_server does not give; without it each answer after the first waits 40 ms for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield listener
 
 
