@@ -45,7 +45,7 @@ lint: $(VENV)/testable ## check style, English, types and the direction of impor
 	$(BIN)/codespell src tests bench demo docs packaging Makefile *.md
 	shellcheck --severity=warning --shell=sh --exclude=$(NOT_IN_SCRIPTS) $(SCRIPTS)
 
-# On Python 3.11 the tracer takes 38 % more processor time, so only the gate measures, and whoever asks for it.
+# On Python 3.11 the tracer takes 38 % more processor time, so only the gate measures; COVERAGE=yes measures by hand.
 unit: $(VENV)/testable ## run the tests that need only the checkout (COVERAGE=yes measures them and holds the floor)
 ifdef COVERAGE
 	rm -rf .coverage && mkdir .coverage

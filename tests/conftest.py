@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,16 @@ _LONGEST = (
     "test_auto.py", "test_service_deaths.py", "test_service_fleet.py", "test_service_server.py",
     "test_service_load.py",
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_log_into_a_closed_stream() -> Iterator[None]:
+    """Remove the handlers that a server's log added: they keep the stream that pytest captures, which it closes."""
+    yield
+    for logger in (logging.getLogger(), logging.getLogger("dbos")):
+        # pytest's own handlers are of a class of their own.
+        for handler in [one for one in logger.handlers if type(one) is logging.StreamHandler]:
+            logger.removeHandler(handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
