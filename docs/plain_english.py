@@ -117,6 +117,12 @@ def _docstrings(file: Path, text: str) -> Iterator[Finding]:
             if HEADLESS.match(said):
                 yield Finding(file, line, f"a docstring begins with `{said.split()[0]}`: begin with a verb or a noun")
             yield from _sentences(file, line, said.partition(" ")[2])
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            # The docstring of a constant stands below it; those of modules, classes and functions are read above.
+            said = str(node.value.value)
+            if HEADLESS.match(said):
+                word = said.split()[0]
+                yield Finding(file, node.lineno, f"a docstring begins with `{word}`: begin with a verb or a noun")
 
 
 def _comments(file: Path, text: str) -> Iterator[Finding]:

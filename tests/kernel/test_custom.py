@@ -34,7 +34,7 @@ pytestmark = pytest.mark.kernel
 BOOKWORM = "6.1.0-50-cloud-amd64"
 CMDLINE, LOADAVG = "fs/proc/cmdline.c", "fs/proc/loadavg.c"
 BASE_PATCH = Path(__file__).with_name("data") / "cmdline-base.patch"
-"""What the operator has put into the kernel: /proc/cmdline begins with a word of theirs."""
+"""The operator's own patch, which is in the kernel: /proc/cmdline begins with a word of it."""
 
 FIRST = Edit(CMDLINE, '"local: "', '"local, patched live: "')
 SECOND = Edit(

@@ -27,7 +27,7 @@ _STAMP = re.compile(r"[0-9TZ:.+-]{0,40}", re.ASCII)
 
 
 TRIAL_RETRY = timedelta(days=7)
-"""How long a fix stays left out because a trial failed with it."""
+"""Time for which a fix stays left out because a trial failed with it."""
 
 _TRIAL = "trial-"
 _TOO_LARGE = frozenset({"patch-too-large", "request-too-large", "request-invalid"})

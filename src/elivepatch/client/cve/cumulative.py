@@ -27,7 +27,7 @@ from elivepatch.model.series import SourcePatch
 from elivepatch.model.trial import Expectation
 
 _CHANCES = 2
-"""How often a bisection may end without a culprit before the trial counts as unsteady."""
+"""Number of times that a bisection may end without a culprit before the trial counts as unsteady."""
 
 
 class Form(enum.Enum):
