@@ -4,15 +4,20 @@
 An object is compiled three times: plainly, as the shipped kernel was (for the comparison with it); with a section for
 each function and datum (for create-diff-object); and patched. make runs once for each object. The command that make
 saves compiles the rest: each start of make would take half a second.
+
+Some objects are made from files that make makes first (security/selinux/flask.h, lib/crc32table.h, *.asn1.c). Those
+files are not in the tree and are not kept: make runs before each compilation of such an object, so that a series which
+changes what a file is made from changes the file too.
 """
 
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +26,7 @@ from elivepatch.build.base.kbuild import make_arguments, without_sections
 from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.objects.messages import error_lines
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
-from elivepatch.build.sandbox.output import take, take_file
+from elivepatch.build.sandbox.output import files_below, take, take_file
 from elivepatch.files.atomic import write_atomic
 from elivepatch.files.digest import sha256
 from elivepatch.files.lock import made_once
@@ -38,7 +43,7 @@ _COMPILE_TIMEOUT_S = 300
 _OBJECT_LIMIT_BYTES = 256 << 20
 _COMMAND_LIMIT_BYTES = 16 << 20
 # Part of each original's name: raised when the files of an original, or what is known of them, change.
-_LAYOUT = 2
+_LAYOUT = 3
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -76,6 +81,14 @@ class Original:
         """The shell command that make used for `sectioned`, objtool included."""
         return (self.directory / "command").read_text(encoding="utf-8")
 
+    @property
+    def generated(self) -> tuple[str, ...]:
+        """The files that make made before the object and that the base's tree lacks, or has with other content."""
+        try:
+            return tuple((self.directory / "generated").read_text(encoding="utf-8").splitlines())
+        except FileNotFoundError:
+            return ()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiler:
@@ -95,17 +108,20 @@ class Compiler:
             if is_whole(cached.directory):
                 return cached
             scratch = self._scratch()
+            output, upper = writable_directory(scratch / "out"), scratch / "upper"
+            upper.mkdir()
             try:
                 # A unit's target comes from the shipped kernel's debug information, never from a patch.
                 script = '"$@" && cp -- "$T" /out/sectioned.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
-                make = [*make_arguments(self.base.cc, 1), f"KCFLAGS={self.base.section_flags}", unit.target]
-                done = self._run(["sh", "-c", script, "sh", *make], (), scratch, unit)
+                done = self._run(["sh", "-c", script, "sh", *self._make(unit)], (), output, unit, upper=upper)
                 done.check(f"Compiling the unpatched {unit.target}")
-                saved = take(scratch, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
+                saved = take(output, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
                 command = saved_command(saved)
+                names = generated_files(files_below(upper, "changed"), unit.target)
                 with _staged(cached.directory) as staged:
-                    take_file(scratch, "sectioned.o", staged / "sectioned.o", limit_bytes=_OBJECT_LIMIT_BYTES)
+                    take_file(output, "sectioned.o", staged / "sectioned.o", limit_bytes=_OBJECT_LIMIT_BYTES)
                     (staged / "command").write_text(command, encoding="utf-8")
+                    (staged / "generated").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         return cached
@@ -116,7 +132,7 @@ class Compiler:
             return original.plain
         scratch = self._scratch()
         try:
-            self._saved(unit, without_sections(original.command), (), scratch).check(
+            self._saved(unit, original, without_sections(original.command), (), scratch).check(
                 f"Compiling the unpatched {unit.target}"
             )
             with _staged(original.plain_directory) as staged:
@@ -136,16 +152,16 @@ class Compiler:
         kept = original.directory / "text"
         digest = _kept_digest(kept)
         if digest is None:
-            digest = self._text(unit, command, ())
+            digest = self._text(unit, original, command, ())
             if digest is None:
                 return False
             write_atomic(kept, digest.encode())
-        return self._text(unit, command, (layer,)) == digest
+        return self._text(unit, original, command, (layer,)) == digest
 
-    def _text(self, unit: Unit, command: str, layers: Sequence[Path]) -> str | None:
+    def _text(self, unit: Unit, original: Original, command: str, layers: Sequence[Path]) -> str | None:
         scratch = self._scratch()
         try:
-            done = self._run(["sh", "-c", f"{command} >/out/text"], layers, scratch, unit)
+            done = self._after_make(f"{command} >/out/text", layers, scratch, unit, original)
             if not done.ok:
                 return None
             return sha256(take(scratch, "text", limit_bytes=_OBJECT_LIMIT_BYTES))
@@ -158,7 +174,14 @@ class Compiler:
         Raises BuildStopped with code `compile-error` if the source does not compile.
         """
         output = writable_directory(directory / "compiled")
-        done = self._saved(unit, original.command, (layer,), output)
+        done = None if original.generated else self._saved(unit, original, original.command, (layer,), output)
+        if done is None or not (done.ok or done.timed_out):
+            # Without a file that only make makes, the saved command may fail where the series is right. make decides:
+            # it compiled the same source without the series, so that what it cannot compile now is the series' fault.
+            shutil.rmtree(output)
+            output = writable_directory(output)
+            script = '"$@" && cp -- "$T" /out/object.o'
+            done = self._run(["sh", "-c", script, "sh", *self._make(unit)], (layer,), output, unit)
         require_compiled(done, unit.source, f"{unit.source} does not compile with the series.")
         return take_file(output, "object.o", directory / "patched.o", limit_bytes=_OBJECT_LIMIT_BYTES)
 
@@ -170,21 +193,33 @@ class Compiler:
         unit = Unit(source, f"{source.removesuffix('.c')}.o", ())
         output = writable_directory(directory / "compiled")
         script = '"$@" && objcopy --strip-debug "$T" /out/object.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
-        make = [*make_arguments(self.base.cc, 1), f"KCFLAGS={self.base.section_flags}", unit.target]
-        done = self._run(["sh", "-c", script, "sh", *make], (layer,), output, unit)
+        done = self._run(["sh", "-c", script, "sh", *self._make(unit)], (layer,), output, unit)
         require_compiled(done, source, f"The new {source} does not compile.")
         saved = take(output, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
         made = take_file(output, "object.o", directory / "added.o", limit_bytes=_OBJECT_LIMIT_BYTES)
         return made, parent_of(saved_command(saved))
 
-    def _saved(self, unit: Unit, command: str, layers: Sequence[Path], output: Path) -> Completed:
-        script = f'{command} && cp -- "$T" /out/object.o'
-        return self._run(["sh", "-c", script], layers, output, unit)
+    def _make(self, unit: Unit) -> list[str]:
+        return [*make_arguments(self.base.cc, 1), f"KCFLAGS={self.base.section_flags}", unit.target]
 
-    def _run(self, argv: list[str], layers: Sequence[Path], output: Path, unit: Unit) -> Completed:
+    def _saved(self, unit: Unit, original: Original, command: str, layers: Sequence[Path], output: Path) -> Completed:
+        return self._after_make(f'{command} && cp -- "$T" /out/object.o', layers, output, unit, original)
+
+    def _after_make(
+        self, script: str, layers: Sequence[Path], output: Path, unit: Unit, original: Original
+    ) -> Completed:
+        """Run a script in the tree, after make if the object is made from files that make makes."""
+        if original.generated:
+            script = f'"$@" >/dev/null && {script}'
+        return self._run(["sh", "-c", script, "sh", *self._make(unit)], layers, output, unit)
+
+    def _run(
+        self, argv: list[str], layers: Sequence[Path], output: Path, unit: Unit, upper: Path | None = None
+    ) -> Completed:
         return self.sandbox.run(
             argv,
             layers=[self.base.tree, *layers],
+            upper=upper,
             output=output,
             tools=self.patch_headers,
             env={"T": unit.target},
@@ -241,6 +276,17 @@ def preprocessing(command: str) -> str | None:
     compiling = command.partition(";")[0]
     text, count = _COMPILING.subn(" -E -P ", compiling)
     return text if count == 1 else None
+
+
+def generated_files(made: Iterable[str], target: str) -> tuple[str, ...]:
+    """Return those of the files that make wrote beside the object `target` from which an object can be made, sorted.
+
+    `made` are paths in the tree. The names of make's own records start with a dot (`.eventfd.o.cmd`).
+    """
+    place = posixpath.normpath(target)
+    ours = {place, f"{place}.d"}
+    names = {name for name in made if name not in ours and not posixpath.basename(name).startswith(".")}
+    return tuple(sorted(names))
 
 
 def parent_of(command: str) -> str:

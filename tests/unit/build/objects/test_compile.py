@@ -12,9 +12,10 @@ from typing import Any, cast
 import pytest
 from bare_base import bare_base
 
-from elivepatch.build.objects.compile import Compiler, Original
+from elivepatch.build.objects.compile import Compiler, Original, generated_files
 from elivepatch.build.sandbox.bubblewrap import Sandbox
 from elivepatch.kernel.compile_units import Unit
+from elivepatch.model.errors import BuildStopped, EnvironmentFault
 from elivepatch.process import Completed
 
 UNIT = Unit("fs/a.c", "fs/a.o", ("vmlinux",))
@@ -24,14 +25,31 @@ COMMAND = "savedcmd_fs/a.o := gcc -c -o fs/a.o fs/a.c\n"
 
 @dataclass(slots=True)
 class FakeSandbox:
-    """A sandbox in which each compilation succeeds; `commands` are the programs that ran."""
+    """A sandbox in which each compilation succeeds; `commands` are the programs that ran, `tops` their top layers.
+
+    make writes the files `made` beside the object. `failing` are the starts of programs that fail.
+    """
 
     commands: list[str] = field(default_factory=list)
+    tops: list[Path] = field(default_factory=list)
+    made: tuple[str, ...] = ("fs/a.o", "fs/.a.o.cmd", "fs/.a.o.d", ".missing-syscalls.d")
+    failing: tuple[str, ...] = ()
 
-    def run(self, argv: Sequence[str], *, output: Path, **_: Any) -> Completed:
-        """Leave what the script would leave in `output`."""
+    def run(
+        self, argv: Sequence[str], *, layers: Sequence[Path], output: Path, upper: Path | None = None, **_: Any
+    ) -> Completed:
+        """Leave what the script would leave in `output` and `upper`."""
         script = argv[2]
         self.commands.append(script)
+        self.tops.append(layers[-1])
+        if script.startswith(self.failing):
+            return Completed(
+                argv=tuple(argv), status=2, output=b"", log=b"a.c:1: error: no", seconds=0.1, timed_out=False
+            )
+        for made in self.made if upper else ():
+            place = (upper or output) / "changed" / made
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(b"made")
         for name, content in (("sectioned.o", OBJECT), ("saved", COMMAND.encode()), ("object.o", OBJECT)):
             if f"/out/{name}" in script:
                 (output / name).write_bytes(content)
@@ -54,6 +72,60 @@ def bench(tmp_path: Path) -> Fixture:
     sandbox = FakeSandbox()
     compiler = Compiler(base=bare_base(tmp_path), sandbox=cast("Sandbox", sandbox), patch_headers=tmp_path)
     return Fixture(sandbox, compiler)
+
+
+MAKE = '"$@" '
+"""Start of the scripts that run make."""
+
+
+def test_an_object_of_the_tree_alone_is_compiled_by_the_saved_command(bench: Fixture, tmp_path: Path) -> None:
+    original = bench.compiler.original(UNIT)
+    assert original.generated == ()
+    bench.compiler.plain(UNIT, original)
+    bench.compiler.patched(UNIT, original, tmp_path / "layer", tmp_path)
+    assert [command.startswith(MAKE) for command in bench.sandbox.commands] == [True, False, False]
+
+
+def test_make_runs_before_each_compilation_of_an_object_that_it_makes_other_files_for(
+    bench: Fixture, tmp_path: Path
+) -> None:
+    bench.sandbox.made += ("fs/flask.h", "lib/gen_table", "lib/.gen_table.cmd")
+    original = bench.compiler.original(UNIT)
+    assert original.generated == ("fs/flask.h", "lib/gen_table")
+    bench.compiler.plain(UNIT, original)
+    bench.compiler.patched(UNIT, original, tmp_path / "layer", tmp_path)
+    assert bench.compiler.reads_the_same(UNIT, original, tmp_path / "layer")
+    assert all(command.startswith(MAKE) for command in bench.sandbox.commands)
+    # An old generated file can hide nothing: make sees the patched sources.
+    assert bench.sandbox.tops[2] == bench.sandbox.tops[-1] == tmp_path / "layer"
+
+
+def test_where_the_saved_command_fails_make_decides(bench: Fixture, tmp_path: Path) -> None:
+    original = bench.compiler.original(UNIT)
+    bench.sandbox.failing = ("gcc",)
+    patched = bench.compiler.patched(UNIT, original, tmp_path / "layer", tmp_path)
+    assert patched.read_bytes() == OBJECT
+    assert bench.sandbox.commands[-1].startswith(MAKE)
+
+
+def test_what_make_cannot_compile_either_is_the_fault_of_the_series(bench: Fixture, tmp_path: Path) -> None:
+    original = bench.compiler.original(UNIT)
+    bench.sandbox.failing = ("gcc", MAKE)
+    with pytest.raises(BuildStopped) as stopped:
+        bench.compiler.patched(UNIT, original, tmp_path / "layer", tmp_path)
+    assert stopped.value.problem.code == "compile-error"
+    assert stopped.value.problem.message == "fs/a.c does not compile with the series."
+
+
+def test_what_does_not_compile_without_the_series_is_not_told_as_its_fault(bench: Fixture) -> None:
+    bench.sandbox.failing = (MAKE,)
+    with pytest.raises(EnvironmentFault, match="Compiling the unpatched"):
+        bench.compiler.original(UNIT)
+
+
+def test_of_what_make_writes_its_own_records_and_the_object_are_no_generated_files() -> None:
+    made = ["arch/x86/kernel/cpu/capflags.c", "virt/kvm/.eventfd.o.cmd", "virt/kvm/eventfd.o", "virt/kvm/eventfd.o.d"]
+    assert generated_files(made, "arch/x86/kvm/../../../virt/kvm/eventfd.o") == ("arch/x86/kernel/cpu/capflags.c",)
 
 
 DAMAGE = [b"", OBJECT[:100], OBJECT[:4096] + bytes(len(OBJECT) - 4096)]

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sources that include files which their own make makes, such as *.asn1.h, can be changed as all others can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from edits import Edit, after, before, patch_of
+
+from elivepatch.build.base.store import Base
+from elivepatch.model.build import BuildOutcome
+
+pytestmark = pytest.mark.kernel
+
+NOP = '	asm volatile("nop");\n'
+NOTE = '	pr_debug("Signature: alg=%u, size=%zu\\n", ctx->last_oid, vlen);\n'
+MODULUS = "	key->n = value;\n	key->n_sz = vlen;\n"
+
+USERS: dict[str, tuple[Edit, str]] = {
+    "x509.asn1.h": (before("crypto/asymmetric_keys/x509_cert_parser.c", NOTE, NOP), "x509_note_signature"),
+    "pkcs7.asn1.h": (
+        before("crypto/asymmetric_keys/pkcs7_parser.c", "	ctx->raw_serial = value;\n	ctx->raw_serial_size", NOP),
+        "pkcs7_sig_note_serial",
+    ),
+    "rsapubkey.asn1.h": (before("crypto/rsa_helper.c", MODULUS, NOP), "rsa_get_n"),
+    "nf_nat_snmp_basic.asn1.h": (
+        before("net/ipv4/netfilter/nf_nat_snmp_basic_main.c", "	if (*(unsigned char *)data > 1)\n", NOP),
+        "snmp_version",
+    ),
+    "capability_names.h": (
+        before("security/apparmor/capability.c", "	error = fn_for_each_confined(label, profile,\n", NOP),
+        "aa_capable",
+    ),
+    "rlim_names.h": (
+        before("security/apparmor/resource.c", "	return rlim_map[resource];\n", NOP), "aa_map_resource",
+    ),
+    "flask.h": (after("security/selinux/hooks.c", "static int selinux_syslog(int type)\n{\n", NOP),
+                "selinux_syslog"),
+}  # fmt: skip
+
+
+def replaced(outcome: BuildOutcome) -> set[str]:
+    assert outcome.problem is None, f"{outcome.problem.code}: {outcome.problem.message}\n{outcome.problem.excerpt}"
+    return {function.name for function in outcome.functions}
+
+
+def test_a_source_that_includes_a_header_made_by_its_own_make_can_be_changed(base_6_12: Base, build: Any) -> None:
+    names = ("x509.asn1.h", "rsapubkey.asn1.h", "rlim_names.h")
+    outcome = build(base_6_12, patch_of(base_6_12.tree, *(USERS[name][0] for name in names)))
+    assert replaced(outcome) == {USERS[name][1] for name in names}
+    assert outcome.module is not None
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_so_can_every_other_one(request: pytest.FixtureRequest, build: Any, kernel: str) -> None:
+    base: Base = request.getfixturevalue(f"base_{kernel.replace('.', '_')}")
+    outcome = build(base, patch_of(base.tree, *(edit for edit, _function in USERS.values())), check_only=True)
+    assert replaced(outcome) == {function for _edit, function in USERS.values()}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "edit",
+    [
+        after("lib/oid_registry.c", "look_up_OID(const void *data, size_t datasize)\n{\n", NOP),
+        before("lib/crc32.c", "	return crc32_le_generic(crc, p, len, crc32table_le,", NOP),
+    ],
+)
+def test_of_one_whose_functions_cannot_be_patched_that_is_told(base_6_12: Base, build: Any, edit: Edit) -> None:
+    problem = build(base_6_12, patch_of(base_6_12.tree, edit), check_only=True).problem
+    assert problem is not None
+    assert problem.code == "no-function-entry"
+
+
+def test_a_source_with_such_a_header_that_does_not_compile_is_told_as_the_series_fault(
+    base_6_12: Base, build: Any
+) -> None:
+    wrong = before("crypto/rsa_helper.c", MODULUS, "	nobody_declared_this(key);\n")
+    problem = build(base_6_12, patch_of(base_6_12.tree, wrong)).problem
+    assert problem is not None
+    assert (problem.code, problem.message) == ("compile-error", "crypto/rsa_helper.c does not compile with the series.")
+    assert "nobody_declared_this" in problem.excerpt
