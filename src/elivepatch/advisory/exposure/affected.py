@@ -2,15 +2,16 @@
 """Affected rule: decides from commits and versions if a vanilla kernel has the bug of a record.
 
 The rule looks at each introducing commit alone, because a bug can be fixed and come back. An introduction is present if
-the kernel contains the version that brought it, and fixed if the kernel contains the version of one of its own fixes.
-One introduction that is present and not fixed makes the kernel affected. docs/cve.md derives the rule.
+the kernel contains the version that brought it, and fixed if the kernel contains all of its fixes that its branch got,
+or a mainline one from before its branch. One introduction that is present and not fixed makes the kernel affected.
+docs/cve.md derives the rule.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elivepatch.advisory.exposure.version import BEGINNING, KernelVersion, reached
 from elivepatch.advisory.records.record import FixCommit, Introduction, Record
@@ -27,10 +28,10 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """One introduction and its fix: versions and commits as the list has them, empty if it has none.
+    """One introduction and one fix: versions and commits as the list has them, empty if it has none.
 
-    For an affected kernel `fixed` is the fix to wait for or to build: that of its own branch if there is one, else
-    the first mainline one.
+    For an affected kernel `fixed` is a fix to wait for or to build: each one of its own branch that it lacks has an
+    Evidence of its own; if there is none, it is the first mainline one.
     """
 
     introduced: str
@@ -46,11 +47,15 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assessment:
-    """The state of one record on one kernel. `evidence` has each introduction that decided it, at least one."""
+    """The state of one record on one kernel. `evidence` has each introduction that decided it, at least one.
+
+    `several` is true if the kernel's branch got more than one fix of an introduction: one alone is half of the fix.
+    """
 
     record: Record
     state: State
     evidence: tuple[Evidence, ...]
+    several: bool = False
 
     @property
     def fixed_in(self) -> tuple[str, ...]:
@@ -69,13 +74,45 @@ def assess(record: Record, kernel: KernelVersion) -> Assessment:
         reason = record.defect or "The record names no range."
         nothing = Evidence(introduced="", introduced_commit="", fixed="", fixed_commit="", reason=reason)
         return Assessment(record=record, state=State.UNKNOWN, evidence=(nothing,))
-    judged = [(group, *_judge(group, kernel)) for group in record.introductions]
-    found = {state for _, state, _ in judged}
-    state = next(state for state in (State.AFFECTED, State.UNKNOWN, State.FIXED, State.NOT_AFFECTED) if state in found)
+    judged = [(group, *_judge(group, record, kernel)) for group in record.introductions]
+    state = _worst({state for _, state, _ in judged})
     if state is State.NOT_AFFECTED:
-        judged = [(_closest(record.introductions, kernel), state, None)]
-    evidence = tuple(_explain(group, state, fix, kernel) for group, of, fix in judged if of is state)
-    return Assessment(record=record, state=state, evidence=evidence)
+        judged = [(_closest(record.introductions, kernel), state, ())]
+    evidence, several = [], False
+    for group, of, fixes in judged:
+        if of is state:
+            own = _of_branch(group, record, kernel) if len(group.fixes) > 1 else []
+            evidence += [_explain(group, state, fix, own, kernel) for fix in fixes or (None,)]
+            several = several or len(own) > 1
+    if record.contradictions:
+        state, evidence = _with_contradictions(record, state, evidence, kernel)
+    return Assessment(record=record, state=state, evidence=tuple(evidence), several=several)
+
+
+def state_of(record: Record, kernel: KernelVersion) -> State:
+    """Return the state that the commits of a record with usable ranges give, without evidence."""
+    return _worst({_judge(group, record, kernel)[0] for group in record.introductions})
+
+
+def _worst(found: set[State]) -> State:
+    return next(state for state in (State.AFFECTED, State.UNKNOWN, State.FIXED, State.NOT_AFFECTED) if state in found)
+
+
+def _with_contradictions(
+    record: Record, state: State, evidence: list[Evidence], kernel: KernelVersion
+) -> tuple[State, list[Evidence]]:
+    """Return state and evidence of a record that says two things about this version: the careful one counts.
+
+    A version range that calls a version affected counts only if no other range of the record calls it unaffected: the
+    list writes `before 6.6.113` for a bug of unknown age, which has every fixed kernel of older branches too.
+    """
+    here = [one for one in record.contradictions if one.has(kernel)]
+    if not here:
+        return state, evidence
+    reason = f"the record contradicts itself: {here[0].sentence}"
+    if any(one.alone for one in here) and state in {State.FIXED, State.NOT_AFFECTED}:
+        state = State.AFFECTED
+    return state, [replace(one, reason=f"{one.reason}; {reason}") for one in evidence]
 
 
 def assess_all(records: Iterable[Record], kernel: KernelVersion) -> list[Assessment]:
@@ -83,31 +120,68 @@ def assess_all(records: Iterable[Record], kernel: KernelVersion) -> list[Assessm
     return [assess(record, kernel) for record in records]
 
 
-def _judge(group: Introduction, kernel: KernelVersion) -> tuple[State, FixCommit | None]:
-    """Return the state of one introduction, and the fix that decides it or leaves it open."""
+def _judge(group: Introduction, record: Record, kernel: KernelVersion) -> tuple[State, tuple[FixCommit, ...]]:
+    """Return the state of one introduction, and the fixes that decide it or leave it open."""
     present = reached(group.version, kernel)
     if present is False:
-        return State.NOT_AFFECTED, None
-    perhaps: FixCommit | None = None
-    for fix in group.fixes:
-        # A fix older than the introduction closed an earlier appearance of the bug, not this one.
-        if fix.version.order < group.version.order:
-            continue
+        return State.NOT_AFFECTED, ()
+    there: list[FixCommit] = []
+    lacking: list[FixCommit] = []
+    perhaps: list[FixCommit] = []
+    own = _of_branch(group, record, kernel)
+    for fix in own:
         contained = reached(fix.version, kernel)
-        if contained:
-            return State.FIXED, fix
-        if contained is None:
-            perhaps = fix
-    if present is None or perhaps is not None:
-        return State.UNKNOWN, perhaps
-    return State.AFFECTED, _next_fix(group, kernel)
+        (perhaps if contained is None else there if contained else lacking).append(fix)
+    # A branch may begin with a fix and get the rest of it later: then its own ones decide.
+    closing = there if own else [fix for fix in _later(group) if reached(fix.version, kernel)]
+    if closing and not lacking and not perhaps:
+        return State.FIXED, (closing[-1],)
+    if present is None or (perhaps and not lacking):
+        return State.UNKNOWN, (perhaps[0],) if perhaps else ()
+    return State.AFFECTED, tuple(lacking) or _next_fix(group, kernel)
 
 
-def _next_fix(group: Introduction, kernel: KernelVersion) -> FixCommit | None:
-    """Return the fix that would close this introduction: in the kernel's branch, else the first in mainline."""
-    later = [fix for fix in group.fixes if fix.version.order > kernel.order]
-    own = [fix for fix in later if fix.version.branch == kernel.branch]
-    return min(own or (fix for fix in later if fix.version.mainline), key=lambda fix: fix.version.order, default=None)
+def _later(group: Introduction) -> list[FixCommit]:
+    """Return the fixes of an introduction, the oldest first.
+
+    A fix older than the introduction closed an earlier appearance of the bug, not this one.
+    """
+    later = [fix for fix in group.fixes if fix.version.order >= group.version.order]
+    return later if len(later) < 2 else sorted(later, key=lambda fix: fix.version.order)
+
+
+def _of_branch(group: Introduction, record: Record, kernel: KernelVersion) -> list[FixCommit]:
+    """Return the fixes of an introduction that the kernel's branch got, oldest first: it needs all of them.
+
+    None of these does the branch need: a mainline fix, if an earlier mainline release has one, because one change can
+    go into mainline by two trees; and a fix of a later introduction of the record, if the bug was fixed before that:
+    then the later one says what it closes.
+    """
+    fixes = _later(group)
+    own = [fix for fix in fixes if fix.version.branch == kernel.branch]
+    if not own or len(fixes) < 2:
+        return own
+    begun = [fix for fix in fixes if fix.version.mainline and fix.version.branch < kernel.branch]
+    if begun:
+        own = [fix for fix in own if not fix.version.mainline]
+    return [fix for fix in own if not _belongs_to_later(fix, [*begun, *own], group, record)]
+
+
+def _belongs_to_later(fix: FixCommit, before: list[FixCommit], group: Introduction, record: Record) -> bool:
+    """Return whether `fix` closes an introduction that came after the bug of `group` had been fixed in the branch."""
+    return any(
+        other is not group
+        and any(one.commit == fix.commit and one.version == fix.version for one in other.fixes)
+        and any(one.version.order < other.version.order <= fix.version.order for one in before)
+        and (other.version.mainline or other.version.branch == fix.version.branch)
+        for other in record.introductions
+    )
+
+
+def _next_fix(group: Introduction, kernel: KernelVersion) -> tuple[FixCommit, ...]:
+    """Return the first mainline fix after the kernel, none if there is none: the kernel's branch has no fix."""
+    later = (fix for fix in group.fixes if fix.version.order > kernel.order and fix.version.mainline)
+    return tuple(sorted(later, key=lambda fix: fix.version.order)[:1])
 
 
 def _closest(groups: tuple[Introduction, ...], kernel: KernelVersion) -> Introduction:
@@ -117,7 +191,9 @@ def _closest(groups: tuple[Introduction, ...], kernel: KernelVersion) -> Introdu
     return min(own or mainline or groups, key=lambda group: group.version.order)
 
 
-def _explain(group: Introduction, state: State, fix: FixCommit | None, kernel: KernelVersion) -> Evidence:
+def _explain(
+    group: Introduction, state: State, fix: FixCommit | None, own: list[FixCommit], kernel: KernelVersion
+) -> Evidence:
     origin = f"introduced in {group.version}"
     if group.version == BEGINNING:
         origin = "introduced at an unknown time, so taken as always present"
@@ -128,6 +204,10 @@ def _explain(group: Introduction, state: State, fix: FixCommit | None, kernel: K
         reason = f"{came}, and the list does not show whether {kernel} has that commit already"
     elif fix is None:
         reason = f"{origin}, and no fix is listed"
+    elif len(own) > 1:
+        reason = f"{origin}, fixed by {' and '.join(str(one.version) for one in own)} together"
+        if state is State.AFFECTED:
+            reason += f"; {kernel} lacks that of {fix.version}"
     elif state is State.FIXED or fix.version.branch == kernel.branch:
         reason = f"{origin}, fixed in {fix.version}"
     else:

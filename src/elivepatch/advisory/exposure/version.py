@@ -74,6 +74,18 @@ def listed_version(text: str) -> KernelVersion | None:
     return KernelVersion(branch=branch, level=level, rc=int(found[2]) if found[2] else None)
 
 
+def next_release(version: KernelVersion) -> KernelVersion:
+    """Return the mainline release after that of a version: 5.11 of 5.10.43, 7.0 of 6.19.1."""
+    if version.branch[:2] == (2, 6):
+        branch = (3, 0) if version.branch[2] >= _LAST_26 else (2, 6, version.branch[2] + 1)
+    elif not version.branch:
+        branch = _OLDEST
+    else:
+        series, minor = version.branch
+        branch = (series + 1, 0) if minor == _LAST_MINOR.get(series) else (series, minor + 1)
+    return KernelVersion(branch=branch)
+
+
 def parse_kernel_version(text: str) -> KernelVersion:
     """Return the vanilla version that a person gave.
 

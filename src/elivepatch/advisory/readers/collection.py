@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from elivepatch.advisory.exposure.contradiction import commit_difference, contradictions
 from elivepatch.advisory.git import git_directory
 from elivepatch.advisory.readers import archive, clone, directory
 from elivepatch.advisory.readers.directory import Listed
 from elivepatch.advisory.records.cve5 import Published, parse_published
 from elivepatch.advisory.records.dyad import parse_dyad
+from elivepatch.advisory.records.published_ranges import PublishedRanges
 from elivepatch.advisory.records.record import Findings, Introduction, Origin, Record, Records
 from elivepatch.files.digest import sha256, sha256_file
 from elivepatch.model.errors import UsageError
@@ -122,8 +124,19 @@ class _Collection:
                 defect = parts.defect if "dyad" in parts.files else "It has no .dyad file that can be read."
                 if defect:
                     self._flag("bad-ranges", name, name, f"{defect} Its answer is `unknown`.")
-                made[name] = _record(name, parts, parts.published, defect)
+                made[name] = self._checked(_record(name, parts, parts.published, defect), parts.published.ranges)
         return made
+
+    def _checked(self, record: Record, published: PublishedRanges) -> Record:
+        """Return the record with what its published ranges contradict, with a finding if they do."""
+        if published.defect and not record.defect:
+            self._flag("odd-ranges", record.id, record.id, f"{published.defect} Its commits alone are used.")
+        found = contradictions(record, published)
+        differing = commit_difference(record, published)
+        if found or differing:
+            told = [one.sentence for one in found[:3]] + ([f"Of the commits, {differing}."] if differing else [])
+            self._flag("contradicting-ranges", record.id, record.id, " ".join(told))
+        return replace(record, contradictions=found)
 
     def _flag(self, code: str, name: str, about: str, message: str) -> None:
         self.flagged.add(name)

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from elivepatch.advisory.records.published_ranges import PublishedRanges, parse_ranges
 from elivepatch.advisory.records.record import plain
 
 _FILES_MAX = 500
@@ -26,6 +27,7 @@ class Published:
     score: int | None
     vector: str
     rejected: bool
+    ranges: PublishedRanges
 
 
 def parse_published(content: bytes, name: str) -> Published | str:
@@ -61,6 +63,7 @@ def parse_published(content: bytes, name: str) -> Published | str:
         score=score,
         vector=vector,
         rejected=state == "REJECTED",
+        ranges=parse_ranges(_list(cna.get("affected"))),
     )
 
 

@@ -23,6 +23,7 @@ from elivepatch.advisory.exposure.version import BEGINNING, KernelVersion, liste
 from elivepatch.advisory.records.cve5 import inside_tree
 from elivepatch.advisory.records.record import (
     CVE_ID,
+    Contradiction,
     Findings,
     FixCommit,
     Introduction,
@@ -151,6 +152,9 @@ def _encode(records: Records) -> bytes:
         "vectors": [vectors.number(row.vector) for row in rows],
         "ranges": [_encode_ranges(row.introductions, versions, blobs) for row in rows],
         "defects": {str(at): row.defect for at, row in enumerate(rows) if row.defect},
+        "contradictions": {
+            str(at): _encode_contradictions(row, versions) for at, row in enumerate(rows) if row.contradictions
+        },
         "older": [at for at, row in enumerate(rows) if row.older],
         "reasons": [records.overrides[name].overridden for name in overridden],
         "rejected": sorted(records.rejected, key=id_order),
@@ -175,6 +179,26 @@ def _encode_ranges(introductions: Iterable[Introduction], versions: _Table, blob
     return ranges
 
 
+def _encode_contradictions(record: Record, versions: _Table) -> list[list[int]]:
+    """Return one list per contradiction: its first version, its end (-1 for none), `affected` and `alone` as 0 or 1."""
+    return [
+        [
+            versions.number(str(one.first)),
+            -1 if one.end is None else versions.number(str(one.end)),
+            int(one.affected),
+            int(one.alone),
+        ]
+        for one in record.contradictions
+    ]
+
+
+def _decode_contradictions(rows: Iterable[list[int]], versions: list[KernelVersion]) -> tuple[Contradiction, ...]:
+    return tuple(
+        Contradiction(versions[first], None if end == -1 else versions[end], affected == 1, alone == 1)
+        for first, end, affected, alone in rows
+    )
+
+
 def _decode(body: bytes) -> Records:
     """Return the records that `_encode` wrote; raises one of several built-in errors for any other body."""
     length = int.from_bytes(body[:8])
@@ -195,6 +219,9 @@ def _decode(body: bytes) -> Records:
         counts=Counter(tables["counts"]),
     )
     kind, revision = tables["origin"]
+    if "contradictions" not in tables:
+        # An earlier version made the index and did not look for them: without marks, all records are read again.
+        revision, marks = "", {}
     return Records(
         listed={row.id: row for row in rows[:count]},
         rejected=frozenset(tables["rejected"]),
@@ -218,6 +245,7 @@ def _decode_rows(tables: dict[str, Any], blob: bytes) -> list[Record]:
         raise ValueError("scores")
     commits = _decode_commits(blob)
     older = frozenset(tables["older"])
+    contradicting = tables.get("contradictions", {})
     columns = ("ids", "titles", "files", "ranges", "scores", "vectors")
     return [
         Record(
@@ -236,6 +264,7 @@ def _decode_rows(tables: dict[str, Any], blob: bytes) -> list[Record]:
             vector=vectors[vector],
             defect=plain(tables["defects"].get(str(at), ""), 300),
             older=at in older,
+            contradictions=_decode_contradictions(contradicting.get(str(at), ()), versions),
         )
         for at, (name, title, numbers, groups, score, vector) in enumerate(
             zip(*(tables[column] for column in columns), strict=True)

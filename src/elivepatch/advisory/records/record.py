@@ -48,6 +48,33 @@ class Introduction:
     fixes: tuple[FixCommit, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Versions, from `first` on and before `end` (None: all later ones), about which a record says two things.
+
+    `affected` is true if its version ranges call them affected and its commits do not, false the other way round.
+    `alone` is true if no other version range of the record calls them unaffected.
+    """
+
+    first: KernelVersion
+    end: KernelVersion | None
+    affected: bool
+    alone: bool
+
+    def has(self, kernel: KernelVersion) -> bool:
+        """Return whether the version is one of these; a candidate counts as its release."""
+        order = kernel.order if kernel.rc is None else KernelVersion(branch=kernel.branch, level=kernel.level).order
+        return self.first.order <= order and (self.end is None or order < self.end.order)
+
+    @property
+    def sentence(self) -> str:
+        """Both statements, in one sentence."""
+        where = f"From {self.first} on" + (f" and before {self.end}" if self.end is not None else "")
+        if self.affected:
+            return f"{where}, its version ranges say affected and its commits do not."
+        return f"{where}, its commits say affected and its version ranges do not."
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One CVE of the kernel.
@@ -55,7 +82,8 @@ class Record:
     `files` are paths inside the kernel's source. `score` is the CVSS 3.1 base score in tenths, None if the record
     has none, and `vector` its vector, possibly empty. `defect` is the reason if the ranges cannot be used, else empty.
     `overridden` is an administrator's reason for replacing the list's record, else empty. `older` is true if it comes
-    from the list before the kernel's own (elivepatch.advisory.records.legacy_records).
+    from the list before the kernel's own (elivepatch.advisory.records.legacy_records). `contradictions` are the
+    versions about which its commits and its published version ranges differ.
     """
 
     id: str
@@ -67,6 +95,7 @@ class Record:
     defect: str = ""
     overridden: str = ""
     older: bool = False
+    contradictions: tuple[Contradiction, ...] = ()
 
     @property
     def severity(self) -> str:

@@ -84,6 +84,106 @@ def test_a_bug_that_comes_and_goes_in_one_release_affects_no_release() -> None:
     assert ask("6.5.9", "6.6:a:6.6:b").state is State.NOT_AFFECTED
 
 
+TWO_IN_ONE_BRANCH = (
+    "5.10.26:a:5.10.43:b",
+    "5.10.26:a:5.10.55:c",
+    "5.12:d:5.12.10:e",
+    "5.12:d:5.12.19:f",
+    "5.12:d:5.13:1",
+)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "state"),
+    [
+        ("5.10.25", State.NOT_AFFECTED),
+        ("5.10.26", State.AFFECTED),
+        ("5.10.43", State.AFFECTED),
+        ("5.10.54", State.AFFECTED),
+        ("5.10.55", State.FIXED),
+        ("5.12.10", State.AFFECTED),
+        ("5.12.18", State.AFFECTED),
+        ("5.12.19", State.FIXED),
+        ("5.13", State.FIXED),
+        ("6.1.7", State.FIXED),
+    ],
+)
+def test_several_fixes_of_one_introduction_in_one_branch_close_it_with_the_last(kernel: str, state: State) -> None:
+    assert ask(kernel, *TWO_IN_ONE_BRANCH).state is state
+
+
+def test_the_evidence_names_each_of_several_fixes_that_the_kernel_lacks() -> None:
+    found = ask("5.10.30", *TWO_IN_ONE_BRANCH)
+    assert [(one.fixed, one.fixed_commit) for one in found.evidence] == [
+        ("5.10.43", commit("b")),
+        ("5.10.55", commit("c")),
+    ]
+    assert found.several
+    found = ask("5.10.50", *TWO_IN_ONE_BRANCH)
+    assert [one.fixed for one in found.evidence] == ["5.10.55"]
+    assert found.evidence[0].reason == (
+        "introduced in 5.10.26, fixed by 5.10.43 and 5.10.55 together; 5.10.50 lacks that of 5.10.55"
+    )
+    assert found.several
+
+
+def test_the_order_of_several_fixes_in_the_file_does_not_matter() -> None:
+    found = ask("6.1.30", "5.4:a:6.1.40:c", "5.4:a:6.1.20:b", "5.4:a:6.4:d")
+    assert (found.state, [one.fixed for one in found.evidence]) == (State.AFFECTED, ["6.1.40"])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "state"),
+    [
+        ("6.1.9", State.AFFECTED),
+        ("6.2", State.FIXED),
+        ("6.3.4", State.FIXED),
+        ("6.4-rc2", State.FIXED),
+        ("6.4", State.FIXED),
+    ],
+)
+def test_a_fix_that_landed_twice_in_mainline_counts_from_the_first_on(kernel: str, state: State) -> None:
+    assert ask(kernel, "5.4:a:6.2:b", "5.4:a:6.4:c").state is state
+
+
+@pytest.mark.parametrize(
+    ("kernel", "state"), [("6.2.6", State.AFFECTED), ("6.2.7", State.FIXED), ("6.3.2", State.AFFECTED)]
+)
+def test_a_branch_that_began_with_a_fix_and_got_the_rest_later_needs_the_rest(kernel: str, state: State) -> None:
+    assert ask(kernel, "5.4:a:6.2:b", "5.4:a:6.2.7:c", "5.4:a:6.3.5:d", "5.4:a:6.4:e").state is state
+
+
+def test_a_candidate_that_surely_lacks_one_of_several_fixes_is_affected() -> None:
+    assert ask("6.2-rc3", "5.4:a:6.2:b", "5.4:a:6.2.7:c").state is State.AFFECTED
+    assert ask("6.2-rc3", "5.4:a:6.2:b", "5.4:a:6.2:c").state is State.UNKNOWN
+
+
+FIXED_REVERTED_FIXED = ("5.4:a:6.1.20:b", "6.1.25:c:6.1.30:d", "5.4:a:6.4:e")
+
+
+@pytest.mark.parametrize("again", [(), ("5.4:a:6.1.30:d",)], ids=["once", "of both"])
+@pytest.mark.parametrize(
+    ("kernel", "state", "asked"),
+    [
+        ("6.1.10", State.AFFECTED, ["b"]),
+        ("6.1.20", State.FIXED, ["b"]),
+        ("6.1.24", State.FIXED, ["b"]),
+        ("6.1.25", State.AFFECTED, ["d"]),
+        ("6.1.29", State.AFFECTED, ["d"]),
+        ("6.1.30", State.FIXED, ["b", "d"]),
+    ],
+)
+def test_a_fix_that_was_reverted_and_made_again_is_told_apart_from_the_half_of_one(
+    kernel: str, state: State, asked: list[str], again: tuple[str, ...]
+) -> None:
+    found = ask(kernel, *FIXED_REVERTED_FIXED, *again)
+    assert (found.state, [one.fixed_commit for one in found.evidence]) == (state, [commit(one) for one in asked])
+
+
+def test_a_revert_that_the_record_does_not_name_leaves_two_fixes_of_which_the_last_counts() -> None:
+    assert ask("6.1.22", "5.4:a:6.1.20:b", "5.4:a:6.1.30:d", "5.4:a:6.4:e").state is State.AFFECTED
+
+
 def test_two_point_six_releases_are_mainline() -> None:
     assert ask("5.10.200", "2.6.30:a:6.12:b").state is State.AFFECTED
     assert ask("2.6.29.6", "2.6.30:a:6.12:b").state is State.NOT_AFFECTED

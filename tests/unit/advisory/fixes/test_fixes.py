@@ -67,6 +67,14 @@ class TestWhatIsWanted:
         found = self.of(f"5.4:{'a' * 40}:6.1.130:{'b' * 40}\n5.8:{'d' * 40}:6.1.120:{'c' * 40}\n")
         assert [one.id[0] for one in found.commits] == ["c", "b"]
 
+    def test_all_of_several_fixes_of_one_introduction(self) -> None:
+        found = self.of(f"5.4:{'a' * 40}:6.1.130:{'b' * 40}\n5.4:{'a' * 40}:6.1.120:{'c' * 40}\n")
+        assert [one.id[0] for one in found.commits] == ["c", "b"]
+
+    def test_those_that_the_kernel_lacks_of_several(self) -> None:
+        found = self.of(f"5.4:{'a' * 40}:6.1.90:{'b' * 40}\n5.4:{'a' * 40}:6.1.120:{'c' * 40}\n")
+        assert [one.id[0] for one in found.commits] == ["c"]
+
     def test_no_commit_if_only_mainline_has_the_fix_or_no_branch(self) -> None:
         assert self.of(f"5.4:{'a' * 40}:6.6:{'c' * 40}\n").lacking == "no fix in its branch, only in 6.6"
         assert self.of(f"5.4:{'a' * 40}:0:0\n").lacking == "no fix is listed"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from elivepatch.advisory.exposure.version import BEGINNING, parse_kernel_version
 from elivepatch.advisory.readers.collection import read_records
 from elivepatch.advisory.records.index import is_index, read_index, write_index
-from elivepatch.advisory.records.record import FixCommit, Introduction, Origin, Record, Records
+from elivepatch.advisory.records.record import Contradiction, FixCommit, Introduction, Origin, Record, Records
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, TrustError, UsageError
 from elivepatch.model.progress import silent
 
@@ -30,7 +30,14 @@ def records() -> Records:
     override = replace(read.listed["CVE-2030-10005"], overridden="measured here")
     broken = Record(id="CVE-2030-10011", title="broken", defect="It has no .dyad file that can be read.")
     read.findings.add("bad-ranges", broken.id, broken.defect)
-    return replace(read, overrides={override.id: override}, listed=read.listed | {broken.id: broken})
+    first = next(iter(read.listed.values()))
+    ends = (
+        Contradiction(BEGINNING, parse_kernel_version("6.1.30"), affected=True, alone=True),
+        Contradiction(parse_kernel_version("6.4"), None, affected=False, alone=False),
+    )
+    told = replace(first, contradictions=ends)
+    listed = read.listed | {broken.id: broken, told.id: told}
+    return replace(read, overrides={override.id: override}, listed=listed)
 
 
 @pytest.fixture
