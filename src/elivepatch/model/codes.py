@@ -211,6 +211,18 @@ CODES: dict[str, CatalogueEntry] = {
         "the patched code uses a symbol that this kernel does not have or does not export",
         "Add the commit that defines the symbol to the series, before this patch.",
     ),
+    "freed-memory": CatalogueEntry(
+        Kind.VERDICT,
+        "the new code uses start-up code or data, which the kernel frees after the start",
+        "Copy the code or the data: give the patched file a function or variable of its own without __init, __exit and "
+        "__initdata.",
+    ),
+    "module-symbol": CatalogueEntry(
+        Kind.VERDICT,
+        "the new code uses a symbol of a module that may be absent or unloaded when the code runs",
+        "Use it only in functions of that module, or of modules that depend on it; elsewhere, look it up with "
+        "symbol_get() and release it with symbol_put().",
+    ),
     "sealed-endbr": CatalogueEntry(
         Kind.VERDICT,
         "the new code takes the address of a function whose indirect-branch entry this kernel has sealed",

@@ -14,6 +14,15 @@ from pathlib import Path
 
 from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.checks.functions import Replaced, read_functions
+from elivepatch.build.checks.lifetime import (
+    Reference,
+    check_lifetimes,
+    check_own,
+    check_plain,
+    distance_of,
+    holds_code_or_data,
+    symbol_at,
+)
 from elivepatch.build.checks.references import HOLDING_POINTERS, Pointer, added_key, check_unsealed
 from elivepatch.kernel.elf import (
     BIND_LOCAL,
@@ -59,8 +68,8 @@ def check_module(
     """Return the functions that the module at `path` replaces, after all checks.
 
     `expected` says where each function must be; `blocks` maps each object to the blocks of symbols that the patched
-    sources have in it. Raises BuildStopped with `module-check`, `no-function-entry`, `jump-label` or
-    `sealed-endbr`.
+    sources have in it. Raises BuildStopped with `module-check`, `no-function-entry`, `freed-memory`,
+    `module-symbol`, `jump-label` or `sealed-endbr`.
     """
     module = ElfFile(path)
     _check_identity(module, name, base)
@@ -74,6 +83,8 @@ def check_module(
     ]
     check_entries(((place.object, place.symbol) for place, _ in places), base.parent)
     _check_symbols(module, base, blocks)
+    check_own(module)
+    check_lifetimes(_references(module), base)
     if base.ibt:
         for pointer in _function_pointers(module):
             check_unsealed(pointer, base)
@@ -155,6 +166,7 @@ def _check_symbols(module: ElfFile, base: Base, blocks: Mapping[str, Sequence[Bl
             raise BuildStopped(added_key(symbol.name))
         if export is None:
             raise _wrong(f"The module needs {symbol.name}, which the kernel does not export")
+        check_plain(symbol.name, export)
         if base.modversions and versions.get(symbol.name) != export.crc:
             raise _wrong(f"The module has another checksum for {symbol.name} than the kernel")
         if export.namespace and export.namespace not in namespaces:
@@ -187,6 +199,26 @@ def _function_pointers(module: ElfFile) -> Iterable[Pointer]:
                 yield Pointer(object=found[1], name=found[2], position=int(found[3]))
             elif not symbol.defined and symbol.name:
                 yield Pointer(object=VMLINUX, name=symbol.name, position=0)
+
+
+def _references(module: ElfFile) -> Iterable[Reference]:
+    for table in module.sections:
+        found = _KLP_RELOCATIONS.fullmatch(table.name)
+        target = _applied_to(module, table) or ""
+        section = module.by_name.get(target) or module.by_name.get(target[1:])
+        if found is None or section is None or not holds_code_or_data(section):
+            continue
+        for entry in module.entries(table):
+            symbol = _KLP_SYMBOL.fullmatch(module.symbols[entry.symbol].name)
+            if symbol is not None and entry.kind:
+                yield Reference(
+                    holder=symbol_at(module, section.number, entry.offset),
+                    part=found[1],
+                    object=symbol[1],
+                    name=symbol[2],
+                    position=int(symbol[3]),
+                    distance=distance_of(entry.kind, entry.addend),
+                )
 
 
 def _applied_to(module: ElfFile, table: Section) -> str | None:

@@ -16,11 +16,21 @@ from pathlib import Path
 
 from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.checks.functions import pointers_of, text_at
-from elivepatch.kernel.elf import BIND_GLOBAL, BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile
+from elivepatch.build.checks.lifetime import (
+    Reference,
+    check_lifetimes,
+    check_own,
+    check_plain,
+    distance_of,
+    holds_code_or_data,
+    symbol_at,
+)
+from elivepatch.kernel.elf import BIND_GLOBAL, BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile, Relocation
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, Problem
 
-_RELOCATION_BYTES, _RELOCATION_DEST, _RELOCATION_TYPE, _RELOCATION_SYMBOL = 40, 0, 8, 32
+_RELOCATION_BYTES, _RELOCATION_DEST, _RELOCATION_TYPE, _RELOCATION_ADDEND = 40, 0, 8, 16
+_RELOCATION_OBJECT, _RELOCATION_SYMBOL = 24, 32
 _SYMBOL_BYTES, _SYMBOL_POSITION, _SYMBOL_NAME, _SYMBOL_OBJECT = 40, 8, 24, 32
 HOLDING_POINTERS = (".text", ".data", ".rodata", ".kpatch.callbacks")
 """Prefixes of the sections whose pointers to functions may be called."""
@@ -34,6 +44,19 @@ _NAMESPACES_QUOTED_SINCE = (6, 13)
 class Pointer:
     """A field in code or data of a diff object that holds the address of a symbol outside it."""
 
+    object: str
+    name: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Relocated:
+    """An entry of .kpatch.relocations; `place` leads to the field, `part` is the object that the field belongs to."""
+
+    place: Relocation
+    kind: int
+    addend: int
+    part: str
     object: str
     name: str
     position: int
@@ -79,6 +102,29 @@ class DiffObject:
                         yield Pointer(object=VMLINUX, name=symbol.name, position=0)
 
     def _resolved_by_livepatch(self) -> Iterator[Pointer]:
+        for one in self._relocated():
+            section = self.elf.symbols[one.place.symbol].section
+            if one.kind == R_X86_64_PLT32 or section >= len(self.elf.sections):
+                continue
+            if self.elf.sections[section].name.startswith(HOLDING_POINTERS):
+                yield Pointer(object=one.object, name=one.name, position=one.position)
+
+    def references(self) -> Iterator[Reference]:
+        """Yield the references of the new code and data that livepatch resolves."""
+        for one in self._relocated():
+            place = self.elf.symbols[one.place.symbol]
+            if not place.defined or not holds_code_or_data(self.elf.sections[place.section]):
+                continue
+            yield Reference(
+                holder=symbol_at(self.elf, place.section, place.value + one.place.addend),
+                part=one.part,
+                object=one.object,
+                name=one.name,
+                position=one.position,
+                distance=distance_of(one.kind, one.addend),
+            )
+
+    def _relocated(self) -> Iterator[_Relocated]:
         table, symbols = (self.elf.by_name.get(name) for name in (".kpatch.relocations", ".kpatch.symbols"))
         if table is None or symbols is None:
             return
@@ -87,24 +133,29 @@ class DiffObject:
         fields = pointers_of(self.elf, table)
         for start in range(0, len(raw) - len(raw) % _RELOCATION_BYTES, _RELOCATION_BYTES):
             place, target = fields.get(start + _RELOCATION_DEST), fields.get(start + _RELOCATION_SYMBOL)
-            if place is None or target is None or _number(raw, start + _RELOCATION_TYPE, 4) == R_X86_64_PLT32:
+            if place is None or target is None:
                 continue
-            holder = self.elf.symbols[place.symbol].section
-            if holder < len(self.elf.sections) and self.elf.sections[holder].name.startswith(HOLDING_POINTERS):
-                yield Pointer(
-                    object=strings.get(target.addend + _SYMBOL_OBJECT, VMLINUX),
-                    name=strings.get(target.addend + _SYMBOL_NAME, ""),
-                    position=_number(names, target.addend + _SYMBOL_POSITION, 8),
-                )
+            yield _Relocated(
+                place=place,
+                kind=_number(raw, start + _RELOCATION_TYPE, 4),
+                addend=int.from_bytes(raw[start + _RELOCATION_ADDEND :][:8], "little", signed=True),
+                part=text_at(self.elf, fields.get(start + _RELOCATION_OBJECT)) or VMLINUX,
+                object=strings.get(target.addend + _SYMBOL_OBJECT, VMLINUX),
+                name=strings.get(target.addend + _SYMBOL_NAME, ""),
+                position=_number(names, target.addend + _SYMBOL_POSITION, 8),
+            )
 
 
 def check_references(outputs: Sequence[Path], base: Base) -> None:
     """Raise BuildStopped if the diff objects `outputs` need something that the kernel of `base` does not have.
 
-    The codes are `undefined-symbol`, `jump-label` and `sealed-endbr`.
+    The codes are `undefined-symbol`, `freed-memory`, `module-symbol`, `jump-label` and `sealed-endbr`.
     """
     objects = [DiffObject(path) for path in outputs]
     _check_symbols(objects, base)
+    for one in objects:
+        check_own(one.elf)
+        check_lifetimes(one.references(), base)
     if base.ibt:
         _check_sealed(objects, base)
 
@@ -119,7 +170,9 @@ def _check_symbols(objects: Sequence[DiffObject], base: Base) -> None:
             raise BuildStopped(added_key(name))
         if export is None and name not in defined:
             missing.append(name)
-        elif export is not None and export.namespace and export.namespace not in namespaces:
+        elif export is not None and name not in defined:
+            check_plain(name, export)
+        if export is not None and export.namespace and export.namespace not in namespaces:
             closed.append((name, export.namespace))
     if missing:
         raise BuildStopped(undefined(missing))

@@ -22,7 +22,7 @@ _WITH_LINES = frozenset(
     ("init-code", "init-only", "data-layout", "data-change", "ops-table", "new-data", "no-function-entry",
      "outlined-inline", "shared-section", "static-local", "jump-label", "static-call", "export", "new-export",
      "export-type", "section-change", "special-section", "undefined-symbol", "sealed-endbr", "weak-overridden",
-     "header", "assembly")
+     "header", "assembly", "freed-memory", "module-symbol")
 )  # fmt: skip
 _ENTRYLESS = re.compile(r"(\w+)\S* (?:in|of) (\S+) (?:has no patchable entry|cannot be traced)")
 _INLINE = frozenset(("inline", "__inline", "__inline__"))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from elf_maker import FUNC, GLOBAL, LOCAL, OBJECT, Made
 
+from elivepatch.build.checks.lifetime import Reference
 from elivepatch.build.checks.prototypes import signature
 from elivepatch.build.checks.references import DiffObject, Pointer, check_references
 from elivepatch.kernel.exports import Export
@@ -32,7 +33,11 @@ def diff_object(path: Path, *undefined: tuple[str, int], modinfo: bytes = b"", d
 
 def base(*exports: Export, ibt: bool = False, linked: Any = None, release: str = "6.1.0-1") -> Any:
     return SimpleNamespace(
-        exports={one.name: one for one in exports}, ibt=ibt, release=release, parent=lambda _name: linked
+        exports={one.name: one for one in exports},
+        ibt=ibt,
+        release=release,
+        parent=lambda _name: linked,
+        module_files={},
     )
 
 
@@ -96,6 +101,7 @@ def with_pointers(path: Path, *, kind: int) -> Path:
     made.relocation(".kpatch.symbols", 24, strings, kind=ABSOLUTE_64, addend=0)
     made.relocation(".kpatch.symbols", 32, strings, kind=ABSOLUTE_64, addend=6)
     made.relocation(".kpatch.relocations", 0, text, kind=ABSOLUTE_64, addend=16)
+    made.relocation(".kpatch.relocations", 24, strings, kind=ABSOLUTE_64, addend=6)
     made.relocation(".kpatch.relocations", 32, symbols, kind=ABSOLUTE_64, addend=0)
     return made.write(path)
 
@@ -107,6 +113,20 @@ def test_pointers_are_found_whoever_fills_them_in(tmp_path: Path, kind: int) -> 
         Pointer(object="vmlinux", name="plain", position=0),
         Pointer(object="box", name="twice", position=2),
     ]
+
+
+def test_references_that_livepatch_resolves_are_found_with_their_holder_and_their_part(tmp_path: Path) -> None:
+    found = list(DiffObject(with_pointers(tmp_path / "a.o", kind=PLT32)).references())
+    assert found == [
+        Reference(holder=".text.run", part="box", object="box", name="twice", position=2, distance=4),
+    ]
+
+
+def test_an_export_of_a_module_is_no_symbol_of_the_kernel(tmp_path: Path) -> None:
+    path = diff_object(tmp_path / "a.o", ("ask", GLOBAL))
+    exported = Export(name="ask", crc=1, owner="net/box", namespace="")
+    assert stopped([path], base(exported)).code == "module-symbol"
+    check_references([path, diff_object(tmp_path / "b.o", defined=("ask",))], base(exported))
 
 
 def test_a_direct_call_is_no_pointer(tmp_path: Path) -> None:
