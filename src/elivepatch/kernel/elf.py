@@ -155,6 +155,13 @@ class ElfFile:
             return b""
         return self._data[section.offset : section.offset + section.size]
 
+    def part(self, section: Section, start: int, size: int) -> bytes:
+        """Return `size` bytes from `start` of a section on, fewer at its end: vmlinux has 20 MiB of code to copy."""
+        if section.kind == SHT_NOBITS or start < 0:
+            return b""
+        first = section.offset + start
+        return self._data[first : min(first + size, section.offset + section.size)]
+
     def named(self, name: str) -> bytes:
         """Return the bytes of the section `name`, empty if the file has no such section."""
         section = self.by_name.get(name)

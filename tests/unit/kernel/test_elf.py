@@ -73,6 +73,16 @@ def test_a_section_without_room_in_the_file_has_no_content(tmp_path: Path) -> No
     assert elf.named(".nothing") == b""
 
 
+def test_a_part_of_a_section_is_what_its_content_holds_there(tmp_path: Path) -> None:
+    made = Made().section(".text", b"0123456789", code=True).section(".data", b"behind")
+    file = ElfFile(made.write(tmp_path / "a.o"))
+    section = file.by_name[".text"]
+    assert file.part(section, 3, 4) == b"3456"
+    assert file.part(section, 8, 100) == b"89"
+    assert file.part(section, -1, 4) == b""
+    assert file.part(section, 50, 4) == b""
+
+
 def test_build_id_and_modinfo_are_read(tmp_path: Path) -> None:
     elf = ElfFile(sample().write(tmp_path / "a.o"))
     assert elf.build_id == BUILD_ID.hex()
