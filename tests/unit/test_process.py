@@ -210,7 +210,7 @@ def piped(code: str) -> PipedProcess:
 def test_a_program_beside_this_one_answers_line_by_line() -> None:
     other = piped(ECHO)
     assert other.status is None
-    assert other.resident_bytes() > 100_000
+    wait_until(lambda: other.resident_bytes() > 100_000)
     other.send(b"one\ntwo\n", timeout_s=5)
     assert other.receive(timeout_s=10, limit_bytes=100) == b"ONE\n"
     assert other.receive(timeout_s=10, limit_bytes=100) == b"TWO\n"

@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from elivepatch.model.errors import ElivepatchError, Kind, Problem
-from elivepatch.service.errors import INTERNAL, LimitReached, problem_of
+from elivepatch.service.causes import problem_of
+from elivepatch.service.errors import INTERNAL, LimitReached
 
 STATUS_OF_CODE = {
     "token-missing": HTTPStatus.UNAUTHORIZED,

@@ -21,7 +21,8 @@ from elivepatch.model.errors import Problem
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Progress
 from elivepatch.process import Cancellation
-from elivepatch.service.errors import CANCELLED, CRASHED, INTERNAL, OVERDUE, problem_of
+from elivepatch.service.causes import problem_of
+from elivepatch.service.errors import CANCELLED, CRASHED, INTERNAL, OVERDUE
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.engine import Json, Stopped
 from elivepatch.service.jobs.jobs import Job, Jobs, Outcome

@@ -23,7 +23,7 @@ from typing import BinaryIO, cast
 from elivepatch.model.progress import Event
 from elivepatch.process import Cancellation, end_with_parent
 from elivepatch.service import log
-from elivepatch.service.errors import INTERNAL, problem_of
+from elivepatch.service.errors import INTERNAL, problem_of_step
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.step_process.messages import (
     Answer,
@@ -107,7 +107,7 @@ class StepProgram:
         try:
             return self._do(call)
         except Exception as error:  # noqa: BLE001 - the edge of the process
-            problem = problem_of(error)
+            problem = problem_of_step(error)
             return Refused(problem=problem, trace=traceback.format_exc() if problem is INTERNAL else "")
 
     def _do(self, call: Call) -> Answer:
