@@ -31,13 +31,7 @@ pytestmark = [
 
 UPLOADED = b"sleep 0\nuploaded"
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-BOUNDED = settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+BOUNDED = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +51,15 @@ def operations(server: Assembled) -> list[schemathesis.APIOperation[Any, Any, An
     return [one.ok() for one in found if isinstance(one, Ok)]
 
 
-@pytest.mark.parametrize("token", ["operator", "none", "wrong"])
-def test_every_answer_is_one_that_is_described(server: Assembled, token: str) -> None:
+# Without a right token, nearly every request ends at the same line of code: few of them show it.
+@pytest.mark.parametrize(("token", "examples"), [("operator", 12), ("none", 3), ("wrong", 3)])
+def test_every_answer_is_one_that_is_described(server: Assembled, token: str, examples: int) -> None:
     given_token = {"operator": server.http.headers["authorization"], "none": None, "wrong": "Bearer elp_wrong"}[token]
     known = server.http.get("/v1/builds").json()["builds"][-1]["id"]
     asked = 0
     for operation, mode in itertools.product(operations(server), schemathesis.GenerationMode):
 
-        @BOUNDED
+        @settings(BOUNDED, max_examples=examples)
         @given(case=operation.as_strategy(generation_mode=mode))
         def answers(case: schemathesis.Case[Any]) -> None:
             nonlocal asked
@@ -80,4 +75,4 @@ def test_every_answer_is_one_that_is_described(server: Assembled, token: str) ->
         # An operation without parameters has no wrong request.
         with contextlib.suppress(*([Unsatisfiable] if mode is schemathesis.GenerationMode.NEGATIVE else [])):
             answers()
-    assert asked > 200
+    assert asked > examples * 15
