@@ -16,7 +16,7 @@ SCRIPTS := .ci/run packaging/install packaging/install-packages packaging/lane p
 	packaging/openrc/elivepatch-boot packaging/openrc/elivepatch-server src/elivepatch/trial/init.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit coverage coverage-floor scale integration kernel extended bench equal chaos load corpus every-object verdicts requirements docs clean
+.PHONY: help setup demo test lint unit coverage coverage-floor scale integration kernel extended bench equal chaos load corpus every-object verdicts mutants requirements docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -95,6 +95,9 @@ corpus: $(VENV)/ready ## build and try a folder of real fixes (DIR=...), into be
 
 every-object: $(VENV)/ready ## compile every object of stock kernels and compare it with the shipped one (OPTIONS=...), into bench/objects.json
 	$(BIN)/python bench/every_object.py $(OPTIONS)
+
+mutants: $(VENV)/ready ## change real sources at random, build, and prove that no change is lost (OPTIONS=...), into bench/mutants.json
+	$(BIN)/python bench/mutants.py $(OPTIONS)
 
 verdicts: $(VENV)/ready ## compare the verdicts of checks with the results of builds (DIR=...), into bench/verdicts.json
 	$(BIN)/python bench/verdicts.py $(DIR)
