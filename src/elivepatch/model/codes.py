@@ -118,8 +118,10 @@ CODES: dict[str, CatalogueEntry] = {
     ),
     "data-layout": CatalogueEntry(
         Kind.VERDICT,
-        "the series changes the layout of a structure, but structures with the old layout exist in memory",
-        "Keep the structure and attach new members as shadow variables (Documentation/livepatch/shadow-vars.rst).",
+        "the series changes the layout of a structure or the number of an enumerator, but memory that was written with "
+        "the old one exists",
+        "Keep the structure and attach new members as shadow variables (Documentation/livepatch/shadow-vars.rst). Keep "
+        "the numbers of enumerators: put new ones behind all others.",
     ),
     "data-change": CatalogueEntry(
         Kind.VERDICT,
@@ -282,7 +284,9 @@ def problem(code: str, message: str, *, excerpt: str = "") -> Problem:
 
 NOTES: dict[str, str] = {
     "callbacks": "its callbacks run only when it is disabled itself: disable it before another livepatch replaces it",
+    "constant": "a macro stands for another number, and memory may hold the old one",
     "code-removed": "the series removes a function; its code stays in the kernel, because pointers may lead to it",
+    "enumerators": "a number that counts enumerators grows: memory that was allocated with the old one stays as it is",
     "header-reach": "the series changes a header that these objects include",
     "inlined": "a changed function is inlined: the functions that contain it are replaced",
     "by-name": "too many objects include a header to compare all; those that name the changed part of it were compared",
@@ -290,6 +294,8 @@ NOTES: dict[str, str] = {
     "new-object": "the series adds a source file: all of it becomes part of the livepatch",
     "not-built": "this kernel's configuration does not build a file of the series",
     "override": "the series overrides a rule of the tools",
+    "tracepoint": "a tracepoint or static key of a module is dead in a replaced function",
+    "type-meaning": "a member, variable or structure has another name or type in the same place; old memory stays",
     "second-builder": "a second builder made the same livepatch of the series",
     "unproved": "the base was accepted without a proof that it is the host's kernel",
 }

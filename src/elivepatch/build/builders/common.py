@@ -6,13 +6,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Self
 
 from elivepatch.build.base.store import Base
 from elivepatch.build.base.toolchain import Toolchains
+from elivepatch.build.checks.layout.constants import constant_notes
 from elivepatch.build.checks.prototypes import check_prototypes
 from elivepatch.build.objects.apply import Applied, apply_series
 from elivepatch.build.objects.compile import Compiler
@@ -95,7 +96,8 @@ class BuildSteps(BuildContext):
                 name_users,
             )
         check_prototypes(touched, tree=self.base.tree, layer=applied().layer)
-        return PreparedSeries(touched, reached, applied())
+        constants = constant_notes(touched, tree=self.base.tree, layer=applied().layer)
+        return PreparedSeries(touched, replace(reached, notes=(*reached.notes, *constants)), applied())
 
     def sandbox(self) -> Sandbox:
         """Return the sandbox with the base's compiler. Raises EnvironmentFault if the toolchain has changed since."""

@@ -24,7 +24,7 @@ from elivepatch.build.builders.klp_messages import not_compiled, not_made, switc
 from elivepatch.build.builders.klp_tree import BUILD_VARIABLES, ORIGINALS, KlpTree, klp_tree, unsupported_reason
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.functions import Replaced, read_functions
-from elivepatch.build.checks.layout import check_layouts
+from elivepatch.build.checks.layout.check import check_layouts, each_once
 from elivepatch.build.checks.module import Expected, check_module
 from elivepatch.build.objects.apply import Applied
 from elivepatch.build.objects.explain import Explainer
@@ -87,6 +87,7 @@ class _Checked:
     unit: Unit
     plain: ElfFile
     located: Located
+    notes: tuple[Note, ...]
 
     @property
     def parent(self) -> str:
@@ -132,8 +133,10 @@ class KlpBuilder(BuildSteps):
             with self.timed("link", "comparing, and linking the module"):
                 module, warned = self._module(layers, name, work_dir, checked, atomic_replace=atomic_replace)
             with self.timed("check", "checking the module against the kernel"):
-                functions = self._check(module, name, tree, [one.result() for one in checked])
-        notes = (*reached.notes, *warned, *Explainer(series, self.base.tree).notes(_by_source(functions)))
+                objects = [one.result() for one in checked]
+                functions = self._check(module, name, tree, objects)
+        types = each_once(one.notes for one in objects)
+        notes = (*reached.notes, *types, *warned, *Explainer(series, self.base.tree).notes(_by_source(functions)))
         return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
 
     def _compile(
@@ -204,7 +207,7 @@ class KlpBuilder(BuildSteps):
         directory.mkdir()
         compiler = self.compiler()
         original = compiler.original(unit)
-        check_layouts(
+        notes = check_layouts(
             original=original.sectioned,
             patched=compiler.patched(unit, original, applied.layer, directory),
             source=unit.source,
@@ -213,7 +216,8 @@ class KlpBuilder(BuildSteps):
         )
         plain = ElfFile(compiler.plain(unit, original))
         parent = unit.parents[0]
-        return _Checked(unit, plain, locate(plain, self.base.parent(parent), source=unit.source, parent=parent))
+        located = locate(plain, self.base.parent(parent), source=unit.source, parent=parent)
+        return _Checked(unit, plain, located, notes)
 
     def _check(
         self, module: Path, name: str, tree: KlpTree, objects: Sequence[_Checked]

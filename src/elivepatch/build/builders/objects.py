@@ -14,7 +14,7 @@ from pathlib import Path
 
 from elivepatch.build.builders.common import BuildSteps
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
-from elivepatch.build.checks.layout import check_layouts
+from elivepatch.build.checks.layout.check import check_layouts, each_once
 from elivepatch.build.checks.module import Expected, check_entries, check_module
 from elivepatch.build.checks.references import DiffObject, check_references
 from elivepatch.build.objects.additions import compile_added
@@ -43,6 +43,7 @@ class _Object:
     located: Located
     difference: Difference
     overrides: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     @property
     def parent(self) -> str:
@@ -160,9 +161,9 @@ class ObjectsBuilder(BuildSteps):
                 sentence = f"{unit.source}: nothing changes except what the series itself leaves out: "
                 raise BuildStopped(problem("no-change", f"{sentence}{', '.join(skipped)}."))
             return None
-        layouts.result()
+        notes = layouts.result()
         check_fidelity(plain, parent, located, difference.changed, source=unit.source, parent=unit.parents[0])
-        return _Object(unit, located, difference, skipped)
+        return _Object(unit, located, difference, skipped, notes)
 
     def _compare(
         self, unit: Unit, original: Original, patched: Path, located: Located, name: str, directory: Path
@@ -208,6 +209,7 @@ def _expected(objects: list[_Object]) -> list[Expected]:
 
 
 def _notes(objects: list[_Object]) -> Iterator[Note]:
+    yield from each_once(one.notes for one in objects)
     for one in objects:
         if one.overrides:
             message = f"{one.unit.source} makes the tools ignore their own rules: {', '.join(one.overrides)}."

@@ -23,7 +23,7 @@ from elivepatch.build.base.toolchain import HELPER
 from elivepatch.build.builders.common import BuildSteps
 from elivepatch.build.builders.kpatch import TOOLS_PATH, debuggable_kernel, kpatch_tools
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
-from elivepatch.build.checks.layout import check_layouts
+from elivepatch.build.checks.layout.check import check_layouts, each_once
 from elivepatch.build.checks.module import Expected, check_module
 from elivepatch.build.checks.references import check_references, undefined, version_of
 from elivepatch.build.objects.diff import classify
@@ -37,7 +37,7 @@ from elivepatch.files.lock import made_once
 from elivepatch.kernel.compile_units import Unit
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import Block
-from elivepatch.model.build import BuildOutcome, PatchedFunction
+from elivepatch.model.build import BuildOutcome, Note, PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Problem
 from elivepatch.model.series import PatchSeries
@@ -110,8 +110,9 @@ class ReferenceBuilder(BuildSteps):
             )
             module = take_file(output, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
         with self.timed("check", "checking the module against the kernel"):
-            functions = self._check(module, name, reached, output, work_dir)
-        return BuildOutcome(module=module, functions=functions, notes=reached.notes, seconds=dict(self.seconds))
+            functions, types = self._check(module, name, reached, output, work_dir)
+        notes = (*reached.notes, *types)
+        return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
 
     def _built(self, sandbox: Sandbox) -> Path:
         """Return the layer with the compiled unpatched kernel, made now if no job has needed it before."""
@@ -193,8 +194,8 @@ class ReferenceBuilder(BuildSteps):
 
     def _check(
         self, module: Path, name: str, reached: Reach, output: Path, work_dir: Path
-    ) -> tuple[PatchedFunction, ...]:
-        """Check the module as those of the builder `objects` are; return the functions that it replaces."""
+    ) -> tuple[tuple[PatchedFunction, ...], tuple[Note, ...]]:
+        """Check the module as those of the builder `objects` are; return the functions that it replaces, and notes."""
         compiler = self.compiler()
         plain: dict[str, ElfFile] = {}
         found: dict[str, Located] = {}
@@ -210,6 +211,7 @@ class ReferenceBuilder(BuildSteps):
             expected += [Expected(parent, unit.source, symbol) for symbol in located.functions.values()]
         check_references([_object(work_dir, unit, "output") for unit in units], self.base)
         functions = check_module(module, name, self.base, expected, blocks)
+        notes: list[tuple[Note, ...]] = []
         for unit in units:
             parent = unit.parents[0]
             changed = [one.name for one in functions if one.source == unit.source]
@@ -217,14 +219,15 @@ class ReferenceBuilder(BuildSteps):
                 plain[unit.source], self.base.parent(parent), found[unit.source], changed,
                 source=unit.source, parent=parent,
             )  # fmt: skip
-            check_layouts(
+            types = check_layouts(
                 original=_object(work_dir, unit, "orig"),
                 patched=_object(work_dir, unit, "patched"),
                 source=unit.source,
-                sandbox=self.sandbox(),
+                sandbox=self.helper(),
                 cancellation=self.cancellation,
             )
-        return functions
+            notes.append(types)
+        return functions, each_once(notes)
 
     def _take_objects(self, unit: Unit, output: Path, work_dir: Path) -> bool:
         """Copy kpatch-build's objects of a unit to `work_dir`; return if the unit has changed."""

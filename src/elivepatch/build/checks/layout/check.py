@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Layouts of live memory: series that change what old memory means to new code are refused.
+
+create-diff-object compares functions, not types, and a load test passes: the damage comes later, when new code meets
+an old object. So the types in the debug information of both objects are compared.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from shutil import copyfile
+
+from elivepatch.build.checks.layout.compare import Change, compare_types
+from elivepatch.build.checks.layout.enumerators import Renumbered, compare_enumerators
+from elivepatch.build.checks.layout.words import listed
+from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
+from elivepatch.build.sandbox.output import take
+from elivepatch.kernel.btf import COMPOSITES, Btf, read_btf
+from elivepatch.model.build import Note
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped
+from elivepatch.process import Cancellation
+
+_BTF_LIMIT_BYTES = 64 << 20
+_TOLD = 5
+# Not the types that the object may bring as BTF. Functions whose parameters the compiler changed count too.
+_COMMAND = "pahole -F dwarf --btf_features=encode_force,var,float,enum64,optimized_func,global_var"
+_SCRIPT = f"for one in original patched; do {_COMMAND} --btf_encode_detached=/out/$one.btf /in/$one.o || exit; done"
+
+
+def check_layouts(
+    *, original: Path, patched: Path, source: str, sandbox: Sandbox, cancellation: Cancellation | None = None
+) -> tuple[Note, ...]:
+    """Return what a person should look at where the types of two objects differ harmlessly.
+
+    The sandbox has pahole 1.29 or later. Raises BuildStopped with `data-layout` if memory of the original's types
+    cannot be used by the patched object's code.
+    """
+    with tempfile.TemporaryDirectory(prefix="types-", dir=patched.parent) as directory:
+        place = Path(directory)
+        place.chmod(0o755)
+        (place / "in").mkdir()
+        output = writable_directory(place / "out")
+        for name, path in (("original", original), ("patched", patched)):
+            copyfile(path, place / "in" / f"{name}.o")
+        done = sandbox.run(
+            ["sh", "-c", _SCRIPT], inputs=place / "in", output=output, timeout_s=120, cancellation=cancellation
+        )
+        done.check(f"Reading the types of {source}")
+        old, new = (_taken(output, f"{name}.btf") for name in ("original", "patched"))
+    return compare_layouts(old, new, source=source)
+
+
+def compare_layouts(old: bytes, new: bytes, *, source: str) -> tuple[Note, ...]:
+    """Return the notes about two objects whose types are given as BTF, empty if an object has none.
+
+    Raises as `check_layouts` does.
+    """
+    if old == new or not old or not new:
+        return ()
+    before, after = read_btf(old), read_btf(new)
+    changes = compare_types(before, after)
+    if grave := [one for one in changes if one.grave]:
+        raise BuildStopped(
+            problem(
+                "data-layout",
+                f"{source} changes {_sentence(grave)}.",
+                excerpt="\n\n".join(_explain(before, after, one) for one in grave[:_TOLD]),
+            )
+        )
+    renumbered = compare_enumerators(before, after)
+    if stored := [one for one in renumbered if not one.counts]:
+        raise BuildStopped(
+            problem("data-layout", f"{source} changes {_numbers(stored)}.", excerpt="\n".join(map(_line, stored[:20])))
+        )
+    return (*_change_notes(changes), *_counting_notes(renumbered))
+
+
+def each_once(notes: Iterable[tuple[Note, ...]]) -> tuple[Note, ...]:
+    """Return the notes of several objects, each once: all of them may include one changed header."""
+    return tuple(dict.fromkeys(note for each in notes for note in each))
+
+
+def _taken(output: Path, name: str) -> bytes:
+    try:
+        return take(output, name, limit_bytes=_BTF_LIMIT_BYTES)
+    except FileNotFoundError:
+        # pahole writes no file for an object without types: one of assembly.
+        return b""
+
+
+def _sentence(grave: Sequence[Change]) -> str:
+    first, others = grave[0], f", and {len(grave) - 1} more" if len(grave) > 1 else ""
+    name = first.name if first.name == first.new_name else f"{first.name}, which becomes {first.new_name},"
+    if first.old.kind in COMPOSITES and first.old.size != first.new.size:
+        how = f"from {first.old.size} to {first.new.size} bytes"
+    else:
+        how = f"(same size, other members): {first.cause}"
+    return f"the layout of {name} {how}{others}"
+
+
+def _explain(old: Btf, new: Btf, change: Change) -> str:
+    name = change.name if change.name == change.new_name else f"{change.name}, now {change.new_name}"
+    if change.old.kind not in COMPOSITES or change.new.kind not in COMPOSITES:
+        return "\n".join([name, *map(str, change.differences[:8])])
+    before, after = listed(old, change.old.number), listed(new, change.new.number)
+    gone = [f"- {line}" for line in before if line not in set(after)]
+    come = [f"+ {line}" for line in after if line not in set(before)]
+    told = [str(one) for one in change.differences if one.grave][:8]
+    return "\n".join([f"{name} ({change.old.size} to {change.new.size} bytes)", *gone[:8], *come[:8], *told])
+
+
+def _numbers(stored: Sequence[Renumbered]) -> str:
+    first, others = stored[0], f", and {len(stored) - 1} more" if len(stored) > 1 else ""
+    return f"the number of {first.name} ({first.enum}) from {first.old} to {first.new}{others}"
+
+
+def _line(one: Renumbered) -> str:
+    return f"{one.name} = {one.new}, was {one.old}"
+
+
+def _change_notes(changes: Sequence[Change]) -> Iterator[Note]:
+    for one in changes:
+        told = "; ".join(map(str, one.differences[:_TOLD]))
+        message = f"{one.name}: {told}. Its layout is the same, and old memory stays in use"
+        advice = "look at what old code has stored there, such as negative numbers, and what it means to new code"
+        yield Note(code="type-meaning", message=f"{message}: {advice}.")
+
+
+def _counting_notes(renumbered: Sequence[Renumbered]) -> Iterator[Note]:
+    for one in renumbered:
+        message = f"{one.name} ({one.enum}) counts {one.new} values instead of {one.old}: memory that old code"
+        yield Note(code="enumerators", message=f"{message} allocated with this number is for {one.old} of them.")
