@@ -54,6 +54,8 @@ class ClientSettings:
 
     A boot skips a set if the machine went down without a shutdown after the set was loaded, and booted again within
     `boot_guard_s`. `limit_s` is the time that a command waits for a server in all. All times are in seconds.
+    `require_trial` is the least outcome of the trial with which a livepatch is loaded: `passed` or `partly`, empty for
+    any.
     """
 
     url: str = "http://127.0.0.1:8440"
@@ -66,7 +68,11 @@ class ClientSettings:
     lock_wait_s: float = 30.0
     boot_guard_s: float = 600.0
     limit_s: float = 3600.0
+    require_trial: str = ""
 
+
+CHOICES: dict[str, tuple[str, ...]] = {"require_trial": ("", "partly", "passed")}
+"""Values of each setting that is one of a few words."""
 
 RANGES: dict[str, tuple[int, int]] = {
     "port": (0, 65_535),
@@ -149,9 +155,10 @@ def _convert(name: str, value: Any, kind: type, place: str) -> Any:
             return number
         wanted = f"a {'whole ' if kind is int else ''}number from {low} to {high}"
     elif kind is str:
-        if isinstance(value, str):
+        words = CHOICES.get(name)
+        if isinstance(value, str) and (words is None or value in words):
             return value
-        wanted = "a text"
+        wanted = "a text" if words is None else f"one of {', '.join(word or 'nothing' for word in words)}"
     else:
         # An empty text would mean the working directory.
         if isinstance(value, (str, Path)) and str(value):

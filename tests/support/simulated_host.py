@@ -27,7 +27,7 @@ from elivepatch.model.build import PatchedFunction
 from elivepatch.model.kernel import BuildId, Digest, Release
 from elivepatch.trust.envelope import sign_livepatch
 from elivepatch.trust.keys import ServerKey
-from elivepatch.trust.statement import Statement
+from elivepatch.trust.statement import StatedTrial, Statement
 
 RELEASE = Release("6.1.0-50-cloud-amd64")
 BUILD_ID = BuildId("0123456789abcdef0123456789abcdef01234567")
@@ -78,6 +78,7 @@ class SimulatedHost:
     before: Callable[[str], None] = lambda _act: None
     after: Callable[[str], None] = lambda _act: None
     refuse_load: int = 0
+    kernel_says: str = ""  # what it logs when it refuses
     time: float = 1000.0
     look_s: float = 0.0  # what a look at the clock takes: the more, the slower the machine
     started: datetime = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
@@ -169,6 +170,7 @@ class SimulatedHost:
         self.put("sys/kernel/security/lockdown", "[none] integrity confidentiality\n")
         self.put("sys/module/module/parameters/sig_enforce", "N\n")
         self.put(f"boot/config-{self.release}", _CONFIG)
+        self.put("dev/kmsg", "6,1,0,-;Linux version\n")
         (self.root / "sys/kernel/livepatch").mkdir(parents=True)
         self._show()
 
@@ -197,6 +199,8 @@ class SimulatedHost:
 
     def _load(self, content: bytes) -> None:
         if self.refuse_load:
+            with (self.root / "dev/kmsg").open("a") as log:
+                log.write(self.kernel_says)
             raise OSError(self.refuse_load, os.strerror(self.refuse_load))
         info = dict(line.split("=", 1) for line in modinfo_of(content))
         name = info["name"]
@@ -331,6 +335,8 @@ def make_livepatch(
     livepatch: str = "Y",
     vermagic: str = "",
     said_name: str = "",
+    relocated: Iterable[str] = (),
+    trial: StatedTrial | None = None,
 ) -> Made:
     """Return a module file with the little that is looked at, and a signed statement about it.
 
@@ -344,7 +350,8 @@ def make_livepatch(
             f"livepatch={livepatch}",
             f"replace={'Y' if replace else 'N'}",
             f"functions={' '.join(functions)}",
-        ]
+        ],
+        relocated,
     )
     statement = Statement(
         name=said_name or name,
@@ -360,24 +367,31 @@ def make_livepatch(
             PatchedFunction(object="vmlinux", name=function, sympos=int(position or 0), source="fs/proc/meminfo.c")
             for function, _, position in (one.partition(",") for one in functions)
         ),
+        trial=trial,
     )
     return Made(statement, module, sign_livepatch(key, statement))
 
 
-def module_bytes(info: Iterable[str]) -> bytes:
-    """Return a relocatable ELF file for x86-64 with a .modinfo section and nothing else."""
-    names = b"\0.modinfo\0.shstrtab\0"
+def module_bytes(info: Iterable[str], relocated: Iterable[str] = ()) -> bytes:
+    """Return a relocatable ELF file for x86-64 with a .modinfo section.
+
+    It has one section of livepatch relocations for each module in `relocated`.
+    """
+    more = [f".klp.rela.{module}..text".encode() for module in relocated]
+    names = b"\0.modinfo\0.shstrtab\0" + b"".join(name + b"\0" for name in more)
     content = b"".join(line.encode() + b"\0" for line in info)
     start = 64
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
         b"\x7fELF\x02\x01\x01".ljust(16, b"\0"),
-        1, 62, 1, 0, 0, start + len(content) + len(names), 0, 64, 0, 0, 64, 3, 2,
+        1, 62, 1, 0, 0, start + len(content) + len(names), 0, 64, 0, 0, 64, 3 + len(more), 2,
     )  # fmt: skip
     section = struct.Struct("<IIQQQQIIQQ")
     table = section.pack(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     table += section.pack(1, 1, 2, 0, start, len(content), 0, 0, 1, 0)
     table += section.pack(10, 3, 0, 0, start + len(content), len(names), 0, 0, 1, 0)
+    for name in more:
+        table += section.pack(names.index(name), 4, 2, 0, start, 24, 0, 0, 8, 24)
     return header + content + names + table
 
 

@@ -46,10 +46,12 @@ class BasePatchOptions:
     none: bool = False
 
 
-def host_settings(host: Host, *, deadline_s: float | None = None, lock_wait_s: float | None = None) -> ClientSettings:
+def host_settings(
+    host: Host, *, deadline_s: float | None = None, lock_wait_s: float | None = None, require_trial: str | None = None
+) -> ClientSettings:
     """Return the settings for work on this host; raises UsageError if one is malformed.
 
-    `deadline_s` and `lock_wait_s` override settings, in seconds.
+    `deadline_s` and `lock_wait_s`, in seconds, and `require_trial` override settings.
     """
-    flags = {"transition_s": deadline_s, "lock_wait_s": lock_wait_s}
+    flags = {"transition_s": deadline_s, "lock_wait_s": lock_wait_s, "require_trial": require_trial}
     return load(ClientSettings(), file=host.path(SETTINGS_FILE), flags=flags, environ=os.environ)

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from elivepatch.model.errors import Problem, UsageError
+from elivepatch.model.errors import Kind, Problem, UsageError
 
 PHASES = ("before", "during", "after")
 """Phases of a trial: before the livepatch is loaded, while it is enabled, after it was disabled."""
@@ -76,9 +77,47 @@ class Observation:
     met: bool
 
 
+class TrialOutcome(enum.StrEnum):
+    """Outcome of a trial.
+
+    `passed`: every object of the livepatch was live, and every step of the trial was seen. `partly`: every step was
+    seen, but an object of the livepatch was not live in the guest. `failed`: a fault of the patch. `inconclusive`: a
+    fault of ours, or a machine that is too slow; it says nothing about the patch.
+    """
+
+    PASSED = "passed"
+    PARTLY = "partly"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotLive:
+    """An object of the livepatch that was not live in the guest, and the reason: `why` completes `because ...`."""
+
+    object: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleReload:
+    """A changed module that the trial unloaded and loaded again while the livepatch was live.
+
+    `result` is `reloaded` (and patched again), `refused` (this kernel cannot load it again under a livepatch) or
+    `not-tried` (it cannot be unloaded, or does not come back by itself); `words` are those of the kernel.
+    """
+
+    module: str
+    result: str
+    words: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialReport:
-    """Report on one trial in a VM. `problems` is empty if the trial passed; Times are in seconds."""
+    """Report on one trial in a VM. `problems` is empty if no fault was found; times are in seconds.
+
+    `unloaded_parents` are the changed modules that could not be loaded, `not_live` all objects that were never live.
+    """
 
     release: str
     build_id: str
@@ -91,12 +130,23 @@ class TrialReport:
     seconds: float
     problems: tuple[Problem, ...]
     unloaded_parents: tuple[str, ...] = ()
+    not_live: tuple[NotLive, ...] = ()
+    module_reloads: tuple[ModuleReload, ...] = ()
+
+    @property
+    def outcome(self) -> TrialOutcome:
+        """The outcome; a fault of the patch that was seen counts, even if the trial could not go on."""
+        if any(problem.kind is not Kind.ERROR for problem in self.problems):
+            return TrialOutcome.FAILED
+        if self.problems:
+            return TrialOutcome.INCONCLUSIVE
+        return TrialOutcome.PARTLY if self.not_live else TrialOutcome.PASSED
 
     @property
     def passed(self) -> bool:
-        """True if no problem was found."""
-        return not self.problems
+        """True if the outcome is `passed`: an object that was not live was not tried."""
+        return self.outcome is TrialOutcome.PASSED
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping of the fields."""
-        return asdict(self) | {"passed": self.passed}
+        return asdict(self) | {"passed": self.passed, "outcome": str(self.outcome)}

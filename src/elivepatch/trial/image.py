@@ -77,6 +77,7 @@ def _case(place: str, case: TrialCase, modules: Sequence[str]) -> list[cpio.Cpio
         cpio.directory(f"{place}/expect"),
         cpio.file(f"{place}/name", f"{module_name(case.name)}\n".encode()),
         cpio.file(f"{place}/modules", "".join(f"{module}\n" for module in modules).encode()),
+        cpio.file(f"{place}/parents", "".join(f"{module}\n" for module in _reloaded(case, modules)).encode()),
         cpio.file(f"{place}/livepatch.ko", content(case.livepatch)),
     ]
     # Each command is a file that the guest's shell reads: so no quoting is needed, and none can be wrong.
@@ -85,3 +86,9 @@ def _case(place: str, case: TrialCase, modules: Sequence[str]) -> list[cpio.Cpio
         for number, expectation in enumerate(case.expectations)
     ]
     return entries
+
+
+def _reloaded(case: TrialCase, modules: Sequence[str]) -> list[str]:
+    """Return the modules that the livepatch changes, the last one loaded first: another may depend on one before it."""
+    changed = {module_name(parent) for parent in case.parents}
+    return [module for module in reversed(modules) if module in changed]

@@ -22,13 +22,21 @@ mount -t tmpfs -o size=64k tmpfs /observed
 ip link set lo up 2>/dev/null
 exec 3>/dev/ttyS1
 
+# The machine may be slow or busy. Booting takes about 4 s; each time limit grows with what it took here.
+read -r now _ </proc/uptime
+SLOW=$((${now%.*} / 8 + 1))
+[ "$SLOW" -le 6 ] || SLOW=6 # watchdog_thresh may be 60 at most
+
 # A task or a processor that hangs ends the guest with a trace in the log, and does not use up the trial's time.
-for setting in hung_task_timeout_secs=20 hung_task_panic=1 softlockup_panic=1 panic_on_rcu_stall=1; do
+for setting in "hung_task_timeout_secs=$((20 * SLOW))" "watchdog_thresh=$((10 * SLOW))" hung_task_panic=1 \
+    softlockup_panic=1 panic_on_rcu_stall=1; do
     { echo "${setting#*=}" >"/proc/sys/kernel/${setting%=*}"; } 2>/dev/null
 done
+{ echo "$((21 * SLOW))" >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout; } 2>/dev/null
 
-TRANSITION_S=25 # after 15 s the kernel signals the tasks that hold up a transition (kernel/livepatch/transition.c)
-COMMAND_S=5
+# After 15 s the kernel signals the tasks that hold up a transition (kernel/livepatch/transition.c).
+TRANSITION_S=$((25 * SLOW))
+COMMAND_S=$((5 * SLOW))
 BAD_TAINTS=$((1 << 7 | 1 << 9 | 1 << 14)) # died, warned, soft lockup: Documentation/admin-guide/tainted-kernels.rst
 
 record() { # SCOPE KEY <content
@@ -45,6 +53,13 @@ klog() { # SCOPE KEY: the kernel's log since the last time
 
 uptime() {
     read -r now _ </proc/uptime
+}
+
+alive() { # the guest's time and its processors' busy time (1/100 s), for the monitor outside (monitor.py)
+    while read -r _ user nice system _ _ irq softirq _ </proc/stat && read -r now _ </proc/uptime; do
+        echo "elivepatch: alive $now $((user + nice + system + irq + softirq))" >/dev/kmsg
+        usleep 2000000
+    done
 }
 
 run() { # KEY COMMAND...: record the status and the output of one of our own steps
@@ -70,7 +85,7 @@ observe() { # PHASE
         (cd / && timeout -s KILL "$COMMAND_S" sh "$expectation" >"$out" 2>&1 </dev/null 3>&-)
         status=$?
         # The limit ended the shell that ran the command; programs that it started may still run.
-        [ "$status" = 137 ] && kill -9 -1
+        [ "$status" = 137 ] && kill -9 -1 && { alive 3>&- & }
         { echo "$status" && cat "$out"; } | record "$case" "$1.${expectation##*/}"
     done
 }
@@ -108,6 +123,28 @@ gone() { # wait for the transition back; the kernel removes the directory at its
     done
     stuck 1
     return 2
+}
+
+objects() { # a line for each object: its name, 1 if it is patched (- if the kernel does not show it), 1 if it is loaded
+    for object in "$sys"/*/; do
+        object=${object%/}
+        patched=- loaded=0
+        { read -r patched <"$object/patched"; } 2>/dev/null
+        [ "${object##*/}" = vmlinux ] || [ -d "/sys/module/${object##*/}" ] && loaded=1
+        echo "${object##*/} $patched $loaded"
+    done
+}
+
+reload() { # unload the modules that the livepatch changes, and load them again while it is live
+    stage reload
+    while read -r module; do
+        [ -f "/sys/module/$module/refcnt" ] || continue
+        run "removed.$module" rmmod "$module" || continue
+        run "added.$module" insmod "/trial/modules/$module.ko" && continue
+        # Without this function the kernel cannot relocate a module twice (arch/x86/kernel/module.c).
+        grep -q ' clear_relocate_add$' /proc/kallsyms || say "$case" no-reload ""
+    done <"$dir/parents"
+    run objects.2 objects
 }
 
 unload() { # retry: the kernel drops its reference a moment after the directory is gone
@@ -150,6 +187,7 @@ scenario() {
     observe before
     klog "$case" log.before
     enable 1 || return
+    run objects.1 objects
     observe during
     revert 1 || return
     klog "$case" log.during
@@ -159,6 +197,9 @@ scenario() {
     run unload.1 unload || return
     enable 2 || return
     observe again
+    klog "$case" log.again
+    reload
+    klog "$case" log.reload
     revert 2 || return
     run unload.2 unload
 }
@@ -182,6 +223,7 @@ healthy() {
 uname -r | record - release
 record - notes </sys/kernel/notes
 klog - log.boot
+alive 3>&- &
 say - ready ""
 for dir in /trial/case/*; do
     [ -d "$dir" ] || continue

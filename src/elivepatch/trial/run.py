@@ -4,33 +4,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from elivepatch.model.errors import EnvironmentFault, Kind, Problem
 from elivepatch.model.progress import Event, Progress, silent
-from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.model.trial import Expectation, TrialOutcome, TrialReport
 from elivepatch.process import Cancellation, Completed
 from elivepatch.trial import image, qemu
 from elivepatch.trial.case import GuestKernel, TrialCase
-from elivepatch.trial.guest_protocol import GUEST, Records, heading, parse
-from elivepatch.trial.judge import GuestEnd, judge
-from elivepatch.trial.kernel_log import tail
+from elivepatch.trial.evidence.judge import GuestEnd, judge
+from elivepatch.trial.evidence.kernel_log import tail
+from elivepatch.trial.guest_protocol import GUEST, Records, parse
 from elivepatch.trial.modules import module_tree
+from elivepatch.trial.monitor import GuestMonitor
 from elivepatch.trial.qemu import Programs
 
-_STAGE_MESSAGES = {
-    "ready": "the kernel is up",
-    "begin": "observing the unpatched kernel",
-    "log.before": "loading the livepatch",
-    "load.1": "waiting for the transition",
-    "settled.1": "observing the patched kernel",
-    "disable.1": "disabling the livepatch",
-    "log.during": "observing the kernel without the livepatch",
-    "unload.1": "loading the livepatch again",
-    "settled.2": "disabling it again",
-}
+_LASTING = frozenset({"trial-wrong-kernel"})
+"""Codes of errors that a second trial would meet again."""
+
+_LONGEST_S = 3600.0
+_LIVEPATCH_SYMBOL = b".klp.sym."
 
 
 def run_trial(
@@ -49,16 +44,25 @@ def run_trial(
 ) -> TrialReport:
     """Try one livepatch on the kernel that it was built for and return the report.
 
-    If the livepatch kills its guest, the report says so. The console's log is `work_dir`/console.log; `seconds` of the
+    An inconclusive trial is tried again, once and with twice the time. `timeout_s` is the limit on a quiet machine. If
+    the livepatch kills its guest, the report says so. The console's log is `work_dir`/console.log; `seconds` of the
     report is the time of this call. Raises UsageError for a name that is not a module name, and EnvironmentFault if the
     trial cannot run (QEMU, busybox or the kernel's files are missing, or it was cancelled).
     """
     started = time.monotonic()
     case = TrialCase(livepatch=livepatch, name=livepatch_name, parents=parents, expectations=expectations)
-    (report,) = run_trials(
-        kernel=kernel, cases=[case], work_dir=work_dir, cache_dir=cache_dir, progress=progress, timeout_s=timeout_s,
-        cancellation=cancellation, programs=programs,
-    )  # fmt: skip
+
+    def attempt(limit_s: float) -> TrialReport:
+        (report,) = run_trials(
+            kernel=kernel, cases=[case], work_dir=work_dir, cache_dir=cache_dir, progress=progress, timeout_s=limit_s,
+            cancellation=cancellation, programs=programs,
+        )  # fmt: skip
+        return report
+
+    report = attempt(timeout_s)
+    if report.outcome is TrialOutcome.INCONCLUSIVE and report.problems[0].code not in _LASTING:
+        progress(Event(stage="trial", message=f"once more: {report.problems[0].message}"))
+        report = attempt(2 * timeout_s)
     return replace(report, seconds=round(time.monotonic() - started, 2))
 
 
@@ -76,7 +80,8 @@ def run_trials(
     """Try several livepatches one after the other and return a report for each, in order.
 
     They share a guest as long as it stays whole: after the kernel has warned, died or kept a livepatch, the next one
-    gets a new boot. `timeout_s` is the limit for each livepatch, with the boot before it. The consoles' logs are
+    gets a new boot. `timeout_s` is the limit for each livepatch, with the boot before it, on a quiet machine; it grows
+    as monitor.py says. The consoles' logs are
     console.log, console-2.log ... in `work_dir`; `seconds` of a report is that livepatch's own part. Raises the same
     exceptions as `run_trial`.
     """
@@ -117,10 +122,14 @@ class _Boots:
             results=self.work_dir / f"results{number}.txt",
         )
         self.progress(Event(stage="trial", message=f"booting {self.kernel.release} ({self.accelerator})"))
-        monitor = _GuestMonitor(guest.results, self.timeout_s, self.cancellation, self.progress, self.total)
+        monitor = GuestMonitor(
+            results=guest.results, console=guest.console, timeout_s=self.timeout_s, cancellation=self.cancellation,
+            progress=self.progress, total=self.total, symbols={scope: _symbols(case) for scope, case in scoped},
+        )  # fmt: skip
+        # The monitor ends the guest; its own limit is for a monitor that does not.
         ended = qemu.boot(
-            guest, programs=self.programs, accelerator=self.accelerator, timeout_s=self.timeout_s * (len(cases) + 1),
-            on_tick=monitor.tick, cancellation=monitor.stop,
+            guest, programs=self.programs, accelerator=self.accelerator, on_tick=monitor.tick,
+            timeout_s=_LONGEST_S * len(cases), cancellation=monitor.stop,
         )  # fmt: skip
         monitor.tick(ended.seconds)
         if self.cancellation is not None and self.cancellation.event.is_set():
@@ -136,15 +145,17 @@ class _Boots:
         for (scope, case), missing in zip(scoped, packed.missing, strict=True):
             if reports and not records.has(scope, "begin"):
                 break
-            reports.append(self._judged(scope, case, records, self._guest_end(scope, console, ended), missing, monitor))
+            guest_end = self._guest_end(scope, console, ended, monitor)
+            reports.append(self._judged(scope, case, records, guest_end, missing, monitor))
         return reports
 
-    def _guest_end(self, scope: str, console: str, ended: Completed) -> GuestEnd:
+    def _guest_end(self, scope: str, console: str, ended: Completed, monitor: GuestMonitor) -> GuestEnd:
         return GuestEnd(
             console=console[max(0, console.find(f"elivepatch: case {scope} ")) :],
             status=ended.status,
             timed_out=ended.timed_out,
-            limit_s=self.timeout_s,
+            limit_s=monitor.limit_s(scope),
+            slow=monitor.starved or (ended.timed_out and monitor.makes_progress(ended.seconds)),
         )
 
     def _judged(
@@ -154,7 +165,7 @@ class _Boots:
         records: Records,
         guest_end: GuestEnd,
         missing: Sequence[str],
-        monitor: _GuestMonitor,
+        monitor: GuestMonitor,
     ) -> TrialReport:
         verdict = judge(scope, case, records, guest_end, missing)
         return TrialReport(
@@ -169,6 +180,8 @@ class _Boots:
             seconds=monitor.seconds(scope),
             problems=verdict.problems,
             unloaded_parents=verdict.unloaded_parents,
+            not_live=verdict.not_live,
+            module_reloads=verdict.module_reloads,
         )
 
     def _report(self, records: Records, problem: Problem) -> TrialReport:
@@ -210,53 +223,6 @@ class _Boots:
         return None
 
 
-@dataclass(slots=True)
-class _GuestMonitor:
-    """Monitor of a running guest's records: reports progress, and stops a guest that takes too long over one case."""
-
-    results: Path
-    timeout_s: float
-    cancellation: Cancellation | None
-    progress: Progress
-    total: int
-    stop: Cancellation = field(default_factory=Cancellation.new)
-    _offset: int = 0
-    _rest: bytes = b""
-    _case_since: float = 0.0
-    _times: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    def tick(self, passed_s: float) -> None:
-        """Read the new records; called about ten times a second."""
-        for scope, key in self._new():
-            if key == "begin" and scope != GUEST:
-                self._case_since = passed_s if self._times else 0.0
-                self._times[scope] = (self._case_since, passed_s)
-            elif scope in self._times:
-                self._times[scope] = (self._times[scope][0], passed_s)
-            if key in _STAGE_MESSAGES:
-                self.progress(self._event(scope, _STAGE_MESSAGES[key]))
-        cancelled = self.cancellation is not None and self.cancellation.event.is_set()
-        if cancelled or passed_s - self._case_since > self.timeout_s:
-            self.stop.event.set()
-
-    def seconds(self, scope: str) -> float:
-        """Return the seconds that a case took; those of the first case include the boot."""
-        started, ended = self._times.get(scope, (0.0, 0.0))
-        return round(ended - started, 2)
-
-    def _new(self) -> Iterator[tuple[str, str]]:
-        with self.results.open("rb") as file:
-            file.seek(self._offset)
-            read = file.read()
-        self._offset += len(read)
-        *lines, self._rest = (self._rest + read).split(b"\n")
-        for line in lines:
-            found = heading(line)
-            if found is not None:
-                yield found
-
-    def _event(self, scope: str, message: str) -> Event:
-        if scope == GUEST or self.total == 1:
-            return Event(stage="trial", message=message)
-        number = int(scope)
-        return Event(stage="trial", message=f"{number + 1} of {self.total}: {message}", fraction=number / self.total)
+def _symbols(case: TrialCase) -> int:
+    """Return the number of symbols that the kernel has to find when it loads the livepatch."""
+    return case.livepatch.read_bytes().count(_LIVEPATCH_SYMBOL)

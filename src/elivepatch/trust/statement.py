@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The statement about a livepatch that a server signs: the module's digest, its kernel, its source patches."""
+"""The statement about a livepatch that a server signs: the module's digest, its kernel, its patches, its trial."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from elivepatch.model.errors import TrustError, UsageError
 from elivepatch.model.kernel import BuildId, Digest, Release, parse_release
 from elivepatch.trust import canonical
 
-SCHEMA = 1
+SCHEMA = 2
+"""The second schema has the trial. A statement without one is written and read in the first."""
+
 MAX_BYTES = 1024 * 1024
 MAX_ITEMS = 4096
 _NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)  # MODULE_NAME_LEN is 56 on 64-bit kernels, with the final NUL
@@ -22,7 +24,19 @@ _BUILD_ID = re.compile(r"[0-9a-f]{16,128}", re.ASCII)
 _ARCH = re.compile(r"[a-z0-9_]{1,32}", re.ASCII)
 _OBJECT = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _FUNCTION = re.compile(r"[A-Za-z0-9_.$]{1,511}", re.ASCII)  # KSYM_NAME_LEN is 512
+_OUTCOMES = ("passed", "partly", "none")
 _SOURCE = re.compile(r"[ -~]{0,4096}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatedTrial:
+    """Outcome of the livepatch's trial: `passed`, `partly`, or `none` for one that was not tried.
+
+    `not_live` are the objects of the livepatch that were not live in the trial.
+    """
+
+    outcome: str
+    not_live: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +45,8 @@ class Statement:
 
     `digest` and `size_bytes` are those of the module file. `series` are the digests of the source patches in the
     order in which they were applied. With `replace` set they are all the patches that are live once the module is.
-    `build_key` names the build on the server.
+    `build_key` names the build on the server. `trial` is None in a statement of an older server, which says nothing
+    of a trial.
     """
 
     name: str
@@ -44,9 +59,12 @@ class Statement:
     series: tuple[Digest, ...]
     replace: bool
     functions: tuple[PatchedFunction, ...] = ()
+    trial: StatedTrial | None = None
 
     @classmethod
-    def of(cls, livepatch: Livepatch, *, series: Sequence[Digest], replace: bool) -> Statement:
+    def of(
+        cls, livepatch: Livepatch, *, series: Sequence[Digest], replace: bool, trial: StatedTrial | None = None
+    ) -> Statement:
         """Return the statement for a built livepatch; raises TrustError if a host would refuse one of the fields."""
         return _checked(
             cls(
@@ -60,6 +78,7 @@ class Statement:
                 series=tuple(series),
                 replace=replace,
                 functions=livepatch.functions,
+                trial=trial,
             )
         )
 
@@ -69,13 +88,16 @@ class Statement:
 
     def encode(self) -> bytes:
         """Return the bytes that are signed."""
-        return canonical.encode({"schema": SCHEMA, **self.as_dict()})
+        facts = self.as_dict()
+        if self.trial is None:
+            del facts["trial"]
+        return canonical.encode({"schema": SCHEMA if "trial" in facts else 1, **facts})
 
     @classmethod
     def decode(cls, payload: bytes) -> Statement:
         """Read the output of `encode`; raises TrustError for any other bytes, also for another spelling."""
         read = canonical.decode(payload, limit=MAX_BYTES, what="statement")
-        if read.get("schema") != SCHEMA or isinstance(read.get("schema"), bool):
+        if read.get("schema") not in (1, SCHEMA) or isinstance(read.get("schema"), bool):
             raise TrustError(
                 "statement-schema",
                 "The statement has a schema that this client does not know.",
@@ -93,12 +115,20 @@ class Statement:
                 series=tuple(Digest(item) for item in _list(read["series"])),
                 replace=read["replace"],
                 functions=tuple(PatchedFunction(**item) for item in _list(read["functions"])),
+                trial=_trial(read["trial"]) if "trial" in read else None,
             )
         except (KeyError, TypeError) as error:
             raise _unfit("lacks a field or has one of the wrong kind") from error
         if _checked(statement).encode() != payload:
             raise _unfit("is not canonical JSON")
         return statement
+
+
+def _trial(value: Any) -> StatedTrial:
+    if not isinstance(value, dict):
+        message = "not a mapping"
+        raise TypeError(message)
+    return StatedTrial(**value | {"not_live": tuple(_list(value["not_live"]))})
 
 
 def _list(value: Any) -> list[Any]:
@@ -137,6 +167,7 @@ def _checked(statement: Statement) -> Statement:
         and len(statement.series) <= MAX_ITEMS
         and len(statement.functions) <= MAX_ITEMS
         and all(_is_function(item) for item in statement.functions)
+        and (statement.trial is None or _is_trial(statement.trial))
     )
     if not fits:
         raise _unfit("has a field with an impossible value")
@@ -158,3 +189,7 @@ def _is_function(function: PatchedFunction) -> bool:
         and _is_count(function.sympos)
         and _matches(_SOURCE, function.source)
     )
+
+
+def _is_trial(trial: StatedTrial) -> bool:
+    return trial.outcome in _OUTCOMES and all(_matches(_OBJECT, item) for item in trial.not_live)

@@ -34,7 +34,8 @@ GUEST = {"release": RELEASE.encode() + b"\n", "notes": NOTES, "ready": b""}
 STEPS = [f"{step}.{turn}" for turn in (1, 2) for step in ("load", "settled", "disable", "gone", "unload")]
 WHOLE = {
     "begin": b"", "started.1": b"1.0", "finished.1": b"1.5", **dict.fromkeys(STEPS, b"0\n"),
-    **dict.fromkeys(("log.before", "log.during", "log.after", "log.rest"), b""), "done": b"",
+    **dict.fromkeys(("log.before", "log.during", "log.after", "log.again", "log.reload", "log.rest"), b""),
+    "objects.1": b"0\nvmlinux 1 1\n", "objects.2": b"0\nvmlinux 1 1\n", "done": b"",
 }  # fmt: skip
 
 # The stand-in writes what its plan says for the names of livepatches it finds in its initramfs, in order, until one

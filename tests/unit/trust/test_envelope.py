@@ -19,7 +19,7 @@ from elivepatch.model.kernel import BuildId, Digest, Release
 from elivepatch.trust import canonical
 from elivepatch.trust.envelope import sign_livepatch, verify_envelope, verify_livepatch
 from elivepatch.trust.keys import PublicKey, ServerKey
-from elivepatch.trust.statement import Statement
+from elivepatch.trust.statement import StatedTrial, Statement
 
 KEY = ServerKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 OTHER = ServerKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
@@ -140,6 +140,27 @@ def test_a_statement_that_could_never_be_verified_is_not_signed() -> None:
     assert Statement.of(good, series=[Digest("c" * 64)], replace=True).name == "elp_1"
 
 
+def test_a_statement_says_how_the_trial_ended_and_what_was_not_live_in_it() -> None:
+    tried = replace(statement(), trial=StatedTrial(outcome="partly", not_live=("kvm_intel",)))
+    read = verify_livepatch(sign_livepatch(KEY, tried), MODULE, [KEY.public])
+    assert read.trial == StatedTrial(outcome="partly", not_live=("kvm_intel",))
+    assert json.loads(tried.encode())["schema"] == 2
+
+
+def test_a_statement_of_an_older_server_is_read_as_it_was_signed() -> None:
+    older = statement().encode()
+    assert b"trial" not in older
+    assert json.loads(older)["schema"] == 1
+    assert Statement.decode(older).trial is None
+
+
+@pytest.mark.parametrize("outcome", ["failed", "inconclusive", "", "PASSED"])
+def test_no_statement_is_made_about_a_trial_that_did_not_pass(outcome: str) -> None:
+    facts = {**json.loads(statement().encode()), "schema": 2, "trial": {"outcome": outcome, "not_live": []}}
+    with pytest.raises(TrustError):
+        Statement.decode(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode())
+
+
 @settings(max_examples=1500, deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_instead_of_an_envelope_are_a_trust_error(garbage: bytes) -> None:
@@ -159,7 +180,9 @@ JSON = st.recursive(
 @settings(max_examples=800, deadline=None)
 @given(st.sampled_from(sorted({"schema", *statement().as_dict()})), JSON)
 def test_any_json_in_any_field_of_a_statement_is_read_exactly_or_is_a_trust_error(field: str, value: object) -> None:
-    body = json.dumps({"schema": 1, **statement().as_dict(), field: value}, sort_keys=True, separators=(",", ":"))
+    trial = {"outcome": "passed", "not_live": []}
+    facts = {"schema": 2, **statement().as_dict(), "trial": trial, field: value}
+    body = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     try:
         read = Statement.decode(body.encode())
     except TrustError:

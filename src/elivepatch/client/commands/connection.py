@@ -78,5 +78,6 @@ def server_change_options(arguments: argparse.Namespace, output: Output) -> Chan
         file=machines.this_machine().host.path(SETTINGS_FILE),
         deadline_s=arguments.deadline,
         lock_wait_s=arguments.wait,
+        require_trial=getattr(arguments, "require_trial", None),
     )
     return ChangeOptions(settings=settings, force=arguments.force)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from elivepatch.client.host import machine as machines
 from elivepatch.client.options import ChangeOptions, host_settings
 from elivepatch.output import Output
-from elivepatch.settings import RANGES
+from elivepatch.settings import CHOICES, RANGES
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +44,16 @@ def add_changing(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+def add_require_trial(parser: argparse.ArgumentParser) -> None:
+    """Add the option of every command that installs a livepatch."""
+    parser.add_argument(
+        "--require-trial",
+        choices=[word for word in CHOICES["require_trial"] if word],
+        help="load it only if its trial passed, or at least partly did: `partly` means that an object of it was not "
+        "live in the trial (default: the setting require_trial)",
+    )
+
+
 def change_options(arguments: argparse.Namespace, output: Output) -> ChangeOptions:
     """Return the options of a command that changes this host and asks no server; warn of --force.
 
@@ -51,7 +61,12 @@ def change_options(arguments: argparse.Namespace, output: Output) -> ChangeOptio
     """
     warn_of_force(arguments, output)
     host = machines.this_machine().host
-    settings = host_settings(host, deadline_s=arguments.deadline, lock_wait_s=arguments.wait)
+    settings = host_settings(
+        host,
+        deadline_s=arguments.deadline,
+        lock_wait_s=arguments.wait,
+        require_trial=getattr(arguments, "require_trial", None),
+    )
     return ChangeOptions(settings=settings, force=arguments.force)
 
 

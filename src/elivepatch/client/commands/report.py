@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 
 from elivepatch.client.commands.connection import connection_words
 from elivepatch.client.options import ServerOptions
 from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.follow import JobFollower
-from elivepatch.client.server.report import Report
+from elivepatch.client.server.report import Report, Tried
 from elivepatch.model.progress import Event
+from elivepatch.model.trial import TrialOutcome
 from elivepatch.output import Output
 
 
@@ -39,4 +41,22 @@ def show_report(report: Report, output: Output) -> None:
     for note in report.notes:
         output.line(f"  note: {note.message} [{note.code}]")
     if report.trial is not None:
-        output.line(f"  trial passed: loaded, reverted and loaded again on {report.trial}")
+        for line in trial_lines(report.trial):
+            output.line(f"  {line}")
+
+
+def trial_lines(trial: Tried) -> Iterator[str]:
+    """Yield the lines about a trial for people; none about one that failed or was inconclusive, which has a problem."""
+    done = f"loaded, reverted and loaded again on {trial.accelerator}"
+    if trial.outcome is TrialOutcome.PASSED:
+        yield f"trial passed: {done}"
+    elif trial.outcome is TrialOutcome.PARTLY:
+        names = ", ".join(one.object for one in trial.not_live)
+        yield f"trial partly: {done}, but the code in {names} was not tried"
+        for one in trial.not_live:
+            yield f"  {one.object} was not live in the guest: {one.why}"
+    for reload in trial.module_reloads:
+        if reload.result == "reloaded":
+            yield f"  {reload.module} was unloaded and loaded again under it, and was patched again"
+        elif reload.result == "refused":
+            yield f"  {reload.module} was unloaded under it, and this kernel refused to load {reload.module} again"

@@ -27,6 +27,7 @@ from elivepatch.client.server.patch_files import write_whole
 from elivepatch.client.server.report import Report
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.series import SourcePatch
+from elivepatch.model.trial import TrialOutcome
 from elivepatch.output import Output
 
 
@@ -58,7 +59,8 @@ class CloseResult:
                 "name": report.livepatch_name,
                 "module_sha256": report.module_sha256,
                 "functions": self.made.functions,
-                "trial": report.trial,
+                "trial": _accelerator(report),
+                "trial_outcome": None if report.trial is None else str(report.trial.outcome),
                 "job": report.id,
             },
             "files": {what: str(file) for what, file in self.files.items()},
@@ -123,14 +125,23 @@ def print_result(result: CloseResult, output: Output) -> None:
     if report is None:
         output.line("Nothing to do: there is no fix to bring in.")
         return
-    tried = f"tried on {report.trial}" if report.trial is not None else "not tried"
+    trial = report.trial
     output.line(
-        f"{report.livepatch_name}: {len(result.newly)} CVEs closed by {result.made.functions} functions, {tried}"
+        f"{report.livepatch_name}: {len(result.newly)} CVEs closed by {result.made.functions} functions, "
+        + ("not tried" if trial is None else f"trial {trial.outcome} on {trial.accelerator}")
     )
+    for one in trial.not_live if trial is not None else ():
+        output.line(f"  {one.object} was not live in the trial: {one.why}")
     for what, file in result.files.items():
         output.line(f"  {what}: {file}")
     if result.applied is not None:
         output.line("It is live." if result.applied["loaded"] else "It was live already.")
+
+
+def _accelerator(report: Report) -> str | None:
+    """Return the accelerator of a trial that passed, None without one."""
+    trial = report.trial
+    return trial.accelerator if trial is not None and trial.outcome is TrialOutcome.PASSED else None
 
 
 def _named(fix: Fix) -> Fix:

@@ -10,25 +10,37 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from elivepatch.client.host.identity import loaded_modules, read_arch, read_build_id, read_release
 from elivepatch.client.host.machine import Host, Machine
+from elivepatch.client.host.refusals import new_messages, refusal
 from elivepatch.client.host.sysfs import read_livepatch
 from elivepatch.model.errors import EnvironmentFault, HostError, TrustError
 from elivepatch.trust.envelope import verify_livepatch
 from elivepatch.trust.keys import PublicKey
 from elivepatch.trust.statement import Statement
 
+if TYPE_CHECKING:
+    from elivepatch.kernel.elf import ElfFile
+
 MODULE_LIMIT = 256 << 20
+_PRE_PATCH = ".kpatch.callbacks.pre_patch"
 _MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243, "loongarch64": 258, "ppc64le": 21}  # elf.h, EM_*
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedModule:
-    """An open module file that agrees with its signed statement and fits the running kernel."""
+    """An open module file that agrees with its signed statement and fits the running kernel.
+
+    `relocated` are the modules that a kernel may refuse to load again under it (elivepatch.kernel.reload).
+    `pre_patch_callback`: it has a function that may refuse to be loaded.
+    """
 
     descriptor: int
     statement: Statement
+    relocated: tuple[str, ...] = ()
+    pre_patch_callback: bool = False
 
 
 @contextmanager
@@ -50,8 +62,7 @@ def open_verified(host: Host, module: Path, envelope: bytes, pinned: Collection[
         content = _content(module, descriptor)
         statement = verify_livepatch(envelope, content, pinned)
         check_kernel(host, statement)
-        _check_module(descriptor, statement)
-        yield VerifiedModule(descriptor=descriptor, statement=statement)
+        yield _checked(descriptor, statement)
     finally:
         os.close(descriptor)
 
@@ -74,10 +85,12 @@ def check_kernel(host: Host, statement: Statement) -> None:
 def insert(machine: Machine, module: VerifiedModule) -> None:
     """Load a verified module; the kernel starts its transition. Raises HostError that explains the kernel's errno."""
     name = module.statement.name
-    try:
-        machine.kernel.load(module.descriptor)
-    except OSError as error:
-        raise _refused(name, error) from error
+    with new_messages(machine.host) as told:
+        try:
+            machine.kernel.load(module.descriptor)
+        except OSError as error:
+            callback = module.pre_patch_callback
+            raise refusal(machine.host, name, error, told(), pre_patch_callback=callback) from error
 
 
 def remove(machine: Machine, name: str) -> bool:
@@ -133,10 +146,21 @@ def _content(module: Path, descriptor: int) -> bytes:
     return content
 
 
-def _check_module(descriptor: int, statement: Statement) -> None:
+def _checked(descriptor: int, statement: Statement) -> VerifiedModule:
     from elivepatch.kernel.elf import ElfFile
+    from elivepatch.kernel.reload import relocated_modules
 
     elf = ElfFile(Path(f"/proc/self/fd/{descriptor}"))
+    _check_module(elf, descriptor, statement)
+    return VerifiedModule(
+        descriptor=descriptor,
+        statement=statement,
+        relocated=relocated_modules(elf),
+        pre_patch_callback=_PRE_PATCH in elf.by_name,
+    )
+
+
+def _check_module(elf: ElfFile, descriptor: int, statement: Statement) -> None:
     try:
         info = elf.modinfo
         with os.fdopen(os.dup(descriptor), "rb") as file:
@@ -174,68 +198,3 @@ def _check_module(descriptor: int, statement: Statement) -> None:
             f"{statement.name} is not machine code for {statement.arch}.",
             advice="Build it for this host with `elivepatch apply`.",
         )
-
-
-def _refused(name: str, error: OSError) -> HostError:
-    """Return an error that explains the kernel's answer (kernel/module/main.c, signing.c, kernel/livepatch/core.c)."""
-    code, sentence, advice = _ANSWERS.get(
-        error.errno or 0,
-        (
-            "load-failed",
-            f"the kernel answered {error.strerror}",
-            "Read the end of the kernel's log: `dmesg | tail -20`.",
-        ),
-    )
-    return HostError(code, f"{name} was not loaded: {sentence}.", advice=advice)
-
-
-_NO_KEY = (
-    "kernel-signature",
-    "this kernel only loads modules signed with a key that it knows",
-    "elivepatch signs no modules for kernels; `elivepatch doctor` says what enforces it here.",
-)
-_ANSWERS: dict[int, tuple[str, str, str]] = {
-    errno.EKEYREJECTED: _NO_KEY,
-    errno.ENOKEY: _NO_KEY,
-    errno.EPERM: (
-        "load-forbidden",
-        "the kernel does not let this process load modules",
-        "Run it as root, outside of containers. Lockdown or kernel.modules_disabled may forbid it until a reboot.",
-    ),
-    errno.EACCES: (
-        "load-forbidden",
-        "a security module forbids it",
-        "Look for a denial in the audit log (SELinux, AppArmor, LoadPin, IMA).",
-    ),
-    errno.EEXIST: (
-        "name-taken",
-        "a module of this name is loaded already",
-        "Run `elivepatch list`; unload the old one with `elivepatch unload NAME`.",
-    ),
-    errno.ENOEXEC: (
-        "load-incompatible",
-        "the kernel does not take this module's format or version",
-        "Read the end of the kernel's log: `dmesg | tail -20` names the symbol or version that differs.",
-    ),
-    errno.EBUSY: (
-        "load-busy",
-        "a function is held by another tracer, or another transition is under way",
-        "Run `elivepatch doctor`: it lists functions that ftrace users hold; wait for a transition to end.",
-    ),
-    errno.EINVAL: (
-        "load-incompatible",
-        "a function or symbol that it replaces was not found, or it conflicts with the livepatches that are loaded",
-        "Read the end of the kernel's log: `dmesg | tail -20` names it.",
-    ),
-    errno.ENOENT: (
-        "load-incompatible",
-        "it needs a symbol that this kernel does not have",
-        "Read the end of the kernel's log: `dmesg | tail -20` names it.",
-    ),
-    errno.ENOMEM: ("load-memory", "the kernel does not have enough memory", "Free memory and try again."),
-    errno.ENODEV: (
-        "no-livepatching",
-        "this kernel has no livepatching",
-        "Run `elivepatch doctor`; a kernel with CONFIG_LIVEPATCH=y is needed.",
-    ),
-}

@@ -115,8 +115,9 @@ def _kept_and_checked(session: Session, delivery: Delivery, statement: Statement
     for patch in delivery.sources:
         session.store.keep(patch.content, "patch")
     session.tools.progress(Event(stage="preflight", message=statement.name))
-    with open_verified(session.machine.host, path, delivery.envelope, session.tools.pinned):
-        findings = preflight(session.machine, session.live_state, statement)
+    with open_verified(session.machine.host, path, delivery.envelope, session.tools.pinned) as module:
+        required = session.settings.require_trial
+        findings = preflight(session.machine, session.live_state, module, require_trial=required)
     require(findings)
     return findings
 

@@ -9,7 +9,8 @@ from elivepatch.client.host.doctor import ipmodify_functions
 from elivepatch.client.host.findings import Finding, fine, note, stop
 from elivepatch.client.host.identity import loaded_modules
 from elivepatch.client.host.machine import Host, Machine
-from elivepatch.client.host.modules import holding_themselves, is_pinned
+from elivepatch.client.host.modules import VerifiedModule, holding_themselves, is_pinned
+from elivepatch.client.host.reload import reload_finding
 from elivepatch.client.host.tasks import standing_in
 from elivepatch.client.livepatch.inventory import counted
 from elivepatch.client.livepatch.live_state import LiveState
@@ -18,15 +19,22 @@ from elivepatch.trust.statement import Statement
 _STACKS_WITHIN_S = 2.0
 
 
-def preflight(machine: Machine, live_state: LiveState, statement: Statement) -> tuple[Finding, ...]:
-    """Check a verified livepatch against the host that is to load it; takes three seconds at most."""
-    host = machine.host
+def preflight(
+    machine: Machine, live_state: LiveState, module: VerifiedModule, *, require_trial: str = ""
+) -> tuple[Finding, ...]:
+    """Check a verified livepatch against the host that is to load it; takes three seconds at most.
+
+    `require_trial` is the least outcome of its trial with which it may be loaded, empty for any.
+    """
+    host, statement = machine.host, module.statement
     return (
         fine("fits", f"{statement.name} is signed and made for this kernel: {statement.release}"),
         _name(host, live_state, statement),
+        _trial(statement, require_trial),
         _others(host, live_state, statement),
         _functions(host, statement),
         _objects(host, statement),
+        _reload(host, module),
         _tracers(host, live_state, statement),
         _tasks(machine, statement),
     )
@@ -52,6 +60,34 @@ def _name(host: Host, live_state: LiveState, statement: Statement) -> Finding:
             f"Unload it with `elivepatch unload {statement.name}`.",
         )
     return fine("name", f"no module is called {statement.name}")
+
+
+def _trial(statement: Statement, required: str) -> Finding:
+    """Check the outcome of the trial that the server signed."""
+    trial = statement.trial
+    outcome = "unknown" if trial is None else trial.outcome
+    words = {
+        "passed": "its trial passed",
+        "partly": f"{', '.join(trial.not_live if trial is not None else ())} was not live in its trial",
+        "none": "it was not tried",
+    }
+    said = words.get(outcome, "its server does not say how its trial ended")
+    accepted = {"": {outcome}, "partly": {"passed", "partly"}, "passed": {"passed"}}[required]
+    if outcome not in accepted:
+        return stop(
+            "trial-required",
+            f"This host loads a livepatch only if its trial {'passed' if required == 'passed' else 'partly passed'}, "
+            f"but {said}.",
+            "Try it on a machine that has the hardware, then load it there with --require-trial partly; or change the "
+            "setting require_trial of this host.",
+        )
+    if outcome == "partly":
+        return note(
+            "trial-partly",
+            f"The trial could not try all of it: {said}.",
+            "Try the livepatch on one machine with that hardware before the others get it.",
+        )
+    return fine("trial", said)
 
 
 def _others(host: Host, live_state: LiveState, statement: Statement) -> Finding:
@@ -125,6 +161,12 @@ def _objects(host: Host, statement: Statement) -> Finding:
             "Nothing needs to be done.",
         )
     return fine("objects", "everything it changes is loaded")
+
+
+def _reload(host: Host, module: VerifiedModule) -> Finding:
+    if not module.relocated:
+        return fine("module-reload", "it changes no module that could not be loaded again")
+    return reload_finding(host, module.relocated)
 
 
 def _tracers(host: Host, live_state: LiveState, statement: Statement) -> Finding:

@@ -31,6 +31,7 @@ def settings_of(
     local_token: Path = LOCAL_TOKEN_FILE,
     deadline_s: float | None = None,
     lock_wait_s: float | None = None,
+    require_trial: str | None = None,
 ) -> ClientSettings:
     """Return the client's settings; raises UsageError if they or the token's file cannot be read."""
     token = _token(options.token_file) if options.token_file is not None else None
@@ -40,6 +41,7 @@ def settings_of(
         "limit_s": options.limit_s,
         "transition_s": deadline_s,
         "lock_wait_s": lock_wait_s,
+        "require_trial": require_trial,
     }
     settings = load(ClientSettings(), file=file, flags=flags, environ=environ)
     if not settings.token and is_loopback(settings.url) and os.access(local_token, os.R_OK):

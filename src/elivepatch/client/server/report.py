@@ -10,14 +10,25 @@ from typing import Any
 from elivepatch.model.build import Note, PatchedFunction, Proposal, Result, RewriteStep
 from elivepatch.model.errors import ExitStatus, Problem
 from elivepatch.model.kernel import Digest
+from elivepatch.model.trial import ModuleReload, NotLive, TrialOutcome
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LIVEPATCH_NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """A trial as its report has it: the outcome, the accelerator of the VM, and what was not live in it."""
+
+    outcome: TrialOutcome
+    accelerator: str
+    not_live: tuple[NotLive, ...] = ()
+    module_reloads: tuple[ModuleReload, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Report of a done job. `document` is the server's own report; `trial` is the accelerator of a passed trial.
+    """Report of a done job. `document` is the server's own report; `trial` is None if nothing was tried.
 
     `proposal` is the changed series that a check proposes for one that it refuses.
     """
@@ -30,7 +41,7 @@ class Report:
     notes: tuple[Note, ...]
     livepatch_name: str | None
     module_sha256: Digest | None
-    trial: str | None
+    trial: Tried | None
     proposal: Proposal | None
     document: dict[str, Any]
 
@@ -71,9 +82,23 @@ def read_report(document: dict[str, Any], *, job: str) -> Report:
         module_sha256=Digest(_matching(_DIGEST, document["module_sha256"]))
         if document["module_sha256"] is not None
         else None,
-        trial=_text(trial["accelerator"]) if trial is not None and trial["passed"] is True else None,
+        trial=_tried(trial) if trial is not None else None,
         proposal=_proposal(document.get("proposal")),
         document=document,
+    )
+
+
+def _tried(data: dict[str, Any]) -> Tried:
+    """Return the trial of a report; reports of an older server know `passed` only."""
+    older = TrialOutcome.PASSED if data["passed"] is True else TrialOutcome.FAILED
+    return Tried(
+        outcome=TrialOutcome(data.get("outcome", older)),
+        accelerator=_text(data["accelerator"]),
+        not_live=tuple(NotLive(object=_text(one["object"]), why=_text(one["why"])) for one in data.get("not_live", ())),
+        module_reloads=tuple(
+            ModuleReload(module=_text(one["module"]), result=_text(one["result"]), words=_text(one["words"]))
+            for one in data.get("module_reloads", ())
+        ),
     )
 
 

@@ -22,6 +22,7 @@ from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.service.db.tables import DEFAULT_TENANT
 from elivepatch.service.jobs.jobs import Job
 from elivepatch.service.store import Store
+from elivepatch.trust.statement import StatedTrial
 
 _OURS = {Kind.ERROR, Kind.TRUST, Kind.HOST}
 
@@ -61,6 +62,15 @@ def livepatch_from(data: dict[str, Any]) -> Livepatch:
             "notes": tuple(Note(**note) for note in data["notes"]),
         }
     )
+
+
+def stated_trial(report: dict[str, Any] | None) -> StatedTrial | None:
+    """Return the outcome of a trial for the signed statement; None for a report that does not know it."""
+    if report is None:
+        return StatedTrial(outcome="none")
+    if "outcome" not in report:  # kept by an older server, to which a missing object was no matter
+        return None
+    return StatedTrial(outcome=report["outcome"], not_live=tuple(one["object"] for one in report["not_live"]))
 
 
 def outcome_record(outcome: BuildOutcome) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from simulated_host import Made, SimulatedHost, Task, make_livepatch
 from elivepatch.client.host.modules import open_verified
 from elivepatch.model.errors import HostError
 from elivepatch.trust.keys import ServerKey
+from elivepatch.trust.statement import StatedTrial
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_host_that_trusts_no_server_loads_nothing(tmp_path: Path) -> None:
 def test_a_file_that_is_signed_but_no_elf_is_refused(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> None:
     import simulated_host
 
-    monkeypatch.setattr(simulated_host, "module_bytes", lambda _info: b"#!/bin/sh\n")
+    monkeypatch.setattr(simulated_host, "module_bytes", lambda *_: b"#!/bin/sh\n")
     ran = load(host, make_livepatch("elp_a"))
     assert (ran.status, ran.code) == (5, "module-malformed")
 
@@ -190,3 +191,39 @@ class TestPreflight:
         ran = load(host, make_livepatch("elp_a"), "--dry-run")
         told = next(one for one in ran.document["findings"] if one["code"] == "tasks-inside")
         assert "reader (pid 42" in told["message"]
+
+
+class TestRequiredTrial:
+    """A host may ask for an outcome of the trial; it believes the signed statement only."""
+
+    PASSED = StatedTrial(outcome="passed")
+    PARTLY = StatedTrial(outcome="partly", not_live=("kvm_intel",))
+    UNTRIED = StatedTrial(outcome="none")
+
+    @pytest.mark.parametrize("trial", [PASSED, PARTLY, UNTRIED, None])
+    def test_without_the_setting_any_outcome_will_do(self, host: SimulatedHost, trial: StatedTrial | None) -> None:
+        ran = load(host, make_livepatch("elp_a", trial=trial))
+        assert ran.status == 0
+        told = [one["message"] for one in ran.document["findings"] if one["code"] == "trial-partly"]
+        assert bool(told) is (trial == self.PARTLY)
+        assert all("kvm_intel" in message for message in told)
+
+    @pytest.mark.parametrize("by", ["option", "setting"])
+    @pytest.mark.parametrize(
+        ("required", "accepted"), [("passed", [PASSED]), ("partly", [PASSED, PARTLY])], ids=["passed", "partly"]
+    )
+    def test_less_than_the_required_outcome_is_not_loaded(
+        self, host: SimulatedHost, by: str, required: str, accepted: list[StatedTrial]
+    ) -> None:
+        options = ["--require-trial", required]
+        if by == "setting":
+            host.put("etc/elivepatch/client.toml", f'require_trial = "{required}"\n')
+            options = []
+        for trial in (self.PASSED, self.PARTLY, self.UNTRIED, None):
+            ran = load(host, make_livepatch("elp_a", trial=trial), "--dry-run", *options)
+            assert ran.status == (0 if trial in accepted else 6)
+            assert trial in accepted or ran.code == "trial-required"
+
+    def test_a_word_that_is_no_outcome_is_refused(self, host: SimulatedHost) -> None:
+        host.put("etc/elivepatch/client.toml", 'require_trial = "yes"\n')
+        assert load(host, make_livepatch("elp_a", trial=self.PASSED)).code == "settings"

@@ -12,6 +12,7 @@ from elivepatch.client.host.doctor import examine
 from elivepatch.client.host.findings import Finding, Level, fine, note, stop
 from elivepatch.client.host.identity import find_config, gentoo_patches, read_identity, read_release
 from elivepatch.client.host.machine import Host, Machine
+from elivepatch.client.host.reload import reload_finding
 from elivepatch.client.host.sysfs import read_livepatches
 from elivepatch.client.livepatch.boot_guard import why_skipped
 from elivepatch.client.livepatch.store import DIRECTORY, Store
@@ -66,6 +67,7 @@ def _around(machine: Machine) -> list[Finding]:
         _others(machine.host),
         _trust(machine.host),
         _patches(machine.host),
+        reload_finding(machine.host),
     ]
 
 

@@ -13,7 +13,7 @@ from elivepatch.client.commands.connection import (
     base_patch_options,
     server_change_options,
 )
-from elivepatch.client.commands.options import add_changing
+from elivepatch.client.commands.options import add_changing, add_require_trial
 from elivepatch.client.commands.output import print_install
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import read_release
@@ -51,6 +51,7 @@ def register(subparsers: Subparsers) -> None:
     add_base_patches(parser)
     add_limit(parser)
     add_connection(parser)
+    add_require_trial(parser)
     add_changing(parser)
     parser.set_defaults(run=run)
 

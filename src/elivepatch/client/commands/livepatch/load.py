@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from elivepatch.client.commands.options import add_changing, change_options
+from elivepatch.client.commands.options import add_changing, add_require_trial, change_options
 from elivepatch.client.commands.output import print_install
 from elivepatch.client.host.findings import require
 from elivepatch.client.host.modules import MODULE_LIMIT
@@ -36,6 +36,7 @@ def register(subparsers: Subparsers) -> None:
         help="a source patch in it, kept so that later builds can carry it (may be given more than once)",
     )
     parser.add_argument("--dry-run", action="store_true", help="do everything except loading it")
+    add_require_trial(parser)
     add_changing(parser)
     parser.set_defaults(run=run)
 

@@ -30,7 +30,7 @@ from elivepatch.service.http.dependencies import (
 )
 from elivepatch.service.http.wire import BuildAnswer, BuildBody, PageAnswer, ReportAnswer, check_size
 from elivepatch.service.jobs.jobs import Job, NewJob
-from elivepatch.service.jobs.records import job_key, livepatch_from, report_of
+from elivepatch.service.jobs.records import job_key, livepatch_from, report_of, stated_trial
 from elivepatch.service.jobs.steps import cancelled
 from elivepatch.trust.envelope import sign_livepatch
 from elivepatch.trust.statement import Statement
@@ -262,5 +262,6 @@ def signature(request: Request, job: FinishedJob, services: ServicesDep) -> Resp
         raise files.missing("livepatch.ko.sig")
     # Signed on request: workers have no key. Ed25519 gives the same bytes each time.
     series = [patch.digest for patch in patches_of(job.request)]
-    statement = Statement.of(livepatch_from(livepatch), series=series, replace=job.request["replace"])
+    trial = stated_trial((job.report or {}).get("trial"))
+    statement = Statement.of(livepatch_from(livepatch), series=series, replace=job.request["replace"], trial=trial)
     return files.of_bytes(request, sign_livepatch(services.key, statement), "livepatch.ko.sig", "application/json")

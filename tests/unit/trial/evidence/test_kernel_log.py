@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.trial.kernel_log import headline, tail, trouble
+from elivepatch.trial.evidence.kernel_log import headline, tail, trouble
 
 ORDINARY = """\
 <12>[    2.496741] elivepatch: case 000000 load.1

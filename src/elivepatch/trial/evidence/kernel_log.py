@@ -32,6 +32,7 @@ _LEVEL = re.compile(r"<(\d{1,4})>")
 _TIME = re.compile(r"^\[\s*[0-9]+\.[0-9]+\]\s*(?:\[\s*[TC][0-9]+\]\s*)?")
 # The module loader begins its lines with the module's name, and a module may be called `livepatch`.
 _LIVEPATCH = re.compile(r"\blivepatch:\s(?!loading out-of-tree module)")
+_ALIVE = re.compile(r"elivepatch: alive ([0-9]{1,9}\.[0-9]{1,3}) ([0-9]{1,15})\s*$")
 _WARNING_LEVEL = 4
 _EXCERPT_LINES = 40
 _LINE_LIMIT = 400
@@ -45,7 +46,7 @@ def trouble(log: str, *, complaints: bool = True) -> str:
     `dmesg -r` prints (`<4>`), which the excerpt leaves out. The patterns follow kernel/panic.c,
     kernel/rcu/tree_stall.h, kernel/hung_task.c, kernel/watchdog.c and arch/x86.
     """
-    lines = log.splitlines()
+    lines = _lines(log)
     for number, line in enumerate(lines):
         text = line[:_LINE_LIMIT]
         if _TROUBLE.search(text) or (complaints and _complaint(text)):
@@ -55,7 +56,21 @@ def trouble(log: str, *, complaints: bool = True) -> str:
 
 def tail(log: str, lines: int = 12) -> str:
     """Return the last lines of a log without their levels."""
-    return "\n".join(_plain(line) for line in log.splitlines()[-lines:])
+    return "\n".join(_plain(line) for line in _lines(log)[-lines:])
+
+
+def sign_of_life(line: str) -> tuple[float, float] | None:
+    """Return the seconds that a guest has been up and that its processors were busy, None if the line is no such sign.
+
+    init.sh writes one every two seconds of the guest's time.
+    """
+    found = _ALIVE.search(line[:_LINE_LIMIT])
+    return (float(found[1]), int(found[2]) / 100) if found else None
+
+
+def _lines(log: str) -> list[str]:
+    """Return the lines of a log without the signs of life, which explain nothing."""
+    return [line for line in log.splitlines() if "elivepatch: alive " not in line]
 
 
 def headline(excerpt: str) -> str:

@@ -3,20 +3,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from elivepatch.model.errors import Kind, Problem
+from elivepatch.model.trial import ModuleReload, NotLive
 from elivepatch.trial.case import TrialCase, module_name
-from elivepatch.trial.expectations import PHASES, Observed, observe
+from elivepatch.trial.evidence.expectations import PHASES, Observed, observe
+from elivepatch.trial.evidence.kernel_log import headline, tail, trouble
+from elivepatch.trial.evidence.objects import came_back, not_live, reloads_of, words_of
 from elivepatch.trial.guest_protocol import Records, Step
-from elivepatch.trial.kernel_log import headline, tail, trouble
 
 _STAGES = (  # the last record that arrived, and what the guest did after it
     ("unload.2", "after the second unloading"),
     ("gone.2", "in the second unloading"),
     ("disable.2", "in the second transition back"),
+    ("log.reload", "in the second transition back"),
+    ("log.again", "while a module that the livepatch changes was unloaded and loaded again"),
     ("settled.2", "while the livepatch was enabled the second time"),
     ("load.2", "in the second transition"),
     ("unload.1", "while the livepatch was loaded again"),
@@ -31,19 +34,23 @@ _STAGES = (  # the last record that arrived, and what the guest did after it
 _EXCERPT_LINES = 60
 _LINE_LIMIT = 400
 _EVERY_STEP = tuple(f"{step}.{turn}" for turn in (1, 2) for step in ("load", "settled", "disable", "gone", "unload"))
-_EVERY_LOG = ("log.before", "log.during", "log.after", "log.rest")
+_EVERY_LOG = ("log.before", "log.during", "log.after", "log.again", "log.reload", "log.rest")
 _NO_LIVEPATCH = 1  # status of `settled` in init.sh
-_BUSYBOX_PREFIX = re.compile(r"^(?:insmod: can't insert|rmmod: can't unload module) '[^']*': ")
+_SLOW = "Try again when the machine of the trial has less to do: `elivepatch build --fresh` asks for a new trial."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestEnd:
-    """End of the guest that ran the case. `console` is its log since the case began."""
+    """End of the guest that ran the case. `console` is its log since the case began.
+
+    `slow`: the machine did not run the guest at a normal pace, so nothing that took too long is the livepatch's fault.
+    """
 
     console: str
     status: int
     timed_out: bool
     limit_s: float
+    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +63,8 @@ class TrialVerdict:
     reloaded: bool
     clean_log: bool
     unloaded_parents: tuple[str, ...]
+    not_live: tuple[NotLive, ...]
+    module_reloads: tuple[ModuleReload, ...]
     problems: tuple[Problem, ...]
 
 
@@ -68,11 +77,17 @@ class _CaseReview:
     guest_end: GuestEnd
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, code: str, message: str, advice: str, excerpt: str = "") -> None:
+    def add(self, code: str, message: str, advice: str, excerpt: str = "", *, kind: Kind = Kind.FAILURE) -> None:
         lines = [line[:_LINE_LIMIT] for line in excerpt.strip("\n").splitlines()[:_EXCERPT_LINES]]
-        self.problems.append(
-            Problem(code=code, kind=Kind.FAILURE, message=message, advice=advice, excerpt="\n".join(lines))
-        )
+        self.problems.append(Problem(code=code, kind=kind, message=message, advice=advice, excerpt="\n".join(lines)))
+
+    def add_late(self, code: str, message: str, advice: str, excerpt: str = "") -> None:
+        """Add a problem of time: on a slow machine it is the machine's, and says nothing about the livepatch."""
+        if self.guest_end.slow:
+            self.add("trial-slow", f"The machine was too busy for a trial: {_lower(message)}", _SLOW, excerpt,
+                     kind=Kind.ERROR)  # fmt: skip
+        else:
+            self.add(code, message, advice, excerpt)
 
     def log(self, name: str) -> str:
         return self.records.text(self.scope, f"log.{name}")
@@ -108,16 +123,18 @@ def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, mi
     if not review.done:
         _unfinished(review, clean_log=clean_log)
     _first_load(review)
-    problems = [problem for each in observed for problem in each.problems()]
-    review.problems += [_excused(problem, unloaded) for problem in problems]
+    _expectations(review, observed, unloaded)
     _first_revert(review)
     _second_turn(review)
-    if not review.problems and not _complete(review, observed):
+    reloads = reloads_of(review.scope, case, records)
+    _modules_again(review, reloads)
+    if not review.problems and not (_complete(review, observed) and came_back(scope, case, records)):
         review.add(
             "trial-lost",
             "Records of the guest are missing or garbled, so the effect of the livepatch is not known.",
             "Try again; if it happens again, the patched code damages the guest.",
             tail(guest_end.console),
+            kind=Kind.ERROR,
         )
     return TrialVerdict(
         observed=observed,
@@ -126,13 +143,36 @@ def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, mi
         reloaded=review.ok("settled.2"),
         clean_log=clean_log and review.done,
         unloaded_parents=unloaded,
+        not_live=not_live(scope, case, records, missing),
+        module_reloads=reloads,
         problems=tuple(review.problems),
     )
 
 
+def _expectations(review: _CaseReview, observed: Sequence[Observed], unloaded: Sequence[str]) -> None:
+    for each in observed:
+        for problem in each.problems():
+            if each.out_of_time and review.guest_end.slow:
+                review.add_late(problem.code, problem.message, problem.advice, problem.excerpt)
+            else:
+                review.problems.append(_excused(problem, unloaded))
+
+
+def _modules_again(review: _CaseReview, reloads: Sequence[ModuleReload]) -> None:
+    """Report a module that came back without its change; one that this kernel cannot load again is no fault."""
+    for one in reloads:
+        if one.result == "unpatched":
+            review.add(
+                "trial-reload",
+                f"{one.module} was unloaded and loaded again while the livepatch was live, and is not patched now.",
+                "The kernel's log gives the reason, for example a symbol that the kernel did not find the second time.",
+                tail(review.log("reload")),
+            )
+
+
 def _complete(review: _CaseReview, observed: Sequence[Observed]) -> bool:
     """Return True if a record shows that every step succeeded: a missing record never counts as success."""
-    steps = all(review.ok(step) for step in _EVERY_STEP)
+    steps = all(review.ok(step) for step in (*_EVERY_STEP, "objects.1", "objects.2"))
     logs = all(review.records.has(review.scope, log) for log in _EVERY_LOG)
     return steps and logs and all(set(each.matches) == set(PHASES) for each in observed)
 
@@ -160,10 +200,14 @@ def _scan(review: _CaseReview) -> bool:
     Messages of the unpatched kernel while it runs the commands do not count: a command may be there to show the fault.
     The same commands may show it again when the livepatch is disabled.
     """
-    parts = ["during", "rest"] if trouble(review.log("before")) else ["during", "after", "rest"]
+    parts = ["during", "again", "rest"] if trouble(review.log("before")) else ["during", "after", "again", "rest"]
     refused = review.failed("load.1") or review.failed("load.2")  # then the messages are the excerpt of that problem
     found = next(filter(None, (trouble(review.log(part), complaints=not refused) for part in parts)), "")
     what = "The kernel's log shows trouble after the livepatch was loaded"
+    if not found:
+        # The livepatch core complains where a module is refused; `reloads_of` explains that.
+        found = trouble(review.log("reload"), complaints=False)
+        what = "The kernel's log shows trouble after a module that the livepatch changes was unloaded and loaded again"
     if not found and not review.done:
         found = trouble(review.guest_end.console)
         what = f"The kernel failed {review.stage}"
@@ -174,8 +218,9 @@ def _scan(review: _CaseReview) -> bool:
         advice = (
             "It happened on the unpatched kernel: write an expectation that a kernel without the livepatch survives."
         )
-    elif any(word in found for word in ("stall", "lockup", "blocked for")):
-        advice += " On an overloaded machine a stall can be the machine's fault; try again when it is idle."
+    elif any(word in headline(found) for word in ("stall", "lockup", "blocked for", "starved")):
+        review.add_late("trial-kernel-log", f"{what}: {headline(found)}.", advice, found)
+        return False
     review.add("trial-kernel-log", f"{what}: {headline(found)}.", advice, found)
     return False
 
@@ -184,7 +229,7 @@ def _unfinished(review: _CaseReview, *, clean_log: bool) -> None:
     """Report that the guest did not complete the case, unless its log has reported the cause already."""
     guest_end = review.guest_end
     if guest_end.timed_out:
-        review.add(
+        review.add_late(
             "trial-timeout",
             f"The trial did not end within {guest_end.limit_s:.0f} s; the guest hung {review.stage}.",
             "A patched function probably waits or loops for ever; read the console log of the trial.",
@@ -197,6 +242,7 @@ def _unfinished(review: _CaseReview, *, clean_log: bool) -> None:
             f"The guest {how} {review.stage} and its log gives no reason.",
             "Try again; if it happens again, the patched code or the command of an expectation crashes the guest.",
             tail(guest_end.console),
+            kind=Kind.ERROR if guest_end.status else Kind.FAILURE,
         )
 
 
@@ -205,7 +251,7 @@ def _first_load(review: _CaseReview) -> None:
     if loaded:
         review.add(
             "trial-load",
-            f"The kernel refuses to load the livepatch: {_words(loaded)}.",
+            f"The kernel refuses to load the livepatch: {words_of(loaded)}.",
             "The kernel's log gives the reason. If a symbol or version differs, the base is that of another kernel.",
             tail(review.log("rest")),
         )
@@ -217,7 +263,7 @@ def _first_load(review: _CaseReview) -> None:
             tail(review.log("rest")),
         )
     elif settled:
-        review.add(
+        review.add_late(
             "trial-transition",
             "The transition does not end: a task never leaves a patched function.",
             "The tasks in the way are listed with their stacks. Patch the functions they call, not the one that waits.",
@@ -230,11 +276,11 @@ def _first_revert(review: _CaseReview) -> None:
     if disabled:
         review.add(
             "trial-not-reverted",
-            f"The livepatch cannot be disabled: {_words(disabled)}.",
+            f"The livepatch cannot be disabled: {words_of(disabled)}.",
             "The kernel does not disable a livepatch that was forced, or on which another one is stacked.",
         )
     elif gone:
-        review.add(
+        review.add_late(
             "trial-not-reverted",
             "The transition back does not end: a task never leaves a patched function.",
             "The tasks in the way are listed with their stacks.",
@@ -243,7 +289,7 @@ def _first_revert(review: _CaseReview) -> None:
     elif unloaded:
         review.add(
             "trial-unload",
-            f"The disabled livepatch cannot be unloaded: {_words(unloaded)}.",
+            f"The disabled livepatch cannot be unloaded: {words_of(unloaded)}.",
             "Something still refers to the module: a timer, an open file, a callback that is still registered.",
             tail(review.log("rest")),
         )
@@ -259,7 +305,8 @@ def _second_turn(review: _CaseReview) -> None:
     ):
         failed = review.failed(key)
         if failed:
-            review.add(
+            add = review.add_late if key in {"settled.2", "gone.2"} else review.add
+            add(
                 "trial-unload" if key == "unload.2" else "trial-reload",
                 f"The livepatch worked once, but {what}.",
                 "The first load left something behind: look for state that loading creates and unloading keeps.",
@@ -267,7 +314,5 @@ def _second_turn(review: _CaseReview) -> None:
             )
 
 
-def _words(step: Step) -> str:
-    """Return the output of a program in the guest, without file names that have no meaning outside it."""
-    reason = _BUSYBOX_PREFIX.sub("", " ".join(step.words.split()))
-    return reason[:300].rstrip(".") or f"status {step.status}"
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from elivepatch.trial import expectations
-from elivepatch.trial.expectations import search_patterns
+from elivepatch.trial.evidence import expectations
+from elivepatch.trial.evidence.expectations import search_patterns
 
 
 def test_a_pattern_is_searched_line_by_line() -> None:

@@ -49,6 +49,11 @@ class Observed:
         return after is not None and after is self.matches.get("before")
 
     @property
+    def out_of_time(self) -> bool:
+        """True if the command was stopped at its time limit in a phase."""
+        return any(step.status == _OUT_OF_TIME for step in self.steps.values())
+
+    @property
     def observation(self) -> Observation:
         """The observation for the report."""
         words = {phase: step.words for phase, step in self.steps.items()}
@@ -121,7 +126,7 @@ def search_patterns(pairs: Sequence[tuple[str, str]]) -> tuple[bool | None, ...]
     """
     if not pairs:
         return ()
-    with as_file(files("elivepatch.trial").joinpath("regex_worker.py")) as program:
+    with as_file(files("elivepatch.trial.evidence").joinpath("regex_worker.py")) as program:
         done = run(
             [sys.executable, "-I", "-S", program], stdin=json.dumps([list(pair) for pair in pairs]).encode(),
             timeout_s=SEARCH_LIMIT_S,

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elivepatch.model.errors import Kind
-from elivepatch.model.trial import Expectation
+from elivepatch.model.trial import Expectation, ModuleReload, NotLive
 from elivepatch.trial.case import TrialCase
+from elivepatch.trial.evidence.judge import GuestEnd, TrialVerdict, judge
 from elivepatch.trial.guest_protocol import Records
-from elivepatch.trial.judge import GuestEnd, TrialVerdict, judge
 
 SCOPE = "000000"
 OOPS = b"<1>[    3.1] BUG: kernel NULL pointer dereference, address: 8\n<4>[    3.1] Call Trace:\n"
@@ -32,6 +32,7 @@ PASSED = {
     "load.1": b"0\n",
     "settled.1": b"0\n",
     "finished.1": b"3.75",
+    "objects.1": b"0\ndummy 1 1\nvmlinux 1 1\n",
     "during.000": b"0\npatched\n",
     "disable.1": b"0\n",
     "gone.1": b"0\n",
@@ -42,6 +43,11 @@ PASSED = {
     "load.2": b"0\n",
     "settled.2": b"0\n",
     "again.000": b"0\npatched\n",
+    "log.again": b"",
+    "removed.dummy": b"0\n",
+    "added.dummy": b"0\n",
+    "objects.2": b"0\ndummy 1 1\nvmlinux 1 1\n",
+    "log.reload": b"",
     "disable.2": b"0\n",
     "gone.2": b"0\n",
     "unload.2": b"0\n",
@@ -51,9 +57,11 @@ PASSED = {
 KEYS = list(PASSED)
 
 
-def verdict(values: dict[str, bytes], *, console: str = "", status: int = 0, timed_out: bool = False) -> TrialVerdict:
+def verdict(
+    values: dict[str, bytes], *, console: str = "", status: int = 0, timed_out: bool = False, slow: bool = False
+) -> TrialVerdict:
     records = Records({(SCOPE, key): value for key, value in values.items()}, 0)
-    guest_end = GuestEnd(console=console, status=status, timed_out=timed_out, limit_s=120)
+    guest_end = GuestEnd(console=console, status=status, timed_out=timed_out, limit_s=120, slow=slow)
     return judge(SCOPE, CASE, records, guest_end, ())
 
 
@@ -167,7 +175,7 @@ def test_a_guest_that_never_began_the_case_is_lost() -> None:
 @pytest.mark.parametrize("key", [key for key in KEYS if key not in {"begin", "done", "module.dummy"}])
 def test_nothing_passes_on_records_that_did_not_come(key: str) -> None:
     found = verdict({name: value for name, value in PASSED.items() if name != key})
-    assert codes(found) == ([] if key in {"started.1", "finished.1"} else ["trial-lost"])
+    assert codes(found) == ([] if key in {"started.1", "finished.1", "removed.dummy"} else ["trial-lost"])
 
 
 def test_a_parent_that_does_not_load_is_reported_and_excuses_nothing_else() -> None:
@@ -177,6 +185,110 @@ def test_a_parent_that_does_not_load_is_reported_and_excuses_nothing_else() -> N
     found = verdict(PASSED | {"module.dummy": b"1\n", "during.000": b"0\nas ever"})
     assert codes(found) == ["trial-expectation"]
     assert "dummy could not be loaded" in found.problems[0].advice
+
+
+REFUSED = (
+    b"<3>[  9.1] x86/modules: Skipping invalid relocation target, existing value is nonzero for type 2\n"
+    b"<3>[  9.1] livepatch: failed to initialize patch 'livepatch_x' for module 'dummy' (-8)\n"
+    b"<4>[  9.1] livepatch: patch 'livepatch_x' failed for module 'dummy', refusing to load module 'dummy'\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"module.dummy": b"1\ninsmod: can't insert '/trial/modules/dummy.ko': Operation not supported"},
+         "the guest lacks the hardware that it needs (Operation not supported)"),
+        ({"module.dummy": b"1\ninsmod: can't insert '/x': No such device"},
+         "the guest lacks the hardware that it needs (No such device)"),
+        ({"module.dummy": b"1\ninsmod: can't insert '/x': unknown symbol in module"},
+         "the guest's kernel refused to load it (unknown symbol in module)"),
+        ({"module.dummy": b"0\n"}, "the kernel did not patch it"),
+    ],
+)  # fmt: skip
+def test_an_object_that_was_never_live_is_named_with_its_reason(values: dict[str, bytes], why: str) -> None:
+    seen = {key: value for key, value in PASSED.items() if key not in {"removed.dummy", "added.dummy"}}
+    found = verdict(seen | {"objects.1": b"0\ndummy 0 0\nvmlinux 1 1\n"} | values)
+    assert found.problems == ()
+    assert found.not_live == (NotLive(object="dummy", why=why),)
+
+
+def test_an_object_that_the_case_does_not_name_counts_too() -> None:
+    found = verdict(PASSED | {"objects.1": b"0\ndummy 1 1\nkvm_intel 0 0\nvmlinux 1 1\n"})
+    assert found.not_live == (NotLive(object="kvm_intel", why="it was not loaded in the guest"),)
+
+
+def test_a_kernel_that_does_not_show_what_is_patched_shows_at_least_what_is_loaded() -> None:
+    assert verdict(PASSED | {"objects.1": b"0\ndummy - 1\n", "objects.2": b"0\ndummy - 1\n"}).not_live == ()
+    found = verdict(PASSED | {"objects.1": b"0\ndummy - 0\n"})
+    assert [one.object for one in found.not_live] == ["dummy"]
+
+
+def test_a_module_that_comes_back_patched_is_told() -> None:
+    assert verdict(PASSED).module_reloads == (ModuleReload(module="dummy", result="reloaded"),)
+
+
+def test_a_kernel_that_cannot_load_a_module_again_is_told_and_is_no_fault_of_the_patch() -> None:
+    refused = {"added.dummy": b"1\ninsmod: can't insert '/x': invalid module format", "log.reload": REFUSED}
+    gone = {"objects.2": b"0\ndummy 0 0\nvmlinux 1 1\n"}
+    found = verdict(PASSED | refused | gone | {"no-reload": b""})
+    assert found.problems == ()
+    assert found.clean_log
+    assert found.module_reloads == (
+        ModuleReload(module="dummy", result="refused", words="invalid module format"),
+    )  # fmt: skip
+    found = verdict(PASSED | refused | gone)
+    assert codes(found) == ["trial-reload"], "this kernel could have loaded it"
+
+
+def test_a_module_that_comes_back_without_its_change_is_a_fault() -> None:
+    found = verdict(PASSED | {"objects.2": b"0\ndummy 0 1\nvmlinux 1 1\n"})
+    assert codes(found) == ["trial-reload"]
+    assert "dummy was unloaded and loaded again" in found.problems[0].message
+
+
+@pytest.mark.parametrize("values", [
+    {"removed.dummy": b"1\nrmmod: can't unload module 'dummy': Resource temporarily unavailable"},
+    {"added.dummy": b"1\ninsmod: can't insert '/x': Device or resource busy"},
+])  # fmt: skip
+def test_a_module_that_does_not_go_or_come_by_itself_is_not_the_livepatchs_matter(values: dict[str, bytes]) -> None:
+    found = verdict(PASSED | values)
+    assert found.problems == ()
+    assert [one.result for one in found.module_reloads] == ["not-tried"]
+
+
+def test_an_oops_of_a_module_that_is_loaded_again_is_a_fault() -> None:
+    found = verdict(PASSED | {"log.reload": OOPS})
+    assert codes(found) == ["trial-kernel-log"]
+    assert "unloaded and loaded again" in found.problems[0].message
+
+
+STALL = b"<3>[   3.1] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "timed_out"),
+    [
+        (dead("load.1"), True),
+        (until("load.1", settled_1=b"2\n2 (kthreadd)\n"), False),
+        (until("disable.1", gone_1=b"2\n2 (kthreadd)\n"), False),
+        (until("load.2", settled_2=b"2\n"), False),
+        (PASSED | {"log.during": STALL}, False),
+        (PASSED | {"during.000": b"137\nhalf", "again.000": b"137\n"}, False),
+    ],
+)
+def test_whatever_takes_too_long_on_a_slow_machine_is_the_machines_fault(
+    values: dict[str, bytes], timed_out: bool
+) -> None:
+    for slow, kind in ((False, Kind.FAILURE), (True, Kind.ERROR)):
+        found = verdict(values, timed_out=timed_out, slow=slow)
+        assert {problem.kind for problem in found.problems} == {kind}
+        assert (codes(found) == ["trial-slow"]) is slow
+
+
+def test_a_slow_machine_excuses_nothing_that_does_not_depend_on_time() -> None:
+    found = verdict(PASSED | {"log.during": OOPS, "after.000": b"0\npatched"}, slow=True)
+    assert {problem.kind for problem in found.problems} == {Kind.FAILURE}
 
 
 def test_a_command_out_of_time_is_reported_with_its_output() -> None:
@@ -208,6 +320,7 @@ def test_whatever_came_there_is_a_verdict_and_only_a_whole_run_passes(
     found = judge(SCOPE, case, records, guest_end, ())
     if not found.problems:
         assert "done" in values
+        assert {one.object for one in found.not_live} <= {"dummy"}
         assert found.clean_log
         assert found.reverted
         assert found.reloaded
