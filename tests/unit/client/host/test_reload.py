@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host says before the load that a module cannot come back under its livepatch, where its kernel cannot do that."""
+"""A host says before the load if its kernel cannot load a module again under its livepatch."""
 
 from __future__ import annotations
 
