@@ -13,7 +13,7 @@ from elivepatch.build.base.store import Base
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.process import run
-from elivepatch.service.causes import problem_of
+from elivepatch.service.db.causes import problem_of
 from elivepatch.service.jobs.local_backend import LocalBackend
 
 PATCH = (Path(__file__).parents[2] / "demo/patches/vmlinux-meminfo.patch").read_bytes()

@@ -19,7 +19,7 @@ from obstore.store import MemoryStore
 from elivepatch.files.digest import sha256
 from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.model.kernel import Digest
-from elivepatch.service.causes import problem_of
+from elivepatch.service.db.causes import problem_of
 from elivepatch.service.store import Store
 
 

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from elivepatch.model.errors import ElivepatchError, Kind, Problem
-from elivepatch.service.causes import problem_of
+from elivepatch.service.db.causes import problem_of
 from elivepatch.service.errors import INTERNAL, LimitReached
 
 STATUS_OF_CODE = {

@@ -20,7 +20,7 @@ import uvicorn
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.service.access.allowed_patches import AllowedPatches
 from elivepatch.service.access.signing_key import open_signing_key
-from elivepatch.service.causes import is_disk_full
+from elivepatch.service.db.causes import is_disk_full
 from elivepatch.service.errors import DISK_FULL
 from elivepatch.service.http.addresses import parse_networks
 from elivepatch.service.http.dependencies import Services

@@ -21,7 +21,7 @@ from elivepatch.model.errors import Problem
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Progress
 from elivepatch.process import Cancellation
-from elivepatch.service.causes import problem_of
+from elivepatch.service.db.causes import problem_of
 from elivepatch.service.errors import CANCELLED, CRASHED, INTERNAL, OVERDUE
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.engine import Json, Stopped

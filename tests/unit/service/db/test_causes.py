@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from obstore.exceptions import GenericError
 
 from elivepatch.model.errors import UsageError
-from elivepatch.service.causes import is_disk_full, problem_of
+from elivepatch.service.db.causes import is_disk_full, problem_of
 from elivepatch.service.db.database import open_database, sqlite_url
 from elivepatch.service.errors import DISK_FULL, INTERNAL
 from elivepatch.service.store import Store
