@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_elivepatch_config_subparsers=(show)
-_shtab_elivepatch_cve_subparsers=(list show summary index update plan close)
+_shtab_elivepatch_cve_subparsers=(list show closed summary index update plan close)
 _shtab_elivepatch_overlay_subparsers=(add list update show remove lint)
 _shtab_elivepatch_subparsers=(apply auto boot build cancel check config cve disable doctor enable enroll history kernels list load overlay rollback status unload)
 
@@ -20,6 +20,7 @@ _shtab_elivepatch_config_show_option_strings=(-h --help --json)
 _shtab_elivepatch_config_option_strings=(-h --help)
 _shtab_elivepatch_cve_list_option_strings=(-h --help --records --older --overrides --keep --json --kernel --sources --kev --epss --state --severity --exploited --built --loaded --closed --open --openvex)
 _shtab_elivepatch_cve_show_option_strings=(-h --help --records --older --overrides --keep --json --kernel --sources)
+_shtab_elivepatch_cve_closed_option_strings=(-h --help --records --older --overrides --keep --json)
 _shtab_elivepatch_cve_summary_option_strings=(-h --help --records --older --overrides --keep --json --kernel --sources --kev --epss)
 _shtab_elivepatch_cve_index_option_strings=(-h --help --records --older --overrides --keep --json -o --output)
 _shtab_elivepatch_cve_update_option_strings=(-h --help --kernel -o --output --json --keep --limit -u --url --token-file)
@@ -56,7 +57,7 @@ _shtab_elivepatch_cve_list___severity_choices=(none low medium high critical)
 _shtab_elivepatch_cve_list___built_choices=(yes no unknown)
 _shtab_elivepatch_cve_list___loaded_choices=(yes no unknown)
 _shtab_elivepatch_cve_list___closed_choices=(yes no)
-_shtab_elivepatch_cve_pos_0_choices=(list show summary index update plan close)
+_shtab_elivepatch_cve_pos_0_choices=(list show closed summary index update plan close)
 _shtab_elivepatch_load___require_trial_choices=(partly passed)
 _shtab_elivepatch_overlay_pos_0_choices=(add list update show remove lint)
 _shtab_elivepatch_pos_0_choices=(apply auto boot build cancel check config cve disable doctor enable enroll history kernels list load overlay rollback status unload)
@@ -117,6 +118,9 @@ _shtab_elivepatch_cve_list___openvex_nargs=0
 _shtab_elivepatch_cve_show__h_nargs=0
 _shtab_elivepatch_cve_show___help_nargs=0
 _shtab_elivepatch_cve_show___json_nargs=0
+_shtab_elivepatch_cve_closed__h_nargs=0
+_shtab_elivepatch_cve_closed___help_nargs=0
+_shtab_elivepatch_cve_closed___json_nargs=0
 _shtab_elivepatch_cve_summary__h_nargs=0
 _shtab_elivepatch_cve_summary___help_nargs=0
 _shtab_elivepatch_cve_summary___json_nargs=0

@@ -44,6 +44,7 @@ _shtab_elivepatch_config_commands() {
 _shtab_elivepatch_cve_commands() {
   local _commands=(
     close:'close all CVEs that the policy chooses with one livepatch'
+    closed:'status 0 if a CVE is closed on this host'"'"'s kernel, 1 if it is open'
     index:'make one small file of all records, or bring it up to date'
     list:'every CVE with its state on one kernel'
     plan:'what the policy would close, and what needs a reboot'
@@ -219,6 +220,19 @@ _shtab_elivepatch_cve_close_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_cve_close_defaults_added=0
+
+_shtab_elivepatch_cve_closed_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--records[the kernel\'s CVE list\: a clone, a directory, a .tar.xz, .tar.gz or .zip, or an index made by \`cve index\` (default\: the cache of this host)]:SOURCE:"
+  "--older[kernel_cves.json and stream_fixes.json of linux_kernel_cves\: CVEs from before the kernel\'s own list]:DIR:"
+  "--overrides[your own records in TOML that override those of the list]:FILE:"
+  "--keep[the cache of records, sources and verdicts (default\: \/var\/lib\/elivepatch\/advisories)]:DIR:"
+  "--json[print one JSON document]"
+  ":CVE-ID:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_cve_closed_defaults_added=0
 
 _shtab_elivepatch_cve_index_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -594,6 +608,7 @@ _shtab_elivepatch_cve() {
       curcontext="${curcontext%:*:*}:_shtab_elivepatch_cve-$line[1]:"
       case $line[1] in
         close) _arguments -C -s $_shtab_elivepatch_cve_close_options ;;
+        closed) _arguments -C -s $_shtab_elivepatch_cve_closed_options ;;
         index) _arguments -C -s $_shtab_elivepatch_cve_index_options ;;
         list) _arguments -C -s $_shtab_elivepatch_cve_list_options ;;
         plan) _arguments -C -s $_shtab_elivepatch_cve_plan_options ;;

@@ -40,6 +40,10 @@ class Output:
         if self.as_json:
             self._write_document(json.dumps(data, indent=2, default=str))
 
+    def follow(self, other: Output) -> None:
+        """Count the document that `other` has printed as this one's: both write to the same places."""
+        self._documented = self._documented or other._documented
+
     def listing(self, items: Iterable[Any]) -> None:
         """Print the one JSON document of this command: a list, one element a line, which is fast for thousands."""
         if self.as_json:

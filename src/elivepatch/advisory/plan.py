@@ -32,9 +32,10 @@ class Choice(enum.StrEnum):
     CHOSEN = "chosen"
     LEFT_OUT = "left-out"  # the policy does not want it, or not yet
     NO_FIX = "no-fix"
-    NEEDS_REBOOT = "needs-reboot"
+    NEEDS_REBOOT = "needs-reboot"  # a newer kernel of its branch has the fix
+    FIX_INCOMPLETE = "fix-incomplete"  # no livepatch, and no newer kernel of its branch has the fix
     NOTHING_TO_DO = "nothing-to-do"
-    UNANSWERED = "unanswered"  # the server could not answer, through a fault that is not the fix's
+    UNANSWERED = "unanswered"  # the server, a place of fixes or the record gives no answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ class ClosePlan:
         return sorted(both, key=lambda pair: in_order(pair[1]))
 
     def unanswered(self) -> list[Decision]:
-        """Return those that the server could not answer."""
+        """Return those that neither the server nor a place of fixes could answer, or whose record cannot be read."""
         return self.having(Choice.UNANSWERED)
 
     def counts(self) -> dict[str, int]:
@@ -121,6 +122,8 @@ def _wish(one: Exposure, policy: Policy, *, exploited: bool) -> tuple[Choice, st
         return Choice.LEFT_OUT, "the policy excludes it"
     if record.id in policy.include:
         return Choice.CHOSEN, "the policy includes it"
+    if record.defect and not record.older:
+        return Choice.UNANSWERED, f"its record cannot be used: {record.defect}"
     if one.assessment.state is State.UNKNOWN:
         return Choice.LEFT_OUT, f"it is not certain that this kernel is affected: {one.assessment.evidence[0].reason}"
     if policy.loaded_only and one.loaded.certainty is Certainty.NO:
@@ -138,7 +141,9 @@ def with_fixes(plan: ClosePlan, found: Found, policy: Policy, now: datetime) -> 
     """Give every chosen CVE its fix; one without, or with one that is too young, is no longer chosen."""
     for one in plan.having(Choice.CHOSEN):
         fix = found.fixes.get(one.cve)
-        if fix is None:
+        if fix is None and one.cve in found.unanswered:
+            plan.decide(one.cve, Choice.UNANSWERED, found.unanswered[one.cve])
+        elif fix is None:
             plan.decide(one.cve, Choice.NO_FIX, found.missing.get(one.cve, "no fix was found"))
         elif _too_young(fix, policy, now) and one.cve not in policy.include:
             reason = f"its fix is of {fix.dated:%Y-%m-%d}: less than {policy.min_age_days} days old"
@@ -176,10 +181,30 @@ def with_verdicts(plan: ClosePlan, verdicts: Mapping[str, FixVerdict], live: Col
         elif verdict.beside and verdict.expired(now):
             plan.decide(one.cve, Choice.CHOSEN, "its trial with the others failed more than a week ago")
         else:
-            nothing = verdict.outcome is FixOutcome.NOTHING_TO_DO
             with_others = "it does not go with the others: " if verdict.beside else ""
             reason = f"{with_others}{verdict.problem.message} [{verdict.problem.code}]"
-            plan.decide(one.cve, Choice.NOTHING_TO_DO if nothing else Choice.NEEDS_REBOOT, reason)
+            if verdict.outcome is FixOutcome.NOTHING_TO_DO:
+                plan.decide(one.cve, Choice.NOTHING_TO_DO, reason)
+            else:
+                refuse(plan, one.cve, verdict, reason)
+
+
+def refuse(plan: ClosePlan, cve: str, verdict: FixVerdict, reason: str) -> None:
+    """Decide about a CVE whose fix cannot be a livepatch: a reboot helps only where a newer kernel has the fix."""
+    newer = plan.decisions[cve].exposed.assessment.newer
+    if newer:
+        plan.decide(cve, Choice.NEEDS_REBOOT, f"{reason}; {newer} has the fix")
+    elif verdict.lacks_prerequisites:
+        plan.decide(cve, Choice.FIX_INCOMPLETE, f"fix incomplete: prerequisites missing: {reason}")
+    else:
+        plan.decide(cve, Choice.FIX_INCOMPLETE, f"no newer kernel of this branch has the fix: {reason}")
+
+
+def reopen(plan: ClosePlan, cve: str, policy: Policy, ranking: Ranking) -> None:
+    """Let the policy decide about a CVE again: not all source patches of its fix are live by now."""
+    open_ = replace(plan.decisions[cve].exposed, closed=None)
+    choice, reason = _wish(open_, policy, exploited=cve in ranking.exploited)
+    plan.decide(cve, choice, f"{reason}; its fix has more parts than those that are live", exposed=open_)
 
 
 def within_limit(plan: ClosePlan, policy: Policy, ranking: Ranking, live: Collection[str]) -> None:

@@ -10,7 +10,7 @@ docs/cve.md derives the rule.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from elivepatch.advisory.exposure.version import BEGINNING, KernelVersion, reached
@@ -50,12 +50,14 @@ class Assessment:
     """The state of one record on one kernel. `evidence` has each introduction that decided it, at least one.
 
     `several` is true if the kernel's branch got more than one fix of an introduction: one alone is half of the fix.
+    `newer` is the version of the kernel's branch that has all fixes that the kernel lacks, empty if there is none.
     """
 
     record: Record
     state: State
     evidence: tuple[Evidence, ...]
     several: bool = False
+    newer: str = ""
 
     @property
     def fixed_in(self) -> tuple[str, ...]:
@@ -86,7 +88,19 @@ def assess(record: Record, kernel: KernelVersion) -> Assessment:
             several = several or len(own) > 1
     if record.contradictions:
         state, evidence = _with_contradictions(record, state, evidence, kernel)
-    return Assessment(record=record, state=state, evidence=tuple(evidence), several=several)
+    awaited = [fix for _, of, fixes in judged if of is state for fix in fixes or (None,)]
+    return Assessment(
+        record=record, state=state, evidence=tuple(evidence), several=several, newer=_newer(state, awaited, kernel)
+    )
+
+
+def _newer(state: State, awaited: Sequence[FixCommit | None], kernel: KernelVersion) -> str:
+    """Return the version of the kernel's branch that has all the awaited fixes, empty if one is not in its branch."""
+    versions = [fix.version for fix in awaited if fix is not None and fix.version.branch == kernel.branch]
+    if state not in {State.AFFECTED, State.UNKNOWN} or not versions or len(versions) < len(awaited):
+        return ""
+    newest = max(versions, key=lambda version: version.order)
+    return str(newest) if newest.order > kernel.order else ""
 
 
 def state_of(record: Record, kernel: KernelVersion) -> State:

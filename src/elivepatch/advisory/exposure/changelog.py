@@ -135,9 +135,16 @@ def with_changelog(assessment: Assessment, changelog: Changelog) -> Assessment:
     """Return the assessment of a distribution's kernel: its changelog counts more than its version.
 
     An affected CVE is fixed if an upload of this branch names it, or added the very change of that title; it is
-    unknown if only an upload of another branch names it. A fixed one is unknown if its fix was reverted.
+    unknown if only an upload of another branch names it. A fixed one is unknown if its fix was reverted. A changelog
+    does not show how many fixes an upload took: where the branch needs several, one that names the CVE decides nothing.
     """
     name, title = assessment.record.id, assessment.record.title
+    if assessment.several and assessment.state in {State.AFFECTED, State.UNKNOWN}:
+        where = changelog.closed.get(name) or changelog.own.get(title)
+        if where:
+            reason = f"the changelog of {where} has a fix of it, and the branch needs several"
+            return _replaced(assessment, assessment.state, reason)
+        return assessment
     if assessment.state in {State.AFFECTED, State.UNKNOWN}:
         if name in changelog.closed:
             return _replaced(assessment, State.FIXED, f"the changelog of {changelog.closed[name]} names it as closed")

@@ -98,6 +98,14 @@ class Exposure:
         return self.assessment.record
 
     @property
+    def outcome(self) -> FixOutcome:
+        """The use of the fix: a reboot is needed only where a newer kernel of the branch has it."""
+        outcome = self.verdict.outcome if self.verdict is not None else FixOutcome.UNTRIED
+        if outcome is FixOutcome.NEEDS_REBOOT and not self.assessment.newer:
+            return FixOutcome.FIX_INCOMPLETE
+        return outcome
+
+    @property
     def concerned(self) -> bool:
         """True if the version is affected, or may be, and this configuration builds the code, or may."""
         return self.assessment.state in {State.AFFECTED, State.UNKNOWN} and self.built.certainty is not Certainty.NO
@@ -117,7 +125,7 @@ def expose(records: Iterable[Record], subject: ExposureSubject) -> list[Exposure
         if sources is not None and sources.changelog is not None:
             found = with_changelog(found, sources.changelog)
         built, parents = _built(record, sources)
-        verdict = subject.verdicts.get(record.id)
+        noted = verdict = subject.verdicts.get(record.id)
         if verdict is not None and (sources is None or verdict.builder != sources.builder):
             verdict = None
         if verdict is not None and verdict.outcome is FixOutcome.NOTHING_TO_DO:
@@ -127,12 +135,21 @@ def expose(records: Iterable[Record], subject: ExposureSubject) -> list[Exposure
                 assessment=found,
                 built=built,
                 loaded=_loaded(built, parents, subject.modules),
-                closed=(subject.closings or {}).get(record.id),
+                closed=_closed(found, (subject.closings or {}).get(record.id), noted),
                 parents=parents,
                 verdict=verdict,
             )
         )
     return exposed
+
+
+def _closed(found: Assessment, closing: Closing | None, noted: FixVerdict | None) -> Closing | None:
+    """Return the closing, None if the list names a part of the fix by now that was not among its patches."""
+    if closing is None or noted is None or found.state is not State.AFFECTED:
+        return closing
+    # Without a commit in its branch, the fix came from a person, and all that the list names is another branch's.
+    wanted = {one.fixed_commit for one in found.evidence} if noted.commits or found.newer else set()
+    return closing if noted.closes(wanted) else None
 
 
 def _shown_by_source(found: Assessment, built: Stage, verdict: FixVerdict) -> tuple[Assessment, Stage]:

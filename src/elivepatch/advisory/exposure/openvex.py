@@ -68,8 +68,13 @@ def _action(exposed: Exposure) -> str:
     verdict = exposed.verdict
     if verdict is not None and verdict.outcome is FixOutcome.CONVERTIBLE:
         return "Close it without a reboot: elivepatch cve close."
-    fixes = sorted({one.fixed for one in exposed.assessment.evidence if one.fixed})
-    if verdict is not None and verdict.outcome is FixOutcome.NEEDS_REBOOT:
+    newer = exposed.assessment.newer
+    fixes = [newer] if newer else sorted({one.fixed for one in exposed.assessment.evidence if one.fixed})
+    if exposed.outcome is FixOutcome.FIX_INCOMPLETE:
+        return (
+            f"Its fix ({', '.join(fixes) or 'not listed yet'}) does not go into this kernel: prerequisites are missing."
+        )
+    if exposed.outcome is FixOutcome.NEEDS_REBOOT:
         return f"Boot a kernel that has the fix ({', '.join(fixes) or 'none is listed yet'}): it cannot be a livepatch."
     if fixes:
         return f"Boot a kernel that has the fix ({', '.join(fixes)}), or close it with elivepatch cve close."

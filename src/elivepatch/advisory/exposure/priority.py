@@ -28,17 +28,20 @@ class Ranking:
 def read_kev(file: Path) -> dict[str, str]:
     """Return id and `dateAdded` of every entry of CISA's Known Exploited Vulnerabilities catalogue, its JSON format.
 
-    Raises UsageError if the file is something else.
+    Raises UsageError if the file is something else, or has no entry.
     """
     try:
         catalogue = json.loads(_content(file))
-        return {
+        exploited = {
             str(entry["cveID"]): str(entry["dateAdded"])[:10]
             for entry in catalogue["vulnerabilities"]
             if CVE_ID.fullmatch(str(entry["cveID"]))
         }
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _wrong(file, "the KEV catalogue in JSON") from error
+    if not exploited:
+        raise _wrong(file, "an entry of the KEV catalogue")
+    return exploited
 
 
 def read_epss(file: Path) -> dict[str, float]:

@@ -28,6 +28,8 @@ def record_dict(record: Record) -> dict[str, Any]:
     }
     if record.overridden:
         document["overridden"] = record.overridden
+    if record.contradictions:
+        document["contradictions"] = [one.sentence for one in record.contradictions]
     if record.older:
         document["older"] = True
     return document

@@ -39,7 +39,7 @@ def fix_dict(exposed: Exposure) -> dict[str, Any]:
     verdict = exposed.verdict
     if verdict is None:
         return {"outcome": str(FixOutcome.UNTRIED)}
-    document: dict[str, Any] = {"outcome": str(verdict.outcome), "functions": list(verdict.functions)}
+    document: dict[str, Any] = {"outcome": str(exposed.outcome), "functions": list(verdict.functions)}
     if verdict.problem is not None:
         document |= {"code": verdict.problem.code, "reason": verdict.problem.message, "advice": verdict.problem.advice}
     return document
@@ -56,7 +56,7 @@ def funnel(exposed: Sequence[Exposure], subject: ExposureSubject) -> dict[str, A
     concerned = [one for one in exposing if one.concerned]
     built = Counter(one.built.certainty for one in exposing)
     loaded = Counter(one.loaded.certainty for one in concerned)
-    fixes = Counter(one.verdict.outcome if one.verdict is not None else FixOutcome.UNTRIED for one in concerned)
+    fixes = Counter(one.outcome for one in concerned)
     document: dict[str, Any] = {"affected": states[State.AFFECTED], "unknown": states[State.UNKNOWN]}
     if subject.sources is not None:
         document["built"] = {str(one): built[one] for one in Certainty}

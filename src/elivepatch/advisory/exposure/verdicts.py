@@ -11,12 +11,12 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from elivepatch.advisory.records.record import CVE_ID, plain
+from elivepatch.advisory.records.record import COMMIT, CVE_ID, plain
 from elivepatch.model.errors import Kind, Problem, UsageError
 from elivepatch.model.kernel import Digest, Release, parse_release
 
@@ -39,6 +39,7 @@ class FixOutcome(enum.StrEnum):
     UNTRIED = "untried"
     CONVERTIBLE = "convertible"
     NEEDS_REBOOT = "needs-reboot"
+    FIX_INCOMPLETE = "fix-incomplete"  # no livepatch, and no newer kernel of its branch has the fix
     NOTHING_TO_DO = "nothing-to-do"  # the source has the fix already, or the compiled code is the same with it
     COVERED = "covered"  # another fix brings the very same change
 
@@ -55,7 +56,8 @@ class FixVerdict:
     is the server's, None if it can be a livepatch or was not asked about yet. `functions` are the replaced ones, as
     `object:function`. `after` are the digests of other source patches to the same files that went before it in the
     question, none if it was asked about alone. `beside` are those of the whole series that failed only with this fix,
-    none if no series did. `at` is the time of the question (UTC, ISO 8601).
+    none if no series did. `at` is the time of the question (UTC, ISO 8601). `applied` are those of the patches that the
+    kernel's source has already. `commits` are the fixing commits that the list named when the patches were looked up.
     """
 
     patches: tuple[Digest, ...]
@@ -66,13 +68,15 @@ class FixVerdict:
     after: tuple[Digest, ...] = ()
     beside: tuple[Digest, ...] = ()
     at: str = ""
+    applied: tuple[Digest, ...] = ()
+    commits: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> FixOutcome:
         """The use of the fix that follows from this verdict."""
         if self.problem is None:
             return FixOutcome.CONVERTIBLE if self.asked else FixOutcome.UNTRIED
-        if self.problem.code not in _NOTHING_TO_DO:
+        if self.problem.code not in _NOTHING_TO_DO or self._partly_applied:
             return FixOutcome.NEEDS_REBOOT
         # A change that is there only beside other fixes came with one of these.
         return FixOutcome.COVERED if self.beside else FixOutcome.NOTHING_TO_DO
@@ -80,7 +84,26 @@ class FixVerdict:
     @property
     def closed_by(self) -> frozenset[Digest]:
         """The source patches that close the CVE once all of them are live."""
-        return frozenset(self.beside if self.outcome is FixOutcome.COVERED else self.patches)
+        wanted = frozenset(self.beside if self.outcome is FixOutcome.COVERED else self.patches)
+        return wanted - frozenset(self.applied)
+
+    @property
+    def _partly_applied(self) -> bool:
+        """True if the source has one of several patches, and it is not known that it has the others too."""
+        left = set(self.patches) - set(self.applied)
+        return self.problem is not None and self.problem.code == "already-applied" and len(left) > 1
+
+    def closes(self, commits: Collection[str]) -> bool:
+        """Return whether these patches are the whole fix, if the list names these commits as its parts now."""
+        if not self.commits:
+            # Noted by an earlier version, or from a place that knows no commits: several parts may be missing there.
+            return len(commits) < 2
+        return set(commits) <= set(self.commits)
+
+    @property
+    def lacks_prerequisites(self) -> bool:
+        """True if the fix alone does not apply, compile or link: changes that it stands on are missing."""
+        return self.problem is not None and self.problem.code in _CONTEXT
 
     @property
     def lacks_context(self) -> bool:
@@ -179,6 +202,8 @@ def _verdict(read: Any) -> FixVerdict:
         after=tuple(Digest(_matching(_DIGEST, one)) for one in read["after"]),
         beside=tuple(Digest(_matching(_DIGEST, one)) for one in read["beside"]),
         at=_matching(_STAMP, read["at"]),
+        applied=tuple(Digest(_matching(_DIGEST, one)) for one in read.get("applied", ())),
+        commits=tuple(_matching(COMMIT, one) for one in read.get("commits", ())),
     )
 
 

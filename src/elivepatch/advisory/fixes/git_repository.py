@@ -30,6 +30,8 @@ _PROTOCOLS = {"https": "https", "ssh": "ssh", "file": "file"}
 class GitFixes:
     """A local git repository, bare or not, that has the kernel's branch."""
 
+    doubt = ""
+
     def __init__(self, top: Path, *, name: str = "") -> None:
         found = git_directory(top)
         if found is None:
@@ -39,6 +41,10 @@ class GitFixes:
         self.name = name or str(top)
         self._reader = CommitReader(found)
         self._prepared: dict[str, bool] = {}
+
+    def concerns(self, wanted: Wanted) -> bool:
+        """Return whether there are commits to ask for."""
+        return bool(wanted.commits)
 
     def prepare(self, wanted: Sequence[Wanted]) -> None:
         """Read the commits and diffs of several fixes by a few git processes; raises EnvironmentFault if git fails."""
@@ -61,7 +67,10 @@ class GitFixes:
         for one in wanted.commits:
             commit = self._reader.commit(one.id)
             if commit is None:
-                behind = f"It lacks {one.id[:12]}, which fixes {wanted.cve} in {one.version}: it is behind."
+                behind = (
+                    f"It lacks {one.id[:12]}, which fixes {wanted.cve} in {one.version}: it is behind, or a repository "
+                    "of something else."
+                )
                 findings.add("mirror-behind", self.name, behind)
                 return None
             for needed in (*self._dependencies(commit, base), commit):
@@ -142,6 +151,8 @@ class GitFixes:
 class FetchedGitFixes:
     """A git repository at a URL: each wanted commit is fetched with its parent, into a repository of our own."""
 
+    doubt = ""
+
     def __init__(self, url: str, cache: Path) -> None:
         scheme = urlsplit(url).scheme
         if scheme not in _PROTOCOLS or url.startswith("-"):
@@ -155,6 +166,10 @@ class FetchedGitFixes:
         self._cache = cache
         self._asked: set[str] = set()
         self._local: GitFixes | None = None
+
+    def concerns(self, wanted: Wanted) -> bool:
+        """Return whether there are commits to ask for."""
+        return bool(wanted.commits)
 
     def prepare(self, wanted: Sequence[Wanted]) -> None:
         """Fetch the commits that are not here yet, many at once; raises EnvironmentFault if that fails."""
@@ -197,7 +212,14 @@ class FetchedGitFixes:
         return done.ok
 
     def _make(self) -> None:
-        self._cache.mkdir(parents=True, exist_ok=True)
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentFault(
+                "fix-source",
+                f"{self._cache}, which is to keep commits of {self.name}, cannot be made: {error.strerror}.",
+                advice="Make room, run the command as root, or give another directory with --keep.",
+            ) from error
         # An empty template: no hooks, nothing of the system's.
         git(self._cache, "init", "--bare", "--quiet", "--template=").check("making a repository")
 

@@ -20,12 +20,18 @@ _TIMEOUT_S = 30.0
 class HttpFixes:
     """One web view. Redirects are not followed: the policy names this server and no other."""
 
+    doubt = ""
+
     def __init__(self, base: str, *, transport: httpx2.BaseTransport | None = None) -> None:
         self.name = base.rstrip("/")
         local = _checked(self.name)
         self._client = httpx2.Client(
             timeout=_TIMEOUT_S, follow_redirects=False, trust_env=not local, transport=transport
         )
+
+    def concerns(self, wanted: Wanted) -> bool:
+        """Return whether there are commits to ask for."""
+        return bool(wanted.commits)
 
     def prepare(self, wanted: Sequence[Wanted]) -> None:
         """Do nothing: one commit is one request."""

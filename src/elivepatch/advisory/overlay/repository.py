@@ -169,26 +169,43 @@ class OverlayFixes:
 
     def __init__(self, overlays: Sequence[AcceptedOverlay], commits: Sequence[FixSource]) -> None:
         self.name = "overlays"
+        self.doubt = ""
         self._overlays = overlays
         self._commits = commits
         self._reported: set[str] = set()
 
-    def prepare(self, wanted: Sequence[Wanted]) -> None:
-        """Do nothing: an overlay is read when it is first asked."""
+    def concerns(self, wanted: Wanted) -> bool:  # noqa: ARG002 - an entry may be for any CVE
+        """Return true."""
+        return True
+
+    def prepare(self, wanted: Sequence[Wanted]) -> None:  # noqa: ARG002 - an overlay is read when it is first asked
+        """Raise EnvironmentFault if this host is subscribed to no overlay: the policy relies on one."""
+        if not self._overlays:
+            raise EnvironmentFault(
+                "overlay-none",
+                "This host is subscribed to no overlay.",
+                advice="Add one with `elivepatch overlay add`, or take `overlays = true` out of the policy.",
+            )
 
     def find(self, wanted: Wanted, findings: Findings) -> Fix | None:
         """Return the fix of the first overlay with an entry for this CVE and kernel, after those that it requires."""
         for accepted in self._overlays:
             if accepted.name not in self._reported:
                 self._reported.add(accepted.name)
-                for found in accepted.overlay.findings.named:
-                    findings.add(found.code, f"{accepted.name}: {found.name}", found.message)
+                self._report(accepted, findings)
             fitting = [
                 one for one in accepted.overlay.entries.values() if wanted.cve in one.cves and one.fits(wanted.kernel)
             ]
             if fitting:
                 return self._fix(accepted, sorted(fitting, key=lambda one: (one.order, one.id)), wanted, findings)
         return None
+
+    def _report(self, accepted: AcceptedOverlay, findings: Findings) -> None:
+        told = accepted.overlay.findings
+        for found in told.named:
+            findings.add(found.code, f"{accepted.name}: {found.name}", found.message)
+        if told.total and not self.doubt:
+            self.doubt = f"{told.total} entries of {accepted.name} cannot be used; the first: {told.named[0].message}"
 
     def _fix(
         self, accepted: AcceptedOverlay, entries: Sequence[OverlayEntry], wanted: Wanted, findings: Findings

@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -30,9 +31,16 @@ _LOCATOR = struct.Struct("<4sLQL")  # 4.3.15, stands between the two
 
 
 def archive_files(
-    archive: Path, findings: Findings, *, wanted: Callable[[str], bool], total_max: int = TOTAL_MAX
+    archive: Path,
+    findings: Findings,
+    *,
+    wanted: Callable[[str], bool],
+    total_max: int = TOTAL_MAX,
+    modified: Callable[[float], None] = lambda _: None,
 ) -> Iterator[tuple[str, bytes]]:
     """Give name and content of every wanted regular file in `archive`; others go to `findings`.
+
+    `modified` is called with the time of the last change of each, in seconds since 1970.
 
     Nothing is unpacked to disk, and at most one member is in memory. Members that a name leads outside, and wanted ones
     that are links or larger than RECORD_FILE_MAX, go to `findings`. Raises UsageError if the archive cannot be read to
@@ -53,6 +61,7 @@ def archive_files(
                 elif member.content is None:
                     findings.add("too-large", member.name, f"It is larger than {RECORD_FILE_MAX // 1024} KiB.")
                 else:
+                    modified(member.modified)
                     yield member.name, member.content
     except OSError as error:
         raise _unreadable(archive, error.strerror or "it cannot be read") from error
@@ -96,11 +105,19 @@ def _zip_members(file: IO[bytes], total_max: int, wanted: Callable[[str], bool])
                     content = content if len(content) <= RECORD_FILE_MAX else None
                 if left < 0:
                     raise DamagedArchive(why=f"it unpacks to more than {total_max // 2**20} MiB")
-                yield Member(name=info.filename, regular=regular, content=content)
+                yield Member(name=info.filename, regular=regular, content=content, modified=_seconds(info))
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError) as error:
         raise DamagedArchive(why=f"its zip structure is broken ({error})") from error
     except NotImplementedError as error:  # a compression or encryption that zipfile does not know
         raise DamagedArchive(why="it is encrypted or packed in a way that is not supported") from error
+
+
+def _seconds(info: zipfile.ZipInfo) -> int:
+    """Return the time of a member's last change, 0 for one that cannot be; a zip does not name its time zone."""
+    try:
+        return int(datetime(*info.date_time, tzinfo=UTC).timestamp())
+    except ValueError:
+        return 0
 
 
 def _directory_bytes(file: IO[bytes]) -> int:

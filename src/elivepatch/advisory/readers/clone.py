@@ -23,6 +23,12 @@ def head(repository: Path) -> str:
     return commit
 
 
+def committed(repository: Path, commit: str) -> float:
+    """Return when a commit was made, in seconds since 1970, 0 if git cannot show it."""
+    stamp = git(repository, "rev-list", "--max-count=1", "--timestamp", commit).text.split(" ")[0]
+    return float(stamp) if stamp.isdecimal() else 0
+
+
 def list_clone(repository: Path, commit: str, findings: Findings, *, wanted: Callable[[str], bool]) -> Iterator[Listed]:
     """Give every wanted file of `commit`; its mark is its blob id. Links of a wanted name go to `findings`."""
     listing = git(repository, "ls-tree", "-r", "-z", "-l", "--full-tree", commit).check("listing the clone's files")

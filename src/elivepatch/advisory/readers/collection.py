@@ -8,8 +8,9 @@ record whose ranges cannot be used is kept with the state `unknown`: to leave it
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from elivepatch.advisory.exposure.contradiction import commit_difference, contradictions
@@ -19,7 +20,7 @@ from elivepatch.advisory.readers.directory import Listed
 from elivepatch.advisory.records.cve5 import Published, parse_published
 from elivepatch.advisory.records.dyad import parse_dyad
 from elivepatch.advisory.records.published_ranges import PublishedRanges
-from elivepatch.advisory.records.record import Findings, Introduction, Origin, Record, Records
+from elivepatch.advisory.records.record import CONTRADICTING, Findings, Introduction, Origin, Record, Records
 from elivepatch.files.digest import sha256, sha256_file
 from elivepatch.model.errors import UsageError
 from elivepatch.model.progress import Event, Progress
@@ -28,6 +29,7 @@ _RECORD_FILE = re.compile(r"(?:.*/)?(CVE-[0-9]{4}-[0-9]{4,7})\.(json|dyad)")
 _REJECTED = "rejected"  # upstream moves the files of a withdrawn record to a directory of this name
 _RECORDS_MAX = 250_000
 _MARK_BYTES = 12
+_TIME_MAX = 2**33  # seconds: later times are no dates of this list
 _EVERY = 5_000  # files between two events of progress
 
 _Read = Callable[[list[Listed]], Iterator[tuple[str, bytes]]]
@@ -64,11 +66,12 @@ def read_records(source: Path, *, progress: Progress, previous: Records | None =
 
 @dataclass(slots=True)
 class _Parts:
-    """Parts of one record that were read so far."""
+    """Parts of one record that were read so far. `unusable` is the reason if its JSON cannot be used."""
 
     published: Published | None = None
     introductions: tuple[Introduction, ...] = ()
     defect: str = ""
+    unusable: str = ""
     files: set[str] = field(default_factory=set)
 
 
@@ -102,7 +105,8 @@ class _Collection:
     def _add_published(self, parts: _Parts, name: str, path: str, content: bytes) -> None:
         published = parse_published(content, name)
         if isinstance(published, str):
-            self._flag("bad-record", name, path, f"{published} The record is left out.")
+            parts.unusable = published
+            self._flag("bad-record", name, path, f"{published} Its answer is `unknown`.")
             return
         for odd in published.odd_files:
             self._flag("bad-file-name", name, name, f"It names {odd[:120]!r}, which cannot be a file of the kernel.")
@@ -110,21 +114,30 @@ class _Collection:
             self.rejected.add(name)
         parts.published = published
 
-    def records(self) -> dict[str, Record]:
-        """Return the records, with a finding for each one that is incomplete."""
+    def records(self, known: Collection[str] = ()) -> dict[str, Record]:
+        """Return the records, with a finding for each one that is incomplete; `known` ones were not to be read."""
         made: dict[str, Record] = {}
         for name, parts in self.parts.items():
             if name in self.rejected:
                 if parts.published is not None and not parts.published.rejected:
                     self._flag("also-rejected", name, name, "It is published and rejected; rejected counts.")
             elif parts.published is None:
+                # To leave it out would read as safe: a CVE that is not in the list is nobody's concern.
                 if "json" not in parts.files:
-                    self._flag("no-json", name, name, "It has no .json file that can be read and is left out.")
+                    parts.unusable = "It has no .json file that can be read."
+                    self._flag("no-json", name, name, f"{parts.unusable} Its answer is `unknown`.")
+                made[name] = Record(id=name, title="", introductions=(), defect=parts.unusable)
             else:
                 defect = parts.defect if "dyad" in parts.files else "It has no .dyad file that can be read."
                 if defect:
                     self._flag("bad-ranges", name, name, f"{defect} Its answer is `unknown`.")
                 made[name] = self._checked(_record(name, parts, parts.published, defect), parts.published.ranges)
+        for found in list(self.findings.named):
+            # A file that is too large, a link or cannot be read may be all that there is of a record.
+            path = _RECORD_FILE.fullmatch(found.name)
+            if path is not None and not any(path[1] in ids for ids in (made, known, self.rejected)):
+                made[path[1]] = Record(id=path[1], title="", defect=found.message)
+                self.flagged.add(path[1])
         return made
 
     def _checked(self, record: Record, published: PublishedRanges) -> Record:
@@ -135,7 +148,7 @@ class _Collection:
         differing = commit_difference(record, published)
         if found or differing:
             told = [one.sentence for one in found[:3]] + ([f"Of the commits, {differing}."] if differing else [])
-            self._flag("contradicting-ranges", record.id, record.id, " ".join(told))
+            self._flag(CONTRADICTING, record.id, record.id, " ".join(told))
         return replace(record, contradictions=found)
 
     def _flag(self, code: str, name: str, about: str, message: str) -> None:
@@ -150,12 +163,22 @@ class _Reader:
     progress: Progress
     previous: Records | None
     collection: _Collection = field(default_factory=_Collection)
+    newest: float = 0
+
+    def saw(self, modified: float) -> None:
+        """Note the time of a file's last change; one that cannot be is ignored."""
+        if self.newest < modified < _TIME_MAX:
+            self.newest = modified
+
+    @property
+    def dated(self) -> datetime | None:
+        return datetime.fromtimestamp(int(self.newest), tz=UTC) if self.newest >= 1 else None
 
     def from_archive(self, source: Path) -> Records:
         origin = Origin(kind="archive", revision=_digest(source))
         if self.previous is not None and self.previous.origin == origin:
             return _list_alone(self.previous)
-        files = archive.archive_files(source, self.collection.findings, wanted=is_record_file)
+        files = archive.archive_files(source, self.collection.findings, wanted=is_record_file, modified=self.saw)
         for number, (path, content) in enumerate(files):
             if number and number % _EVERY == 0:
                 self.progress(Event(stage="records", message=f"{len(self.collection.parts)} records read"))
@@ -163,6 +186,7 @@ class _Reader:
         return Records(
             listed=self.collection.records(),
             rejected=frozenset(self.collection.rejected),
+            newest=self.dated,
             origin=origin,
             findings=self.collection.findings,
         )
@@ -172,6 +196,7 @@ class _Reader:
         origin = Origin(kind="git", revision=commit)
         if self.previous is not None and self.previous.origin == origin:
             return _list_alone(self.previous)
+        self.saw(clone.committed(git, commit))
         listed = clone.list_clone(git, commit, self.collection.findings, wanted=is_record_file)
         return self._from_listing(listed, lambda files: clone.read_clone(git, files), origin)
 
@@ -188,6 +213,7 @@ class _Reader:
         collection = self.collection
         files: dict[str, list[Listed]] = {}
         for file in listed:
+            self.saw(file.modified)
             name, _, withdrawn = _about(file.path)
             if withdrawn:
                 collection.rejected.add(name)
@@ -207,10 +233,11 @@ class _Reader:
                 message = f"{len(files)} records, {len(kept)} of them unchanged"
                 self.progress(Event(stage="records", message=message, fraction=number / len(wanted)))
             collection.add(path, content)
-        made = kept | collection.records()
+        made = kept | collection.records(kept)
         return Records(
             listed=made,
             rejected=frozenset(collection.rejected),
+            newest=self.dated,
             origin=origin,
             findings=collection.findings,
             marks={name: marks[name] for name in made if name not in collection.flagged},

@@ -19,11 +19,15 @@ _NOT_RECORDS = {".git"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """One file that can be read: its path inside the list, its bytes, and a mark that changes when its content does."""
+    """One file that can be read: its path inside the list, its bytes, and a mark that changes when its content does.
+
+    `modified` is the time of its last change in seconds since 1970, 0 if it is not known.
+    """
 
     path: str
     size: int
     mark: str
+    modified: float = 0
 
 
 def list_directory(top: Path, findings: Findings, *, wanted: Callable[[str], bool]) -> Iterator[Listed]:
@@ -59,7 +63,7 @@ def list_directory(top: Path, findings: Findings, *, wanted: Callable[[str], boo
                 continue
             seen = entry.stat(follow_symlinks=False)
             mark = f"{seen.st_size} {seen.st_mtime_ns} {seen.st_ctime_ns}"
-            yield Listed(path=path, size=seen.st_size, mark=mark)
+            yield Listed(path=path, size=seen.st_size, mark=mark, modified=seen.st_mtime)
 
 
 def read_directory(top: Path, files: Iterable[Listed], findings: Findings) -> Iterator[tuple[str, bytes]]:

@@ -20,11 +20,15 @@ _REGULAR = {b"0", b"\0", b"7"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One member. `content` is empty unless it is a regular file, None for one larger than the limit."""
+    """One member. `content` is empty unless it is a regular file, None for one larger than the limit.
+
+    `modified` is the time of its last change in seconds since 1970, 0 if it is not known.
+    """
 
     name: str
     regular: bool
     content: bytes | None
+    modified: int = 0
 
 
 def tar_members(stream: Readable, *, wanted_bytes: int) -> Iterator[Member]:
@@ -57,7 +61,7 @@ def tar_members(stream: Readable, *, wanted_bytes: int) -> Iterator[Member]:
             content = None if regular else b""
             _skip(stream, size + -size % _BLOCK)
         if kind not in {b"g", b"K"}:  # a description of all members, or the target of a link
-            yield Member(name=name or header_name, regular=regular, content=content)
+            yield Member(name=name or header_name, regular=regular, content=content, modified=_modified(header))
             name, size_given = "", None
 
 
@@ -75,6 +79,14 @@ def _read_header(header: bytes) -> tuple[bytes, str, int]:
     size = _number(header[124:136])
     # POSIX: links, directories and devices carry no data; their size field does not count.
     return kind, name.decode(errors="replace"), 0 if kind in {b"1", b"2", b"3", b"4", b"5", b"6"} else size
+
+
+def _modified(header: bytes) -> int:
+    """Return the time of a member's last change, 0 for one that cannot be read: nothing else depends on it."""
+    try:
+        return _number(header[136:148])
+    except DamagedArchive:
+        return 0
 
 
 def _number(field: bytes) -> int:

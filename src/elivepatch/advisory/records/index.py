@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,7 @@ def _encode(records: Records) -> bytes:
         "older": [at for at, row in enumerate(rows) if row.older],
         "reasons": [records.overrides[name].overridden for name in overridden],
         "rejected": sorted(records.rejected, key=id_order),
+        "newest": records.newest.isoformat() if records.newest is not None else "",
         "origin": [records.origin.kind, records.origin.revision],
         "findings": [[found.code, found.name, found.message] for found in records.findings.named],
         "counts": dict(records.findings.counts),
@@ -224,6 +226,7 @@ def _decode(body: bytes) -> Records:
         revision, marks = "", {}
     return Records(
         listed={row.id: row for row in rows[:count]},
+        newest=datetime.fromisoformat(tables["newest"]) if tables.get("newest") else None,
         rejected=frozenset(tables["rejected"]),
         origin=Origin(kind=kind, revision=revision),
         findings=findings,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from elivepatch.advisory.exposure.version import KernelVersion
 
@@ -16,6 +17,9 @@ SEVERITIES = ("none", "low", "medium", "high", "critical")
 """CVSS 3.1's words for scores, the least first."""
 
 _SCALE = ((90, "critical"), (70, "high"), (40, "medium"), (1, "low"), (0, "none"))
+
+CONTRADICTING = "contradicting-ranges"
+"""Code of the finding about a record that says two things about a version."""
 
 NAMED_MAX = 1000
 """Number of findings that are kept by name; others are counted only, so that hostile input cannot fill memory."""
@@ -116,14 +120,16 @@ class RecordFinding:
 
 @dataclass(slots=True)
 class Findings:
-    """All findings of a reading: counted by code, the first NAMED_MAX by name."""
+    """All findings of a reading: counted by code, the first NAMED_MAX by name; `last` is the newest one's message."""
 
     named: list[RecordFinding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    last: str = field(default="", compare=False)
 
     def add(self, code: str, name: str, message: str) -> None:
         """Count one finding, and keep it by name while there is room."""
         self.counts[code] += 1
+        self.last = plain(message, 300)
         if len(self.named) < NAMED_MAX:
             self.named.append(RecordFinding(code=code, name=plain(name, 200), message=plain(message, 300)))
 
@@ -147,7 +153,8 @@ class Records:
 
     `listed` are the list's records and `overrides` those that an administrator put in their place, both by id.
     `rejected` are the ids that the list has withdrawn. `marks` has for each id the state of its files, so that the next
-    reading can leave out unchanged ones; an id without a mark is read again.
+    reading can leave out unchanged ones; an id without a mark is read again. `newest` is when the newest of them was
+    changed, as far as the source shows it: the date of a clone's commit, or of a file; None if it shows none.
     """
 
     listed: dict[str, Record]
@@ -156,6 +163,7 @@ class Records:
     findings: Findings = field(default_factory=Findings)
     marks: dict[str, bytes] = field(default_factory=dict)
     overrides: dict[str, Record] = field(default_factory=dict)
+    newest: datetime | None = None
 
     def effective(self) -> list[Record]:
         """Return the records that count, overrides before the list, by year and number."""

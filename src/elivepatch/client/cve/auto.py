@@ -11,17 +11,19 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from elivepatch.advisory.exposure.summary import funnel
+from elivepatch.advisory.fixes.fixes import Silence
 from elivepatch.advisory.plan import Choice
 from elivepatch.advisory.policy import Policy, read_policy
 from elivepatch.client.cve.cache import CveCache
 from elivepatch.client.cve.close import CloseResult, close, print_result
 from elivepatch.client.cve.options import AutoOptions
-from elivepatch.client.cve.plan import CloseSession, open_plan, print_plan
+from elivepatch.client.cve.plan import CloseSession, open_plan, print_plan, print_silent
 from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.client.cve.verdict_client import out_of_time
 from elivepatch.client.host.machine import Machine
@@ -32,6 +34,7 @@ from elivepatch.model.errors import BuildStopped, ElivepatchError
 from elivepatch.model.progress import Event
 from elivepatch.output import Output
 
+_NAMED = 20
 _REPORT_S = 30.0
 """Seconds for the report to the server. They come on top of the policy's limit, so that a run that was ended by the
 limit is reported too."""
@@ -68,7 +71,14 @@ class _CalmOutput(Output):
 
 def run_auto(options: AutoOptions, output: Output) -> None:
     """Do one run; raises the error that ended it."""
-    output = _CalmOutput(as_json=output.as_json, out=output.out, err=output.err)
+    calm = _CalmOutput(as_json=output.as_json, out=output.out, err=output.err)
+    try:
+        _run_auto(options, calm)
+    finally:
+        output.follow(calm)
+
+
+def _run_auto(options: AutoOptions, output: Output) -> None:
     plan = options.close.plan
     policy = read_policy(plan.policy)
     if not options.now:
@@ -82,27 +92,30 @@ def run_auto(options: AutoOptions, output: Output) -> None:
         plan.cache.sweep()
         deadline = Deadline(limit_s=policy.limit_s)
         with deadline.armed():
-            _update_overlays(policy, plan.cache, output)
-        _plan_and_close(options, output, deadline)
+            silent = _update_overlays(policy, plan.cache)
+        _plan_and_close(options, output, deadline, silent)
 
 
-def _plan_and_close(options: AutoOptions, output: Output, deadline: Deadline) -> None:
+def _plan_and_close(options: AutoOptions, output: Output, deadline: Deadline, silent: Sequence[Silence]) -> None:
     machine = options.close.plan.machine
     with ExitStack() as stack:
         with deadline.armed():
-            plan = open_plan(options.close.plan, output, out_of_time=deadline.passed, automatic=True)
+            plan = open_plan(options.close.plan, output, out_of_time=deadline.passed, automatic=True, silent=silent)
             session = stack.enter_context(plan)
         if options.plan_only:
             print_plan(session, output)
+            session.require_complete()
             return
         try:
             result = close(session, options.close, output, around_building=deadline.armed, time_left_s=deadline.left)
         except ElivepatchError as error:
             _report(machine, session, "failed", output, problem=error.problem.code)
             raise
-        ended = "nothing-to-do" if result.made.report is None else "closed"
-        _report(machine, session, ended, output, newly=len(result.newly))
+        ended = "closed" if result.made.report is not None else "nothing-to-do" if session.complete else "failed"
+        problem = "" if session.complete else "incomplete-answer"
+        _report(machine, session, ended, output, newly=len(result.newly), problem=problem)
     _print(result, output)
+    session.require_complete()
 
 
 def _report(
@@ -143,25 +156,33 @@ def _print(result: CloseResult, output: Output) -> None:
         return
     plan = result.session.plan
     counts = plan.counts()
+    done = "Nothing to do" if result.session.complete else f"Not done: {counts['unanswered']} CVEs have no answer"
     output.line(
-        f"Nothing to do on {result.session.kernel.title}: {counts['closed']} closed, {counts['needs-reboot']} need a "
-        f"reboot, {counts['no-fix']} without a fix, {counts['left-out']} left out by the policy."
+        f"{done} on {result.session.kernel.title}: {counts['closed']} closed, {counts['needs-reboot']} need a "
+        f"reboot, {counts['fix-incomplete']} have an incomplete fix, {counts['no-fix']} without a fix, "
+        f"{counts['left-out']} left out by the policy."
     )
-    for one in plan.unanswered():
+    print_silent(result.session, output)
+    for one in plan.unanswered()[:_NAMED]:
         output.note(f"note: {one.cve}: {one.reason}")
 
 
-def _update_overlays(policy: Policy, cache: CveCache, output: Output) -> None:
-    """Fetch new commits of overlays if the policy takes fixes from them; one that fails stays as it was."""
+def _update_overlays(policy: Policy, cache: CveCache) -> list[Silence]:
+    """Fetch new commits of overlays if the policy takes fixes from them; one that fails stays as it was.
+
+    Return those that failed: the run goes on with what they had before, and says so at its end.
+    """
+    silent: list[Silence] = []
     if not any(place.kind == "overlays" for place in policy.places):
-        return
+        return silent
     for one in Subscriptions(cache).all():
         try:
             one.repository.update()
         except BuildStopped:
             raise
         except ElivepatchError as error:
-            output.note(f"note: overlay {one.name}: {error.problem.message} [{error.problem.code}]")
+            silent.append(Silence(place=f"overlay {one.name}", problem=error.problem))
+    return silent
 
 
 def _wait(policy: Policy, machine: Machine, output: Output) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from elivepatch.advisory.exposure.verdicts import FixOutcome, FixVerdict, remembered
 from elivepatch.advisory.fixes.fixes import Fix
-from elivepatch.advisory.plan import Choice, series_of
+from elivepatch.advisory.plan import Choice, refuse, series_of
 from elivepatch.client.cve.cumulative import Cumulative, build_cumulative, expectations_of
 from elivepatch.client.cve.inputs import server_time_limit
 from elivepatch.client.cve.options import CloseOptions
@@ -81,6 +81,7 @@ def close_cves(options: CloseOptions, output: Output) -> None:
             session = stack.enter_context(open_plan(options.plan, output))
         result = close(session, options, output, around_building=lambda: server_time_limit(options.plan.settings))
     print_result(result, output)
+    result.session.require_complete()
 
 
 def close(
@@ -123,7 +124,8 @@ def print_result(result: CloseResult, output: Output) -> None:
     output.line()
     report = result.made.report
     if report is None:
-        output.line("Nothing to do: there is no fix to bring in.")
+        if result.session.complete:
+            output.line("Nothing to do: there is no fix to bring in.")
         return
     trial = report.trial
     output.line(
@@ -174,7 +176,7 @@ def _remember(session: CloseSession, cumulative: Cumulative, carried: Sequence[S
             session.plan.decide(fix.cve, Choice.NOTHING_TO_DO, "another fix brings the same change")
         else:
             reason = f"it does not go with the others: {problem.message} [{problem.code}]"
-            session.plan.decide(fix.cve, Choice.NEEDS_REBOOT, reason)
+            refuse(session.plan, fix.cve, verdict, reason)
 
 
 def _save(session: CloseSession, report: Report, module: Path) -> dict[str, Path]:

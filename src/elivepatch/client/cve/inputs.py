@@ -16,7 +16,7 @@ from elivepatch.advisory.readers.collection import read_records
 from elivepatch.advisory.records.index import decode_index, is_index, read_index
 from elivepatch.advisory.records.legacy_records import with_older
 from elivepatch.advisory.records.overrides import read_overrides
-from elivepatch.advisory.records.record import Findings, Records
+from elivepatch.advisory.records.record import CONTRADICTING, Findings, Records
 from elivepatch.advisory.records.refresh import Refreshed, refresh_index
 from elivepatch.client.cve.cache import CveCache
 from elivepatch.client.cve.options import IndexOptions, RankingOptions, RecordOptions, UpdateOptions
@@ -33,6 +33,8 @@ from elivepatch.trust.keys import PublicKey
 from elivepatch.trust.pins import read_pins
 
 _NAMED = 10
+_OLD_DAYS = 30
+"""Days after which records are old: the list gets new CVEs every week, and the stable branches new fixes."""
 _COLLECT_AFTER = 500_000
 
 
@@ -71,6 +73,28 @@ def completed(records: Records, options: RecordOptions, output: Output) -> Recor
     return records
 
 
+def age_of(records: Records, machine: Machine) -> dict[str, Any]:
+    """Return the date of the newest record and its age in days, for machines; None if it is not known."""
+    if records.newest is None:
+        return {"records_date": None, "records_age_days": None}
+    return {
+        "records_date": records.newest.date().isoformat(),
+        "records_age_days": max((machine.clock.now() - records.newest).days, 0),
+    }
+
+
+def print_age(records: Records, machine: Machine, output: Output) -> None:
+    """Print a note if the records are old, or do not show their age: they do not have the newest CVEs and fixes."""
+    age = age_of(records, machine)
+    if age["records_date"] is None:
+        output.note("note: the age of these CVE records is not known; `elivepatch cve index` makes an index with it.")
+    elif age["records_age_days"] > _OLD_DAYS:
+        output.note(
+            f"note: the newest of these CVE records is of {age['records_date']}, {age['records_age_days']} days ago: "
+            "newer CVEs and fixes are not seen. Update them (docs/cve.md)."
+        )
+
+
 def ranking_of(options: RankingOptions) -> Ranking:
     """Return the ranking of CVEs; raises UsageError if a file cannot be used."""
     return Ranking(
@@ -81,9 +105,16 @@ def ranking_of(options: RankingOptions) -> Ranking:
 
 def print_findings(findings: Findings, output: Output) -> None:
     """Name on standard error what was set aside, so that an answer never looks more complete than it is."""
-    for found in findings.named[:_NAMED]:
+    contradicting = [found.name for found in findings.named if found.code == CONTRADICTING]
+    if contradicting:
+        more = ", ..." if len(contradicting) > _NAMED else ""
+        output.note(
+            f"note: {findings.counts[CONTRADICTING]} records contradict themselves: "
+            f"{', '.join(contradicting[:_NAMED])}{more}; `elivepatch cve show` prints how. [{CONTRADICTING}]"
+        )
+    for found in [found for found in findings.named if found.code != CONTRADICTING][:_NAMED]:
         output.note(f"note: {found.name}: {found.message} [{found.code}]")
-    if findings.total > _NAMED:
+    if findings.total - findings.counts[CONTRADICTING] > _NAMED:
         counts = ", ".join(f"{count} {code}" for code, count in findings.counts.most_common())
         output.note(f"note: {findings.total} findings in all: {counts}; `elivepatch cve index --json` names them.")
 
@@ -94,7 +125,7 @@ def make_index(options: IndexOptions, output: Output) -> None:
     made = _refreshed(options.output, source, options.records, output)
     print_findings(made.records.findings, output)
     print_findings(made.beside, output)
-    output.document({"file": str(options.output)} | made.as_dict())
+    output.document({"file": str(options.output)} | made.as_dict() | age_of(made.records, options.machine))
     output.line(f"{options.output}: {made.sentence}")
 
 

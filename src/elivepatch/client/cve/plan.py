@@ -6,7 +6,7 @@ It needs the policy, the kernel's sources, the CVE records, the fixes and the se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,13 +16,14 @@ from typing import Any
 from elivepatch.advisory.exposure.exposure import Exposure, expose
 from elivepatch.advisory.exposure.priority import Ranking
 from elivepatch.advisory.exposure.summary import funnel
-from elivepatch.advisory.fixes.fixes import DirectoryFixes, FixSource, find_fixes, wanted_of
+from elivepatch.advisory.fixes.fixes import DirectoryFixes, FixSource, Silence, find_fixes, wanted_of
 from elivepatch.advisory.fixes.git_repository import FetchedGitFixes, GitFixes
 from elivepatch.advisory.fixes.http import HttpFixes
 from elivepatch.advisory.overlay.repository import OverlayFixes
 from elivepatch.advisory.plan import (
     Choice,
     ClosePlan,
+    reopen,
     select,
     with_fixes,
     with_verdicts,
@@ -30,14 +31,16 @@ from elivepatch.advisory.plan import (
     within_request,
 )
 from elivepatch.advisory.policy import Place, Policy, read_policy
-from elivepatch.advisory.records.record import Record
+from elivepatch.advisory.records.record import Records
 from elivepatch.client.cve.cache import CveCache
 from elivepatch.client.cve.inputs import (
     advisory_server,
+    age_of,
     completed,
     current_records,
     fetch_records,
     fetch_sources,
+    print_age,
     print_findings,
     ranking_of,
     records_of,
@@ -48,10 +51,12 @@ from elivepatch.client.cve.show import print_funnel
 from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.client.cve.verdict_client import VerdictClient
 from elivepatch.client.host.identity import read_release
+from elivepatch.client.host.machine import Machine
 from elivepatch.client.livepatch.live_state import read_live_state
 from elivepatch.client.livepatch.state import SetEntry
 from elivepatch.client.livepatch.store import Store
 from elivepatch.client.server.api import ServerClient
+from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import Digest
 from elivepatch.output import Output
 
@@ -61,7 +66,8 @@ class CloseSession:
     """A plan with everything it was made from, while the server can be asked more.
 
     `exposed` is every CVE on the kernel as it was before; `live` are this host's livepatches that are in force, and
-    `live_functions` the functions they replace, as `object:function`.
+    `live_functions` the functions they replace, as `object:function`. `silent` are the places of records and fixes that
+    did not answer, or not with their newest state; `machine` is the host that asks.
     """
 
     kernel: KernelUnderTest
@@ -71,6 +77,29 @@ class CloseSession:
     client: VerdictClient
     live: tuple[SetEntry, ...]
     live_functions: frozenset[str]
+    silent: list[Silence]
+    records: Records
+    machine: Machine
+
+    @property
+    def complete(self) -> bool:
+        """True if every place, every record and the server has answered for every CVE."""
+        return not self.silent and not self.plan.unanswered()
+
+    def require_complete(self) -> None:
+        """Raise EnvironmentFault if a place or the server did not answer: what looks done may not be."""
+        unanswered = len(self.plan.unanswered())
+        if self.complete:
+            return
+        told = [f"{one.place} did not answer" for one in self.silent[:3]]
+        told += [f"{unanswered} CVEs have no answer"] if unanswered else []
+        raise EnvironmentFault(
+            "incomplete-answer",
+            f"The answer is not complete: {', '.join(told)}.",
+            advice="All that could be done is done. "
+            + " ".join(dict.fromkeys(one.problem.advice for one in self.silent[:3]))
+            + ("" if self.silent else "`cve plan --json` has the reason for each CVE; run the command again."),
+        )
 
     def document(self) -> dict[str, Any]:
         """Return the plan for machines."""
@@ -80,6 +109,9 @@ class CloseSession:
             "kernel": str(self.kernel.subject.version),
             "funnel": funnel(after, self.kernel.subject),
             "counts": self.plan.counts(),
+            "complete": self.complete,
+            "silent": [one.as_dict() for one in self.silent],
+            **age_of(self.records, self.machine),
             "decisions": [one.as_dict() for choice in Choice for one in self.plan.having(choice)],
         }
 
@@ -99,8 +131,11 @@ def open_plan(
     *,
     out_of_time: Callable[[], bool] = lambda: False,
     automatic: bool = False,
+    silent: Sequence[Silence] = (),
 ) -> Iterator[CloseSession]:
     """Make a plan and keep the server connected for more; `automatic` requests wait behind those of people.
+
+    `silent` are the places that are known not to have answered.
 
     Raises UsageError for a policy that cannot be used, HostError if the host's record cannot be read, BuildStopped
     if time is up or the server is at fault.
@@ -112,7 +147,8 @@ def open_plan(
         records = _records(options, policy, server, output)
         kernel = known_kernel(options.machine, cache, sources, output)
         ranking = ranking_of(RankingOptions(kev=policy.kev, epss=policy.epss))
-        exposed = expose(records, kernel.subject)
+        print_age(records, options.machine, output)
+        exposed = expose(records.effective(), kernel.subject)
         client = VerdictClient(
             server=server,
             release=release,
@@ -133,6 +169,9 @@ def open_plan(
             client=client,
             live=live,
             live_functions=functions,
+            silent=list(silent),
+            records=records,
+            machine=options.machine,
         )
         _decide(session, fix_places(policy, cache), ranking, output)
         yield session
@@ -162,7 +201,13 @@ def print_plan(session: CloseSession, output: Output) -> None:
     plan = session.plan
     rows = [
         (one.cve, one.choice, one.exposed.record.severity, one.reason[:100])
-        for choice in (Choice.CHOSEN, Choice.NEEDS_REBOOT, Choice.UNANSWERED, Choice.CLOSED)
+        for choice in (
+            Choice.CHOSEN,
+            Choice.NEEDS_REBOOT,
+            Choice.FIX_INCOMPLETE,
+            Choice.UNANSWERED,
+            Choice.CLOSED,
+        )
         for one in plan.having(choice)
     ]
     if rows:
@@ -173,6 +218,13 @@ def print_plan(session: CloseSession, output: Output) -> None:
     output.line("by the policy:")
     for choice, count in plan.counts().items():
         output.line(f"  {choice:<30} {count:>6}")
+    print_silent(session, output)
+
+
+def print_silent(session: CloseSession, output: Output) -> None:
+    """Name the places that did not answer, on standard error."""
+    for one in session.silent:
+        output.note(f"error: {one.place} did not answer: {one.problem.message} [{one.problem.code}]")
 
 
 def _decide(session: CloseSession, places: Sequence[FixSource], ranking: Ranking, output: Output) -> None:
@@ -182,17 +234,30 @@ def _decide(session: CloseSession, places: Sequence[FixSource], ranking: Ranking
     looked_up = [one for one in plan.decisions.values() if one.choice in {Choice.CHOSEN, Choice.CLOSED}]
     found = find_fixes(places, [wanted_of(one.exposed.assessment, version) for one in looked_up])
     print_findings(found.findings, output)
-    with_fixes(plan, found, policy, now)
+    session.silent.extend(found.silent)
     client.note_fixes(found.fixes.values())
     live = {patch.digest for entry in session.live for patch in entry.series}
-    for one, fix in plan.chosen():
-        if set(fix.digests) <= live:
-            plan.decide(one.cve, Choice.CLOSED, "all source patches of its fix are live")
+    for one in plan.having(Choice.CLOSED):
+        verdict = client.verdicts.by_cve.get(one.cve)
+        if one.cve in found.fixes and verdict is not None and not verdict.closed_by <= live:
+            reopen(plan, one.cve, policy, ranking)
+    with_fixes(plan, found, policy, now)
+    _close_live(session, live)
     for cve, problem in client.ask_about(plan).items():
         plan.decide(cve, Choice.UNANSWERED, f"{problem.message} [{problem.code}]")
+    for one, fix in plan.chosen():
+        plan.decide(one.cve, one.choice, one.reason, fix=client.left_of(fix))
+    _close_live(session, live)
     with_verdicts(plan, client.verdicts.by_cve, live, now)
     within_limit(plan, policy, ranking, session.live_functions)
     within_request(plan, policy, ranking, _live_sizes(session))
+
+
+def _close_live(session: CloseSession, live: Collection[Digest]) -> None:
+    """Take out of the chosen CVEs those whose fix is live, as far as the kernel's source does not have it."""
+    for one, fix in session.plan.chosen():
+        if all(patch.digest in live for patch in session.client.left_of(fix).patches):
+            session.plan.decide(one.cve, Choice.CLOSED, "all source patches of its fix are live")
 
 
 def _live(kernel: KernelUnderTest) -> tuple[tuple[SetEntry, ...], frozenset[str]]:
@@ -216,7 +281,7 @@ def _live_sizes(session: CloseSession) -> dict[Digest, int]:
     return {digest: path.stat().st_size if path.is_file() else 0 for digest, path in paths.items()}
 
 
-def _records(options: PlanOptions, policy: Policy, server: ServerClient, output: Output) -> list[Record]:
+def _records(options: PlanOptions, policy: Policy, server: ServerClient, output: Output) -> Records:
     """Return the records that count: from the command line, else the policy, else the server, else the cache.
 
     Records from the policy's source or from the server go into the cache, for later questions.
@@ -233,8 +298,8 @@ def _records(options: PlanOptions, policy: Policy, server: ServerClient, output:
     else:
         records = fetch_records(server, options.cache)
     if records is None:
-        return records_of(given, options.cache, output).effective()
-    return completed(records, given, output).effective()
+        return records_of(given, options.cache, output)
+    return completed(records, given, output)
 
 
 def _place(place: Place, cache: CveCache) -> FixSource:

@@ -15,8 +15,8 @@ from elivepatch.advisory.exposure.openvex import openvex
 from elivepatch.advisory.exposure.priority import Ranking
 from elivepatch.advisory.exposure.summary import exposure_dict, funnel
 from elivepatch.advisory.exposure.version import KernelVersion, parse_kernel_version
-from elivepatch.advisory.records.record import CVE_ID, at_least
-from elivepatch.client.cve.inputs import ranking_of, records_of
+from elivepatch.advisory.records.record import CVE_ID, Record, Records, at_least
+from elivepatch.client.cve.inputs import age_of, print_age, ranking_of, records_of
 from elivepatch.client.cve.kernel_under_test import KernelUnderTest, kernel_under_test, names_kernel
 from elivepatch.client.cve.options import Filters, KernelOptions, ListOptions
 from elivepatch.model.errors import UsageError
@@ -30,14 +30,17 @@ def list_cves(options: ListOptions, output: Output) -> None:
     question = options.question
     kernel = kernel_under_test(question, output)
     subject, ranking = kernel.subject, ranking_of(question.ranking)
-    exposed = expose(records_of(question.records, question.cache, output).effective(), subject)
-    _print_age(exposed, subject.version, output)
+    records = records_of(question.records, question.cache, output)
+    exposed = expose(records.effective(), subject)
+    print_age(records, question.machine, output)
+    _print_last_known(exposed, subject.version, output)
     _require_known(options, subject)
     chosen = _ranked([one for one in exposed if _passes(one, options.filters, ranking)], ranking)
     if options.openvex:
         _print_openvex(chosen, kernel, output)
     elif output.as_json:
-        output.listing(exposure_dict(one, subject, ranking) for one in chosen)
+        dated = {"records_date": age_of(records, question.machine)["records_date"]}
+        output.listing(exposure_dict(one, subject, ranking) | dated for one in chosen)
     else:
         _print_table(chosen, subject, output)
         output.line(f"{len(chosen)} of {len(exposed)} records, {kernel.title}")
@@ -45,28 +48,40 @@ def list_cves(options: ListOptions, output: Output) -> None:
 
 def show_cve(options: KernelOptions, name: str, output: Output) -> None:
     """Print one record, and its meaning for a kernel if one is named or in the cache."""
-    if not CVE_ID.fullmatch(name):
-        raise UsageError("cve-id", f"{name[:60]!r} is not the id of a CVE.", advice="Write it as CVE-2024-26768.")
+    _require_id(name)
     kernel = kernel_under_test(options, output) if names_kernel(options) else None
     records = records_of(options.records, options.cache, output)
-    record = records.find(name)
-    if record is None and name in records.rejected:
+    record = find_record(records, name)
+    print_age(records, options.machine, output)
+    if record is None:
         output.document({"id": name, "state": "rejected"})
         output.line(f"{name} was rejected: the list has withdrawn it.")
         return
-    if record is None:
-        raise UsageError(
-            "cve-unknown",
-            f"The list has no record of {name}.",
-            advice="It may be newer than these records, or no CVE of the kernel; an overrides file can add it.",
-        )
-    document = report.record_dict(record) | {"ranges": report.ranges(record)}
+    document = report.record_dict(record) | {"ranges": report.ranges(record)} | age_of(records, options.machine)
     if kernel is not None:
         (exposed,) = expose([record], kernel.subject)
         ranking = Ranking(exploited={}, probability={})
         document |= {"kernel": str(kernel.subject.version)} | exposure_dict(exposed, kernel.subject, ranking)
     output.document(document)
     _print_record(document, output)
+
+
+def find_record(records: Records, name: str) -> Record | None:
+    """Return the record of a CVE, None if it was rejected; raises UsageError if there is none, or for no CVE's id."""
+    _require_id(name)
+    record = records.find(name)
+    if record is None and name not in records.rejected:
+        raise UsageError(
+            "cve-unknown",
+            f"The list has no record of {name}.",
+            advice="It may be newer than these records, or no CVE of the kernel; an overrides file can add it.",
+        )
+    return record
+
+
+def _require_id(name: str) -> None:
+    if not CVE_ID.fullmatch(name):
+        raise UsageError("cve-id", f"{name[:60]!r} is not the id of a CVE.", advice="Write it as CVE-2024-26768.")
 
 
 def summarize(options: KernelOptions, output: Output) -> None:
@@ -76,8 +91,10 @@ def summarize(options: KernelOptions, output: Output) -> None:
     ranking = ranking_of(options.ranking)
     records = records_of(options.records, options.cache, output)
     exposed = expose(records.effective(), subject)
-    _print_age(exposed, version, output)
+    print_age(records, options.machine, output)
+    _print_last_known(exposed, version, output)
     sums = report.summary([one.assessment for one in exposed], version, ranking) | {"rejected": len(records.rejected)}
+    sums |= age_of(records, options.machine)
     stages = funnel(exposed, subject)
     if subject.sources is not None or subject.modules is not None:
         sums |= {"release": kernel.release, "funnel": stages}
@@ -167,7 +184,7 @@ def _print_table(chosen: Sequence[Exposure], subject: ExposureSubject, output: O
         columns.append(("LOADED", lambda one: one.loaded.certainty))
     if subject.closings is not None:
         columns.append(("CLOSED BY", lambda one: one.closed.reason[:60] if one.closed is not None else "-"))
-    columns.append(("FIXED IN", lambda one: one.assessment.evidence[0].fixed or "-"))
+    columns.append(("FIXED IN", lambda one: one.assessment.newer or one.assessment.evidence[0].fixed or "-"))
     columns.append(("TITLE", lambda one: one.record.title[:_TITLE]))
     rows = [[cell(one) for _, cell in columns] for one in chosen]
     output.table([name for name, _ in columns], rows)
@@ -202,7 +219,7 @@ def _print_affected(affected: dict[str, Any], branch: KernelVersion, kev: bool, 
         output.line(f"  {'known to be exploited':<30} {affected['exploited']:>6}")
 
 
-def _print_age(exposed: Sequence[Exposure], kernel: KernelVersion, output: Output) -> None:
+def _print_last_known(exposed: Sequence[Exposure], kernel: KernelVersion, output: Output) -> None:
     """Print a note if the kernel is newer than every version of its branch in the records."""
     known = report.last_known((one.assessment for one in exposed), kernel)
     if not known:
@@ -219,6 +236,8 @@ def _print_record(record: dict[str, Any], output: Output) -> None:
     output.line(f"files     {' '.join(record['files']) or '-'}")
     if "overridden" in record:
         output.line(f"override  {record['overridden']}")
+    for sentence in record.get("contradictions", ()):
+        output.line(f"doubt     {sentence}")
     if "older" in record:
         output.line("from      linux_kernel_cves, not the kernel's own list")
     if "state" in record:

@@ -48,22 +48,29 @@ class VerdictClient:
         A fix that lacks context is asked about again after those that change the same files before it.
         """
         fixes = [fix for _, fix in plan.chosen()]
-        unanswered = self._ask_all([(fix, ()) for fix in fixes if not self._holds(fix)])
+        unanswered = self._ask_all([_Question(fix=fix) for fix in fixes if not self._holds(fix)])
         good = [fix for fix in fixes if self._works(fix)]
         again = []
         for fix in fixes:
             verdict = self.verdicts.by_cve.get(fix.cve)
             if verdict is not None and verdict.lacks_context and fix.cve not in unanswered:
                 before = [one for one in good if in_order(one) < in_order(fix) and one.files & fix.files]
-                patches = series_of(before, ())
+                patches = series_of(map(self.left_of, before), ())
                 if patches and verdict.after != tuple(patch.digest for patch in patches):
-                    again.append((fix, patches))
+                    again.append(_Question(fix=fix, before=patches, applied=verdict.applied))
         return unanswered | self._ask_all(again)
 
     def remember(self, cve: str, verdict: FixVerdict) -> None:
         """Remember a verdict, also on disk: a run that is cut off does not ask again."""
         self.verdicts.by_cve[cve] = verdict
         self.cache.log_verdict(self.verdicts.release, cve, verdict)
+
+    def left_of(self, fix: Fix) -> Fix:
+        """Return the fix without the source patches that the kernel's source has already."""
+        verdict = self.verdicts.by_cve.get(fix.cve)
+        applied = verdict.applied if verdict is not None and self._holds(fix) else ()
+        left = tuple(patch for patch in fix.patches if patch.digest not in applied)
+        return replace(fix, patches=left) if applied and left else fix
 
     def note_fixes(self, fixes: Iterable[Fix]) -> None:
         """Note which source patches fix each CVE; write all verdicts to disk if any is new or only in the log."""
@@ -117,41 +124,76 @@ class VerdictClient:
         verdict = self.verdicts.by_cve.get(fix.cve)
         return verdict is not None and verdict.problem is None and verdict.asked
 
-    def _ask_all(self, questions: Sequence[tuple[Fix, Sequence[SourcePatch]]]) -> dict[str, Problem]:
+    def _ask_all(self, questions: Sequence[_Question]) -> dict[str, Problem]:
         unanswered: dict[str, Problem] = {}
-        waiting: list[tuple[Fix, Sequence[SourcePatch], str]] = []
+        waiting: list[tuple[_Question, str]] = []
         pending = list(reversed(questions))
         done = 0
         while pending or waiting:
             while pending and len(waiting) < _AHEAD:
-                fix, before = pending.pop()
-                job = self._submit(series_of([fix], before), check_only=True, trial=False)
-                waiting.append((fix, before, job))
-            fix, before, job = waiting.pop(0)
-            self.progress(Event(stage="verdict", message=fix.cve, fraction=done / len(questions)))
+                question = pending.pop()
+                waiting.append((question, self._submit(question.series, check_only=True, trial=False)))
+            question, job = waiting.pop(0)
+            cve = question.fix.cve
+            self.progress(Event(stage="verdict", message=cve, fraction=done / len(questions)))
             # Of many small jobs only their number is of interest.
             report = JobFollower(silent).follow(self.server, job)
+            narrower = question.without_applied(report.problem)
+            if narrower is not None and narrower.left:
+                pending.append(narrower)
+                continue
             done += 1
             if report.problem is not None and not lasting(report.problem):
-                unanswered[fix.cve] = report.problem
+                unanswered[cve] = report.problem
             else:
-                self.remember(fix.cve, self._verdict(fix, before, report))
+                self.remember(cve, self._verdict(narrower or question, report))
         return unanswered
 
-    def _verdict(self, fix: Fix, before: Sequence[SourcePatch], report: Report) -> FixVerdict:
+    def _verdict(self, question: _Question, report: Report) -> FixVerdict:
+        fix = question.fix
         made = FixVerdict(
             patches=fix.digests,
             builder=self.builder,
             asked=True,
             problem=None if report.problem is None else remembered(report.problem),
             functions=functions_of(report),
-            after=tuple(patch.digest for patch in before),
+            after=tuple(patch.digest for patch in question.before),
             at=timestamp(),
+            applied=question.applied,
+            commits=fix.commits,
         )
         if made.problem is None or not made.lacks_context or not fix.hints:
             return made
         advice = f"{made.problem.advice} Before it, these changed the same files: {'; '.join(fix.hints[:4])}."
         return replace(made, problem=replace(made.problem, advice=advice[:800]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """A question about one fix after other patches, without those of its own that the source has already."""
+
+    fix: Fix
+    before: tuple[SourcePatch, ...] = ()
+    applied: tuple[Digest, ...] = ()
+
+    @property
+    def left(self) -> tuple[SourcePatch, ...]:
+        """The patches of the fix that are asked about."""
+        return tuple(patch for patch in self.fix.patches if patch.digest not in self.applied)
+
+    @property
+    def series(self) -> tuple[SourcePatch, ...]:
+        return series_of([replace(self.fix, patches=self.left)], self.before)
+
+    def without_applied(self, problem: Problem | None) -> _Question | None:
+        """Return the question without the patch that the source has, None if the answer names none of several.
+
+        The server ends with the first patch that is in the source already: the others may be missing there.
+        """
+        if problem is None or problem.code != "already-applied" or len(self.fix.patches) < 2:
+            return None
+        there = next((patch for patch in self.left if problem.message.startswith(f"{patch.name} ")), None)
+        return replace(self, applied=(*self.applied, there.digest)) if there is not None else None
 
 
 def functions_of(report: Report) -> tuple[str, ...]:
@@ -182,6 +224,9 @@ def note_fixes(verdicts: FixVerdicts, fixes: Iterable[Fix], builder: Digest) -> 
         same = known is not None and known.patches == fix.digests
         if known is None or not same or known.builder != builder:
             functions = known.functions if known is not None and same else ()
-            verdicts.by_cve[fix.cve] = FixVerdict(patches=fix.digests, builder=builder, functions=functions)
-            changed = True
+            noted = FixVerdict(patches=fix.digests, builder=builder, functions=functions, commits=fix.commits)
+        else:
+            noted = replace(known, commits=fix.commits)
+        changed = changed or noted != known
+        verdicts.by_cve[fix.cve] = noted
     return changed

@@ -136,7 +136,14 @@ def test_the_funnel_adds_up_at_every_stage() -> None:
         "loaded": {"yes": 1, "no": 1, "unknown": 3},
         "closed": 1,
         "open": 4,
-        "fixes": {"untried": 3, "convertible": 1, "needs-reboot": 1, "nothing-to-do": 0, "covered": 0},
+        "fixes": {
+            "untried": 3,
+            "convertible": 1,
+            "needs-reboot": 1,
+            "fix-incomplete": 0,
+            "nothing-to-do": 0,
+            "covered": 0,
+        },
     }
 
 

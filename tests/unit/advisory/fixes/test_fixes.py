@@ -21,6 +21,7 @@ from elivepatch.advisory.fixes.fixes import (
     PATCH_MAX,
     DirectoryFixes,
     Fix,
+    Found,
     Wanted,
     WantedCommit,
     dated,
@@ -106,7 +107,43 @@ class TestDirectory:
         assert names(self.find(tmp_path)) == ["0001-oil.patch", "0002-light.patch"]
 
     def test_what_is_not_there_is_no_fix(self, tmp_path: Path) -> None:
+        (tmp_path / "CVE-2030-29999.patch").write_bytes(DIFF)
         assert self.find(tmp_path) is None
+
+    @pytest.mark.parametrize("file", ["", "README", "0001-lamp.patch"])
+    def test_a_directory_without_any_fix_is_no_answer(self, tmp_path: Path, file: str) -> None:
+        if file:
+            (tmp_path / file).write_bytes(DIFF)
+        with pytest.raises(EnvironmentFault) as caught:
+            self.find(tmp_path)
+        assert caught.value.problem.code == "fix-source-empty"
+
+    def several(self, tmp_path: Path, *patches: bytes) -> Found:
+        for number, patch in enumerate(patches):
+            (tmp_path / f"{NAME}-{number}.patch").write_bytes(patch)
+        asked = wanted(("b" * 40, "6.1.120"), ("c" * 40, "6.1.130"))
+        return find_fixes([DirectoryFixes(tmp_path)], [asked])
+
+    @pytest.mark.parametrize(
+        "patches",
+        [
+            [DIFF],
+            [b"commit " + b"b" * 40 + b" upstream.\n" + DIFF],
+            [b"# " + b"b" * 12 + b"\n" + DIFF, DIFF],
+        ],
+        ids=["one", "one that names one commit", "two of which one names a commit"],
+    )
+    def test_half_of_a_fix_is_told_and_not_taken(self, tmp_path: Path, patches: list[bytes]) -> None:
+        found = self.several(tmp_path, *patches)
+        assert found.fixes == {}
+        assert found.findings.counts == {"half-fix": 1}
+        assert "the list names bbbbbbbbbbbb and cccccccccccc" in found.unanswered[NAME]
+
+    @pytest.mark.parametrize(
+        "patches", [[DIFF, DIFF], [b"b" * 40 + b" " + b"c" * 12 + b"\n" + DIFF]], ids=["as many", "one that names both"]
+    )
+    def test_a_whole_fix_is_taken_and_its_commits_noted(self, tmp_path: Path, patches: list[bytes]) -> None:
+        assert self.several(tmp_path, *patches).fixes[NAME].commits == ("b" * 40, "c" * 40)
 
     @pytest.mark.parametrize("kind", ["link", "pipe", "empty", "large", "directory"])
     def test_what_is_no_patch_is_named_and_the_fix_left_out(self, tmp_path: Path, kind: str) -> None:
@@ -382,10 +419,15 @@ class TestHttp:
 
 
 class _Source:
+    doubt = ""
+
     def __init__(self, name: str, answers: dict[str, Fix | ElivepatchError]) -> None:
         self.name = name
         self.asked: list[str] = []
         self._answers = answers
+
+    def concerns(self, wanted: Wanted) -> bool:  # noqa: ARG002 - the Protocol's
+        return True
 
     def prepare(self, wanted: Sequence[Wanted]) -> None:
         pass
@@ -410,9 +452,20 @@ def test_the_first_place_that_has_a_fix_gives_it_and_a_broken_one_is_asked_once(
     found = find_fixes([broken, first, directory], [wanted(cve=cve) for cve in ids])
     assert broken.asked == [NAME]
     assert found.fixes[NAME].origin == str(tmp_path)
-    assert found.fixes["CVE-2030-20002"] is other
-    assert found.missing == {"CVE-2030-20003": "no place that the policy names has its fix"}
-    assert found.findings.counts == {"fix-source": 1}
+    assert found.fixes["CVE-2030-20002"] == other
+    assert found.missing == {}
+    assert found.unanswered == {"CVE-2030-20003": "broken did not answer: It is away."}
+    assert [one.as_dict()["place"] for one in found.silent] == ["broken"]
+    assert found.findings.total == 0
+
+
+def test_a_cve_has_no_fix_only_if_every_place_answered(tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.patch").write_bytes(DIFF)
+    (tmp_path / "CVE-2030-20002.patch").write_bytes(b"")
+    found = find_fixes([DirectoryFixes(tmp_path)], [wanted(cve=f"CVE-2030-2000{number}") for number in (1, 2, 3)])
+    assert list(found.fixes) == [NAME]
+    assert list(found.missing) == ["CVE-2030-20003"]
+    assert "It is empty." in found.unanswered["CVE-2030-20002"]
 
 
 def test_fixes_are_ordered_by_the_version_that_has_them_and_unknown_ones_come_last(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.advisory.readers.archive import RECORD_FILE_MAX, archive_files
+from elivepatch.advisory.readers.archive import RECORD_FILE_MAX, TOTAL_MAX, archive_files
 from elivepatch.advisory.readers.compressed import DamagedArchive
 from elivepatch.advisory.readers.tar import tar_members
 from elivepatch.advisory.records.record import NAMED_MAX, Findings
@@ -33,15 +33,15 @@ def wanted(name: str) -> bool:
     return name.endswith(".json")
 
 
-def read(archive: Path, **limits: int) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
+def read(archive: Path, *, total_max: int = TOTAL_MAX) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
     findings = Findings()
-    files = dict(archive_files(archive, findings, wanted=wanted, **limits))
+    files = dict(archive_files(archive, findings, wanted=wanted, total_max=total_max))
     return files, [(found.code, found.name) for found in findings.named]
 
 
-def refused(archive: Path, **limits: int) -> str:
+def refused(archive: Path, *, total_max: int = TOTAL_MAX) -> str:
     with pytest.raises(UsageError) as caught:
-        read(archive, **limits)
+        read(archive, total_max=total_max)
     assert caught.value.problem.code == "cve-archive"
     return caught.value.problem.message
 

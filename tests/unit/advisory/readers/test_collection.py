@@ -8,6 +8,7 @@ import os
 import shutil
 import tarfile
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -163,10 +164,11 @@ def test_a_clone_without_a_commit_is_an_error_with_advice(source: Path) -> None:
         (b'{"cveMetadata": [], "containers": 3}', "no id"),
     ],
 )
-def test_a_record_with_missing_fields_is_named_and_left_out(source: Path, content: bytes, says: str) -> None:
+def test_a_record_with_missing_fields_is_named_and_unknown(source: Path, content: bytes, says: str) -> None:
     file_of(source, 10001).write_bytes(content)
     records = read(source)
-    assert set(records.listed) == PUBLISHED - {"CVE-2030-10001"}
+    assert set(records.listed) == PUBLISHED
+    assert says in records.listed["CVE-2030-10001"].defect
     assert codes(records) == [("bad-record", "CVE-2030-10001.json")]
     assert says in records.findings.named[0].message
 
@@ -190,12 +192,15 @@ def test_a_record_with_impossible_versions_is_named_and_unknown(source: Path, te
     assert found.state is State.UNKNOWN
 
 
-def test_a_record_without_ranges_is_unknown_and_one_without_json_is_left_out(source: Path) -> None:
+def test_a_record_without_ranges_or_without_json_is_unknown(source: Path) -> None:
     file_of(source, 10001, "dyad").unlink()
     file_of(source, 10002, "json").unlink()
     records = read(source)
     assert codes(records) == [("bad-ranges", "CVE-2030-10001"), ("no-json", "CVE-2030-10002")]
-    assert set(records.listed) == PUBLISHED - {"CVE-2030-10002"}
+    assert set(records.listed) == PUBLISHED
+    kernel = parse_kernel_version("6.1.50")
+    states = {assess(records.listed[f"CVE-2030-1000{number}"], kernel).state for number in (1, 2)}
+    assert states == {State.UNKNOWN}
 
 
 def test_duplicates_are_named_and_the_first_one_counts(source: Path) -> None:
@@ -246,7 +251,8 @@ def test_links_and_pipes_in_a_directory_are_named_and_never_opened(source: Path,
     os.mkfifo(file_of(source, 10002))
     (source / "cve" / "loop").symlink_to(source)
     records = read(source)
-    assert set(records.listed) == PUBLISHED - {"CVE-2030-10001", "CVE-2030-10002"}
+    assert set(records.listed) == PUBLISHED
+    assert {name for name, record in records.listed.items() if record.defect} == {"CVE-2030-10001", "CVE-2030-10002"}
     assert codes(records)[2:] == [("not-a-file", "CVE-2030-10001.json"), ("not-a-file", "CVE-2030-10002.json")]
 
 
@@ -255,6 +261,32 @@ def test_a_huge_file_is_named_and_not_read(source: Path) -> None:
         file.truncate(3 * 1024**3)
     records = read(source)
     assert codes(records) == [("no-json", "CVE-2030-10001"), ("too-large", "CVE-2030-10001.json")]
+
+
+def test_a_record_of_which_no_file_can_be_read_is_unknown(source: Path) -> None:
+    for suffix in ("json", "dyad"):
+        file_of(source, 10001, suffix).unlink()
+        file_of(source, 10001, suffix).symlink_to("/nonexistent")
+    assert read(source).listed["CVE-2030-10001"].defect == "It is a link or a device."
+
+
+@pytest.mark.parametrize("form", ["clone", "directory", "tar", "zip"])
+def test_the_records_tell_when_the_newest_of_them_changed(source: Path, form: str) -> None:
+    made = datetime(2030, 5, 2, 10, 0, 2, tzinfo=UTC)
+    for file in source.rglob("*"):
+        os.utime(file, (0, made.timestamp() - 86400))
+    os.utime(file_of(source, 10002), (0, made.timestamp()))
+    if form == "clone":
+        stamp = {"GIT_COMMITTER_DATE": f"{int(made.timestamp())} +0200"}
+        process.run(["git", "-C", str(source), "init", "-q"], env=GIT).check("git")
+        git(source, "add", ".")
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        process.run(["git", "-C", str(source), *who, "commit", "-q", "-m", "list"], env=GIT | stamp).check("git")
+    read_from = {"tar": lambda: make_tar(source, "xz"), "zip": lambda: make_zip(source)}.get(form, lambda: source)()
+    records = read(read_from)
+    assert records.newest is not None
+    assert abs((records.newest - made).total_seconds()) <= (86400 if form == "zip" else 0), "a zip has no time zone"
+    assert read(read_from, records).newest == records.newest
 
 
 def test_a_source_without_records_is_a_usage_error(tmp_path: Path) -> None:
@@ -329,7 +361,8 @@ def test_the_same_archive_is_not_unpacked_again(source: Path) -> None:
     archive = make_tar(source, "xz")
     first = read(archive)
     assert is_taken_whole(read(archive, first), first)
-    file_of(source, 10008).unlink()
+    for suffix in ("json", "dyad"):
+        file_of(source, 10008, suffix).unlink()
     assert "CVE-2030-10008" not in read(make_tar(source, "xz"), first).listed
 
 

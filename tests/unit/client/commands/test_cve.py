@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +182,8 @@ def test_findings_are_printed_on_standard_error_and_kept_in_an_index(cve: Callab
         opened.add(source, "vulns")
     ended = cve("list", "--records", archive, "--kernel", "6.1.176", "--json")
     assert ended.status == ExitStatus.OK
-    assert len(ended.document) == 5
+    states = {one["id"]: one["state"] for one in ended.document}
+    assert [states[f"CVE-2030-1000{number}"] for number in (1, 2, 3)] == ["unknown"] * 3, "none is lost"
     assert ended.err.count("[bad-record]") == 3
     index = tmp_path / "cve.idx"
     assert cve("index", "--records", archive, "-o", index, "--json").document["set_aside"] == {"bad-record": 3}
@@ -190,7 +193,42 @@ def test_findings_are_printed_on_standard_error_and_kept_in_an_index(cve: Callab
 def test_a_kernel_newer_than_the_records_is_pointed_out(cve: Callable[..., Ended]) -> None:
     assert "nothing newer than 6.1.170" in cve("summary", "--records", SMALL, "--kernel", "6.1.176").err
     assert "no version of 7.9" in cve("summary", "--records", SMALL, "--kernel", "7.9.3").err
-    assert not cve("summary", "--records", SMALL, "--kernel", "6.1.170").err
+    assert "of its branch" not in cve("summary", "--records", SMALL, "--kernel", "6.1.170").err
+
+
+def test_old_records_say_their_age(cve: Callable[..., Ended], tmp_path: Path) -> None:
+    source = shutil.copytree(SMALL, tmp_path / "list")
+    for days, told in ((1, False), (29, False), (45, True)):
+        for file in source.rglob("*"):
+            os.utime(file, (0, time.time() - days * 86400))
+        ended = cve("summary", "--records", source, "--kernel", "6.1.170", "--json")
+        assert ended.document["records_age_days"] == days
+        assert (f"{days} days ago: newer CVEs and fixes are not seen" in ended.err) == told
+        assert ended.document["records_date"] in ended.err or not told
+    index = tmp_path / "cve.idx"
+    made = cve("index", "--records", source, "-o", index, "--json").document
+    assert made["records_age_days"] == 45
+    listed = cve("list", "--records", index, "--kernel", "6.1.170", "--json")
+    assert "45 days ago" in listed.err
+    assert {one["records_date"] for one in listed.document} == {made["records_date"]}
+
+
+def test_a_record_that_contradicts_itself_is_named_and_shown(cve: Callable[..., Ended], tmp_path: Path) -> None:
+    name = "CVE-2031-1021"
+    commits = ["a" * 40, "b" * 40, "c" * 40]
+    (tmp_path / f"{name}.dyad").write_text(
+        "".join(f"6.6.20:{commits[0]}:6.6.{end}:{by}\n" for end, by in zip((31, 40), commits[1:], strict=True))
+    )
+    ranges = [{"version": "6.6.20", "lessThan": "6.6.31", "status": "affected", "versionType": "semver"}]
+    cna = {"title": "lamp", "affected": [{"defaultStatus": "unaffected", "versions": ranges}]}
+    record = {"cveMetadata": {"cveId": name, "state": "PUBLISHED"}, "containers": {"cna": cna}}
+    (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    ended = cve("list", "--records", tmp_path, "--kernel", "6.6.35", "--json")
+    assert f"1 records contradict themselves: {name};" in ended.err
+    assert [one["state"] for one in ended.document] == ["affected"]
+    shown = cve("show", name, "--records", tmp_path, "--kernel", "6.6.35")
+    assert "From 6.6.31 on and before 6.6.40, its commits say affected and its version ranges do not." in shown.out
+    assert "6.6.35 lacks that of 6.6.40" in shown.out
 
 
 def test_a_version_that_ends_in_zero_is_pointed_out(cve: Callable[..., Ended]) -> None:

@@ -20,6 +20,7 @@ from elivepatch.client.commands.connection import (
 from elivepatch.client.commands.options import add_json
 from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.client.cve.close import close_cves
+from elivepatch.client.cve.closed import is_closed
 from elivepatch.client.cve.inputs import make_index, server_time_limit, update_cache
 from elivepatch.client.cve.options import (
     CloseOptions,
@@ -65,6 +66,9 @@ def register(subparsers: Subparsers) -> None:
     show = _add(commands, "show", "everything that is known about one CVE", _show)
     show.add_argument("id", metavar="CVE-ID")
     _add_kernel(show)
+
+    closed = _add(commands, "closed", "status 0 if a CVE is closed on this host's kernel, 1 if it is open", _closed)
+    closed.add_argument("id", metavar="CVE-ID")
 
     sums = _add(commands, "summary", "how many CVEs are in which state, and how many stay open", _summary)
     _add_kernel(sums)
@@ -161,6 +165,12 @@ def _show(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     return ExitStatus.OK
 
 
+def _closed(arguments: argparse.Namespace, output: Output) -> ExitStatus:
+    machine = machines.this_machine()
+    cache, records = cache_of(arguments, machine), _record_options(arguments)
+    return is_closed(KernelOptions(machine=machine, cache=cache, records=records), arguments.id, output)
+
+
 def _summary(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     summarize(_question(arguments, _ranking_options(arguments)), output)
     return ExitStatus.OK
@@ -190,6 +200,7 @@ def _plan(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     options = plan_options(arguments, arguments.kernel)
     with server_time_limit(options.settings), open_plan(options, output) as session:
         print_plan(session, output)
+        session.require_complete()
     return ExitStatus.OK
 
 
