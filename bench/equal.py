@@ -4,8 +4,9 @@
 usage: equal.py [--fresh] [KIND ...]
 
 The first of all kinds is built from clean by `reference`, the others above its kept tree. Writes bench/equal.json, in
-which kinds that were not asked for stay as they were. An interrupted run continues (journal.py); --fresh starts over.
-Ends with 1 if a pair differs or does not pass its trial, or if the run itself failed on a kind.
+which kinds that were not asked for, and the kernels of second.py, stay as they were. An interrupted run continues
+(journal.py); --fresh starts over. Ends with 1 if a pair differs or does not pass its trial, or if the run itself failed
+on a kind.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -134,18 +136,24 @@ def main() -> int:
     for name in wanted:
         row = UNKNOWN | journal.result(name, partial(make, name))
         wrong += not (row["equal"] and row["loaded_and_reverted"])
-        _keep(base, name, row)
+        keep(base, name, row, KINDS)
     journal.finish()
     print(f"{len(wanted) - wrong} of {len(wanted)} kinds are equal, loaded and reverted")
     return 1 if wrong else 0
 
 
-def _keep(base: Base, name: str, row: dict[str, Any]) -> None:
+def kept_rows(base: Base) -> dict[str, Any]:
+    """Return the rows of equal.json for a kernel."""
+    known: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return known.get(base.release, {})
+
+
+def keep(base: Base, name: str, row: dict[str, Any], order: Iterable[str]) -> None:
+    """Write a row of equal.json; rows of a kernel are in the given order, rows of other kernels stay."""
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    rows = known.get(base.release, {}) | {name: row}
-    RESULTS.write_text(
-        json.dumps({base.release: {kind: rows[kind] for kind in KINDS if kind in rows}}, indent=1) + "\n"
-    )
+    rows = kept_rows(base) | {name: row}
+    known[base.release] = {one: rows[one] for one in order if one in rows}
+    RESULTS.write_text(json.dumps(known, indent=1) + "\n")
 
 
 def compare(backend: LocalBackend, base: Base, name: str, work_dir: Path, *, clean: bool) -> dict[str, Any]:
