@@ -80,6 +80,32 @@ def test_a_file_of_another_version_does_not_apply(base_6_1: Base, build: Any) ->
     assert "fs/proc/nowhere.c" in problem.message
 
 
+OFFSETS = """\
+--- a/fs/proc/page.c
++++ b/fs/proc/page.c
+@@ -{line},7 +{line},7 @@ static ssize_t kpagecount_read(struct file *file, char __user *buf,
+ 
+ 	*ppos += (char __user *)out - buf;
+ 	if (!ret)
+-		ret = (char __user *)out - buf;
++		ret = (char __user *)out - buf + 0 * count;
+ 	return ret;
+ }}
+ 
+"""
+"""A hunk with the heading of git; three functions of the file have its lines."""
+
+
+def test_a_hunk_that_patch_would_put_into_another_function_is_refused(base: Base, build: Any) -> None:
+    lines = (base.tree / "fs/proc/page.c").read_text().splitlines()
+    first, second, _third = (n for n, line in enumerate(lines, 1) if line.startswith("	*ppos += (char"))
+    assert problem_of(build(base, OFFSETS.format(line=first - 1))).code == "no-change"
+    problem = problem_of(build(base, OFFSETS.format(line=second - 4)))
+    assert problem.code == "hunk-place"
+    assert f"would land at fs/proc/page.c:{second - 1} in kpageflags_read" in problem.message
+    assert f"it also fits at fs/proc/page.c:{first - 1} in kpagecount_read" in problem.message
+
+
 @pytest.mark.parametrize(
     ("text", "how"),
     [

@@ -60,6 +60,12 @@ CODES: dict[str, CatalogueEntry] = {
         "the series does not apply to exactly this kernel's source",
         "Take the fix from the stable branch of this kernel, or rebase the patch onto the kernel's source package.",
     ),
+    "hunk-place": CatalogueEntry(
+        Kind.FAILURE,
+        "a hunk fits in more than one place of its file, or lands in another function than the one that it names",
+        "Make the diff again on this kernel's source, with the functions' names and more lines around each change: "
+        "git diff -U10, or diff -up -U10.",
+    ),
     "already-applied": CatalogueEntry(
         Kind.FAILURE, "this kernel's source already contains the change", "This kernel needs nothing."
     ),

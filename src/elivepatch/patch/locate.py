@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from elivepatch.model.series import PatchSeries
 from elivepatch.patch.c_source import Definition, DefinitionKind, enclosing, words_of
-from elivepatch.patch.parse import read_diff
+from elivepatch.patch.places import PlacedFile, body, path_of
 
 SHOWN = 8
 _WORD = re.compile(r"\b[A-Za-z_]\w+")
@@ -20,10 +20,10 @@ DefinitionsOf = Callable[[str], tuple[Definition, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedLine:
-    """A line that a series adds (`+`) or removes (`-`).
+    """A line that a series adds (`+`) or removes (`-`), at the place where it is applied.
 
-    `number` counts in the new file if the line is added, in the old file if it is removed; `inside` is the unpatched
-    item that the line is part of.
+    `number` counts in the file after its patch if the line is added, else in the kernel's source, or in the file before
+    its patch if an earlier patch added it; `inside` is the unpatched item that the line is part of.
     """
 
     path: str
@@ -37,31 +37,45 @@ class ChangedLine:
         return f"{self.path}:{self.number}: {self.sign}{self.text}"
 
 
-def changed_lines(series: PatchSeries, definitions: DefinitionsOf) -> Iterator[ChangedLine]:
-    """Yield the changed lines of a series that `read_series` has accepted, in their order."""
-    for patch in series.patches:
-        for file in read_diff(patch.content.decode()):
-            path = (file.source_file if file.target_file == "/dev/null" else file.target_file).partition("/")[2]
-            known = definitions(path)
-            for hunk in file:
-                old = hunk.source_start
-                for line in hunk:
-                    if line.is_context:
-                        old += 1
-                        continue
-                    yield ChangedLine(
-                        path=path,
-                        number=(line.target_line_no if line.is_added else line.source_line_no) or 0,
-                        sign="+" if line.is_added else "-",
-                        text=line.value.rstrip("\n"),
-                        inside=enclosing(known, old),
-                    )
-                    old += line.is_removed
+def changed_lines(files: Iterable[PlacedFile], definitions: DefinitionsOf) -> Iterator[ChangedLine]:
+    """Yield the changed lines of files from `follow`, in their order.
+
+    A hunk that does not apply counts as if it were at its own line number.
+    """
+    for file in files:
+        known = definitions(path_of(file.diff.source_file) or file.path)
+        added = 0
+        for hunk, placed in itertools.zip_longest(file.diff, file.hunks):
+            old = placed.at if placed else hunk.source_start
+            for sign, text in body(hunk):
+                shown = text.rstrip("\n").encode("latin-1").decode(errors="replace")
+                if sign == "-":
+                    number = _origin(file, old) or old
+                    inside = enclosing(known, number)
+                    yield ChangedLine(path=file.path, number=number, sign=sign, text=shown, inside=inside)
+                elif sign == "+":
+                    # New lines are inside what the line before them is inside of, unless that ends it.
+                    before = _nearest(file, old - 1)
+                    inside = enclosing(known, before)
+                    inside = inside if inside and before < inside.end else None
+                    yield ChangedLine(path=file.path, number=old + added, sign=sign, text=shown, inside=inside)
+                old += sign != "+"
+                added += (sign == "+") - (sign == "-")
 
 
-def lines_about(series: PatchSeries, message: str, definitions: DefinitionsOf) -> list[str]:
+def _origin(file: PlacedFile, number: int) -> int:
+    return file.origins[number - 1] if 0 < number <= len(file.origins) else 0
+
+
+def _nearest(file: PlacedFile, number: int) -> int:
+    """Return the number in the kernel's source of a line, or of the last one before it that is not new."""
+    if number > len(file.origins):
+        return number  # The hunk does not apply.
+    return next((origin for one in range(number, 0, -1) if (origin := _origin(file, one))), 0)
+
+
+def lines_about(lines: Sequence[ChangedLine], message: str, definitions: DefinitionsOf) -> list[str]:
     """Return the changed lines that a message is about: those that contain, or are part of, an item that it names."""
-    lines = list(changed_lines(series, definitions))
     top = {one.name for path in dict.fromkeys(line.path for line in lines) for one in definitions(path)}
     words = {word for line in lines for word in words_of(line.text)} | {
         line.inside.name for line in lines if line.inside is not None

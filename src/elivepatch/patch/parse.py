@@ -18,7 +18,8 @@ from elivepatch.model.series import SERIES_LIMIT_BYTES, PatchSeries, SourcePatch
 _BINARY = re.compile(rb"(?m)^(GIT binary patch|Binary files .* differ)\r?$")
 _LINK_MODE = re.compile(r"(?m)^(?:new file mode|new mode|old mode|deleted file mode) (120000|160000)$")
 _NAME = re.compile(r"[A-Za-z0-9_+,.@=~ -]{1,255}")
-_NOWHERE = "/dev/null"
+NOWHERE = "/dev/null"
+"""Name of a missing side of a diff."""
 # C that is compiled to run or to generate files at build time: constants for assembly, a program for certificates.
 _RUN_AT_BUILD = frozenset({"kernel/bounds.c", "kernel/sched/rq-offsets.c", "certs/extract-cert.c"})
 # Text files of the kernel tree without a suffix; TODO files are in drivers/staging.
@@ -99,10 +100,10 @@ def read_diff(text: str) -> PatchSet:
 
 
 def _touched(patch: SourcePatch, source: str, target: str) -> list[TouchedFile]:
-    added, removed = source == _NOWHERE, target == _NOWHERE
+    added, removed = source == NOWHERE, target == NOWHERE
     if added and removed:
         raise BuildStopped(problem("patch-malformed", f"{patch.name} has a diff without any file name."))
-    old, new = (None if name == _NOWHERE else _inside(patch, name) for name in (source, target))
+    old, new = (None if name == NOWHERE else _inside(patch, name) for name in (source, target))
     if old is not None and new is not None and old != new:
         # To the build, a rename is a deletion and an addition.
         return [

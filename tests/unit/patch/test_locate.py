@@ -8,7 +8,8 @@ import difflib
 from edits import series_of
 
 from elivepatch.patch.c_source import Definition, read_definitions
-from elivepatch.patch.locate import changed_lines, lines_about
+from elivepatch.patch.locate import ChangedLine, changed_lines, lines_about
+from elivepatch.patch.places import follow
 
 SOURCE = """\
 int limit = 1;
@@ -33,15 +34,16 @@ def definitions(path: str) -> tuple[Definition, ...]:
     return read_definitions(SOURCE) if path == "fs/box.c" else ()
 
 
+def changed(patch: str, source: str = SOURCE) -> list[ChangedLine]:
+    return list(changed_lines(follow(series_of(patch), lambda _path: source), definitions))
+
+
 def about(message: str) -> list[str]:
-    return lines_about(series_of(PATCH), message, definitions)
+    return lines_about(changed(PATCH), message, definitions)
 
 
 def test_changed_lines_know_their_number_and_what_they_are_in() -> None:
-    found = [
-        (line.number, line.sign, line.inside and line.inside.name)
-        for line in changed_lines(series_of(PATCH), definitions)
-    ]
+    found = [(line.number, line.sign, line.inside and line.inside.name) for line in changed(PATCH)]
     assert found == [(1, "-", "limit"), (1, "+", None), (7, "-", "get"), (7, "+", "get"), (8, "+", "get")]
 
 
@@ -64,6 +66,6 @@ def test_a_word_that_happens_to_be_a_variable_is_none() -> None:
 def test_many_lines_are_counted() -> None:
     lines = "".join(f"+int box_{number};\n" for number in range(20))
     text = f"--- a/fs/box.c\n+++ b/fs/box.c\n@@ -1,1 +1,21 @@\n int limit = 1;\n{lines}"
-    found = lines_about(series_of(text), " ".join(f"box_{number}" for number in range(20)), definitions)
+    found = lines_about(changed(text), " ".join(f"box_{number}" for number in range(20)), definitions)
     assert len(found) == 9
     assert found[-1] == "and 12 more"

@@ -45,7 +45,7 @@ class FixOutcome(enum.StrEnum):
 
 
 _NOTHING_TO_DO = frozenset({"already-applied", "not-built", "no-change"})
-_CONTEXT = frozenset({"does-not-apply", "compile-error", "undefined-symbol"})
+_CONTEXT = frozenset({"does-not-apply", "hunk-place", "compile-error", "undefined-symbol"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
-from elivepatch.build.sandbox.output import take
+from elivepatch.build.sandbox.output import source_text, take
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, EnvironmentFault
 from elivepatch.model.series import PatchSeries
+from elivepatch.patch.intent import misplaced
 from elivepatch.patch.lines import preserve, read_changes
 from elivepatch.patch.parse import FileKind, TouchedFile
+from elivepatch.patch.places import follow
 from elivepatch.process import Cancellation
 
 _FILE_LIMIT_BYTES = 64 << 20
@@ -67,7 +69,8 @@ def apply_series(
 ) -> Applied:
     """Apply `series` over `tree` and return the layer, made below `work_dir`.
 
-    Raises BuildStopped with `does-not-apply` or `already-applied`.
+    Raises BuildStopped with `does-not-apply` or `already-applied`; with `hunk-place` if a hunk may have another place
+    than its author meant.
     """
     inputs, output = work_dir / "series", work_dir / "applied"
     inputs.mkdir()
@@ -93,6 +96,7 @@ def apply_series(
     if not done.ok:
         raise EnvironmentFault("apply", "The series could not be applied.", advice="Read the log.", excerpt=done.tail())
     check_file_names(done.text, touched)
+    _check_places(series, tree, output)
     # make writes beside the sources, and only the owner of a lower layer's files can change them.
     layer = writable_directory(work_dir / "layer")
     for file in touched:
@@ -118,6 +122,22 @@ def check_file_names(said: str, touched: Sequence[TouchedFile]) -> None:
         raise BuildStopped(
             problem("patch-malformed", f"The series names a file in a way that can be read as another: {differing[0]}.")
         )
+
+
+def _check_places(series: PatchSeries, tree: Path, output: Path) -> None:
+    """Raise if a hunk is not where its author meant it, or if patch(1) made another text of a file than we do."""
+    files = list(follow(series, lambda path: source_text(tree, path)))
+    if found := misplaced(files):
+        raise BuildStopped(found)
+    for path, file in {file.path: file for file in files if file.diff}.items():
+        try:
+            content = take(output, f"layer/{path}", limit_bytes=_FILE_LIMIT_BYTES)
+        except FileNotFoundError:
+            continue
+        ours = "".join(text for text, _ in file.result)
+        if file.unplaced or content.decode("latin-1").replace("\r\n", "\n") != ours:
+            sentence = f"The hunks of {path} can be applied in more than one way."
+            raise BuildStopped(problem("patch-malformed", sentence))
 
 
 def _take_over(file: TouchedFile, output: Path, layer: Path) -> None:

@@ -16,6 +16,7 @@ from elivepatch.model.errors import Problem
 from elivepatch.model.series import PatchSeries
 from elivepatch.patch.c_source import ENDING, STARTING, Definition, DefinitionKind, read_definitions, words_of
 from elivepatch.patch.locate import ChangedLine, changed_lines, lines_about
+from elivepatch.patch.places import follow
 
 # Codes of problems whose messages name functions or data of the source.
 _WITH_LINES = frozenset(
@@ -50,7 +51,7 @@ class Explainer:
             found = self._entryless(found)
         if found.code == "init-code" and self._changes_only(STARTING | ENDING):
             found = problem("init-only", found.message, excerpt=found.excerpt)
-        lines = lines_about(self.series, found.message, self.definitions)
+        lines = lines_about(self._changed, found.message, self.definitions)
         if not lines:
             return found
         excerpt = "\n".join([*([found.excerpt, ""] if found.excerpt else []), "Lines concerned:", *lines])
@@ -83,10 +84,13 @@ class Explainer:
 
     @cached_property
     def _changed(self) -> list[ChangedLine]:
-        return list(changed_lines(self.series, self.definitions))
+        return list(changed_lines(follow(self.series, self._source), self.definitions))
+
+    def _source(self, path: str) -> str | None:
+        return source_text(self.tree, path)
 
     def _text(self, path: str) -> str:
-        return source_text(self.tree, path) or ""
+        return self._source(path) or ""
 
     def _changes_only(self, marks: frozenset[str]) -> bool:
         """Return if everything that the series changes lies in definitions with one of `marks`."""

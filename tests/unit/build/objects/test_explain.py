@@ -136,3 +136,20 @@ def test_a_function_that_is_replaced_itself_needs_no_note(tree: Path) -> None:
 def test_who_includes_a_changed_header_is_told(tree: Path) -> None:
     found = notes(changing(tree, ("struct box;", "struct box;\nstruct bag;"), path="lib/box.h"), "large")
     assert [one.message for one in found] == ["lib/box.h is included by these changed sources: lib/box.c."]
+
+
+def test_notes_are_about_the_lines_where_a_hunk_is_applied(tree: Path) -> None:
+    older = SOURCE.removeprefix(SOURCE[: SOURCE.index("static notrace")])
+    new = older.replace("return a + 1", "return a + 2")
+    diff = difflib.unified_diff(older.splitlines(True), new.splitlines(True), "a/lib/box.c", "b/lib/box.c")
+    moved = Explainer(series_of("".join(diff)), tree)
+    # By its own numbers, the hunk would be in middle, which large inlines.
+    assert notes(moved, "large") == []
+    found = problem("init-code", "lib/box.c changes plain.")
+    assert "lib/box.c:18: -	return a + 1;" in moved.explain(found).excerpt
+
+
+def test_a_new_function_does_not_change_the_one_behind_it(tree: Path) -> None:
+    added = "static int extra(int a)\n{\n	return a;\n}\n\nstatic int middle("
+    found = notes(changing(tree, ("static int middle(", added), ("hidden(a);", "extra(a);")), "large")
+    assert found == []
