@@ -80,20 +80,14 @@ def test_a_file_of_another_version_does_not_apply(base_6_1: Base, build: Any) ->
     assert "fs/proc/nowhere.c" in problem.message
 
 
-OFFSETS = """\
---- a/fs/proc/page.c
-+++ b/fs/proc/page.c
-@@ -{line},7 +{line},7 @@ static ssize_t kpagecount_read(struct file *file, char __user *buf,
- 
- 	*ppos += (char __user *)out - buf;
- 	if (!ret)
--		ret = (char __user *)out - buf;
-+		ret = (char __user *)out - buf + 0 * count;
- 	return ret;
- }}
- 
-"""
-"""A hunk with the heading of git; three functions of the file have its lines."""
+# A hunk with the heading of git; three functions of the file have its lines.
+OFFSETS = (
+    "--- a/fs/proc/page.c\n+++ b/fs/proc/page.c\n"
+    "@@ -{line},7 +{line},7 @@ static ssize_t kpagecount_read(struct file *file, char __user *buf,\n"
+    " \n 	*ppos += (char __user *)out - buf;\n 	if (!ret)\n"
+    "-		ret = (char __user *)out - buf;\n+		ret = (char __user *)out - buf + 0 * count;\n"
+    " 	return ret;\n }}\n \n"
+)
 
 
 def test_a_hunk_that_patch_would_put_into_another_function_is_refused(base: Base, build: Any) -> None:

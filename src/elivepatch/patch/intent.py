@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Check that each hunk of a series changes the code that its author meant.
 
-patch(1) takes the nearest place where a hunk's old lines are. Where several functions have the same lines, that can be
+patch(1) takes the nearest place that has a hunk's old lines. If several functions have the same lines, that can be
 another function than the one that the author changed. Evidence of the right place is, from the strongest: the hash of
 the old file in git's `index` line, the heading of the hunk, the beginning of a function among its old lines, and its
 line number. A hunk is refused if they contradict each other, or if all of them together leave more than one place.
@@ -49,7 +49,7 @@ class _Judge:
         self._headings = Headings(file.lines)
 
     def doubt(self, placed: PlacedHunk) -> str:
-        """Return the end of a sentence that says why a hunk may not be where it was meant, empty if it is."""
+        """Return the end of a sentence that says why the place of a hunk is in doubt, empty if it is not."""
         if placed.at == placed.hunk.source_start and self._made_here:
             return ""
         if not placed.fits:

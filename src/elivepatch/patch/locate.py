@@ -20,7 +20,7 @@ DefinitionsOf = Callable[[str], tuple[Definition, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedLine:
-    """A line that a series adds (`+`) or removes (`-`), at the place where it is applied.
+    """A line that a series adds (`+`) or removes (`-`), at the place that its hunk is applied to.
 
     `number` counts in the file after its patch if the line is added, else in the kernel's source, or in the file before
     its patch if an earlier patch added it; `inside` is the unpatched item that the line is part of.

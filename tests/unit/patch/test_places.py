@@ -34,7 +34,7 @@ def text_of(file: PlacedFile) -> str:
 
 
 def patched(source: str, patch: str) -> str | None:
-    """What patch(1) makes of a source, None if the patch does not apply."""
+    """Return the text that patch(1) makes of a source, None if the patch does not apply."""
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "fs").mkdir()
         file = Path(directory) / "fs/box.c"

@@ -150,6 +150,7 @@ def test_notes_are_about_the_lines_where_a_hunk_is_applied(tree: Path) -> None:
 
 
 def test_a_new_function_does_not_change_the_one_behind_it(tree: Path) -> None:
-    added = "static int extra(int a)\n{\n	return a;\n}\n\nstatic int middle("
-    found = notes(changing(tree, ("static int middle(", added), ("hidden(a);", "extra(a);")), "large")
-    assert found == []
+    lines = ["static int extra(int a)", "{", "	return 3 * a;", "}", ""]
+    added = "".join(f"+{line}\n" for line in lines)
+    diff = f"--- a/lib/box.c\n+++ b/lib/box.c\n@@ -4,3 +4,8 @@\n }}\n \n{added} static int middle(int a)\n"
+    assert notes(Explainer(series_of(diff), tree), "large") == []
