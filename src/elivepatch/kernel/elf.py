@@ -25,7 +25,7 @@ _SYMBOL = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
 _NOTE = struct.Struct("<III")
 _NT_GNU_BUILD_ID = 3
-_SHF_EXECINSTR = 0x4
+_SHF_WRITE, _SHF_ALLOC, _SHF_EXECINSTR, _SHF_MERGE, _SHF_STRINGS = 0x1, 0x2, 0x4, 0x10, 0x20
 _SHN_UNDEF = 0
 _SHN_LORESERVE = 0xFF00
 _SHN_XINDEX = 0xFFFF
@@ -42,7 +42,7 @@ RELOCATION_BYTES = {R_X86_64_64: 8, R_X86_64_PC64: 8, R_X86_64_PC32: 4, R_X86_64
 
 
 class Section(NamedTuple):
-    """A section header: `kind` is sh_type, `flags` is sh_flags, unchanged."""
+    """A section header: `kind` is sh_type, `flags` is sh_flags, `unit` is sh_entsize, unchanged."""
 
     number: int
     name: str
@@ -53,11 +53,32 @@ class Section(NamedTuple):
     link: int
     info: int
     flags: int
+    unit: int = 0
 
     @property
     def executable(self) -> bool:
         """True if the section holds code."""
         return bool(self.flags & _SHF_EXECINSTR)
+
+    @property
+    def writable(self) -> bool:
+        """True if the section holds data that code may change."""
+        return bool(self.flags & _SHF_WRITE)
+
+    @property
+    def loaded(self) -> bool:
+        """True if the section takes room in memory."""
+        return bool(self.flags & _SHF_ALLOC)
+
+    @property
+    def merged(self) -> bool:
+        """True if the linker may share equal entries of the section: strings and constants."""
+        return bool(self.flags & _SHF_MERGE)
+
+    @property
+    def strings(self) -> bool:
+        """True if the entries of the section are strings."""
+        return bool(self.flags & _SHF_STRINGS)
 
 
 class Symbol(NamedTuple):
@@ -113,11 +134,11 @@ class ElfFile:
         _, _, _, _, names_offset, names_size, *_ = headers[names_at]
         names = self._data[names_offset : names_offset + names_size]
         size, found = len(self._data), []
-        for index, (name, kind, flags, address, offset, length, link, info, _, _) in enumerate(headers):
+        for index, (name, kind, flags, address, offset, length, link, info, _, unit) in enumerate(headers):
             text = self._text(names, name, "a section")
             if kind != SHT_NOBITS and offset + length > size:
                 raise _malformed(self.path, f"is truncated in section {text}")
-            found.append(Section(index, text, kind, address, offset, length, link, info, flags))
+            found.append(Section(index, text, kind, address, offset, length, link, info, flags, unit))
         return tuple(found)
 
     def _section_headers(self) -> tuple[list[tuple[int, ...]], int]:

@@ -186,6 +186,18 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """A difference of `source`'s objects that is not in the livepatch, and the rule by which nothing is lost.
+
+    The rules are `model.rules.RULES`; `what` names the functions, data or sections.
+    """
+
+    rule: str
+    source: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RewriteStep:
     """One change of a series that a rewrite proposes: the file, the change, and the reason why nothing is lost.
 
@@ -244,3 +256,4 @@ class BuildOutcome:
     notes: tuple[Note, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     proposal: Proposal | None = None
+    explained: tuple[Explained, ...] = ()

@@ -108,7 +108,7 @@ CODES: dict[str, CatalogueEntry] = {
     ),
     "no-change": CatalogueEntry(
         Kind.VERDICT,
-        "the compiled code is the same with and without the series",
+        "nothing that this kernel uses at run time differs with and without the series",
         "The change does not affect this kernel's configuration, or only comments changed: nothing is to be done.",
     ),
     # Refusals of create-diff-object and of our own checks
@@ -133,6 +133,11 @@ CODES: dict[str, CatalogueEntry] = {
         Kind.VERDICT,
         "the series changes initialised data, which a livepatch cannot replace",
         "Change the code that reads the data, or write the new value in a post-patch callback.",
+    ),
+    "lost-change": CatalogueEntry(
+        Kind.VERDICT,
+        "the two objects differ in something that the livepatch would not carry",
+        "Move the change into a function, or reboot into a fixed kernel.",
     ),
     "ops-table": CatalogueEntry(
         Kind.VERDICT,

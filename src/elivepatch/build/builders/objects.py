@@ -12,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from elivepatch.build.account.account import Account, take_account
+from elivepatch.build.account.original import write_original
+from elivepatch.build.account.settlement import Carried, settle
 from elivepatch.build.builders.common import BuildSteps
 from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.layout.check import check_layouts, each_once
@@ -20,18 +23,18 @@ from elivepatch.build.checks.references import DiffObject, check_references
 from elivepatch.build.objects.additions import compile_added
 from elivepatch.build.objects.apply import Applied
 from elivepatch.build.objects.compile import Compiler, Original
-from elivepatch.build.objects.diff import Difference, DiffTool, overrides, symbol_table
+from elivepatch.build.objects.diff import Difference, DiffTool, ignored_names, overrides, symbol_table
 from elivepatch.build.objects.explain import Explainer
 from elivepatch.build.objects.reach import Reach
 from elivepatch.kernel.compile_units import Unit
 from elivepatch.kernel.elf import ElfFile, Symbol
 from elivepatch.kernel.symbols import Block
-from elivepatch.model.build import BuildOutcome, Note, PatchedFunction
+from elivepatch.model.build import BuildOutcome, Explained, Note, PatchedFunction
 from elivepatch.model.codes import problem
-from elivepatch.model.errors import BuildStopped
+from elivepatch.model.errors import BuildStopped, Problem
 from elivepatch.model.series import PatchSeries
 
-VERSION = 1
+VERSION = 2
 """Increased when the same input would give other bytes; part of every build key."""
 
 
@@ -78,14 +81,14 @@ class ObjectsBuilder(BuildSteps):
         reached, applied = prepared.reached, prepared.applied
         with self.timed("compile", f"compiling {len(reached.units)} object(s), original and patched"):
             compiler = self.compiler()
-            objects = self._objects(reached, applied, compiler, name, work_dir)
+            objects, explained = self._objects(reached, applied, compiler, name, work_dir)
             added = compile_added(
                 reached.added, compiler=compiler, base=self.base, layer=applied.layer, work_dir=work_dir
             )
         if not objects:
-            raise BuildStopped(problem("no-change", f"{_sources(reached)}: the compiled code is the same."))
+            raise BuildStopped(_no_change(f"{_sources(reached)}: the compiled code is the same.", explained))
         if not any(one.difference.changed for one in objects):
-            raise BuildStopped(problem("no-change", f"{_sources(reached)}: no function of the kernel is replaced."))
+            raise BuildStopped(_no_change(f"{_sources(reached)}: no function of the kernel is replaced.", explained))
         outputs = [*[one.difference.output for one in objects], *[one.path for one in added]]
         notes = (
             *reached.notes,
@@ -96,28 +99,34 @@ class ObjectsBuilder(BuildSteps):
         check_references(outputs, self.base)
         if check_only:
             check_entries(_symbols(objects), self.base.parent)
-            return BuildOutcome(functions=tuple(self._planned(objects)), notes=notes, seconds=dict(self.seconds))
+            planned = tuple(self._planned(objects))
+            return BuildOutcome(functions=planned, notes=notes, seconds=dict(self.seconds), explained=explained)
         with self.timed("link", "linking the module"):
             module = self.linker().link(outputs, name=name, atomic_replace=atomic_replace, work_dir=work_dir)
         with self.timed("check", "checking the module against the kernel"):
             functions = check_module(module, name, self.base, _expected(objects), _blocks(objects))
-        return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
+        return BuildOutcome(
+            module=module, functions=functions, notes=notes, seconds=dict(self.seconds), explained=explained
+        )
 
     def _objects(
         self, reached: Reach, applied: Applied, compiler: Compiler, name: str, work_dir: Path
-    ) -> list[_Object]:
+    ) -> tuple[list[_Object], tuple[Explained, ...]]:
+        """Return the objects that change, and what rules explain of the other differences."""
         # Threads that start sandboxes must live until these end (the sandbox dies with the thread that made it).
         with ThreadPoolExecutor(max_workers=self.jobs) as pool, ThreadPoolExecutor(max_workers=self.jobs) as helpers:
 
-            def one(number: int, unit: Unit) -> _Object | None:
+            def one(number: int, unit: Unit) -> tuple[_Object | None, tuple[Explained, ...]]:
                 original = compiler.original(unit)
                 # A source that merely includes a changed file may not use the changed part.
                 if unit.source in reached.indirect and compiler.reads_the_same(unit, original, applied.layer):
-                    return None
+                    return None, ()
                 return self._object(unit, original, compiler, applied, name, work_dir / f"object-{number}", helpers)
 
             pending = [pool.submit(one, number, unit) for number, unit in enumerate(reached.units)]
-            return [made for future in pending if (made := future.result()) is not None]
+            done = [future.result() for future in pending]
+        objects = [made for made, _ in done if made is not None]
+        return objects, tuple(rule for _, explained in done for rule in explained)
 
     def _object(
         self,
@@ -128,8 +137,8 @@ class ObjectsBuilder(BuildSteps):
         name: str,
         directory: Path,
         pool: ThreadPoolExecutor,
-    ) -> _Object | None:
-        """Compile, compare and check one object; return None if its code does not change."""
+    ) -> tuple[_Object | None, tuple[Explained, ...]]:
+        """Compile, compare and check one object; return None for it if its code does not change."""
         directory.mkdir()
         plain_pending = pool.submit(compiler.plain, unit, original)
         try:
@@ -147,7 +156,8 @@ class ObjectsBuilder(BuildSteps):
             cancellation=self.cancellation,
         )
         try:
-            difference = self._compare(unit, original, patched, located, name, directory)
+            account = take_account(original.sectioned, patched, self.base.struct_sizes)
+            difference = self._compare(unit, account, patched, located, name, directory)
         except BuildStopped:
             # create-diff-object then finds changed data or sizes; the changed layout is their cause.
             if isinstance(layout_problem := layouts.exception(), BuildStopped):
@@ -156,21 +166,24 @@ class ObjectsBuilder(BuildSteps):
         finally:
             layouts.exception()
         skipped = overrides(ElfFile(patched))
+        explained = settle(account, source=unit.source, carried=_carried(difference), ignored=ignored_names(skipped))
         if difference is None:
             if skipped:
                 sentence = f"{unit.source}: nothing changes except what the series itself leaves out: "
                 raise BuildStopped(problem("no-change", f"{sentence}{', '.join(skipped)}."))
-            return None
+            return None, explained
         notes = layouts.result()
         check_fidelity(plain, parent, located, difference.changed, source=unit.source, parent=unit.parents[0])
-        return _Object(unit, located, difference, skipped, notes)
+        return _Object(unit, located, difference, skipped, notes), explained
 
     def _compare(
-        self, unit: Unit, original: Original, patched: Path, located: Located, name: str, directory: Path
+        self, unit: Unit, account: Account, patched: Path, located: Located, name: str, directory: Path
     ) -> Difference | None:
+        forced = [old.section for old, _ in account.functions()]
+        original = write_original(account.before.elf.path, forced, directory / "original.o")
         tool = DiffTool(sandbox=self.helper(), struct_sizes=self.base.struct_sizes, cancellation=self.cancellation)
         return tool.compare(
-            original=original.sectioned,
+            original=original,
             patched=patched,
             source=unit.source,
             parent=unit.parents[0],
@@ -186,6 +199,17 @@ class ObjectsBuilder(BuildSteps):
             for function in one.difference.changed:
                 position = parent.position(one.located.functions[function])
                 yield PatchedFunction(object=one.parent, name=function, sympos=position, source=one.unit.source)
+
+
+def _carried(difference: Difference | None) -> Carried:
+    if difference is None:
+        return Carried(None, frozenset())
+    return Carried(ElfFile(difference.output), frozenset(difference.changed))
+
+
+def _no_change(sentence: str, explained: tuple[Explained, ...]) -> Problem:
+    listed = "\n".join(f"{one.source}: {one.rule}: {one.what}" for one in explained)
+    return problem("no-change", sentence, excerpt=listed)
 
 
 def _sources(reached: Reach) -> str:

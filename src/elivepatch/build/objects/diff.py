@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -213,6 +213,11 @@ def overrides(patched: ElfFile) -> tuple[str, ...]:
                 shown = target.decode(errors="replace") if isinstance(target, bytes) else target
                 found.append(f"{macro}({shown.removeprefix('.text.').removesuffix('+0')})")
     return tuple(sorted(found))
+
+
+def ignored_names(skipped: Iterable[str]) -> frozenset[str]:
+    """Return the functions and sections among the macros of `overrides` that the livepatch leaves out."""
+    return frozenset(one.partition("(")[2].removesuffix(")") for one in skipped if "_IGNORE_" in one)
 
 
 def symbol_table(linked: LinkedSymbols, block: Block | None) -> bytes:
