@@ -169,8 +169,8 @@ CODES: dict[str, CatalogueEntry] = {
     ),
     "static-local": CatalogueEntry(
         Kind.VERDICT,
-        "a changed function no longer uses one of its static local variables",
-        "Keep a harmless reference to the variable in the patched function." + _REWRITABLE,
+        "a changed function no longer uses one of its static local variables, or uses it with another type or size",
+        "Keep the variable with its type, and a harmless reference to it in the patched function." + _REWRITABLE,
     ),
     "jump-label": CatalogueEntry(
         Kind.VERDICT,

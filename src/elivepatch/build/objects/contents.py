@@ -33,12 +33,16 @@ class ChangedPointer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """Differences of two objects. `changed` are the functions and data that differ, by their section."""
+    """Differences of two objects. `changed` are the functions and data that differ, by their section.
+
+    `statics` are the sizes in bytes of the static variables of functions, in the original and in the patched object.
+    """
 
     changed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     pointers: tuple[ChangedPointer, ...] = ()
     exported: tuple[str, ...] = ()
     unexported: tuple[str, ...] = ()
+    statics: Mapping[str, tuple[Sequence[int], Sequence[int]]] = field(default_factory=dict)
 
 
 def compare_contents(original: ElfFile, patched: ElfFile) -> Contents:
@@ -49,7 +53,18 @@ def compare_contents(original: ElfFile, patched: ElfFile) -> Contents:
         pointers=tuple(_changed_pointers(original, patched)),
         exported=tuple(sorted(after - before)),
         unexported=tuple(sorted(before - after)),
+        statics=_statics(original, patched),
     )
+
+
+def _statics(original: ElfFile, patched: ElfFile) -> dict[str, tuple[list[int], list[int]]]:
+    found: dict[str, tuple[list[int], list[int]]] = {}
+    for number, elf in enumerate((original, patched)):
+        for symbol in elf.symbols:
+            name, dot, _ = symbol.name.partition(".")
+            if symbol.kind == TYPE_OBJECT and symbol.defined and name and dot:
+                found.setdefault(name, ([], []))[number].append(symbol.size)
+    return found
 
 
 def _exports(elf: ElfFile) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -183,11 +183,24 @@ def classify(done: Completed, source: str, contents: Contents | None = None) -> 
             section = found.groupdict().get("section") or ""
             names = ", ".join(seen.changed.get(section, ())[:4]) or section
             sentence = rule.sentence.format(*found.groups(), source=source, section=section, names=names)
+            if rule.code == "static-local":
+                sentence = _static_local(sentence, found.groups(), source, seen)
             code, sentence = _closer(rule.code, sentence, source, seen)
             return problem(code, sentence, excerpt=excerpt)
     if done.status < 0 or done.status > 128 or "SIGSEGV" in text:
         return problem("diff-tool-crash", f"create-diff-object crashed on {source}.", excerpt=excerpt)
     return problem("diff-tool", f"create-diff-object failed on {source} (status {done.status}).", excerpt=excerpt)
+
+
+def _static_local(sentence: str, names: Sequence[str], source: str, seen: Contents) -> str:
+    """Return a closer sentence if the patched object still has the static variable that the tool misses."""
+    variable, function = names[:2]
+    old, new = seen.statics.get(variable, ((), ()))
+    if not new:
+        return sentence
+    if sorted(old) != sorted(new) and len(old) == len(new) == 1:
+        return f"{source} changes the size of the static variable {variable} in {function}: {old[0]} to {new[0]} bytes."
+    return f"{function} in {source} uses its static variable {variable} in another way; its type may have changed."
 
 
 def _closer(code: str, sentence: str, source: str, seen: Contents) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from elivepatch.model.build import Note, PatchedFunction, Proposal, Result, RewriteStep
+from elivepatch.model.build import Explained, Note, PatchedFunction, Proposal, Result, RewriteStep
 from elivepatch.model.errors import ExitStatus, Problem
 from elivepatch.model.kernel import Digest
 from elivepatch.model.trial import ModuleReload, NotLive, TrialOutcome
@@ -44,6 +44,7 @@ class Report:
     trial: Tried | None
     proposal: Proposal | None
     document: dict[str, Any]
+    explained: tuple[Explained, ...] = ()
 
     @property
     def exit_status(self) -> ExitStatus:
@@ -85,6 +86,11 @@ def read_report(document: dict[str, Any], *, job: str) -> Report:
         trial=_tried(trial) if trial is not None else None,
         proposal=_proposal(document.get("proposal")),
         document=document,
+        # Servers before this key was there send none.
+        explained=tuple(
+            Explained(rule=_text(one["rule"]), source=_text(one["source"]), what=_text(one["what"]))
+            for one in document.get("explained", ())
+        ),
     )
 
 

@@ -306,7 +306,10 @@ class ProposalPart(BaseModel):
 
 
 class ReportAnswer(BaseModel):
-    """Report of a done job. `build_id` is the kernel's; `module_sha256` is null if no module is served."""
+    """Report of a done job. `build_id` is the kernel's; `module_sha256` is null if no module is served.
+
+    `explained` are the differences of the objects that are not in the livepatch, each with the rule that explains it.
+    """
 
     id: str
     status: Status
@@ -321,6 +324,7 @@ class ReportAnswer(BaseModel):
     seconds: dict[str, float]
     trial: dict[str, Any] | None
     proposal: ProposalPart | None
+    explained: list[dict[str, str]]
 
 
 class KernelAnswer(BaseModel):

@@ -82,6 +82,7 @@ def outcome_record(outcome: BuildOutcome) -> dict[str, Any]:
         "notes": [asdict(note) for note in outcome.notes],
         "seconds": dict(outcome.seconds),
         "proposal": asdict(outcome.proposal) if outcome.proposal is not None else None,
+        "explained": [asdict(one) for one in outcome.explained],
     }
 
 
@@ -109,4 +110,5 @@ def report_of(job: Job) -> dict[str, Any]:
         "seconds": kept.get("seconds", {}),
         "trial": kept.get("trial"),
         "proposal": kept.get("proposal"),
+        "explained": kept.get("explained", []),
     }

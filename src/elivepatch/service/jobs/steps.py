@@ -158,6 +158,7 @@ class JobSteps:
                 "seconds": built["seconds"] | tried["seconds"],
                 "trial": tried["trial"],
                 "proposal": built["proposal"],
+                "explained": built.get("explained", []),
             },
             module_digest=served,
             log_digest=built["log"],

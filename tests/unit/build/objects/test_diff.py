@@ -101,6 +101,23 @@ def test_the_changed_symbols_of_a_section_are_named() -> None:
     assert problem.message.endswith(": a_init, b.")
 
 
+@pytest.mark.parametrize(
+    ("statics", "message"),
+    [
+        ({}, "run in net/core/demo.c no longer uses its static variable once."),
+        ({"once": ([4], [])}, "run in net/core/demo.c no longer uses its static variable once."),
+        ({"once": ([4], [8])}, "net/core/demo.c changes the size of the static variable once in run: 4 to 8 bytes."),
+        ({"once": ([4], [4])},
+         "run in net/core/demo.c uses its static variable once in another way; its type may have changed."),
+    ],
+)  # fmt: skip
+def test_a_static_variable_is_called_gone_only_if_it_is(
+    statics: dict[str, tuple[list[int], list[int]]], message: str
+) -> None:
+    text = "ERROR: in/original.o: reference to static local variable once.3 in run.cold was removed"
+    assert classify(said(text), SOURCE, Contents(statics=statics)).message == message
+
+
 def test_a_cause_is_told_before_its_consequences() -> None:
     text = (
         "ERROR: Found a jump label at run()+0x1, using key k, which is defined in a module.\n"
