@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from elivepatch import process
+from elivepatch.model.errors import EnvironmentFault
 
 _ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -51,13 +52,21 @@ def git(
 ) -> process.Completed:
     """Run one git command on the git directory `repository` and return how it ended.
 
-    `protocol` is the only one that may be used to reach another repository; `settings` are added to our own.
+    `protocol` is the only one that may be used to reach another repository; `settings` are added to our own. Raises
+    EnvironmentFault if git cannot be started.
     """
     given = [part for name, value in {**_OFF, **(settings or {})}.items() for part in ("-c", f"{name}={value}")]
     argv = ["git", f"--git-dir={repository.resolve()}", "--no-pager", "--no-replace-objects", *given, *arguments]
     proxies = {name: os.environ[name] for name in _PROXIES if name in os.environ}
     environment = _ENVIRONMENT | proxies | {"GIT_ALLOW_PROTOCOL": protocol}
-    return process.run(argv, env=environment, stdin=stdin, timeout_s=timeout_s)
+    try:
+        return process.run(argv, env=environment, stdin=stdin, timeout_s=timeout_s)
+    except OSError as error:  # what git is given and prints goes through files: a disk may be full
+        raise EnvironmentFault(
+            "program-failed",
+            f"git cannot be run: {error.strerror or error}.",
+            advice="Make room for temporary files, and check that the directory for them may be written.",
+        ) from error
 
 
 def git_directory(top: Path) -> Path | None:

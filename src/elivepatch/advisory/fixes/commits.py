@@ -18,6 +18,7 @@ from typing import TypeVar
 from elivepatch.advisory.exposure.version import KernelVersion
 from elivepatch.advisory.git import git
 from elivepatch.advisory.records.record import COMMIT, plain
+from elivepatch.model.errors import EnvironmentFault
 
 _UPSTREAM = re.compile(r"^(?:commit ([0-9a-f]{40}) upstream\.?|\[ Upstream commit ([0-9a-f]{40}) \])$", re.MULTILINE)
 _DEPENDENCY = re.compile(r"^\s*Stable-dep-of: ([0-9a-f]{12})", re.MULTILINE)
@@ -70,6 +71,14 @@ class CommitReader:
         for names in _chunks((name for name in dict.fromkeys(ids) if name not in self._commits), _COMMITS_AT_ONCE):
             asked = "".join(f"{name}\n" for name in names).encode()
             done = git(self._repository, "cat-file", "--batch", stdin=asked).check("reading commits")
+            if b"error: " in done.log:
+                # git calls a damaged object missing, and ends with status 0.
+                raise EnvironmentFault(
+                    "program-failed",
+                    f"The repository {self._repository} is damaged.",
+                    advice="Run `git fsck` in it, and clone it again.",
+                    excerpt=done.tail(5),
+                )
             self._commits |= dict(_parsed(done.output, names))
 
     def commit(self, name: str) -> Commit | None:

@@ -298,6 +298,8 @@ def _records(options: PlanOptions, policy: Policy, server: ServerClient, output:
     else:
         records = fetch_records(server, options.cache)
     if records is None:
+        if given.source is None:
+            output.note("note: the server keeps no CVE records: those in the cache of this host are used.")
         return records_of(given, options.cache, output)
     return completed(records, given, output)
 
