@@ -23,6 +23,11 @@ from elivepatch.model.errors import BuildStopped
 
 _RELATIVE = frozenset((R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_PC64))
 _KEPT_DATA = (".data", ".rodata", ".bss", ".kpatch.callbacks")
+# create-diff-object takes all of it along. Of a function with a section of its own, gcc puts the table of a `switch`
+# into a section of its own too; here are those of start-up functions, which no code of the livepatch uses.
+# kpatch's own start-up code may use it in the finished module.
+_TABLES = ".rodata"
+_OWN_SECTION = (".text.", ".data.", ".rodata.", ".kpatch.callbacks")
 _START = (".init",)
 _START_AND_END = (".init", ".exit")
 # The linker script's bounds of freed memory: code compares addresses with them and reads nothing there.
@@ -64,10 +69,22 @@ def symbol_at(elf: ElfFile, section: int, offset: int) -> str:
     return elf.sections[section].name if section < len(elf.sections) else ""
 
 
-def holds_code_or_data(section: Section) -> bool:
+def holds_code_or_data(elf: ElfFile, section: Section) -> bool:
     """Return whether what a section holds stays and is used by the livepatch's functions."""
     stays = not section.name.startswith(_START_AND_END)
+    if section.name == _TABLES:
+        return _is_used(elf, section)
     return stays and (section.executable or section.name.startswith(_KEPT_DATA))
+
+
+def _is_used(elf: ElfFile, section: Section) -> bool:
+    """Return whether code or data with a section of its own, as all that a series changes has, refers to a section."""
+    return any(
+        elf.symbols[entry.symbol].section == section.number
+        for other in elf.sections
+        if other.name.startswith(_OWN_SECTION) and other.name != ".text.unlikely"
+        for entry in elf.relocations(other)
+    )
 
 
 def check_lifetimes(references: Iterable[Reference], base: Base) -> None:
@@ -81,7 +98,7 @@ def check_lifetimes(references: Iterable[Reference], base: Base) -> None:
 def check_own(elf: ElfFile) -> None:
     """Raise BuildStopped with `freed-memory` if new code refers to start-up code or data that the series adds."""
     for section in elf.sections:
-        if not holds_code_or_data(section):
+        if not holds_code_or_data(elf, section):
             continue
         for entry in elf.relocations(section):
             symbol = elf.symbols[entry.symbol]

@@ -206,7 +206,7 @@ def _references(module: ElfFile) -> Iterable[Reference]:
         found = _KLP_RELOCATIONS.fullmatch(table.name)
         target = _applied_to(module, table) or ""
         section = module.by_name.get(target) or module.by_name.get(target[1:])
-        if found is None or section is None or not holds_code_or_data(section):
+        if found is None or section is None or not holds_code_or_data(module, section):
             continue
         for entry in module.entries(table):
             symbol = _KLP_SYMBOL.fullmatch(module.symbols[entry.symbol].name)

@@ -113,7 +113,7 @@ class DiffObject:
         """Yield the references of the new code and data that livepatch resolves."""
         for one in self._relocated():
             place = self.elf.symbols[one.place.symbol]
-            if not place.defined or not holds_code_or_data(self.elf.sections[place.section]):
+            if not place.defined or not holds_code_or_data(self.elf, self.elf.sections[place.section]):
                 continue
             yield Reference(
                 holder=symbol_at(self.elf, place.section, place.value + one.place.addend),

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 from elf_maker import FUNC, GLOBAL, LOCAL, OBJECT, SECTION, Made
 
-from elivepatch.build.checks.lifetime import Reference, check_lifetimes, check_own, check_plain, distance_of
+from elivepatch.build.checks.lifetime import (
+    Reference,
+    check_lifetimes,
+    check_own,
+    check_plain,
+    distance_of,
+    holds_code_or_data,
+)
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.exports import Export
 from elivepatch.kernel.symbols import LinkedSymbols
@@ -169,6 +176,17 @@ def test_start_up_code_that_only_start_up_code_uses_may_be_there(tmp_path: Path)
     start = made.symbol("start", ".init.text", size=64, kind=FUNC)
     made.relocation(".init.text", 5, start, kind=PC32).relocation(".orc_unwind_ip", 0, start, kind=PC32)
     check_own(ElfFile(made.write(tmp_path / "a.o")))
+
+
+@pytest.mark.parametrize(("holder", "stays"), [(".text.start", True), (".text.unlikely", False), (".init.text", False)])
+def test_the_table_of_a_start_up_functions_switch_counts_only_if_the_new_code_uses_it(
+    tmp_path: Path, holder: str, stays: bool
+) -> None:
+    """create-diff-object takes all of .rodata along, in which gcc puts the tables of functions without own section."""
+    made = Made().section(".rodata", bytes(64)).section(holder, bytes(64), code=True)
+    made.relocation(holder, 5, made.symbol("", ".rodata", kind=SECTION), kind=SIGNED_32)
+    elf = ElfFile(made.write(tmp_path / "diff.o"))
+    assert holds_code_or_data(elf, elf.by_name[".rodata"]) is stays
 
 
 def test_a_relative_field_counts_from_its_end() -> None:
