@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from elivepatch.model.errors import ElivepatchError, ExitStatus, Kind, Problem, UsageError
 from elivepatch.output import Output
@@ -36,6 +37,29 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError with argparse's message."""
         sentence = message[0].upper() + message[1:]
         raise UsageError("usage", f"{sentence}.", advice=f"See `{self.prog} --help`.")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raise UsageError for a command that does not exist, with the name of the one that was probably meant."""
+        if _is_group(action) and action.choices is not None and value not in action.choices:
+            meant = _probably_meant(self.prog, str(value), dict(action.choices))
+            sentence = f"There is no command {str(value)[:60]!r}"
+            sentence += f": did you mean {' or '.join(f'`{one}`' for one in meant)}?" if meant else "."
+            raise UsageError("usage", sentence, advice=f"`{self.prog} --help` lists the commands.")
+        super()._check_value(action, value)
+
+
+def _probably_meant(prog: str, given: str, commands: Mapping[str, argparse.ArgumentParser]) -> list[str]:
+    """Return the commands, at most two, that a person who typed `given` after `prog` probably meant."""
+    # argparse gives no other way to the commands of a group.
+    groups = {name: [one for one in of._actions if _is_group(one)] for name, of in commands.items()}  # noqa: SLF001
+    elsewhere = [
+        f"{prog} {name} {given}" for name, of in groups.items() if any(given in list(one.choices or ()) for one in of)
+    ]
+    return (elsewhere or [f"{prog} {name}" for name in difflib.get_close_matches(given, commands, n=2)])[:2]
+
+
+def _is_group(action: argparse.Action) -> bool:
+    return isinstance(action, argparse._SubParsersAction)  # noqa: SLF001 - see Subparsers
 
 
 class _Version(argparse.Action):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fixes of several parts: a CVE is closed when all parts are live, and a reboot is advised only where it helps."""
+"""Fixes of several parts: a CVE is closed when all parts are live, and a reboot is advised only if it helps."""
 
 from __future__ import annotations
 

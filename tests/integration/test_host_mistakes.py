@@ -165,7 +165,7 @@ MISTAKES: list[tuple[Callable[[Scene], list[str | Path]], int, str, str]] = [
     (a_module_in_place_of_a_patch, 2, "elp_a.ko is a module, not a source patch.", "elivepatch load"),
     (already_replaced, 6, "elp_1 is not live: it is only kept for a rollback.", "elivepatch list"),
     (a_kernel_that_wants_signed_modules, 6, "Only modules that are signed for this kernel load here", "Secure Boot"),
-    (a_command_of_another_tool, 2, "invalid choice: 'install'", "elivepatch --help"),
+    (a_command_of_another_tool, 2, "There is no command 'install'", "elivepatch --help"),
 ]
 
 
