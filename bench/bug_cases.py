@@ -69,13 +69,7 @@ CASES: dict[str, BugCase] = {
     ),
     "unlikely part alone": BugCase(
         "dynup/kpatch#865",
-        (
-            Edit(
-                "kernel/panic.c",
-                '"Disabling lock debugging due to kernel taint\\n"',
-                '"Disabling lock debugging: the kernel is tainted\\n"',
-            ),
-        ),
+        (Edit("kernel/workqueue.c", "isn't complete after %u tries", "is not complete after %u tries"),),
     ),
     "data of start-up read": BugCase(
         "dynup/kpatch#538", (Edit(CMDLINE, "seq_puts(m, saved_command_line)", "seq_puts(m, boot_command_line)"),)

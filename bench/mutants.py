@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,14 @@ def main() -> int:
     facts = {"bases": [one.digest for one in bases], "product": product(), "seed": arguments.seed}
     journal = Journal.beside(arguments.result, facts, fresh=arguments.fresh)
     rows: list[Row] = []
-    for number, base in enumerate(bases):
-        count = arguments.count // len(bases) + (number < arguments.count % len(bases))
-        for row in run(journal, backend, base, arguments, count):
-            rows.append(row)
-            print(line_of(row), flush=True)
-            arguments.result.write_text(json.dumps(figures(rows, arguments.seed), indent=1) + "\n")
+    runs = [
+        run(journal, backend, base, arguments, arguments.count // len(bases) + (number < arguments.count % len(bases)))
+        for number, base in enumerate(bases)
+    ]
+    for row in (row for turn in zip_longest(*runs) for row in turn if row is not None):
+        rows.append(row)
+        print(line_of(row), flush=True)
+        arguments.result.write_text(json.dumps(figures(rows, arguments.seed), indent=1) + "\n")
     found = figures(rows, arguments.seed)
     print(f"{found['mutants']} mutants: {found['carried']} carried, {found['refused']} refused, {found['lost']} lost")
     return 1 if not journal.finish() or found["lost"] else 0
