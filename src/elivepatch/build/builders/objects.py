@@ -20,6 +20,7 @@ from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.layout.check import check_layouts, each_once
 from elivepatch.build.checks.module import Expected, check_entries, check_module
 from elivepatch.build.checks.references import DiffObject, check_references
+from elivepatch.build.checks.switches import switch_notes
 from elivepatch.build.objects.additions import compile_added
 from elivepatch.build.objects.apply import Applied
 from elivepatch.build.objects.compile import Compiler, Original
@@ -172,7 +173,7 @@ class ObjectsBuilder(BuildSteps):
                 sentence = f"{unit.source}: nothing changes except what the series itself leaves out: "
                 raise BuildStopped(problem("no-change", f"{sentence}{', '.join(skipped)}."))
             return None, explained
-        notes = layouts.result()
+        notes = (*layouts.result(), *_switch_notes(unit, patched, difference))
         check_fidelity(plain, parent, located, difference.changed, source=unit.source, parent=unit.parents[0])
         return _Object(unit, located, difference, skipped, notes), explained
 
@@ -241,6 +242,11 @@ def _notes(objects: list[_Object]) -> Iterator[Note]:
         if DiffObject(one.difference.output).has_callbacks:
             message = f"{one.unit.source} has callbacks, and a livepatch that replaces this one runs none of them."
             yield Note(code="callbacks", message=f"{message} Unload this one before another replaces it.")
+
+
+def _switch_notes(unit: Unit, patched: Path, difference: Difference) -> Iterator[Note]:
+    functions = {*difference.changed, *difference.added}
+    return switch_notes(ElfFile(patched), ElfFile(difference.output), functions=functions, source=unit.source)
 
 
 def _blocks(objects: list[_Object]) -> dict[str, list[Block]]:
