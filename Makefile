@@ -68,13 +68,13 @@ scale: $(VENV)/testable ## run the tests with 100,000 jobs, 2,000 hosts, 50 kern
 	packaging/lane $(VENV) tests/scale -n 2 $(BESIDE) --durations=5
 
 integration: $(VENV)/testable ## run the tests with real servers on loopback
-	packaging/lane $(VENV) tests/integration -n 5 $(BESIDE)
+	packaging/lane $(VENV) tests/integration -n 6 $(BESIDE)
 
 kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernels
 	packaging/lane $(VENV) tests/kernel -m "not extended" -n 4 $(BESIDE) --durations=10
 
-extended: $(VENV)/testable ## run the rest of the kernel lane: OpenRC, comparison with kpatch-build, hosts that close their CVEs
-	packaging/lane $(VENV) tests/kernel -m extended -n 2 $(BESIDE) --durations=10
+extended: $(VENV)/testable ## run the rest of the kernel lane: further kernels and cases, comparison with kpatch-build, more hosts in guests
+	packaging/lane $(VENV) tests/kernel -m extended -n 3 $(BESIDE) --durations=10
 
 bench: $(VENV)/ready ## measure the time of each stage of a build, into bench/results.json
 	$(BIN)/python bench/bench.py
