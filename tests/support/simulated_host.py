@@ -86,6 +86,7 @@ class SimulatedHost:
     modules: list[str] = field(default_factory=list)
     pinned: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
+    permanent: set[str] = field(default_factory=set)
     moving: LoadedLivepatch | None = None
     loads: int = 0
 
@@ -124,6 +125,8 @@ class SimulatedHost:
         self.before("unload")
         if name not in self.modules:
             raise OSError(errno.ENOENT, "No such file or directory")
+        if name in self.permanent:
+            raise OSError(errno.EBUSY, "Device or resource busy")
         if name in self.pinned or any(one.name == name for one in self.livepatches):
             raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
         self.modules.remove(name)
@@ -147,7 +150,7 @@ class SimulatedHost:
     def boot(self, *, seconds_down: float = 30.0) -> None:
         """Start (again): nothing is loaded, the boot has a new name."""
         self.boots += 1
-        self.livepatches, self.modules, self.moving, self.pinned = [], [], None, set()
+        self.livepatches, self.modules, self.moving, self.pinned, self.permanent = [], [], None, set(), set()
         self.time += seconds_down
         for task in self.tasks:
             task.patched, task.new_code = False, ""
@@ -210,6 +213,8 @@ class SimulatedHost:
             raise OSError(errno.EBUSY, "Device or resource busy")
         functions = tuple(info["functions"].split())
         self.modules.append(name)
+        if info["stays"] == "Y":
+            self.permanent.add(name)
         self.loads += 1
         one = LoadedLivepatch(name, replace=info["replace"] == "Y", functions=functions)
         self.livepatches.append(one)
@@ -283,7 +288,8 @@ class SimulatedHost:
                 (self.root / place / "vmlinux" / f"{function},1").mkdir(exist_ok=True)
         holders = {one.name for one in self.livepatches} | self.pinned
         uses = {name: (name in holders) + (name in self.held) for name in self.modules}
-        lines = [f"{name} 16384 {uses[name]} - Live 0x0 (OEK)" for name in reversed(self.modules)]
+        by = {name: "[permanent]," if name in self.permanent else "-" for name in self.modules}
+        lines = [f"{name} 16384 {uses[name]} {by[name]} Live 0x0 (OEK)" for name in reversed(self.modules)]
         self.put("proc/modules", "".join(f"{line}\n" for line in [*lines, "ext4 900000 1 - Live 0x0"]))
         for task in self.tasks:
             state = int(task.patched) if self.moving else -1
@@ -337,10 +343,11 @@ def make_livepatch(
     said_name: str = "",
     relocated: Iterable[str] = (),
     trial: StatedTrial | None = None,
+    stays: bool = False,
 ) -> Made:
     """Return a module file with the little that is looked at, and a signed statement about it.
 
-    A function that is not the only one of its name is written NAME,POSITION.
+    The kernel never unloads one that `stays`. A function that is not the only one of its name is written NAME,POSITION.
     """
     functions = tuple(functions)
     module = module_bytes(
@@ -350,6 +357,7 @@ def make_livepatch(
             f"livepatch={livepatch}",
             f"replace={'Y' if replace else 'N'}",
             f"functions={' '.join(functions)}",
+            f"stays={'Y' if stays else 'N'}",
         ],
         relocated,
     )

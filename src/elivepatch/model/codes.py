@@ -305,6 +305,7 @@ NOTES: dict[str, str] = {
     "left-out": "a part of the change is left out, because it is in code that no livepatch can replace",
     "new-object": "the series adds a source file: all of it becomes part of the livepatch",
     "not-built": "this kernel's configuration does not build a file of the series",
+    "outlives": "the new code hands out an address in the livepatch, which stays in memory when it is taken out",
     "override": "the series overrides a rule of the tools",
     "tracepoint": "a module's own tracepoint is dead in a replaced function",
     "type-meaning": "a member, variable or structure has another name or type in the same place; old memory stays",

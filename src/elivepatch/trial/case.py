@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.model.errors import UsageError
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.permanence import stays_loaded
+from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.trial import Expectation
 
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_-]{1,55}")  # MODULE_NAME_LEN of include/linux/moduleparam.h, less the final zero
@@ -43,13 +45,24 @@ class TrialCase:
     """One livepatch to try.
 
     `name` is the name of its module. `parents` are the modules whose functions it replaces; they are loaded before it,
-    with their dependencies.
+    with their dependencies. The kernel never unloads one that `stays`: it is loaded once, and what it has armed may
+    fire after it was disabled.
     """
 
     livepatch: Path
     name: str
     parents: Sequence[str] = ()
     expectations: Sequence[Expectation] = ()
+    stays: bool = False
+
+    @classmethod
+    def of(cls, livepatch: Path, name: str, parents: Sequence[str], expectations: Sequence[Expectation]) -> TrialCase:
+        """Return the case of a module, which says itself if it stays."""
+        try:
+            stays = stays_loaded(ElfFile(livepatch))
+        except EnvironmentFault:
+            stays = False  # it is no module: the kernel will say so
+        return cls(livepatch=livepatch, name=name, parents=parents, expectations=expectations, stays=stays)
 
 
 def module_name(text: str) -> str:

@@ -80,6 +80,8 @@ def _case(place: str, case: TrialCase, modules: Sequence[str]) -> list[cpio.Cpio
         cpio.file(f"{place}/parents", "".join(f"{module}\n" for module in _reloaded(case, modules)).encode()),
         cpio.file(f"{place}/livepatch.ko", content(case.livepatch)),
     ]
+    if case.stays:
+        entries.append(cpio.file(f"{place}/stays", b""))
     # Each command is a file that the guest's shell reads: so no quoting is needed, and none can be wrong.
     entries += [
         cpio.file(f"{place}/expect/{number:03}", expectation.shell.encode() + b"\n")

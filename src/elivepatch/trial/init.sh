@@ -37,6 +37,7 @@ done
 # After 15 s the kernel signals the tasks that hold up a transition (kernel/livepatch/transition.c).
 TRANSITION_S=$((25 * SLOW))
 COMMAND_S=$((5 * SLOW))
+ARMED_S=5 # time for what a livepatch has armed: timers, work, callbacks
 BAD_TAINTS=$((1 << 7 | 1 << 9 | 1 << 14)) # died, warned, soft lockup: Documentation/admin-guide/tainted-kernels.rst
 
 record() { # SCOPE KEY <content
@@ -189,10 +190,21 @@ scenario() {
     enable 1 || return
     run objects.1 objects
     observe during
+    if [ -e "$dir/stays" ]; then # the kernel never unloads it, so it is loaded once
+        klog "$case" log.again
+        reload
+        klog "$case" log.reload
+    fi
     revert 1 || return
     klog "$case" log.during
     observe after
     klog "$case" log.after
+    if [ -e "$dir/stays" ]; then
+        stage armed
+        sleep "$ARMED_S"
+        klog "$case" log.armed
+        return
+    fi
     stage unload
     run unload.1 unload || return
     enable 2 || return

@@ -35,6 +35,7 @@ _STAGE_MESSAGES = {
     "settled.1": "observing the patched kernel",
     "disable.1": "disabling the livepatch",
     "log.during": "observing the kernel without the livepatch",
+    "log.after": "unloading the livepatch, or waiting for what it has armed",
     "unload.1": "loading the livepatch again",
     "log.again": "loading its modules again",
     "log.reload": "disabling it again",

@@ -50,7 +50,7 @@ def run_trial(
     trial cannot run (QEMU, busybox or the kernel's files are missing, or it was cancelled).
     """
     started = time.monotonic()
-    case = TrialCase(livepatch=livepatch, name=livepatch_name, parents=parents, expectations=expectations)
+    case = TrialCase.of(livepatch, livepatch_name, parents, expectations)
 
     def attempt(limit_s: float) -> TrialReport:
         (report,) = run_trials(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -15,12 +15,16 @@ from elivepatch.build.base.store import Base
 from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.checks.layout.constants import constant_notes
 from elivepatch.build.checks.prototypes import check_prototypes
+from elivepatch.build.escapes.find import NewCode, escapes_of
+from elivepatch.build.escapes.notes import note_of
 from elivepatch.build.objects.apply import Applied, apply_series
 from elivepatch.build.objects.compile import Compiler
+from elivepatch.build.objects.explain import Explainer
 from elivepatch.build.objects.header_users import HeaderNames, NameUsers, includes_of
 from elivepatch.build.objects.link import Linker
 from elivepatch.build.objects.reach import Reach, reach
 from elivepatch.build.sandbox.bubblewrap import Sandbox
+from elivepatch.model.build import Note
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.series import PatchSeries
@@ -113,6 +117,13 @@ class BuildSteps(BuildContext):
     def helper(self) -> Sandbox:
         """Return the sandbox with kpatch's tools, pahole and readelf."""
         return self.toolchains.sandbox(self.toolchains.helper(), transcript=self.log)
+
+    def outliving(self, codes: Iterable[NewCode], series: PatchSeries) -> Iterator[Note]:
+        """Yield a note if new code hands out what outlives the livepatch."""
+        escapes = escapes_of(codes, self.base, sandbox=self.helper(), cancellation=self.cancellation)
+        note = note_of(escapes, Explainer(series, self.base.tree).changed)
+        if note is not None:
+            yield note
 
     def compiler(self) -> Compiler:
         """Return the compiler of single objects of the base."""

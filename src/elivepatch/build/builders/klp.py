@@ -26,6 +26,7 @@ from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.functions import Replaced, read_functions
 from elivepatch.build.checks.layout.check import check_layouts, each_once
 from elivepatch.build.checks.module import Expected, check_module
+from elivepatch.build.escapes.find import NewCode
 from elivepatch.build.objects.apply import Applied
 from elivepatch.build.objects.explain import Explainer
 from elivepatch.build.objects.reach import Reach
@@ -40,7 +41,7 @@ from elivepatch.model.errors import BuildStopped
 from elivepatch.model.series import PatchSeries
 from elivepatch.patch.parse import TouchedFile
 
-VERSION = 1
+VERSION = 2
 """Increased when the same input would give other bytes; part of every build key."""
 
 _TIMEOUT_S = 3600.0
@@ -135,8 +136,13 @@ class KlpBuilder(BuildSteps):
             with self.timed("check", "checking the module against the kernel"):
                 objects = [one.result() for one in checked]
                 functions = self._check(module, name, tree, objects)
-        types = each_once(one.notes for one in objects)
-        notes = (*reached.notes, *types, *warned, *Explainer(series, self.base.tree).notes(_by_source(functions)))
+        notes = (
+            *reached.notes,
+            *each_once(one.notes for one in objects),
+            *warned,
+            *Explainer(series, self.base.tree).notes(_by_source(functions)),
+            *self.outliving([NewCode(path=module)], series),
+        )
         return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
 
     def _compile(

@@ -21,6 +21,7 @@ from elivepatch.build.checks.layout.check import check_layouts, each_once
 from elivepatch.build.checks.module import Expected, check_entries, check_module
 from elivepatch.build.checks.references import DiffObject, check_references
 from elivepatch.build.checks.switches import switch_notes
+from elivepatch.build.escapes.find import NewCode
 from elivepatch.build.objects.additions import compile_added
 from elivepatch.build.objects.apply import Applied
 from elivepatch.build.objects.compile import Compiler, Original
@@ -98,6 +99,13 @@ class ObjectsBuilder(BuildSteps):
             *Explainer(series, self.base.tree).notes(_replaced(objects)),
         )
         check_references(outputs, self.base)
+        with self.timed("escapes", "following what the new code hands out"):
+            parents = [*[one.parent for one in objects], *[one.parent for one in added]]
+            codes = [
+                NewCode(path=path, parent=parent, resolved=DiffObject(path).resolved())
+                for path, parent in zip(outputs, parents, strict=True)
+            ]
+            notes = (*notes, *self.outliving(codes, series))
         if check_only:
             check_entries(_symbols(objects), self.base.parent)
             planned = tuple(self._planned(objects))

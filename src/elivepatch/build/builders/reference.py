@@ -26,6 +26,7 @@ from elivepatch.build.checks.fidelity import Located, check_fidelity, locate
 from elivepatch.build.checks.layout.check import check_layouts, each_once
 from elivepatch.build.checks.module import Expected, check_module
 from elivepatch.build.checks.references import check_references, undefined, version_of
+from elivepatch.build.escapes.find import NewCode
 from elivepatch.build.objects.diff import classify
 from elivepatch.build.objects.messages import error_lines, file_with_error
 from elivepatch.build.objects.reach import Reach
@@ -43,8 +44,9 @@ from elivepatch.model.errors import BuildStopped, EnvironmentFault, Problem
 from elivepatch.model.series import PatchSeries
 from elivepatch.process import Completed
 
-VERSION = 1
+VERSION = 2
 """Increased when the same input would give other bytes; part of every build key."""
+_KERNEL_VERSION = 1  # of the compiled kernel that jobs share
 
 _KERNEL_TIMEOUT_S = 6 * 3600.0
 _OBJECT_LIMIT_BYTES = 256 << 20
@@ -111,13 +113,13 @@ class ReferenceBuilder(BuildSteps):
             module = take_file(output, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
         with self.timed("check", "checking the module against the kernel"):
             functions, types = self._check(module, name, reached, output, work_dir)
-        notes = (*reached.notes, *types)
+        notes = (*reached.notes, *types, *self.outliving([NewCode(path=module)], series))
         return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
 
     def _built(self, sandbox: Sandbox) -> Path:
         """Return the layer with the compiled unpatched kernel, made now if no job has needed it before."""
         kept = self.base.directory / "reference"
-        made_by = sha256_json([VERSION, self.toolchains.helper().digest])
+        made_by = sha256_json([_KERNEL_VERSION, self.toolchains.helper().digest])
         lock = self.base.directory / ".reference.lock"
         with made_once(lock, progress=self.progress, waiting_for=f"compiling the whole of {self.base.release}"):
             mark = kept / "made-by"

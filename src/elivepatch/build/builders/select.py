@@ -14,6 +14,8 @@ from elivepatch.build.builders.common import BuildContext
 from elivepatch.build.builders.klp_tree import unsupported_reason as klp_unsupported_reason
 from elivepatch.build.builders.proposal import Proposer
 from elivepatch.build.checks.equality import differences, read_facts
+from elivepatch.build.escapes.notes import OUTLIVES
+from elivepatch.kernel.permanence import make_stay
 from elivepatch.model.build import Builder, BuildOutcome, BuildRequest, Note
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import Problem
@@ -45,7 +47,7 @@ def build_with_selected(request: BuildRequest, context: BuildContext, *, name: s
     if (unfit := _unfit(request.builder, context.base)) is not None:
         return BuildOutcome(problem=unfit)
     if not request.paranoid:
-        return _build(request.builder, request, context, name, work_dir)
+        return _lasting(_build(request.builder, request, context, name, work_dir))
     second = second_builder(request.builder, context.base)
     if isinstance(second, Problem):
         return BuildOutcome(problem=second)
@@ -54,7 +56,14 @@ def build_with_selected(request: BuildRequest, context: BuildContext, *, name: s
         place = work_dir / builder.value
         place.mkdir(mode=0o755)
         outcomes.append(_build(builder, request, context, name, place))
-    return compare_outcomes(request.builder, outcomes[0], second, outcomes[1], context.base)
+    return _lasting(compare_outcomes(request.builder, outcomes[0], second, outcomes[1], context.base))
+
+
+def _lasting(outcome: BuildOutcome) -> BuildOutcome:
+    """Return the outcome; if its code hands out what outlives the livepatch, the kernel will keep its module."""
+    if outcome.module is not None and any(note.code == OUTLIVES for note in outcome.notes):
+        make_stay(outcome.module)
+    return outcome
 
 
 def _checked(request: BuildRequest, context: BuildContext, name: str, work_dir: Path) -> BuildOutcome:

@@ -25,6 +25,7 @@ from elivepatch.build.checks.lifetime import (
     holds_code_or_data,
     symbol_at,
 )
+from elivepatch.build.escapes.image import Outside
 from elivepatch.kernel.elf import BIND_GLOBAL, BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile, Relocation
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, Problem
@@ -123,6 +124,17 @@ class DiffObject:
                 position=one.position,
                 distance=distance_of(one.kind, one.addend),
             )
+
+    def resolved(self) -> dict[tuple[str, int], Outside]:
+        """Return the symbols that livepatch resolves, by section and offset of the field."""
+        found = {}
+        for one in self._relocated():
+            place = self.elf.symbols[one.place.symbol]
+            if place.defined:
+                found[self.elf.sections[place.section].name, place.value + one.place.addend] = Outside(
+                    one.object, one.name
+                )
+        return found
 
     def _relocated(self) -> Iterator[_Relocated]:
         table, symbols = (self.elf.by_name.get(name) for name in (".kpatch.relocations", ".kpatch.symbols"))

@@ -51,7 +51,7 @@ class Explainer:
             found = self._entryless(found)
         if found.code == "init-code" and self._changes_only(STARTING | ENDING):
             found = problem("init-only", found.message, excerpt=found.excerpt)
-        lines = lines_about(self._changed, found.message, self.definitions)
+        lines = lines_about(self.changed, found.message, self.definitions)
         if not lines:
             return found
         excerpt = "\n".join([*([found.excerpt, ""] if found.excerpt else []), "Lines concerned:", *lines])
@@ -61,7 +61,7 @@ class Explainer:
         """Yield notes about a change of the functions `replaced`, which are given by their source."""
         names = frozenset().union(*replaced.values())
         changed = {
-            line.inside: line for line in self._changed if line.inside and line.inside.kind is DefinitionKind.FUNCTION
+            line.inside: line for line in self.changed if line.inside and line.inside.kind is DefinitionKind.FUNCTION
         }
         for function, line in changed.items():
             if function.name in names or function.name.startswith("sys_"):
@@ -74,7 +74,7 @@ class Explainer:
                     f"{function.name} of {line.path} is inlined: the functions replaced are {', '.join(around[:6])}."
                 )
                 yield Note(code="inlined", message=message)
-        for path in dict.fromkeys(line.path for line in self._changed if line.path.endswith(".h")):
+        for path in dict.fromkeys(line.path for line in self.changed if line.path.endswith(".h")):
             message = f"{path} is included by these changed sources: {', '.join(sorted(replaced)[:6])}."
             yield Note(code="header-reach", message=message)
 
@@ -83,7 +83,8 @@ class Explainer:
         return {}
 
     @cached_property
-    def _changed(self) -> list[ChangedLine]:
+    def changed(self) -> list[ChangedLine]:
+        """The changed lines of the series, as they were applied."""
         return list(changed_lines(follow(self.series, self._source), self.definitions))
 
     def _source(self, path: str) -> str | None:
@@ -94,14 +95,14 @@ class Explainer:
 
     def _changes_only(self, marks: frozenset[str]) -> bool:
         """Return if everything that the series changes lies in definitions with one of `marks`."""
-        lines = [line for line in self._changed if words_of(line.text)]
+        lines = [line for line in self.changed if words_of(line.text)]
         return bool(lines) and all(line.inside is not None and line.inside.words & marks for line in lines)
 
     def _removed(self, function: Definition) -> bool:
         """Return if the series removes the first line of a function and adds no line with its name."""
-        signs = {line.sign for line in self._changed if function.name in words_of(line.text)}
+        signs = {line.sign for line in self.changed if function.name in words_of(line.text)}
         starts = any(
-            line.inside is function and line.sign == "-" and line.number == function.start for line in self._changed
+            line.inside is function and line.sign == "-" and line.number == function.start for line in self.changed
         )
         return starts and "+" not in signs
 
@@ -128,7 +129,7 @@ class Explainer:
         if named is None:
             return found
         name, source = named[1], named[2]
-        paths = [source, *dict.fromkeys(line.path for line in self._changed)]
+        paths = [source, *dict.fromkeys(line.path for line in self.changed)]
         known = [one for path in paths for one in self.definitions(path) if one.name == name and one.head]
         function = next((one for one in known if one.kind is DefinitionKind.FUNCTION), None)
         if function is None or function.words & _INLINE:

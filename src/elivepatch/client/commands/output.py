@@ -11,6 +11,8 @@ from elivepatch.client.livepatch.inventory import counted
 from elivepatch.output import Output
 from elivepatch.trust.statement import Statement
 
+STAYS = "{} is out of force, and its module stays in memory until a reboot"
+
 
 def change_document(action: str, changed: Changed) -> dict[str, Any]:
     """Return the result of a command, for machines (schemas/change.json)."""
@@ -37,7 +39,7 @@ def show_change(changed: Changed, output: Output) -> None:
         way = "in force" if transition.enabling else "out of force"
         output.line(f"{transition.name} is {way} after {transition.seconds:.1f} s")
     for name in changed.left:
-        output.line(f"{name} is out of force but its module stays loaded, harmless, until a reboot")
+        output.line(STAYS.format(name))
     live = ", ".join(entry.name for entry in changed.live_state.live) or "nothing"
     output.line(f"live now: {live}")
 
@@ -58,7 +60,7 @@ def print_install(report: InstallReport, output: Output) -> None:
         seconds = sum(transition.seconds for transition in report.changed.transitions)
         output.line(f"{statement.name} is live: {_contents(report, statement)}, in force after {seconds:.1f} s.")
         for name in report.changed.left:
-            output.line(f"note: {name} is out of force but its module stays loaded, harmless, until a reboot")
+            output.line(f"note: {STAYS.format(name)}")
 
 
 def _contents(report: InstallReport, statement: Statement) -> str:

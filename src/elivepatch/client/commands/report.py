@@ -41,13 +41,17 @@ def show_report(report: Report, output: Output) -> None:
     for note in report.notes:
         output.line(f"  note: {note.message} [{note.code}]")
     if report.trial is not None:
-        for line in trial_lines(report.trial):
+        for line in trial_lines(report.trial, stays=any(note.code == "outlives" for note in report.notes)):
             output.line(f"  {line}")
 
 
-def trial_lines(trial: Tried) -> Iterator[str]:
-    """Yield the lines about a trial for people; none about one that failed or was inconclusive, which has a problem."""
-    done = f"loaded, reverted and loaded again on {trial.accelerator}"
+def trial_lines(trial: Tried, *, stays: bool = False) -> Iterator[str]:
+    """Yield the lines about a trial for people; none about one that failed or was inconclusive, which has a problem.
+
+    A livepatch that `stays` in memory is loaded once.
+    """
+    then = "kept in memory for what it has armed" if stays else "loaded again"
+    done = f"loaded, reverted and {then} on {trial.accelerator}"
     if trial.outcome is TrialOutcome.PASSED:
         yield f"trial passed: {done}"
     elif trial.outcome is TrialOutcome.PARTLY:

@@ -21,12 +21,16 @@ _PATCHES_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModule:
-    """A line of /proc/modules. `uses` is its reference count, `taints` the letters the kernel gives it."""
+    """A line of /proc/modules. `uses` is its reference count, `taints` the letters the kernel gives it.
+
+    The kernel never unloads a `permanent` module (kernel/module/procfs.c).
+    """
 
     name: str
     size_bytes: int
     uses: int
     taints: str
+    permanent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +155,10 @@ def loaded_modules(host: Host) -> tuple[LoadedModule, ...]:
             continue
         uses = int(fields[2]) if fields[2].isdecimal() else 0
         taints = fields[6].strip("()") if len(fields) > 6 else ""
-        found.append(LoadedModule(name=fields[0], size_bytes=int(fields[1]), uses=uses, taints=taints))
+        permanent = len(fields) > 3 and "[permanent]" in fields[3].split(",")
+        found.append(
+            LoadedModule(name=fields[0], size_bytes=int(fields[1]), uses=uses, taints=taints, permanent=permanent)
+        )
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from elivepatch.client.host.identity import loaded_modules, read_arch, read_build_id, read_release
+from elivepatch.client.host.identity import LoadedModule, loaded_modules, read_arch, read_build_id, read_release
 from elivepatch.client.host.machine import Host, Machine
 from elivepatch.client.host.refusals import new_messages, refusal
 from elivepatch.client.host.sysfs import read_livepatch
@@ -96,10 +96,13 @@ def insert(machine: Machine, module: VerifiedModule) -> None:
 def remove(machine: Machine, name: str) -> bool:
     """Unload the module of a livepatch that is out of force; return whether it is gone.
 
-    The kernel drops its own reference a moment after the transition, so a busy module is retried for two seconds.
+    A permanent one stays, and nothing is tried. The kernel drops its own reference a moment after the transition, so a
+    busy module is retried for two seconds.
     """
     deadline = machine.clock.monotonic() + 2.0
-    while any(module.name == name for module in loaded_modules(machine.host)):
+    while (module := _loaded(machine.host, name)) is not None:
+        if module.permanent:
+            return False
         try:
             machine.kernel.unload(name)
         except OSError as error:
@@ -123,13 +126,28 @@ def holding_themselves(host: Host, names: Collection[str]) -> tuple[str, ...]:
 
 
 def is_pinned(host: Host, name: str) -> bool:
-    """Return whether `name` is the module of a livepatch that a forced transition removed; it stays until a reboot.
+    """Return whether `name` is the module of a livepatch that is out of force and stays until a reboot.
 
-    The kernel keeps its reference to that module, because a task may still run in it
-    (klp_force_transition and klp_free_patch_finish in kernel/livepatch).
+    The kernel keeps its reference to the module of a livepatch that a forced transition removed, because a task may
+    still run in it (klp_force_transition and klp_free_patch_finish in kernel/livepatch). A permanent one has handed out
+    addresses that lead into it.
     """
-    held = any(module.name == name and module.uses and "K" in module.taints for module in loaded_modules(host))
-    return held and read_livepatch(host, name) is None
+    module = _loaded(host, name)
+    if module is None or "K" not in module.taints or not (module.uses or module.permanent):
+        return False
+    livepatch = read_livepatch(host, name)
+    # The kernel removes the directory a moment after the transition.
+    return livepatch is None or (module.permanent and not livepatch.enabled and not livepatch.transition)
+
+
+def is_permanent(host: Host, name: str) -> bool:
+    """Return whether the kernel will never unload the module `name`."""
+    module = _loaded(host, name)
+    return module is not None and module.permanent
+
+
+def _loaded(host: Host, name: str) -> LoadedModule | None:
+    return next((module for module in loaded_modules(host) if module.name == name), None)
 
 
 def _content(module: Path, descriptor: int) -> bytes:

@@ -239,7 +239,7 @@ def _require_not_pinned(tools: Tools, live_state: LiveState, name: str) -> None:
     meanwhile = f" To run without livepatches until then: `elivepatch unload {live[-1]}`." if live else ""
     raise HostError(
         "module-pinned",
-        f"{name} cannot be loaded again in this boot: a forced transition took it out, and its module stays.",
+        f"{name} cannot be loaded again in this boot: it was taken out, and its module stays in memory.",
         advice=f"Reboot, then run the command again.{meanwhile}",
     )
 

@@ -11,7 +11,7 @@ from elivepatch.client.host.findings import Finding, require
 from elivepatch.client.host.identity import read_identity
 from elivepatch.client.host.modules import check_kernel, open_verified
 from elivepatch.client.livepatch.change import Changed, carry_out
-from elivepatch.client.livepatch.preflight import preflight
+from elivepatch.client.livepatch.preflight import lasting, preflight
 from elivepatch.client.livepatch.session import Session
 from elivepatch.client.livepatch.state import RecordedPatch, SetEntry
 from elivepatch.model.errors import HostError, TrustError
@@ -117,7 +117,10 @@ def _kept_and_checked(session: Session, delivery: Delivery, statement: Statement
     session.tools.progress(Event(stage="preflight", message=statement.name))
     with open_verified(session.machine.host, path, delivery.envelope, session.tools.pinned) as module:
         required = session.settings.require_trial
-        findings = preflight(session.machine, session.live_state, module, require_trial=required)
+        findings = (
+            *preflight(session.machine, session.live_state, module, require_trial=required),
+            lasting(path, statement),
+        )
     require(findings)
     return findings
 

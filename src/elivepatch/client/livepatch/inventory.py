@@ -21,19 +21,24 @@ def counted(number: int, noun: str) -> str:
 def described(live_state: LiveState, modules: Sequence[LoadedModule]) -> list[dict[str, Any]]:
     """Return a row for each livepatch: the kernel's first, in the order of loading, then those that are only recorded.
 
-    `state` is `live`, `moving-in`, `moving-out`, `disabled` (its module is still loaded), `pinned` (a forced
-    transition removed it and its module stays until a reboot) or `recorded`.
+    `state` is `live`, `moving-in`, `moving-out`, `disabled` (its module is still loaded), `pinned` (it is
+    out of force and its module stays until a reboot: a forced transition removed it, or it handed out addresses) or
+    `recorded`. `stays_in_memory` says of a loaded one that it cannot be unloaded before a reboot.
     """
     known = live_state.record.known
-    loaded = {module.name: "pinned" if module.uses else "disabled" for module in modules}
+    loaded = {module.name: "pinned" if module.uses or module.permanent else "disabled" for module in modules}
+    staying = {module.name for module in modules if module.permanent}
     rows = []
     for one in live_state.kernel:
         moving = "moving-in" if one.enabled else "moving-out"
-        state = moving if one.transition else "live" if one.enabled else "disabled"
+        out = "pinned" if one.name in staying else "disabled"
+        state = moving if one.transition else "live" if one.enabled else out
         entry = known.pop(one.name, None)
         functions = [asdict(function) for function in one.functions]
         rows.append(_row(one.name, state, entry) | {"objects": dict(one.objects), "functions": functions})
     rows += [_row(name, loaded.get(name, "recorded"), entry) for name, entry in sorted(known.items())]
+    for row in rows:
+        row["stays_in_memory"] = row["state"] == "pinned" or row["name"] in staying
     return rows
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from elivepatch.client.host.doctor import ipmodify_functions
 from elivepatch.client.host.findings import Finding, fine, note, stop
@@ -40,18 +41,32 @@ def preflight(
     )
 
 
+def lasting(module: Path, statement: Statement) -> Finding:
+    """Check if the kernel will keep the module of a livepatch that was taken out."""
+    from elivepatch.kernel.elf import ElfFile
+    from elivepatch.kernel.permanence import stays_loaded
+
+    if stays_loaded(ElfFile(module)):
+        return note(
+            "stays-in-memory",
+            f"{statement.name} hands out addresses in itself: after it is taken out, its module stays until a reboot.",
+            "It can be taken out at any time, but not be loaded again in the same boot.",
+        )
+    return fine("lasting", "its module can be unloaded")
+
+
 def _name(host: Host, live_state: LiveState, statement: Statement) -> Finding:
+    if is_pinned(host, statement.name):
+        return stop(
+            "module-pinned",
+            f"{statement.name} was live before in this boot, and its module stays in memory until a reboot.",
+            "Reboot, then run the command again; together with another source patch it becomes another livepatch.",
+        )
     if any(one.name == statement.name for one in live_state.kernel):
         return stop(
             "name-taken",
             f"A livepatch called {statement.name} is live already.",
             "Run `elivepatch list`; the server gives every build its own name.",
-        )
-    if is_pinned(host, statement.name):
-        return stop(
-            "module-pinned",
-            f"{statement.name} was live before: a forced transition took it out, and its module stays until a reboot.",
-            "Reboot, then run the command again; together with another source patch it becomes another livepatch.",
         )
     if any(module.name == statement.name and module.uses for module in loaded_modules(host)):
         return stop(

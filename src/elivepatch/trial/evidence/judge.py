@@ -14,6 +14,7 @@ from elivepatch.trial.evidence.kernel_log import headline, tail, trouble
 from elivepatch.trial.evidence.objects import came_back, not_live, reloads_of, words_of
 from elivepatch.trial.guest_protocol import Records, Step
 
+_ONCE = tuple(f"{step}.1" for step in ("load", "settled", "disable", "gone"))
 _STAGES = (  # the last record that arrived, and what the guest did after it
     ("unload.2", "after the second unloading"),
     ("gone.2", "in the second unloading"),
@@ -23,6 +24,7 @@ _STAGES = (  # the last record that arrived, and what the guest did after it
     ("settled.2", "while the livepatch was enabled the second time"),
     ("load.2", "in the second transition"),
     ("unload.1", "while the livepatch was loaded again"),
+    ("log.armed", "after the livepatch was disabled and stayed in memory"),
     ("log.after", "while the livepatch was unloaded"),
     ("log.during", "after the livepatch was disabled"),
     ("disable.1", "in the transition back"),
@@ -128,7 +130,7 @@ def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, mi
     _second_turn(review)
     reloads = reloads_of(review.scope, case, records)
     _modules_again(review, reloads)
-    if not review.problems and not (_complete(review, observed) and came_back(scope, case, records)):
+    if not review.problems and not (_complete(review, observed, stays=case.stays) and came_back(scope, case, records)):
         review.add(
             "trial-lost",
             "Records of the guest are missing or garbled, so the effect of the livepatch is not known.",
@@ -170,11 +172,12 @@ def _modules_again(review: _CaseReview, reloads: Sequence[ModuleReload]) -> None
             )
 
 
-def _complete(review: _CaseReview, observed: Sequence[Observed]) -> bool:
+def _complete(review: _CaseReview, observed: Sequence[Observed], *, stays: bool) -> bool:
     """Return True if a record shows that every step succeeded: a missing record never counts as success."""
-    steps = all(review.ok(step) for step in (*_EVERY_STEP, "objects.1", "objects.2"))
-    logs = all(review.records.has(review.scope, log) for log in _EVERY_LOG)
-    return steps and logs and all(set(each.matches) == set(PHASES) for each in observed)
+    steps = all(review.ok(step) for step in (*(_ONCE if stays else _EVERY_STEP), "objects.1", "objects.2"))
+    logs = all(review.records.has(review.scope, log) for log in (*_EVERY_LOG, *["log.armed"] * stays))
+    phases = set(PHASES) - ({"again"} if stays else set())
+    return steps and logs and all(set(each.matches) == phases for each in observed)
 
 
 def _transition_s(review: _CaseReview) -> float | None:
@@ -200,7 +203,8 @@ def _scan(review: _CaseReview) -> bool:
     Messages of the unpatched kernel while it runs the commands do not count: a command may be there to show the fault.
     The same commands may show it again when the livepatch is disabled.
     """
-    parts = ["during", "again", "rest"] if trouble(review.log("before")) else ["during", "after", "again", "rest"]
+    after = ["again", "armed", "rest"]
+    parts = ["during", *after] if trouble(review.log("before")) else ["during", "after", *after]
     refused = review.failed("load.1") or review.failed("load.2")  # then the messages are the excerpt of that problem
     found = next(filter(None, (trouble(review.log(part), complaints=not refused) for part in parts)), "")
     what = "The kernel's log shows trouble after the livepatch was loaded"

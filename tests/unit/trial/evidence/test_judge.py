@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,11 +59,17 @@ KEYS = list(PASSED)
 
 
 def verdict(
-    values: dict[str, bytes], *, console: str = "", status: int = 0, timed_out: bool = False, slow: bool = False
+    values: dict[str, bytes],
+    *,
+    console: str = "",
+    status: int = 0,
+    timed_out: bool = False,
+    slow: bool = False,
+    case: TrialCase = CASE,
 ) -> TrialVerdict:
     records = Records({(SCOPE, key): value for key, value in values.items()}, 0)
     guest_end = GuestEnd(console=console, status=status, timed_out=timed_out, limit_s=120, slow=slow)
-    return judge(SCOPE, CASE, records, guest_end, ())
+    return judge(SCOPE, case, records, guest_end, ())
 
 
 def codes(found: TrialVerdict) -> list[str]:
@@ -324,3 +331,28 @@ def test_whatever_came_there_is_a_verdict_and_only_a_whole_run_passes(
         assert found.clean_log
         assert found.reverted
         assert found.reloaded
+
+
+STAYS = replace(CASE, stays=True)
+ARMED = {
+    key: value
+    for key, value in PASSED.items()
+    if key == "objects.2" or not (key.endswith(".2") or key.startswith(("unload", "again")))
+}
+ARMED["log.armed"] = b"<6>[   20.0] the timer has fired\n"
+
+
+def test_a_livepatch_that_stays_in_memory_is_loaded_once_and_what_it_armed_is_waited_for() -> None:
+    found = verdict(ARMED, case=STAYS)
+    assert found.problems == ()
+    assert (found.reverted, found.reloaded, found.clean_log) == (True, False, True)
+    assert codes(verdict(ARMED)) == ["trial-lost"]
+
+
+def test_trouble_that_comes_after_it_was_disabled_is_its_own() -> None:
+    assert codes(verdict(ARMED | {"log.armed": OOPS}, case=STAYS)) == ["trial-kernel-log"]
+
+
+@pytest.mark.parametrize("lost", ["gone.1", "log.armed", "after.000"])
+def test_a_missing_record_of_a_livepatch_that_stays_is_no_success(lost: str) -> None:
+    assert verdict({key: value for key, value in ARMED.items() if key != lost}, case=STAYS).problems

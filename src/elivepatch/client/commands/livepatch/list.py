@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             [
                 (
                     row["name"],
-                    row["state"],
+                    _state(row),
                     len(row["functions"]) or "-",
                     ", ".join(row["objects"]) or "-",
                     ", ".join(patch["name"] for patch in row["series"]) or "-",
@@ -62,8 +62,14 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     return ExitStatus.OK
 
 
+def _state(row: dict[str, Any]) -> str:
+    return f"{row['state']} (stays)" if row["stays_in_memory"] and row["state"] != "pinned" else str(row["state"])
+
+
 def _tell_one(row: dict[str, Any], output: Output) -> None:
     output.line(f"{row['name']}: {row['state']}")
+    if row["stays_in_memory"]:
+        output.line("  stays      in memory until a reboot, also after it is taken out")
     if row["digest"]:
         output.line(f"  module     sha256 {row['digest']}")
     for patch in row["series"]:

@@ -7,6 +7,7 @@ import argparse
 
 from elivepatch.client.commands.options import add_changing, change_options
 from elivepatch.client.commands.output import print_change
+from elivepatch.client.host.modules import is_permanent
 from elivepatch.client.livepatch.session import changing
 from elivepatch.client.livepatch.unload import take_out
 from elivepatch.commandline import Subparsers
@@ -28,8 +29,9 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Disable it if it is live, unload its module, record."""
     with changing(change_options(arguments, output), output.progress, doing=f"unload {arguments.name}") as session:
         changed = take_out(session, arguments.name, action="unload")
+        stays = is_permanent(session.machine.host, arguments.name)
     print_change("unload", changed, output)
-    if arguments.name in changed.left:
+    if arguments.name in changed.left and not stays:
         raise HostError(
             "still-loaded",
             f"{arguments.name} is out of force, but the kernel does not unload its module.",

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Addresses of the livepatch's own that its code hands out, and that outlive it."""
