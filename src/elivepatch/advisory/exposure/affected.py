@@ -83,7 +83,7 @@ def assess(record: Record, kernel: KernelVersion) -> Assessment:
     evidence, several = [], False
     for group, of, fixes in judged:
         if of is state:
-            own = _of_branch(group, record, kernel) if len(group.fixes) > 1 else []
+            own = _of_branch(group, record, kernel) if len(group.fixes) > 1 and fixes else []
             evidence += [_explain(group, state, fix, own, kernel) for fix in fixes or (None,)]
             several = several or len(own) > 1
     if record.contradictions:
@@ -139,29 +139,34 @@ def _judge(group: Introduction, record: Record, kernel: KernelVersion) -> tuple[
     present = reached(group.version, kernel)
     if present is False:
         return State.NOT_AFFECTED, ()
-    there: list[FixCommit] = []
-    lacking: list[FixCommit] = []
-    perhaps: list[FixCommit] = []
     own = _of_branch(group, record, kernel)
-    for fix in own:
-        contained = reached(fix.version, kernel)
-        (perhaps if contained is None else there if contained else lacking).append(fix)
-    # A branch may begin with a fix and get the rest of it later: then its own ones decide.
-    closing = there if own else [fix for fix in _later(group) if reached(fix.version, kernel)]
-    if closing and not lacking and not perhaps:
-        return State.FIXED, (closing[-1],)
-    if present is None or (perhaps and not lacking):
-        return State.UNKNOWN, (perhaps[0],) if perhaps else ()
-    return State.AFFECTED, tuple(lacking) or _next_fix(group, kernel)
+    if not own:
+        earlier = _inherited(group, kernel)
+        if earlier is not None:
+            return State.FIXED, (earlier,)
+        return (State.UNKNOWN, ()) if present is None else (State.AFFECTED, _next_fix(group, kernel))
+    contained = [reached(fix.version, kernel) for fix in own]
+    lacking = tuple(fix for fix, there in zip(own, contained, strict=True) if there is False)
+    if not lacking and None not in contained:
+        return State.FIXED, (own[-1],)
+    if present is None or not lacking:
+        perhaps = tuple(fix for fix, there in zip(own, contained, strict=True) if there is None)
+        return State.UNKNOWN, perhaps[:1]
+    return State.AFFECTED, lacking
 
 
-def _later(group: Introduction) -> list[FixCommit]:
-    """Return the fixes of an introduction, the oldest first.
+def _inherited(group: Introduction, kernel: KernelVersion) -> FixCommit | None:
+    """Return the oldest mainline fix that the kernel's branch began with, None if there is none.
 
     A fix older than the introduction closed an earlier appearance of the bug, not this one.
     """
-    later = [fix for fix in group.fixes if fix.version.order >= group.version.order]
-    return later if len(later) < 2 else sorted(later, key=lambda fix: fix.version.order)
+    found: FixCommit | None = None
+    for fix in group.fixes:
+        version = fix.version
+        if version.mainline and version.branch < kernel.branch and version.order >= group.version.order:  # noqa: SIM102
+            if found is None or version.order < found.version.order:
+                found = fix
+    return found
 
 
 def _of_branch(group: Introduction, record: Record, kernel: KernelVersion) -> list[FixCommit]:
@@ -171,14 +176,18 @@ def _of_branch(group: Introduction, record: Record, kernel: KernelVersion) -> li
     go into mainline by two trees; and a fix of a later introduction of the record, if the bug was fixed before that:
     then the later one says what it closes.
     """
-    fixes = _later(group)
-    own = [fix for fix in fixes if fix.version.branch == kernel.branch]
-    if not own or len(fixes) < 2:
+    branch, begin = kernel.branch, group.version.order
+    own = [fix for fix in group.fixes if fix.version.branch == branch and fix.version.order >= begin]
+    if not own or len(group.fixes) < 2:
         return own
-    begun = [fix for fix in fixes if fix.version.mainline and fix.version.branch < kernel.branch]
-    if begun:
+    begun = _inherited(group, kernel)
+    if begun is not None:
         own = [fix for fix in own if not fix.version.mainline]
-    return [fix for fix in own if not _belongs_to_later(fix, [*begun, *own], group, record)]
+    own.sort(key=lambda fix: fix.version.order)
+    if len(record.introductions) < 2:
+        return own
+    before = [begun, *own] if begun is not None else own
+    return [fix for fix in own if not _belongs_to_later(fix, before, group, record)]
 
 
 def _belongs_to_later(fix: FixCommit, before: list[FixCommit], group: Introduction, record: Record) -> bool:
