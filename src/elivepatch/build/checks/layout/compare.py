@@ -263,13 +263,13 @@ class _Comparison:
         """Return if a member is another name of memory that the other structure has with the same content."""
         leaves = shapes.leaves(one.type)
         moved = {leaf._replace(offset=leaf.offset + one.offset, width=one.width or leaf.width) for leaf in leaves}
-        return bool(moved) and moved <= memory
+        return moved <= memory
 
     def _storage(self, old_number: int, new_number: int) -> _Differences:
         """Return the differences of what two types say about the same piece of memory."""
         old, new = self.old.plain(old_number), self.new.plain(new_number)
         if old.kind in COMPOSITES and new.kind in COMPOSITES and bool(old.name) == bool(new.name):
-            return self._targets(old, new) if old.name else self._composites(old, new)
+            return self._identity(old, new) if old.name else self._composites(old, new)
         if old.kind is BtfKind.ARRAY and new.kind is BtfKind.ARRAY and old.length == new.length:
             found = self._storage(old.target, new.target)
             if any(one.at for one in found):
@@ -322,18 +322,23 @@ class _Comparison:
         return _GRAVE if any(one.grave for one in found) else found
 
     def _targets(self, old: Type, new: Type) -> _Differences:
-        """Compare two structures in the same place by identity; what they hold is compared on its own."""
-        if old.name and old.name == new.name:
+        """Compare two structures that pointers in the same place lead to."""
+        if bool(old.name) == bool(new.name):
+            found = self._identity(old, new) if old.name else self._composites(old, new)
+            # A structure of the same shape is still another object: code finds others around it.
+            return _GRAVE if any(one.grave for one in found) or (found and old.name) else ()
+        return () if self._same_leaves(old.number, new.number) else _GRAVE
+
+    def _identity(self, old: Type, new: Type) -> _Differences:
+        """Compare two structures with tags by these; what they hold is compared on its own."""
+        if old.name == new.name:
             return ()
-        if not old.name and not new.name:
-            return _GRAVE if any(one.grave for one in self._composites(old, new)) else ()
         both = old.kind in COMPOSITES and new.kind in COMPOSITES
-        if both and old.name and new.name and old.name not in self.new.tags and new.name not in self.old.tags:
+        if both and old.name not in self.new.tags and new.name not in self.old.tags:
             self._renamed[old.number, new.number] = None
             return ()
-        if both and self._same_leaves(old.number, new.number):
-            return (Difference(False, "", f"is of {_shown(new)} instead of {_shown(old)}"),)
-        return (Difference(True, "", f"is of {_shown(new)} instead of {_shown(old)}"),)
+        grave = not both or not self._same_leaves(old.number, new.number)
+        return (Difference(grave, "", f"is of {_shown(new)} instead of {_shown(old)}"),)
 
     def _prototypes(self, old: Type, new: Type) -> _Differences:
         """Compare two types of functions: a pointer of old memory leads to a function that expects the old one."""

@@ -7,11 +7,15 @@ others. If it is the length of an array, the comparison of the structures shows 
 
 from __future__ import annotations
 
+import math
 import re
+from functools import cache
 from typing import NamedTuple
 
 from elivepatch.kernel.btf import Btf, BtfKind, Type
 
+# Words at the beginning or the end of a name; `NR` says it anywhere. Others in the middle, as in CMD_GET_NUM_QUEUES,
+# may belong to a number that counts nothing.
 _COUNTING = frozenset({
     "CNT", "COUNT", "ENTRIES", "LAST", "LEN", "LIMIT", "MAX", "N", "NR", "NUM", "NUMBER", "SENTINEL", "SIZE", "TOTAL",
 })  # fmt: skip
@@ -31,6 +35,7 @@ class Renumbered(NamedTuple):
 def compare_enumerators(old: Btf, new: Btf) -> list[Renumbered]:
     """Return the enumerators that both objects have with another number, those that only count last."""
     ours, theirs = _by_name(old), _by_name(new)
+    highest = cache(_highest)
     found = []
     for name in sorted(ours.keys() & theirs.keys()):
         # A name that only lost or only gained a number belongs to another enumeration, in a function of its own.
@@ -40,22 +45,21 @@ def compare_enumerators(old: Btf, new: Btf) -> list[Renumbered]:
         )
         if gone and come:
             (before, old_enum), (after, new_enum) = min(gone.items()), min(come.items())
-            counts = counts_others(name, old_enum) and counts_others(name, new_enum)
+            counts = is_counting(name) and before >= highest(old_enum) and after >= highest(new_enum)
             enum = f"enum {old_enum.name}" if old_enum.name else "an enumeration without a name"
             found.append(Renumbered(name, enum, before, after, counts))
     return sorted(found, key=lambda one: one.counts)
 
 
-def counts_others(name: str, enum: Type) -> bool:
-    """Return if an enumerator is called like a number of others and no enumerator that is not comes after it."""
-    others = [value for other, value in enum.enumerators if not _is_counting(other)]
-    values = [value for other, value in enum.enumerators if other == name]
-    return _is_counting(name) and bool(others) and max(values, default=0) >= max(others)
-
-
-def _is_counting(name: str) -> bool:
+def is_counting(name: str) -> bool:
+    """Return if an enumerator is called like the number of others, or the last of them."""
     words = [word.upper() for word in _WORD.findall(name)]
-    return bool(words) and not _COUNTING.isdisjoint({words[0], words[-1]})
+    return bool(words) and ("NR" in words or not _COUNTING.isdisjoint({words[0], words[-1]}))
+
+
+def _highest(enum: Type) -> float:
+    """Return the highest number of an enumeration that is not a count of the others, infinity if there is none."""
+    return max((value for name, value in enum.enumerators if not is_counting(name)), default=math.inf)
 
 
 def _by_name(btf: Btf) -> dict[str, dict[int, Type]]:

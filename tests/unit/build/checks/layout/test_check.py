@@ -134,6 +134,9 @@ REFUSED = {
     "an integer that becomes a pointer": ("struct item { struct list entry; u64 key; }",
                                           "struct item { struct list entry; void *key; }", "struct item"),
     "a pointer to another structure": ("struct item *item;", "struct list *item;", "item has the type `struct list *`"),
+    "a pointer to another structure of the same shape": ("struct list *next, *prev; };",
+                                                         "struct twin { struct list *a, *b; } *next; void *prev; };",
+                                                         "struct list (same size, other members): next has the type"),
     "a pointer to wider numbers": ("const char *name;", "const u16 *name;", "name has the type `u16 *`"),
     "a list of another kind": ("struct device {\n	struct list entry;", "struct device {\n	struct hlist entry;",
                                "entry is of struct hlist instead of struct list"),
@@ -165,6 +168,7 @@ ACCEPTED = {
     "a pointer that had no type": ("void *data;", "struct item *data;", "data has the type `struct item *`"),
     "a group around members": ("u32 low; u32 high;",
                                "union { struct { u32 low; u32 high; }; struct { u32 low; u32 high; } both; };", ""),
+    "an empty member": ("u64 key;", "struct { } mark; u64 key;", ""),
     "a constant object behind a pointer": ("struct item *item;", "const struct item *item;", ""),
     "a parameter without a sign in a function of a table": ("int mode)", "unsigned int mode)", "open has the type"),
 }  # fmt: skip
