@@ -108,7 +108,7 @@ WITH_IBT = (
 )
 
 
-# The kernel lane has each kind once, where it can on the kernel with IBT.
+# The kernel lane has each kind once, preferably on the kernel with IBT.
 ONCE = [("6.12" if kind in WITH_IBT else "6.1", kind) for kind in KINDS]
 AGAIN = [pytest.param("6.1", kind, marks=pytest.mark.extended) for kind in WITH_IBT]
 

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Time that `elivepatch status` takes, from the start of its process to its end."""
+"""Processor time that `elivepatch status` takes: on an idle machine the time from its start to its end.
+
+The time on the clock depends on what else the machine does.
+"""
 
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from elivepatch import process
 LIMIT_S = 0.3
 # The command as it is installed, but on a host below another root directory.
 PROGRAM = """
+import resource
 import sys
 from pathlib import Path
 from elivepatch.client.host import machine
@@ -24,14 +29,22 @@ sys.exit(main())
 """
 
 
-def test_status_of_a_host_with_livepatches_takes_less_than_300_ms(tmp_path: Path) -> None:
+def test_status_of_a_host_with_livepatches_takes_less_than_300_ms_of_the_processor(tmp_path: Path) -> None:
     host = SimulatedHost(tmp_path / "host")
     enrol(host)
     for number in range(5):
         made = make_livepatch(f"elp_{number}", series=[f"{number:064x}"], replace=number == 0)
         assert run(host, "load", save(made, host.root / "files"), "--json").status == 0
     command: list[str | Path] = [sys.executable, "-c", PROGRAM, host.root, "status"]
-    runs = [process.run(command) for _ in range(5)]
-    assert {ran.status for ran in runs} == {0}, runs[0].tail()
-    assert "elp_4" in runs[0].text
-    assert min(ran.seconds for ran in runs) < LIMIT_S
+    assert min(processor_s(command) for _ in range(5)) < LIMIT_S
+
+
+def processor_s(command: list[str | Path]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ran = process.run(command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ran.status == 0, ran.tail()
+    assert "elp_4" in ran.text
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used > 0.02, "the time of the process is counted"
+    return used
