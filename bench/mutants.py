@@ -149,11 +149,14 @@ def in_headers(
     """Yield changes of enumerators that the source uses, in the headers that few others include."""
     includes = includes_of(base, backend.toolchains.sandbox(backend.toolchains.get(base.toolchain)))
     used = words_of(texts[source])
-    for header in sorted(name for name, users in includes.resolved.items() if source in users):
-        built = [one for one in includes.users(header) if one in base.units.by_source]
-        if len(built) <= HEADER_USERS and (base.tree / header).is_file():
-            texts[header] = (base.tree / header).read_bytes().decode("latin-1")
-            yield from enumerators(header, texts[header], used, dice)
+    for header, direct in sorted(includes.resolved.items()):
+        if source not in direct or len(direct) > HEADER_USERS or not (base.tree / header).is_file():
+            continue
+        text = (base.tree / header).read_bytes().decode("latin-1")
+        found = list(enumerators(header, text, used, dice))
+        if found and sum(one in base.units.by_source for one in includes.users(header)) <= HEADER_USERS:
+            texts[header] = text
+            yield from found
 
 
 def about(mutation: Mutation) -> Row:

@@ -315,7 +315,7 @@ class Comparison:
         ]
         pieces = []
         for (section, start, end), its in zip((one, other), references, strict=True):
-            piece = bytearray(section.data[start:end])
+            piece = bytearray(section.data[start:end].ljust(end - start, b"\0"))  # a section without bytes holds zeros
             for each in its:
                 at, width = each.offset - start, _WIDTHS.get(each.kind, 4)
                 piece[at : at + width] = bytes(len(piece[at : at + width]))

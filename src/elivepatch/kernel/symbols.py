@@ -30,6 +30,7 @@ from elivepatch.kernel.elf import (
 _UNSTABLE = re.compile(
     r"__pfx_|__cfi_|\.L|__UNIQUE_ID_|__exitcall_|__addressable_|__brk_reservation|__initcall_|__quirk_|__ksymtab_"
     r"|__kstrtab|__discard_|\.discard|__pci_fixup|__setup_str_|__func_stack_frame_non_standard|__already_done"
+    r"|__trace_check_"
 )
 
 

@@ -34,15 +34,18 @@ _BINDS = ("LOCAL", "GLOBAL", "WEAK")
 _SPECIAL_INDEX = {0: "UND", 0xFFF1: "ABS", 0xFFF2: "COM"}
 
 
-# From 6.19 on, kernels for klp-build mark each entry of some tables for it (ANNOTATE_DATA_SPECIAL). No module keeps
-# the marks, and create-diff-object, which is older, takes them for references of the code that it compares.
-_ANNOTATED = ".discard.annotate_data"
-_WITHOUT_ANNOTATIONS = f"""
+# No linked kernel keeps these sections, and create-diff-object, which is older, knows neither. From 6.18 on, each
+# tracepoint that is used leaves its name for a check of the build; these names must not be looked up among the local
+# symbols, and debug info refers to their section, so that it cannot be removed. From 6.19 on, kernels for klp-build
+# mark each entry of some tables for it (ANNOTATE_DATA_SPECIAL), which look like references of the compared code.
+_CHECKED, _ANNOTATED = "__tracepoint_check", ".discard.annotate_data"
+_WITHOUT_DISCARDED = f"""
 set -e
 cd /tmp
 mkdir in
 for object in original patched; do
-    objcopy --remove-section={_ANNOTATED} --remove-section=.rela{_ANNOTATED} "/in/$object.o" "in/$object.o"
+    objcopy --remove-section={_ANNOTATED} --remove-section=.rela{_ANNOTATED} \\
+        --wildcard --globalize-symbol='__trace_check_*' "/in/$object.o" "in/$object.o"
 done
 exec "$@"
 """
@@ -141,13 +144,13 @@ class DiffTool:
         for place, content in (("original.o", original), ("patched.o", patched), ("Module.symvers", symvers)):
             shutil.copyfile(content, inputs / place)
         (inputs / "table").write_bytes(table)
-        annotated = any(_ANNOTATED in ElfFile(one).by_name for one in (original, patched))
+        more = any(name in ElfFile(one).by_name for one in (original, patched) for name in (_CHECKED, _ANNOTATED))
         # The tool prints an object's path from after the first slash: in/original.o both ways.
-        first, second = (f"{'.' * annotated}/in/{one}.o" for one in ("original", "patched"))
+        first, second = (f"{'.' * more}/in/{one}.o" for one in ("original", "patched"))
         command = ["/usr/lib/kpatch/create-diff-object", first, second, parent, "/in/table", "/in/Module.symvers", name,
                    "/out/diff.o"]  # fmt: skip
         done = self.sandbox.run(
-            ["sh", "-c", _WITHOUT_ANNOTATIONS, "sh", *command] if annotated else command,
+            ["sh", "-c", _WITHOUT_DISCARDED, "sh", *command] if more else command,
             inputs=inputs,
             output=output,
             env={key: str(size) for key, size in self.struct_sizes.items()},
