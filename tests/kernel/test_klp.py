@@ -80,3 +80,12 @@ def test_what_klp_build_would_let_pass_or_say_in_words_of_its_own_is_told(
     outcome = built(KlpBuilder, backend, base, series, reachable_path / "klp")
     assert outcome.problem is not None
     assert outcome.problem.code == code
+
+
+@pytest.mark.extended
+def test_a_source_with_tracepoints_can_be_changed(backend: LocalBackend, base: Base, reachable_path: Path) -> None:
+    """Each tracepoint that is used leaves its name in the object, and in no linked kernel."""
+    edit = after("mm/vmscan.c", "	tsk->flags |= PF_MEMALLOC | PF_KSWAPD;\n", "	cond_resched();\n")
+    outcome = built(ObjectsBuilder, backend, base, series_of(patch_of(base.tree, edit)), reachable_path / "objects")
+    assert outcome.problem is None
+    assert [one.name for one in outcome.functions] == ["kswapd"]

@@ -23,6 +23,7 @@ def kernel() -> Made:
     made.symbol("helper", ".text", value=TEXT + 0x300, size=16)
     made.symbol("first", ".text", value=TEXT + 0x310, size=16)
     made.symbol("__UNIQUE_ID_license1", ".text", kind=OBJECT)
+    made.symbol("__trace_check_open.4", ".text", kind=OBJECT)
     made.file("core.c")
     made.symbol("helper", ".text", value=TEXT + 0x100, size=16)
     made.symbol("second", ".text", value=TEXT + 0x110, size=16)
