@@ -104,6 +104,18 @@ class TestClose:
         assert len(host.live) == 1
         assert states(host, cves)["closed"] == 2
 
+    @pytest.mark.parametrize("required", ["", "partly", "passed"])
+    def test_a_fix_that_no_trial_can_try_is_left_out_only_where_the_host_asks_for_more(
+        self, host: SimulatedHost, cves: CveList, required: str
+    ) -> None:
+        host.put("etc/elivepatch/client.toml", (host.root / "etc/elivepatch/client.toml").read_text()
+                 + f'require_trial = "{required}"\n')  # fmt: skip
+        good, untried = cves.add(1, "ok", fixed=177), cves.add(2, "no-hardware", fixed=178)
+        ran = cve(host, cves, "close")
+        assert ran.document["closed_now"] == ([good] if required == "passed" else [good, untried])
+        assert ran.document["livepatch"]["trial_outcome"] == ("passed" if required == "passed" else "partly")
+        assert [one["code"] for one in ran.document["left_out"]] == ["trial-required"] * (required == "passed")
+
     @pytest.mark.parametrize("form", ["clashes", "crashes-with"])
     def test_the_culprit_is_found_left_out_and_the_rest_goes_on(
         self, host: SimulatedHost, cves: CveList, server: CveServer, form: str

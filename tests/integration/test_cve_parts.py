@@ -139,6 +139,7 @@ def test_verdicts_of_an_earlier_version_close_no_cve_of_several_parts(host: Simu
     ("word", "in_branch", "choice", "says"),
     [
         ("refused", True, "needs-reboot", "6.1.180 has the fix"),
+        ("thread-main", True, "needs-reboot", "6.1.180 has the fix"),
         ("needs another", True, "needs-reboot", "6.1.180 has the fix"),
         ("refused", False, "fix-incomplete", "no newer kernel of this branch has the fix"),
         ("needs another", False, "fix-incomplete", "fix incomplete: prerequisites missing"),

@@ -4,7 +4,8 @@
 The server understands these lines of a patch: `function NAME` (what it replaces), `refused`, `applied`, `unchanged`,
 `needs NAME` (does not compile unless the patch of that name goes before), `clashes NAME` (does not apply after it),
 `same-as NAME` (the source already has it after that patch),
-`crashes-with NAME` (fails its trial together with it), `confuses` (an error of the server's own).
+`crashes-with NAME` (fails its trial together with it), `confuses` (an error of the server's own), `thread-main` (it
+changes the main function of a kernel thread), `no-hardware` (its trial passes partly).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from elivepatch.model.series import SourcePatch
 from elivepatch.trust.document import HEADER, sign_document
 from elivepatch.trust.document import RECORDS as RECORDS_TYPE
 from elivepatch.trust.document import SOURCES as SOURCES_TYPE
+from elivepatch.trust.statement import StatedTrial
 
 MINE = replace(
     SOURCES,
@@ -66,9 +68,12 @@ class CveServer(SigningServer):
         self.problems[job] = self._judge(patches, form)
         name = f"elp_{len(self.requests)}"
         key = STRANGER if self.mood == "stranger" else self.key
+        series, missing = [patch.digest for patch in patches], ("lamp",) if "no-hardware" in _lines(body) else ()
+        tried = StatedTrial(outcome="partly" if missing else "passed", not_live=missing)
         self.jobs[job] = make_livepatch(
-            name, functions=self._functions(patches), series=[patch.digest for patch in patches], key=key
-        )
+            name, functions=self._functions(patches), series=series, key=key,
+            trial=tried if body["trial"] else StatedTrial(outcome="none"),
+        )  # fmt: skip
         return job
 
     def count(self, form: str) -> int:
@@ -107,6 +112,10 @@ class CveServer(SigningServer):
         return None
 
 
+def _lines(body: dict[str, Any]) -> list[str]:
+    return [line for one in body["patches"] for line in base64.b64decode(one["content"]).decode().splitlines()]
+
+
 class _CveHandler(SigningHandler):
     known: CveServer
 
@@ -133,6 +142,16 @@ class _CveHandler(SigningHandler):
         self.known.reports.append((self.path, told))
         self._json(told)
 
+    @staticmethod
+    def _notes(body: dict[str, Any]) -> list[dict[str, str]]:
+        return [{"code": "thread-main", "message": "lampd never ends."}] if "thread-main" in _lines(body) else []
+
+    @staticmethod
+    def _trial(body: dict[str, Any]) -> dict[str, Any]:
+        missing = [{"object": "lamp", "why": "there is none"}] if "no-hardware" in _lines(body) else []
+        outcome = "partly" if missing else "passed"
+        return {"accelerator": "tcg", "passed": not missing, "outcome": outcome, "not_live": missing}
+
     def _signed(self, kind: str, content: bytes) -> None:
         key = STRANGER if self.known.mood == "impostor" else self.known.key
         headers = {HEADER: sign_document(key, kind, content)}
@@ -151,8 +170,8 @@ class _CveHandler(SigningHandler):
                 "id": job,
                 "kernel": RELEASE,
                 "functions": functions if found is None else [],
-                "notes": [],
-                "trial": {"accelerator": "tcg", "passed": True} if built and body["trial"] else None,
+                "notes": self._notes(body),
+                "trial": self._trial(body) if built and body["trial"] else None,
                 "result": "success" if found is None else "error" if found.kind is Kind.ERROR else "failure",
                 "problem": None if found is None else found.as_dict(),
                 "livepatch": {"name": made.statement.name} if built else None,

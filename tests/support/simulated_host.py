@@ -47,13 +47,17 @@ CONFIG_MODULE_SIG=y
 
 @dataclass
 class Task:
-    """A task. While it stands in `function` (until `leaves_at`) a transition that touches that function waits."""
+    """A task. While it stands in `function` (until `leaves_at`) a transition that touches that function waits.
+
+    A kernel thread with `main` stands in its own main function.
+    """
 
     pid: int
     command: str
     function: str = ""
     leaves_at: float = 0.0
     kernel_thread: bool = False
+    main: bool = False
     patched: bool = False
     new_code: str = ""
 
@@ -296,7 +300,9 @@ class SimulatedHost:
             flags = 0x00200000 if task.kernel_thread else 0
             where = f"{task.new_code}_new" if task.new_code else task.function or "ep_poll"
             module = f" [{task.new_code}]" if task.new_code else ""
-            stack = f"[<0>] schedule+0x5e/0xd0\n[<0>] {where}+0x10/0x40{module}\n[<0>] do_syscall_64+0x58/0x80\n"
+            stack = f"[<0>] schedule+0x5e/0xd0\n[<0>] {where}+0x10/0x40{module}\n"
+            below = ("kthread+0xda/0x100", "ret_from_fork+0x22/0x30") if task.main else ("do_syscall_64+0x58/0x80",)
+            stack += "".join(f"[<0>] {one}\n" for one in below)
             place = f"proc/{task.pid}/task/{task.pid}"
             self.put(f"{place}/patch_state", f"{state}\n")
             self.put(f"{place}/stat", f"{task.pid} ({task.command}) S 0 0 0 0 -1 {flags} 0 0")

@@ -213,6 +213,12 @@ CODES: dict[str, CatalogueEntry] = {
         "the kernel has several files with the same name and the same functions, so the right one cannot be identified",
         "This function cannot be patched safely; patch a caller in another file.",
     ),
+    "thread-main": CatalogueEntry(
+        Kind.VERDICT,
+        "the series changes the main function of a kernel thread, which never leaves that thread's stack; `cve close` "
+        "and `auto` leave such a fix out, a check and a build only note it",
+        "Change a function that the main function calls instead, or reboot into a fixed kernel.",
+    ),
     # After the build
     "module-check": CatalogueEntry(
         Kind.ERROR,
@@ -303,11 +309,14 @@ NOTES: dict[str, str] = {
     "inlined": "a changed function is inlined: the functions that contain it are replaced",
     "by-name": "too many objects include a header to compare all; those that name the changed part of it were compared",
     "left-out": "a part of the change is left out, because it is in code that no livepatch can replace",
+    "module-reload": "this kernel cannot load a module of the livepatch again once it was unloaded under it",
     "new-object": "the series adds a source file: all of it becomes part of the livepatch",
     "not-built": "this kernel's configuration does not build a file of the series",
     "outlives": "the new code hands out an address in the livepatch, which stays in memory when it is taken out",
     "override": "the series overrides a rule of the tools",
     "tracepoint": "a module's own tracepoint is dead in a replaced function",
+    "thread-function": "a changed function is the main function of a kernel thread: the transition waits for its end",
+    "thread-main": "a changed function is the main function of a kernel thread and waits in it: no transition can end",
     "type-meaning": "a member, variable or structure has another name or type in the same place; old memory stays",
     "second-builder": "a second builder made the same livepatch of the series",
     "unproved": "the base was accepted without a proof that it is the host's kernel",

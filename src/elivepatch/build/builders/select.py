@@ -14,6 +14,7 @@ from elivepatch.build.builders.common import BuildContext
 from elivepatch.build.builders.klp_tree import unsupported_reason as klp_unsupported_reason
 from elivepatch.build.builders.proposal import Proposer
 from elivepatch.build.checks.equality import differences, read_facts
+from elivepatch.build.checks.host_notes import host_notes
 from elivepatch.build.escapes.notes import OUTLIVES
 from elivepatch.kernel.permanence import make_stay
 from elivepatch.model.build import Builder, BuildOutcome, BuildRequest, Note
@@ -113,9 +114,10 @@ def _build(builder: Builder, request: BuildRequest, context: BuildContext, name:
         Builder.REFERENCE: reference.ReferenceBuilder,
     }
     made = makers[builder].within(context)
-    return made.build(
+    outcome = made.build(
         request.series, name=name, work_dir=work_dir, check_only=request.check_only, atomic_replace=request.replace
     )
+    return replace(outcome, notes=(*outcome.notes, *host_notes(outcome, context.base)))
 
 
 def compare_outcomes(

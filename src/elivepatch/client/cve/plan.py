@@ -135,9 +135,7 @@ def open_plan(
 ) -> Iterator[CloseSession]:
     """Make a plan and keep the server connected for more; `automatic` requests wait behind those of people.
 
-    `silent` are the places that are known not to have answered.
-
-    Raises UsageError for a policy that cannot be used, HostError if the host's record cannot be read, BuildStopped
+    `silent` are the places that are known not to have answered. Raises UsageError for a policy that cannot be used, HostError if the host's record cannot be read, BuildStopped
     if time is up or the server is at fault.
     """
     policy, cache = read_policy(options.policy), options.cache
@@ -159,6 +157,7 @@ def open_plan(
             progress=output.progress,
             out_of_time=out_of_time,
             automatic=automatic,
+            require_trial=options.settings.require_trial,
         )
         live, functions = _live(kernel)
         session = CloseSession(

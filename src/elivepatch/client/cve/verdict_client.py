@@ -15,11 +15,15 @@ from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.follow import JobFollower
 from elivepatch.client.server.report import Report
 from elivepatch.model.build import BuildRequest
+from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, Kind, Problem
 from elivepatch.model.kernel import Digest, Release
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.series import BasePatch, PatchSeries, SourcePatch
-from elivepatch.model.trial import Expectation
+from elivepatch.model.trial import Expectation, TrialOutcome
+
+THREAD_MAIN = "thread-main"
+"""Code of a note, and of the verdict that follows from it for a fix that is to be closed without a person."""
 
 _AHEAD = 8  # requests that wait at the server, so that it always has the next one
 
@@ -29,7 +33,8 @@ class VerdictClient:
     """One server's verdicts on fixes for one kernel; `verdicts` grows with each answer.
 
     Each request names `base_patches`, so that a server whose base was made with others refuses it. `out_of_time` is
-    called before each request; requests that are `automatic` wait behind those of people.
+    called before each request; requests that are `automatic` wait behind those of people. With `require_trial`
+    `passed`, a livepatch whose trial passed only partly counts as one whose trial failed.
     """
 
     server: ServerClient
@@ -41,6 +46,7 @@ class VerdictClient:
     progress: Progress
     out_of_time: Callable[[], bool] = lambda: False
     automatic: bool = False
+    require_trial: str = ""
 
     def ask_about(self, plan: ClosePlan) -> dict[str, Problem]:
         """Get a verdict on every chosen fix; return the problems that kept the server from giving one, by CVE.
@@ -94,7 +100,7 @@ class VerdictClient:
         report = JobFollower(self.progress).follow(self.server, job)
         if report.problem is not None and not about_patches(report.problem):
             raise BuildStopped(report.problem)
-        return report
+        return self._as_required(report) if trial else report
 
     def _submit(
         self,
@@ -115,6 +121,20 @@ class VerdictClient:
             base_patches=self.base_patches,
         )
         return JobFollower(self.progress).retry(lambda: self.server.submit(request, automatic=self.automatic))
+
+    def _as_required(self, report: Report) -> Report:
+        """Return the report; one of a trial that this host does not accept has a problem."""
+        trial = report.trial
+        if self.require_trial != "passed" or trial is None or trial.outcome is not TrialOutcome.PARTLY:
+            return report
+        missing = ", ".join(one.object for one in trial.not_live)
+        found = Problem(
+            code="trial-required",
+            kind=Kind.FAILURE,
+            message=f"The trial passed only partly ({missing} was not live in it), and this host asks for more.",
+            advice="Try it on a machine with that hardware, or set require_trial to `partly`.",
+        )
+        return replace(report, problem=found)
 
     def _holds(self, fix: Fix) -> bool:
         verdict = self.verdicts.by_cve.get(fix.cve)
@@ -155,7 +175,7 @@ class VerdictClient:
             patches=fix.digests,
             builder=self.builder,
             asked=True,
-            problem=None if report.problem is None else remembered(report.problem),
+            problem=_problem(report),
             functions=functions_of(report),
             after=tuple(patch.digest for patch in question.before),
             at=timestamp(),
@@ -194,6 +214,14 @@ class _Question:
             return None
         there = next((patch for patch in self.left if problem.message.startswith(f"{patch.name} ")), None)
         return replace(self, applied=(*self.applied, there.digest)) if there is not None else None
+
+
+def _problem(report: Report) -> Problem | None:
+    """Return the problem with a fix: the report's, or the note that its livepatch would never come into force."""
+    if report.problem is not None:
+        return remembered(report.problem)
+    held = next((note for note in report.notes if note.code == THREAD_MAIN), None)
+    return None if held is None else remembered(problem(THREAD_MAIN, held.message))
 
 
 def functions_of(report: Report) -> tuple[str, ...]:

@@ -27,6 +27,14 @@ def loads_again(host: Host) -> bool | None:
     return False if line else None
 
 
+def when_loaded(host: Host) -> str:
+    """Return what becomes of an object of a live livepatch that is not loaded, when it is loaded."""
+    done = "the kernel patches it when it is loaded"
+    if loads_again(host) is False:
+        return f"{done}, but refuses to load it if it was loaded and unloaded before under the same livepatch"
+    return done
+
+
 def reload_finding(host: Host, modules: Sequence[str] = ()) -> Finding:
     """Return what becomes of a module that is unloaded under a livepatch of it.
 

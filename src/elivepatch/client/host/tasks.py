@@ -8,7 +8,7 @@ proc_pid_patch_state in fs/proc/base.c. The idle tasks are not in /proc: they sw
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ _FRAME = re.compile(
     r"\[<[0-9a-fA-Fx]+>\] (?P<name>[^\s+]+)(?:\+0x[0-9a-f]+/0x[0-9a-f]+)?(?: \[(?P<module>[^\]\s]+)\])?"
 )
 _STACK_SHOWN = 8
+_THREAD_STARTS = frozenset({"kthread", "ret_from_fork", "ret_from_fork_asm"})  # the caller of a thread's main function
 _STATES = {
     "R": "running",
     "S": "sleeping",
@@ -45,6 +46,12 @@ class Holder:
     kernel_thread: bool
     stack: tuple[str, ...]
     function: str
+
+    @property
+    def in_its_main(self) -> bool:
+        """True if a kernel thread stands in its own main function, which it leaves only when it ends."""
+        after = dict(zip(self.stack, self.stack[1:], strict=False))
+        return self.kernel_thread and after.get(self.function) in _THREAD_STARTS
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping of the fields."""
@@ -107,6 +114,26 @@ def look_at(host: Host, pid: int, thread: int, functions: Collection[str], *, in
         kernel_thread=bool(flags & _KTHREAD),
         stack=tuple(f"{name} [{module}]" if module else name for name, module in frames[:_STACK_SHOWN]),
         function=hit,
+    )
+
+
+def way_out(holders: Sequence[Holder]) -> str:
+    """Return the advice that gets these tasks out of the way of a transition; kernel threads cannot be restarted."""
+    mains = [one for one in holders if one.in_its_main]
+    if mains:
+        one = mains[0]
+        return (
+            f"The kernel thread {one.command} never leaves {one.function} and cannot be ended or restarted: change a "
+            "function that it calls instead, or reboot into a fixed kernel. The threads of a module end when it is "
+            "unloaded."
+        )
+    threads = [one for one in holders if one.kernel_thread]
+    if not threads:
+        return "End or restart the tasks above, or allow more time with --deadline; then try again."
+    others = " End or restart the other tasks above." if len(threads) < len(holders) else ""
+    return (
+        f"The kernel thread {threads[0].command} cannot be ended or restarted: try again when its work is done, or "
+        f"allow more time with --deadline.{others}"
     )
 
 

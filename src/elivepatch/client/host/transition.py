@@ -16,7 +16,7 @@ from typing import Any
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.host.signals import Interruption
 from elivepatch.client.host.sysfs import DIRECTORY, KernelLivepatch, read_livepatch
-from elivepatch.client.host.tasks import Census, Holder, count, look_at
+from elivepatch.client.host.tasks import Census, Holder, count, look_at, way_out
 from elivepatch.model.errors import HostError
 from elivepatch.model.progress import Event, Progress
 
@@ -132,7 +132,7 @@ def require_done(transition: Transition) -> None:
         raise HostError(
             "transition-stuck",
             f"{name} was neither {doing} nor reversed within {waited}: its transition is still under way.",
-            advice="The kernel keeps trying; `elivepatch status` names the tasks. End them, then try again.",
+            advice=f"The kernel keeps trying; `elivepatch status` names the tasks. {way_out(transition.holders)}",
             excerpt=transition.explained(),
         )
     if transition.interrupted:
@@ -140,7 +140,7 @@ def require_done(transition: Transition) -> None:
     raise HostError(
         "transition-stalled",
         f"{name} was not {doing} within {waited}: {tasks} held it, so it was reversed.",
-        advice="End or restart the tasks above, or allow more time with --deadline; then try again.",
+        advice=way_out(transition.holders),
         excerpt=transition.explained(),
     )
 

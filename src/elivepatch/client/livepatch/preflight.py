@@ -12,7 +12,7 @@ from elivepatch.client.host.identity import loaded_modules
 from elivepatch.client.host.machine import Host, Machine
 from elivepatch.client.host.modules import VerifiedModule, holding_themselves, is_pinned
 from elivepatch.client.host.reload import reload_finding
-from elivepatch.client.host.tasks import standing_in
+from elivepatch.client.host.tasks import standing_in, way_out
 from elivepatch.client.livepatch.inventory import counted
 from elivepatch.client.livepatch.live_state import LiveState
 from elivepatch.trust.statement import Statement
@@ -201,9 +201,14 @@ def _tasks(machine: Machine, statement: Statement) -> Finding:
     functions = {function.name for function in statement.functions}
     holders = standing_in(machine.host, machine.clock, functions, within_s=_STACKS_WITHIN_S)
     if holders:
+        mains = [one for one in holders if one.in_its_main]
+        advice = way_out(mains or holders)
+        if not any(one.kernel_thread for one in holders):
+            advice = "Restart them first, or wait: the transition is reversed if it takes longer than --deadline."
+        first = (mains or holders)[0]
         return note(
             "tasks-inside",
-            f"The transition will wait for {counted(len(holders), 'task')} in these functions now, first {holders[0]}.",
-            "Restart them first, or wait: the transition is reversed if it takes longer than --deadline.",
+            f"The transition will wait for {counted(len(holders), 'task')} in these functions now, first {first}.",
+            advice,
         )
     return fine("tasks", "no task stands in its functions")

@@ -49,6 +49,27 @@ def test_status_shows_people_the_live_livepatches_and_their_patches(host: Simula
     assert "record      set 1, agrees" in out
 
 
+@pytest.mark.parametrize(("symbols", "refuses"), [("T clear_relocate_add\n", False), ("T other\n", True)])
+def test_status_names_objects_that_are_not_loaded_and_what_happens_when_they_come(
+    host: SimulatedHost, symbols: str, refuses: bool
+) -> None:
+    run(host, "load", module(host))
+    assert run_json(host, "status").document["when_loaded"] is None
+    host.put("proc/kallsyms", f"ffffffff81000000 {symbols}")
+    host.put("sys/kernel/livepatch/elp_a/8021q/patched", "0\n")
+    for name in ("vlan_seq_show", "vlan_seq_next"):
+        (host.root / f"sys/kernel/livepatch/elp_a/8021q/{name},1").mkdir()
+    ran = run_json(host, "status")
+    assert ran.status == 0
+    assert [row["not_loaded"] for row in ran.document["livepatches"]] == [["8021q"]]
+    assert ("refuses to load it" in ran.document["when_loaded"]) is refuses
+    out = run(host, "status").out
+    assert "8021q is not loaded, so not patched (2 functions): the kernel patches it when it is loaded" in out
+    assert run_json(host, "list").document["livepatches"][0]["not_loaded"] == ["8021q"]
+    host.put("proc/modules", host.machine.host.read("proc/modules") + b"8021q 16384 0 - Live 0x0\n")
+    assert run_json(host, "status").document["livepatches"][0]["not_loaded"] == []
+
+
 def test_list_shows_objects_and_functions_of_one_livepatch(host: SimulatedHost) -> None:
     run(host, "load", module(host))
     out = run(host, "list", "elp_a").out

@@ -141,6 +141,28 @@ def test_a_transition_that_takes_too_long_is_reversed_and_says_who_held_it(host:
     assert_true(host)
 
 
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (Task(900, "reader"), "End or restart the tasks above"),
+        (Task(900, "khugepaged", kernel_thread=True, main=True), "never leaves meminfo_proc_show"),
+        (Task(900, "kworker/0:2", kernel_thread=True), "try again when its work is done"),
+    ],
+)
+def test_the_advice_fits_the_kind_of_task_that_held_a_transition(host: SimulatedHost, task: Task, words: str) -> None:
+    task.function, task.leaves_at = "meminfo_proc_show", NEVER
+    host.tasks.append(task)
+    host.pass_time(1)
+    ran = load(host, "elp_a", "--deadline", "20")
+    advice = ran.document["problem"]["advice"]
+    assert words in advice
+    assert ("nd or restart the" in advice) is not task.kernel_thread
+    dry = load(host, "elp_a", "--dry-run")
+    told = next(one for one in dry.document["findings"] if one["code"] == "tasks-inside")
+    assert ("Restart them" in told["advice"]) is not task.kernel_thread
+    assert task.command in told["message"]
+
+
 def test_on_a_slow_machine_who_held_a_transition_is_found_too(host: SimulatedHost) -> None:
     host.tasks += [Task(pid, "worker") for pid in range(100, 130)]
     hold(host, leaves_after=NEVER)

@@ -15,6 +15,7 @@ from elivepatch.client.commands.options import add_json
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import loaded_modules, read_build_id, read_release
 from elivepatch.client.host.machine import Machine
+from elivepatch.client.host.reload import when_loaded
 from elivepatch.client.host.sysfs import read_livepatches, supported
 from elivepatch.client.host.transition import holders_of
 from elivepatch.client.livepatch.boot_guard import why_skipped
@@ -71,10 +72,12 @@ def _document(seen: _Seen) -> dict[str, Any]:
         record, seen.why_no_record = None, error.problem.message
         if error.problem.code != "state-unreadable":
             seen.attention.append(error.problem.message)
+    livepatches = _livepatches(seen, record)
     return {
         "kernel": {"release": release, "build_id": build_id},
         "livepatching": supported(host),
-        "livepatches": _livepatches(seen, record),
+        "livepatches": livepatches,
+        "when_loaded": when_loaded(host) if any(row["not_loaded"] for row in livepatches) else None,
         "transition": _transition(seen),
         "record": _record(seen, record),
         "trust": _trust(seen),
@@ -160,6 +163,9 @@ def _show(document: dict[str, Any], output: Output) -> None:
         patches = ", ".join(patch["name"] for patch in row["series"])
         by = f": {patches}" if patches else "" if row["recorded"] else " (not loaded by elivepatch)"
         output.line(f"livepatch   {row['name']}, {row['state']}, {counted(len(row['functions']), 'function')}{by}")
+        for name in row["not_loaded"]:
+            count = counted(sum(function["object"] == name for function in row["functions"]), "function")
+            output.line(f"            {name} is not loaded, so not patched ({count}): {document['when_loaded']}")
     if document["livepatching"] and not document["livepatches"]:
         output.line("livepatch   none")
     if document["transition"] is not None:
