@@ -135,8 +135,8 @@ def open_plan(
 ) -> Iterator[CloseSession]:
     """Make a plan and keep the server connected for more; `automatic` requests wait behind those of people.
 
-    `silent` are the places that are known not to have answered. Raises UsageError for a policy that cannot be used, HostError if the host's record cannot be read, BuildStopped
-    if time is up or the server is at fault.
+    `silent` are the places that are known not to have answered. Raises UsageError for a policy that cannot be used,
+    HostError if the host's record cannot be read, BuildStopped if time is up or the server is at fault.
     """
     policy, cache = read_policy(options.policy), options.cache
     release = options.release or read_release(options.machine.host)
