@@ -188,8 +188,7 @@ class ObjectsBuilder(BuildSteps):
     def _compare(
         self, unit: Unit, account: Account, patched: Path, located: Located, name: str, directory: Path
     ) -> Difference | None:
-        forced = [old.section for old, _ in account.functions()]
-        original = write_original(account.before.elf.path, forced, directory / "original.o")
+        original = write_original(account, directory / "original.o")
         tool = DiffTool(sandbox=self.helper(), struct_sizes=self.base.struct_sizes, cancellation=self.cancellation)
         return tool.compare(
             original=original,

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Changes that the tools do not see become part of the livepatch, or are refused: on real kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edits import Edit, after, before, patch_of
+
+from elivepatch.build.base.store import Base
+from elivepatch.kernel.elf import ElfFile
+from elivepatch.model.build import BuildOutcome
+
+pytestmark = pytest.mark.kernel
+
+SWITCH = Edit("kernel/reboot.c", "		val = BOOT_ACPI_STR;\n", '		val = "acpi-livepatched";\n')
+UNLIKELY = Edit("kernel/acct.c", 'pr_info("Process accounting paused\\n");', 'pr_info("Accounting has paused\\n");')
+WARNING = Edit("kernel/reboot.c", "	WARN_ON(err);\n", "	WARN_ON_ONCE(err);\n")
+STATIC_KEY = Edit("net/ipv4/tcp.c", "	if (!static_branch_unlikely(&tcp_tx_delay_enabled)) {",
+                  "	if (!static_branch_unlikely(&memalloc_socks_key)) {")  # fmt: skip
+FEATURE = Edit("arch/x86/kernel/process.c", "if (!static_cpu_has(X86_FEATURE_ZEN)) {",
+               "if (!static_cpu_has(X86_FEATURE_SMCA)) {")  # fmt: skip
+NEW_TEXT = before("fs/aio.c", '	pr_debug("attempting mmap of %lu bytes\\n", ctx->mmap_size);\n',
+                  '	pr_debug("a new text %lu\\n", ctx->mmap_size);\n')  # fmt: skip
+VERSION = "fs/proc/version.c"
+extended = pytest.mark.extended
+
+
+def replaced(outcome: BuildOutcome) -> set[str]:
+    assert outcome.problem is None, f"{outcome.problem.code}: {outcome.problem.message}\n{outcome.problem.excerpt}"
+    return {function.name for function in outcome.functions}
+
+
+def test_a_table_of_a_switch_an_unlikely_part_and_the_flags_of_a_warning_are_carried(base: Base, build: Any) -> None:
+    """The text of these functions is the same, byte for byte, with and without the series."""
+    outcome = build(base, patch_of(base.tree, SWITCH, UNLIKELY, WARNING))
+    assert replaced(outcome) == {"type_show", "check_free_space", "unregister_sys_off_handler"}
+    module = Path(outcome.module).read_bytes()
+    assert b"acpi-livepatched\0" in module
+    assert b"Accounting has paused" in module
+    symbols = {symbol.name.partition(".")[0] for symbol in ElfFile(outcome.module).symbols if symbol.defined}
+    assert {"CSWTCH", "check_free_space", "type_show"} <= symbols
+    assert {one.rule for one in outcome.explained} <= {"strings", "number-in-name", "line-number"}
+
+
+@extended
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+@pytest.mark.parametrize(
+    ("edit", "functions"),
+    [
+        pytest.param(STATIC_KEY, {"do_tcp_setsockopt"}, id="another static key"),
+        pytest.param(FEATURE, {"speculation_ctrl_update", "__switch_to_xtra"}, id="another feature of the processor"),
+    ],
+)
+def test_what_the_kernel_writes_into_its_code_is_carried(
+    request: pytest.FixtureRequest, build: Any, kernel: str, edit: Edit, functions: set[str]
+) -> None:
+    base = request.getfixturevalue(f"base_{kernel.replace('.', '_')}")
+    assert replaced(build(base, patch_of(base.tree, edit), check_only=True)) >= functions
+
+
+@extended
+def test_a_constant_with_a_new_number_alone_replaces_nothing(base_6_1: Base, base_6_12: Base, build: Any) -> None:
+    """io_submit_one uses a constant whose number follows those of the strings."""
+    for base in (base_6_1, base_6_12):
+        assert replaced(build(base, patch_of(base.tree, NEW_TEXT), check_only=True)) == {"ioctx_alloc"}
+
+
+REFUSED = {
+    "an initialiser that is no longer called": (
+        [Edit(VERSION, "fs_initcall(proc_version_init);", "")], "init-", ".initcall5.init",
+    ),
+    "a parameter of a source that has none": (
+        [after("fs/drop_caches.c", "int sysctl_drop_caches;\n",
+               "#include <linux/moduleparam.h>\nmodule_param(sysctl_drop_caches, int, 0644);\n")],
+        "lost-change", "__param_sysctl_drop_caches",
+    ),
+    "the limits of a rate": (
+        [after("drivers/block/loop.c", "#include <uapi/linux/loop.h>\n",
+               "#undef DEFAULT_RATELIMIT_BURST\n#define DEFAULT_RATELIMIT_BURST 11\n")],
+        "data-change", "the initial value of _rs in loop_process_work from 10 to 11",
+    ),
+    "a static variable that grows": (
+        [Edit("fs/drop_caches.c", "		static int stfu;\n", "		static long stfu;\n")],
+        "static-local", "the size of the static variable stfu in drop_caches_sysctl_handler: 4 to 8 bytes",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"),
+    [
+        ("6.12", "an initialiser that is no longer called"),
+        *[pytest.param("6.1", kind, marks=extended) for kind in REFUSED],
+        *[pytest.param("6.12", kind, marks=extended) for kind in list(REFUSED)[1:]],
+    ],
+    indirect=["base"],
+)
+def test_what_cannot_be_carried_is_refused_by_name(base: Base, build: Any, kind: str) -> None:
+    edits, code, words = REFUSED[kind]
+    problem = build(base, patch_of(base.tree, *edits), check_only=True).problem
+    assert problem is not None, "this must not pass"
+    assert problem.code.startswith(code)
+    assert words in problem.message
