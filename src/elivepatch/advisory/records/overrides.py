@@ -63,7 +63,8 @@ def _override(file: Path, name: str, table: Any, listed: Record | None) -> Recor
     if files:
         record = replace(record, files=tuple(files))
     if "ranges" in table:
-        record = replace(record, introductions=_ranges(file, name, table["ranges"]), defect="")
+        ranges = _ranges(file, name, table["ranges"])
+        record = replace(record, introductions=ranges, defect="", contradictions=())
     return record
 
 

@@ -12,7 +12,7 @@ from elivepatch.advisory.exposure.affected import State, assess
 from elivepatch.advisory.exposure.version import parse_kernel_version
 from elivepatch.advisory.readers.collection import read_records
 from elivepatch.advisory.records.overrides import read_overrides
-from elivepatch.advisory.records.record import Record
+from elivepatch.advisory.records.record import Contradiction, Record
 from elivepatch.model.errors import UsageError
 from elivepatch.model.progress import silent
 
@@ -106,3 +106,18 @@ def test_a_file_that_is_missing_or_huge_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_overrides(tmp_path / "huge", {})
     assert "larger" in caught.value.problem.message
+
+
+def test_ranges_of_an_administrator_contradict_nothing_of_the_list(tmp_path: Path) -> None:
+    listed = read_records(SMALL, progress=silent).listed
+    name = "CVE-2030-10003"
+    version = parse_kernel_version("5.4")
+    doubtful = replace(listed[name], contradictions=(Contradiction(version, None, affected=True, alone=True),))
+    commit = "a" * 40
+    (tmp_path / "overrides.toml").write_text(
+        f'[{name}]\nwhy = "measured"\nranges = [{{ introduced = "5.10", introduced_commit = "{commit}" }}]\n'
+    )
+    found = read_overrides(tmp_path / "overrides.toml", listed | {name: doubtful})[name]
+    assert found.contradictions == ()
+    (tmp_path / "overrides.toml").write_text(f'[{name}]\nwhy = "another title"\ntitle = "lamp"\n')
+    assert read_overrides(tmp_path / "overrides.toml", listed | {name: doubtful})[name].contradictions
