@@ -141,7 +141,7 @@ def answers(
     found.setdefault("klp", kept or {})
     refused = [one["answer"] != LIVEPATCH for one in found.values()]
     same = all(refused) or (not any(refused) and found["objects"]["functions"] == found["klp"]["functions"])
-    return {"thread": case.thread, "same": same, "reason": "" if same else case.reason} | found | {"seconds": seconds}
+    return {"thread": case.thread, "same": same, "reason": case.reason} | found | {"seconds": seconds}
 
 
 def _built(

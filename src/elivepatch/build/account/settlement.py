@@ -65,6 +65,14 @@ def settle(account: Account, *, source: str, carried: Carried, ignored: Collecti
     return _Settlement(account, source, carried, frozenset(ignored)).settle()
 
 
+def settle_functions(account: Account, *, source: str, replaced: Collection[str]) -> None:
+    """Raise BuildStopped if a function differs that is not among the `replaced`, or a macro's static variable does.
+
+    For livepatches that another tool made: their content has another form than a diff object.
+    """
+    _Settlement(account, source, Carried(None, frozenset(replaced)), frozenset()).settle_functions()
+
+
 @dataclass(frozen=True)
 class _Settlement:
     account: Account
@@ -81,6 +89,18 @@ class _Settlement:
             raise BuildStopped(problem(first.code, first.message, excerpt=others))
         return tuple(self._explained())
 
+    def settle_functions(self) -> None:
+        redirected = {plain(one) for one in self.carried.redirected}
+        for _, new in self.account.functions():
+            if not redirected & {plain(new.name), plain(parent_of(new.name))}:
+                raise BuildStopped(self._lost_function(new))
+        for state in self.account.states:
+            raise BuildStopped(self._state(state))
+
+    def _lost_function(self, new: Piece) -> Problem:
+        why = self.account.replaced[new.key]
+        return self._lost(f"The change of {new.name} in {{source}} would be lost: {why}.")
+
     def _lost(self, sentence: str, code: str = "lost-change") -> Problem:
         return problem(code, sentence.format(source=self.source))
 
@@ -90,8 +110,7 @@ class _Settlement:
                 continue
             part = (True, (plain(parent_of(new.name)), 0)) in self.account.after.pieces and bool(parent_of(new.name))
             if plain(new.name) not in self.carried.names or (not part and old.name not in self.carried.redirected):
-                why = self.account.replaced[new.key]
-                yield self._lost(f"The change of {new.name} in {{source}} would be lost: {why}.")
+                yield self._lost_function(new)
 
     def _data(self) -> Iterator[Problem]:
         for one in self.account.data:

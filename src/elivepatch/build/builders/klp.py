@@ -4,8 +4,8 @@
 The original half of klp-build's work is kept (klp_tree.py). Of the patched half, only the files that it reads are made:
 vmlinux.o and the composite objects of modules, neither linked. Its later steps, from the comparison to the finished
 module, run unchanged. klp-build does not check if the rebuilt functions are those that the host runs, nor layouts of
-structures, entries for ftrace, __init code, and symbol positions in the shipped kernel. The checks of the builder
-`objects` do that here.
+structures, entries for ftrace, __init code, and symbol positions in the shipped kernel. It does not compare tables that
+the compiler made, nor the static variables of macros. The checks of the builder `objects` do that here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from elivepatch.build.account.account import Account, take_account
+from elivepatch.build.account.settlement import Carried, settle, settle_functions
 from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.builders.common import BuildSteps
@@ -89,6 +91,7 @@ class _Checked:
     plain: ElfFile
     located: Located
     notes: tuple[Note, ...]
+    account: Account
 
     @property
     def parent(self) -> str:
@@ -203,7 +206,11 @@ class KlpBuilder(BuildSteps):
             content = take(output, f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
         except FileNotFoundError:
             _raise_closer(checked)
-            raise BuildStopped(not_made(done, release=self.base.release)) from None
+            found = not_made(done, release=self.base.release)
+            if found.code == "no-change":
+                for one in checked:
+                    _require_unchanged(one.result())
+            raise BuildStopped(found) from None
         module = work_dir / f"{name}.ko"
         module.write_bytes(content)
         return module, switched_off(done)
@@ -213,9 +220,10 @@ class KlpBuilder(BuildSteps):
         directory.mkdir()
         compiler = self.compiler()
         original = compiler.original(unit)
+        patched = compiler.patched(unit, original, applied.layer, directory)
         notes = check_layouts(
             original=original.sectioned,
-            patched=compiler.patched(unit, original, applied.layer, directory),
+            patched=patched,
             source=unit.source,
             sandbox=self.helper(),
             cancellation=self.cancellation,
@@ -223,7 +231,8 @@ class KlpBuilder(BuildSteps):
         plain = ElfFile(compiler.plain(unit, original))
         parent = unit.parents[0]
         located = locate(plain, self.base.parent(parent), source=unit.source, parent=parent)
-        return _Checked(unit, plain, located, notes)
+        account = take_account(original.sectioned, patched, self.base.struct_sizes)
+        return _Checked(unit, plain, located, notes, account)
 
     def _check(
         self, module: Path, name: str, tree: KlpTree, objects: Sequence[_Checked]
@@ -241,6 +250,8 @@ class KlpBuilder(BuildSteps):
             expected += [
                 Expected(one.parent, one.unit.source, one.located.functions[function.name]) for function in changed
             ]
+            its = {function.name for function in replaced if function.object == one.parent}
+            settle_functions(one.account, source=one.unit.source, replaced=its)
             check_fidelity(
                 one.plain, self.base.parent(one.parent), one.located, [function.name for function in changed],
                 source=one.unit.source, parent=one.parent,
@@ -298,6 +309,11 @@ def _raise_closer(checked: Sequence[Future[_Checked]]) -> None:
     for one in checked:
         if isinstance(found := one.exception(), BuildStopped):
             raise found
+
+
+def _require_unchanged(one: _Checked) -> None:
+    """Raise BuildStopped if an object differs in what klp-build does not compare, such as the table of a `switch`."""
+    settle(one.account, source=one.unit.source, carried=Carried(None, frozenset()))
 
 
 def _unchanged(reached: Reach) -> BuildStopped:

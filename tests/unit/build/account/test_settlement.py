@@ -9,7 +9,7 @@ import pytest
 from compiled import SIZES, accounted, compiled, needs_gcc
 
 from elivepatch.build.account.account import take_account
-from elivepatch.build.account.settlement import Carried, settle
+from elivepatch.build.account.settlement import Carried, settle, settle_functions
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import BuildStopped, Problem
 
@@ -133,3 +133,46 @@ def test_a_difference_without_effect_is_explained_by_its_rule(tmp_path: Path, ru
     text, old, new, what = EXPLAINED[rule]
     explained = settle(accounted(tmp_path, text, text.replace(old, new)), source="fs/some.c", carried=NOTHING)
     assert (rule, what) in {(one.rule, one.what) for one in explained}
+
+
+TABLE = """
+const char *name(int kind)
+{
+	switch (kind) { case 0: return "one"; case 1: return "two"; case 2: return "three"; case 3: return "four"; }
+	return "none";
+}
+extern int printk(const char *, ...) __attribute__((cold));
+int check(int *x)
+{
+	if (*x > 7) {
+		printk("stopped at %d", *x);
+		*x = 5;
+	}
+	return *x;
+}
+"""
+
+
+def test_another_tools_livepatch_must_replace_each_function_that_differs(tmp_path: Path) -> None:
+    """klp-build 7.2 does not compare the table of a `switch`."""
+    account = accounted(tmp_path, TABLE, TABLE.replace('"two"', '"zwei"'))
+    with pytest.raises(BuildStopped) as caught:
+        settle_functions(account, source="a.c", replaced=["other"])
+    assert caught.value.problem.code == "lost-change"
+    assert "The change of name in a.c would be lost" in caught.value.problem.message
+    settle_functions(account, source="a.c", replaced=["name"])
+
+
+def test_an_unlikely_part_is_replaced_with_its_function(tmp_path: Path) -> None:
+    account = accounted(tmp_path, TABLE, TABLE.replace("stopped at", "stopped by"), "-freorder-blocks-and-partition")
+    assert {key[0] for key in account.replaced} == {"check", "check.cold"}
+    settle_functions(account, source="a.c", replaced=["check"])
+
+
+def test_another_tools_livepatch_cannot_change_a_live_static_of_a_macro(tmp_path: Path) -> None:
+    limited = "struct s { int a, b; };\nextern int f(struct s *);\n"
+    limited += "int g(void) { static struct s _rs = { 1, 2 }; return f(&_rs); }\n"
+    account = accounted(tmp_path, limited, limited.replace("{ 1, 2 }", "{ 1, 3 }"))
+    with pytest.raises(BuildStopped) as caught:
+        settle_functions(account, source="a.c", replaced=[])
+    assert caught.value.problem.code == "data-change"
