@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`elivepatch auto` as a timer runs it: again and again, cut short anywhere, never twice at once."""
+"""`elivepatch auto` as a timer runs it: again and again, in time, never twice at once."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-import pickle
 import signal
-import sys
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,7 @@ from typing import Any
 import pytest
 from cve_list import CveList
 from cve_server import CveServer
-from host_commands import Ran, enrolled_host, run, run_json
+from host_commands import Ran, run, run_json
 from simulated_host import SimulatedHost
 
 from elivepatch.advisory.policy import read_policy
@@ -52,18 +48,6 @@ def host(host: SimulatedHost, cves: CveList) -> SimulatedHost:
 
 def auto(host: SimulatedHost, *options: str) -> Ran:
     return run_json(host, "auto", *options)
-
-
-def settled(host: SimulatedHost) -> dict[str, Any]:
-    """Return the state that a run leaves, without names and times that differ from run to run."""
-    verdicts = CveCache(host.root / DIRECTORY).verdicts(host.release).by_cve
-    return {
-        "live": [patch.name for entry in host.store.record().set.entries for patch in entry.series],
-        "loaded": len(host.live),
-        "pending": host.store.next_record(),
-        "verdicts": {name: (one.patches, one.outcome, one.functions) for name, one in verdicts.items()},
-        "records": (host.root / DIRECTORY / "records.idx").exists(),
-    }
 
 
 def test_a_run_closes_everything_and_the_next_one_changes_nothing_in_under_five_seconds(
@@ -279,78 +263,3 @@ def test_a_server_that_is_away_is_a_failed_run_and_changes_nothing(host: Simulat
 def test_a_policy_that_cannot_be_used_is_a_usage_error(host: SimulatedHost) -> None:
     host.put("etc/elivepatch/policy.toml", "[choos]\n")
     assert (auto(host).status, auto(host).code) == (ExitStatus.USAGE, "policy")
-
-
-class _Reaper:
-    """Counts the steps of a run, and kills its process at one of them as a power cut would."""
-
-    def __init__(self) -> None:
-        self.points = 0
-        self.deadly = -1
-        self.dying: Callable[[], object] = lambda: None
-
-    def pass_point(self, *_: object) -> None:
-        self.points += 1
-        if self.points == self.deadly:
-            self.dying()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*given: Any, **named: Any) -> Any:
-            self.pass_point()
-            result = function(*given, **named)
-            self.pass_point()
-            return result
-
-        return wrapped
-
-
-@pytest.fixture
-def reaper(monkeypatch: pytest.MonkeyPatch) -> _Reaper:
-    """Steps are the server's answers, every file that is put in place, and every act on the kernel."""
-    made = _Reaper()
-    for name in ("submit", "report", "download", "envelope", "sources", "records", "report_host"):
-        monkeypatch.setattr(ServerClient, name, made.around(getattr(ServerClient, name)))
-    monkeypatch.setattr(Path, "replace", made.around(Path.replace))
-    return made
-
-
-def cut(host: SimulatedHost, reaper: _Reaper, point: int, kernel: Path) -> None:
-    """Run `auto` in a process of its own that is killed at a step; the kernel goes on without it."""
-    what_stays = [field.name for field in fields(host) if field.name not in {"before", "after"}]
-    child = os.fork()
-    if child == 0:
-        reaper.points, reaper.deadly = 0, point
-        reaper.dying = lambda: kernel.write_bytes(pickle.dumps({name: getattr(host, name) for name in what_stays}))
-        auto(host)
-        os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), point
-    assert os.WTERMSIG(status) == signal.SIGKILL
-    for name, value in pickle.loads(kernel.read_bytes()).items():  # noqa: S301 - the child has just written it
-        setattr(host, name, value)
-
-
-@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
-def test_killed_at_any_step_and_run_again_it_ends_in_the_same_state(
-    tmp_path: Path, server: CveServer, cves: CveList, reaper: _Reaper, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-    def fresh(name: str) -> SimulatedHost:
-        found = with_policy(enrolled_host(tmp_path / name, server.url), cves)
-        found.before = found.after = reaper.pass_point
-        return found
-
-    calm = fresh("calm")
-    reaper.points = 0
-    assert auto(calm).status == 0
-    expected, points = settled(calm), reaper.points
-    assert points > 40
-    for deadly in range(1, points + 1):
-        host = fresh(f"cut-{deadly}")
-        cut(host, reaper, deadly, tmp_path / "kernel")
-        ran = auto(host)
-        assert ran.status == 0, (deadly, ran.err)
-        assert settled(host) == expected, deadly
-    sys.stderr.write(f"\nauto was killed at each of {points} steps\n")

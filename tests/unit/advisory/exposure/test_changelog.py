@@ -127,6 +127,22 @@ def test_an_affected_version_is_fixed_where_the_distribution_added_the_change_of
     assert state_of("CVE-2030-29999", title, fixed="6.1.95", changelog=changelog)[0] is State.AFFECTED
 
 
+def test_a_changelog_that_names_a_cve_of_several_fixes_does_not_close_it(changelog: Changelog) -> None:
+    """An upload that took one of them names the CVE too."""
+    name, later = next(iter(changelog.closed)), KERNEL.level + 10
+    branch = ".".join(map(str, KERNEL.branch))
+    ranges = [f"5.4:{'a' * 40}:{branch}.{later + more}:{commit * 40}" for more, commit in enumerate("bc")]
+    read = parse_dyad("\n".join(ranges))
+    assert not isinstance(read, str)
+    one = parse_dyad(ranges[0])
+    assert not isinstance(one, str)
+    for ranges_read, state in ((read, State.AFFECTED), (one, State.FIXED)):
+        found = with_changelog(assess(Record(id=name, title="", introductions=ranges_read), KERNEL), changelog)
+        assert found.state is state
+    told = with_changelog(assess(Record(id=name, title="", introductions=read), KERNEL), changelog)
+    assert "the branch needs several" in told.evidence[0].reason
+
+
 def test_a_cve_that_only_another_branch_named_is_unknown(changelog: Changelog) -> None:
     assert state_of("CVE-2030-20005", "attic: sweep it", fixed="6.1.95", changelog=changelog)[0] is State.UNKNOWN
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,3 +91,38 @@ def test_what_is_remembered_fits_on_a_line_and_acts_on_no_terminal() -> None:
     assert kept.message.isprintable()
     assert len(kept.message) <= 400
     assert kept.excerpt == ""
+
+
+SEVERAL = FixVerdict(
+    patches=(PATCH, OTHER),
+    builder=BUILDER,
+    asked=True,
+    problem=problem("already-applied", "a.patch is already in this kernel's source."),
+)
+
+
+def test_a_source_that_has_one_of_several_patches_is_not_fixed_by_it() -> None:
+    assert SEVERAL.outcome is FixOutcome.NEEDS_REBOOT
+    assert replace(SEVERAL, beside=(PATCH,)).outcome is FixOutcome.NEEDS_REBOOT, "nor is it covered by other fixes"
+    assert replace(SEVERAL, applied=(PATCH,)).outcome is FixOutcome.NOTHING_TO_DO, "the other one was asked about alone"
+
+
+def test_the_patches_that_the_source_lacks_close_the_cve() -> None:
+    assert replace(SEVERAL, problem=None, applied=(PATCH,)).closed_by == {OTHER}
+    assert replace(SEVERAL, problem=None).closed_by == {PATCH, OTHER}
+
+
+def test_patches_are_the_whole_fix_of_the_commits_that_they_were_looked_up_for() -> None:
+    first, second = "a" * 40, "b" * 40
+    noted = replace(SEVERAL, commits=(first,))
+    assert noted.closes([first])
+    assert not noted.closes([first, second])
+    assert SEVERAL.closes([first]), "an earlier version noted no commits"
+    assert not SEVERAL.closes([first, second])
+
+
+def test_a_file_of_an_earlier_version_has_neither_commits_nor_applied_patches() -> None:
+    kept = FixVerdicts(release=Release("6.1.0-50-cloud-amd64"), by_cve={"CVE-2030-10001": VERDICT}).as_dict()
+    for name in ("commits", "applied"):
+        del kept["verdicts"]["CVE-2030-10001"][name]
+    assert FixVerdicts.from_dict(json.loads(json.dumps(kept))).by_cve["CVE-2030-10001"] == VERDICT
