@@ -15,7 +15,7 @@ import shtab
 
 from elivepatch.client import commands as client_commands
 from elivepatch.commandline import build_parser
-from elivepatch.model.codes import CODES, NOTES
+from elivepatch.model.codes import CODES, NOTES, RULES
 from elivepatch.process import run
 from elivepatch.service import commands as server_commands
 
@@ -57,6 +57,13 @@ def codes_page() -> str:
         "| note | it means that |",
         "| --- | --- |",
         *(f"| `{code}` | {meaning} |" for code, meaning in sorted(NOTES.items())),
+        "",
+        "Each difference between the original and the patched object is in the livepatch, is refused, or a rule",
+        "explains it. The JSON of `check` and `build` lists what was explained (`explained`: `rule`, `source`, `what`):",
+        "",
+        "| rule | it means that |",
+        "| --- | --- |",
+        *(f"| `{rule}` | {meaning} |" for rule, meaning in sorted(RULES.items())),
     ]
     return "\n".join(lines) + "\n"
 

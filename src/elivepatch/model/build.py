@@ -189,7 +189,7 @@ class Note:
 class Explained:
     """A difference of `source`'s objects that is not in the livepatch, and the rule by which nothing is lost.
 
-    The rules are `model.rules.RULES`; `what` names the functions, data or sections.
+    The rules are `model.codes.RULES`; `what` names the functions, data or sections.
     """
 
     rule: str

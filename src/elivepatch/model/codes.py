@@ -322,3 +322,15 @@ NOTES: dict[str, str] = {
     "unproved": "the base was accepted without a proof that it is the host's kernel",
 }
 """Notes about a build that succeeded: code and meaning."""
+
+RULES: dict[str, str] = {
+    "ignored": "the series itself makes the tools leave it out (KPATCH_IGNORE_FUNCTION, KPATCH_IGNORE_SECTION)",
+    "line-number": "only the number of a source line differs, that a message or a warning needs",
+    "not-loaded": "the section does not become part of the running kernel, or only describes the module's file",
+    "number-in-name": "the compiler gave another number to a name; content and use are the same",
+    "removed": "the patched source no longer has it; the kernel keeps it, and no replaced function uses it",
+    "replaced-unchanged": "create-diff-object replaces the function although nothing in it differs",
+    "strings": "strings or constants are in other places; each function that is not replaced reads the same ones",
+    "unused": "it is new, and nothing in the livepatch uses it",
+}
+"""Rules by which a difference of two objects is nothing lost: name and meaning. A report lists what they explain."""

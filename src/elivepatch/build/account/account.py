@@ -133,6 +133,9 @@ class _Accountant:
                 self.found.data.append(DataChange(new.name, new, None, None, "is new"))
             elif old is not None and old.size:
                 self.found.data.append(DataChange(old.name, old, None, None, "is gone"))
+        if why := self.comparison.nameless_differ():
+            table = self.found.after.elf.sections[0]
+            self.found.data.append(DataChange("a table about code without a name", table, None, None, f"has {why}"))
         for section in self.found.after.loaded:
             old = self.found.before.elf.by_name.get(section.name)
             if section.merged and old is not None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-from elivepatch.build.account.image import Image, Key, Piece, Place
+from elivepatch.build.account.image import NAMELESS, Image, Key, Piece, Place
 from elivepatch.build.account.names import DESCRIPTORS, OUT_OF_LINE, is_constant, is_state, plain
 from elivepatch.kernel.elf import BIND_LOCAL, TYPE_OBJECT, Relocation, Section
 from elivepatch.model.codes import problem
@@ -67,17 +67,17 @@ class Comparison:
         found: dict[Key, Key] = {}
         taken: set[Key] = set()
         for kind, old in self.before.pieces.items():
-            new = self.after.pieces.get(kind)
-            if new is None:
+            if (new := self.after.pieces.get(kind)) is None:
                 continue
-            theirs = list(self._statics(self.after, new))
+            theirs: dict[str, list[Key]] = {}
+            for other in reversed(list(dict.fromkeys(self._statics(self.after, new)))):
+                theirs.setdefault(other.key[0], []).append(other.key)
             for one in self._statics(self.before, old):
-                if one.key not in found:
-                    for other in theirs:
-                        if other.key not in taken and other.key[0] == one.key[0]:
-                            found[one.key] = other.key
-                            taken.add(other.key)
-                            break
+                waiting = theirs.get(one.key[0], [])
+                while one.key not in found and waiting:
+                    if (key := waiting.pop()) not in taken:
+                        found[one.key] = key
+                        taken.add(key)
         return found
 
     def _statics(self, image: Image, piece: Piece) -> Iterator[Piece]:
@@ -100,7 +100,12 @@ class Comparison:
         one, other = (Span(piece.section, piece.start, piece.end) for piece in (old, new))
         if found := self._spans_differ(one, other):
             return found
-        return self._entries_differ(old, new)
+        return self._entries_differ(old.key, new.key)
+
+    def nameless_differ(self) -> str:
+        """Return the first table whose entries for code without a name differ, empty if none."""
+        self._user = "code without a name"
+        return self._entries_differ(NAMELESS, NAMELESS)
 
     def data_differs(self, old: Piece, new: Piece) -> str:
         """Return in a few words the first thing by which two variables differ at the start, empty if none."""
@@ -115,8 +120,8 @@ class Comparison:
         self._user = new.name
         return self._spans_differ(Span(old, 0, old.size), Span(new, 0, new.size))
 
-    def _entries_differ(self, old: Piece, new: Piece) -> str:
-        one, other = self.before.entries.get(old.key, []), self.after.entries.get(new.key, [])
+    def _entries_differ(self, old: Key, new: Key) -> str:
+        one, other = self.before.entries.get(old, []), self.after.entries.get(new, [])
         if [entry[:2] for entry in one] != [entry[:2] for entry in other]:
             names = sorted({entry[0] for entry in one} ^ {entry[0] for entry in other}) or [one[0][0] if one else ""]
             return f"other places in {names[0]}"
@@ -182,6 +187,7 @@ class Comparison:
         return True
 
     def _line_is_taken(self, span: Span, entries: list[Relocation], after: int) -> bool:
+        self._spend(len(entries))
         for entry in entries:
             if entry.offset - span.start < after:
                 continue

@@ -28,7 +28,10 @@ from elivepatch.kernel.elf import (
 
 Key = tuple[str, int]
 """Name of a piece without the compiler's numbers, and its place among those of that name."""
+NAMELESS: Key = ("", 0)
+"""In place of the key of a function: code that has no name."""
 
+_ALIASES = 64  # names of one place that are looked at
 _FIELD_BYTES = 4  # of a reference that counts from the end of its field
 _RELATIVE = (R_X86_64_PC32, R_X86_64_PLT32)
 
@@ -116,7 +119,7 @@ class Image:
         if last < 0 or position > pieces[last].end or (position == pieces[last].end and pieces[last].end > starts[last]
                                                        and not self._ends_there(section, position)):  # fmt: skip
             return []
-        return pieces[bisect_left(starts, starts[last]) : last + 1]
+        return pieces[max(bisect_left(starts, starts[last]), last + 1 - _ALIASES) : last + 1]
 
     def _ends_there(self, section: int, position: int) -> bool:
         """Return if the section ends at `position`: a pointer to the end of the last datum then belongs to that."""
@@ -139,7 +142,7 @@ class Image:
         """Return the target of a relocation. One relative to its own field's end counts from there in code."""
         symbol = self.elf.symbols[entry.symbol]
         if not symbol.defined:
-            return Place(0, entry.addend, symbol.name or f"#{symbol.section}")
+            return Place(0, symbol.value + entry.addend, symbol.name or f"#{symbol.section}")
         relative = in_code and entry.kind in _RELATIVE
         return Place(symbol.section, symbol.value + entry.addend + _FIELD_BYTES * relative, "", relative)
 
@@ -169,22 +172,29 @@ class Image:
 
     @cached_property
     def entries(self) -> dict[Key, list[tuple[str, int, Entry]]]:
-        """The entries of the tables for each function: the table's name, the place in the function, the entry."""
+        """The entries of the tables for each function: the table's name, the place in the function, the entry.
+
+        Those for code without a name are under `NAMELESS`, with their places in the table.
+        """
         found: dict[Key, list[tuple[str, int, Entry]]] = defaultdict(list)
         for section in self.loaded:
             size = self.sizes.get(TABLES.get(section.name, ""), 0)
-            if size > 0:
+            if size > 0 and section.kind != SHT_NOBITS:
                 for start in range(0, section.size, size):
-                    for piece, place in self._code_of(section, start, start + size):
-                        found[piece.key].append((section.name, place, Entry(section, start, start + size)))
+                    entry = Entry(section, start, start + size)
+                    code = list(self._code_of(entry))
+                    for piece, place in code:
+                        found[piece.key].append((section.name, place, entry))
+                    if not code:
+                        found[NAMELESS].append((section.name, len(found[NAMELESS]), entry))
         for entries in found.values():
             entries.sort(key=lambda one: one[:2])
         return dict(found)
 
-    def _code_of(self, table: Section, start: int, end: int) -> Iterator[tuple[Piece, int]]:
+    def _code_of(self, entry: Entry) -> Iterator[tuple[Piece, int]]:
         """Yield the function that the first field of an entry refers to, and the place in it."""
-        for entry in self.relocations(table, start, end)[:1]:
-            target = self.place(entry, in_code=False)
+        for first in self.relocations(*entry)[:1]:
+            target = self.place(first, in_code=False)
             for piece in self.at(target.section, target.position):
                 if piece.is_code:
                     yield piece, target.position - piece.start

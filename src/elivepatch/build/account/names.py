@@ -39,7 +39,7 @@ _DERIVED = re.compile(
     r"|__patchable_function_entries|\.static_call\.text|\.eh_frame"
 )
 _NOT_IN_THE_KERNEL = re.compile(
-    r"\.discard|\.comment|\.note|\.modinfo|\.kpatch\.|\.printk_index|\.export_symbol|\.gnu\.|__tracepoint_check"
+    r"\.discard|\.comment|\.note|\.modinfo|\.kpatch\.|\.printk_index|\.gnu\.|__tracepoint_check"
 )
 _AT_START_OR_END = re.compile(
     r"\.(?:init|exit|meminit|memexit|cpuinit|devinit|x86_cpu_dev|iommu_table|head\.text|security_initcall|exitcall)\b"

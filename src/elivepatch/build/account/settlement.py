@@ -13,7 +13,7 @@ from elivepatch.build.account.compare import StateChange
 from elivepatch.build.account.image import Image, Key, Piece
 from elivepatch.build.account.names import is_constant, is_left_out, is_state, parent_of, plain, runs_once
 from elivepatch.build.account.values import value_change
-from elivepatch.kernel.elf import ElfFile, Section
+from elivepatch.kernel.elf import TYPE_FUNC, ElfFile, Section
 from elivepatch.model.build import Explained
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, Problem
@@ -37,6 +37,16 @@ class Carried:
         if self.elf is None:
             return frozenset()
         return frozenset(plain(one.name) for one in self.elf.symbols if one.defined)
+
+    @cached_property
+    def code(self) -> dict[str, set[bytes]]:
+        """The bytes of its functions by their plain names."""
+        found: dict[str, set[bytes]] = defaultdict(set)
+        if self.elf is not None:
+            for one in self.elf.symbols:
+                if one.kind == TYPE_FUNC and one.defined:
+                    found[plain(one.name)].add(self.elf.part(self.elf.sections[one.section], one.value, one.size))
+        return found
 
     @cached_property
     def contents(self) -> dict[str, set[bytes]]:
@@ -109,7 +119,9 @@ class _Settlement:
             if self.ignored & {old.name, new.name, new.section.name, old.section.name}:
                 continue
             part = (True, (plain(parent_of(new.name)), 0)) in self.account.after.pieces and bool(parent_of(new.name))
-            if plain(new.name) not in self.carried.names or (not part and old.name not in self.carried.redirected):
+            code = self.account.after.content(new.section, new.start, new.end)
+            here = code in self.carried.code.get(plain(new.name), ())
+            if not here or (not part and old.name not in self.carried.redirected):
                 yield self._lost_function(new)
 
     def _data(self) -> Iterator[Problem]:
@@ -130,8 +142,8 @@ class _Settlement:
 
     def _section(self, one: DataChange) -> Problem:
         if "ksymtab" in one.name or "export_symbol" in one.name or "kcrctab" in one.name:
-            return self._lost("{source} changes what is exported.", "export")
-        return self._lost(f"{{source}} changes the section {one.name}: it {one.why}.")
+            return self._lost("{source} changes what is exported.", "new-export" if one.why == "is new" else "export")
+        return self._lost(f"{{source}} changes {one.name}: it {one.why}.")
 
     def _users_elsewhere(self, piece: Piece) -> list[str]:
         """Return what uses a constant but is not part of the livepatch; a global constant has users in other files."""
@@ -187,7 +199,8 @@ class _Settlement:
         """Yield what replaced functions use and the diff object lacks: our own check of create-diff-object."""
         image, needed = self.account.after, dict[int, str]()
         wanted: dict[str, int] = defaultdict(int)
-        for new in self._replaced():
+        added = [one for one in self.account.added if one.is_code and plain(one.name) in self.carried.names]
+        for new in (*self._replaced(), *added):
             for table, _, part in image.entries.get(new.key, ()):
                 wanted[table] += part.end - part.start
             for entry in image.relocations(new.section, new.start, new.end):

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from compiled import SIZES, accounted, compiled, needs_gcc
 
+from elivepatch.build.account import settlement
 from elivepatch.build.account.account import take_account
 from elivepatch.build.account.settlement import Carried, settle, settle_functions
 from elivepatch.kernel.elf import ElfFile
+from elivepatch.model.codes import RULES
 from elivepatch.model.errors import BuildStopped, Problem
 
 pytestmark = needs_gcc
@@ -60,7 +63,7 @@ LOST = {
         "fs/some.c changes what only runs at start-up or at the end: .initcall6.init.",
     ),
     "an export": (
-        GET, GET + 'asm(".pushsection ___ksymtab+get, \\"a\\"; .long get - .; .popsection");\n', "export",
+        GET, GET + 'asm(".pushsection ___ksymtab+get, \\"a\\"; .long get - .; .popsection");\n', "new-export",
         "fs/some.c changes what is exported.",
     ),
     "parameters of a rate limit": (
@@ -115,6 +118,11 @@ def test_what_the_series_leaves_out_itself_is_explained(tmp_path: Path) -> None:
     account = accounted(tmp_path, GET, GET.replace("level;", "level + 1;"))
     (one,) = settle(account, source="fs/some.c", carried=NOTHING, ignored=["get"])
     assert (one.rule, one.what) == ("ignored", "get")
+
+
+def test_every_rule_is_in_the_catalogue_and_every_one_there_is_used() -> None:
+    text = Path(settlement.__file__).read_text(encoding="utf-8")
+    assert set(re.findall(r'self\._rule\("([a-z-]+)"', text)) == RULES.keys()
 
 
 EXPLAINED = {
