@@ -59,7 +59,7 @@ def codes_page() -> str:
         *(f"| `{code}` | {meaning} |" for code, meaning in sorted(NOTES.items())),
         "",
         "Each difference between the original and the patched object is in the livepatch, is refused, or a rule",
-        "explains it. The JSON of `check` and `build` lists what was explained (`explained`: `rule`, `source`, `what`):",
+        "explains it. The JSON of `check` and `build` lists these (`explained`: `rule`, `source`, `what`):",
         "",
         "| rule | it means that |",
         "| --- | --- |",
