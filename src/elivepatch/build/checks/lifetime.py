@@ -88,8 +88,12 @@ def _is_used(elf: ElfFile, section: Section) -> bool:
 
 
 def check_lifetimes(references: Iterable[Reference], base: Base) -> None:
-    """Raise BuildStopped with `freed-memory` or `module-symbol` for a reference to what is freed or may be unloaded."""
+    """Raise BuildStopped with `freed-memory` or `module-symbol` for a reference to what is freed or may be unloaded.
+
+    A jump into a part of an old function raises it with `module-check`.
+    """
     for one in references:
+        _check_part(one)
         _check_owner(one, base)
         if (found := _symbol_of(one, base)) is not None:
             _check_freed(one, found, base)
@@ -119,6 +123,13 @@ def check_plain(name: str, export: Export) -> None:
         owner = PurePosixPath(export.owner).name.replace("-", "_")
         sentence = f"The new code uses {name} of the module {owner}: the livepatch could only be loaded after it."
         raise BuildStopped(problem("module-symbol", sentence))
+
+
+def _check_part(one: Reference) -> None:
+    """Raise BuildStopped if new code would go on in the unlikely part of an old function, which leads back into it."""
+    if one.name.endswith(".cold"):
+        sentence = f"The new {_plain(one.holder)} jumps to {one.name} of {one.object}, which goes on in the old code."
+        raise BuildStopped(problem("module-check", sentence))
 
 
 def _check_owner(one: Reference, base: Base) -> None:

@@ -147,6 +147,12 @@ def test_a_module_may_not_use_one_that_it_does_not_depend_on(base: Any) -> None:
     assert "of the module d, which a does not depend on" in found.message
 
 
+def test_new_code_does_not_go_on_in_the_unlikely_part_of_an_old_function(base: Any) -> None:
+    found = stopped(reference("run.cold"), base)
+    assert found.code == "module-check"
+    assert "run jumps to run.cold of vmlinux, which goes on in the old code" in found.message
+
+
 def test_a_livepatch_does_not_need_a_module_to_be_loaded() -> None:
     check_plain("printk", Export(name="printk", crc=1, owner="vmlinux", namespace=""))
     with pytest.raises(BuildStopped) as caught:
