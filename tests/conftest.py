@@ -28,7 +28,7 @@ _LONGEST = (
     "test_klp.py", "test_equal.py", "test_custom.py", "test_host_in_guest.py", "test_cve_in_guest.py",
     "test_openrc_in_guest.py", "test_trial.py", "test_build_kinds.py", "test_main_job.py", "test_rewrite.py",
     "test_cve_close.py", "test_errors_verdicts.py",
-    "test_auto.py", "test_service_deaths.py", "test_service_fleet.py", "test_service_server.py",
+    "test_auto_killed.py", "test_auto.py", "test_service_deaths.py", "test_service_fleet.py", "test_service_server.py",
     "test_service_load.py",
 )  # fmt: skip
 

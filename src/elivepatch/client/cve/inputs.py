@@ -105,18 +105,22 @@ def ranking_of(options: RankingOptions) -> Ranking:
 
 def print_findings(findings: Findings, output: Output) -> None:
     """Name on standard error what was set aside, so that an answer never looks more complete than it is."""
-    contradicting = [found.name for found in findings.named if found.code == CONTRADICTING]
-    if contradicting:
-        more = ", ..." if len(contradicting) > _NAMED else ""
-        output.note(
-            f"note: {findings.counts[CONTRADICTING]} records contradict themselves: "
-            f"{', '.join(contradicting[:_NAMED])}{more}; `elivepatch cve show` prints how. [{CONTRADICTING}]"
-        )
     for found in [found for found in findings.named if found.code != CONTRADICTING][:_NAMED]:
         output.note(f"note: {found.name}: {found.message} [{found.code}]")
     if findings.total - findings.counts[CONTRADICTING] > _NAMED:
         counts = ", ".join(f"{count} {code}" for code, count in findings.counts.most_common())
         output.note(f"note: {findings.total} findings in all: {counts}; `elivepatch cve index --json` names them.")
+
+
+def print_contradictions(records: Records, output: Output) -> None:
+    """Name on standard error the records that say two things about a version."""
+    names = [record.id for record in records.effective() if record.contradictions]
+    if names:
+        more = ", ..." if len(names) > _NAMED else ""
+        output.note(
+            f"note: {len(names)} records contradict themselves: {', '.join(names[:_NAMED])}{more}; "
+            f"`elivepatch cve show` prints how. [{CONTRADICTING}]"
+        )
 
 
 def make_index(options: IndexOptions, output: Output) -> None:
@@ -125,6 +129,7 @@ def make_index(options: IndexOptions, output: Output) -> None:
     made = _refreshed(options.output, source, options.records, output)
     print_findings(made.records.findings, output)
     print_findings(made.beside, output)
+    print_contradictions(made.records, output)
     output.document({"file": str(options.output)} | made.as_dict() | age_of(made.records, options.machine))
     output.line(f"{options.output}: {made.sentence}")
 

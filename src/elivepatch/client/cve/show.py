@@ -16,7 +16,7 @@ from elivepatch.advisory.exposure.priority import Ranking
 from elivepatch.advisory.exposure.summary import exposure_dict, funnel
 from elivepatch.advisory.exposure.version import KernelVersion, parse_kernel_version
 from elivepatch.advisory.records.record import CVE_ID, Record, Records, at_least
-from elivepatch.client.cve.inputs import age_of, print_age, ranking_of, records_of
+from elivepatch.client.cve.inputs import age_of, print_age, print_contradictions, ranking_of, records_of
 from elivepatch.client.cve.kernel_under_test import KernelUnderTest, kernel_under_test, names_kernel
 from elivepatch.client.cve.options import Filters, KernelOptions, ListOptions
 from elivepatch.model.errors import UsageError
@@ -33,6 +33,7 @@ def list_cves(options: ListOptions, output: Output) -> None:
     records = records_of(question.records, question.cache, output)
     exposed = expose(records.effective(), subject)
     print_age(records, question.machine, output)
+    print_contradictions(records, output)
     _print_last_known(exposed, subject.version, output)
     _require_known(options, subject)
     chosen = _ranked([one for one in exposed if _passes(one, options.filters, ranking)], ranking)
@@ -92,6 +93,7 @@ def summarize(options: KernelOptions, output: Output) -> None:
     records = records_of(options.records, options.cache, output)
     exposed = expose(records.effective(), subject)
     print_age(records, options.machine, output)
+    print_contradictions(records, output)
     _print_last_known(exposed, version, output)
     sums = report.summary([one.assessment for one in exposed], version, ranking) | {"rejected": len(records.rejected)}
     sums |= age_of(records, options.machine)
