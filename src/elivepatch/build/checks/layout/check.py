@@ -106,8 +106,9 @@ def _explain(old: Btf, new: Btf, change: Change) -> str:
     if change.old.kind not in COMPOSITES or change.new.kind not in COMPOSITES:
         return "\n".join([name, *map(str, change.differences[:8])])
     before, after = listed(old, change.old.number), listed(new, change.new.number)
-    gone = [f"- {line}" for line in before if line not in set(after)]
-    come = [f"+ {line}" for line in after if line not in set(before)]
+    shared = {*before} & {*after}
+    gone, come = ([f"{sign} {line}" for line in lines if line not in shared]
+                  for sign, lines in (("-", before), ("+", after)))  # fmt: skip
     told = [str(one) for one in change.differences if one.grave][:8]
     return "\n".join([f"{name} ({change.old.size} to {change.new.size} bytes)", *gone[:8], *come[:8], *told])
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from functools import cache
 from typing import NamedTuple
 
 from elivepatch.kernel.btf import Btf, BtfKind, Type
@@ -19,6 +18,7 @@ from elivepatch.kernel.btf import Btf, BtfKind, Type
 _COUNTING = frozenset({
     "CNT", "COUNT", "ENTRIES", "LAST", "LEN", "LIMIT", "MAX", "N", "NR", "NUM", "NUMBER", "SENTINEL", "SIZE", "TOTAL",
 })  # fmt: skip
+_KINDS = frozenset({BtfKind.ENUM, BtfKind.ENUM64})
 _WORD = re.compile(r"[^_]+")
 
 
@@ -35,7 +35,7 @@ class Renumbered(NamedTuple):
 def compare_enumerators(old: Btf, new: Btf) -> list[Renumbered]:
     """Return the enumerators that both objects have with another number, those that only count last."""
     ours, theirs = _by_name(old), _by_name(new)
-    highest = cache(_highest)
+    highest_before, highest_after = _highest(old), _highest(new)
     found = []
     for name in sorted(ours.keys() & theirs.keys()):
         # A name that only lost or only gained a number belongs to another enumeration, in a function of its own.
@@ -45,7 +45,11 @@ def compare_enumerators(old: Btf, new: Btf) -> list[Renumbered]:
         )
         if gone and come:
             (before, old_enum), (after, new_enum) = min(gone.items()), min(come.items())
-            counts = is_counting(name) and before >= highest(old_enum) and after >= highest(new_enum)
+            counts = (
+                is_counting(name)
+                and before >= highest_before[old_enum.number]
+                and after >= highest_after[new_enum.number]
+            )
             enum = f"enum {old_enum.name}" if old_enum.name else "an enumeration without a name"
             found.append(Renumbered(name, enum, before, after, counts))
     return sorted(found, key=lambda one: one.counts)
@@ -57,15 +61,19 @@ def is_counting(name: str) -> bool:
     return bool(words) and ("NR" in words or not _COUNTING.isdisjoint({words[0], words[-1]}))
 
 
-def _highest(enum: Type) -> float:
-    """Return the highest number of an enumeration that is not a count of the others, infinity if there is none."""
-    return max((value for name, value in enum.enumerators if not is_counting(name)), default=math.inf)
+def _highest(btf: Btf) -> dict[int, float]:
+    """Return the highest number of each enumeration that is not a count of the others, infinity if there is none."""
+    return {
+        one.number: max((value for name, value in one.enumerators if not is_counting(name)), default=math.inf)
+        for one in btf.types
+        if one.kind in _KINDS
+    }
 
 
 def _by_name(btf: Btf) -> dict[str, dict[int, Type]]:
     found: dict[str, dict[int, Type]] = {}
     for one in btf.types:
-        if one.kind in {BtfKind.ENUM, BtfKind.ENUM64}:
+        if one.kind in _KINDS:
             for name, value in one.enumerators:
                 found.setdefault(name, {})[value] = one
     return found

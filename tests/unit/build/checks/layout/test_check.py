@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 
 import pytest
@@ -293,3 +294,19 @@ def test_damaged_types_are_compared_or_refused(data: st.DataObject) -> None:
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with suppress(EnvironmentFault, BuildStopped):
         compare_layouts(types_of(SOURCE), bytes(content), source="demo.c")
+
+
+def test_types_without_measure_take_no_more_time_than_their_size() -> None:
+    def large(member: str, first: str) -> str:
+        members = "".join(f"int {member}{number};" for number in range(12_000))
+        numbers = ",".join(f"NR_{number}" for number in range(12_000))
+        return f"struct large {{ {members} }} *large;\nenum many {{ {first}, {numbers} }} many;\n"
+
+    old, new = types_of(large("a", "ZERO")), types_of(large("b", "ZERO, ONE"))
+    started = time.process_time()
+    with pytest.raises(BuildStopped) as caught:
+        compare_layouts(old, new, source="demo.c")
+    assert (
+        "struct large (same size, other members): has more parts than can be compared" in caught.value.problem.message
+    )
+    assert time.process_time() - started < 5
