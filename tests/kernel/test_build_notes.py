@@ -37,3 +37,18 @@ def test_a_change_of_one_function_needs_no_note(base_6_1: Base, build: Any) -> N
     outcome = build(base_6_1, patch_of(base_6_1.tree, *conversions.CASES["a format"]), check_only=True)
     assert outcome.problem is None
     assert outcome.notes == ()
+
+
+def test_a_fix_is_built_without_its_self_test_and_without_prefixes(base: Base, build: Any) -> None:
+    fix = patch_of(base.tree, *conversions.CASES["a format"])
+    path = conversions.CASES["a format"][0].path
+    plain = fix.replace(f"--- a/{path}", f"--- {path}").replace(f"+++ b/{path}", f"+++ {path}")
+    # Neither file is in this kernel's source in this form.
+    others = ("tools/testing/selftests/proc/Makefile", "arch/arm64/kernel/vdso.c", "Documentation/filesystems/proc.rst")
+    beside = "".join(f"--- a/{other}\n+++ b/{other}\n@@ -1,2 +1,2 @@\n-no\n-yes\n+maybe\n+never\n" for other in others)
+    outcome = build(base, plain, beside, check_only=True)
+    assert outcome.problem is None, outcome.problem
+    assert [function.source for function in outcome.functions] == [path]
+    assert [note.code for note in outcome.notes] == ["no-prefix", "not-kernel"]
+    assert all(other in outcome.notes[1].message for other in others)
+    assert build(base, beside).problem.code == "not-built"

@@ -311,6 +311,8 @@ NOTES: dict[str, str] = {
     "left-out": "a part of the change is left out, because it is in code that no livepatch can replace",
     "module-reload": "this kernel cannot load a module of the livepatch again once it was unloaded under it",
     "new-object": "the series adds a source file: all of it becomes part of the livepatch",
+    "no-prefix": "a patch has no a/ and b/ before its names, which were read from the top of the source",
+    "not-kernel": "self-tests, documentation and files of other architectures are no part of this kernel: left out",
     "not-built": "this kernel's configuration does not build a file of the series",
     "outlives": "the new code hands out an address in the livepatch, which stays in memory when it is taken out",
     "override": "the series overrides a rule of the tools",

@@ -20,8 +20,10 @@ _LINK_MODE = re.compile(r"(?m)^(?:new file mode|new mode|old mode|deleted file m
 _NAME = re.compile(r"[A-Za-z0-9_+,.@=~ -]{1,255}")
 NOWHERE = "/dev/null"
 """Name of a missing side of a diff."""
-# C that is compiled to run or to generate files at build time: constants for assembly, a program for certificates.
-_RUN_AT_BUILD = frozenset({"kernel/bounds.c", "kernel/sched/rq-offsets.c", "certs/extract-cert.c"})
+# Files that generate others at build time: constants for assembly, a program for certificates, a table of opcodes.
+_RUN_AT_BUILD = frozenset(
+    {"kernel/bounds.c", "kernel/sched/rq-offsets.c", "certs/extract-cert.c", "arch/x86/lib/x86-opcode-map.txt"}
+)
 # Text files of the kernel tree without a suffix; TODO files are in drivers/staging.
 _DOCUMENTS = frozenset({"MAINTAINERS", "CREDITS", ".mailmap", "README", "TODO"})
 
@@ -34,7 +36,13 @@ class FileKind(enum.StrEnum):
     ASSEMBLY = "assembly"
     BUILD = "build"
     DOCUMENT = "document"
+    TEST = "test"
+    FOREIGN = "foreign"
     OTHER = "other"
+
+
+NOT_OF_THE_KERNEL = frozenset({FileKind.DOCUMENT, FileKind.TEST, FileKind.FOREIGN})
+"""Kinds of files that no part of an x86 kernel is made from: documentation, self-tests, other architectures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +92,7 @@ def _read(patch: SourcePatch) -> list[TouchedFile]:
         )
     try:
         files = read_diff(text)
-    except (UnidiffParseError, ValueError, IndexError, AttributeError) as error:
+    except MALFORMED as error:
         raise BuildStopped(
             problem("patch-malformed", f"{patch.name} cannot be read as a diff: {str(error).strip()[:200]}.")
         ) from error
@@ -97,6 +105,10 @@ def read_diff(text: str) -> PatchSet:
     """Return the files of a diff with their hunks; raises the exceptions of unidiff if it is malformed."""
     # Mail turns line ends into CR LF; patch(1) removes the CR too, if the header lines have it.
     return PatchSet(text.replace("\r\n", "\n"))
+
+
+MALFORMED = (UnidiffParseError, ValueError, IndexError, AttributeError)
+"""Exceptions of `read_diff` for a malformed diff."""
 
 
 def _touched(patch: SourcePatch, source: str, target: str) -> list[TouchedFile]:
@@ -114,24 +126,35 @@ def _touched(patch: SourcePatch, source: str, target: str) -> list[TouchedFile]:
     return [TouchedFile(path=path, kind=kind_of(path), added=added, removed=removed)]
 
 
+def is_inside(path: str) -> bool:
+    """Return if a path, relative to the top of the kernel tree, cannot lead out of it."""
+    return all(part not in {"", ".", ".."} and _NAME.fullmatch(part) for part in path.split("/"))
+
+
 def _inside(patch: SourcePatch, name: str) -> str:
     """Return `name` without its first component, as `patch -p1` sees it; raises BuildStopped if it leaves the tree."""
-    parts = name.split("/")[1:]
-    if name.startswith("/") or not parts or any(part in {"", ".", ".."} or not _NAME.fullmatch(part) for part in parts):
+    first, _, path = name.partition("/")
+    if not first or not is_inside(path):
         raise BuildStopped(problem("patch-path", f"{patch.name} names a file outside the source tree: {name[:120]!r}."))
-    return "/".join(parts)
+    return path
 
 
 def kind_of(path: str) -> FileKind:
     """Return the kind of the file at `path`, relative to the kernel tree."""
     pure = PurePosixPath(path)
     top, name, suffix = pure.parts[0], pure.name, pure.suffix
-    if top == "Documentation" or name in _DOCUMENTS:
+    if top == "arch" and len(pure.parts) > 2 and pure.parts[1] != "x86":
+        return FileKind.FOREIGN
+    if path.startswith("tools/testing/"):
+        return FileKind.TEST
+    for_make = name.startswith(("Makefile", "Kconfig", "Kbuild"))
+    if (top == "Documentation" and not for_make) or name in _DOCUMENTS:
         return FileKind.DOCUMENT
     if (
         top in {"scripts", "tools", "usr"}
         or path in _RUN_AT_BUILD
-        or name.startswith(("Makefile", "Kconfig", "Kbuild", "asm-offsets", "."))
+        or for_make
+        or name.startswith(("asm-offsets", "."))
         or suffix in {".mk", ".lds", ".sh", ".py", ".pl", ".awk"}
         or name.endswith((".lds.S", ".tbl"))
     ):

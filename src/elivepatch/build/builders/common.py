@@ -24,19 +24,25 @@ from elivepatch.build.objects.header_users import HeaderNames, NameUsers, includ
 from elivepatch.build.objects.link import Linker
 from elivepatch.build.objects.reach import Reach, reach
 from elivepatch.build.sandbox.bubblewrap import Sandbox
+from elivepatch.build.sandbox.output import source_text
 from elivepatch.model.build import Note
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.series import PatchSeries
 from elivepatch.patch.additions import read_additions
-from elivepatch.patch.parse import TouchedFile, read_series
+from elivepatch.patch.parse import TouchedFile
+from elivepatch.patch.selection import select
 from elivepatch.process import Cancellation
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedSeries:
-    """A series after reading and application: its files, the objects it reaches, and the changed sources as a layer."""
+    """A series after reading and application: its files, the objects it reaches, and the changed sources as a layer.
 
+    `series` is what was applied of the series that was sent.
+    """
+
+    series: PatchSeries
     touched: tuple[TouchedFile, ...]
     reached: Reach
     applied: Applied
@@ -71,14 +77,13 @@ class BuildSteps(BuildContext):
     def prepare(self, series: PatchSeries, work_dir: Path) -> PreparedSeries:
         """Read and apply a series. Raises BuildStopped with the verdict if no livepatch can carry it."""
         sandbox = self.sandbox()
-        touched: tuple[TouchedFile, ...] = ()
 
         @cache
         def applied() -> Applied:
             with self.timed("apply", f"applying to the source of {self.base.release}"):
                 return apply_series(
-                    series,
-                    touched,
+                    selected.series,
+                    selected.touched,
                     tree=self.base.tree,
                     sandbox=sandbox,
                     work_dir=work_dir,
@@ -90,18 +95,20 @@ class BuildSteps(BuildContext):
             return names.users(header, applied().layer, sources)
 
         with self.timed("read", "reading the series"):
-            touched = read_series(series)
+            selected = select(series, lambda path: source_text(self.base.tree, path))
+            touched = selected.touched
             reached = reach(
                 touched,
                 self.base.units,
                 self.base.tree,
                 lambda header: includes_of(self.base, sandbox).users(header),
-                read_additions(series, touched),
+                read_additions(selected.series, touched),
                 name_users,
             )
         check_prototypes(touched, tree=self.base.tree, layer=applied().layer)
         constants = constant_notes(touched, tree=self.base.tree, layer=applied().layer)
-        return PreparedSeries(touched, replace(reached, notes=(*reached.notes, *constants)), applied())
+        reached = replace(reached, notes=(*selected.notes, *reached.notes, *constants))
+        return PreparedSeries(selected.series, touched, reached, applied())
 
     def sandbox(self) -> Sandbox:
         """Return the sandbox with the base's compiler. Raises EnvironmentFault if the toolchain has changed since."""

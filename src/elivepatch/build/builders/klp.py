@@ -143,8 +143,8 @@ class KlpBuilder(BuildSteps):
             *reached.notes,
             *each_once(one.notes for one in objects),
             *warned,
-            *Explainer(series, self.base.tree).notes(_by_source(functions)),
-            *self.outliving([NewCode(path=module)], series),
+            *Explainer(prepared.series, self.base.tree).notes(_by_source(functions)),
+            *self.outliving([NewCode(path=module)], prepared.series),
         )
         return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
 

@@ -96,7 +96,7 @@ class ObjectsBuilder(BuildSteps):
             *reached.notes,
             *_notes(objects),
             *[one.note for one in added],
-            *Explainer(series, self.base.tree).notes(_replaced(objects)),
+            *Explainer(prepared.series, self.base.tree).notes(_replaced(objects)),
         )
         check_references(outputs, self.base)
         with self.timed("escapes", "following what the new code hands out"):
@@ -105,7 +105,7 @@ class ObjectsBuilder(BuildSteps):
                 NewCode(path=path, parent=parent, resolved=DiffObject(path).resolved())
                 for path, parent in zip(outputs, parents, strict=True)
             ]
-            notes = (*notes, *self.outliving(codes, series))
+            notes = (*notes, *self.outliving(codes, prepared.series))
         if check_only:
             check_entries(_symbols(objects), self.base.parent)
             planned = tuple(self._planned(objects))

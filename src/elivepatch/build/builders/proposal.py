@@ -16,12 +16,13 @@ from elivepatch.model.build import BuildOutcome, Proposal, RewriteStep
 from elivepatch.model.errors import Problem
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.patch.lines import forget
-from elivepatch.patch.parse import FileKind, TouchedFile, read_series
+from elivepatch.patch.parse import NOT_OF_THE_KERNEL, FileKind, TouchedFile
 from elivepatch.patch.rewrite.calls import plain_static_calls, plain_static_keys, renamed_function
 from elivepatch.patch.rewrite.data import exports_as_they_are, kept_static_local, plain_variables
 from elivepatch.patch.rewrite.edits import Rule, Source, Unsafe, write_patch
 from elivepatch.patch.rewrite.init import dropped_init
 from elivepatch.patch.rewrite.tables import written_tables
+from elivepatch.patch.selection import select
 from elivepatch.process import run
 
 ROUNDS = 8
@@ -44,7 +45,8 @@ class Proposer:
         """Return a proposal in place of `series`, which the problem `found` stopped after it was applied as `layer`."""
         if not layer.is_dir():
             return Proposal(patch="", refusal="The series fails before it reaches the compiler.")
-        touched = [file for file in read_series(series) if file.kind is not FileKind.DOCUMENT]
+        selected = select(series, lambda path: source_text(self.tree, path))
+        touched = [file for file in selected.touched if file.kind not in NOT_OF_THE_KERNEL]
         sources = self._sources(touched, layer)
         if left_out := sorted({file.path for file in touched} - sources.keys()):
             sentence = f"A proposal changes C files that exist before and after the series, unlike {left_out[0]}."

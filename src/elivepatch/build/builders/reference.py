@@ -104,7 +104,7 @@ class ReferenceBuilder(BuildSteps):
         with self.timed("compile", "compiling what the series changes in the whole kernel, and linking"):
             output = self._kpatch_build(
                 sandbox,
-                [patch.content for patch in series.patches],
+                [patch.content for patch in prepared.series.patches],
                 name,
                 work_dir,
                 layers=layers,
@@ -113,7 +113,7 @@ class ReferenceBuilder(BuildSteps):
             module = take_file(output, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
         with self.timed("check", "checking the module against the kernel"):
             functions, types = self._check(module, name, reached, output, work_dir)
-        notes = (*reached.notes, *types, *self.outliving([NewCode(path=module)], series))
+        notes = (*reached.notes, *types, *self.outliving([NewCode(path=module)], prepared.series))
         return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
 
     def _built(self, sandbox: Sandbox) -> Path:

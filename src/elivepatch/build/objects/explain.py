@@ -17,6 +17,7 @@ from elivepatch.model.series import PatchSeries
 from elivepatch.patch.c_source import ENDING, STARTING, Definition, DefinitionKind, read_definitions, words_of
 from elivepatch.patch.locate import ChangedLine, changed_lines, lines_about
 from elivepatch.patch.places import follow
+from elivepatch.patch.selection import with_prefixes
 
 # Codes of problems whose messages name functions or data of the source.
 _WITH_LINES = frozenset(
@@ -85,7 +86,8 @@ class Explainer:
     @cached_property
     def changed(self) -> list[ChangedLine]:
         """The changed lines of the series, as they were applied."""
-        return list(changed_lines(follow(self.series, self._source), self.definitions))
+        series, _ = with_prefixes(self.series, self._source)
+        return list(changed_lines(follow(series, self._source), self.definitions))
 
     def _source(self, path: str) -> str | None:
         return source_text(self.tree, path)

@@ -14,7 +14,7 @@ from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, Problem
 from elivepatch.patch.additions import Additions
-from elivepatch.patch.parse import FileKind, TouchedFile
+from elivepatch.patch.parse import NOT_OF_THE_KERNEL, FileKind, TouchedFile, kind_of
 
 # Code that never runs in the kernel proper, or runs before it can be patched, except sources that are part of vmlinux
 # by its debug information (arch/x86/entry/vdso/vma.c). kpatch-build's kpatch-cc skips the same directories, silently.
@@ -79,7 +79,7 @@ def reach(
         if _is_let_in(file, additions):
             continue
         users = _Users(units, tree, header_users, name_users)
-        reached, beyond = ([], []) if _foreign(file.path) else _reached(file, units, tree, users)
+        reached, beyond = ([], []) if file.kind in NOT_OF_THE_KERNEL else _reached(file, units, tree, users)
         notes += users.notes
         found.update({unit.source: unit for unit in reached})
         if beyond and reached:
@@ -113,7 +113,8 @@ def _refuse_several_parents(units: Iterable[Unit]) -> None:
 
 def _nothing_reached(unbuilt: Sequence[str], tree: Path, *, named: bool) -> Problem:
     """Return why a series reaches no object; `named` says that a header's names were searched for and found unused."""
-    if missing := [path for path in unbuilt if not (tree / path).exists()]:
+    ours = [path for path in unbuilt if kind_of(path) not in NOT_OF_THE_KERNEL]
+    if missing := [path for path in ours if not (tree / path).exists()]:
         sentence = f"This kernel's source has no file {missing[0]}."
         return problem("does-not-apply", sentence, excerpt="\n".join(missing))
     if unbuilt:
@@ -229,7 +230,7 @@ def _beyond(names: Iterable[str], units: Units) -> list[str]:
 
 def _runs(assembly: str, units: Units, tree: Path) -> bool:
     """Return if assembly is, or may be, part of the kernel proper."""
-    if assembly.startswith(_OUTSIDE) or _foreign(assembly) or assembly.endswith(".lds.S"):
+    if assembly.startswith(_OUTSIDE) or kind_of(assembly) is FileKind.FOREIGN or assembly.endswith(".lds.S"):
         return False
     return assembly in units.by_source or _may_be_built(assembly, units, tree)
 
@@ -237,11 +238,6 @@ def _runs(assembly: str, units: Units, tree: Path) -> bool:
 def _may_be_built(assembly: str, units: Units, tree: Path) -> bool:
     # Debug information names assembly only if the assembler wrote any; entry_64.S is part of every x86 kernel.
     return "arch/x86/entry/entry_64.S" not in units.by_source and (tree / assembly).exists()
-
-
-def _foreign(path: str) -> bool:
-    """Return if a file belongs to another architecture."""
-    return path.startswith("arch/") and not path.startswith("arch/x86/")
 
 
 def _listed(paths: Sequence[str]) -> str:

@@ -95,7 +95,8 @@ def test_documentation_is_passed_over(tree: Path) -> None:
 
 @pytest.mark.parametrize(
     "path", ["drivers/gpu/i915.c", "drivers/gpu/i915.h", "arch/arm64/kernel/process.c", "arch/arm64/include/asm/page.h",
-             "arch/arm/boot/dts/a.dts", "rust/kernel/lib.rs"],
+             "arch/arm/boot/dts/a.dts", "arch/arm64/new_in_7.c", "rust/kernel/lib.rs",
+             "tools/testing/selftests/new_in_7.c", "tools/testing/selftests/Makefile"],
 )  # fmt: skip
 def test_what_this_kernel_does_not_build_does_not_affect_it(tree: Path, path: str) -> None:
     problem = refusal(tree, touched(path))
