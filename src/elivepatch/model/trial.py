@@ -143,6 +143,11 @@ class TrialReport:
         return TrialOutcome.PARTLY if self.not_live else TrialOutcome.PASSED
 
     @property
+    def problem(self) -> Problem | None:
+        """The problem that decides the outcome: the first fault of the patch, else the first of ours."""
+        return next((one for one in self.problems if one.kind is not Kind.ERROR), next(iter(self.problems), None))
+
+    @property
     def passed(self) -> bool:
         """True if the outcome is `passed`: an object that was not live was not tried."""
         return self.outcome is TrialOutcome.PASSED

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elivepatch.model.build import Livepatch, PatchedFunction
-from elivepatch.model.errors import UsageError
+from elivepatch.model.errors import Kind, Problem, UsageError
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, parse_release
 from elivepatch.model.progress import Event
 from elivepatch.model.series import PatchSeries, SourcePatch
-from elivepatch.model.trial import Expectation, Observation, TrialReport
+from elivepatch.model.trial import Expectation, NotLive, Observation, TrialReport
 
 RELEASES = ["6.1.0-50-cloud-amd64", "6.12.107+deb13-cloud-amd64", "7.2.13-amd64", "6.18.44_local~rc1", "5.10"]
 
@@ -98,6 +98,31 @@ def test_arbitrary_text_is_an_expectation_or_refused(text: str) -> None:
 def test_a_file_name_with_odd_characters_is_a_command_not_a_file() -> None:
     assert Expectation(command="/tmp/a b", pattern="x").shell == "/tmp/a b"
     assert Expectation(command="/tmp/$(id)", pattern="x").shell == "/tmp/$(id)"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "missing", "outcome"),
+    [
+        ((), (), "passed"),
+        ((), ("kvm_intel",), "partly"),
+        ((Kind.FAILURE,), (), "failed"),
+        ((Kind.ERROR,), (), "inconclusive"),
+        ((Kind.ERROR, Kind.FAILURE), ("kvm_intel",), "failed"),
+    ],
+)
+def test_only_a_trial_in_which_everything_was_live_passed(
+    kinds: tuple[Kind, ...], missing: tuple[str, ...], outcome: str
+) -> None:
+    report = TrialReport(
+        release="6.1.0", build_id="ab", accelerator="tcg", transition_s=1.0, reverted=True, reloaded=True,
+        clean_log=True, seconds=9.0, observations=(), not_live=tuple(NotLive(object=one, why="-") for one in missing),
+        problems=tuple(Problem(code="x", kind=kind, message="-", advice="-") for kind in kinds),
+    )  # fmt: skip
+    assert report.outcome == outcome
+    assert report.as_dict()["outcome"] == outcome
+    assert report.as_dict()["passed"] is (outcome == "passed")
+    assert (report.problem is None) is (not kinds)
+    assert report.problem is None or (report.problem.kind is Kind.FAILURE) is (outcome == "failed")
 
 
 def test_reports_and_livepatches_can_be_written_as_json() -> None:

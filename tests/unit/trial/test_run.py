@@ -19,7 +19,7 @@ import pytest
 
 from elivepatch.model.errors import EnvironmentFault, Kind, UsageError
 from elivepatch.model.progress import Event
-from elivepatch.model.trial import TrialReport
+from elivepatch.model.trial import TrialOutcome, TrialReport
 from elivepatch.process import Cancellation
 from elivepatch.trial import qemu
 from elivepatch.trial.case import GuestKernel, TrialCase
@@ -150,6 +150,26 @@ def test_garbage_is_an_outcome(bench: Bench, raw: str) -> None:
     report = try_one(bench, bench.programs({"livepatch_x": case_plan({"begin": b"", "done": b""}, raw=raw)}))
     assert [problem.code for problem in report.problems] == ["trial-lost"]
     assert not report.passed
+
+
+def test_an_inconclusive_trial_is_tried_again_once_and_is_no_verdict(bench: Bench) -> None:
+    events: list[Event] = []
+    lost = bench.programs({"livepatch_x": case_plan({"begin": b""}, ends=-9)})
+    report = try_one(bench, lost, progress=events.append)
+    assert (report.outcome, report.passed) == (TrialOutcome.INCONCLUSIVE, False)
+    assert [event.message for event in events].count(f"booting {RELEASE} (tcg)") == 2
+    events.clear()
+    other = bench.programs({"livepatch_x": case_plan(WHOLE)}, guest=GUEST | {"release": b"6.1.0-49\n"})
+    assert try_one(bench, other, progress=events.append).outcome is TrialOutcome.INCONCLUSIVE
+    assert [event.message for event in events].count(f"booting {RELEASE} (tcg)") == 1, "it would be the same again"
+
+
+def test_a_fault_of_the_patch_is_not_tried_again(bench: Bench) -> None:
+    events: list[Event] = []
+    half = {key: WHOLE[key] for key in ("begin", "log.before", "load.1")}
+    programs = bench.programs({"livepatch_x": case_plan(half, console="[    3.0] BUG: dead\n", ends=0)})
+    assert try_one(bench, programs, progress=events.append).outcome is TrialOutcome.FAILED
+    assert [event.message for event in events].count(f"booting {RELEASE} (tcg)") == 1
 
 
 def test_a_guest_that_hangs_is_stopped_at_the_limit(bench: Bench) -> None:

@@ -204,7 +204,7 @@ class JobSteps:
             cancellation=cancellation,
         )
         return {
-            "problem": report.problems[0].as_dict() if report.problems else None,
+            "problem": report.problem.as_dict() if report.problem is not None else None,
             "trial": report.as_dict() | {"problems": [problem.as_dict() for problem in report.problems]},
             "seconds": {"trial": round(time.monotonic() - started, 3)},
         }

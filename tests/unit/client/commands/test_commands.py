@@ -131,6 +131,22 @@ def test_a_build_saves_module_log_console_and_report(
         assert words in printed
 
 
+PARTLY = {
+    "passed": False, "accelerator": "tcg", "outcome": "partly",
+    "not_live": [{"object": "kvm_intel", "why": "the guest lacks the hardware that it needs (ENODEV)"}],
+    "module_reloads": [{"module": "8021q", "result": "refused", "words": "invalid module format"}],
+}  # fmt: skip
+
+
+def test_a_trial_that_passed_partly_is_never_called_passed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(Server(SUCCESS | {"trial": PARTLY}), *BUILD) == 0
+    out = capsys.readouterr().out
+    assert "trial passed" not in out
+    assert "trial partly: loaded, reverted and loaded again on tcg, but the code in kvm_intel was not tried" in out
+    assert "kvm_intel was not live in the guest: the guest lacks the hardware" in out
+    assert "this kernel refused to load 8021q again" in out
+
+
 def test_fresh_requests_a_build_although_there_is_an_answer(run: Run) -> None:
     server = Server(SUCCESS)
     assert run(server, *BUILD) == 0
