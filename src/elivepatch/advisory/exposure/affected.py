@@ -86,7 +86,7 @@ def assess(record: Record, kernel: KernelVersion) -> Assessment:
             own = _of_branch(group, record, kernel) if len(group.fixes) > 1 and fixes else []
             evidence += [_explain(group, state, fix, own, kernel) for fix in fixes or (None,)]
             several = several or len(own) > 1
-    if record.contradictions:
+    if record.contradictions or record.doubt:
         state, evidence = _with_contradictions(record, state, evidence, kernel)
     awaited = [fix for _, of, fixes in judged if of is state for fix in fixes or (None,)]
     return Assessment(
@@ -121,11 +121,11 @@ def _with_contradictions(
     list writes `before 6.6.113` for a bug of unknown age, which has every fixed kernel of older branches too.
     """
     here = [one for one in record.contradictions if one.has(kernel)]
-    if not here:
+    if not here and not record.doubt:
         return state, evidence
-    reason = f"the record contradicts itself: {here[0].sentence}"
-    if any(one.alone for one in here) and state in {State.FIXED, State.NOT_AFFECTED}:
-        state = State.AFFECTED
+    reason = f"the record contradicts itself: {here[0].sentence if here else record.doubt}"
+    if state in {State.FIXED, State.NOT_AFFECTED}:
+        state = State.AFFECTED if any(one.alone for one in here) else State.UNKNOWN if record.doubt else state
     return state, [replace(one, reason=f"{one.reason}; {reason}") for one in evidence]
 
 

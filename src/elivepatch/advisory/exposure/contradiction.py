@@ -32,20 +32,20 @@ def contradictions(record: Record, published: PublishedRanges) -> tuple[Contradi
     return tuple(found)
 
 
-def commit_difference(record: Record, published: PublishedRanges) -> str:
-    """Return the commits that the record's JSON has and its ranges lack, or the other way round; empty if none."""
-    if record.defect or not published.commits:
+def commit_doubt(record: Record, published: PublishedRanges) -> str:
+    """Return one sentence if the record's JSON has commits that its ranges lack, empty if not.
+
+    Commits that the JSON alone lacks leave no doubt: the answer is made of all of them.
+    """
+    if record.defect:
         return ""
     listed = {
         (group.commit or FIRST_COMMIT, fix)
         for group in record.introductions
         for fix in ([one.commit for one in group.fixes] or [""])
     }
-    only_json = sorted(end or begin for begin, end in published.commits - listed)
-    only_ranges = sorted(end or begin for begin, end in listed - published.commits)
-    told = [f"its JSON alone has {only_json[0][:12]}"] if only_json else []
-    told += [f"its .dyad alone has {only_ranges[0][:12]}"] if only_ranges else []
-    return " and ".join(told)
+    lacking = sorted(end or begin for begin, end in published.commits - listed)
+    return f"Its JSON names {lacking[0][:12]}, which its ranges lack." if lacking else ""
 
 
 def _borders(record: Record, published: PublishedRanges) -> list[KernelVersion]:

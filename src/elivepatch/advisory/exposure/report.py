@@ -28,8 +28,8 @@ def record_dict(record: Record) -> dict[str, Any]:
     }
     if record.overridden:
         document["overridden"] = record.overridden
-    if record.contradictions:
-        document["contradictions"] = [one.sentence for one in record.contradictions]
+    if record.contradictory:
+        document["contradictions"] = list(record.contradictory)
     if record.older:
         document["older"] = True
     return document

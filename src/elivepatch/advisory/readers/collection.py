@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from elivepatch.advisory.exposure.contradiction import commit_difference, contradictions
+from elivepatch.advisory.exposure.contradiction import commit_doubt, contradictions
 from elivepatch.advisory.git import git_directory
 from elivepatch.advisory.readers import archive, clone, directory
 from elivepatch.advisory.readers.directory import Listed
@@ -145,11 +145,10 @@ class _Collection:
         if published.defect and not record.defect:
             self._flag("odd-ranges", record.id, record.id, f"{published.defect} Its commits alone are used.")
         found = contradictions(record, published)
-        differing = commit_difference(record, published)
-        if found or differing:
-            told = [one.sentence for one in found[:3]] + ([f"Of the commits, {differing}."] if differing else [])
-            self._flag(CONTRADICTING, record.id, record.id, " ".join(told))
-        return replace(record, contradictions=found)
+        checked = replace(record, contradictions=found, doubt=commit_doubt(record, published))
+        if checked.contradictory:
+            self._flag(CONTRADICTING, record.id, record.id, " ".join(checked.contradictory[:3]))
+        return checked
 
     def _flag(self, code: str, name: str, about: str, message: str) -> None:
         self.flagged.add(name)

@@ -156,6 +156,7 @@ def _encode(records: Records) -> bytes:
         "contradictions": {
             str(at): _encode_contradictions(row, versions) for at, row in enumerate(rows) if row.contradictions
         },
+        "doubts": {str(at): row.doubt for at, row in enumerate(rows) if row.doubt},
         "older": [at for at, row in enumerate(rows) if row.older],
         "reasons": [records.overrides[name].overridden for name in overridden],
         "rejected": sorted(records.rejected, key=id_order),
@@ -267,6 +268,7 @@ def _decode_rows(tables: dict[str, Any], blob: bytes) -> list[Record]:
             vector=vectors[vector],
             defect=plain(tables["defects"].get(str(at), ""), 300),
             older=at in older,
+            doubt=plain(tables.get("doubts", {}).get(str(at), ""), 300),
             contradictions=_decode_contradictions(contradicting.get(str(at), ()), versions),
         )
         for at, (name, title, numbers, groups, score, vector) in enumerate(

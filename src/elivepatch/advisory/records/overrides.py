@@ -64,7 +64,7 @@ def _override(file: Path, name: str, table: Any, listed: Record | None) -> Recor
         record = replace(record, files=tuple(files))
     if "ranges" in table:
         ranges = _ranges(file, name, table["ranges"])
-        record = replace(record, introductions=ranges, defect="", contradictions=())
+        record = replace(record, introductions=ranges, defect="", contradictions=(), doubt="")
     return record
 
 

@@ -87,7 +87,8 @@ class Record:
     has none, and `vector` its vector, possibly empty. `defect` is the reason if the ranges cannot be used, else empty.
     `overridden` is an administrator's reason for replacing the list's record, else empty. `older` is true if it comes
     from the list before the kernel's own (elivepatch.advisory.records.legacy_records). `contradictions` are the
-    versions about which its commits and its published version ranges differ.
+    versions about which its commits and its published version ranges differ. `doubt` is one sentence if its JSON names
+    commits that its ranges lack, so that no version is known to be fixed or not affected.
     """
 
     id: str
@@ -100,6 +101,12 @@ class Record:
     overridden: str = ""
     older: bool = False
     contradictions: tuple[Contradiction, ...] = ()
+    doubt: str = ""
+
+    @property
+    def contradictory(self) -> tuple[str, ...]:
+        """Everything about which the record contradicts itself, each in one sentence."""
+        return (*([self.doubt] if self.doubt else []), *(one.sentence for one in self.contradictions))
 
     @property
     def severity(self) -> str:

@@ -114,7 +114,7 @@ def print_findings(findings: Findings, output: Output) -> None:
 
 def print_contradictions(records: Records, output: Output) -> None:
     """Name on standard error the records that say two things about a version."""
-    names = [record.id for record in records.effective() if record.contradictions]
+    names = [record.id for record in records.effective() if record.contradictory]
     if names:
         more = ", ..." if len(names) > _NAMED else ""
         output.note(

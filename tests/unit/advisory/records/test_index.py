@@ -35,7 +35,7 @@ def records() -> Records:
         Contradiction(BEGINNING, parse_kernel_version("6.1.30"), affected=True, alone=True),
         Contradiction(parse_kernel_version("6.4"), None, affected=False, alone=False),
     )
-    told = replace(first, contradictions=ends)
+    told = replace(first, contradictions=ends, doubt="Its JSON names bbbbbbbbbbbb, which its ranges lack.")
     listed = read.listed | {broken.id: broken, told.id: told}
     return replace(read, overrides={override.id: override}, listed=listed)
 

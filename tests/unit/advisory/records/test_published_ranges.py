@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elivepatch.advisory.exposure.affected import State, assess
-from elivepatch.advisory.exposure.contradiction import commit_difference, contradictions
+from elivepatch.advisory.exposure.contradiction import commit_doubt, contradictions
 from elivepatch.advisory.exposure.version import parse_kernel_version
 from elivepatch.advisory.records.dyad import parse_dyad
 from elivepatch.advisory.records.published_ranges import FIRST_COMMIT, PublishedRanges, parse_ranges
@@ -144,14 +144,20 @@ def test_a_candidate_is_answered_as_its_release_in_a_contradiction() -> None:
     ]  # fmt: skip
 
 
-def test_commits_that_only_one_of_both_files_names_are_told() -> None:
+def test_commits_that_only_the_json_names_leave_no_version_surely_fixed() -> None:
     made = record(f"0:0:6.1.20:{FIX}", f"5.8:{INTRO}:0:0")
     git = [{"version": FIRST_COMMIT, "lessThan": FIX}, {"version": INTRO}]
     entries = [{**one, "status": "affected", "versionType": "git"} for one in git]
-    assert commit_difference(made, read(("unaffected", entries))) == ""
-    assert commit_difference(made, read(("unaffected", entries[:1]))) == "its .dyad alone has aaaaaaaaaaaa"
+    assert commit_doubt(made, read(("unaffected", entries))) == ""
+    assert commit_doubt(made, read(("unaffected", entries[:1]))) == "", "the ranges have more"
     more = [*entries, {"version": INTRO, "lessThan": MAINLINE, "status": "affected", "versionType": "git"}]
-    assert commit_difference(made, read(("unaffected", more))) == "its JSON alone has cccccccccccc"
+    doubt = commit_doubt(made, read(("unaffected", more)))
+    assert doubt == "Its JSON names cccccccccccc, which its ranges lack."
+    told = Record(id=made.id, title="", introductions=made.introductions[:1], doubt=doubt)
+    answer = assess(told, parse_kernel_version("6.1.30"))
+    assert answer.state is State.UNKNOWN
+    assert doubt in answer.evidence[0].reason
+    assert assess(told, parse_kernel_version("6.1.3")).state is State.AFFECTED
 
 
 def test_a_record_without_version_ranges_contradicts_nothing() -> None:
