@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,6 @@ from elivepatch.build.account.names import (
     is_derived,
     is_left_out,
     is_state,
-    parent_of,
     plain,
     runs_once,
 )
@@ -168,26 +168,27 @@ class _Accountant:
 
     def _with(self, piece: Piece, used: Mapping[Key, set[Key]]) -> Iterator[tuple[Key, str]]:
         pieces, users = self.found.after.pieces, self.found.after.users
-        parent = pieces.get((True, (plain(parent_of(piece.name)), 0))) if parent_of(piece.name) else None
+        parent = self.found.after.parent(piece)
         if parent is not None:
             yield parent.key, f"its part {piece.name} changes"
             for one in users.get((True, piece.key), ()):
                 if not isinstance(one, str) and one[0] and not runs_once(pieces[one].section.name):
                     yield one[1], f"it uses {piece.name}, which changes"
-        for other in self._colds.get(piece.key[0], ()):
+        for other in self._colds.get(piece.key, ()):
             yield other, f"it is part of {piece.name}, which changes"
         for table in used.get(piece.key, ()):
             for one in users.get((False, table), ()):
                 if not isinstance(one, str) and one[0] and not runs_once(pieces[one].section.name):
                     yield one[1], f"it uses {pieces[False, table].name}, which changes"
 
-    @property
-    def _colds(self) -> dict[str, list[Key]]:
-        found: dict[str, list[Key]] = defaultdict(list)
+    @cached_property
+    def _colds(self) -> dict[Key, list[Key]]:
+        """The unlikely parts of each function."""
+        found: dict[Key, list[Key]] = defaultdict(list)
         for piece in self.found.after.pieces.values():
-            if piece.is_code and is_cold(piece.name):
-                found[plain(parent_of(piece.name))].append(piece.key)
-        return found
+            if is_cold(piece.name) and (parent := self.found.after.parent(piece)) is not None:
+                found[parent.key].append(piece.key)
+        return dict(found)
 
 
 def is_read_only(piece: Piece) -> bool:

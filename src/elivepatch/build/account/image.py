@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from elivepatch.build.account.names import TABLES, plain
+from elivepatch.build.account.names import TABLES, parent_of, plain
 from elivepatch.kernel.elf import (
     R_X86_64_PC32,
     R_X86_64_PLT32,
@@ -111,6 +111,14 @@ class Image:
     def pieces(self) -> dict[tuple[bool, Key], Piece]:
         """All functions and data, by kind and key."""
         return {(one.is_code, one.key): one for pieces in self.by_section.values() for one in pieces}
+
+    @cached_property
+    def _by_name(self) -> dict[str, Piece]:
+        return {one.name: one for one in self.pieces.values() if one.is_code}
+
+    def parent(self, piece: Piece) -> Piece | None:
+        """Return the function that the compiler cut a `.cold` or `.part` function out of, if it is still there."""
+        return self._by_name.get(parent_of(piece.name)) if piece.is_code else None
 
     def at(self, section: int, position: int) -> list[Piece]:
         """Return the pieces at a place: several if one place has several names, none if nothing has a name there."""

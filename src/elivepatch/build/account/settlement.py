@@ -118,7 +118,7 @@ class _Settlement:
         for old, new in self.account.functions():
             if self.ignored & {old.name, new.name, new.section.name, old.section.name}:
                 continue
-            part = (True, (plain(parent_of(new.name)), 0)) in self.account.after.pieces and bool(parent_of(new.name))
+            part = self.account.after.parent(new) is not None
             code = self.account.after.content(new.section, new.start, new.end)
             here = code in self.carried.code.get(plain(new.name), ())
             if not here or (not part and old.name not in self.carried.redirected):

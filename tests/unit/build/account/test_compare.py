@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the compiler makes beside a function is compared by its content: tables, clones, names, descriptors."""
+"""Tables, clones, names and descriptors that the compiler makes beside a function are compared by content."""
 
 from __future__ import annotations
 
