@@ -163,7 +163,7 @@ class Corpus:
                 "loaded": report.passed and report.reloaded and not report.unloaded_parents,
                 "parents_loaded": not report.unloaded_parents,
             }
-            if not report.passed:
+            if report.problems:  # none if a parent alone could not be live
                 row["trial"] = [problem.as_dict() for problem in report.problems]
                 print(f"{entry['cve']}: {report.problems[0].message}", flush=True)
             found[entry["cve"]] = row

@@ -75,13 +75,13 @@ class GuestMonitor:
     symbols: Mapping[str, int] = field(default_factory=dict)
     stop: Cancellation = field(default_factory=Cancellation.new)
     boot_s: float | None = None
-    gap_s: float = 0.0
     _progress_at: float = 0.0
     _case_since: float = 0.0
     _scope: str = ""
     _last: str = ""
     _alive_at: float | None = None
     _alive: tuple[float, float] | None = None
+    _gaps: dict[str, float] = field(default_factory=dict)
     _times: dict[str, tuple[float, float]] = field(default_factory=dict)
     _tails: dict[Path, _Tail] = field(default_factory=dict)
 
@@ -114,10 +114,9 @@ class GuestMonitor:
         """Return how many times slower than a quiet machine this one booted the guest, at least 1."""
         return max(1.0, (self.boot_s or 0.0) / BOOT_S)
 
-    @property
-    def starved(self) -> bool:
-        """Return whether the machine was too busy to run the guest at a normal pace."""
-        return self.factor >= 3 or self.gap_s > _GAP_S
+    def starved(self, scope: str) -> bool:
+        """Return whether the machine was too busy to run the guest at a normal pace, at the boot or in this case."""
+        return self.factor >= 3 or self._gaps.get(scope, 0.0) > _GAP_S
 
     def makes_progress(self, passed_s: float) -> bool:
         """Return whether the guest has shown progress lately."""
@@ -146,7 +145,7 @@ class GuestMonitor:
             uptime_s, busy_s = (now - before for now, before in zip(seen, self._alive, strict=True))
             if self._last in _LOADING and uptime_s > 0 and busy_s >= uptime_s / 2:
                 self._progress_at = passed_s
-            self.gap_s = max(self.gap_s, passed_s - self._alive_at)
+            self._gaps[self._scope] = max(self._gaps.get(self._scope, 0.0), passed_s - self._alive_at)
         self._alive, self._alive_at = seen, passed_s
 
     def _new(self, path: Path) -> Iterator[bytes]:

@@ -155,7 +155,7 @@ class _Boots:
             status=ended.status,
             timed_out=ended.timed_out,
             limit_s=monitor.limit_s(scope),
-            slow=monitor.starved or (ended.timed_out and monitor.makes_progress(ended.seconds)),
+            slow=monitor.starved(scope) or (ended.timed_out and monitor.makes_progress(ended.seconds)),
         )
 
     def _judged(

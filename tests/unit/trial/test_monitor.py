@@ -61,7 +61,7 @@ def test_a_guest_that_shows_nothing_is_stopped_at_its_limit(watched: Watched) ->
     begun(watched)
     assert not watched.stopped(119)
     assert watched.stopped(121)
-    assert not watched.monitor.starved
+    assert not watched.monitor.starved(SCOPE)
 
 
 def test_a_guest_that_still_reports_is_not_stopped_at_its_limit_but_at_four_times_that(watched: Watched) -> None:
@@ -97,16 +97,17 @@ def test_the_limit_grows_with_the_boot_and_with_the_symbols(watched: Watched) ->
     assert watched.monitor.limit_s(SCOPE) == 170
     watched.monitor.boot_s = 50
     assert watched.monitor.limit_s(SCOPE) == 5 * 170
-    assert watched.monitor.starved
+    assert watched.monitor.starved(SCOPE)
 
 
 def test_signs_of_life_that_come_late_show_a_machine_that_was_not_there(watched: Watched) -> None:
     begun(watched)
     watched.alive(6, busy=100, at=6)
     watched.alive(8, busy=110, at=8)
-    assert not watched.monitor.starved
+    assert not watched.monitor.starved(SCOPE)
     watched.alive(10, busy=120, at=30)
-    assert watched.monitor.starved
+    assert watched.monitor.starved(SCOPE)
+    assert not watched.monitor.starved("000001"), "another case had its own time"
 
 
 def test_a_kernel_that_boots_slowly_but_prints_is_waited_for(watched: Watched) -> None:
