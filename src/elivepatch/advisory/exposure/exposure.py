@@ -144,7 +144,12 @@ def expose(records: Iterable[Record], subject: ExposureSubject) -> list[Exposure
 
 
 def _closed(found: Assessment, closing: Closing | None, noted: FixVerdict | None) -> Closing | None:
-    """Return the closing, None if the list names a part of the fix by now that was not among its patches."""
+    """Return the closing, None if the list names a part of the fix by now that was not among its patches.
+
+    A record that leaves a doubt which commits are the fix is not closed by any patches.
+    """
+    if found.record.doubt:
+        return None
     if closing is None or noted is None or found.state is not State.AFFECTED:
         return closing
     # Without a commit in its branch, the fix came from a person, and all that the list names is another branch's.

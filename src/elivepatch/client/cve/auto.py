@@ -156,7 +156,9 @@ def _print(result: CloseResult, output: Output) -> None:
         return
     plan = result.session.plan
     counts = plan.counts()
-    done = "Nothing to do" if result.session.complete else f"Not done: {counts['unanswered']} CVEs have no answer"
+    unanswered = counts["unanswered"]
+    silence = f"{unanswered} CVEs have no answer" if unanswered else "Not every place has answered"
+    done = "Nothing to do" if result.session.complete else silence
     output.line(
         f"{done} on {result.session.kernel.title}: {counts['closed']} closed, {counts['needs-reboot']} need a "
         f"reboot, {counts['fix-incomplete']} have an incomplete fix, {counts['no-fix']} without a fix, "

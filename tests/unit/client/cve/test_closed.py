@@ -101,6 +101,24 @@ def test_a_livepatch_closes_it_while_it_is_in_force(host: SimulatedHost) -> None
     assert ask(host).status == 1
 
 
+@pytest.mark.parametrize(("fixed", "status"), [("6.1.180", 1), ("6.1.120", 4)])
+def test_a_record_whose_json_names_another_commit_is_closed_by_nothing(
+    host: SimulatedHost, fixed: str, status: int
+) -> None:
+    keep(host, FixVerdict(patches=(FIX,), builder=MINE.builder, asked=True, functions=("vmlinux:light_lamp",)))
+    record(host, f"5.4:{A}:{fixed}:{B}")
+    file = host.root.parent / "list" / f"{NAME}.json"
+    written = json.loads(file.read_text())
+    git = [{"version": A, "lessThan": fix, "status": "affected", "versionType": "git"} for fix in (B, "c" * 40)]
+    written["containers"]["cna"]["affected"][0]["versions"] = git
+    file.write_text(json.dumps(written))
+    made = make_livepatch("elp_a", functions=["light_lamp"], series=[FIX])
+    assert run(host, "load", save(made, host.root / "files")).status == 0
+    ran = ask(host)
+    assert ran.status == status
+    assert "Its JSON names cccccccccccc, which its ranges lack." in ran.document["reason"]
+
+
 def test_without_the_record_of_this_host_it_is_not_known_what_is_closed(host: SimulatedHost) -> None:
     keep(host)
     record(host, f"5.4:{A}:6.1.180:{B}")
