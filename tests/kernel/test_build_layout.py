@@ -110,12 +110,34 @@ def test_a_modules_own_tracepoint_is_dead_in_a_changed_function(base: Base, buil
 
 
 @pytest.mark.extended
-def test_debug_messages_of_a_changed_function_are_off(base: Base, build: Any) -> None:
-    edit = Edit("fs/aio.c", 'pr_debug("freeing %p\\n", ctx);', 'pr_debug("freeing the context %p\\n", ctx);')
-    outcome = build(base, patch_of(base.tree, edit), check_only=True)
+@pytest.mark.parametrize(
+    ("path", "text", "function"),
+    [
+        ("fs/aio.c", 'pr_debug("freeing %p', "free_ioctx"),  # of the kernel itself
+        ("drivers/block/nbd.c", '"queue cleared', "nbd_clear_que"),  # of a module
+    ],
+)
+def test_debug_messages_of_a_changed_function_are_off(
+    base: Base, build: Any, path: str, text: str, function: str
+) -> None:
+    outcome = build(base, patch_of(base.tree, Edit(path, text, text.replace('"', '"now '))), check_only=True)
     assert outcome.problem is None
     assert [note.code for note in outcome.notes] == ["debug-messages"]
-    assert "free_ioctx of fs/aio.c" in outcome.notes[0].message
+    assert f"{function} of {path}" in outcome.notes[0].message
+
+
+@pytest.mark.extended
+def test_a_modules_own_static_key_is_refused(base: Base, build: Any) -> None:
+    anchor = "	info.trace = false;\n	if (static_branch"
+    edit = Edit(
+        "net/netfilter/nf_tables_core.c",
+        anchor,
+        anchor.replace("	if", "	if (!basechain)\n		return 0;\n	if"),
+    )
+    outcome = build(base, patch_of(base.tree, edit), check_only=True)
+    assert outcome.problem is not None
+    assert outcome.problem.code == "jump-label"
+    assert "nft_do_chain tests the static key nft_trace_enabled" in outcome.problem.message
 
 
 @pytest.mark.extended
@@ -123,4 +145,5 @@ def test_a_macro_with_another_number_is_told(base: Base, build: Any) -> None:
     edit = Edit("fs/fuse/fuse_i.h", "#define FUSE_NAME_MAX 1024", "#define FUSE_NAME_MAX 1025")
     outcome = build(base, patch_of(base.tree, edit), check_only=True)
     assert outcome.problem is None, outcome.problem
-    assert ["FUSE_NAME_MAX from 1024 to 1025" in note.message for note in outcome.notes if note.code == "constant"]
+    (note,) = (one for one in outcome.notes if one.code == "constant")
+    assert "FUSE_NAME_MAX from 1024 to 1025" in note.message

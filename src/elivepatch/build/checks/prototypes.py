@@ -22,6 +22,12 @@ _NAME = re.compile(
     r"(?<=[\w*\s])\b(?!(?:int|char|long|short|void|bool|unsigned|signed)\b)[A-Za-z_]\w*(?=(?:\s*\[[^]]*\])*$)"
 )
 _TAGGED = re.compile(r"^(?:const |volatile )*(?:struct|union|enum) \w+$")
+# The spellings of one integer type, and the one to compare.
+_SPELLINGS = (
+    (re.compile(r"\b(long|short) unsigned\b"), r"unsigned \1"),
+    (re.compile(r"\b(long|short) int\b"), r"\1"),
+    (re.compile(r"\bunsigned\b(?!\s+(?:int|long|short|char)\b)"), "unsigned int"),
+)
 _NO_PART = re.compile(r"\b(?:inline|noinline|notrace|asmlinkage|__\w+)\b(?:\([^()]*\))?")
 
 
@@ -51,7 +57,10 @@ def signature(function: Definition) -> str:
     start = text.find("(", text.find(function.name))
     parameters = [_typed(one) for one in _split(text[start + 1 : text.rfind(")")])]
     plain = re.sub(r"\s*([*,()])\s*", r"\1", f"{text[:start]}({','.join(parameters)})")
-    return " ".join(plain.split())
+    plain = " ".join(plain.split())
+    for pattern, spelling in _SPELLINGS:
+        plain = pattern.sub(spelling, plain)
+    return plain
 
 
 def _exported(source: str) -> dict[str, Definition]:

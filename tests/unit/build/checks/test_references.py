@@ -161,6 +161,10 @@ def test_a_pointer_to_a_sealed_entry_is_refused_where_entries_are_sealed(tmp_pat
         ("int f(struct box *a)", "int f(const struct box *a)", False),
         ("int f(struct box *a)", "int f(struct box a)", False),
         ("int f(unsigned int a)", "int f(unsigned long a)", False),
+        ("unsigned f(unsigned flags)", "unsigned int f(unsigned int flags)", True),
+        ("long int f(long unsigned int x)", "long f(unsigned long x)", True),
+        ("int f(unsigned x)", "int f(unsigned long x)", False),
+        ("int f(unsigned char x)", "int f(unsigned x)", False),
     ],
 )
 def test_a_type_is_the_same_whatever_the_parameters_are_called(one: str, other: str, same: bool) -> None:

@@ -8,16 +8,17 @@ an old object. So the types in the debug information of both objects are compare
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from shutil import copyfile
 
 from elivepatch.build.checks.layout.compare import Change, compare_types
 from elivepatch.build.checks.layout.enumerators import Renumbered, compare_enumerators
-from elivepatch.build.checks.layout.words import listed
+from elivepatch.build.checks.layout.words import declared, listed
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take
-from elivepatch.kernel.btf import COMPOSITES, Btf, read_btf
+from elivepatch.kernel.btf import COMPOSITES, Btf, BtfKind, read_btf
+from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
@@ -25,6 +26,8 @@ from elivepatch.process import Cancellation
 
 _BTF_LIMIT_BYTES = 64 << 20
 _TOLD = 5
+# Since Linux 6.5, and before.
+_EXPORTS = ("__export_symbol_", "__ksymtab_")
 # Not the types that the object may bring as BTF. Functions whose parameters the compiler changed count too.
 _COMMAND = "pahole -F dwarf --btf_features=encode_force,var,float,enum64,optimized_func,global_var"
 _SCRIPT = f"for one in original patched; do {_COMMAND} --btf_encode_detached=/out/$one.btf /in/$one.o || exit; done"
@@ -36,7 +39,7 @@ def check_layouts(
     """Return what a person should look at where the types of two objects differ harmlessly.
 
     The sandbox has pahole 1.29 or later. Raises BuildStopped with `data-layout` if memory of the original's types
-    cannot be used by the patched object's code.
+    cannot be used by the patched object's code, with `export-type` if modules would call an exported function wrongly.
     """
     with tempfile.TemporaryDirectory(prefix="types-", dir=patched.parent) as directory:
         place = Path(directory)
@@ -50,18 +53,24 @@ def check_layouts(
         )
         done.check(f"Reading the types of {source}")
         old, new = (_taken(output, f"{name}.btf") for name in ("original", "patched"))
-    return compare_layouts(old, new, source=source)
+    return compare_layouts(old, new, source=source, exported=_exported(ElfFile(original)))
 
 
-def compare_layouts(old: bytes, new: bytes, *, source: str) -> tuple[Note, ...]:
+def compare_layouts(old: bytes, new: bytes, *, source: str, exported: Collection[str] = ()) -> tuple[Note, ...]:
     """Return the notes about two objects whose types are given as BTF, empty if an object has none.
 
-    Raises as `check_layouts` does.
+    `exported` are functions that the original exports. Raises as `check_layouts` does.
     """
     if old == new or not old or not new:
         return ()
     before, after = read_btf(old), read_btf(new)
-    changes = compare_types(before, after)
+    changes = compare_types(before, after, exported)
+    if called := [one for one in changes if one.grave and one.old.kind is BtfKind.FUNCTION]:
+        told = (
+            declared(btf, one.target, called[0].name) for btf, one in ((before, called[0].old), (after, called[0].new))
+        )
+        sentence = f"{source} changes how the exported {called[0].name} is called."
+        raise BuildStopped(problem("export-type", sentence, excerpt="- {}\n+ {}".format(*told)))
     if grave := [one for one in changes if one.grave]:
         raise BuildStopped(
             problem(
@@ -81,6 +90,13 @@ def compare_layouts(old: bytes, new: bytes, *, source: str) -> tuple[Note, ...]:
 def each_once(notes: Iterable[tuple[Note, ...]]) -> tuple[Note, ...]:
     """Return the notes of several objects, each once: all of them may include one changed header."""
     return tuple(dict.fromkeys(note for each in notes for note in each))
+
+
+def _exported(original: ElfFile) -> frozenset[str]:
+    """Return the names that an object exports, by the symbols that include/linux/export.h makes."""
+    return frozenset(
+        one.name.removeprefix(prefix) for one in original.symbols for prefix in _EXPORTS if one.name.startswith(prefix)
+    )
 
 
 def _taken(output: Path, name: str) -> bytes:

@@ -8,7 +8,7 @@ they are used in one place or have most members in common.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from elivepatch.build.checks.layout.shape import DEPTH_LIMIT, Field, Shapes, TooComplex
@@ -52,7 +52,10 @@ class Difference(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A structure or variable that is not the same in both objects; the names differ if it was renamed."""
+    """A structure, variable or exported function that both objects have in another form.
+
+    The names differ if a structure was renamed.
+    """
 
     name: str
     new_name: str
@@ -75,9 +78,12 @@ _Differences = tuple[Difference, ...]
 _COMPLEX = (Difference(True, "", "has more parts than can be compared"),)
 
 
-def compare_types(old: Btf, new: Btf) -> list[Change]:
-    """Return the structures and variables of both objects that are not the same, grave causes first."""
-    changes = _Comparison(old, new).changes()
+def compare_types(old: Btf, new: Btf, exported: Collection[str] = ()) -> list[Change]:
+    """Return the structures and variables of both objects that are not the same, grave causes first.
+
+    Functions in `exported` that have another type, perhaps behind the same name of a type, are among them.
+    """
+    changes = _Comparison(old, new).changes(exported)
     return sorted(changes, key=lambda one: one.cause.rank)
 
 
@@ -91,8 +97,8 @@ class _Comparison:
         self._renamed: dict[tuple[int, int], None] = {}
         self._depth = 0
 
-    def changes(self) -> list[Change]:
-        found = [*self._by_tag(), *self._by_typedef(), *self._by_variable()]
+    def changes(self, exported: Collection[str]) -> list[Change]:
+        found = [*self._by_tag(), *self._by_typedef(), *self._by_variable(), *self._by_export(exported)]
         self._note_parameters()
         compared: set[tuple[int, int]] = set()
         while pending := [pair for pair in self._renamed if pair not in compared]:
@@ -145,6 +151,15 @@ class _Comparison:
                 continue  # create-diff-object refuses it with the variable's name.
             if differences := self._storage(olds[0].target, news[0].target):
                 yield Change(f"the variable {name}", f"the variable {name}", olds[0], news[0], differences)
+
+    def _by_export(self, exported: Collection[str]) -> Iterable[Change]:
+        """Compare the types of functions that modules call, which were compiled for the old ones."""
+        for name in sorted(exported):
+            olds, news = (btf.named.get((BtfKind.FUNCTION, name), []) for btf in (self.old, self.new))
+            if len(olds) == len(news) == 1:
+                differences = self._prototypes(self.old.types[olds[0].target], self.new.types[news[0].target])
+                if any(one.grave for one in differences):
+                    yield Change(name, name, olds[0], news[0], differences)
 
     def _note_parameters(self) -> None:
         """Find structures that took another's place in the parameters of a function.

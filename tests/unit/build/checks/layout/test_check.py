@@ -236,6 +236,17 @@ def test_another_prototype_of_a_function_alone_is_no_change() -> None:
     assert notes(("int handle(struct request *one)", "long handle(struct request *one)")) == []
 
 
+def test_another_type_of_an_exported_function_behind_the_same_name_is_refused() -> None:
+    old = f"{SOURCE}typedef int (*done_t)(struct item *);\nint ask(done_t done) {{ return done(0); }}\n"
+    new = old.replace("(*done_t)(struct item *)", "(*done_t)(struct item *, int)").replace("done(0)", "done(0, 1)")
+    types = types_of(old), types_of(new)
+    assert compare_layouts(*types, source="demo.c") == ()
+    with pytest.raises(BuildStopped) as caught:
+        compare_layouts(*types, source="demo.c", exported=("ask", "absent"))
+    assert caught.value.problem.code == "export-type"
+    assert "the exported ask is called" in caught.value.problem.message
+
+
 def test_the_lines_of_a_structure_are_told() -> None:
     problem = refusal(("int users;", "int users; u64 more;"))
     assert "+ u64 more; /* " in problem.excerpt
