@@ -37,6 +37,7 @@ _FIRST = b"\x48\xc7\xc7"  # the same to %rdi, the first parameter
 _MOVE_BYTES = 7
 _R_X86_64_PC32, _R_X86_64_32S = 2, 11
 _CALLS = b"\xe8\xe9"  # call and jmp with a relative target
+_CALL = {_CALLS[:1], _CALLS[1:]}
 _CALL_BYTES = 5
 _WINDOW_BYTES = 96  # from the address of the function to the call, with the other parameters in between
 
@@ -154,5 +155,8 @@ class _Module:
 
     def _calls(self, code: bytes, entries: Iterable[Relocation]) -> Iterator[str]:
         for entry in entries:
-            if entry.kind in {R_X86_64_PLT32, _R_X86_64_PC32} and code[entry.offset - 1] in _CALLS:
+            if (
+                entry.kind in {R_X86_64_PLT32, _R_X86_64_PC32}
+                and code[max(0, entry.offset - 1) : entry.offset] in _CALL
+            ):
                 yield self._elf.symbols[entry.symbol].name or "?"

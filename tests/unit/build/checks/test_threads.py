@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from elivepatch.build.checks.threads import thread_mains
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import LinkedSymbols
+from elivepatch.model.errors import EnvironmentFault
 from elivepatch.process import run
 
 SOURCE = """
@@ -87,3 +91,23 @@ def test_the_main_functions_are_those_passed_to_the_creation_of_a_thread(tmp_pat
     names = ["loops", "once", "only_called", "registered", "argument", "global_main", "begin", "elsewhere"]
     found = thread_mains(linked, [linked.named[name][0] for name in names])
     assert {main.symbol.name: main.waits for main in found} == {"loops": True, "once": False, "global_main": True}
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return compiled(tmp_path_factory.mktemp("shipped"), "module").elf.path.read_bytes()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 255)), min_size=1, max_size=20))
+def test_a_damaged_module_is_read_within_its_bounds(
+    shipped: bytes, tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
+) -> None:
+    content = bytearray(shipped)
+    for place, value in changes:
+        content[place % len(content)] = value
+    file = tmp_path_factory.getbasetemp() / "damaged.o"
+    file.write_bytes(content)
+    with contextlib.suppress(EnvironmentFault):
+        linked = LinkedSymbols(ElfFile(file), is_vmlinux=False)
+        assert len(list(thread_mains(linked, linked.elf.symbols))) <= len(linked.elf.symbols)
