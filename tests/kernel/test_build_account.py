@@ -20,8 +20,8 @@ UNLIKELY = Edit("kernel/acct.c", 'pr_info("Process accounting paused\\n");', 'pr
 WARNING = Edit("kernel/reboot.c", "	WARN_ON(err);\n", "	WARN_ON_ONCE(err);\n")
 STATIC_KEY = Edit("net/ipv4/tcp.c", "	if (!static_branch_unlikely(&tcp_tx_delay_enabled)) {",
                   "	if (!static_branch_unlikely(&memalloc_socks_key)) {")  # fmt: skip
-FEATURE = Edit("arch/x86/kernel/process.c", "if (!static_cpu_has(X86_FEATURE_ZEN)) {",
-               "if (!static_cpu_has(X86_FEATURE_SMCA)) {")  # fmt: skip
+FEATURE = Edit("arch/x86/kernel/ldt.c", "		if (static_cpu_has(X86_FEATURE_PTI)) {",
+               "		if (static_cpu_has(X86_FEATURE_UMIP)) {")  # fmt: skip
 NEW_TEXT = before("fs/aio.c", '	pr_debug("attempting mmap of %lu bytes\\n", ctx->mmap_size);\n',
                   '	pr_debug("a new text %lu\\n", ctx->mmap_size);\n')  # fmt: skip
 VERSION = "fs/proc/version.c"
@@ -36,7 +36,10 @@ def replaced(outcome: BuildOutcome) -> set[str]:
 def test_a_table_of_a_switch_an_unlikely_part_and_the_flags_of_a_warning_are_carried(base: Base, build: Any) -> None:
     """The text of these functions is the same, byte for byte, with and without the series."""
     outcome = build(base, patch_of(base.tree, SWITCH, UNLIKELY, WARNING))
-    assert replaced(outcome) == {"type_show", "check_free_space", "unregister_sys_off_handler"}
+    # gcc 14 inlines the last one into another as well.
+    assert replaced(outcome) - {"devm_unregister_sys_off_handler"} == {
+        "type_show", "check_free_space", "unregister_sys_off_handler",
+    }  # fmt: skip
     module = Path(outcome.module).read_bytes()
     assert b"acpi-livepatched\0" in module
     assert b"Accounting has paused" in module
@@ -51,7 +54,7 @@ def test_a_table_of_a_switch_an_unlikely_part_and_the_flags_of_a_warning_are_car
     ("edit", "functions"),
     [
         pytest.param(STATIC_KEY, {"do_tcp_setsockopt"}, id="another static key"),
-        pytest.param(FEATURE, {"speculation_ctrl_update", "__switch_to_xtra"}, id="another feature of the processor"),
+        pytest.param(FEATURE, {"load_mm_ldt"}, id="another feature of the processor"),
     ],
 )
 def test_what_the_kernel_writes_into_its_code_is_carried(
