@@ -55,5 +55,7 @@ def _borders(record: Record, published: PublishedRanges) -> list[KernelVersion]:
         for version in (group.version, *(fix.version for fix in group.fixes)):
             found |= {version, next_release(version)}
     # A candidate is no release: the list names none, and a scanner's range has no place for one.
-    releases = {KernelVersion(branch=one.branch, level=one.level) for one in found if one.branch}
+    releases = {
+        one if one.rc is None else KernelVersion(branch=one.branch, level=one.level) for one in found if one.branch
+    }
     return sorted(releases | {next_release(BEGINNING)}, key=lambda version: version.order)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from elivepatch.model.errors import UsageError
 
@@ -17,6 +18,8 @@ _LAST_MINOR = {3: 19, 4: 20, 5: 19, 6: 19}
 
 _OLDEST = (2, 6, 12)  # the start of the kernel's git history, and so of the list
 _LAST_26 = 39
+_LONGEST = 30  # more characters than any version has
+_KEPT = 16_384  # versions that are made once: the list names some 5,000, each of them many times
 _RELEASED = 1_000  # sorts a release after all its candidates
 
 
@@ -59,6 +62,11 @@ def listed_version(text: str) -> KernelVersion | None:
 
     None too for versions that cannot exist: before 2.6.12, or beyond the last release of a finished series.
     """
+    return _listed(text) if len(text) <= _LONGEST else None
+
+
+@lru_cache(maxsize=_KEPT)
+def _listed(text: str) -> KernelVersion | None:
     found = _VERSION.fullmatch(text)
     if found is None:
         return None
@@ -74,6 +82,7 @@ def listed_version(text: str) -> KernelVersion | None:
     return KernelVersion(branch=branch, level=level, rc=int(found[2]) if found[2] else None)
 
 
+@lru_cache(maxsize=_KEPT)
 def next_release(version: KernelVersion) -> KernelVersion:
     """Return the mainline release after that of a version: 5.11 of 5.10.43, 7.0 of 6.19.1."""
     if version.branch[:2] == (2, 6):

@@ -47,7 +47,14 @@ class OverlayRepository:
         does not come after the one accepted before.
         """
         if not (self.directory / "HEAD").exists():
-            self.directory.mkdir(parents=True, exist_ok=True)
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise EnvironmentFault(
+                    "overlay-fetch",
+                    f"{self.directory} cannot be made: {error.strerror}.",
+                    advice="Make room, run the command as root, or give another directory with --keep.",
+                ) from error
             git(self.directory, "init", "--bare", "--quiet", "--template=").check("making a repository")
         arguments = ("--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--quiet")
         source = f"refs/heads/{self.branch}" if self.branch else "HEAD"
