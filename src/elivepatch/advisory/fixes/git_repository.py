@@ -73,7 +73,12 @@ class GitFixes:
                 )
                 findings.add("mirror-behind", self.name, behind)
                 return None
-            for needed in (*self._dependencies(commit, base), commit):
+            before = self._dependencies(commit, base)
+            if len(before) > _DEPENDENCIES_MAX:
+                many = f"More than {_DEPENDENCIES_MAX} commits prepare it. The fix of {wanted.cve} is left out."
+                findings.add("bad-fix", commit.id, many)
+                return None
+            for needed in (*before, commit):
                 chosen.setdefault(needed.id, needed)
         patches = []
         for commit in chosen.values():
@@ -114,14 +119,18 @@ class GitFixes:
                 self._prepared[commit.id] = commit.upstream[:12] in prepared
 
     def _dependencies(self, commit: Commit, base: str) -> Sequence[Commit]:
-        """Return the commits between the kernel and the fix that were taken for the fix's sake, in their order."""
+        """Return the commits between the kernel and the fix that were taken for the fix's sake, in their order.
+
+        Of too many, one more than are used is returned.
+        """
         if not base or not commit.upstream or not self._prepared.get(commit.id, True):
             return []
         trailer = f"Stable-dep-of: {commit.upstream[:12]}"
         arguments = ("--reverse", "--no-merges", "--fixed-strings", f"--grep={trailer}", f"{base}..{commit.id}")
-        names = self._reader.listed(*arguments, doing="looking for what a fix depends on")[:_DEPENDENCIES_MAX]
+        names = self._reader.listed(*arguments, doing="looking for what a fix depends on")
+        names = [name for name in names if name != commit.id][: _DEPENDENCIES_MAX + 1]
         self._reader.load(names)
-        found = [self._reader.commit(name) for name in names if name != commit.id]
+        found = [self._reader.commit(name) for name in names]
         return [one for one in found if one is not None]
 
     def _patch(self, commit: Commit) -> SourcePatch | str:

@@ -281,6 +281,16 @@ class TestGit:
         with pytest.raises(UsageError):
             GitFixes(tmp_path)
 
+    def test_a_fix_that_too_many_commits_prepare_is_left_out_and_not_cut_short(
+        self, monkeypatch: pytest.MonkeyPatch, stable: tuple[Repository, dict[str, str]]
+    ) -> None:
+        repository, ids = stable
+        for most, found in ((1, 2), (0, 0)):
+            monkeypatch.setattr("elivepatch.advisory.fixes.git_repository._DEPENDENCIES_MAX", most)
+            asked = find_fixes([GitFixes(repository.top)], [wanted((ids["fix"], "6.1.120"))])
+            assert len(asked.fixes[NAME].patches if NAME in asked.fixes else ()) == found
+            assert (NAME in asked.unanswered) == (not found)
+
     def test_forty_fixes_take_a_few_git_processes(
         self, monkeypatch: pytest.MonkeyPatch, stable: tuple[Repository, dict[str, str]]
     ) -> None:
