@@ -44,7 +44,7 @@ def list_cves(options: ListOptions, output: Output) -> None:
         output.listing(exposure_dict(one, subject, ranking) | dated for one in chosen)
     else:
         _print_table(chosen, subject, output)
-        output.line(f"{len(chosen)} of {len(exposed)} records, {kernel.title}")
+        output.line(f"{len(chosen)} of {len(exposed)} records{_dated(records)}, {kernel.title}")
 
 
 def show_cve(options: KernelOptions, name: str, output: Output) -> None:
@@ -65,6 +65,11 @@ def show_cve(options: KernelOptions, name: str, output: Output) -> None:
         document |= {"kernel": str(kernel.subject.version)} | exposure_dict(exposed, kernel.subject, ranking)
     output.document(document)
     _print_record(document, output)
+
+
+def _dated(records: Records) -> str:
+    """Return the date of the newest record, in brackets; empty if it is not known."""
+    return f" (the newest of {records.newest:%Y-%m-%d})" if records.newest is not None else ""
 
 
 def find_record(records: Records, name: str) -> Record | None:
@@ -101,7 +106,7 @@ def summarize(options: KernelOptions, output: Output) -> None:
     if subject.sources is not None or subject.modules is not None:
         sums |= {"release": kernel.release, "funnel": stages}
     output.document(sums)
-    output.line(f"{kernel.title}: {sums['records']} records")
+    output.line(f"{kernel.title}: {sums['records']} records{_dated(records)}")
     for state, count in sums["states"].items():
         output.line(f"  {state:<14} {count:>6}")
     _print_affected(sums["affected"], KernelVersion(branch=version.branch), bool(ranking.exploited), output)
