@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from edits import Edit, after, before, patch_of
 
+from elivepatch.build.account.account import take_account
 from elivepatch.build.base.store import Base
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.build import BuildOutcome
@@ -69,6 +70,17 @@ def test_a_constant_with_a_new_number_alone_replaces_nothing(base_6_1: Base, bas
     """io_submit_one uses a constant whose number follows those of the strings."""
     for base in (base_6_1, base_6_12):
         assert replaced(build(base, patch_of(base.tree, NEW_TEXT), check_only=True)) == {"ioctx_alloc"}
+
+
+@extended
+def test_an_object_does_not_differ_from_itself(base: Base) -> None:
+    compared = 0
+    for path in sorted((base.directory / "originals").glob("*/sectioned.o")):
+        account = take_account(path, path, base.struct_sizes)
+        assert account.empty, path
+        assert (account.removed, account.renamed, account.lines) == ([], [], []), path
+        compared += 1
+    assert compared
 
 
 REFUSED = {

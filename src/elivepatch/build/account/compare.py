@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-from elivepatch.build.account.image import NAMELESS, Image, Key, Piece, Place
+from elivepatch.build.account.image import NAMELESS, OPERAND_BYTES, Image, Key, Piece, Place
 from elivepatch.build.account.names import DESCRIPTORS, OUT_OF_LINE, is_constant, is_state, plain
 from elivepatch.kernel.elf import BIND_LOCAL, TYPE_OBJECT, Relocation, Section
 from elivepatch.model.codes import problem
@@ -21,7 +21,6 @@ from elivepatch.model.errors import BuildStopped
 _STRING_LIMIT = 1 << 20
 # A comparison of the largest object of a kernel takes about two million; hostile objects could be made to take more.
 _BUDGET = 50_000_000
-_OPERAND_BYTES = 4  # the longest immediate operand after a field that is relative to the next instruction
 
 # struct _ddebug has its line in the low 18 bits of the word after four pointers (include/linux/dynamic_debug.h),
 # struct pi_entry after three pointers (include/linux/printk.h).
@@ -223,7 +222,7 @@ class Comparison:
             if (section.flags, section.unit) != (other.flags, other.unit):
                 return None
             return list(self._merged(old, new, section, other))
-        shifts = (0, _OPERAND_BYTES) if old.relative and self._crowded(old) else (0,)
+        shifts = (0, OPERAND_BYTES) if old.relative and self._crowded(old) else (0,)
         pairs: list[tuple[Span, Span]] = []
         for shift in shifts:
             found = self._named(
@@ -237,14 +236,14 @@ class Comparison:
     def _crowded(self, place: Place) -> bool:
         """Return if the operand of an instruction can hide which of two neighbours it refers to."""
         near = self.before.at(place.section, place.position)
-        return bool(near) and near != self.before.at(place.section, place.position + _OPERAND_BYTES)
+        return near != self.before.at(place.section, place.position + OPERAND_BYTES)
 
     def _merged(self, old: Place, new: Place, section: Section, other: Section) -> Iterator[tuple[Span, Span]]:
         if section.strings and section.unit == 1:
             yield self._string(self.before, section, old.position), self._string(self.after, other, new.position)
             return
         unit = max(section.unit, 1)
-        for shift in (0, _OPERAND_BYTES) if old.relative else (0,):
+        for shift in (0, OPERAND_BYTES) if old.relative else (0,):
             first, second = ((place.position + shift) // unit * unit for place in (old, new))
             yield Span(section, first, first + unit), Span(other, second, second + unit)
 

@@ -32,6 +32,8 @@ NAMELESS: Key = ("", 0)
 """In place of the key of a function: code that has no name."""
 
 _ALIASES = 64  # names of one place that are looked at
+OPERAND_BYTES = 4
+"""The longest operand that can follow the field of a reference relative to the next instruction."""
 _FIELD_BYTES = 4  # of a reference that counts from the end of its field
 _RELATIVE = (R_X86_64_PC32, R_X86_64_PLT32)
 
@@ -124,8 +126,12 @@ class Image:
         """Return the pieces at a place: several if one place has several names, none if nothing has a name there."""
         pieces, starts = self.by_section.get(section, []), self._starts.get(section, [])
         last = bisect_right(starts, position) - 1
-        if last < 0 or position > pieces[last].end or (position == pieces[last].end and pieces[last].end > starts[last]
-                                                       and not self._ends_there(section, position)):  # fmt: skip
+        if last < 0:
+            if not starts or starts[0] or position < -OPERAND_BYTES:
+                return []
+            last = 0  # an operand follows the field of a reference to the start of the section
+        end = pieces[last].end
+        if position > end or (position == end > starts[last] and not self._ends_there(section, position)):
             return []
         return pieces[max(bisect_left(starts, starts[last]), last + 1 - _ALIASES) : last + 1]
 

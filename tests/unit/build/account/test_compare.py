@@ -138,6 +138,16 @@ int get(void) { asm volatile("cmpl $1000, %0" : : "m" (%s)); return first + seco
     assert names(account) == {"get"}
 
 
+def test_a_static_variable_is_found_before_an_operand(tmp_path: Path) -> None:
+    """In `cmpb $0, x(%rip)` the reference seems to lead to the byte before the variable."""
+    text = "int get(int y) { static char x; char *volatile p = &x; *p = y; if (x == %d) x = 5; return x; }\n"
+    account = accounted(tmp_path, text % 7, text % 7)
+    assert account.empty
+    assert (account.added, account.removed) == ([], [])
+    two = "void get(int y) { static char a%d; { static char x; x = 5; } { static char x; if (y) x = 6; } }\n"
+    assert accounted(tmp_path, two % 1, two % 1).removed == []
+
+
 def test_a_static_variable_of_a_macro_is_told_by_its_function(tmp_path: Path) -> None:
     text = """
 extern int limited(void *);
