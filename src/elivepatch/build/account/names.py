@@ -11,7 +11,8 @@ import re
 from functools import lru_cache
 
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
-_UNIQUE = re.compile(r"(__UNIQUE_ID_[A-Za-z_]+?)\d+")
+# __UNIQUE_ID of include/linux/compiler.h, __ID of include/linux/btf_ids.h: both append __COUNTER__.
+_UNIQUE = re.compile(r"(__UNIQUE_ID_[A-Za-z_]+?|__BTF_ID__\w+__)\d+(?=\.|$)")
 
 CONSTANTS = ("CSWTCH", "__func__", "__FUNCTION__", "_entry")
 """Static data that is never written and that create-diff-object never compares."""
