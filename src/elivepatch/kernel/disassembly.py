@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_SECTION = re.compile(r"Disassembly of section (\S+):")
+_SECTION = re.compile(r"Disassembly of section (.+):")
 _LINE = re.compile(r"/?(?:src/)?(?:\./)?(\S+\.[chS]):(\d+)(?: \(discriminator \d+\))?$")
 _CODE = re.compile(r"\s*([0-9a-f]+):\t(.*)")
 _MEMORY = re.compile(

@@ -41,7 +41,7 @@ class Escape(NamedTuple):
 
 
 class _TooLarge(Exception):
-    """The code has more states than are followed."""
+    """The code has more states than are followed, or is not found by its name."""
 
 
 Prototypes = Callable[[Outside], Prototype | None]
@@ -54,8 +54,8 @@ def find_escapes(image: Image, prototype: Prototypes, parent: str) -> tuple[Esca
     try:
         flow.run()
     except _TooLarge:
-        entry = next(iter(image.replacing))
-        thing = Thing("function", image.entries[entry], 0, entry[1])
+        name = next((image.entries[entry] for entry in image.replacing), "the new code")
+        thing = Thing("function", name, 0, 0)
         flow.escapes[Escape(thing, thing.name, "has more code than can be followed, and may hand out", "")] = None
     order = {node: number for number, node in enumerate(image.at)}
     return tuple(one for one, _ in sorted(flow.escapes.items(), key=lambda item: order.get(item[1] or ("", 0), 0)))
@@ -79,6 +79,8 @@ class _Flow:
 
     def run(self) -> None:
         """Follow all code that the kernel can reach."""
+        if not {one.section for one in self.image.instructions} <= self.image.elf.by_name.keys():
+            raise _TooLarge  # objdump spells a name in another way: its code would be overlooked
         for entry in (*self.image.replacing, *self.image.callbacks):
             self._enter(entry)
         for _ in range(_STEPS):
@@ -87,6 +89,8 @@ class _Flow:
             node = self._pending.pop()
             one = self.image.at.get(node)
             if one is not None:
+                for label in self.image.branches.get(node, ()):
+                    self._reach(label, self._states[node])
                 for following, state in self._step(one, self._states[node].copy()):
                     self._reach(following, state)
         raise _TooLarge

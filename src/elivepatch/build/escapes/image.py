@@ -32,6 +32,9 @@ _REPLACING = (".kpatch.funcs", ".init.klp_funcs")
 _ONCE = (".init", ".exit")
 _CALLBACKS = (".kpatch.callbacks.", ".init.klp_callbacks")
 _TEXT_LIMIT = 60
+# Tables of code: a place, a place to go on, and more; the bytes of an entry (struct jump_entry of linux/jump_label.h,
+# struct exception_table_entry of asm/extable.h).
+_BRANCHES = {"__jump_table": 16, "__ex_table": 12}
 
 Node = tuple[str, int]
 """Place of an instruction: its section and its offset there."""
@@ -109,6 +112,23 @@ class Image:
                         node = self.elf.sections[symbol.section].name, symbol.value + entry.addend
                         if node in self.entries:
                             yield node
+
+    @cached_property
+    def branches(self) -> dict[Node, list[Node]]:
+        """Places at which the code may go on because of a table: of a static key's branch, or after an exception."""
+        found: dict[Node, list[Node]] = defaultdict(list)
+        for section in self.elf.sections:
+            size = _BRANCHES.get(section.name)
+            if size is None:
+                continue
+            entries: dict[int, list[Node]] = defaultdict(list)
+            for entry in sorted(self.elf.relocations(section)):
+                place = self.place_of(entry, behind=0)
+                if place is not None and place[0].executable:
+                    entries[entry.offset // size].append((place[0].name, place[1]))
+            for places in entries.values():
+                found[places[0]] += places[1:]
+        return found
 
     def relocations_of(self, one: Instruction) -> list[Relocation]:
         """Return the relocations inside an instruction."""

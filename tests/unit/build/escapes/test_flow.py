@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,44 @@ def test_only_as_many_arguments_count_as_a_function_has_and_only_pointers_are_re
     assert escapes(tmp_path, code) == ()
     assert escapes(tmp_path, code.replace("take(o, handler)", "take(handler)"))
     assert escapes(tmp_path, 'const char *nothing(void) { return "text"; }') == ()
+
+
+def test_code_that_is_not_found_counts_as_handing_out(tmp_path: Path) -> None:
+    made = image(tmp_path, "void run(void) { }")
+    odd = replace(made, instructions=tuple(one._replace(section="odd") for one in made.instructions))
+    (found,) = find_escapes(odd, lambda _: None, "vmlinux")
+    assert found.how == "has more code than can be followed, and may hand out"
+
+
+BRANCH = """
+static inline __attribute__((always_inline)) int enabled(void)
+{
+	asm goto("1: .byte 0x0f, 0x1f, 0x44, 0, 0\\n.pushsection __jump_table, \\"aw\\"\\n.long 1b - ., %l[yes] - .\\n"
+		".quad 0\\n.popsection" : : : : yes);
+	return 0;
+yes:
+	return 1;
+}
+void run(struct object *o) { if (enabled()) o->work = handler; }
+"""
+
+
+def test_code_behind_a_static_key_is_followed(tmp_path: Path) -> None:
+    assert [one.how for one in escapes(tmp_path, BRANCH)] == ["stores handler in memory of the kernel"]
+
+
+FAULT = """
+void run(struct object *o)
+{
+	const char *text = "fault";
+	asm volatile goto("1: mov (%0), %%eax\\n.pushsection __ex_table, \\"a\\"\\n"
+		".long 1b - ., %l[failed] - ., 0\\n.popsection" : : "r" (o) : "eax" : failed);
+	return;
+failed:
+	o->name = text;
+}
+"""
+
+
+def test_code_behind_an_exception_is_followed(tmp_path: Path) -> None:
+    assert [one.how for one in escapes(tmp_path, FAULT)] == ['stores the string "fault" in memory of the kernel']
