@@ -12,6 +12,10 @@ from edits import Edit, after, patch_of
 
 from elivepatch.build.base.store import Base
 from elivepatch.model.build import BuildOutcome
+from elivepatch.model.trial import Expectation
+from elivepatch.service.jobs.local_backend import guest_kernel
+from elivepatch.settings import ServerSettings
+from elivepatch.trial.run import run_trial
 
 pytestmark = pytest.mark.kernel
 
@@ -124,6 +128,25 @@ def test_debug_messages_of_a_changed_function_are_off(
     assert outcome.problem is None
     assert [note.code for note in outcome.notes] == ["debug-messages"]
     assert f"{function} of {path}" in outcome.notes[0].message
+
+
+@pytest.mark.extended
+def test_the_livepatch_has_switches_of_debug_messages_under_its_own_name(
+    base: Base, build: Any, tmp_path: Path, settings: ServerSettings
+) -> None:
+    edit = Edit("fs/aio.c", 'pr_debug("freeing %p', 'pr_debug("freeing all of %p')
+    outcome = build(base, patch_of(base.tree, edit), name="livepatch_aio")
+    assert outcome.module is not None
+    report = run_trial(
+        kernel=guest_kernel(base),
+        livepatch=outcome.module,
+        livepatch_name="livepatch_aio",
+        parents=[],
+        expectations=[Expectation.parse(r"/proc/dynamic_debug/control =~ \[livepatch_aio\]free_ioctx =_ ")],
+        work_dir=tmp_path / "work",
+        cache_dir=settings.cache_dir,
+    )
+    assert report.problems == (), report.problems
 
 
 @pytest.mark.extended

@@ -14,6 +14,7 @@ from typing import Self
 from elivepatch.build.base.store import Base
 from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.checks.layout.constants import constant_notes
+from elivepatch.build.checks.layout.statics import check_statics
 from elivepatch.build.checks.prototypes import check_prototypes
 from elivepatch.build.escapes.find import NewCode, escapes_of
 from elivepatch.build.escapes.notes import note_of
@@ -107,7 +108,9 @@ class BuildSteps(BuildContext):
             )
         check_prototypes(touched, tree=self.base.tree, layer=applied().layer)
         constants = constant_notes(touched, tree=self.base.tree, layer=applied().layer)
-        reached = replace(reached, notes=(*selected.notes, *reached.notes, *constants))
+        built = {unit.source for unit in reached.units}
+        statics = check_statics(touched, tree=self.base.tree, layer=applied().layer, built=built)
+        reached = replace(reached, notes=(*selected.notes, *reached.notes, *constants, *statics))
         return PreparedSeries(selected.series, touched, reached, applied())
 
     def sandbox(self) -> Sandbox:
