@@ -116,7 +116,7 @@ class _Settlement:
 
     def _code(self) -> Iterator[Problem]:
         for old, new in self.account.functions():
-            if self.ignored & {old.name, new.name, new.section.name, old.section.name}:
+            if self._is_ignored(old, new):
                 continue
             part = self.account.after.parent(new) is not None
             code = self.account.after.content(new.section, new.start, new.end)
@@ -218,7 +218,11 @@ class _Settlement:
                 yield self._lost(f"The livepatch lacks entries of the table {table} of {{source}}.")
 
     def _replaced(self) -> list[Piece]:
-        return [new for old, new in self.account.functions() if not self.ignored & {old.name, new.name}]
+        return [new for old, new in self.account.functions() if not self._is_ignored(old, new)]
+
+    def _is_ignored(self, old: Piece, new: Piece) -> bool:
+        """Return if the series leaves a function out: by its name, its section, or that of which it is a part."""
+        return bool(self.ignored & {old.name, new.name, parent_of(new.name), old.section.name, new.section.name})
 
     @staticmethod
     def _is_content(image: Image, number: int, position: int) -> bool:

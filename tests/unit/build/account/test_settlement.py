@@ -120,6 +120,24 @@ def test_what_the_series_leaves_out_itself_is_explained(tmp_path: Path) -> None:
     assert (one.rule, one.what) == ("ignored", "get")
 
 
+def test_the_unlikely_part_of_a_function_that_is_left_out_is_left_out_too(tmp_path: Path) -> None:
+    text = """
+extern int say(const char *, ...) __attribute__((cold));
+int check(int *x)
+{
+	if (__builtin_expect(*x > 7, 0)) {
+		say("old %d", *x);
+		*x = 5;
+		say("again");
+	}
+	return *x;
+}
+"""
+    account = accounted(tmp_path, text, text.replace("old %d", "new %d"), "-freorder-blocks-and-partition")
+    assert len(account.replaced) == 2
+    assert settle(account, source="fs/some.c", carried=NOTHING, ignored=["check"])
+
+
 def test_every_rule_is_in_the_catalogue_and_every_one_there_is_used() -> None:
     text = Path(settlement.__file__).read_text(encoding="utf-8")
     assert set(re.findall(r'self\._rule\("([a-z-]+)"', text)) == RULES.keys()
