@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -183,6 +184,13 @@ def test_every_command_that_plans_tells_it(setting: Setting, command: tuple[str,
 def test_a_web_view_that_answers_with_an_error_has_not_answered(setting: Setting, web: str, status: int) -> None:
     setting.places(f'http = "{web}/{status}"')
     must_be_told(setting, "fix-source", ("cve", "plan"))
+
+
+def test_a_web_view_that_never_answers_is_waited_for_no_longer_than_its_time_limit(setting: Setting) -> None:
+    setting.patch.setattr("elivepatch.advisory.fixes.http._TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        setting.places(f'http = "http://127.0.0.1:{listening.getsockname()[1]}"')
+        must_be_told(setting, "fix-source", ("cve", "plan"))
 
 
 @pytest.mark.parametrize("status", [200, 404])
