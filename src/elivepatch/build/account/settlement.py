@@ -119,10 +119,13 @@ class _Settlement:
             if self._is_ignored(old, new):
                 continue
             part = self.account.after.parent(new) is not None
-            code = self.account.after.content(new.section, new.start, new.end)
-            here = code in self.carried.code.get(plain(new.name), ())
-            if not here or (not part and old.name not in self.carried.redirected):
+            if not self._has_code(new) or (not part and old.name not in self.carried.redirected):
                 yield self._lost_function(new)
+
+    def _has_code(self, piece: Piece) -> bool:
+        """Return if the diff object has the very bytes of a function."""
+        code = self.account.after.content(piece.section, piece.start, piece.end)
+        return code in self.carried.code.get(plain(piece.name), ())
 
     def _data(self) -> Iterator[Problem]:
         for one in self.account.data:
@@ -200,6 +203,9 @@ class _Settlement:
         image, needed = self.account.after, dict[int, str]()
         wanted: dict[str, int] = defaultdict(int)
         added = [one for one in self.account.added if one.is_code and plain(one.name) in self.carried.names]
+        for new in added:
+            if not self._has_code(new):
+                yield self._lost(f"The livepatch has other code of the new {new.name} of {{source}}.")
         for new in (*self._replaced(), *added):
             for table, _, part in image.entries.get(new.key, ()):
                 wanted[table] += part.end - part.start
