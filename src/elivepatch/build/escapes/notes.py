@@ -21,7 +21,7 @@ def note_of(escapes: Sequence[Escape], changed: Sequence[ChangedLine]) -> Note |
         return None
     more = f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
     keeping = "The livepatch therefore stays in memory after it is taken out, until a reboot"
-    return Note(code=OUTLIVES, message=f"{'; '.join(said[:_SHOWN])}{more}. {keeping}.")
+    return Note(code="outlives", message=f"{'; '.join(said[:_SHOWN])}{more}. {keeping}.")
 
 
 def _sentence(one: Escape, changed: Sequence[ChangedLine]) -> str:
