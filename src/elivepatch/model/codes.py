@@ -155,6 +155,16 @@ CODES: dict[str, CatalogueEntry] = {
         "a changed function has no entry for ftrace to redirect (notrace, noinstr, a directory built without ftrace)",
         "Patch the functions that call it: in the series, give it a new name and call it by that." + _REWRITABLE,
     ),
+    "trace-event": CatalogueEntry(
+        Kind.VERDICT,
+        "the series changes or adds a trace event, and the kernel registers those only at start or with a module",
+        "Leave the trace events as they are; to see a new value, call trace_printk() in the function that has it.",
+    ),
+    "module-parameter": CatalogueEntry(
+        Kind.VERDICT,
+        "the series adds or changes a module parameter, and the kernel registers those only at start or with a module",
+        "Use a static variable with the value that you want in place of the parameter: leave module_param() out.",
+    ),
     "shared-section": CatalogueEntry(
         Kind.VERDICT,
         "a changed function shares its section with others (__sched, __lockfunc), and the section cannot be split",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from elivepatch.build.objects.registered import in_words_of_macros
 from elivepatch.build.sandbox.output import source_text
 from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
@@ -24,7 +25,7 @@ _WITH_LINES = frozenset(
     ("init-code", "init-only", "data-layout", "data-change", "ops-table", "new-data", "no-function-entry",
      "outlined-inline", "shared-section", "static-local", "jump-label", "static-call", "export", "new-export",
      "export-type", "section-change", "special-section", "undefined-symbol", "sealed-endbr", "weak-overridden",
-     "header", "assembly", "freed-memory", "module-symbol")
+     "header", "assembly", "freed-memory", "module-symbol", "lost-change")
 )  # fmt: skip
 _ENTRYLESS = re.compile(r"(\w+)\S* (?:in|of) (\S+) (?:has no patchable entry|cannot be traced)")
 # Functions that the macros of a trace event make (include/trace/trace_events.h, bpf_probe.h, perf.h).
@@ -50,10 +51,15 @@ class Explainer:
         """Return the problem with the lines of the series that it is about, and with a closer code if one is known."""
         if found.code not in _WITH_LINES:
             return found
+        if (closer := in_words_of_macros(found, self.changed, self._defined)) != found:
+            return self._with_lines(closer)
         if found.code == "no-function-entry":
             found = self._entryless(found)
         if found.code == "init-code" and self._changes_only(STARTING | ENDING):
             found = problem("init-only", found.message, excerpt=found.excerpt)
+        return self._with_lines(found)
+
+    def _with_lines(self, found: Problem) -> Problem:
         lines = lines_about(self.changed, found.message, self.definitions)
         if not lines:
             return found
@@ -96,6 +102,11 @@ class Explainer:
 
     def _text(self, path: str) -> str:
         return self._source(path) or ""
+
+    def _defined(self, name: str) -> bool:
+        """Return if a changed source defines a function itself, not by a macro."""
+        paths = dict.fromkeys(line.path for line in self.changed)
+        return any(one.name == name for path in paths for one in self.definitions(path))
 
     def _changes_only(self, marks: frozenset[str]) -> bool:
         """Return if everything that the series changes lies in definitions with one of `marks`."""
