@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from edits import Edit, patch_of
+from edits import Edit, after, before, patch_of
 from refusals import CASES, VERSION
 
 from elivepatch.build.base.store import Base
@@ -81,6 +81,46 @@ def test_a_file_of_another_version_does_not_apply(base_6_1: Base, build: Any) ->
     problem = problem_of(build(base_6_1, text.replace("fs/proc/meminfo.c", "fs/proc/nowhere.c")))
     assert problem.code == "does-not-apply"
     assert "fs/proc/nowhere.c" in problem.message
+
+
+EVENTS, LOCKS = "include/trace/events/filelock.h", "fs/locks.c"
+TRACED = "	trace_posix_lock_inode(inode, request, error);\n"
+TEXT = Edit(EVENTS, 'TP_printk("dev=0x%x:0x%x ino=0x%lx wcount', 'TP_printk("device=0x%x:0x%x ino=0x%lx wcount')
+ASSIGNMENT = after(EVENTS, "		__entry->wcount = atomic_read(&inode->i_writecount);\n", "		barrier();\n")
+NEW_EVENT = before(
+    EVENTS,
+    "DEFINE_EVENT(filelock_lease, generic_delete_lease,",
+    "TRACE_EVENT(brand_new, TP_PROTO(int a), TP_ARGS(a), TP_STRUCT__entry(__field(int, a)),\n"
+    '	TP_fast_assign(__entry->a = a;), TP_printk("%d", __entry->a));\n\n',
+)
+PARAMETER = before(LOCKS, "static int posix_lock_inode(", "static int limit = 5;\nmodule_param(limit, int, 0644);\n\n")
+LIMITED = after(LOCKS, TRACED, "	if (error > limit)\n		cond_resched();\n")
+
+
+@pytest.mark.parametrize(
+    ("edits", "code", "words", "followed"),
+    [
+        ([TEXT], "trace-event", "changes the text of the trace event generic_add_lease",
+         [after(LOCKS, TRACED, '	trace_printk("device %d\\n", error);\n')]),
+        pytest.param([ASSIGNMENT], "trace-event", "is a function of the trace event generic_add_lease", [],
+                     marks=pytest.mark.extended),
+        pytest.param([NEW_EVENT, after(LOCKS, TRACED, "	trace_brand_new(error);\n")], "trace-event",
+                     "adds the trace event brand_new", [], marks=pytest.mark.extended),
+        pytest.param([PARAMETER, LIMITED], "module-parameter", "adds the module parameter limit",
+                     [before(LOCKS, "static int posix_lock_inode(", "static int limit = 5;\n\n"), LIMITED],
+                     marks=pytest.mark.extended),
+    ],
+)  # fmt: skip
+def test_what_is_registered_at_start_is_named_and_the_advice_leads_to_a_livepatch(
+    base: Base, build: Any, edits: list[Edit], code: str, words: str, followed: list[Edit]
+) -> None:
+    problem = problem_of(build(base, patch_of(base.tree, *edits)))
+    assert problem.code == code
+    assert words in problem.message
+    if followed:
+        outcome = build(base, patch_of(base.tree, *followed))
+        assert [function.name for function in outcome.functions] == ["posix_lock_inode"], outcome.problem
+        assert outcome.module is not None
 
 
 # A hunk with the heading of git; three functions of the file have its lines.

@@ -28,8 +28,6 @@ _WITH_LINES = frozenset(
      "header", "assembly", "freed-memory", "module-symbol", "lost-change")
 )  # fmt: skip
 _ENTRYLESS = re.compile(r"(\w+)\S* (?:in|of) (\S+) (?:has no patchable entry|cannot be traced)")
-# Functions that the macros of a trace event make (include/trace/trace_events.h, bpf_probe.h, perf.h).
-_OF_EVENTS = ("trace_event_raw_event_", "trace_raw_output_", "perf_trace_", "__bpf_trace_", "__traceiter_")
 _INLINE = frozenset(("inline", "__inline", "__inline__"))
 _UNTRACED = frozenset(("notrace", "noinstr", "__init", "__exit", "__cpuidle", "__kprobes"))
 
@@ -147,9 +145,6 @@ class Explainer:
         paths = [source, *dict.fromkeys(line.path for line in self.changed)]
         known = [one for path in paths for one in self.definitions(path) if one.name == name and one.head]
         function = next((one for one in known if one.kind is DefinitionKind.FUNCTION), None)
-        if function is None and name.startswith(_OF_EVENTS):
-            sentence = f"{name} in {source} is a function of a trace event, which has no patchable entry."
-            return replace(found, message=sentence)
         if function is None or function.words & _INLINE:
             sentence = f"{name} in {source} is an inline function that the compiler did not inline."
             return problem("outlined-inline", sentence, excerpt=found.excerpt)

@@ -14,14 +14,14 @@ from elivepatch.model.codes import problem
 from elivepatch.model.errors import Problem
 from elivepatch.patch.locate import ChangedLine
 
-_TEXT = re.compile(r"\bprint_fmt_(\w+)")
-_FUNCTION = re.compile(
-    r"\b(?:trace_event_raw_event|perf_trace|trace_raw_output|__bpf_trace|trace_event_get_offsets)_(\w+)"
+_TEXT = re.compile(r"\b(?:print_fmt_|text of the trace event )(\w+)")
+_FUNCTION = re.compile(r"\b(?:trace_event_raw_event|perf_trace|trace_raw_output|__bpf_trace|__traceiter)_(\w+)")
+_EVENT_TABLES = re.compile(
+    r"(?<![\w.])\.?(?:__tracepoints\w*|_ftrace_events|__bpf_raw_tp_map)\b|changes a trace event;"
 )
-_EVENT_TABLES = re.compile(r"(?<![\w.])\.?(?:__tracepoints\w*|_ftrace_events|__bpf_raw_tp_map)\b")
 _SOURCE = re.compile(r"(\S+\.c)\b")
 _NEW_EVENT = re.compile(r"\s*(?:TRACE_EVENT|DEFINE_EVENT|DECLARE_TRACE)\w*\(\s*(?:\w+\s*,\s*(?=\w+\s*,\s*$))?(\w+)")
-_PARAMETERS = re.compile(r"(?<![\w.])\.?__param\b")
+_PARAMETERS = re.compile(r"(?<![\w.])\.?__param\b|changes a module parameter;")
 _NEW_PARAMETER = re.compile(r"\s*(?:core_|late_)?(?:module_)?param\w*\(\s*(\w+)")
 
 

@@ -89,7 +89,7 @@ def test_a_problem_that_is_about_no_line_stays_as_it_is(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "code", "words"),
     [
-        ("perf_trace_box", "no-function-entry", "is a function of a trace event"),
+        ("perf_trace_box", "trace-event", "is a function of the trace event box"),
         ("small", "outlined-inline", "inline function that the compiler did not inline"),
         ("from_header.constprop.0", "outlined-inline", "from_header in lib/box.c is an inline function"),
         ("hidden", "no-function-entry", "is marked notrace"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import pytest
 
+from elivepatch.build.objects.diff import classify
 from elivepatch.build.objects.registered import in_words_of_macros
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import Problem
 from elivepatch.patch.locate import ChangedLine
+from elivepatch.process import Completed
 
 
 def added(text: str) -> ChangedLine:
@@ -55,6 +57,27 @@ def test_a_new_module_parameter_is_called_that(line: str) -> None:
     found = told("data-change", "fs/locks.c changes initialised data: __param.", line)
     assert found.code == "module-parameter"
     assert "adds the module parameter extra_time" in found.message
+
+
+def said(text: str, *lines: str) -> Problem:
+    done = Completed(argv=(), status=1, output=text.encode(), log=b"", seconds=0.1, timed_out=False)
+    return in_words_of_macros(classify(done, "fs/locks.c"), [added(line) for line in lines], lambda _name: False)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("object size mismatch: print_fmt_lease", "trace-event", "changes the text of the trace event lease"),
+        ("changed section .rela__tracepoints_ptrs not selected for inclusion", "trace-event", "trace event fresh"),
+        ("changed section _ftrace_events not selected for inclusion", "trace-event", "trace event fresh"),
+        ("changed section __param not selected for inclusion", "module-parameter", "module parameter limit"),
+        ("function perf_trace_lease doesn't have patchable function entry", "trace-event", "perf_trace_lease"),
+    ],
+)
+def test_the_messages_of_the_tools_get_these_words(text: str, code: str, words: str) -> None:
+    found = said(f"ERROR: in/original.o: {text}", "TRACE_EVENT(fresh,", "module_param(limit, int, 0644);")
+    assert found.code == code
+    assert words in found.message
 
 
 @pytest.mark.parametrize("name", ["lease_param", "x__param", "event_list", "my__tracepoints"])
