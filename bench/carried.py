@@ -177,14 +177,20 @@ def lost(original: Path, patched: Path, module: Path, sizes: Mapping[str, int]) 
 def same_instructions(patched: Path, module: Path, function: str) -> list[str]:
     """Return if objdump shows other instructions of a function in the livepatch than in the patched object.
 
-    References are left out: what objdump shows for them is the symbol that happens to lie at their preliminary value.
+    References are left out: objdump names the symbol that happens to lie at their preliminary value. Addresses count,
+    because a livepatch takes whole sections along.
     """
-    listings = []
-    elsewhere = re.compile(rf"<(?!{re.escape(function)}[+>])[^<>]*>")
-    for file in (patched, module):
-        argv: list[str | Path] = ["objdump", "-d", "--no-show-raw-insn", "--no-addresses"]
-        text = run([*argv, f"--disassemble={function}", file]).check("Disassembling").text
-        listings.append(elsewhere.sub("", text.partition(f"<{function}>:\n")[2].partition("\n\n")[0]).rstrip())
+    listings = [_listing(Contents(file), function) for file in (patched, module)]
     if not listings[0] or listings[0] != listings[1]:
         return [f"objdump shows other instructions of {function} in the livepatch"]
     return []
+
+
+def _listing(file: Contents, function: str) -> list[str]:
+    section, start, end = file.range_of(file.functions[function])
+    place = [f"--section={section.name}", f"--start-address={start}", f"--stop-address={end}"]
+    text = run(["objdump", "-d", "-w", "--no-show-raw-insn", *place, file.path]).check("Disassembling").text
+    lines = (re.sub(r"<[^<>]*>", "", line).rstrip() for line in text.split("\n"))
+    targets = re.compile(r"\b(call|jmp) +[0-9a-f]+$")
+    # An unresolved call aims at the next instruction, wherever the assembler put its addend.
+    return [targets.sub(r"\1", line) if "call" in line else line for line in lines if re.match(r" +[0-9a-f]+:", line)]
