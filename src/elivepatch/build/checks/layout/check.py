@@ -110,7 +110,9 @@ def _taken(output: Path, name: str) -> bytes:
 def _sentence(grave: Sequence[Change]) -> str:
     first, others = grave[0], f", and {len(grave) - 1} more" if len(grave) > 1 else ""
     name = first.name if first.name == first.new_name else f"{first.name}, which becomes {first.new_name},"
-    if first.old.kind in COMPOSITES and first.old.size != first.new.size:
+    if first.old.kind not in COMPOSITES:
+        return f"the type of {name}: {first.cause}{others}"
+    if first.old.size != first.new.size:
         how = f"from {first.old.size} to {first.new.size} bytes"
     else:
         how = f"(same size, other members): {first.cause}"

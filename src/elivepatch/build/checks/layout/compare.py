@@ -8,7 +8,7 @@ they are used in one place or have most members in common.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from elivepatch.build.checks.layout.shape import DEPTH_LIMIT, Field, Shapes, TooComplex
@@ -286,12 +286,12 @@ class _Comparison:
         if old.kind in COMPOSITES and new.kind in COMPOSITES and bool(old.name) == bool(new.name):
             return self._identity(old, new) if old.name else self._composites(old, new)
         if old.kind is BtfKind.ARRAY and new.kind is BtfKind.ARRAY and old.length == new.length:
-            found = self._storage(old.target, new.target)
+            found = self._pair(old.target, new.target, self._storage)
             if any(one.at for one in found):
                 return tuple(one.inside("[]") for one in found)
             return found and self._retyped(old_number, new_number, grave=any(one.grave for one in found))
         if old.kind is BtfKind.POINTER and new.kind is BtfKind.POINTER:
-            found = self._pointers(old, new)
+            found = self._pair(old.target, new.target, self._pointed)
             return found and self._retyped(old_number, new_number, grave=any(one.grave for one in found))
         if old.kind in _INTEGERS and new.kind in _INTEGERS and old.size == new.size:
             same = self._says_the_same(old, new, old_number, new_number)
@@ -315,17 +315,18 @@ class _Comparison:
         before, after = declared(self.old, old_number), declared(self.new, new_number)
         return (Difference(grave, "", f"has the type `{after}` instead of `{before}`"),)
 
-    def _pointers(self, old: Type, new: Type) -> _Differences:
-        """Return the differences of two pointers; `_GRAVE` if they point at different things."""
+    def _pair(self, old: int, new: int, compare: Callable[[int, int], _Differences]) -> _Differences:
+        """Compare the types that an array or a pointer is made of, `_GRAVE` if they are nested beyond the limit."""
         if self._depth > DEPTH_LIMIT:
             return _GRAVE
         self._depth += 1
         try:
-            return self._pointed(old.target, new.target)
+            return compare(old, new)
         finally:
             self._depth -= 1
 
     def _pointed(self, old_number: int, new_number: int) -> _Differences:
+        """Return the differences of two pointers by what they lead to; `_GRAVE` if it is something else."""
         old, new = self.old.plain(old_number), self.new.plain(new_number)
         if VOID.kind in {old.kind, new.kind}:
             return () if old.kind is new.kind else self._retyped(old_number, new_number, grave=False)

@@ -146,7 +146,8 @@ REFUSED = {
     "a parameter of another type in a function of a table": ("(struct item *one, int mode)",
                                                              "(struct list *one, int mode)", "open has the type"),
     "a function of a table that returns something": ("void (*close)", "int (*close)", "close has the type"),
-    "a variable that points at something else": ("static u64 total", "static void *total", "the variable total"),
+    "a variable that points at something else": ("static u64 total", "static void *total",
+                                                   "changes the type of the variable total: has the type `void *`"),
 }  # fmt: skip
 
 
@@ -295,6 +296,14 @@ def test_structures_nested_beyond_all_measure_are_refused_not_a_crash() -> None:
     with pytest.raises(BuildStopped) as caught:
         compare_layouts(types_of(nested("int c;")), types_of(nested("long c;")), source="demo.c")
     assert "struct deep" in caught.value.problem.message
+
+
+@pytest.mark.parametrize("dimensions", [30, 1500])
+def test_arrays_nested_beyond_all_measure_are_refused_not_a_crash(dimensions: int) -> None:
+    old, new = (types_of(f"struct deep {{ {number} a{'[1]' * dimensions}; }} *deep;\n") for number in ("int", "long"))
+    with pytest.raises((BuildStopped, EnvironmentFault)) as caught:
+        compare_layouts(old, new, source="demo.c")
+    assert caught.value.problem.code in {"data-layout", "elf-malformed"}
 
 
 @settings(max_examples=60, deadline=None)
