@@ -11,6 +11,7 @@ from elivepatch.patch.c_source import words_of
 from elivepatch.patch.locate import ChangedLine
 
 OUTLIVES = "outlives"
+"""Code of the note; its module is made permanent."""
 _SHOWN = 4
 
 
