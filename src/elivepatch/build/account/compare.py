@@ -8,7 +8,8 @@ of the kernel is compared by which one it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -62,22 +63,37 @@ class Comparison:
 
     @cached_property
     def twins(self) -> dict[Key, Key]:
-        """The static variable of the patched object for each one of the original, by the functions that use it."""
+        """The static variable of the patched object for each one of the original, by what uses it.
+
+        Those that nothing with another name uses are taken in their order.
+        """
         found: dict[Key, Key] = {}
-        taken: set[Key] = set()
-        for kind, old in self.before.pieces.items():
-            if (new := self.after.pieces.get(kind)) is None:
-                continue
-            theirs: dict[str, list[Key]] = {}
-            for other in reversed(list(dict.fromkeys(self._statics(self.after, new)))):
-                theirs.setdefault(other.key[0], []).append(other.key)
-            for one in self._statics(self.before, old):
-                waiting = theirs.get(one.key[0], [])
-                while one.key not in found and waiting:
-                    if (key := waiting.pop()) not in taken:
-                        found[one.key] = key
-                        taken.add(key)
+        left = {key: one for (code, key), one in self.after.pieces.items() if not code and is_static_local(one)}
+        pairs = deque((old, new) for kind, old in self.before.pieces.items() if not is_static_local(old)
+                      and (new := self.after.pieces.get(kind)) is not None and not is_static_local(new))  # fmt: skip
+        while pairs:
+            for one, other in self._users_agree(*pairs.popleft(), found, left):
+                found[one.key] = other.key
+                del left[other.key]
+                pairs.append((one, other))
+        unused = defaultdict[str, deque[Key]](deque)
+        for key in left:
+            unused[key[0]].append(key)
+        for (code, key), old in self.before.pieces.items():
+            if not code and key not in found and is_static_local(old) and unused[key[0]]:
+                found[key] = unused[key[0]].popleft()
         return found
+
+    def _users_agree(
+        self, old: Piece, new: Piece, found: Mapping[Key, Key], left: Mapping[Key, Piece]
+    ) -> list[tuple[Piece, Piece]]:
+        """Return the static variables, new in `found`, that two pieces use in the same order."""
+        theirs = defaultdict[str, deque[Piece]](deque)
+        for other in dict.fromkeys(self._statics(self.after, new)):
+            if other.key in left:
+                theirs[other.key[0]].append(other)
+        ours = [one for one in dict.fromkeys(self._statics(self.before, old)) if one.key not in found]
+        return [(one, theirs[one.key[0]].popleft()) for one in ours if theirs[one.key[0]]]
 
     def _statics(self, image: Image, piece: Piece) -> Iterator[Piece]:
         for entry in image.relocations(piece.section, piece.start, piece.end):

@@ -9,6 +9,7 @@ import pytest
 from compiled import accounted, needs_gcc
 
 from elivepatch.build.account.account import Account
+from elivepatch.build.account.names import plain
 
 pytestmark = needs_gcc
 
@@ -146,6 +147,25 @@ def test_a_static_variable_is_found_before_an_operand(tmp_path: Path) -> None:
     assert (account.added, account.removed) == ([], [])
     two = "void get(int y) { static char a%d; { static char x; x = 5; } { static char x; if (y) x = 6; } }\n"
     assert accounted(tmp_path, two % 1, two % 1).removed == []
+
+
+def test_static_variables_are_followed_from_one_to_the_next(tmp_path: Path) -> None:
+    """A new one of the same name shifts the numbers of all; which is which follows from what leads to it."""
+    text = """
+struct node { struct node *next; int value; };
+extern void use(struct node *);
+void a(void) { %s use(0); }
+void b(void)
+{
+	static struct node x = { 0, 1 };
+	{ static struct node y = { &x, 2 }; { static struct node x = { &y, 3 }; use(&x); } }
+}
+"""
+    account = accounted(tmp_path, text % "", text % "static struct node x = { 0, 9 }, y = { &x, 8 }; use(&y);")
+    assert names(account) == {"a"}
+    assert quiet(account)
+    assert sorted(plain(one.name) for one in account.added) == ["x", "y"]
+    assert account.removed == []
 
 
 def test_a_static_variable_of_a_macro_is_told_by_its_function(tmp_path: Path) -> None:
