@@ -77,8 +77,11 @@ def _entries(raw: bytes) -> Iterator[tuple[int, int, int, int]]:
         name, info, to = _TYPE.unpack_from(raw, at)
         kind, count = info >> 24 & 0x1F, info & 0xFFFF
         itself, member = _EXTRA.get(kind, (0, 0))
+        end = at + _TYPE.size + itself + member * count
+        if end > len(raw):
+            return
         yield name, kind, (at + _TYPE.size) << 16 | count, to
-        at += _TYPE.size + itself + member * count
+        at = end
 
 
 def _type(number: int, own: _Types, base: _Types) -> tuple[tuple[int, int, int, int], _Types] | None:
