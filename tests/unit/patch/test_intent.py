@@ -201,7 +201,7 @@ def source(functions: list[tuple[str, list[str]]], *noise: str) -> str:
     return "".join(a + b for a, b in zip([*noise, *[""] * len(parts)], parts, strict=False))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(data=st.data(), functions=FUNCTIONS, bodies=STATEMENTS, context=st.integers(1, 3))
 def test_what_is_applied_is_in_the_function_that_the_author_changed(
     data: st.DataObject, functions: list[tuple[str, list[str]]], bodies: list[str], context: int
