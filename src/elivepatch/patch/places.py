@@ -24,8 +24,8 @@ from elivepatch.patch.parse import NOWHERE, read_diff
 ReadSource = Callable[[str], str | None]
 """Returns the text of a file of the kernel's source, in which each byte is a character; None if it is missing."""
 
-_WORK_LIMIT = 100_000_000
-"""Limit of lines that are compared for one series: half a minute."""
+_WORK_LIMIT = 1_000_000_000
+"""Limit of lines that are compared or copied for one series: half a minute."""
 
 
 class PlacedHunk(NamedTuple):
@@ -59,24 +59,25 @@ class PlacedFile:
     unplaced: Hunk | None = None
 
     @cached_property
-    def result(self) -> list[tuple[str, int]]:
-        """The lines after the patch, each with its number in the kernel's source, 0 if it is new."""
-        made: list[tuple[str, int]] = []
+    def result(self) -> tuple[list[str], list[int]]:
+        """The lines after the patch, and their numbers in the kernel's source, 0 for each that is new."""
+        texts, numbers = list[str](), list[int]()
         done = 0
         for placed in self.hunks:
             old = placed.at - 1
             for sign, text in body(placed.hunk):
+                if sign != " " and done < old:
+                    texts += self.lines[done:old]
+                    numbers += self.origins[done:old]
+                    done = old
                 if sign == "+":
-                    made += zip(self.lines[done:old], self.origins[done:old], strict=True)
-                    made.append((text, 0))
-                    done = max(done, old)
+                    texts.append(text)
+                    numbers.append(0)
                     continue
-                if sign == "-":
-                    made += zip(self.lines[done:old], self.origins[done:old], strict=True)
-                    done = old + 1
                 old += 1
-        made += zip(self.lines[done:], self.origins[done:], strict=True)
-        return made
+                if sign == "-":
+                    done = old
+        return [*texts, *self.lines[done:]], [*numbers, *self.origins[done:]]
 
 
 def follow(series: PatchSeries, read: ReadSource) -> Iterator[PlacedFile]:
@@ -98,7 +99,7 @@ def follow(series: PatchSeries, read: ReadSource) -> Iterator[PlacedFile]:
             if old and old != new:
                 state[old] = (), ()
             if new:
-                state[new] = [text for text, _ in placed.result], [origin for _, origin in placed.result]
+                state[new] = placed.result
 
 
 def path_of(name: str) -> str:
@@ -140,6 +141,7 @@ class _Work:
 def _placed(
     patch: str, file: PatchedFile, path: str, lines: Sequence[str], origins: Sequence[int], work: _Work
 ) -> PlacedFile:
+    work.add(len(lines))
     finder = _Finder(lines, work)
     hunks: list[PlacedHunk] = []
     for hunk in file:
@@ -216,16 +218,16 @@ class _Finder:
         self._frozen = max(self._frozen, at + _changed_until(lines))
 
     def _fits(self, old: Sequence[str]) -> list[int]:
-        rarest, where = min(enumerate(self._index.get(text, []) for text in old), key=lambda one: len(one[1]))
-        self._work.add(len(where) * len(old))
-        starts = (number - rarest for number in where)
-        last = len(self._lines) - len(old) + 1
-        return [at for at in starts if 0 < at <= last and list(self._lines[at - 1 : at - 1 + len(old)]) == list(old)]
-
-    @cached_property
-    def _index(self) -> dict[str, list[int]]:
+        # The longest line is seldom found by chance.
+        telling = max(range(len(old)), key=lambda number: len(old[number].strip()))
         self._work.add(len(self._lines))
-        found: dict[str, list[int]] = {}
-        for number, line in enumerate(self._lines, 1):
-            found.setdefault(line, []).append(number)
-        return found
+        found, at = list[int](), telling - 1
+        try:
+            while True:
+                at = self._lines.index(old[telling], at + 1)
+                self._work.add(len(old))
+                start = at - telling
+                if start >= 0 and list(self._lines[start : start + len(old)]) == list(old):
+                    found.append(start + 1)
+        except ValueError:
+            return found

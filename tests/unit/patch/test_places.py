@@ -30,7 +30,7 @@ def placed(source: str, *patches: str) -> list[PlacedFile]:
 
 
 def text_of(file: PlacedFile) -> str:
-    return "".join(text for text, _ in file.result)
+    return "".join(file.result[0])
 
 
 def patched(source: str, patch: str) -> str | None:
@@ -72,9 +72,9 @@ def test_a_series_is_followed_and_old_lines_keep_their_numbers(
         return
     files = placed(texts[0], *patches)
     assert text_of(files[-1]) == texts[2]
-    numbers = [number for _, number in files[-1].result if number]
+    numbers = [number for number in files[-1].result[1] if number]
     assert numbers == sorted(set(numbers))
-    assert all(old[number - 1] == text.rstrip("\n") for text, number in files[-1].result if number)
+    assert all(old[number - 1] == text.rstrip("\n") for text, number in zip(*files[-1].result, strict=True) if number)
 
 
 SAME = "x\na\nb\nc\ny\na\nb\nc\nz\n"

@@ -134,7 +134,7 @@ def _check_places(series: PatchSeries, tree: Path, output: Path) -> None:
             content = take(output, f"layer/{path}", limit_bytes=_FILE_LIMIT_BYTES)
         except FileNotFoundError:
             continue
-        ours = "".join(text for text, _ in file.result)
+        ours = "".join(file.result[0])
         if file.unplaced or content.decode("latin-1").replace("\r\n", "\n") != ours:
             sentence = f"The hunks of {path} can be applied in more than one way."
             raise BuildStopped(problem("patch-malformed", sentence))
