@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compiled import SIZES, compiled, needs_gcc
 from edits import Edit, after, before, patch_of
 
 from elivepatch.build.account.account import take_account
+from elivepatch.build.account.original import write_original
+from elivepatch.build.account.settlement import Carried, settle
 from elivepatch.build.base.store import Base
+from elivepatch.build.objects.diff import DiffTool
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.build import BuildOutcome
+from elivepatch.service.jobs.local_backend import LocalBackend
 
 pytestmark = pytest.mark.kernel
 
@@ -81,6 +86,74 @@ def test_an_object_does_not_differ_from_itself(base: Base) -> None:
         assert (account.removed, account.renamed, account.lines) == ([], [], []), path
         compared += 1
     assert compared
+
+
+PART = """
+extern int slow(int), quick(int);
+static int __attribute__((noipa)) body(int x) __asm__("foo.part.0");
+static int body(int x) { return slow(x) * 3; }
+int foo(int x) { return x ? body(x) : quick(x); }
+int bar(int x) { return x > 2 ? body(x) + quick(x) : 1; }
+int other(int x) { return quick(x); }
+"""
+JUMPS = """
+extern int a(int), b(int), c(int), d(int), e(int);
+int choose(int x)
+{
+	switch (x) {
+	case 0: return a(x); case 1: return b(x) + 1; case 2: return c(x) * 2; case 3: return d(x) - 3; case 4: return e(x);
+	}
+	return 0;
+}
+int other(int x) { return a(x); }
+"""
+TABLE = """
+static const short values[] = { 3, 1, 4, 1, 5 };
+extern int quick(int);
+int first(int x) { return values[x] + 1; }
+int second(int x) { return values[x] + quick(x); }
+int other(int x) { return quick(x); }
+"""
+UNSEEN = {
+    "a part that the compiler cut out": (PART, [("* 3", "* 5")], {"foo", "bar"}),
+    "a jump table": (JUMPS, [("case 3: return d(x) - 3; case 4", "case 4: return d(x) - 3; case 3")], {"choose"}),
+    "a constant table of two functions, one of which changes": (
+        TABLE, [("4, 1, 5", "4, 1, 6"), ("+ 1", "+ 2")], {"first", "second"},
+    ),
+}  # fmt: skip
+
+
+@needs_gcc
+@pytest.mark.parametrize("kind", UNSEEN)
+def test_the_tool_replaces_what_the_account_finds(backend: LocalBackend, reachable_path: Path, kind: str) -> None:
+    """create-diff-object alone finds no function, or not all, in these objects."""
+    text, edits, expected = UNSEEN[kind]
+    changed = text
+    for old, new in edits:
+        assert changed.count(old) == 1
+        changed = changed.replace(old, new)
+    flags = ("-pg", "-mfentry", "-fjump-tables")
+    one = compiled(reachable_path / "before.o", text, *flags)
+    other = compiled(reachable_path / "after.o", changed, *flags)
+    account = take_account(one, other, SIZES)
+    kinds, binds = ("NOTYPE", "OBJECT", "FUNC", "SECTION", "FILE"), ("LOCAL", "GLOBAL")
+    table = "".join(
+        f"{one.number}: {one.value:016x} {one.size} {kinds[one.kind]} {binds[one.bind]} DEFAULT "
+        f"{one.section if one.defined else 'ABS' if one.section else 'UND'} {one.name}\n"
+        for one in account.before.elf.symbols[1:]
+    )
+    symvers = reachable_path / "Module.symvers"
+    symvers.write_text("")
+    sandbox = backend.toolchains.sandbox(backend.toolchains.helper())
+    difference = DiffTool(sandbox=sandbox, struct_sizes=SIZES).compare(
+        original=write_original(account, reachable_path / "original.o"), patched=other, source="a.c",
+        parent="vmlinux", table=table.encode(), symvers=symvers,
+        name="livepatch_test", work_dir=reachable_path,
+    )  # fmt: skip
+    assert difference is not None
+    assert set(difference.changed) == expected
+    carried = Carried(ElfFile(difference.output), frozenset(difference.changed))
+    assert {one.rule for one in settle(account, source="a.c", carried=carried)} <= {"strings", "number-in-name"}
 
 
 REFUSED = {

@@ -208,7 +208,8 @@ def _nameless(image: Image) -> dict[tuple[str, int], Section]:
     counts: dict[str, int] = defaultdict(int)
     for section in image.loaded:
         name = section.name
-        by_use = section.merged or name in TABLES or name in OUT_OF_LINE or name in {".rodata", ".data", ".bss"}
+        by_use = section.merged or name in TABLES or name in OUT_OF_LINE or name in {".data", ".bss"}
+        by_use = by_use or (name.startswith(".rodata") and not section.writable)  # jump tables, constants of functions
         if by_use or is_left_out(name) or is_derived(name) or image.by_section.get(section.number):
             continue
         if section.executable and not section.size:

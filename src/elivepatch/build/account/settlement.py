@@ -112,7 +112,8 @@ class _Settlement:
         return self._lost(f"The change of {new.name} in {{source}} would be lost: {why}.")
 
     def _lost(self, sentence: str, code: str = "lost-change") -> Problem:
-        return problem(code, sentence.format(source=self.source))
+        # Names in the sentence come from an object and may hold braces.
+        return problem(code, sentence.replace("{source}", self.source))
 
     def _code(self) -> Iterator[Problem]:
         for old, new in self.account.functions():
@@ -146,7 +147,7 @@ class _Settlement:
     def _section(self, one: DataChange) -> Problem:
         if "ksymtab" in one.name or "export_symbol" in one.name or "kcrctab" in one.name:
             return self._lost("{source} changes what is exported.", "new-export" if one.why == "is new" else "export")
-        return self._lost(f"{{source}} changes {one.name}: it {one.why}.")
+        return self._lost(f"{{source}} changes {one.name} ({one.why}), and the livepatch would not carry that.")
 
     def _users_elsewhere(self, piece: Piece) -> list[str]:
         """Return what uses a constant but is not part of the livepatch; a global constant has users in other files."""
@@ -233,10 +234,10 @@ class _Settlement:
     @staticmethod
     def _is_content(image: Image, number: int, position: int) -> bool:
         section = image.elf.sections[number]
-        if section.merged:
+        names = image.at(number, position)
+        if section.merged or (not names and section.name.startswith(".rodata")):
             return True
-        return any(is_constant(one.name, section.name) or is_state(one.name, section.name)
-                   for one in image.at(number, position))  # fmt: skip
+        return any(is_constant(one.name, section.name) or is_state(one.name, section.name) for one in names)
 
     def _explained(self) -> Iterator[Explained]:
         account = self.account
