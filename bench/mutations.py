@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from elivepatch.patch.c_source import ENDING, STARTING, Definition, DefinitionKind, blanked, read_definitions
+from elivepatch.patch.headings import with_headings
 
 _NUMBER = re.compile(r"(?<![\w.])(0[xX][0-9a-fA-F]+|\d+)([uUlL]*)(?![\w.])")
 _STRING = re.compile(r'"(?:\\.|[^"\\\n])*"')
@@ -77,7 +78,7 @@ class Mutation:
     def patch(self, text: str) -> str:
         """Return the change of the source as a unified diff."""
         old, new = _lines(text), _lines(self.applied(text))
-        return "".join(difflib.unified_diff(old, new, f"a/{self.path}", f"b/{self.path}"))
+        return "".join(with_headings(difflib.unified_diff(old, new, f"a/{self.path}", f"b/{self.path}"), old))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from elivepatch.model.series import PatchSeries, SourcePatch
+from elivepatch.patch.headings import with_headings
 
 
 class Edit(NamedTuple):
@@ -29,7 +30,7 @@ def after(path: str, anchor: str, added: str) -> Edit:
 
 
 def patch_of(tree: Path, *edits: Edit) -> str:
-    """Return the diff that makes the edits, as diff -u would."""
+    """Return the diff that makes the edits, as git diff would."""
     old = {path: _text(tree / path) for path in dict.fromkeys(edit.path for edit in edits)}
     new = dict(old)
     for edit in edits:
@@ -39,7 +40,9 @@ def patch_of(tree: Path, *edits: Edit) -> str:
     return "".join(
         line
         for path in old
-        for line in difflib.unified_diff(_lines(old[path]), _lines(new[path]), f"a/{path}", f"b/{path}")
+        for line in with_headings(
+            difflib.unified_diff(_lines(old[path]), _lines(new[path]), f"a/{path}", f"b/{path}"), _lines(old[path])
+        )
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 _BEGIN = re.compile(r"[A-Za-z_$]")
 _LABEL = re.compile(r"(?:case\b[^;{]*|[A-Za-z_]\w*)\s*:(?!:)")
@@ -23,6 +23,7 @@ _ANNOTATIONS = frozenset(
 )  # fmt: skip
 # diff -p cuts at 40 bytes and then drops blanks at the end.
 _CUT_FROM = 37
+_GIT_CUTS_AT = 80
 
 
 def is_label(line: str) -> bool:
@@ -68,6 +69,18 @@ def agree(heading: str, line: str) -> bool:
     if ours == theirs or (is_cut(heading) and theirs.startswith(ours)):
         return True
     return (name := named(ours)) is not None and name == named(theirs)
+
+
+def with_headings(diff: Iterable[str], old: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of a diff of the lines `old`, as difflib makes it, with the headings of git."""
+    headings = Headings(old)
+    for line in diff:
+        if line.startswith("@@ -"):
+            start, _, count = line.split()[1][1:].partition(",")
+            text = headings.text(int(start) + (count == "0"))[:_GIT_CUTS_AT].rstrip()
+            yield f"{line.rstrip()} {text}".rstrip() + "\n"
+        else:
+            yield line
 
 
 class Headings:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import pytest
 
-from elivepatch.patch.headings import Headings, agree, is_cut, named
+from elivepatch.patch.headings import Headings, agree, is_cut, named, with_headings
 from elivepatch.process import run
 
 TEXT = """\
@@ -109,3 +110,14 @@ def test_an_items_beginning_is_found_by_its_name() -> None:
     headings = Headings(["int get(int a);", "int put(void)", "{", "}", "int get(int a)", "{", "}"])
     assert headings.begins("get") == 5
     assert headings.begins("set") is None
+
+
+def test_a_diff_gets_the_headings_that_git_writes() -> None:
+    old = TEXT.splitlines(True)
+    new = [*old[:9], "	a++;\n", *old[9:23], "	/* e */\n", *old[23:]]
+    made = list(with_headings(difflib.unified_diff(old, new, "a", "b", n=1), old))
+    assert [line for line in made if line.startswith("@@")] == [
+        "@@ -9,2 +9,3 @@ static int get(struct box *box, int size,\n",
+        "@@ -23,2 +24,3 @@ EXPORT_SYMBOL(get);\n",
+    ]
+    assert "".join(made).count("\n") == len(made)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from elivepatch.model.build import RewriteStep
 from elivepatch.model.errors import Problem
 from elivepatch.patch.c_source import Definition, DefinitionKind, enclosing, read_definitions
+from elivepatch.patch.headings import with_headings
 
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 _INCLUDE = re.compile(r"\s*#\s*include\b")
@@ -156,7 +157,8 @@ def write_patch(sources: Mapping[str, Source], steps: Sequence[RewriteStep]) -> 
     for path in sorted(sources):
         source = sources[path]
         diff = difflib.unified_diff(source.old_lines, source.new_lines, f"a/{path}", f"b/{path}")
-        parts += (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in diff)
+        headed = with_headings(diff, source.old_lines)
+        parts += (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in headed)
     return "".join(parts)
 
 
