@@ -26,7 +26,7 @@ _CHANGED_BY_CALLS = (*_ARGUMENTS, "rax", "r10", "r11")
 _STEPS = 400_000
 _STACK_ARGUMENTS = 8
 _COPYING = frozenset(("memcpy", "__memcpy", "memmove", "__memmove", "kmemdup", "kmemdup_noprof", "_copy_to_user"))
-_READING = frozenset(("cmp", "test", "bt", "ucomisd", "prefetcht0", "prefetchw", "prefetchnta", "nop", "endbr64"))
+_READING = ("cmp", "test", "bt", "ucomis", "prefetch", "nop", "endbr64")
 _UNKNOWN = Outside("", "")
 _ENDS = frozenset(("int3", "hlt", "iret", "iretq", "sysret"))
 
@@ -126,7 +126,7 @@ class _Flow:
 
     def _compute(self, one: Instruction, state: State) -> None:
         name, operands = one.name, one.operands
-        if name.startswith(tuple(_READING)) or not operands:
+        if not operands or (name.startswith(_READING) and not name.startswith("cmpxchg")):
             self._implied(one, state)
         elif name.startswith("push"):
             value = self._read(one, operands[0], state)
@@ -224,7 +224,7 @@ class _Flow:
                 self._readers[place].add((one.section, one.address))
                 found |= self._contents(place)
             elif isinstance(place, Spot):
-                ends = place.offset + (512 if memory.scaled else 8)
+                ends = place.offset + (512 if memory.scaled or one.name.startswith("movs") else 8)
                 for offset, value in state.spots.items():
                     if place.offset <= offset < ends:
                         found |= value

@@ -82,6 +82,16 @@ HANDED_OUT = {
     "an address through a loop": (
         "void run(struct object *o) { struct object *p = &mine; for (; o; o = o->next) { o->next = p; p = o; } }",
         "stores mine in memory of the kernel"),
+    "an exchange": (
+        "void run(struct object *o) { __atomic_exchange_n(&o->work, handler, 0); }",
+        "stores handler in memory of the kernel"),
+    "an exchange after a comparison": (
+        "void run(struct object *o) { __sync_bool_compare_and_swap(&o->work, (void *)0, handler); }",
+        "stores handler in memory of the kernel"),
+    "a structure that is copied from the stack": (
+        ("struct large { long a[40]; };\n"
+         "void run(struct large *l) { struct large s = {}; s.a[33] = (long)handler; *l = s; }"),
+        "stores handler in memory of the kernel"),
     "a variable with the address of a function": (
         "static struct object timer = { .work = handler };\nvoid run(void) { keep(&timer); }", "passes timer to keep"),
 }  # fmt: skip
