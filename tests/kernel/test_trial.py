@@ -197,6 +197,24 @@ def test_each_way_to_do_wrong_is_seen(
     assert all(problem.kind is Kind.FAILURE for problem in report.problems)
 
 
+@pytest.mark.parametrize(
+    ("case", "expected", "words"),
+    [
+        ("forges", "trial-kernel-log", "this sample kills the kernel"),
+        pytest.param("halts", "trial-records", "disable.1 0 times", marks=pytest.mark.extended),
+        pytest.param("silences", "trial-records", "disable.1 0 times", marks=pytest.mark.extended),
+    ],
+)
+def test_a_livepatch_that_reports_its_own_success_does_not_pass(
+    attempt: Try, case: str, expected: str, words: str
+) -> None:
+    report = attempt(case, CMDLINE)
+    assert codes(report) == [expected]
+    assert words in told(report)
+    assert not report.passed
+    assert not report.reverted
+
+
 REWRITES = """mount -t debugfs none /sys/kernel/debug 2>/dev/null
 (while :; do cat /proc/stat; usleep 20000; done >/dev/null) & busy=$!
 for mode in none voluntary; do echo $mode >/sys/kernel/debug/sched/preempt; done

@@ -37,10 +37,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """All records of the guest, the first one of each name. `malformed` counts the lines that are not records."""
+    """All records of the guest, the first one of each name, in the order of their arrival.
+
+    `malformed` counts the lines that are not records, `repeated` has the names that came again.
+    """
 
     values: dict[tuple[str, str], bytes]
     malformed: int
+    repeated: tuple[tuple[str, str], ...] = ()
 
     def has(self, scope: str, key: str) -> bool:
         """Return True if this record arrived."""
@@ -76,7 +80,7 @@ class Records:
 def parse(raw: bytes) -> Records:
     """Parse all bytes from the second serial port. A last line without an end was cut off and is dropped."""
     values: dict[tuple[str, str], bytes] = {}
-    malformed = 0
+    malformed, repeated = 0, dict[tuple[str, str], None]()
     lines = raw.split(b"\n")
     for line in lines[:-1]:
         found = _LINE.fullmatch(line)
@@ -87,8 +91,12 @@ def parse(raw: bytes) -> Records:
         if found is None or content is None:
             malformed += 1
             continue
-        values.setdefault((found[1].decode(), found[2].decode()), content)
-    return Records(values, malformed + bool(lines[-1]))
+        name = (found[1].decode(), found[2].decode())
+        if name in values:
+            repeated[name] = None
+        else:
+            values[name] = content
+    return Records(values, malformed + bool(lines[-1]), tuple(repeated))
 
 
 def heading(line: bytes) -> tuple[str, str] | None:

@@ -63,7 +63,8 @@ class _Tail:
 class GuestMonitor:
     """Monitor of one guest. `timeout_s` is the limit of a case, with the boot before the first one, on a quiet machine.
 
-    `symbols` is the number of symbols that each case's livepatch has, by scope.
+    `symbols` is the number of symbols that each case's livepatch has, by scope. `arrivals` are the seconds after which
+    each record arrived first.
     """
 
     results: Path
@@ -75,6 +76,7 @@ class GuestMonitor:
     symbols: Mapping[str, int] = field(default_factory=dict)
     stop: Cancellation = field(default_factory=Cancellation.new)
     boot_s: float | None = None
+    arrivals: dict[tuple[str, str], float] = field(default_factory=dict)
     _progress_at: float = 0.0
     _case_since: float = 0.0
     _scope: str = ""
@@ -129,6 +131,7 @@ class GuestMonitor:
 
     def _record(self, scope: str, key: str, passed_s: float) -> None:
         self._progress_at, self._last = passed_s, key
+        self.arrivals.setdefault((scope, key), passed_s)
         if scope == GUEST and key == "ready":
             self.boot_s = passed_s
         if key == "begin" and scope != GUEST:

@@ -14,6 +14,7 @@ from elivepatch.model.trial import Expectation, TrialOutcome, TrialReport
 from elivepatch.process import Cancellation, Completed
 from elivepatch.trial import image, qemu
 from elivepatch.trial.case import GuestKernel, TrialCase
+from elivepatch.trial.evidence.integrity import Session, check_integrity
 from elivepatch.trial.evidence.judge import GuestEnd, judge
 from elivepatch.trial.evidence.kernel_log import tail
 from elivepatch.trial.guest_protocol import GUEST, Records, parse
@@ -168,20 +169,37 @@ class _Boots:
         monitor: GuestMonitor,
     ) -> TrialReport:
         verdict = judge(scope, case, records, guest_end, missing)
+        problems = verdict.problems
+        if not problems:
+            session = self._session(scope, records, guest_end, monitor)
+            problems = tuple(filter(None, [check_integrity(scope, case, records, session)]))
         return TrialReport(
             release=records.release,
             build_id=records.build_id,
             accelerator=self.accelerator,
             observations=tuple(each.observation for each in verdict.observed),
             transition_s=verdict.transition_s,
-            reverted=verdict.reverted,
-            reloaded=verdict.reloaded,
-            clean_log=verdict.clean_log,
+            reverted=verdict.reverted and len(problems) == len(verdict.problems),
+            reloaded=verdict.reloaded and len(problems) == len(verdict.problems),
+            clean_log=verdict.clean_log and len(problems) == len(verdict.problems),
             seconds=monitor.seconds(scope),
-            problems=verdict.problems,
+            problems=problems,
             unloaded_parents=verdict.unloaded_parents,
             not_live=verdict.not_live,
             module_reloads=verdict.module_reloads,
+        )
+
+    def _session(self, scope: str, records: Records, guest_end: GuestEnd, monitor: GuestMonitor) -> Session:
+        later = int(scope) + 1
+        # The guest's word counts only if there is another case.
+        last = later >= self.total or not records.has(f"{later:06}", "begin")
+        console = guest_end.console.replace("\r\n", "\n")
+        return Session(
+            console=console if last else console.partition(f"elivepatch: case {later:06} ")[0],
+            status=guest_end.status,
+            last=last,
+            slow=guest_end.slow,
+            arrivals={name: at for (where, name), at in monitor.arrivals.items() if where == scope},
         )
 
     def _report(self, records: Records, problem: Problem) -> TrialReport:

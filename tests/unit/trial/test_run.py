@@ -31,12 +31,14 @@ RELEASE = "6.1.0-50-cloud-amd64"
 STATIC_ELF = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0)
 NOTES = struct.pack("<III", 4, 20, 3) + b"GNU\0" + bytes.fromhex(BUILD_ID)
 GUEST = {"release": RELEASE.encode() + b"\n", "notes": NOTES, "ready": b""}
-STEPS = [f"{step}.{turn}" for turn in (1, 2) for step in ("load", "settled", "disable", "gone", "unload")]
 WHOLE = {
-    "begin": b"", "started.1": b"1.0", "finished.1": b"1.5", **dict.fromkeys(STEPS, b"0\n"),
-    **dict.fromkeys(("log.before", "log.during", "log.after", "log.again", "log.reload", "log.rest"), b""),
-    "objects.1": b"0\nvmlinux 1 1\n", "objects.2": b"0\nvmlinux 1 1\n", "done": b"",
+    "begin": b"", "log.before": b"", "started.1": b"1.0", "load.1": b"0\n", "settled.1": b"0\n", "finished.1": b"1.5",
+    "objects.1": b"0\nvmlinux 1 1\n", "disable.1": b"0\n", "gone.1": b"0\n", "log.during": b"", "log.after": b"",
+    "unload.1": b"0\n", "load.2": b"0\n", "settled.2": b"0\n", "log.again": b"", "objects.2": b"0\nvmlinux 1 1\n",
+    "log.reload": b"", "disable.2": b"0\n", "gone.2": b"0\n", "unload.2": b"0\n", "log.rest": b"", "done": b"",
 }  # fmt: skip
+
+STAGES = ("before", "load.1", "during", "disable.1", "after", "unload", "load.2", "again", "reload", "disable.2")
 
 # The stand-in writes what its plan says for the names of livepatches it finds in its initramfs, in order, until one
 # of them ends the guest. It gets its two logs as QEMU does, as descriptors.
@@ -55,12 +57,21 @@ os.write(results, PLAN["guest"].encode())
 for scope, name in re.findall(rb"trial/case/([0-9]+)/name\\0+([a-z_]+)\\n", archive):
     case = PLAN["cases"][name.decode()]
     os.write(console, b"[    2.0] elivepatch: case " + scope + b" parents\\n" + case["console"].encode())
-    os.write(results, case["results"].replace("SCOPE", scope.decode()).encode())
+    for stage in case["stages"]:
+        os.write(console, b"[    2.1] elivepatch: case " + scope + b" " + stage.encode() + b"\\r\\n")
+    first, loaded, rest = case["results"].replace("SCOPE", scope.decode()).partition(scope.decode() + " load.1 ")
+    os.write(results, first.encode())
+    # A real kernel takes its time between the first record after the load and the last one.
+    load, newline, rest = rest.partition("\\n")
+    os.write(results, (loaded + load + newline).encode())
+    time.sleep(0.4 if rest else 0)
+    os.write(results, rest.encode())
     time.sleep(case["sleeps"])
     if case["ends"] is not None:
         sys.stdout.flush()
         os.kill(os.getpid(), -case["ends"]) if case["ends"] < 0 else sys.exit(case["ends"])
 os.write(results, PLAN["end"].encode())
+os.write(console, b"[    9.0] reboot: Restarting system\\r\\n")
 """
 
 
@@ -71,7 +82,10 @@ def records(scope: str, values: dict[str, bytes]) -> str:
 def case_plan(
     values: dict[str, bytes], *, console: str = "", ends: int | None = None, sleeps: float = 0, raw: str = ""
 ) -> dict[str, object]:
-    return {"results": records("SCOPE", values) + raw, "console": console, "ends": ends, "sleeps": sleeps}
+    return {
+        "results": records("SCOPE", values) + raw, "console": console, "ends": ends, "sleeps": sleeps,
+        "stages": STAGES if "done" in values else (),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,12 +141,20 @@ def try_one(bench: Bench, programs: Programs, **more: Any) -> TrialReport:
 def test_a_whole_run_passes_and_leaves_the_console(bench: Bench) -> None:
     events: list[Event] = []
     report = try_one(bench, bench.programs({"livepatch_x": case_plan(WHOLE)}), progress=events.append)
+    assert report.problems == ()
     assert report.passed
     assert (report.release, report.build_id, report.accelerator) == (RELEASE, BUILD_ID, "tcg")
     assert (report.transition_s, report.reverted, report.reloaded) == (0.5, True, True)
     assert (bench.tmp_path / "work/console.log").read_text().startswith("[    0.0] Linux version\n")
     assert [event.message for event in events][:2] == [f"booting {RELEASE} (tcg)", "the kernel is up"]
     assert 0 < report.seconds < 10
+
+
+def test_a_guest_that_reports_success_and_dies_does_not_pass(bench: Bench) -> None:
+    for ends in (0, -9):
+        report = try_one(bench, bench.programs({"livepatch_x": case_plan(WHOLE, ends=ends)}))
+        assert [problem.code for problem in report.problems] == ["trial-records"]
+        assert (report.passed, report.reverted, report.reloaded, report.clean_log) == (False,) * 4
 
 
 def test_a_guest_that_dies_in_the_middle_is_a_failure(bench: Bench) -> None:
