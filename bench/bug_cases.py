@@ -29,6 +29,17 @@ TYPE = Edit(REBOOT, '#define BOOT_ACPI_STR		"acpi"', '#define BOOT_ACPI_STR		"ac
 _OWN_RULES = "klp-build has no rule about this; the builder klp makes the same checks of layouts as objects."
 
 
+_SWITCH = (
+    "klp-build does not compare the table that gcc made of the switch: alone it would replace type_store, and not "
+    "type_show. The builder klp refuses that; objects replaces both."
+)
+_STATE = "klp-build itself says that nothing changes; the account of the two objects refuses in both builders."
+_FLAGS = (
+    "klp-build does not compare the table of warnings and itself says that nothing changes. The builder klp refuses "
+    "that; objects replaces the functions with their entries."
+)
+
+
 class BugCase(NamedTuple):
     """A kind of change: the public thread, the edits, names to replace everywhere in a file, the known difference."""
 
@@ -51,8 +62,8 @@ class BugCase(NamedTuple):
 
 
 CASES: dict[str, BugCase] = {
-    "table of a switch": BugCase("dynup/kpatch#734", (TYPE,)),
-    "table of a switch beside another change": BugCase("dynup/kpatch#734", (TYPE, FORCE)),
+    "table of a switch": BugCase("dynup/kpatch#734", (TYPE,), reason=_SWITCH),
+    "table of a switch beside another change": BugCase("dynup/kpatch#734", (TYPE, FORCE), reason=_SWITCH),
     "ratelimit state": BugCase(
         "dynup/kpatch#402",
         (
@@ -62,10 +73,12 @@ CASES: dict[str, BugCase] = {
                 "#undef DEFAULT_RATELIMIT_BURST\n#define DEFAULT_RATELIMIT_BURST 3\n",
             ),
         ),
+        reason=_STATE,
     ),
     "flags of a warning": BugCase(
         "(found by make mutants)",
         (Edit(LOOP, "	WARN_ON_ONCE(lo->lo_state == Lo_bound &&", "	WARN_ON(lo->lo_state == Lo_bound &&"),),
+        reason=_FLAGS,
     ),
     "unlikely part alone": BugCase(
         "dynup/kpatch#865",

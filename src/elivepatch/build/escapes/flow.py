@@ -9,6 +9,7 @@ counts as handing out.
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from elivepatch.build.escapes.image import Image, Node, Outside, Thing
 from elivepatch.build.escapes.keepers import changes_no_register, keeps, returns_argument
-from elivepatch.build.escapes.state import ELSEWHERE, NOTHING, Elsewhere, Spot, State, Value, shifted
+from elivepatch.build.escapes.state import ELSEWHERE, NOTHING, Elsewhere, Spot, State, TooLarge, Value, shifted
 from elivepatch.kernel.disassembly import Instruction, Memory, memory_of, whole_register
 from elivepatch.kernel.elf import Relocation
 from elivepatch.kernel.prototypes import Prototype
@@ -40,10 +41,6 @@ class Escape(NamedTuple):
     line: str
 
 
-class _TooLarge(Exception):
-    """The code has more states than are followed, or is not found by its name."""
-
-
 Prototypes = Callable[[Outside], Prototype | None]
 """Returns the prototype of a function of the kernel, None if it is not known."""
 
@@ -53,7 +50,7 @@ def find_escapes(image: Image, prototype: Prototypes, parent: str) -> tuple[Esca
     flow = _Flow(image, prototype, parent)
     try:
         flow.run()
-    except _TooLarge:
+    except TooLarge:
         name = next((image.entries[entry] for entry in image.replacing), "the new code")
         thing = Thing("function", name, 0, 0)
         flow.escapes[Escape(thing, thing.name, "has more code than can be followed, and may hand out", "")] = None
@@ -70,7 +67,9 @@ class _Flow:
     parent: str
     escapes: dict[Escape, Node | None] = field(default_factory=dict)
     _states: dict[Node, State] = field(default_factory=dict)
-    _pending: list[Node] = field(default_factory=list)
+    _pending: list[tuple[int, Node]] = field(default_factory=list)
+    _waits: set[Node] = field(default_factory=set)
+    _order: dict[Node, int] = field(default_factory=dict)
     _stored: dict[Thing, Value] = field(default_factory=dict)
     _readers: dict[Thing, set[Node]] = field(default_factory=lambda: defaultdict(set))
     _results: dict[Node, Value] = field(default_factory=dict)
@@ -80,20 +79,23 @@ class _Flow:
     def run(self) -> None:
         """Follow all code that the kernel can reach."""
         if not {one.section for one in self.image.instructions} <= self.image.elf.by_name.keys():
-            raise _TooLarge  # objdump spells a name in another way: its code would be overlooked
+            raise TooLarge  # objdump spells a name in another way: its code would be overlooked
+        # In the order of the code: what comes before a place is known first, so that it is seen a few times only.
+        self._order = {node: number for number, node in enumerate(self.image.at)}
         for entry in (*self.image.replacing, *self.image.callbacks):
             self._enter(entry)
         for _ in range(_STEPS):
             if not self._pending:
                 return
-            node = self._pending.pop()
+            _, node = heapq.heappop(self._pending)
+            self._waits.discard(node)
             one = self.image.at.get(node)
             if one is not None:
                 for label in self.image.branches.get(node, ()):
                     self._reach(label, self._states[node])
                 for following, state in self._step(one, self._states[node].copy()):
                     self._reach(following, state)
-        raise _TooLarge
+        raise TooLarge
 
     def _enter(self, entry: Node) -> None:
         """Follow a function that the kernel may call."""
@@ -107,7 +109,13 @@ class _Flow:
             self._states[node] = state.copy()
         elif not known.add(state):
             return
-        self._pending.append(node)
+        self._queue(node)
+
+    def _queue(self, *nodes: Node) -> None:
+        for node in nodes:
+            if node not in self._waits:
+                self._waits.add(node)
+                heapq.heappush(self._pending, (self._order.get(node, 0), node))
 
     def _step(self, one: Instruction, state: State) -> Iterable[tuple[Node, State]]:
         following = one.section, one.end
@@ -261,7 +269,7 @@ class _Flow:
                 self._hand_out(one, state, value, "stores {} in memory of the kernel")
             elif not value <= self._contents(place) | {place}:
                 self._stored[place] = self._contents(place) | value
-                self._pending += self._readers[place]
+                self._queue(*self._readers[place])
 
     def _hand_out(self, one: Instruction, state: State, value: Iterable[object], how: str) -> None:
         for what in value:
@@ -387,7 +395,7 @@ class _Flow:
         known = self._results.get(state.function, NOTHING)
         if not value <= known:
             self._results[state.function] = known | value
-            self._pending += self._callers[state.function]
+            self._queue(*self._callers[state.function])
 
 
 def _number(operand: str) -> int:

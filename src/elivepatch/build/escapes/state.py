@@ -22,6 +22,8 @@ class Elsewhere(NamedTuple):
 
 
 Value = frozenset[Thing | Spot | Elsewhere]
+_PLACES = 64
+"""Limit of the places that one register or place of the stack may point to."""
 NOTHING: Value = frozenset()
 ELSEWHERE: Value = frozenset((Elsewhere(),))
 
@@ -45,6 +47,10 @@ class State:
         return _join(self.spots, other.spots, mixing=False) or changed
 
 
+class TooLarge(Exception):
+    """The code has more states than are followed, or is not found by its name."""
+
+
 def _join(mine: dict[_Key, Value], theirs: dict[_Key, Value], *, mixing: bool) -> bool:
     changed = False
     for key in {*mine, *theirs}:
@@ -53,6 +59,8 @@ def _join(mine: dict[_Key, Value], theirs: dict[_Key, Value], *, mixing: bool) -
         if mixing and bool(one) != bool(other):
             both |= ELSEWHERE
         if both != one:
+            if len(both) > _PLACES:
+                raise TooLarge  # a loop moves a pointer through the stack: each turn would add a place
             mine[key] = both
             changed = True
     return changed

@@ -10,6 +10,7 @@ import pytest
 
 from elivepatch.build.escapes.flow import Escape, find_escapes
 from elivepatch.build.escapes.image import Image, Outside
+from elivepatch.build.escapes.state import Spot, State, TooLarge
 from elivepatch.kernel.disassembly import read_listing
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.prototypes import Prototype
@@ -233,3 +234,12 @@ failed:
 
 def test_code_behind_an_exception_is_followed(tmp_path: Path) -> None:
     assert [one.how for one in escapes(tmp_path, FAULT)] == ['stores the string "fault" in memory of the kernel']
+
+
+def test_a_pointer_that_a_loop_moves_through_the_stack_ends_the_search() -> None:
+    """Each turn would add a place: the search in tcp_in_window() took minutes before it was given up."""
+    known = State(("text", 0), registers={"rax": frozenset((Spot(0),))})
+    with pytest.raises(TooLarge):
+        for turn in range(100):
+            known.add(State(("text", 0), registers={"rax": frozenset((Spot(8 * turn),))}))
+    assert len(known.registers["rax"]) <= 64
