@@ -300,6 +300,10 @@ class Comparison:
             return None
         if section.writable and section.name not in OUT_OF_LINE and old.position != new.position:
             return None
+        if not section.writable and section.name not in OUT_OF_LINE:
+            # A table whose first index is not zero is referred to from before its start: it could be any.
+            whole = Span(section, 0, section.size), Span(other, 0, other.size)
+            return [whole] if old.position == new.position else None
         first = Span(section, old.position, self.before.chunk_end(old.section, old.position))
         second = Span(other, new.position, self.after.chunk_end(new.section, new.position))
         return [(first, second)]

@@ -125,6 +125,9 @@ class Image:
     def at(self, section: int, position: int) -> list[Piece]:
         """Return the pieces at a place: several if one place has several names, none if nothing has a name there."""
         pieces, starts = self.by_section.get(section, []), self._starts.get(section, [])
+        if starts and starts[-1] == 0:
+            # The compiler may refer to a table from before its start, if the first index is not zero.
+            return pieces[-_ALIASES:]
         last = bisect_right(starts, position) - 1
         if last < 0:
             if not starts or starts[0] or position < -OPERAND_BYTES:

@@ -6,10 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from compiled import accounted, needs_gcc
+from compiled import SIZES, accounted, needs_gcc
+from elf_maker import OBJECT, SECTION, Made
 
-from elivepatch.build.account.account import Account
+from elivepatch.build.account.account import Account, take_account
 from elivepatch.build.account.names import plain
+from elivepatch.kernel.elf import R_X86_64_32S
 
 pytestmark = needs_gcc
 
@@ -147,6 +149,23 @@ def test_a_static_variable_is_found_before_an_operand(tmp_path: Path) -> None:
     assert (account.added, account.removed) == ([], [])
     two = "void get(int y) { static char a%d; { static char x; x = 5; } { static char x; if (y) x = 6; } }\n"
     assert accounted(tmp_path, two % 1, two % 1).removed == []
+
+
+@pytest.mark.parametrize("name", ["CSWTCH.1", ""], ids=["table of a switch", "jump table"])
+def test_a_table_that_code_refers_to_from_before_its_start_is_compared(tmp_path: Path, name: str) -> None:
+    """The compiler does so if the first index is not zero."""
+
+    def made(file: str, content: bytes) -> Path:
+        one = Made().section(".text.f", bytes(16), code=True).section(".rodata.CSWTCH.1", content)
+        one.symbol("f", ".text.f", size=16)
+        if name:
+            one.symbol(name, ".rodata.CSWTCH.1", size=len(content), kind=OBJECT)
+        table = one.symbol("", ".rodata.CSWTCH.1", kind=SECTION)
+        return one.relocation(".text.f", 4, table, kind=R_X86_64_32S, addend=-400).write(tmp_path / file)
+
+    before = made("before.o", b"\1\2\3\4")
+    assert names(take_account(before, made("after.o", b"\1\2\7\4"), SIZES)) == {"f"}
+    assert take_account(before, made("same.o", b"\1\2\3\4"), SIZES).empty
 
 
 def test_static_variables_are_followed_from_one_to_the_next(tmp_path: Path) -> None:
