@@ -156,7 +156,7 @@ def test_the_advice_fits_the_kind_of_task_that_held_a_transition(host: Simulated
     ran = load(host, "elp_a", "--deadline", "20")
     advice = ran.document["problem"]["advice"]
     assert words in advice
-    assert ("nd or restart the" in advice) is not task.kernel_thread
+    assert ("or restart the" in advice) is not task.kernel_thread
     dry = load(host, "elp_a", "--dry-run")
     told = next(one for one in dry.document["findings"] if one["code"] == "tasks-inside")
     assert ("Restart them" in told["advice"]) is not task.kernel_thread
