@@ -67,9 +67,8 @@ class _Flow:
     parent: str
     escapes: dict[Escape, Node | None] = field(default_factory=dict)
     _states: dict[Node, State] = field(default_factory=dict)
-    _pending: list[tuple[int, Node]] = field(default_factory=list)
+    _pending: list[Node] = field(default_factory=list)
     _waits: set[Node] = field(default_factory=set)
-    _order: dict[Node, int] = field(default_factory=dict)
     _stored: dict[Thing, Value] = field(default_factory=dict)
     _readers: dict[Thing, set[Node]] = field(default_factory=lambda: defaultdict(set))
     _results: dict[Node, Value] = field(default_factory=dict)
@@ -80,14 +79,12 @@ class _Flow:
         """Follow all code that the kernel can reach."""
         if not {one.section for one in self.image.instructions} <= self.image.elf.by_name.keys():
             raise TooLarge  # objdump spells a name in another way: its code would be overlooked
-        # In the order of the code: what comes before a place is known first, so that it is seen a few times only.
-        self._order = {node: number for number, node in enumerate(self.image.at)}
         for entry in (*self.image.replacing, *self.image.callbacks):
             self._enter(entry)
         for _ in range(_STEPS):
             if not self._pending:
                 return
-            _, node = heapq.heappop(self._pending)
+            node = heapq.heappop(self._pending)
             self._waits.discard(node)
             one = self.image.at.get(node)
             if one is not None:
@@ -115,7 +112,7 @@ class _Flow:
         for node in nodes:
             if node not in self._waits:
                 self._waits.add(node)
-                heapq.heappush(self._pending, (self._order.get(node, 0), node))
+                heapq.heappush(self._pending, node)  # what comes before a place is known first
 
     def _step(self, one: Instruction, state: State) -> Iterable[tuple[Node, State]]:
         following = one.section, one.end
