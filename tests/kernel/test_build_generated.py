@@ -9,6 +9,8 @@ import pytest
 from edits import Edit, after, before, patch_of
 
 from elivepatch.build.base.store import Base
+from elivepatch.build.builders.common import BuildContext, BuildSteps
+from elivepatch.build.objects.header_users import includes_of
 from elivepatch.model.build import BuildOutcome
 
 pytestmark = pytest.mark.kernel
@@ -82,3 +84,42 @@ def test_a_source_with_such_a_header_that_does_not_compile_is_told_as_the_series
     assert problem is not None
     assert (problem.code, problem.message) == ("compile-error", "crypto/rsa_helper.c does not compile with the series.")
     assert "nobody_declared_this" in problem.excerpt
+
+
+GENERATOR = Edit(
+    "lib/gen_crc32table.c", "		crc = (crc >> 1) ^ ((crc & 1) ? polynomial : 0);\n",
+    "		crc = (crc >> 1) ^ ((crc & 1) ? polynomial : 1);\n",
+)  # fmt: skip
+
+
+@pytest.mark.extended
+def test_a_change_of_a_program_that_makes_a_header_is_not_lost(base_6_12: Base, build: Any) -> None:
+    problem = build(base_6_12, patch_of(base_6_12.tree, GENERATOR), check_only=True).problem
+    assert problem is not None
+    assert (problem.code, "lib/crc32.c" in problem.message) == ("data-change", True)
+
+
+@pytest.mark.extended
+def test_a_program_that_makes_the_same_header_as_before_changes_nothing(base_6_12: Base, build: Any) -> None:
+    comment = before(GENERATOR.path, GENERATOR.old, "			/* a comment */\n")
+    problem = build(base_6_12, patch_of(base_6_12.tree, comment), check_only=True).problem
+    assert problem is not None
+    assert problem.code == "no-change"
+
+
+@pytest.mark.extended
+def test_a_header_that_is_made_from_another_one_reaches_its_users(base_6_12: Base, backend: Any) -> None:
+    steps = BuildSteps.within(BuildContext(base=base_6_12, toolchains=backend.toolchains, jobs=2))
+    graph = includes_of(base_6_12, steps.sandbox())
+    made = {
+        "security/selinux/include/classmap.h": "security/selinux/hooks.c",
+        "include/uapi/linux/capability.h": "security/apparmor/capability.c",
+        "include/uapi/asm-generic/resource.h": "security/apparmor/resource.c",
+        "include/linux/oid_registry.h": "lib/oid_registry.c",
+        "arch/x86/include/asm/cpufeatures.h": "arch/x86/kernel/cpu/capflags.c",
+        "lib/gen_crc32table.c": "lib/crc32.c",
+        "lib/raid6/mktables.c": "lib/raid6/tables.c",
+    }
+    assert {one: user in graph.remade(one) for one, user in made.items()} == dict.fromkeys(made, True)
+    # A generated source is itself a user of what it includes.
+    assert "crypto/asymmetric_keys/x509.asn1.c" in graph.users("include/linux/asn1_ber_bytecode.h")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.kernel.includes import Includes, read_includes
+from elivepatch.kernel.includes import Includes, absent, read_includes
 
 HEADERS = frozenset(
     {
@@ -73,3 +73,33 @@ def test_a_header_that_nobody_includes_has_no_users() -> None:
 @given(st.lists(st.text(max_size=60)))
 def test_arbitrary_lines_are_passed_over(lines: list[str]) -> None:
     assert isinstance(read_includes(lines, HEADERS), Includes)
+
+
+MADE = {"tools.c": ("security/flask.h",), "include/linux/list.h": ("lib/names.h",)}
+
+
+def generated(*lines: str) -> Includes:
+    return read_includes(lines, HEADERS | {"security/flask.h", "lib/names.h"}, MADE, ("tools.c",))
+
+
+def test_a_generated_file_is_a_user_of_what_it_is_made_from_and_has_users_itself() -> None:
+    found = generated('lib/a.c:#include "names.h"')
+    assert found.users("include/linux/list.h") == {"lib/names.h", "lib/a.c"}
+    assert found.remade("include/linux/list.h") == {"lib/names.h", "lib/a.c"}
+
+
+def test_what_a_program_of_the_build_includes_is_an_input_of_what_it_makes() -> None:
+    lines = ('tools.c:#include "net/8021q/vlan.h"', 'security/avc.c:#include "flask.h"')
+    assert generated(*lines).users("net/8021q/vlan.h") == {"tools.c", "security/flask.h", "security/avc.c"}
+    assert generated(*lines).users("tools.c") == {"security/flask.h", "security/avc.c"}
+
+
+def test_what_a_header_read_as_text_includes_is_no_input() -> None:
+    found = generated("include/linux/list.h:#include <asm/page.h>", 'lib/a.c:#include "names.h"')
+    assert found.users("arch/x86/include/asm/page.h") == {"include/linux/list.h"}
+    assert found.remade("arch/x86/include/asm/page.h") == frozenset()
+
+
+def test_a_name_that_no_file_has_may_be_a_generated_one() -> None:
+    found = includes('lib/crc32.c:#include "crc32table.h"', 'fs/a.c:#include "trace.h"')
+    assert absent(found, ["drivers/gpu/trace.h"]) == {"crc32table.h": ["lib/crc32.c"]}

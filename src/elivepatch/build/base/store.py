@@ -11,6 +11,8 @@ On disk, below the directory of bases:
     RELEASE/symbols/      their symbols as they were linked, which shipping has stripped of FILE entries
     RELEASE/units.json    which source file belongs to which object and parent (class Units)
     RELEASE/config        the configuration as the operator gave it (custom bases only)
+    RELEASE/graph.json    who includes what, and what generated files are made from (objects/header_users.py)
+    RELEASE/generated/    sources and headers that make generates, to be read only
     RELEASE/originals/    unpatched objects that jobs have compiled so far
 """
 

@@ -141,7 +141,9 @@ def _is_let_in(file: TouchedFile, additions: Additions) -> bool:
 def _reached(file: TouchedFile, units: Units, tree: Path, users: _Users) -> tuple[Sequence[Unit], Sequence[str]]:
     """Return the objects that may contain code of a file, and the files with its code that no livepatch can replace."""
     reached, beyond = units.reached_by(file.path), _beyond(units.closure(file.path), units)
-    if file.kind is FileKind.HEADER:
+    made = file.kind is FileKind.SOURCE and not reached and not beyond and (tree / file.path).exists()
+    if file.kind is FileKind.HEADER or made:
+        # A source that is part of no object may be that of a program which generates files for objects.
         reached, beyond = users.of(file.path)
     if beyond and not reached:
         where = "" if file.path in beyond else f" (part of {_listed(beyond)})"
