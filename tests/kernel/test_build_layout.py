@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from edits import Edit, after, patch_of
+from edits import Edit, after, before, patch_of
 
 from elivepatch.build.base.store import Base
+from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.trial import Expectation
 from elivepatch.service.jobs.local_backend import guest_kernel
@@ -102,6 +103,15 @@ def test_names_signs_and_states_behind_all_others_are_accepted_with_notes(base: 
         "struct loop_device: lo_flags has the type `unsigned int` instead of `int`",
         "struct loop_worker: is now called struct loop_thread",
     }
+
+
+def test_a_tracepoint_of_the_kernel_itself_stays_alive(base: Base, build: Any) -> None:
+    line = "	if (right && left == right && !new_fl2)\n"
+    outcome = build(base, patch_of(base.tree, before("fs/locks.c", line, "	cond_resched();\n")))
+    assert [one.name for one in outcome.functions] == ["posix_lock_inode"], outcome.problem
+    assert [one.code for one in outcome.notes] == []
+    assert outcome.module is not None
+    assert ".klp.rela.vmlinux.__jump_table" in ElfFile(outcome.module).by_name
 
 
 def test_a_modules_own_tracepoint_is_dead_in_a_changed_function(base: Base, build: Any) -> None:

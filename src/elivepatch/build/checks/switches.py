@@ -42,7 +42,8 @@ def switch_notes(patched: ElfFile, difference: ElfFile, *, functions: Collection
     `difference` is what create-diff-object made of `patched`. Raises BuildStopped with `jump-label` if a switch is
     missing in it that is neither a tracepoint nor a debug message.
     """
-    jumps = list(_jumps(patched, functions))
+    jumps = [one for one in _jumps(patched, functions) if one.key]
+    # The tool moves the reference to a switch of the kernel itself into a table of its own and keeps the entry.
     kept = {(one.function, one.offset) for one in _jumps(difference, functions)}
     silent: dict[str, dict[str, None]] = {}
     for one in jumps:
@@ -75,7 +76,7 @@ def _jumps(elf: ElfFile, functions: Collection[str]) -> Iterator[_Jump]:
         entries.setdefault(field.offset // _ENTRY_BYTES, {})[field.offset % _ENTRY_BYTES] = field
     for entry in entries.values():
         code, key = entry.get(_CODE), entry.get(_KEY)
-        if code is None or key is None:
+        if code is None:
             continue
         at = elf.symbols[code.symbol].value + code.addend
         for start, end, name in places.get(elf.symbols[code.symbol].section, ()):
@@ -83,8 +84,10 @@ def _jumps(elf: ElfFile, functions: Collection[str]) -> Iterator[_Jump]:
                 yield _Jump(name, at - start, *_key(elf, key))
 
 
-def _key(elf: ElfFile, entry: Relocation) -> tuple[str, str]:
-    """Return the names of a switch and of its section, empty if another object has it."""
+def _key(elf: ElfFile, entry: Relocation | None) -> tuple[str, str]:
+    """Return the names of a switch and of its section, empty if the entry has none and if another object has it."""
+    if entry is None:
+        return "", ""
     symbol = elf.symbols[entry.symbol]
     section = elf.sections[symbol.section].name if symbol.defined else ""
     return symbol.name or section, section
