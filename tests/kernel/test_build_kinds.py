@@ -123,7 +123,7 @@ def test_this_can_be_changed_and_nothing_else_is(base: Base, build: Any, kind: s
     assert module.modinfo["livepatch"] == ["Y"]
     assert module.modinfo["name"] == ["livepatch_test"]
     assert module.modinfo["vermagic"][0].split()[0] == base.release
-    assert {"read", "apply", "compile", "link", "check"} == outcome.seconds.keys()
+    assert {"read", "apply", "compile", "escapes", "link", "check"} == outcome.seconds.keys()
 
 
 def test_two_patches_on_one_file_are_one_change(base_6_1: Base, build: Any) -> None:
@@ -279,7 +279,7 @@ def test_what_is_not_built_here_is_left_out_with_a_note(base_6_1: Base, build: A
     outcome = build(base_6_1, patch_of(base_6_1.tree, MEMINFO, foreign))
     assert replaced(outcome) == VMLINUX_MEMINFO
     assert [(note.code, "arch/arm64/kernel/process.c" in note.message) for note in outcome.notes] == [
-        ("not-built", True)
+        ("not-kernel", True)
     ]
 
 
@@ -347,4 +347,4 @@ def test_what_the_tools_printed_is_kept(base_6_1: Base, backend: Any, reachable_
     assert "create-diff-object" in said
     assert "create-klp-module" in said
     assert "[status 0," in said
-    assert events == ["read", "apply", "compile", "link", "check"]
+    assert events == ["read", "apply", "compile", "escapes", "link", "check"]

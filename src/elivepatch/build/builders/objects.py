@@ -166,7 +166,7 @@ class ObjectsBuilder(BuildSteps):
         )
         try:
             account = take_account(original.sectioned, patched, self.base.struct_sizes)
-            difference = self._compare(unit, account, patched, located, name, directory)
+            difference = self._compare(unit, account, original, patched, located, name, directory)
         except BuildStopped:
             # create-diff-object then finds changed data or sizes; the changed layout is their cause.
             if isinstance(layout_problem := layouts.exception(), BuildStopped):
@@ -186,12 +186,20 @@ class ObjectsBuilder(BuildSteps):
         return _Object(unit, located, difference, skipped, notes), explained
 
     def _compare(
-        self, unit: Unit, account: Account, patched: Path, located: Located, name: str, directory: Path
+        self,
+        unit: Unit,
+        account: Account,
+        original: Original,
+        patched: Path,
+        located: Located,
+        name: str,
+        directory: Path,
     ) -> Difference | None:
-        original = write_original(account, directory / "original.o")
+        marked = write_original(account, directory / "original.o")
         tool = DiffTool(sandbox=self.helper(), struct_sizes=self.base.struct_sizes, cancellation=self.cancellation)
         return tool.compare(
-            original=original,
+            original=marked,
+            compiled=original.sectioned,
             patched=patched,
             source=unit.source,
             parent=unit.parents[0],

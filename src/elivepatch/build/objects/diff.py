@@ -138,11 +138,12 @@ class DiffTool:
 
     def compare(
         self, *, original: Path, patched: Path, source: str, parent: str, table: bytes, symvers: Path, name: str,
-        work_dir: Path,
+        work_dir: Path, compiled: Path | None = None,
     ) -> Difference | None:  # fmt: skip
         """Return the difference of two objects of `parent`, None if no code differs.
 
-        `table` is `symbol_table`'s text, `name` the livepatch's. Raises BuildStopped with the verdict otherwise.
+        `table` is `symbol_table`'s text, `name` the livepatch's. `compiled` is the original as the compiler made it, if
+        `original` is a marked copy (account/original.py). Raises BuildStopped with the verdict otherwise.
         """
         inputs, output = work_dir / "in", work_dir / "out"
         inputs.mkdir()
@@ -166,7 +167,7 @@ class DiffTool:
         if done.status == _SAME:
             return None
         if done.status != _CHANGED:
-            contents = compare_contents(ElfFile(original), ElfFile(patched))
+            contents = compare_contents(ElfFile(compiled or original), ElfFile(patched))
             raise BuildStopped(classify(done, source, contents))
         said = _CHANGED_FUNCTION.findall(done.text + done.log.decode(errors="replace"))
         return Difference(
