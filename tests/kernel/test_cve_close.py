@@ -32,6 +32,7 @@ def host(tmp_path: Path, base_6_1: Base, server: Server) -> ModuleHost:
     return found
 
 
+@pytest.mark.extended
 def test_what_can_be_a_livepatch_is_closed_and_what_cannot_is_shown_as_needing_a_reboot(
     host: ModuleHost, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from elivepatch.trial.run import run_trial
 from kinds import KINDS
 from small_kernels import small_kernel
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.extended]
 
 NAME = "livepatch_klp"
 SHOW = "fs/proc/loadavg.c"
@@ -82,7 +82,6 @@ def test_what_klp_build_would_let_pass_or_say_in_words_of_its_own_is_told(
     assert outcome.problem.code == code
 
 
-@pytest.mark.extended
 def test_a_source_with_tracepoints_can_be_changed(backend: LocalBackend, base: Base, reachable_path: Path) -> None:
     """Each tracepoint that is used leaves its name in the object, and in no linked kernel."""
     edit = after("mm/vmscan.c", "	tsk->flags |= PF_MEMALLOC | PF_KSWAPD;\n", "	cond_resched();\n")

@@ -68,6 +68,7 @@ def test_the_module_comes_with_the_servers_signature(server: Server, built: dict
     assert (statement.build_id, statement.replace) == (base_6_1.build_id, True)
 
 
+@pytest.mark.extended
 def test_a_module_patch_works_on_a_kernel_with_ibt(server: Server, base_6_12: Base, tmp_path: Path) -> None:
     status, report, _ = server.run(
         "build", PATCHES / "module-8021q.patch", "--kernel", base_6_12.release, "-o", tmp_path / "vlan.ko",
@@ -78,6 +79,7 @@ def test_a_module_patch_works_on_a_kernel_with_ibt(server: Server, base_6_12: Ba
     assert report["trial"]["observations"][0]["met"]
 
 
+@pytest.mark.extended
 def test_an_expectation_that_is_not_met_fails_the_build(server: Server, base_6_1: Base, tmp_path: Path) -> None:
     status, report, _ = server.run(
         "build", PATCHES / "vmlinux-meminfo.patch", "--kernel", base_6_1.release, "-o", tmp_path / "x.ko",
@@ -127,6 +129,7 @@ def test_a_server_killed_while_it_compiles_goes_on_and_hands_out_a_whole_module(
         server.end()
 
 
+@pytest.mark.extended
 def test_a_server_that_starts_leaves_the_builds_of_another_one_on_its_cache_alone(
     server: Server, settings: ServerSettings, base_6_1: Base, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def reports(base: Base, build: Built, tmp_path: Path, settings: ServerSettings) 
     return {case.name: report for case, report in zip(cases, tried, strict=True)}
 
 
+@pytest.mark.extended
 def test_a_trial_says_what_was_live_in_it_and_what_was_not(reports: dict[str, TrialReport], base: Base) -> None:
     vlan, kvm = reports["livepatch_vlan"], reports["livepatch_kvm"]
     assert vlan.problems == kvm.problems == ()
