@@ -53,7 +53,7 @@ class Crowded:
         self.cves = CveList(top / "list")
         self.cves.write_policy(f"max_functions = {2 * PATCHES}")
         self.host.put("etc/elivepatch/policy.toml", self.cves.policy.read_text())
-        self.names = [self.cves.add(number, "ok") for number in range(PATCHES)]
+        self.names = [self.cves.add(number, "ok") for number in range(1, PATCHES + 1)]
         self.first = run(self.host, "auto", "--json")
 
     def timed(self, *argv: str | Path) -> tuple[Ran, float]:
@@ -113,7 +113,7 @@ def test_the_fix_after_a_thousand_is_closed_like_any_other(crowded: Crowded, mon
 
     for room in ("livepatch.store", "cve.cache"):
         monkeypatch.setattr(f"elivepatch.client.{room}.write_atomic", counted)
-    name = crowded.cves.add(PATCHES + 1, "ok")
+    name = crowded.cves.add(PATCHES + 2, "ok")
     before = len(crowded.server.requests)
     ran = run(crowded.host, "auto", "--json")
     assert (ran.status, json.loads(ran.out)["closed_now"]) == (0, [name]), ran.err

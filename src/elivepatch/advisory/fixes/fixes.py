@@ -186,7 +186,7 @@ def _ask(source: FixSource, wanted: Sequence[Wanted], found: Found, doubts: dict
             before = found.findings.total
             fix = source.find(one, found.findings)
             if fix is not None and _whole(fix, one, found.findings):
-                found.fixes[one.cve] = replace(fix, commits=tuple(commit.id for commit in one.commits))
+                found.fixes[one.cve] = replace(fix, commits=tuple(commit.id for commit in one.commits if commit.id))
             elif found.findings.total > before:
                 doubts.setdefault(one.cve, f"{source.name}: {found.findings.last}")
     except BuildStopped:  # the time of the whole run is up
