@@ -163,12 +163,12 @@ REFUSED = {
     "a parameter of a source that has none": (
         [after("fs/drop_caches.c", "int sysctl_drop_caches;\n",
                "#include <linux/moduleparam.h>\nmodule_param(sysctl_drop_caches, int, 0644);\n")],
-        "lost-change", "__param_sysctl_drop_caches",
+        "module-parameter", "adds the module parameter sysctl_drop_caches",
     ),
     "the limits of a rate": (
-        [after("drivers/block/loop.c", "#include <uapi/linux/loop.h>\n",
+        [after("drivers/tty/tty_io.c", '#include "tty.h"\n',
                "#undef DEFAULT_RATELIMIT_BURST\n#define DEFAULT_RATELIMIT_BURST 11\n")],
-        "data-change", "the initial value of _rs in loop_process_work from 10 to 11",
+        "data-change", "the initial value of _rs in tty_",
     ),
     "a static variable that grows": (
         [Edit("fs/drop_caches.c", "		static int stfu;\n", "		static long stfu;\n")],
