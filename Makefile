@@ -74,7 +74,7 @@ kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernel
 	packaging/lane $(VENV) tests/kernel -m "not extended" -n 4 $(BESIDE) --durations=10
 
 extended: $(VENV)/testable ## run the rest of the kernel lane: further kernels and cases, comparison with kpatch-build, more hosts in guests
-	packaging/lane $(VENV) tests/kernel -m extended -n 3 $(BESIDE) --durations=10
+	packaging/lane $(VENV) tests/kernel -m extended -n 2 $(BESIDE) --durations=10
 
 bench: $(VENV)/ready ## measure the time of each stage of a build, into bench/results.json
 	$(BIN)/python bench/bench.py
