@@ -111,5 +111,5 @@ KINDS: dict[str, Kind] = {
 }
 """Kinds by name: at least the twelve on which builders must agree."""
 
-FOUR = ("several functions", "static local", "two modules", "line shift")
+TESTED = ("several functions", "two modules", "line shift")
 """Kinds that the test suite tries each time; `make equal` tries all."""

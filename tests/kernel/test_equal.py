@@ -16,7 +16,7 @@ from elivepatch.model.series import PatchSeries
 from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ServerSettings
 from equal import NAME, own_kernel, try_module
-from kinds import FOUR, KINDS
+from kinds import TESTED, KINDS
 
 pytestmark = [pytest.mark.kernel, pytest.mark.extended]
 
@@ -27,11 +27,11 @@ def own(backend: LocalBackend) -> Base:
     return own_kernel(backend)
 
 
-def test_the_paranoid_are_given_what_both_builders_make_of_four_kinds_and_it_works(
+def test_the_paranoid_are_given_what_both_builders_make_of_three_kinds_and_it_works(
     backend: LocalBackend, own: Base, settings: ServerSettings, reachable_path: Path
 ) -> None:
     """One series, because kpatch-build takes half a minute for each."""
-    patches = tuple(patch for name in FOUR for patch in KINDS[name].series(own.tree).patches)
+    patches = tuple(patch for name in TESTED for patch in KINDS[name].series(own.tree).patches)
     request = BuildRequest(release=own.release, series=PatchSeries(patches), paranoid=True)
     (reachable_path / "work").mkdir()
     context = BuildContext(base=own, toolchains=backend.toolchains, jobs=2)
