@@ -16,7 +16,7 @@ from elivepatch.model.series import PatchSeries
 from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ServerSettings
 from equal import NAME, own_kernel, try_module
-from kinds import TESTED, KINDS
+from kinds import KINDS, TESTED
 
 pytestmark = [pytest.mark.kernel, pytest.mark.extended]
 
