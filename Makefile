@@ -68,7 +68,7 @@ scale: $(VENV)/testable ## run the tests with 100,000 jobs, 2,000 hosts, 50 kern
 	packaging/lane $(VENV) tests/scale -n 2 $(BESIDE) --durations=5
 
 integration: $(VENV)/testable ## run the tests with real servers on loopback
-	packaging/lane $(VENV) tests/integration -n 6 $(BESIDE)
+	packaging/lane $(VENV) tests/integration -n 5 $(BESIDE)
 
 kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernels
 	packaging/lane $(VENV) tests/kernel -m "not extended" -n 4 $(BESIDE) --durations=10

@@ -30,8 +30,9 @@ pytestmark = pytest.mark.integration
 
 CROWD = 1000
 # bench/load.py asks five times as much.
-POLLS = 2_000
-POLLS_PER_S = 200
+# Other tests run beside these: 200 polls a second need more than their share of the machine. bench/load.py asks that.
+POLLS = 1_000
+POLLS_PER_S = 100
 
 
 @pytest.fixture(scope="module")
