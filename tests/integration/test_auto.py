@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cve_list import CveList
 from cve_server import CveServer
-from host_commands import Ran, run, run_json
+from host_commands import Ran, run, run_json, with_policy
 from simulated_host import SimulatedHost
 
 from elivepatch.advisory.policy import read_policy
@@ -34,11 +34,6 @@ def cves(tmp_path: Path) -> CveList:
     made.add(2, "ok")
     made.add(3, "refused")
     return made
-
-
-def with_policy(host: SimulatedHost, cves: CveList) -> SimulatedHost:
-    host.put("etc/elivepatch/policy.toml", cves.policy.read_text())
-    return host
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from cve_list import CveList
 from schema_check import require_published
 from simulated_host import KEY, Made, SimulatedHost
 
@@ -81,3 +82,9 @@ def save(made: Made, directory: Path) -> Path:
     module.write_bytes(made.module)
     module.with_name(f"{module.name}.sig").write_bytes(made.envelope)
     return module
+
+
+def with_policy(host: SimulatedHost, cves: CveList) -> SimulatedHost:
+    """Give the host the policy of a list, and return the host."""
+    host.put("etc/elivepatch/policy.toml", cves.policy.read_text())
+    return host
