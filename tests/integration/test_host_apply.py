@@ -17,6 +17,7 @@ from host_commands import Ran, run, run_json
 from signing_server import STRANGER, SigningServer
 from simulated_host import SimulatedHost
 
+from elivepatch.model.build import COPIES_LIMIT
 from elivepatch.model.progress import Event
 from elivepatch.output import Output
 
@@ -101,6 +102,31 @@ def test_a_dry_run_builds_and_looks_but_loads_nothing(host: SimulatedHost, serve
     assert dry.document["livepatch"]["name"] == "elp_2"
     assert {finding["code"] for finding in dry.document["findings"]} >= {"fits", "functions", "tasks", "kernel"}
     assert run(host, "status").status == 0
+
+
+def test_a_livepatch_that_stays_in_memory_is_applied_again_as_a_copy_with_another_name(
+    host: SimulatedHost, server: SigningServer
+) -> None:
+    server.stays = True
+    apply(host, "one")
+    run(host, "rollback")
+    assert (host.live, host.modules) == ([], ["elp_1"])
+    ran = apply(host, "one")
+    assert (ran.status, host.live) == (0, ["elp_3"])
+    assert [one["copy"] for one in server.requests] == [0, 0, 1]
+    assert "elp_1 stays in memory; the server makes a copy of it" in ran.err
+    run(host, "rollback")
+    assert apply(host, "one").status == 0
+    assert [one["copy"] for one in server.requests[3:]] == [0, 1, 2]
+
+
+def test_after_the_last_copy_only_a_reboot_helps(host: SimulatedHost, server: SigningServer) -> None:
+    server.stays = True
+    for _ in range(COPIES_LIMIT + 1):
+        assert apply(host, "one").status == 0
+        run(host, "rollback")
+    ran = apply(host, "one")
+    assert (ran.status, ran.code, host.live) == (6, "module-pinned", [])
 
 
 def test_stack_asks_for_the_new_patches_only_and_puts_them_beside_what_is_live(

@@ -36,12 +36,16 @@ VERDICT = {
 
 @dataclass
 class SigningServer:
-    """State of the server; `requests` are the bodies of the submitted builds."""
+    """State of the server; `requests` are the bodies of the submitted builds. Equal ones get the same name.
+
+    Its livepatches stay in memory after they were taken out if `stays`.
+    """
 
     mood: str = "well"
     build_id: str = BUILD_ID
     key: ServerKey = KEY
     stacks: bool = True
+    stays: bool = False
     requests: list[dict[str, Any]] = field(default_factory=list)
     jobs: dict[str, Made] = field(default_factory=dict)
     released: threading.Event = field(default_factory=threading.Event)
@@ -74,12 +78,14 @@ class SigningServer:
         series = [patch.digest for patch in patches]
         if self.mood == "other-series":
             series = series[:-1]
-        name = f"elp_{len(self.requests)}"
+        name = f"elp_{self.requests.index(body) + 1}"
         functions = [f"function_{number}" for number in range(len(patches))]
         key = STRANGER if self.mood == "stranger" else self.key
         job = f"{len(self.requests):016x}"
         replace = body["replace"] or not self.stacks
-        self.jobs[job] = make_livepatch(name, functions=functions, series=series, key=key, replace=replace)
+        self.jobs[job] = make_livepatch(
+            name, functions=functions, series=series, key=key, replace=replace, stays=self.stays
+        )
         return job
 
 

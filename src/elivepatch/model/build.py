@@ -32,6 +32,10 @@ class Result(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
+COPIES_LIMIT = 9
+"""Largest `copy` of a build request."""
+
+
 class Builder(enum.StrEnum):
     """Builder of a livepatch (docs/adr/0009): from single objects, or from a build of the whole kernel."""
 
@@ -67,6 +71,8 @@ class RequestReference:
     when it is enabled (atomic replace, Documentation/livepatch/cumulative-patches.rst); without, it is added to them.
     With `rewrite`, a check of a series that cannot be a livepatch also proposes a changed one that can.
     With `paranoid` a second builder makes the livepatch too; it is served only if both made the same.
+    `copy` makes another module of the same series, with a name of its own: a host that keeps earlier ones in its memory
+    until a reboot cannot load a module of their name.
     `base_patches` are those that the running kernel was built with, as far as the host knows them; a base that was made
     with others is refused.
     """
@@ -80,6 +86,7 @@ class RequestReference:
     rewrite: bool = field(default=False, metadata=_decides(Decides.ANSWER))
     builder: Builder = field(default=Builder.OBJECTS, metadata=_decides(Decides.BYTES))
     paranoid: bool = field(default=False, metadata=_decides(Decides.BYTES))
+    copy: int = field(default=0, metadata=_decides(Decides.BYTES))
     base_patches: tuple[BasePatch, ...] = field(default=(), metadata=_decides(Decides.NOTHING))
 
     def to_json(self) -> dict[str, Any]:
@@ -94,6 +101,7 @@ class RequestReference:
             "rewrite": self.rewrite,
             "builder": self.builder.value,
             "paranoid": self.paranoid,
+            "copy": self.copy,
             "base_patches": [{"name": patch.name, "sha256": patch.digest} for patch in self.base_patches],
         }
 
@@ -115,6 +123,7 @@ class RequestReference:
             rewrite=document.get("rewrite", False),
             builder=Builder(document.get("builder", Builder.OBJECTS)),
             paranoid=document.get("paranoid", False),
+            copy=document.get("copy", 0),
             base_patches=tuple(BasePatch(one["name"], one["sha256"]) for one in document.get("base_patches", ())),
         )
 

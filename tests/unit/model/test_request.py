@@ -32,10 +32,11 @@ CHANGED: dict[str, Any] = {
     "rewrite": True,
     "builder": Builder.KLP,
     "paranoid": True,
+    "copy": 2,
     "base_patches": (BasePatch("base.patch", Digest("b" * 64)),),
 }
 """Another value for each field; a new field needs one here."""
-IN_BUILD_KEY = {"series", "replace", "builder", "paranoid"}
+IN_BUILD_KEY = {"series", "replace", "builder", "paranoid", "copy"}
 IN_JOB_KEY_ALONE = {"expectations", "trial", "check_only", "rewrite"}
 IN_NO_KEY = {"release", "base_patches"}
 
@@ -53,6 +54,7 @@ requests = st.builds(
     rewrite=st.booleans(),
     builder=st.sampled_from(Builder),
     paranoid=st.booleans(),
+    copy=st.integers(0, 9),
     base_patches=st.lists(st.builds(BasePatch, st.text(), digests), max_size=2).map(tuple),
 )
 

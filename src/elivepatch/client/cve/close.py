@@ -45,6 +45,13 @@ class CloseResult:
         """The CVEs that were not closed before and are in the livepatch."""
         return [fix.cve for fix in self.made.kept] if self.made.report is not None else []
 
+    @property
+    def livepatch_name(self) -> str | None:
+        """Name of the livepatch; a host that keeps an earlier module of that name loaded a copy with another name."""
+        loaded = self.applied["livepatch"] if self.applied is not None else None
+        built = self.made.report.livepatch_name if self.made.report is not None else None
+        return loaded["name"] if loaded is not None else built
+
     def document(self) -> dict[str, Any]:
         """Return the run for machines."""
         report = self.made.report
@@ -56,7 +63,7 @@ class CloseResult:
             "livepatch": None
             if report is None
             else {
-                "name": report.livepatch_name,
+                "name": self.livepatch_name,
                 "module_sha256": report.module_sha256,
                 "functions": self.made.functions,
                 "trial": _accelerator(report),
@@ -111,7 +118,7 @@ def close(
     else:
         result.applied = _apply(cumulative.kept, carried, options, output, limit_s=time_left_s())
         for fix in cumulative.kept:
-            session.plan.decide(fix.cve, Choice.CLOSED, f"closed now by {cumulative.report.livepatch_name}")
+            session.plan.decide(fix.cve, Choice.CLOSED, f"closed now by {result.livepatch_name}")
     return result
 
 
@@ -129,7 +136,7 @@ def print_result(result: CloseResult, output: Output) -> None:
         return
     trial = report.trial
     output.line(
-        f"{report.livepatch_name}: {len(result.newly)} CVEs closed by {result.made.functions} functions, "
+        f"{result.livepatch_name}: {len(result.newly)} CVEs closed by {result.made.functions} functions, "
         + ("not tried" if trial is None else f"trial {trial.outcome} on {trial.accelerator}")
     )
     for one in trial.not_live if trial is not None else ():

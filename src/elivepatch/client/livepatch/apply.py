@@ -4,15 +4,19 @@
 A build takes up to an hour, so the host's lock is not held while the server works: an emergency `rollback` must not
 wait for a build. The lock is taken twice, to read what is live and to install, and nothing is installed if another
 command changed what is live in between.
+
+A module that hands out addresses stays in memory after it is taken out, and the kernel loads no second module of its
+name. The server then makes a copy under another name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elivepatch.client.host.findings import Finding, require
 from elivepatch.client.host.identity import read_identity
+from elivepatch.client.host.modules import is_pinned
 from elivepatch.client.livepatch.install import Delivery, InstallReport, install, require_requested
 from elivepatch.client.livepatch.live_state import require_settled
 from elivepatch.client.livepatch.session import Session, changing
@@ -21,7 +25,7 @@ from elivepatch.client.options import ChangeOptions
 from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.follow import JobFollower
 from elivepatch.client.server.timeout import time_limit
-from elivepatch.model.build import BuildRequest
+from elivepatch.model.build import COPIES_LIMIT, BuildRequest
 from elivepatch.model.errors import BuildStopped, HostError
 from elivepatch.model.kernel import KernelIdentity
 from elivepatch.model.progress import Event, Progress
@@ -87,14 +91,20 @@ def apply(
         replace=not options.stack,
         base_patches=options.base_patches,
     )
-    delivery = _build(starting, options.change.settings, request, progress)
-    with changing(options.change, progress, doing=_DOING) as session:
-        require(session.tools.obstacles)
-        _require_unchanged(session, starting)
-        require_settled(session.live_state)
-        statement = verify_envelope(delivery.envelope, session.tools.pinned)
-        require_requested(statement, series=[one.digest for one in starting.series.patches], replace=request.replace)
-        return install(session, delivery, dry_run=options.dry_run, reason=reason[:_REASON_CHARACTERS])
+    while True:
+        delivery = _build(starting, options.change.settings, request, progress)
+        with changing(options.change, progress, doing=_DOING) as session:
+            require(session.tools.obstacles)
+            _require_unchanged(session, starting)
+            require_settled(session.live_state)
+            statement = verify_envelope(delivery.envelope, session.tools.pinned)
+            digests = [one.digest for one in starting.series.patches]
+            require_requested(statement, series=digests, replace=request.replace)
+            # After the last copy, the check before the load says what is wrong.
+            if request.copy == COPIES_LIMIT or not is_pinned(session.machine.host, statement.name):
+                return install(session, delivery, dry_run=options.dry_run, reason=reason[:_REASON_CHARACTERS])
+        progress(Event(stage="job", message=f"{statement.name} stays in memory; the server makes a copy of it"))
+        request = replace(request, copy=request.copy + 1)
 
 
 def _start(patches: Sequence[SourcePatch], options: ApplyOptions, progress: Progress) -> _Starting:

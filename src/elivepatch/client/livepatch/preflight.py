@@ -50,7 +50,7 @@ def lasting(module: Path, statement: Statement) -> Finding:
         return note(
             "stays-in-memory",
             f"{statement.name} hands out addresses in itself: after it is taken out, its module stays until a reboot.",
-            "It can be taken out at any time, but not be loaded again in the same boot.",
+            "It can be taken out at any time; `elivepatch apply` can load a copy of it in the same boot.",
         )
     return fine("lasting", "its module can be unloaded")
 
@@ -60,7 +60,7 @@ def _name(host: Host, live_state: LiveState, statement: Statement) -> Finding:
         return stop(
             "module-pinned",
             f"{statement.name} was live before in this boot, and its module stays in memory until a reboot.",
-            "Reboot, then run the command again; together with another source patch it becomes another livepatch.",
+            "Use `elivepatch apply` with its source patches, which has the server make a copy of it; or reboot.",
         )
     if any(one.name == statement.name for one in live_state.kernel):
         return stop(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from elivepatch.model.build import Builder, RequestReference, Result, Status, patches_of
+from elivepatch.model.build import COPIES_LIMIT, Builder, RequestReference, Result, Status, patches_of
 from elivepatch.model.errors import Kind, UsageError
 from elivepatch.model.kernel import Digest, parse_release
 from elivepatch.model.series import PATCHES_LIMIT, SERIES_LIMIT_BYTES, PatchReference, SourcePatch
@@ -97,6 +97,9 @@ class BuildBody(_Sent):
     rewrite: bool = Field(default=False, description="Whether a check that refuses the series proposes a changed one.")
     builder: Builder = Field(default=Builder.OBJECTS, strict=False)
     paranoid: bool = Field(default=False, description="Whether a second builder must make the same livepatch.")
+    copy_: int = Field(
+        default=0, ge=0, le=COPIES_LIMIT, alias="copy", description="Number of another module of the same series."
+    )
     base_patches: Annotated[list[BasePatchBody], Field(max_length=PATCHES_LIMIT)] = []
     priority: Literal["interactive", "automatic"] = "interactive"
     fresh: bool = Field(
@@ -112,7 +115,7 @@ class BuildBody(_Sent):
 
         Raises UsageError if the kernel's release or an expectation is malformed.
         """
-        document = self.model_dump(mode="json", exclude={"patches", "fresh", "priority"})
+        document = self.model_dump(mode="json", by_alias=True, exclude={"patches", "fresh", "priority"})
         document["patches"] = [{"name": patch.name, "sha256": patch.digest} for patch in patches]
         for patch in document["base_patches"]:
             patch["name"] = display_name(patch["name"])

@@ -116,6 +116,7 @@ def test_a_build_saves_module_log_console_and_report(
         "replace": True,
         "builder": "objects",
         "paranoid": False,
+        "copy": 0,
         "rewrite": False,
         "base_patches": [],
     }

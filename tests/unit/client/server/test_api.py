@@ -81,6 +81,7 @@ def test_a_request_is_sent_as_the_server_reads_it() -> None:
         "rewrite": False,
         "builder": "objects",
         "paranoid": False,
+        "copy": 0,
         "base_patches": [],
     }
     assert seen[0].headers["authorization"] == "Bearer elp_secret"

@@ -43,7 +43,7 @@ def test_a_request_is_read_as_it_was_meant() -> None:
 
 def test_the_body_has_the_fields_of_the_request_and_no_others() -> None:
     document = request_of().to_json()
-    assert set(BuildBody.model_fields) == set(document) | {"fresh", "priority"}
+    assert {one.alias or name for name, one in BuildBody.model_fields.items()} == set(document) | {"fresh", "priority"}
 
 
 def test_a_patch_named_by_its_digest_makes_the_same_request_as_one_that_is_sent() -> None:
@@ -74,9 +74,16 @@ def test_a_request_may_name_its_builder() -> None:
     assert (chosen.builder, chosen.paranoid) == (Builder.REFERENCE, True)
 
 
+def test_a_request_may_ask_for_another_copy() -> None:
+    assert (request_of().copy, request_of(copy=2).copy) == (0, 2)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"copy": -1},
+        {"copy": 10},
+        {"copy_": 1},
         {"builder": "make"},
         {"builder": None},
         {"paranoid": "yes"},
