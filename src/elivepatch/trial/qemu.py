@@ -21,6 +21,7 @@ from elivepatch.process import Cancellation, Completed, run
 from elivepatch.trial import image
 from elivepatch.trial.case import GuestKernel
 from elivepatch.trial.guest_protocol import GUEST, parse
+from elivepatch.trial.outside.channel import Channel, open_channel
 
 TRIAL_UID = 65433
 """User id of QEMU: in systemd's range of dynamic users, so it is no account, and it is not the user of builds."""
@@ -61,17 +62,24 @@ def boot(
     timeout_s: float,
     on_tick: Callable[[float], None] | None = None,
     cancellation: Cancellation | None = None,
+    attach: Callable[[Channel], None] | None = None,
 ) -> Completed:
-    """Run a guest to its end; both output files exist afterwards. Raises EnvironmentFault if QEMU cannot start."""
+    """Run a guest to its end; both output files exist afterwards. Raises EnvironmentFault if QEMU cannot start.
+
+    `attach` gets the channel by which the guest can be looked at from outside, before the guest starts.
+    """
     with ExitStack() as stack:
         kernel = stack.enter_context(_in_memory("kernel", _read(guest.image)))
         initramfs = stack.enter_context(_in_memory("initramfs", guest.initramfs))
         console = stack.enter_context(guest.console.open("wb")).fileno()
         results = stack.enter_context(guest.results.open("wb")).fileno()
         memory = _MEMORY_MIB + 2 * (len(guest.initramfs) >> 20)  # the archive and the files unpacked from it
+        outside = stack.enter_context(open_channel(memory << 20))
+        if attach is not None:
+            attach(outside)
         argv = [
             *confined(accelerator), programs.qemu, *accelerator_options(accelerator),
-            "-machine", "q35", "-m", f"{memory}M", "-smp", str(_PROCESSORS),
+            "-machine", "q35,memory-backend=ram", *outside.options, "-m", f"{memory}M", "-smp", str(_PROCESSORS),
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             "-add-fd", f"fd={console},set=1", "-chardev", "file,id=console,path=/dev/fdset/1",
@@ -79,7 +87,7 @@ def boot(
             "-serial", "chardev:console", "-serial", "chardev:results",
             "-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}", "-append", _COMMAND_LINE,
         ]  # fmt: skip
-        descriptors = (kernel, initramfs, console, results)
+        descriptors = (kernel, initramfs, console, results, *outside.descriptors)
         return run(argv, timeout_s=timeout_s, pass_fds=descriptors, on_tick=on_tick, cancellation=cancellation)
 
 
