@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ from edits import Edit, after, before, patch_of
 
 from elivepatch.build.base.store import Base
 from elivepatch.build.builders.common import BuildContext, BuildSteps
+from elivepatch.build.builders.prepared import check_numbers
 from elivepatch.build.objects.header_users import includes_of
 from elivepatch.model.build import BuildOutcome
+from elivepatch.model.errors import BuildStopped
 
 pytestmark = pytest.mark.kernel
 
@@ -84,6 +88,25 @@ def test_a_source_with_such_a_header_that_does_not_compile_is_told_as_the_series
     assert problem is not None
     assert (problem.code, problem.message) == ("compile-error", "crypto/rsa_helper.c does not compile with the series.")
     assert "nobody_declared_this" in problem.excerpt
+
+
+def test_a_number_that_make_computes_for_all_code_may_not_change(
+    base_6_12: Base, backend: Any, reachable_path: Path
+) -> None:
+    steps = BuildSteps.within(BuildContext(base=base_6_12, toolchains=backend.toolchains, jobs=1))
+    users, header = {"kernel/bounds.c"}, Path("include/linux/mmzone.h")
+    text = (base_6_12.tree / header).read_text(encoding="utf-8")
+    check = partial(check_numbers, users, base=base_6_12, sandbox=steps.sandbox(), cancellation=None)
+    for name, changed in (("same", f"{text}\n"), ("other", text.replace("MAX_NR_TIERS\t\t4U", "MAX_NR_TIERS\t\t8U"))):
+        layer, work = reachable_path / f"{name}-layer", reachable_path / name
+        (layer / header.parent).mkdir(parents=True)
+        (layer / header).write_text(changed, encoding="utf-8")
+        work.mkdir()
+    check(layer=reachable_path / "same-layer", work_dir=reachable_path / "same")
+    with pytest.raises(BuildStopped) as refused:
+        check(layer=reachable_path / "other-layer", work_dir=reachable_path / "other")
+    assert refused.value.problem.code == "data-layout"
+    assert "__LRU_REFS_WIDTH, which make computes in kernel/bounds.c, from 2 to 6" in refused.value.problem.message
 
 
 GENERATOR = Edit(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -13,6 +13,7 @@ from typing import Self
 
 from elivepatch.build.base.store import Base
 from elivepatch.build.base.toolchain import Toolchains
+from elivepatch.build.builders.prepared import check_numbers
 from elivepatch.build.checks.layout.constants import constant_notes
 from elivepatch.build.checks.layout.statics import check_statics
 from elivepatch.build.checks.prototypes import check_prototypes
@@ -31,7 +32,7 @@ from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.series import PatchSeries
 from elivepatch.patch.additions import read_additions
-from elivepatch.patch.parse import TouchedFile
+from elivepatch.patch.parse import FileKind, TouchedFile
 from elivepatch.patch.selection import select
 from elivepatch.process import Cancellation
 
@@ -106,12 +107,22 @@ class BuildSteps(BuildContext):
                 read_additions(selected.series, touched),
                 name_users,
             )
+        self._check_numbers(touched, sandbox, applied().layer, work_dir)
         check_prototypes(touched, tree=self.base.tree, layer=applied().layer)
         constants = constant_notes(touched, tree=self.base.tree, layer=applied().layer)
         built = {unit.source for unit in reached.units}
         statics = check_statics(touched, tree=self.base.tree, layer=applied().layer, built=built)
         reached = replace(reached, notes=(*selected.notes, *reached.notes, *constants, *statics))
         return PreparedSeries(selected.series, touched, reached, applied())
+
+    def _check_numbers(self, touched: Sequence[TouchedFile], sandbox: Sandbox, layer: Path, work_dir: Path) -> None:
+        headers = [file.path for file in touched if file.kind is FileKind.HEADER and not file.added]
+        if headers:
+            includes = includes_of(self.base, sandbox)
+            users = {user for header in headers for user in includes.users(header)}
+            check_numbers(
+                users, base=self.base, sandbox=sandbox, layer=layer, work_dir=work_dir, cancellation=self.cancellation
+            )
 
     def sandbox(self) -> Sandbox:
         """Return the sandbox with the base's compiler. Raises EnvironmentFault if the toolchain has changed since."""
