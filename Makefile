@@ -49,11 +49,11 @@ lint: $(VENV)/testable ## check style, English, types and the direction of impor
 unit: $(VENV)/testable ## run the tests that need only the checkout (COVERAGE=yes measures them and holds the floor)
 ifdef COVERAGE
 	rm -rf .coverage && mkdir .coverage
-	MEASURE=coverage packaging/lane $(VENV) tests/unit -n 4 --dist worksteal
+	MEASURE=coverage packaging/lane $(VENV) tests/unit -n 3 --dist worksteal
 	$(BIN)/coverage combine -q
 	@printf 'lines covered by unit tests, in percent (floor in pyproject.toml): '; $(BIN)/coverage report --format=total
 else
-	packaging/lane $(VENV) tests/unit -n 4 --dist worksteal
+	packaging/lane $(VENV) tests/unit -n 3 --dist worksteal
 endif
 
 coverage: ## list the lines that the last `make unit COVERAGE=yes` did not run
@@ -68,13 +68,13 @@ scale: $(VENV)/testable ## run the tests with 100,000 jobs, 2,000 hosts, 50 kern
 	packaging/lane $(VENV) tests/scale -n 2 $(BESIDE) --durations=5
 
 integration: $(VENV)/testable ## run the tests with real servers on loopback
-	packaging/lane $(VENV) tests/integration -n 5 $(BESIDE)
+	packaging/lane $(VENV) tests/integration -m "not extended" -n 5 $(BESIDE)
 
 kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernels
 	packaging/lane $(VENV) tests/kernel -m "not extended" -n 4 $(BESIDE) --durations=10
 
-extended: $(VENV)/testable ## run the rest of the kernel lane: further kernels and cases, comparison with kpatch-build, more hosts in guests
-	packaging/lane $(VENV) tests/kernel -m extended -n 2 $(BESIDE) --durations=10
+extended: $(VENV)/testable ## run the rest of both lanes: further kernels and cases, comparison with kpatch-build, more hosts in guests
+	packaging/lane $(VENV) tests/kernel tests/integration -m extended -n 2 $(BESIDE) --durations=10
 
 bench: $(VENV)/ready ## measure the time of each stage of a build, into bench/results.json
 	$(BIN)/python bench/bench.py

@@ -78,6 +78,7 @@ def test_a_job_that_kills_its_server_each_time_is_given_up_and_others_are_not(se
     assert server.backend.runs("build") == MAX_ATTEMPTS + 2
 
 
+@pytest.mark.extended
 def test_jobs_survive_a_server_that_is_killed_again_and_again(server: RunningServer) -> None:
     jobs = [server.ask(f"sleep 0.4\nnumber {number}") for number in range(8)]
     choice = random.Random(7)  # noqa: S311 - when to kill
