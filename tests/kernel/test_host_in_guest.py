@@ -18,7 +18,7 @@ from real_server import Server
 from elivepatch.build.base.store import Base
 from elivepatch.service.jobs.local_backend import guest_kernel
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.extended]
 
 DEMO = Path(__file__).parents[2] / "demo/patches"
 MEMINFO, VLAN = DEMO / "vmlinux-meminfo.patch", DEMO / "module-8021q.patch"
@@ -237,7 +237,6 @@ def test_rollback_brings_back_the_set_before(first: Boot) -> None:
     assert first["rollback.live"].out.split() == [first["apply"].document["livepatch"]["name"]]
 
 
-@pytest.mark.extended
 def test_after_a_proper_reboot_systemd_loads_the_recorded_set(first: Boot, second: Boot) -> None:
     assert set(second["unit"].out.split()) == {"ActiveState=active", "Result=success"}
     assert CHANGED in second["meminfo"].out
@@ -246,7 +245,6 @@ def test_after_a_proper_reboot_systemd_loads_the_recorded_set(first: Boot, secon
     assert names(status["livepatches"]) == first["rollback.live"].out.split()
 
 
-@pytest.mark.extended
 def test_a_stall_names_task_and_function_while_it_lasts(second: Boot) -> None:
     assert second["sleepy"].status == 0
     assert "waits for task sleeper (pid" in second["stalled"].err
@@ -254,7 +252,6 @@ def test_a_stall_names_task_and_function_while_it_lasts(second: Boot) -> None:
     assert "in loadavg_proc_show" in second["stalled.status"].out
 
 
-@pytest.mark.extended
 def test_a_stalled_transition_is_reversed_at_the_deadline_and_says_who_held_it(second: Boot) -> None:
     assert second.problem("stalled") == (6, "transition-stalled")
     told = second["stalled"].document["problem"]
@@ -264,7 +261,6 @@ def test_a_stalled_transition_is_reversed_at_the_deadline_and_says_who_held_it(s
     assert "not done after 12 s, reversing it" in second["stalled"].err
 
 
-@pytest.mark.extended
 def test_after_a_reversal_the_livepatch_before_is_still_whole(second: Boot) -> None:
     old = second["sleepy"].document["livepatch"]["name"]
     assert second["after.live"].out.split() == [old]
@@ -274,7 +270,6 @@ def test_after_a_reversal_the_livepatch_before_is_still_whole(second: Boot) -> N
     assert names(second["after.status"].document["livepatches"]) == [old]
 
 
-@pytest.mark.extended
 def test_a_set_that_was_followed_by_a_crash_is_skipped_and_status_says_so(second: Boot, third: Boot) -> None:
     assert "ActiveState=failed" in third["unit"].out
     assert LOADED in third["meminfo"].out
@@ -283,28 +278,23 @@ def test_a_set_that_was_followed_by_a_crash_is_skipped_and_status_says_so(second
     assert f"{skipped} was not loaded at boot: the machine went down without a shutdown" in third["status"].out
 
 
-@pytest.mark.extended
 def test_a_skipped_set_is_loaded_where_somebody_asks_for_it(third: Boot) -> None:
     assert (third["cleared"].status, third["cleared"].document["did"]) == (0, "loaded")
     assert CHANGED in third["cleared.meminfo"].out
 
 
-@pytest.mark.extended
 def test_disable_takes_a_livepatch_out_of_force_and_leaves_its_module(third: Boot) -> None:
     assert third["disabled"].status == 0
     assert LOADED in third["disabled.meminfo"].out
     assert "livepatch_" in third["disabled.modules"].out
 
 
-@pytest.mark.extended
 def test_unload_takes_its_module_away(third: Boot) -> None:
     assert third["unloaded"].status == 0
     assert "livepatch_" not in third["unloaded.modules"].out
 
 
-@pytest.mark.parametrize(
-    "boot", ["first", *(pytest.param(later, marks=pytest.mark.extended) for later in ("second", "third"))]
-)
+@pytest.mark.parametrize("boot", ["first", "second", "third"])
 def test_no_kernel_warned_or_died(boot: str, request: pytest.FixtureRequest) -> None:
     finished: Boot = request.getfixturevalue(boot)
     assert finished.complaints() == []

@@ -106,6 +106,7 @@ def test_a_kernel_without_a_base_is_named(server: Server, base_6_1: Base, tmp_pa
     assert base_6_1.release in answer["problem"]["message"]
 
 
+@pytest.mark.extended
 def test_a_server_killed_while_it_compiles_goes_on_and_hands_out_a_whole_module(
     settings: ServerSettings, base_6_1: Base, tmp_path: Path
 ) -> None:
@@ -117,7 +118,7 @@ def test_a_server_killed_while_it_compiles_goes_on_and_hands_out_a_whole_module(
         client = server.client(
             "build", patch, "--kernel", base_6_1.release, "-o", tmp_path / "mine.ko", "--no-trial", "--json"
         )
-        wait_until(lambda: any((tmp_path / "state/work").glob("*/")), within_s=30)
+        wait_until(lambda: any((tmp_path / "state/work").glob("*/")), within_s=90)
         server.end(signal.SIGKILL)
         assert not (tmp_path / "mine.ko").exists()
         server.start()

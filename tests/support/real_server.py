@@ -57,7 +57,7 @@ class Server:
                 [*command, "--port", str(self.port), *self.arguments], stdout=log, stderr=log
             )
         try:
-            wait_until(self._answers, within_s=30, every_s=0.1)
+            wait_until(self._answers, within_s=90, every_s=0.1)
         except AssertionError:
             self.end(signal.SIGKILL)
             raise
