@@ -37,6 +37,7 @@ class ServerSettings:
     queue_limit: int = 1000
     tenant_limit: int = 200
     step_limit_s: float = 3600.0
+    workload_s: float = 20.0
     disk_reserve_mib: int = 64
     keep_days: int = 90
     keep_hosts_days: int = 60
@@ -81,6 +82,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "queue_limit": (1, 1_000_000),
     "tenant_limit": (1, 1_000_000),
     "step_limit_s": (1, 604_800),
+    "workload_s": (0, 600),
     "disk_reserve_mib": (0, 1 << 30),
     "keep_days": (1, 36_500),
     "keep_hosts_days": (1, 36_500),

@@ -113,10 +113,38 @@ class ModuleReload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CalledFunction:
+    """A replaced function, and the calls of its replacement while the livepatch was live, as the guest counted them.
+
+    `calls` is None if they were not counted.
+    """
+
+    object: str
+    function: str
+    calls: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadRun:
+    """A program of the workload, and what became of it in each phase, as the guest said.
+
+    That is `ran`, `failed`, `stopped` (at its time limit) or `not-run`; `words` are its own, or the reason.
+    """
+
+    name: str
+    before: str
+    during: str
+    after: str
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialReport:
     """Report on one trial in a VM. `problems` is empty if no fault was found; times are in seconds.
 
     `unloaded_parents` are the changed modules that could not be loaded, `not_live` all objects that were never live.
+    `workload` took `workload_seconds` of `seconds`; `workload_left_out` is the reason if it did not run beside the
+    livepatch, empty if it did.
     """
 
     release: str
@@ -132,6 +160,21 @@ class TrialReport:
     unloaded_parents: tuple[str, ...] = ()
     not_live: tuple[NotLive, ...] = ()
     module_reloads: tuple[ModuleReload, ...] = ()
+    functions: tuple[CalledFunction, ...] = ()
+    workload: tuple[WorkloadRun, ...] = ()
+    workload_seconds: float = 0.0
+    workload_left_out: str = ""
+
+    @property
+    def replaced(self) -> int:
+        """Number of functions that the livepatch replaces, as far as they are known."""
+        return len(self.functions)
+
+    @property
+    def executed(self) -> int | None:
+        """Number of them whose replacement was called while the livepatch was live; None if none was counted."""
+        counts = [one.calls for one in self.functions if one.calls is not None]
+        return sum(calls > 0 for calls in counts) if counts else None
 
     @property
     def outcome(self) -> TrialOutcome:
@@ -154,4 +197,9 @@ class TrialReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping of the fields."""
-        return asdict(self) | {"passed": self.passed, "outcome": str(self.outcome)}
+        return asdict(self) | {
+            "passed": self.passed,
+            "outcome": str(self.outcome),
+            "replaced": self.replaced,
+            "executed": self.executed,
+        }

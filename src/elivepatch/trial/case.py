@@ -12,6 +12,7 @@ from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.permanence import stays_loaded
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.trial import Expectation
+from elivepatch.trial.workload.guest_files import NO_WORKLOAD, Workload
 
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_-]{1,55}")  # MODULE_NAME_LEN of include/linux/moduleparam.h, less the final zero
 
@@ -46,7 +47,7 @@ class TrialCase:
 
     `name` is the name of its module. `parents` are the modules whose functions it replaces; they are loaded before it,
     with their dependencies. The kernel never unloads one that `stays`: it is loaded once, and what it has armed may
-    fire after it was disabled.
+    fire after it was disabled. `workload` is what runs and is counted.
     """
 
     livepatch: Path
@@ -54,15 +55,25 @@ class TrialCase:
     parents: Sequence[str] = ()
     expectations: Sequence[Expectation] = ()
     stays: bool = False
+    workload: Workload = NO_WORKLOAD
 
     @classmethod
-    def of(cls, livepatch: Path, name: str, parents: Sequence[str], expectations: Sequence[Expectation]) -> TrialCase:
+    def of(
+        cls,
+        livepatch: Path,
+        name: str,
+        parents: Sequence[str],
+        expectations: Sequence[Expectation],
+        workload: Workload,
+    ) -> TrialCase:
         """Return the case of a module, which says itself if it stays."""
         try:
             stays = stays_loaded(ElfFile(livepatch))
         except EnvironmentFault:
             stays = False  # it is no module: the kernel will say so
-        return cls(livepatch=livepatch, name=name, parents=parents, expectations=expectations, stays=stays)
+        return cls(
+            livepatch=livepatch, name=name, parents=parents, expectations=expectations, stays=stays, workload=workload
+        )
 
 
 def module_name(text: str) -> str:

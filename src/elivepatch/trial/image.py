@@ -17,6 +17,7 @@ from elivepatch.model.errors import EnvironmentFault
 from elivepatch.trial import cpio
 from elivepatch.trial.case import TrialCase, module_name
 from elivepatch.trial.modules import ModuleTree, content
+from elivepatch.trial.workload import guest_files
 
 _DIRECTORIES = (
     "bin", "sbin", "usr", "usr/bin", "usr/sbin", "dev", "proc", "sys", "tmp", "observed", "etc", "root", "run",
@@ -58,16 +59,19 @@ def pack(cases: Sequence[tuple[str, TrialCase]], tree: ModuleTree) -> Packed:
     Raises UsageError for a name that is not a module name, EnvironmentFault for a module that cannot be read.
     """
     entries = [cpio.directory(name) for name in ("trial", "trial/case", "trial/modules")]
+    entries += guest_files.shared(case.workload for _scope, case in cases)
     packed: set[str] = set()
     missing = []
     for scope, case in cases:
         plan = tree.plan([module_name(parent) for parent in case.parents])
         missing.append(plan.missing)
-        for name, path in plan.modules:
+        worked = tree.plan(case.workload.modules).modules
+        for name, path in (*plan.modules, *worked):
             if name not in packed:
                 packed.add(name)
                 entries.append(cpio.file(f"trial/modules/{name}.ko", content(path)))
         entries += _case(f"trial/case/{scope}", case, [name for name, _path in plan.modules])
+        entries += guest_files.of_case(f"trial/case/{scope}", case.workload, [name for name, _path in worked])
     return Packed(archive=cpio.archive(entries), missing=tuple(missing))
 
 

@@ -186,12 +186,22 @@ revert() { # ROUND
     run "disable.$1" disable && run "gone.$1" gone
 }
 
+# The workload, and the counts of calls, are in workload/guest.sh; a case without either does not have it.
+work() { :; }
+count_on() { :; }
+count_off() { :; }
+[ ! -f /trial/workload/guest.sh ] || . /trial/workload/guest.sh
+
 scenario() {
+    work before
     observe before
     klog "$case" log.before
     enable 1 || return
     run objects.1 objects
+    count_on
     observe during
+    work during
+    count_off
     if [ -e "$dir/stays" ]; then # the kernel never unloads it, so it is loaded once
         klog "$case" log.again
         reload
@@ -200,6 +210,7 @@ scenario() {
     revert 1 || return
     klog "$case" log.during
     observe after
+    work after
     klog "$case" log.after
     if [ -e "$dir/stays" ]; then
         stage armed

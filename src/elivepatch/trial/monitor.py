@@ -63,7 +63,8 @@ class _Tail:
 class GuestMonitor:
     """Monitor of one guest. `timeout_s` is the limit of a case, with the boot before the first one, on a quiet machine.
 
-    `symbols` is the number of symbols that each case's livepatch has, by scope. `arrivals` are the seconds after which
+    `symbols` is the number of symbols that each case's livepatch has, by scope; `workload_s` is the time of a workload
+    beyond `timeout_s`. `arrivals` are the seconds after which
     each record arrived first.
     """
 
@@ -74,6 +75,7 @@ class GuestMonitor:
     progress: Progress
     total: int
     symbols: Mapping[str, int] = field(default_factory=dict)
+    workload_s: float = 0.0
     stop: Cancellation = field(default_factory=Cancellation.new)
     boot_s: float | None = None
     arrivals: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -109,7 +111,7 @@ class GuestMonitor:
 
     def limit_s(self, scope: str) -> float:
         """Return the time limit of a case on this machine."""
-        return (self.timeout_s + 2 * SYMBOL_S * self.symbols.get(scope, 0)) * self.factor
+        return (self.timeout_s + self.workload_s + 2 * SYMBOL_S * self.symbols.get(scope, 0)) * self.factor
 
     @property
     def factor(self) -> float:

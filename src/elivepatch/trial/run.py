@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from elivepatch.model.build import PatchedFunction
 from elivepatch.model.errors import EnvironmentFault, Kind, Problem
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.trial import Expectation, TrialOutcome, TrialReport
@@ -21,6 +22,8 @@ from elivepatch.trial.guest_protocol import GUEST, Records, parse
 from elivepatch.trial.modules import module_tree
 from elivepatch.trial.monitor import GuestMonitor
 from elivepatch.trial.qemu import Programs
+from elivepatch.trial.workload import guest_records
+from elivepatch.trial.workload.guest_files import plan
 
 _LASTING = frozenset({"trial-wrong-kernel"})
 """Codes of errors that a second trial would meet again."""
@@ -42,28 +45,36 @@ def run_trial(
     timeout_s: float = 120,
     cancellation: Cancellation | None = None,
     programs: Programs | None = None,
+    functions: Sequence[PatchedFunction] = (),
+    workload_s: float = 0.0,
 ) -> TrialReport:
     """Try one livepatch on the kernel that it was built for and return the report.
 
-    An inconclusive trial is tried again, once and with twice the time. `timeout_s` is the limit on a quiet machine. If
+    The calls of `functions`, those that it replaces, are counted, and a workload that is chosen for them runs for
+    `workload_s` in all. An inconclusive trial is tried again, once and with twice the time; if the guest did not
+    survive the workload alone, without it. `timeout_s` is the limit on a quiet machine, without the workload. If
     the livepatch kills its guest, the report says so. The console's log is `work_dir`/console.log; `seconds` of the
     report is the time of this call. Raises UsageError for a name that is not a module name, and EnvironmentFault if the
     trial cannot run (QEMU, busybox or the kernel's files are missing, or it was cancelled).
     """
     started = time.monotonic()
-    case = TrialCase.of(livepatch, livepatch_name, parents, expectations)
+    case = TrialCase.of(livepatch, livepatch_name, parents, expectations, plan(functions, workload_s))
 
-    def attempt(limit_s: float) -> TrialReport:
+    def attempt(case: TrialCase, limit_s: float) -> TrialReport:
         (report,) = run_trials(
             kernel=kernel, cases=[case], work_dir=work_dir, cache_dir=cache_dir, progress=progress, timeout_s=limit_s,
             cancellation=cancellation, programs=programs,
         )  # fmt: skip
         return report
 
-    report = attempt(timeout_s)
+    report = attempt(case, timeout_s)
     if report.outcome is TrialOutcome.INCONCLUSIVE and report.problems[0].code not in _LASTING:
         progress(Event(stage="trial", message=f"once more: {report.problems[0].message}"))
-        report = attempt(2 * timeout_s)
+        lost = report.problems[0].code == guest_records.LOST
+        case = replace(case, workload=plan(functions, 0.0)) if lost else case
+        report = attempt(case, 2 * timeout_s)
+        if lost:
+            report = replace(report, workload_left_out=guest_records.LOST_WHY)
     return replace(report, seconds=round(time.monotonic() - started, 2))
 
 
@@ -126,6 +137,7 @@ class _Boots:
         monitor = GuestMonitor(
             results=guest.results, console=guest.console, timeout_s=self.timeout_s, cancellation=self.cancellation,
             progress=self.progress, total=self.total, symbols={scope: _symbols(case) for scope, case in scoped},
+            workload_s=max(case.workload.budget_s for case in cases),
         )  # fmt: skip
         # The monitor ends the guest; its own limit is for a monitor that does not.
         ended = qemu.boot(
@@ -187,6 +199,10 @@ class _Boots:
             unloaded_parents=verdict.unloaded_parents,
             not_live=verdict.not_live,
             module_reloads=verdict.module_reloads,
+            functions=guest_records.calls(scope, case.workload, records),
+            workload=guest_records.runs(scope, case.workload, records),
+            workload_seconds=guest_records.seconds(scope, records),
+            workload_left_out=guest_records.left_out(scope, records),
         )
 
     def _session(self, scope: str, records: Records, guest_end: GuestEnd, monitor: GuestMonitor) -> Session:

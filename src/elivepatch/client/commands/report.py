@@ -64,3 +64,26 @@ def trial_lines(trial: Tried, *, stays: bool = False) -> Iterator[str]:
             yield f"  {reload.module} was unloaded and loaded again under it, and was patched again"
         elif reload.result == "refused":
             yield f"  {reload.module} was unloaded under it, and this kernel refused to load {reload.module} again"
+    if trial.outcome in {TrialOutcome.PASSED, TrialOutcome.PARTLY}:
+        yield from workload_lines(trial)
+
+
+def workload_lines(trial: Tried) -> Iterator[str]:
+    """Yield the lines about the workload and the calls of the replaced functions."""
+    counted = [one for one in trial.functions if one.calls is not None]
+    never = [f"{one.object}:{one.function}" for one in counted if one.calls == 0]
+    unknown = [f"{one.object}:{one.function}" for one in trial.functions if one.calls is None]
+    if counted:
+        ran = len(counted) - len(never)
+        yield f"  the guest counted calls of {ran} of the {len(trial.functions)} replaced functions"
+    for which, what in ((never, "never ran"), (unknown, "not counted")):
+        if which:
+            yield f"  {what} in the trial: {', '.join(which)}"
+    names = [one.name for one in trial.workload if one.during != "not-run"]
+    if names:
+        yield f"  workload: {', '.join(names)} ({trial.workload_seconds:.0f} s)"
+    for one in trial.workload:
+        if one.before == one.during == "not-run" and one.words:
+            yield f"  workload {one.name} was left out: {one.words}"
+    if trial.workload_left_out:
+        yield f"  the workload was left out: {trial.workload_left_out}"

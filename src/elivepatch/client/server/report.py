@@ -10,7 +10,7 @@ from typing import Any
 from elivepatch.model.build import Explained, Note, PatchedFunction, Proposal, Result, RewriteStep
 from elivepatch.model.errors import ExitStatus, Problem
 from elivepatch.model.kernel import Digest
-from elivepatch.model.trial import ModuleReload, NotLive, TrialOutcome
+from elivepatch.model.trial import CalledFunction, ModuleReload, NotLive, TrialOutcome, WorkloadRun
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LIVEPATCH_NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)
@@ -18,12 +18,16 @@ _LIVEPATCH_NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """A trial as its report has it: the outcome, the accelerator of the VM, and what was not live in it."""
+    """A trial as its report has it: the outcome, the accelerator of the VM, what was not live and what ran in it."""
 
     outcome: TrialOutcome
     accelerator: str
     not_live: tuple[NotLive, ...] = ()
     module_reloads: tuple[ModuleReload, ...] = ()
+    functions: tuple[CalledFunction, ...] = ()
+    workload: tuple[WorkloadRun, ...] = ()
+    workload_seconds: float = 0.0
+    workload_left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,20 @@ def _tried(data: dict[str, Any]) -> Tried:
             ModuleReload(module=_text(one["module"]), result=_text(one["result"]), words=_text(one["words"]))
             for one in data.get("module_reloads", ())
         ),
+        functions=tuple(
+            CalledFunction(
+                object=_text(one["object"]),
+                function=_text(one["function"]),
+                calls=int(one["calls"]) if one["calls"] is not None else None,
+            )
+            for one in data.get("functions", ())
+        ),
+        workload=tuple(
+            WorkloadRun(**{name: _text(one[name]) for name in ("name", "before", "during", "after", "words")})
+            for one in data.get("workload", ())
+        ),
+        workload_seconds=float(data.get("workload_seconds", 0.0)),
+        workload_left_out=_text(data.get("workload_left_out", "")),
     )
 
 

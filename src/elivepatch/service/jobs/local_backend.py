@@ -218,6 +218,8 @@ class LocalBackend:
                 expectations=expectations,
                 work_dir=work_dir,
                 cache_dir=self._settings.cache_dir,
+                functions=livepatch.functions,
+                workload_s=self._settings.workload_s,
                 progress=progress,
                 cancellation=cancellation,
             )

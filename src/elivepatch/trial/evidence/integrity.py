@@ -16,11 +16,15 @@ from elivepatch.model.errors import Kind, Problem
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.evidence.kernel_log import headline, tail, trouble
 from elivepatch.trial.guest_protocol import GUEST, Records
+from elivepatch.trial.workload import guest_records
 
 # Each word is a record, or a family of records (`during.000`, `module.8021q`). init.sh writes them in this order.
-_BEGIN = "begin module before log.before started.1 load.1 settled.1 finished.1 objects.1 during"
+_BEGIN = (
+    "begin module log.workload worked.before before log.before started.1 load.1 settled.1 finished.1 objects.1 during"
+    " worked.during counts"
+)
 _AGAIN = "log.again removed added no-reload objects.2 log.reload"
-_REVERT = "disable.1 gone.1 log.during after log.after"
+_REVERT = "disable.1 gone.1 log.during after worked.after log.after"
 _ORDER = (
     f"{_BEGIN} {_REVERT} unload.1 started.2 load.2 settled.2 finished.2 again {_AGAIN} disable.2 gone.2 unload.2"
     " log.rest done"
@@ -98,7 +102,7 @@ def _shown_trouble(scope: str, case: TrialCase, records: Records, console: str) 
 def _contradictions(scope: str, case: TrialCase, records: Records, session: Session) -> Iterator[str]:
     yield from _of_names(scope, case, records)
     stages = _STAGES_OF_ONE_THAT_STAYS if case.stays else _STAGES
-    for stage in stages:
+    for stage in (*stages, *guest_records.stages(scope, case.workload, records)):
         if (count := session.console.count(_marker(scope, stage))) != 1:
             yield f"the console shows the stage {stage} {count} times"
     if session.last:

@@ -13,6 +13,7 @@ from elivepatch.trial.evidence.expectations import PHASES, Observed, observe
 from elivepatch.trial.evidence.kernel_log import headline, tail, trouble
 from elivepatch.trial.evidence.objects import came_back, not_live, reloads_of, words_of
 from elivepatch.trial.guest_protocol import Records, Step
+from elivepatch.trial.workload import guest_records
 
 _ONCE = tuple(f"{step}.1" for step in ("load", "settled", "disable", "gone"))
 _STAGES = (  # the last record that arrived, and what the guest did after it
@@ -121,8 +122,11 @@ def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, mi
     refused = [p for p in map(module_name, case.parents) if review.failed(f"module.{p}")]
     unloaded = (*missing, *refused)
     observed = observe(scope, case, records)
-    clean_log = _scan(review)
-    if not review.done:
+    lost = guest_records.lost_before(scope, case.workload, records, guest_end.console)
+    clean_log = lost is None and _scan(review)
+    if lost is not None:
+        review.problems.append(lost)
+    elif not review.done:
         _unfinished(review, clean_log=clean_log)
     _first_load(review)
     _expectations(review, observed, unloaded)
@@ -130,7 +134,7 @@ def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, mi
     _second_turn(review)
     reloads = reloads_of(review.scope, case, records)
     _modules_again(review, reloads)
-    if not review.problems and not (_complete(review, observed, stays=case.stays) and came_back(scope, case, records)):
+    if not review.problems and not (_complete(review, observed, case) and came_back(scope, case, records)):
         review.add(
             "trial-lost",
             "Records of the guest are missing or garbled, so the effect of the livepatch is not known.",
@@ -172,12 +176,14 @@ def _modules_again(review: _CaseReview, reloads: Sequence[ModuleReload]) -> None
             )
 
 
-def _complete(review: _CaseReview, observed: Sequence[Observed], *, stays: bool) -> bool:
+def _complete(review: _CaseReview, observed: Sequence[Observed], case: TrialCase) -> bool:
     """Return True if a record shows that every step succeeded: a missing record never counts as success."""
+    stays = case.stays
     steps = all(review.ok(step) for step in (*(_ONCE if stays else _EVERY_STEP), "objects.1", "objects.2"))
     logs = all(review.records.has(review.scope, log) for log in (*_EVERY_LOG, *["log.armed"] * stays))
     phases = set(PHASES) - ({"again"} if stays else set())
-    return steps and logs and all(set(each.matches) == phases for each in observed)
+    worked = guest_records.complete(review.scope, case.workload, review.records)
+    return steps and logs and worked and all(set(each.matches) == phases for each in observed)
 
 
 def _transition_s(review: _CaseReview) -> float | None:

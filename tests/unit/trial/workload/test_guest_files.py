@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest has the files of a workload only if one wants them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from elivepatch.model.build import PatchedFunction
+from elivepatch.process import run
+from elivepatch.trial.evidence.kernel_log import trouble
+from elivepatch.trial.workload import guest_files, tools
+from elivepatch.trial.workload.guest_files import Workload, plan
+
+GUEST = Path(__file__).parents[4] / "src/elivepatch/trial/workload/guest.sh"
+PROC = PatchedFunction(object="vmlinux", name="meminfo_proc_show", sympos=0, source="fs/proc/meminfo.c")
+SOCKET = PatchedFunction(object="vmlinux", name="ip_output", sympos=0, source="net/ipv4/ip_output.c")
+
+
+def test_a_livepatch_of_unknown_functions_adds_nothing_to_its_guest() -> None:
+    assert guest_files.shared([Workload()]) == []
+    assert guest_files.of_case("trial/case/000000", Workload(), []) == []
+
+
+def test_a_budget_of_nothing_counts_and_runs_nothing() -> None:
+    planned = plan([PROC], 0.0)
+    assert planned.programs == ()
+    names = {entry.name for entry in guest_files.shared([planned])}
+    assert names == {"trial/workload", "trial/workload/guest.sh", "trial/workload/start.sh"}
+    lists = {entry.name: entry.content for entry in guest_files.of_case("c", planned, [])}
+    assert lists["c/work/programs"] == b""
+    assert lists["c/work/functions"] == b"000 meminfo_proc_show\n"
+
+
+def test_a_program_that_lacks_its_tool_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "_PROGRAM_PLACES", ())
+    tools._pack.cache_clear()
+    planned = plan([PROC, SOCKET], 20.0)
+    tools._pack.cache_clear()
+    assert [one.program.name for one in planned.programs] == ["proc"]
+    assert planned.left_out == (("inet", "ip"),)
+
+
+def test_a_case_lists_its_programs_functions_modules_and_budget() -> None:
+    lists = {entry.name: entry.content for entry in guest_files.of_case("c", plan([PROC], 7.2), ["loop", "ext2"])}
+    assert lists["c/work/programs"] == b"proc filesystem.sh proc meminfo\n"
+    assert lists["c/work/modules"] == b"loop\next2\n"
+    assert lists["c/work/budget_s"] == b"8\n"
+
+
+TROUBLE = """BUG: unable to handle page fault
+kernel BUG at mm/slub.c:5!
+WARNING: CPU: 0 PID: 1 at f
+Oops: 0000
+Kernel panic - not syncing
+general protection fault: 0000 [#1] PREEMPT
+PANIC: double fault
+UBSAN: shift-out-of-bounds
+CFI failure at f
+traps: Missing ENDBR: f
+rcu: INFO: rcu_preempt detected stalls on CPUs
+rcu: INFO: rcu_preempt self-detected stall on CPU
+rcu: rcu_preempt kthread starved for 5 jiffies
+INFO: task x blocked for more than 20 seconds
+INFO: task x blocked in I/O wait for more than 20 seconds
+watchdog: BUG: soft lockup
+watchdog: Watchdog detected hard LOCKUP on cpu 0
+refcount_t: underflow
+list_del corruption
+ Call Trace:""".splitlines()
+
+
+@pytest.mark.parametrize("line", TROUBLE)
+def test_the_guest_sees_all_trouble_that_the_judge_would_see(line: str) -> None:
+    assert trouble(line, complaints=False)
+    pattern = re.search(r"^NOISE='(.*)'$", GUEST.read_text(), re.MULTILINE)
+    assert pattern is not None
+    run(["busybox", "grep", "-qE", pattern[1]], stdin=line.encode()).check("Searching as the guest does")
