@@ -22,8 +22,8 @@ def test_a_program_runs_from_the_packed_files_alone(tmp_path: Path) -> None:
             place.write_bytes(entry.content)
             place.chmod(entry.mode & 0o777)
     (loader,) = (tmp_path / "lib64").iterdir()
-    command = [loader, "--inhibit-cache", "--library-path", tmp_path / "lib/x86_64-linux-gnu"]
-    program = [tmp_path / "trial/tools/perl", "-e", "print 6*7"]
+    command: list[str | Path] = [loader, "--inhibit-cache", "--library-path", tmp_path / "lib/x86_64-linux-gnu"]
+    program: list[str | Path] = [tmp_path / "trial/tools/perl", "-e", "print 6*7"]
     done = run([*command, *program]).check("Running the packed perl")
     assert done.text == "42"
 
@@ -60,7 +60,7 @@ def test_a_library_that_is_missing_leaves_the_tool_out(tmp_path: Path) -> None:
     assert compiler is not None
     run([compiler, "-shared", "-o", tmp_path / "libgone-of-a-test.so", source]).check("Compiling")
     source.write_text("int gone(void); int main(void) { return gone(); }\n")
-    command = [compiler, "-o", tmp_path / "program", source, f"-L{tmp_path}", "-lgone-of-a-test"]
+    command: list[str | Path] = [compiler, "-o", tmp_path / "program", source, f"-L{tmp_path}", "-lgone-of-a-test"]
     run(command).check("Compiling")
     names, loader = tools.needed(tmp_path / "program")
     assert "libgone-of-a-test.so" in names
