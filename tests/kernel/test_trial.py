@@ -15,17 +15,18 @@ import pytest
 
 from elivepatch.build.base.store import Base
 from elivepatch.model.errors import EnvironmentFault, Kind
-from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.model.trial import Expectation, OverEarlier, TrialReport
 from elivepatch.process import Cancellation, run
 from elivepatch.service.jobs.local_backend import guest_kernel
 from elivepatch.settings import ServerSettings
-from elivepatch.trial.case import GuestKernel, TrialCase
+from elivepatch.trial.case import EarlierLivepatch, GuestKernel, TrialCase
 from elivepatch.trial.run import run_trial, run_trials
 
 pytestmark = pytest.mark.kernel
 
 MEMINFO = Path(__file__).parents[2] / "demo/patches/vmlinux-meminfo.patch"
 CMDLINE = Expectation(command="/proc/cmdline", pattern="^patched by a sample$")
+VLAN = Expectation(command="/proc/net/vlan/config", pattern="^patched by a sample$")
 Try = Callable[..., TrialReport]
 
 
@@ -108,11 +109,16 @@ CASES: dict[str, tuple[str, Expectation | None, Sequence[str]]] = {
     "modules first": ("parent", Expectation(command="/proc/net/sctp/snmp", pattern="^patched"), ("sctp", "vmlinux")),
     "no such device": ("absent", None, ("xen-gntdev",)),
     "never matches": ("good", Expectation(command="uname -s", pattern="patched"), ()),
+    "replaces": ("replaces", CMDLINE, ()),
+    "late": ("late", VLAN, ("8021q",)),
     "warns": ("warns", CMDLINE, ()),
     "oopses": ("oopses", CMDLINE, ()),
 }
 # The same for the lane `extended`.
 FURTHER_CASES: dict[str, tuple[str, Expectation | None, Sequence[str]]] = {
+    "modules that come and go": ("vlan", VLAN, ("8021q",)),
+    "stateless": ("stateless", CMDLINE, ()),
+    "beside": ("good", CMDLINE, ()),
     "no such function": ("unknown", None, ()),
     "no livepatch": ("plain", None, ()),
     "always matches": ("good", Expectation(command="uname -s", pattern="Linux"), ()),
@@ -122,6 +128,10 @@ FURTHER_CASES: dict[str, tuple[str, Expectation | None, Sequence[str]]] = {
     "sticky": ("sticky", CMDLINE, ()),
     "stuck": ("stuck", None, ()),
 }
+
+
+# The cases that find `sample_earlier` live.
+OVER_EARLIER = frozenset({"replaces", "stateless", "beside"})
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +152,7 @@ def reports_of(
     stock_kernel, samples, settings, tmp_path_factory = (
         request.getfixturevalue(name) for name in ("stock_kernel", "samples", "settings", "tmp_path_factory")
     )
+    earlier = EarlierLivepatch(livepatch=samples / "sample_earlier.ko", name="sample_earlier")
     made = run_trials(
         kernel=stock_kernel,
         cases=[
@@ -150,8 +161,9 @@ def reports_of(
                 name=f"sample_{name}",
                 parents=parents,
                 expectations=(expectation,) if expectation else (),
+                earlier=earlier if case in OVER_EARLIER else None,
             )
-            for name, expectation, parents in cases.values()
+            for case, (name, expectation, parents) in cases.items()
         ],
         work_dir=tmp_path_factory.mktemp("trials"),
         cache_dir=settings.cache_dir,
@@ -181,6 +193,25 @@ def test_the_modules_that_a_livepatch_patches_are_loaded_first(reports: dict[str
     assert report.unloaded_parents == ()
 
 
+def test_a_livepatch_replaces_the_earlier_one_that_is_live_while_both_processors_are_busy(
+    reports: dict[str, TrialReport],
+) -> None:
+    report = reports["replaces"]
+    assert report.problems == ()
+    assert report.over_earlier == OverEarlier(name="sample_earlier", result="replaced")
+    assert len(report.busy_rounds) == 2
+    assert all(rounds > 0 for rounds in report.busy_rounds)
+
+
+@pytest.mark.extended
+def test_a_changed_module_comes_late_goes_and_comes_back(further_reports: dict[str, TrialReport]) -> None:
+    report = further_reports["modules that come and go"]
+    assert report.problems == ()
+    assert [(one.module, one.change, one.result) for one in report.module_changes] == [
+        ("8021q", change, "seen") for change in ("loaded-late", "unloaded", "reloaded")
+    ]
+
+
 def test_a_module_that_does_not_load_here_is_no_fault_of_the_patch(reports: dict[str, TrialReport]) -> None:
     report = reports["no such device"]
     assert report.problems == ()
@@ -199,6 +230,9 @@ WRONG = [
     ("never matches", ["trial-expectation"], "Linux"),
     ("always matches", ["trial-expectation"], "without the livepatch"),
     ("hard to match", ["trial-expectation"], "longer than"),
+    ("late", ["trial-late", "trial-reload"], "8021q cannot be loaded while the livepatch is live"),
+    ("stateless", ["trial-over"], "refuses to load the livepatch while sample_earlier is live"),
+    ("beside", ["trial-over"], "does not replace sample_earlier"),
 ]
 
 

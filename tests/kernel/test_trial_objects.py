@@ -55,6 +55,9 @@ def test_a_trial_says_what_was_live_in_it_and_what_was_not(reports: dict[str, Tr
     assert again == ModuleReload(
         module="8021q", result="reloaded" if able else "refused", words="" if able else again.words
     )
+    assert [(one.change, one.result) for one in vlan.module_changes] == [
+        ("loaded-late", "seen"), ("unloaded", "seen"), ("reloaded", "seen" if able else "refused"),
+    ]  # fmt: skip
     assert kvm.outcome is TrialOutcome.PARTLY
     assert [one.object for one in kvm.not_live] == ["kvm_intel"]
     assert "lacks the hardware" in kvm.not_live[0].why

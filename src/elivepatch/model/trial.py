@@ -139,12 +139,42 @@ class WorkloadRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleChange:
+    """A changed module that came or went while the livepatch was live.
+
+    `change` is `loaded-late` (for the first time while the livepatch was live), `unloaded` or `reloaded`. `result` is
+    `seen` (the module was patched afterwards, or gone), `refused` (this kernel cannot do it), `not-tried`, or `failed`
+    (then there is a problem); `words` give the reason.
+    """
+
+    module: str
+    change: str
+    result: str
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverEarlier:
+    """Attempt to load the livepatch while an earlier one was live, which it replaces, as hosts do.
+
+    `name` is the name of the earlier one, empty if the trial had none. `result` is `replaced`, `failed` (then there is
+    a problem) or `not-tried`; `words` give the reason.
+    """
+
+    name: str
+    result: str
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialReport:
     """Report on one trial in a VM. `problems` is empty if no fault was found; times are in seconds.
 
     `unloaded_parents` are the changed modules that could not be loaded, `not_live` all objects that were never live.
     `workload` took `workload_seconds` of `seconds`; `workload_left_out` is the reason if it did not run beside the
     livepatch, empty if it did.
+    `busy_rounds` counts, for each of the guest's processors, the calls of a task that was busy on it during the first
+    transition and the first transition back. `over_earlier` is None if no one looked for an earlier livepatch.
     """
 
     release: str
@@ -160,6 +190,9 @@ class TrialReport:
     unloaded_parents: tuple[str, ...] = ()
     not_live: tuple[NotLive, ...] = ()
     module_reloads: tuple[ModuleReload, ...] = ()
+    module_changes: tuple[ModuleChange, ...] = ()
+    busy_rounds: tuple[int, ...] = ()
+    over_earlier: OverEarlier | None = None
     functions: tuple[CalledFunction, ...] = ()
     workload: tuple[WorkloadRun, ...] = ()
     workload_seconds: float = 0.0

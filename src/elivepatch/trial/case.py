@@ -42,12 +42,25 @@ class GuestKernel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierLivepatch:
+    """The livepatch that a host has live before it loads the one on trial, which replaces it.
+
+    `name` is the name of its module, `parents` are the modules whose functions it replaces.
+    """
+
+    livepatch: Path
+    name: str
+    parents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialCase:
     """One livepatch to try.
 
     `name` is the name of its module. `parents` are the modules whose functions it replaces; they are loaded before it,
     with their dependencies. The kernel never unloads one that `stays`: it is loaded once, and what it has armed may
-    fire after it was disabled. `workload` is what runs and is counted.
+    fire after it was disabled. `workload` is what runs and is counted. It `needs` the modules whose exported symbols it
+    uses. It is also loaded over `earlier`, unless it stays.
     """
 
     livepatch: Path
@@ -56,6 +69,8 @@ class TrialCase:
     expectations: Sequence[Expectation] = ()
     stays: bool = False
     workload: Workload = NO_WORKLOAD
+    needs: frozenset[str] = frozenset()
+    earlier: EarlierLivepatch | None = None
 
     @classmethod
     def of(
@@ -65,15 +80,21 @@ class TrialCase:
         parents: Sequence[str],
         expectations: Sequence[Expectation],
         workload: Workload,
+        earlier: EarlierLivepatch | None = None,
     ) -> TrialCase:
-        """Return the case of a module, which says itself if it stays."""
+        """Return the case of a module, which says itself if it stays and which modules it needs."""
+        stays, needs = False, frozenset[str]()
         try:
-            stays = stays_loaded(ElfFile(livepatch))
+            module = ElfFile(livepatch)
+            stays = stays_loaded(module)
+            listed = ",".join(module.modinfo.get("depends", ())).replace("-", "_")
+            needs = frozenset(filter(None, listed.split(",")))
         except EnvironmentFault:
-            stays = False  # it is no module: the kernel will say so
+            pass  # it is no module: the kernel will say so
         return cls(
-            livepatch=livepatch, name=name, parents=parents, expectations=expectations, stays=stays, workload=workload
-        )
+            livepatch=livepatch, name=name, parents=parents, expectations=expectations, stays=stays, needs=needs,
+            workload=workload, earlier=earlier,
+        )  # fmt: skip
 
 
 def module_name(text: str) -> str:

@@ -63,8 +63,10 @@ def pack(cases: Sequence[tuple[str, TrialCase]], tree: ModuleTree) -> Packed:
     packed: set[str] = set()
     missing = []
     for scope, case in cases:
-        plan = tree.plan([module_name(parent) for parent in case.parents])
-        missing.append(plan.missing)
+        own = [module_name(parent) for parent in case.parents]
+        others = [module_name(parent) for parent in (case.earlier.parents if case.earlier is not None else ())]
+        plan = tree.plan([*own, *others])
+        missing.append(tuple(name for name in plan.missing if name in own))
         worked = tree.plan(case.workload.modules).modules
         for name, path in (*plan.modules, *worked):
             if name not in packed:
@@ -82,10 +84,17 @@ def _case(place: str, case: TrialCase, modules: Sequence[str]) -> list[cpio.Cpio
         cpio.file(f"{place}/name", f"{module_name(case.name)}\n".encode()),
         cpio.file(f"{place}/modules", "".join(f"{module}\n" for module in modules).encode()),
         cpio.file(f"{place}/parents", "".join(f"{module}\n" for module in _reloaded(case, modules)).encode()),
+        cpio.file(f"{place}/late", "".join(f"{module}\n" for module in _late(case, modules)).encode()),
         cpio.file(f"{place}/livepatch.ko", content(case.livepatch)),
     ]
     if case.stays:
         entries.append(cpio.file(f"{place}/stays", b""))
+    if case.earlier is not None:
+        entries += [
+            cpio.directory(f"{place}/earlier"),
+            cpio.file(f"{place}/earlier/name", f"{module_name(case.earlier.name)}\n".encode()),
+            cpio.file(f"{place}/earlier/livepatch.ko", content(case.earlier.livepatch)),
+        ]
     # Each command is a file that the guest's shell reads: so no quoting is needed, and none can be wrong.
     entries += [
         cpio.file(f"{place}/expect/{number:03}", expectation.shell.encode() + b"\n")
@@ -98,3 +107,11 @@ def _reloaded(case: TrialCase, modules: Sequence[str]) -> list[str]:
     """Return the modules that the livepatch changes, the last one loaded first: another may depend on one before it."""
     changed = {module_name(parent) for parent in case.parents}
     return [module for module in reversed(modules) if module in changed]
+
+
+def _late(case: TrialCase, modules: Sequence[str]) -> list[str]:
+    """Return the changed modules that may come after the livepatch, in the order of unloading.
+
+    The kernel refuses a livepatch before the modules whose exported symbols it uses.
+    """
+    return [module for module in _reloaded(case, modules) if module not in case.needs]

@@ -150,6 +150,25 @@ reload() { # unload the modules that the livepatch changes, and load them again 
     run objects.2 objects
 }
 
+take() { # unload the modules that the livepatch changes, before it is loaded, so that they come after it
+    taken=
+    while read -r module; do
+        [ -f "/sys/module/$module/refcnt" ] || continue
+        run "taken.$module" rmmod "$module" && taken="$module $taken"
+    done <"$dir/late"
+}
+
+arrive() { # load them while it is live: the kernel patches each as it comes
+    [ -n "$taken" ] || return
+    klog "$case" log.second
+    stage late
+    for module in $taken; do
+        run "late.$module" insmod "/trial/modules/$module.ko"
+    done
+    run objects.late objects
+    klog "$case" log.late
+}
+
 unload() { # retry: the kernel drops its reference a moment after the directory is gone
     for _ in 1 2 3 4 5 6 7 8 9 10; do
         words=$(rmmod "$name" 2>&1)
@@ -165,11 +184,34 @@ disable() {
     echo 0 >"$sys/enabled"
 }
 
+busy() { # put a task on each processor that makes system calls, so that the transition is not one of idle tasks
+    workers=
+    for mask in 1 2; do
+        echo 0 >"/tmp/busy.$mask"
+        # It works a part of the time only: one thread emulates both processors, and the guest's own work must go on.
+        # shellcheck disable=SC2016 # the other shell expands it
+        taskset "$mask" sh -c 'rounds=0
+            while [ "$rounds" -lt 4000 ] && read -r _ _ </proc/uptime; do
+                rounds=$((rounds + 1))
+                [ "$((rounds % 8))" = 0 ] || continue
+                echo "$rounds" >>"/tmp/busy.$0" # appended: it may be ended at any moment
+                usleep 30000
+            done' "$mask" 2>/dev/null 3>&- &
+        workers="$workers $!"
+    done
+}
+
+calm() { # KEY: end these tasks and record how often each has read a file
+    # shellcheck disable=SC2086 # two numbers
+    kill -9 $workers 2>/dev/null
+    run "$1" tail -q -n 1 /tmp/busy.1 /tmp/busy.2
+}
+
 enable() { # ROUND
     stage "load.$1"
     uptime
     say "$case" "started.$1" "$now"
-    run "load.$1" insmod "$dir/livepatch.ko" || return 1
+    run "load.$1" insmod "$file" || return 1
     run "settled.$1" settled
     status=$?
     uptime
@@ -196,7 +238,11 @@ scenario() {
     work before
     observe before
     klog "$case" log.before
-    enable 1 || return
+    busy
+    enable 1
+    went=$?
+    calm busy.load
+    [ "$went" = 0 ] || return
     run objects.1 objects
     count_on
     observe during
@@ -207,7 +253,11 @@ scenario() {
         reload
         klog "$case" log.reload
     fi
-    revert 1 || return
+    busy
+    revert 1
+    went=$?
+    calm busy.revert
+    [ "$went" = 0 ] || return
     klog "$case" log.during
     observe after
     work after
@@ -220,13 +270,48 @@ scenario() {
     fi
     stage unload
     run unload.1 unload || return
+    take
     enable 2 || return
+    arrive
     observe again
     klog "$case" log.again
     reload
     klog "$case" log.reload
     revert 2 || return
-    run unload.2 unload
+    run unload.2 unload || return
+    [ ! -d "$dir/earlier" ] || over
+}
+
+of() { # DIRECTORY: the steps are for the livepatch in it from now on
+    file=$1/livepatch.ko
+    read -r name <"$1/name"
+    sys=/sys/kernel/livepatch/$name
+}
+
+replaced() { # wait until only this livepatch is there: the kernel frees those that it replaces a moment later
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        [ "$(ls /sys/kernel/livepatch)" != "$name" ] || break
+        usleep 100000
+    done
+    ls /sys/kernel/livepatch
+}
+
+over() { # load the livepatch while an earlier one is live, which it replaces
+    stage earlier
+    of "$dir/earlier"
+    enable 0
+    went=$?
+    of "$dir"
+    [ "$went" = 0 ] || return
+    enable 3 || return
+    run live.3 replaced
+    observe over
+    klog "$case" log.over
+    revert 3 || return
+    run unload.3 unload || return
+    of "$dir/earlier"
+    run unload.0 unload
+    of "$dir"
 }
 
 parents() {
@@ -242,7 +327,8 @@ taints() { # without `read`, which takes single bytes: files of /proc/sys end af
 
 healthy() {
     taints
-    [ "$taint" = "$taint_before" ] && [ ! -d "/sys/module/$name" ]
+    [ "$taint" = "$taint_before" ] && [ ! -d "/sys/module/$name" ] || return
+    [ ! -d "$dir/earlier" ] || [ ! -d "/sys/module/$(cat "$dir/earlier/name")" ]
 }
 
 uname -r | record - release
@@ -253,8 +339,7 @@ say - ready ""
 for dir in /trial/case/*; do
     [ -d "$dir" ] || continue
     case=${dir##*/}
-    read -r name <"$dir/name"
-    sys=/sys/kernel/livepatch/$name
+    of "$dir"
     taints
     taint_before=$taint
     say "$case" begin ""

@@ -25,7 +25,9 @@ SYMBOL_S = 0.25
 _PATIENCE = 4.0  # a guest that makes progress gets this many times its limit
 _QUIET_S = 30.0  # a guest without a sign of progress for so long, on a quiet machine, hangs
 _GAP_S = 12.0  # a sign of life comes every two seconds; after such a gap the machine was not there for the guest
-_LOADING = frozenset({"log.before", "unload.1"})  # the last record before the kernel resolves a livepatch's symbols
+_LOADING = frozenset(
+    f"started.{turn}" for turn in range(4)
+)  # the last record before the kernel resolves a livepatch's symbols
 
 _STAGE_MESSAGES = {
     "ready": "the kernel is up",
@@ -39,6 +41,8 @@ _STAGE_MESSAGES = {
     "unload.1": "loading the livepatch again",
     "log.again": "loading its modules again",
     "log.reload": "disabling it again",
+    "started.0": "loading an earlier livepatch",
+    "started.3": "loading the livepatch over it",
 }
 
 

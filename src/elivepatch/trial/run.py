@@ -14,7 +14,7 @@ from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.trial import Expectation, TrialOutcome, TrialReport
 from elivepatch.process import Cancellation, Completed
 from elivepatch.trial import image, qemu
-from elivepatch.trial.case import GuestKernel, TrialCase
+from elivepatch.trial.case import EarlierLivepatch, GuestKernel, TrialCase
 from elivepatch.trial.evidence.integrity import Session, check_integrity
 from elivepatch.trial.evidence.judge import GuestEnd, judge
 from elivepatch.trial.evidence.kernel_log import tail
@@ -47,18 +47,20 @@ def run_trial(
     programs: Programs | None = None,
     functions: Sequence[PatchedFunction] = (),
     workload_s: float = 0.0,
+    earlier: EarlierLivepatch | None = None,
 ) -> TrialReport:
     """Try one livepatch on the kernel that it was built for and return the report.
 
-    The calls of `functions`, those that it replaces, are counted, and a workload that is chosen for them runs for
-    `workload_s` in all. An inconclusive trial is tried again, once and with twice the time; if the guest did not
-    survive the workload alone, without it. `timeout_s` is the limit on a quiet machine, without the workload. If
-    the livepatch kills its guest, the report says so. The console's log is `work_dir`/console.log; `seconds` of the
-    report is the time of this call. Raises UsageError for a name that is not a module name, and EnvironmentFault if the
-    trial cannot run (QEMU, busybox or the kernel's files are missing, or it was cancelled).
+    It is also loaded over `earlier`, if there is one. The calls of `functions`, those that it replaces, are counted,
+    and a workload that is chosen for them runs for `workload_s` in all. An inconclusive trial is tried again, once and
+    with twice the time; if the guest did not survive the workload alone, without it. `timeout_s` is the limit on a
+    quiet machine, without the workload. If the livepatch kills its guest, the report says so. The console's log is
+    `work_dir`/console.log; `seconds` of the report is the time of this call. Raises UsageError for a name that is not a
+    module name, and EnvironmentFault if the trial cannot run (QEMU, busybox or the kernel's files are missing, or it
+    was cancelled).
     """
     started = time.monotonic()
-    case = TrialCase.of(livepatch, livepatch_name, parents, expectations, plan(functions, workload_s))
+    case = TrialCase.of(livepatch, livepatch_name, parents, expectations, plan(functions, workload_s), earlier)
 
     def attempt(case: TrialCase, limit_s: float) -> TrialReport:
         (report,) = run_trials(
@@ -203,6 +205,9 @@ class _Boots:
             workload=guest_records.runs(scope, case.workload, records),
             workload_seconds=guest_records.seconds(scope, records),
             workload_left_out=guest_records.left_out(scope, records),
+            module_changes=verdict.module_changes,
+            busy_rounds=verdict.busy_rounds,
+            over_earlier=verdict.over_earlier,
         )
 
     def _session(self, scope: str, records: Records, guest_end: GuestEnd, monitor: GuestMonitor) -> Session:
@@ -258,5 +263,8 @@ class _Boots:
 
 
 def _symbols(case: TrialCase) -> int:
-    """Return the number of symbols that the kernel has to find when it loads the livepatch."""
-    return case.livepatch.read_bytes().count(_LIVEPATCH_SYMBOL)
+    """Return half of the symbols that the kernel has to find: it loads the livepatch twice, and over an earlier one."""
+    own = case.livepatch.read_bytes().count(_LIVEPATCH_SYMBOL)
+    if case.earlier is None:
+        return own
+    return own + (own + case.earlier.livepatch.read_bytes().count(_LIVEPATCH_SYMBOL) + 1) // 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from itertools import groupby
 
 from elivepatch.client.commands.connection import connection_words
 from elivepatch.client.options import ServerOptions
@@ -14,6 +15,8 @@ from elivepatch.client.server.report import Report, Tried
 from elivepatch.model.progress import Event
 from elivepatch.model.trial import TrialOutcome
 from elivepatch.output import Output
+
+_SEEN = {"loaded-late": "loaded late", "unloaded": "unloaded", "reloaded": "loaded again"}
 
 
 def follow_job(api: ServerClient, job: str, server: ServerOptions, output: Output) -> Report:
@@ -59,13 +62,10 @@ def trial_lines(trial: Tried, *, stays: bool = False) -> Iterator[str]:
         yield f"trial partly: {done}, but the code in {names} was not tried"
         for one in trial.not_live:
             yield f"  {one.object} was not live in the guest: {one.why}"
-    for reload in trial.module_reloads:
-        if reload.result == "reloaded":
-            yield f"  {reload.module} was unloaded and loaded again under it, and was patched again"
-        elif reload.result == "refused":
-            yield f"  {reload.module} was unloaded under it, and this kernel refused to load {reload.module} again"
     if trial.outcome in {TrialOutcome.PASSED, TrialOutcome.PARTLY}:
         yield from workload_lines(trial)
+        for line in _seen_lines(trial):
+            yield f"  {line}"
 
 
 def workload_lines(trial: Tried) -> Iterator[str]:
@@ -87,3 +87,22 @@ def workload_lines(trial: Tried) -> Iterator[str]:
             yield f"  workload {one.name} was left out: {one.words}"
     if trial.workload_left_out:
         yield f"  the workload was left out: {trial.workload_left_out}"
+
+
+def _seen_lines(trial: Tried) -> Iterator[str]:
+    """Yield the lines about the ways in which the livepatch met modules and an earlier livepatch."""
+    for module, group in groupby(trial.module_changes, key=lambda one: one.module):
+        changes = list(group)
+        seen = [_SEEN[one.change] for one in changes if one.result == "seen" and one.change in _SEEN]
+        if seen:
+            yield f"{module} was {', '.join(seen)} while it was live"
+        for one in changes:
+            if one.result == "refused":
+                yield f"this kernel refused to load {module} again while it was live: {one.words}"
+            elif one.result != "seen":
+                yield f"{module} was not {_SEEN.get(one.change, one.change)} while it was live: {one.words}"
+    over = trial.over_earlier
+    if over is not None and over.result == "replaced":
+        yield f"it replaced {over.name}, which was live before it"
+    elif over is not None:
+        yield f"it was not tried over an earlier livepatch: {over.words}"

@@ -10,7 +10,7 @@ from typing import Any
 from elivepatch.model.build import Explained, Note, PatchedFunction, Proposal, Result, RewriteStep
 from elivepatch.model.errors import ExitStatus, Problem
 from elivepatch.model.kernel import Digest
-from elivepatch.model.trial import CalledFunction, ModuleReload, NotLive, TrialOutcome, WorkloadRun
+from elivepatch.model.trial import CalledFunction, ModuleChange, NotLive, OverEarlier, TrialOutcome, WorkloadRun
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LIVEPATCH_NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)
@@ -23,7 +23,9 @@ class Tried:
     outcome: TrialOutcome
     accelerator: str
     not_live: tuple[NotLive, ...] = ()
-    module_reloads: tuple[ModuleReload, ...] = ()
+    module_changes: tuple[ModuleChange, ...] = ()
+    over_earlier: OverEarlier | None = None
+    replay: str = ""
     functions: tuple[CalledFunction, ...] = ()
     workload: tuple[WorkloadRun, ...] = ()
     workload_seconds: float = 0.0
@@ -100,15 +102,15 @@ def read_report(document: dict[str, Any], *, job: str) -> Report:
 
 def _tried(data: dict[str, Any]) -> Tried:
     """Return the trial of a report; reports of an older server know `passed` only."""
+    over = data.get("over_earlier")
     older = TrialOutcome.PASSED if data["passed"] is True else TrialOutcome.FAILED
     return Tried(
         outcome=TrialOutcome(data.get("outcome", older)),
         accelerator=_text(data["accelerator"]),
         not_live=tuple(NotLive(object=_text(one["object"]), why=_text(one["why"])) for one in data.get("not_live", ())),
-        module_reloads=tuple(
-            ModuleReload(module=_text(one["module"]), result=_text(one["result"]), words=_text(one["words"]))
-            for one in data.get("module_reloads", ())
-        ),
+        module_changes=_changes(data),
+        over_earlier=OverEarlier(**{name: _text(over[name]) for name in ("name", "result", "words")}) if over else None,
+        replay=_text(data.get("replay", "")),
         functions=tuple(
             CalledFunction(
                 object=_text(one["object"]),
@@ -124,6 +126,21 @@ def _tried(data: dict[str, Any]) -> Tried:
         workload_seconds=float(data.get("workload_seconds", 0.0)),
         workload_left_out=_text(data.get("workload_left_out", "")),
     )
+
+
+def _changes(data: dict[str, Any]) -> tuple[ModuleChange, ...]:
+    """Return the changes of modules in a trial; an older server reports only how they were loaded again."""
+    if "module_changes" in data:
+        names = ("module", "change", "result", "words")
+        return tuple(ModuleChange(**{name: _text(one[name]) for name in names}) for one in data["module_changes"])
+    older = {"reloaded": "seen", "refused": "refused"}
+    return tuple(
+        ModuleChange(
+            module=_text(one["module"]), change="reloaded", result=older.get(one["result"], "not-tried"),
+            words=_text(one["words"]),
+        )
+        for one in data.get("module_reloads", ())
+    )  # fmt: skip
 
 
 def _proposal(data: dict[str, Any] | None) -> Proposal | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 
@@ -15,8 +15,8 @@ from elivepatch.process import run
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.guest_protocol import Records, Step
 
-PHASES = ("before", "during", "after", "again")
-"""Phases of a report, and one more after the livepatch was loaded again."""
+PHASES = ("before", "during", "after", "again", "over")
+"""Phases of a report, one after the livepatch was loaded again, and one while it is live in place of an earlier one."""
 
 SEARCH_LIMIT_S = 5.0
 """Time for all searches of one case together."""
@@ -95,6 +95,11 @@ class Observed:
                 "again", "trial-reload", f"{name} does not match {pattern} after the livepatch was loaded again.",
                 "The first time it matched: look for state that the patch leaves behind.",
             )  # fmt: skip
+        if self.matches.get("during") and self.matches.get("over") is False:
+            yield self._mismatch(
+                "over", "trial-over", f"{name} does not match {pattern} after the livepatch has replaced an earlier "
+                "one.", "Alone it matched: look for state that the earlier livepatch leaves behind.",
+            )  # fmt: skip
 
     def _mismatch(self, phase: str, code: str, message: str, advice: str) -> Problem:
         step = self.steps[phase]
@@ -103,10 +108,14 @@ class Observed:
         return _problem(code, message, advice, step.words)
 
 
-def observe(scope: str, case: TrialCase, records: Records) -> tuple[Observed, ...]:
-    """Return each expectation of the case with what the guest reported for it."""
+def observe(scope: str, case: TrialCase, records: Records, *, without: Collection[str] = ()) -> tuple[Observed, ...]:
+    """Return each expectation of the case with what the guest reported for it, except in the phases `without`."""
     steps = [
-        {phase: step for phase in PHASES if (step := records.step(scope, f"{phase}.{number:03}"))}
+        {
+            phase: step
+            for phase in PHASES
+            if phase not in without and (step := records.step(scope, f"{phase}.{number:03}"))
+        }
         for number in range(len(case.expectations))
     ]
     places = [(number, phase) for number, seen in enumerate(steps) for phase in seen]

@@ -20,22 +20,32 @@ from elivepatch.trial.workload import guest_records
 
 # Each word is a record, or a family of records (`during.000`, `module.8021q`). init.sh writes them in this order.
 _BEGIN = (
-    "begin module log.workload worked.before before log.before started.1 load.1 settled.1 finished.1 objects.1 during"
-    " worked.during counts"
+    "begin module log.workload worked.before before log.before started.1 load.1 settled.1 finished.1 busy.load"
+    " objects.1 during worked.during counts"
 )
 _AGAIN = "log.again removed added no-reload objects.2 log.reload"
-_REVERT = "disable.1 gone.1 log.during after worked.after log.after"
+_LATE = "log.second late objects.late log.late"
+_OVER = (
+    "started.0 load.0 settled.0 finished.0 started.3 load.3 settled.3 finished.3 live.3 over log.over"
+    " disable.3 gone.3 unload.3 unload.0"
+)
+_REVERT = "disable.1 gone.1 busy.revert log.during after worked.after log.after"
 _ORDER = (
-    f"{_BEGIN} {_REVERT} unload.1 started.2 load.2 settled.2 finished.2 again {_AGAIN} disable.2 gone.2 unload.2"
-    " log.rest done"
+    f"{_BEGIN} {_REVERT} unload.1 taken started.2 load.2 settled.2 finished.2 {_LATE} again {_AGAIN}"
+    f" disable.2 gone.2 unload.2 {_OVER} log.rest done"
 ).split()
 _ORDER_OF_ONE_THAT_STAYS = f"{_BEGIN} {_AGAIN} {_REVERT} log.armed log.rest done".split()
 # In any order among themselves: one module after the other.
 _ONE_STEP = frozenset({"removed", "added", "no-reload"})
-_FAMILIES = frozenset({"module", "before", "during", "after", "again", "removed", "added"})
+_FAMILIES = frozenset({"module", "before", "during", "after", "again", "removed", "added", "taken", "late", "over"})
 
 _STAGES = ("before", "load.1", "during", "disable.1", "after", "unload", "load.2", "again", "reload", "disable.2")
 _STAGES_OF_ONE_THAT_STAYS = ("before", "load.1", "during", "reload", "disable.1", "after", "armed")
+# Stages that not every trial has, each with the record that shows that this one had it.
+_FURTHER_STAGES = {
+    "late": "objects.late", "earlier": "started.0", "load.0": "started.0", "load.3": "started.3", "over": "live.3",
+    "disable.3": "disable.3",
+}  # fmt: skip
 _RESTART = "reboot: Restarting system"  # kernel_restart() in kernel/reboot.c, at the level that is always shown
 
 _CLOCKS = ("started.1", "finished.1", "started.2", "finished.2")
@@ -102,8 +112,12 @@ def _shown_trouble(scope: str, case: TrialCase, records: Records, console: str) 
 def _contradictions(scope: str, case: TrialCase, records: Records, session: Session) -> Iterator[str]:
     yield from _of_names(scope, case, records)
     stages = _STAGES_OF_ONE_THAT_STAYS if case.stays else _STAGES
-    for stage in (*stages, *guest_records.stages(scope, case.workload, records)):
-        if (count := session.console.count(_marker(scope, stage))) != 1:
+    worked = guest_records.stages(scope, case.workload, records)
+    expected = dict.fromkeys((*stages, *worked), 1) | {
+        stage: int(records.has(scope, name)) for stage, name in _FURTHER_STAGES.items()
+    }
+    for stage, times in expected.items():
+        if (count := session.console.count(_marker(scope, stage))) != times:
             yield f"the console shows the stage {stage} {count} times"
     if session.last:
         if not records.has(GUEST, "end"):

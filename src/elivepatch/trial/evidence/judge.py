@@ -7,21 +7,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from elivepatch.model.errors import Kind, Problem
-from elivepatch.model.trial import ModuleReload, NotLive
+from elivepatch.model.trial import ModuleChange, ModuleReload, NotLive, OverEarlier
 from elivepatch.trial.case import TrialCase, module_name
+from elivepatch.trial.evidence.changes import all_came, busy_rounds_of, changes_of, lost_modules
 from elivepatch.trial.evidence.expectations import PHASES, Observed, observe
 from elivepatch.trial.evidence.kernel_log import headline, tail, trouble
 from elivepatch.trial.evidence.objects import came_back, not_live, reloads_of, words_of
+from elivepatch.trial.evidence.over import over_complete, over_earlier_of, over_faults, over_tried
 from elivepatch.trial.guest_protocol import Records, Step
 from elivepatch.trial.workload import guest_records
 
 _ONCE = tuple(f"{step}.1" for step in ("load", "settled", "disable", "gone"))
 _STAGES = (  # the last record that arrived, and what the guest did after it
+    ("unload.3", "after the livepatch had replaced an earlier one"),
+    ("settled.3", "while the livepatch was live in place of an earlier one"),
+    ("load.3", "in the transition from an earlier livepatch"),
+    ("settled.0", "while the livepatch was loaded over an earlier one"),
+    ("started.0", "while an earlier livepatch was loaded"),
     ("unload.2", "after the second unloading"),
     ("gone.2", "in the second unloading"),
     ("disable.2", "in the second transition back"),
     ("log.reload", "in the second transition back"),
     ("log.again", "while a module that the livepatch changes was unloaded and loaded again"),
+    ("log.late", "while the livepatch was enabled the second time"),
+    ("log.second", "while a module that the livepatch changes was loaded after it"),
     ("settled.2", "while the livepatch was enabled the second time"),
     ("load.2", "in the second transition"),
     ("unload.1", "while the livepatch was loaded again"),
@@ -68,6 +77,9 @@ class TrialVerdict:
     unloaded_parents: tuple[str, ...]
     not_live: tuple[NotLive, ...]
     module_reloads: tuple[ModuleReload, ...]
+    module_changes: tuple[ModuleChange, ...]
+    busy_rounds: tuple[int, ...]
+    over_earlier: OverEarlier | None
     problems: tuple[Problem, ...]
 
 
@@ -121,20 +133,25 @@ def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, mi
     review = _CaseReview(scope, records, guest_end)
     refused = [p for p in map(module_name, case.parents) if review.failed(f"module.{p}")]
     unloaded = (*missing, *refused)
-    observed = observe(scope, case, records)
+    gone = lost_modules(scope, case, records)
+    observed = observe(scope, case, records, without=("again", "over") if gone else ())
     lost = guest_records.lost_before(scope, case.workload, records, guest_end.console)
     clean_log = lost is None and _scan(review)
     if lost is not None:
         review.problems.append(lost)
     elif not review.done:
         _unfinished(review, clean_log=clean_log)
+    reloads = reloads_of(review.scope, case, records)
+    changes = changes_of(scope, case, records, reloads)
     _first_load(review)
+    _modules_late(review, changes)
     _expectations(review, observed, unloaded)
     _first_revert(review)
     _second_turn(review)
-    reloads = reloads_of(review.scope, case, records)
     _modules_again(review, reloads)
-    if not review.problems and not (_complete(review, observed, case) and came_back(scope, case, records)):
+    for fault in over_faults(scope, case, records):
+        (review.add_late if fault.late else review.add)("trial-over", fault.message, fault.advice, fault.excerpt)
+    if not review.problems and not _complete(review, case, observed):
         review.add(
             "trial-lost",
             "Records of the guest are missing or garbled, so the effect of the livepatch is not known.",
@@ -151,6 +168,9 @@ def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, mi
         unloaded_parents=unloaded,
         not_live=not_live(scope, case, records, missing),
         module_reloads=reloads,
+        module_changes=changes,
+        busy_rounds=busy_rounds_of(scope, records),
+        over_earlier=over_earlier_of(scope, case, records),
         problems=tuple(review.problems),
     )
 
@@ -162,6 +182,17 @@ def _expectations(review: _CaseReview, observed: Sequence[Observed], unloaded: S
                 review.add_late(problem.code, problem.message, problem.advice, problem.excerpt)
             else:
                 review.problems.append(_excused(problem, unloaded))
+
+
+def _modules_late(review: _CaseReview, changes: Sequence[ModuleChange]) -> None:
+    for one in changes:
+        if (one.change, one.result) == ("loaded-late", "failed"):
+            review.add(
+                "trial-late",
+                f"{one.module} cannot be loaded while the livepatch is live: {one.words}.",
+                "A host that loads the module after the livepatch would lose it. The kernel's log gives the reason.",
+                tail(review.log("late")),
+            )
 
 
 def _modules_again(review: _CaseReview, reloads: Sequence[ModuleReload]) -> None:
@@ -176,14 +207,17 @@ def _modules_again(review: _CaseReview, reloads: Sequence[ModuleReload]) -> None
             )
 
 
-def _complete(review: _CaseReview, observed: Sequence[Observed], case: TrialCase) -> bool:
+def _complete(review: _CaseReview, case: TrialCase, observed: Sequence[Observed]) -> bool:
     """Return True if a record shows that every step succeeded: a missing record never counts as success."""
-    stays = case.stays
+    stays, where = case.stays, (review.scope, case, review.records)
+    gone = bool(lost_modules(*where))
     steps = all(review.ok(step) for step in (*(_ONCE if stays else _EVERY_STEP), "objects.1", "objects.2"))
     logs = all(review.records.has(review.scope, log) for log in (*_EVERY_LOG, *["log.armed"] * stays))
-    phases = set(PHASES) - ({"again"} if stays else set())
+    phases = set(PHASES) - ({"again"} if stays or gone else set())
+    phases -= set() if over_tried(*where) and not gone else {"over"}
+    modules = came_back(*where) and all_came(*where) and over_complete(*where)
     worked = guest_records.complete(review.scope, case.workload, review.records)
-    return steps and logs and worked and all(set(each.matches) == phases for each in observed)
+    return steps and logs and modules and worked and all(set(each.matches) == phases for each in observed)
 
 
 def _transition_s(review: _CaseReview) -> float | None:
@@ -209,14 +243,16 @@ def _scan(review: _CaseReview) -> bool:
     Messages of the unpatched kernel while it runs the commands do not count: a command may be there to show the fault.
     The same commands may show it again when the livepatch is disabled.
     """
-    after = ["again", "armed", "rest"]
+    after = ["second", "again", "armed", "over", "rest"]
     parts = ["during", *after] if trouble(review.log("before")) else ["during", "after", *after]
-    refused = review.failed("load.1") or review.failed("load.2")  # then the messages are the excerpt of that problem
+    refused = any(
+        review.failed(f"load.{turn}") for turn in (1, 2, 3)
+    )  # then the messages are the excerpt of that problem
     found = next(filter(None, (trouble(review.log(part), complaints=not refused) for part in parts)), "")
     what = "The kernel's log shows trouble after the livepatch was loaded"
     if not found:
-        # The livepatch core complains where a module is refused; `reloads_of` explains that.
-        found = trouble(review.log("reload"), complaints=False)
+        # The livepatch core complains where a module is refused; `reloads_of` and `changes_of` explain that.
+        found = trouble(review.log("late"), complaints=False) or trouble(review.log("reload"), complaints=False)
         what = "The kernel's log shows trouble after a module that the livepatch changes was unloaded and loaded again"
     if not found and not review.done:
         found = trouble(review.guest_end.console)

@@ -27,7 +27,7 @@ def not_live(scope: str, case: TrialCase, records: Records, missing: Sequence[st
     """
     if not records.has(scope, "objects.1"):
         return ()
-    seen = _objects(records.step(scope, "objects.1"))
+    seen = patched_objects(scope, "objects.1", records)
     wanted = {module_name(parent) for parent in case.parents} - {_VMLINUX}
     names = [name for name in sorted(wanted | set(seen)) if not seen.get(name, False)]
     return tuple(NotLive(object=name, why=_why(scope, name, records, missing)) for name in names)
@@ -40,7 +40,7 @@ def reloads_of(scope: str, case: TrialCase, records: Records) -> tuple[ModuleRel
     """
     if not records.has(scope, "objects.2"):
         return ()
-    after = _objects(records.step(scope, "objects.2"))
+    after = patched_objects(scope, "objects.2", records)
     found = []
     for module in sorted({module_name(parent) for parent in case.parents}):
         removed, added = records.step(scope, f"removed.{module}"), records.step(scope, f"added.{module}")
@@ -58,6 +58,16 @@ def came_back(scope: str, case: TrialCase, records: Records) -> bool:
     return all(records.step(scope, f"added.{name}") is not None for name in removed)
 
 
+def refused_by_livepatch(module: str, log: str) -> bool:
+    """Return whether the livepatch core has refused a module that it could not patch; its message names the module."""
+    return f"refusing to load module '{module}'" in log
+
+
+def patched_objects(scope: str, key: str, records: Records) -> Mapping[str, bool]:
+    """Return for each object of the record `key` whether it was patched."""
+    return _objects(records.step(scope, key))
+
+
 def words_of(step: Step) -> str:
     """Return the output of a program in the guest, without file names that have no meaning outside it."""
     reason = _BUSYBOX_PREFIX.sub("", " ".join(step.words.split()))
@@ -67,9 +77,7 @@ def words_of(step: Step) -> str:
 def _added(module: str, added: Step, *, patched: bool | None, records: Records, scope: str) -> ModuleReload:
     if added.ok:
         return ModuleReload(module=module, result="reloaded" if patched else "unpatched")
-    # The livepatch core refuses a module that it cannot patch, and names it.
-    by_livepatch = f"refusing to load module '{module}'" in records.text(scope, "log.reload")
-    if not by_livepatch:
+    if not refused_by_livepatch(module, records.text(scope, "log.reload")):
         return ModuleReload(module=module, result="not-tried", words=words_of(added))
     able = not records.has(scope, "no-reload")
     return ModuleReload(module=module, result="unpatched" if able else "refused", words=words_of(added))

@@ -71,6 +71,27 @@ def test_an_honest_trial_is_believed() -> None:
     assert verdict(raw(HONEST), session()) is None
 
 
+LATE = [(name, b"", 11.2) for name in ("log.second", "late.dummy", "objects.late", "log.late")]
+OVER = [(name, b"", 12.7) for name in (
+    "started.0", "load.0", "settled.0", "finished.0", "started.3", "load.3", "settled.3", "finished.3", "live.3",
+    "over.000", "log.over", "disable.3", "gone.3", "unload.3", "unload.0",
+)]  # fmt: skip
+
+
+def test_a_trial_with_modules_that_come_late_and_an_earlier_livepatch_is_believed() -> None:
+    places = {name: place for place, (name, *_) in enumerate(HONEST)}
+    again, rest = places["again.000"], places["log.rest"]
+    longer = [*HONEST[:again], *LATE, *HONEST[again:rest], *OVER, *HONEST[rest:]]
+    stages = [*STAGES[:-3], "late", *STAGES[-3:], "earlier", "load.0", "load.3", "over", "disable.3"]
+    assert verdict(raw(longer), session(console(*stages))) is None
+    found = verdict(raw(longer), session(console(*STAGES)))
+    assert found is not None
+    assert "0 times" in found[1], "a console without these stages"
+    found = verdict(raw([*HONEST[:again], *OVER, *HONEST[again:]]), session(console(*stages)))
+    assert found is not None
+    assert "after records of later steps" in found[1]
+
+
 def changed(name: str, content: bytes) -> list[tuple[str, bytes, float]]:
     return [(one, content if one == name else was, at) for one, was, at in HONEST]
 
@@ -108,8 +129,8 @@ FORGERIES = {
                                                 "trial-kernel-log", "Kernel panic"),
     "it writes half a record": (raw(HONEST).replace(b"- end", b"x\n- end"), session(), "trial-records",
                                 "1 of the lines"),
-    "it writes a record that no trial has": (raw([*HONEST, ("gone.3", b"0\n", 12.8)]), session(), "trial-records",
-                                             "gone.3 is no record"),
+    "it writes a record that no trial has": (raw([*HONEST, ("gone.4", b"0\n", 12.8)]), session(), "trial-records",
+                                             "gone.4 is no record"),
 }  # fmt: skip
 
 
