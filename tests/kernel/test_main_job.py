@@ -29,7 +29,7 @@ def built(server: Server, base_6_1: Base, tmp_path_factory: pytest.TempPathFacto
     output = tmp_path_factory.mktemp("output") / "fix.ko"
     status, report, printed = server.run(
         "build", PATCHES / "vmlinux-meminfo.patch", "--kernel", base_6_1.release, "-o", output,
-        "--expect", "/proc/meminfo =~ VMALLOCCHUNK",
+        "--expect", "/proc/meminfo =~ VMALLOCCHUNK", "--expect", PATCHES / "vmlinux-meminfo.expect.c",
     )  # fmt: skip
     return {"status": status, "report": report, "progress": printed, "output": output}
 
@@ -37,11 +37,20 @@ def built(server: Server, base_6_1: Base, tmp_path_factory: pytest.TempPathFacto
 def test_a_source_patch_becomes_a_livepatch_that_works_on_the_stock_kernel(built: dict[str, Any]) -> None:
     assert built["status"] == 0
     trial = built["report"]["trial"]
-    (seen,) = trial["observations"]
+    seen, _predicate = trial["observations"]
     assert "VmallocChunk" in seen["before"]
     assert "VMALLOCCHUNK" in seen["during"]
     assert "VMALLOCCHUNK" not in seen["after"]
     assert (trial["reverted"], trial["reloaded"], trial["clean_log"]) == (True, True, True)
+
+
+def test_a_predicate_in_c_sees_the_change_come_and_go(built: dict[str, Any]) -> None:
+    """docs/predicates.md shows this predicate."""
+    _command, seen = built["report"]["trial"]["observations"]
+    assert seen["seen"] == {"before": "open", "during": "closed", "after": "open", "again": "closed"}
+    assert (seen["met"], seen["tried"], seen["command"]) == (True, True, "vmlinux-meminfo.expect.c")
+    assert seen["before"].startswith("VmallocChunk:")
+    assert seen["during"].startswith("VMALLOCCHUNK:")
 
 
 def test_the_trial_ran_the_very_kernel_of_the_base(built: dict[str, Any], base_6_1: Base) -> None:

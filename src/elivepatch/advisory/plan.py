@@ -21,8 +21,9 @@ from elivepatch.advisory.fixes.fixes import Fix, Found
 from elivepatch.advisory.policy import Policy
 from elivepatch.advisory.records.record import at_least, id_order
 from elivepatch.model.kernel import Digest
+from elivepatch.model.predicate import SECONDS_LIMIT
 from elivepatch.model.series import PATCHES_LIMIT, SERIES_LIMIT_BYTES, SourcePatch
-from elivepatch.model.trial import EXPECTATIONS_LIMIT, Expectation
+from elivepatch.model.trial import EXPECTATIONS_LIMIT, Expectation, predicate_seconds
 
 
 class Choice(enum.StrEnum):
@@ -232,7 +233,7 @@ def within_request(plan: ClosePlan, policy: Policy, ranking: Ranking, live: Mapp
             continue
         new = {patch.digest: len(patch.content) for patch in one.fix.patches if patch.digest not in digests}
         expected = expectations | set(one.fix.expectations)
-        reason = _exceeded(len(digests) + len(new), total + sum(new.values()), len(expected))
+        reason = _exceeded(len(digests) + len(new), total + sum(new.values()), expected)
         if reason:
             plan.decide(one.cve, Choice.LEFT_OUT, f"with it, {reason} of one request")
         else:
@@ -241,13 +242,16 @@ def within_request(plan: ClosePlan, policy: Policy, ranking: Ranking, live: Mapp
             expectations = expected
 
 
-def _exceeded(patches: int, size: int, expectations: int) -> str:
+def _exceeded(patches: int, size: int, expectations: Collection[Expectation]) -> str:
     """Return the limit that a series of so many patches, bytes and expectations exceeds, empty if it exceeds none."""
     if size > SERIES_LIMIT_BYTES:
         return f"the series would exceed the {SERIES_LIMIT_BYTES >> 20} MiB"
     if patches > PATCHES_LIMIT:
         return f"the series would exceed the {PATCHES_LIMIT} source patches"
-    return f"its trial would exceed the {EXPECTATIONS_LIMIT} expectations" if expectations > EXPECTATIONS_LIMIT else ""
+    if len(expectations) > EXPECTATIONS_LIMIT:
+        return f"its trial would exceed the {EXPECTATIONS_LIMIT} expectations"
+    late = predicate_seconds(expectations) > SECONDS_LIMIT
+    return f"its trial would exceed the {SECONDS_LIMIT} s of predicates" if late else ""
 
 
 def _by_urgency(plan: ClosePlan, policy: Policy, ranking: Ranking) -> list[Decision]:

@@ -12,7 +12,7 @@ from typing import Any
 from elivepatch.model.errors import Problem
 from elivepatch.model.kernel import Digest, KernelIdentity, parse_release
 from elivepatch.model.series import BasePatch, PatchReference, PatchSeries, SeriesReference, SourcePatch
-from elivepatch.model.trial import Expectation
+from elivepatch.model.trial import Expectation, check_expectations
 
 
 class Status(enum.StrEnum):
@@ -94,7 +94,7 @@ class RequestReference:
         return {
             "kernel": self.release,
             "patches": [{"name": patch.name, "sha256": patch.digest} for patch in self.series.patches],
-            "expectations": [asdict(expectation) for expectation in self.expectations],
+            "expectations": [expectation.as_dict() for expectation in self.expectations],
             "trial": self.trial,
             "check_only": self.check_only,
             "replace": self.replace,
@@ -116,7 +116,7 @@ class RequestReference:
             # Older servers kept `release` for `kernel`, and lacked the fields that are looked up by `get`.
             release=parse_release(document["kernel"] if "kernel" in document else document["release"]),
             series=SeriesReference(patches_of(document)),
-            expectations=tuple(Expectation(**one).checked() for one in document["expectations"]),
+            expectations=check_expectations(tuple(Expectation.from_dict(one) for one in document["expectations"])),
             trial=document["trial"],
             check_only=document["check_only"],
             replace=document["replace"],
@@ -168,7 +168,7 @@ def _key_value(value: Any) -> Any:
     if isinstance(value, SeriesReference):
         return [patch.digest for patch in value.patches]
     if isinstance(value, tuple):
-        return [asdict(one) for one in value]
+        return [one.as_dict() if isinstance(one, Expectation) else asdict(one) for one in value]
     return value
 
 

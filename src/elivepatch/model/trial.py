@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from elivepatch.model.errors import Kind, Problem, UsageError
+from elivepatch.model.predicate import SECONDS_LIMIT, Predicate
 
 PHASES = ("before", "during", "after")
 """Phases of a trial: before the livepatch is loaded, while it is enabled, after it was disabled."""
@@ -22,10 +24,12 @@ class Expectation:
     """A command of the guest's shell, and a regular expression that its output matches while the livepatch is enabled.
 
     Before and after, the output must not match: that shows that the livepatch made the difference and left no trace.
+    With a `predicate`, that program takes the place of both: `command` is its name and `pattern` is empty.
     """
 
     command: str
     pattern: str
+    predicate: Predicate | None = None
 
     @classmethod
     def parse(cls, text: str) -> Expectation:
@@ -41,6 +45,29 @@ class Expectation:
                 advice="Write COMMAND =~ REGEX, for example --expect '/proc/meminfo =~ VMALLOCCHUNK'.",
             )
         return cls(command=command, pattern=pattern).checked()
+
+    @classmethod
+    def of(cls, predicate: Predicate) -> Expectation:
+        """Return the expectation that a predicate shows the hole before and after, and not while the patch is live."""
+        return cls(command=predicate.name, pattern="", predicate=predicate)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Expectation:
+        """Return the expectation that `as_dict` wrote.
+
+        Raises UsageError if it cannot be one, KeyError or TypeError for a document of another shape.
+        """
+        program = document.get("predicate")
+        if program is not None:
+            return cls.of(Predicate(name=program["name"], source=program["source"]).checked())
+        return cls(command=document["command"], pattern=document["pattern"]).checked()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the expectation as JSON; without a predicate it has the two keys that it always had."""
+        found = asdict(self)
+        if self.predicate is None:
+            del found["predicate"]
+        return found
 
     def checked(self) -> Expectation:
         """Return self; raises UsageError if the expression does not compile or a part is too long (4096 characters)."""
@@ -65,9 +92,29 @@ class Expectation:
         return f"cat {self.command}" if re.fullmatch(r"/[\w./+:@-]+", self.command) else self.command
 
 
+def predicate_seconds(expectations: Iterable[Expectation]) -> int:
+    """Return the seconds that the predicates may take together in one phase of a trial."""
+    return sum(one.predicate.limits.seconds for one in expectations if one.predicate is not None)
+
+
+def check_expectations(expectations: tuple[Expectation, ...]) -> tuple[Expectation, ...]:
+    """Return the expectations; raises UsageError if their predicates together may take too long."""
+    if predicate_seconds(expectations) > SECONDS_LIMIT:
+        raise UsageError(
+            "predicate",
+            f"The predicates together may take more than {SECONDS_LIMIT} s in each phase of the trial.",
+            advice="Give them less seconds, or send fewer of them.",
+        )
+    return expectations
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """The output of one expectation's command in each phase; `met` if only the output of `during` matched."""
+    """The output of one expectation's command in each phase; `met` if only the output of `during` matched.
+
+    Of a predicate, `seen` has a word for each phase: `open` or `closed` for the hole, `not tried`, `too late` at its
+    time limit, or its exit status. `tried` is False for one that cannot be tried in the guest.
+    """
 
     command: str
     pattern: str
@@ -75,14 +122,16 @@ class Observation:
     during: str
     after: str
     met: bool
+    seen: dict[str, str] = field(default_factory=dict)
+    tried: bool = True
 
 
 class TrialOutcome(enum.StrEnum):
     """Outcome of a trial.
 
     `passed`: every object of the livepatch was live, and every step of the trial was seen. `partly`: every step was
-    seen, but an object of the livepatch was not live in the guest. `failed`: a fault of the patch. `inconclusive`: a
-    fault of ours, or a machine that is too slow; it says nothing about the patch.
+    seen, but an object of the livepatch was not live in the guest, or a predicate could not be tried there. `failed`: a
+    fault of the patch. `inconclusive`: a fault of ours, or a machine that is too slow; it says nothing about the patch.
     """
 
     PASSED = "passed"
@@ -216,7 +265,8 @@ class TrialReport:
             return TrialOutcome.FAILED
         if self.problems:
             return TrialOutcome.INCONCLUSIVE
-        return TrialOutcome.PARTLY if self.not_live else TrialOutcome.PASSED
+        untried = any(not one.tried for one in self.observations)
+        return TrialOutcome.PARTLY if self.not_live or untried else TrialOutcome.PASSED
 
     @property
     def problem(self) -> Problem | None:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.permanence import stays_loaded
 from elivepatch.model.errors import EnvironmentFault, UsageError
+from elivepatch.model.kernel import Digest
 from elivepatch.model.trial import Expectation
 from elivepatch.trial.workload.guest_files import NO_WORKLOAD, Workload
 
@@ -60,7 +61,8 @@ class TrialCase:
     `name` is the name of its module. `parents` are the modules whose functions it replaces; they are loaded before it,
     with their dependencies. The kernel never unloads one that `stays`: it is loaded once, and what it has armed may
     fire after it was disabled. `workload` is what runs and is counted. It `needs` the modules whose exported symbols it
-    uses. It is also loaded over `earlier`, unless it stays.
+    uses. It is also loaded over `earlier`, unless it stays. `predicates` are the programs of its predicates in C, by
+    the digests of their sources.
     """
 
     livepatch: Path
@@ -71,6 +73,7 @@ class TrialCase:
     workload: Workload = NO_WORKLOAD
     needs: frozenset[str] = frozenset()
     earlier: EarlierLivepatch | None = None
+    predicates: Mapping[Digest, bytes] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -81,6 +84,7 @@ class TrialCase:
         expectations: Sequence[Expectation],
         workload: Workload,
         earlier: EarlierLivepatch | None = None,
+        predicates: Mapping[Digest, bytes] | None = None,
     ) -> TrialCase:
         """Return the case of a module, which says itself if it stays and which modules it needs."""
         stays, needs = False, frozenset[str]()
@@ -94,6 +98,7 @@ class TrialCase:
         return cls(
             livepatch=livepatch, name=name, parents=parents, expectations=expectations, stays=stays, needs=needs,
             workload=workload, earlier=earlier,
+            predicates=predicates or {},
         )  # fmt: skip
 
 

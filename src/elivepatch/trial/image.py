@@ -17,6 +17,7 @@ from elivepatch.model.errors import EnvironmentFault
 from elivepatch.trial import cpio
 from elivepatch.trial.case import TrialCase, module_name
 from elivepatch.trial.modules import ModuleTree, content
+from elivepatch.trial.predicates import program as predicates
 from elivepatch.trial.workload import guest_files
 
 _DIRECTORIES = (
@@ -60,6 +61,7 @@ def pack(cases: Sequence[tuple[str, TrialCase]], tree: ModuleTree) -> Packed:
     """
     entries = [cpio.directory(name) for name in ("trial", "trial/case", "trial/modules")]
     entries += guest_files.shared(case.workload for _scope, case in cases)
+    entries += predicates.shared(case.expectations for _scope, case in cases)
     packed: set[str] = set()
     missing = []
     for scope, case in cases:
@@ -68,11 +70,13 @@ def pack(cases: Sequence[tuple[str, TrialCase]], tree: ModuleTree) -> Packed:
         plan = tree.plan([*own, *others])
         missing.append(tuple(name for name in plan.missing if name in own))
         worked = tree.plan(case.workload.modules).modules
-        for name, path in (*plan.modules, *worked):
+        asked = tree.plan(predicates.modules_of(case.expectations)).modules
+        for name, path in (*plan.modules, *worked, *asked):
             if name not in packed:
                 packed.add(name)
                 entries.append(cpio.file(f"trial/modules/{name}.ko", content(path)))
-        entries += _case(f"trial/case/{scope}", case, [name for name, _path in plan.modules])
+        loaded = dict.fromkeys(name for name, _path in (*plan.modules, *asked))
+        entries += _case(f"trial/case/{scope}", case, list(loaded))
         entries += guest_files.of_case(f"trial/case/{scope}", case.workload, [name for name, _path in worked])
     return Packed(archive=cpio.archive(entries), missing=tuple(missing))
 
@@ -80,7 +84,6 @@ def pack(cases: Sequence[tuple[str, TrialCase]], tree: ModuleTree) -> Packed:
 def _case(place: str, case: TrialCase, modules: Sequence[str]) -> list[cpio.CpioEntry]:
     entries = [
         cpio.directory(place),
-        cpio.directory(f"{place}/expect"),
         cpio.file(f"{place}/name", f"{module_name(case.name)}\n".encode()),
         cpio.file(f"{place}/modules", "".join(f"{module}\n" for module in modules).encode()),
         cpio.file(f"{place}/parents", "".join(f"{module}\n" for module in _reloaded(case, modules)).encode()),
@@ -95,11 +98,7 @@ def _case(place: str, case: TrialCase, modules: Sequence[str]) -> list[cpio.Cpio
             cpio.file(f"{place}/earlier/name", f"{module_name(case.earlier.name)}\n".encode()),
             cpio.file(f"{place}/earlier/livepatch.ko", content(case.earlier.livepatch)),
         ]
-    # Each command is a file that the guest's shell reads: so no quoting is needed, and none can be wrong.
-    entries += [
-        cpio.file(f"{place}/expect/{number:03}", expectation.shell.encode() + b"\n")
-        for number, expectation in enumerate(case.expectations)
-    ]
+    entries += predicates.of_case(place, case.expectations, case.predicates)
     return entries
 
 

@@ -83,10 +83,14 @@ observe() { # PHASE
         out=/observed/out
         rm -f /observed/*
         : >"$out"
-        (cd / && timeout -s KILL "$COMMAND_S" sh "$expectation" >"$out" 2>&1 </dev/null 3>&-)
-        status=$?
-        # The limit ended the shell that ran the command; programs that it started may still run.
-        [ "$status" = 137 ] && kill -9 -1 && { alive 3>&- & }
+        if [ -f "$dir/limits/${expectation##*/}" ]; then
+            predicate "$expectation"
+        else
+            (cd / && timeout -s KILL "$COMMAND_S" sh "$expectation" >"$out" 2>&1 </dev/null 3>&-)
+            status=$?
+            # The limit ended the shell that ran the command; programs that it started may still run.
+            [ "$status" = 137 ] && kill -9 -1 && { alive 3>&- & }
+        fi
         { echo "$status" && cat "$out"; } | record "$case" "$1.${expectation##*/}"
     done
 }
@@ -233,6 +237,8 @@ work() { :; }
 count_on() { :; }
 count_off() { :; }
 [ ! -f /trial/workload/guest.sh ] || . /trial/workload/guest.sh
+# `predicate` of a case that has one.
+[ ! -f /trial/predicates/guest.sh ] || . /trial/predicates/guest.sh
 
 scenario() {
     work before

@@ -68,8 +68,8 @@ class GuestMonitor:
     """Monitor of one guest. `timeout_s` is the limit of a case, with the boot before the first one, on a quiet machine.
 
     `symbols` is the number of symbols that each case's livepatch has, by scope; `workload_s` is the time of a workload
-    beyond `timeout_s`. `arrivals` are the seconds after which
-    each record arrived first.
+    beyond `timeout_s`, and `allowance_s` that of predicates, by scope. `arrivals` are the seconds after which each
+    record arrived first.
     """
 
     results: Path
@@ -80,6 +80,7 @@ class GuestMonitor:
     total: int
     symbols: Mapping[str, int] = field(default_factory=dict)
     workload_s: float = 0.0
+    allowance_s: Mapping[str, float] = field(default_factory=dict)
     stop: Cancellation = field(default_factory=Cancellation.new)
     boot_s: float | None = None
     arrivals: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -115,7 +116,8 @@ class GuestMonitor:
 
     def limit_s(self, scope: str) -> float:
         """Return the time limit of a case on this machine."""
-        return (self.timeout_s + self.workload_s + 2 * SYMBOL_S * self.symbols.get(scope, 0)) * self.factor
+        more_s = 2 * SYMBOL_S * self.symbols.get(scope, 0) + self.allowance_s.get(scope, 0.0)
+        return (self.timeout_s + self.workload_s + more_s) * self.factor
 
     @property
     def factor(self) -> float:

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from elivepatch.model.build import PatchedFunction
 from elivepatch.model.errors import EnvironmentFault, Kind, Problem
+from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event, Progress, silent
-from elivepatch.model.trial import Expectation, TrialOutcome, TrialReport
+from elivepatch.model.trial import Expectation, TrialOutcome, TrialReport, predicate_seconds
 from elivepatch.process import Cancellation, Completed
 from elivepatch.trial import image, qemu
 from elivepatch.trial.case import EarlierLivepatch, GuestKernel, TrialCase
@@ -25,10 +26,11 @@ from elivepatch.trial.qemu import Programs
 from elivepatch.trial.workload import guest_records
 from elivepatch.trial.workload.guest_files import plan
 
-_LASTING = frozenset({"trial-wrong-kernel"})
+_LASTING = frozenset({"trial-wrong-kernel", "trial-predicate-broken"})
 """Codes of errors that a second trial would meet again."""
 
 _LONGEST_S = 3600.0
+_PHASES = 5  # in which a predicate runs
 _LIVEPATCH_SYMBOL = b".klp.sym."
 
 
@@ -48,19 +50,21 @@ def run_trial(
     functions: Sequence[PatchedFunction] = (),
     workload_s: float = 0.0,
     earlier: EarlierLivepatch | None = None,
+    predicates: Mapping[Digest, bytes] | None = None,
 ) -> TrialReport:
     """Try one livepatch on the kernel that it was built for and return the report.
 
     It is also loaded over `earlier`, if there is one. The calls of `functions`, those that it replaces, are counted,
-    and a workload that is chosen for them runs for `workload_s` in all. An inconclusive trial is tried again, once and
-    with twice the time; if the guest did not survive the workload alone, without it. `timeout_s` is the limit on a
-    quiet machine, without the workload. If the livepatch kills its guest, the report says so. The console's log is
-    `work_dir`/console.log; `seconds` of the report is the time of this call. Raises UsageError for a name that is not a
-    module name, and EnvironmentFault if the trial cannot run (QEMU, busybox or the kernel's files are missing, or it
-    was cancelled).
+    and a workload that is chosen for them runs for `workload_s` in all. `predicates` are the programs of predicates in
+    C, as predicates/program.py makes them. An inconclusive trial is tried again, once and with twice the time; if the
+    guest did not survive the workload alone, without it. `timeout_s` is the limit on a quiet machine, without workload
+    and predicates. If the livepatch kills its guest, the report says so. The console's log is `work_dir`/console.log;
+    `seconds` of the report is the time of this call. Raises UsageError for a name that is not a module name, and
+    EnvironmentFault if the trial cannot run (QEMU, busybox or the kernel's files are missing, or it was cancelled).
     """
     started = time.monotonic()
-    case = TrialCase.of(livepatch, livepatch_name, parents, expectations, plan(functions, workload_s), earlier)
+    work = plan(functions, workload_s)
+    case = TrialCase.of(livepatch, livepatch_name, parents, expectations, work, earlier, predicates)
 
     def attempt(case: TrialCase, limit_s: float) -> TrialReport:
         (report,) = run_trials(
@@ -140,6 +144,7 @@ class _Boots:
             results=guest.results, console=guest.console, timeout_s=self.timeout_s, cancellation=self.cancellation,
             progress=self.progress, total=self.total, symbols={scope: _symbols(case) for scope, case in scoped},
             workload_s=max(case.workload.budget_s for case in cases),
+            allowance_s={scope: _PHASES * predicate_seconds(case.expectations) for scope, case in scoped},
         )  # fmt: skip
         # The monitor ends the guest; its own limit is for a monitor that does not.
         ended = qemu.boot(

@@ -60,7 +60,8 @@ def test_every_command_reaches_the_guest_byte_for_byte(
     assert found["trial/case/000007/livepatch.ko"][1] == module
     assert sorted(found) == [
         "trial", "trial/case", "trial/case/000007", "trial/case/000007/expect", "trial/case/000007/expect/000",
-        "trial/case/000007/expect/001", "trial/case/000007/late", "trial/case/000007/livepatch.ko",
+        "trial/case/000007/expect/001", "trial/case/000007/late", "trial/case/000007/limits",
+        "trial/case/000007/livepatch.ko",
         "trial/case/000007/modules", "trial/case/000007/name", "trial/case/000007/parents", "trial/modules",
     ]  # fmt: skip
 

@@ -195,7 +195,7 @@ def test_a_fault_of_the_patch_is_not_tried_again(bench: Bench) -> None:
 
 
 def test_a_guest_that_hangs_is_stopped_at_the_limit(bench: Bench) -> None:
-    programs = bench.programs({"livepatch_x": case_plan({"begin": b""}, sleeps=60)})
+    programs = bench.programs({"livepatch_x": case_plan({"begin": b"", "log.before": b""}, sleeps=60)})
     started = time.monotonic()
     report = try_one(bench, programs, timeout_s=1)
     assert time.monotonic() - started < 5
@@ -246,7 +246,7 @@ def test_cancelling_ends_the_guest_at_once(bench: Bench) -> None:
 def test_one_that_dies_costs_the_others_a_boot_and_nothing_else(bench: Bench) -> None:
     cases = {
         "good": case_plan(WHOLE),
-        "dies": case_plan({"begin": b""}, console="[    3.0] kernel BUG at x\n", ends=0),
+        "dies": case_plan({"begin": b"", "log.before": b""}, console="[    3.0] kernel BUG at x\n", ends=0),
         "ends_boot": case_plan(WHOLE | {"log.rest": b"<4>[    3.0] WARNING: x\n"}, ends=0),
     }
     order = ["good", "dies", "good", "ends_boot", "good", "dies"]

@@ -17,6 +17,7 @@ from elivepatch.advisory.exposure.version import KernelVersion, listed_version
 from elivepatch.advisory.overlay.plain_yaml import NotPlain, read_yaml
 from elivepatch.advisory.records.record import COMMIT, CVE_ID, Findings, plain
 from elivepatch.model.errors import UsageError
+from elivepatch.model.predicate import SUFFIXES
 from elivepatch.model.trial import Expectation
 
 FILE = "overlay.yaml"
@@ -51,7 +52,10 @@ class KernelRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlayEntry:
-    """One entry: either `files`, paths inside the overlay, or `commit`, for the places that the policy names."""
+    """One entry: either `files`, paths inside the overlay, or `commit`, for the places that the policy names.
+
+    `predicates` are paths inside the overlay too.
+    """
 
     id: str
     files: tuple[str, ...]
@@ -64,6 +68,7 @@ class OverlayEntry:
     order: int = 0
     requires: tuple[str, ...] = ()
     expect: tuple[Expectation, ...] = ()
+    predicates: tuple[str, ...] = ()
 
     def fits(self, kernel: KernelVersion) -> bool:
         """Return whether the entry is for this kernel."""
@@ -188,7 +193,7 @@ def _entry(item: Any, exists: Callable[[str], bool]) -> OverlayEntry | str:
         return wrong
     ranges = [read_range(text) for text in lists["kernels"]]
     try:
-        expect = tuple(Expectation.parse(text) for text in lists["expect"])
+        expect = tuple(Expectation.parse(text) for text in lists["expect"] if not _is_predicate(text))
     except UsageError as error:
         return f"It expects something that cannot be expected: {error.problem.message}"
     return OverlayEntry(
@@ -203,11 +208,17 @@ def _entry(item: Any, exists: Callable[[str], bool]) -> OverlayEntry | str:
         order=int(texts["order"] or 0),
         requires=tuple(lists["requires"]),
         expect=expect,
+        predicates=tuple(filter(_is_predicate, lists["expect"])),
     )
 
 
+def _is_predicate(expected: str) -> bool:
+    """Return whether an expectation is the path of a program, and not a command with a pattern."""
+    return "=~" not in expected and expected.endswith(SUFFIXES)
+
+
 def _wrong_values(texts: Mapping[str, str], lists: Mapping[str, list[str]], exists: Callable[[str], bool]) -> str:
-    for path in lists["files"]:
+    for path in (*lists["files"], *filter(_is_predicate, lists["expect"])):
         if not _PATH.fullmatch(path) or posixpath.normpath(path) != path or ".." in path.split("/"):
             return f"{plain(path, 120)!r} leads outside of the overlay, or is not a plain path."
         if not exists(path):

@@ -8,7 +8,7 @@ no server can pass off an old, signed state as the newest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,7 +22,9 @@ from elivepatch.advisory.overlay import overlay
 from elivepatch.advisory.overlay.overlay import Overlay, OverlayEntry
 from elivepatch.advisory.records.record import COMMIT, Findings
 from elivepatch.model.errors import EnvironmentFault, TrustError, UsageError
+from elivepatch.model.predicate import Predicate
 from elivepatch.model.series import SourcePatch
+from elivepatch.model.trial import Expectation
 
 _INCOMING = "refs/elivepatch/incoming"
 _ACCEPTED = "refs/elivepatch/accepted"
@@ -117,6 +119,11 @@ class OverlayRepository:
             )
 
 
+def predicate_at(path: str, content: Callable[[str], bytes | None]) -> Expectation:
+    """Return the predicate in a file of an overlay; raises UsageError if it cannot be one."""
+    return Expectation.of(Predicate.of(path.rpartition("/")[2], content(path) or b""))
+
+
 class AcceptedOverlay:
     """Contents of the accepted commit of an overlay."""
 
@@ -163,6 +170,10 @@ class AcceptedOverlay:
         if not blob or size > PATCH_MAX:
             return None
         return git(self._repository.directory, "cat-file", "blob", blob).check("reading an overlay").output
+
+    def expectations(self, entry: OverlayEntry) -> tuple[Expectation, ...]:
+        """Return what the trial of an entry must see; raises UsageError if a predicate cannot be one."""
+        return (*entry.expect, *(predicate_at(path, self.content) for path in entry.predicates))
 
     def changed(self, path: str) -> datetime:
         """Return the time of a file's last change."""
@@ -239,7 +250,11 @@ class OverlayFixes:
                     return None
                 patches.extend(fetched.patches)
                 dates.append(fetched.dated)
-        expect = tuple(dict.fromkeys(one for entry in series.values() for one in entry.expect))
+        try:
+            expect = tuple(dict.fromkeys(one for entry in series.values() for one in accepted.expectations(entry)))
+        except UsageError as error:
+            findings.add("bad-fix", f"{accepted.name}: {entries[-1].id}", error.problem.message)
+            return None
         order = (0, *wanted.kernel.branch, 0, entries[-1].order)
         return Fix(
             cve=wanted.cve, patches=tuple(patches), origin=f"overlay {accepted.name}", dated=max(dates), order=order,

@@ -13,7 +13,7 @@ from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.follow import JobFollower
 from elivepatch.client.server.report import Report, Tried
 from elivepatch.model.progress import Event
-from elivepatch.model.trial import TrialOutcome
+from elivepatch.model.trial import PHASES, TrialOutcome
 from elivepatch.output import Output
 
 _SEEN = {"loaded-late": "loaded late", "unloaded": "unloaded", "reloaded": "loaded again"}
@@ -58,10 +58,12 @@ def trial_lines(trial: Tried, *, stays: bool = False) -> Iterator[str]:
     if trial.outcome is TrialOutcome.PASSED:
         yield f"trial passed: {done}"
     elif trial.outcome is TrialOutcome.PARTLY:
-        names = ", ".join(one.object for one in trial.not_live)
-        yield f"trial partly: {done}, but the code in {names} was not tried"
+        code = f"the code in {', '.join(one.object for one in trial.not_live)}" if trial.not_live else trial.left_out
+        yield f"trial partly: {done}, but {code} was not tried"
         for one in trial.not_live:
             yield f"  {one.object} was not live in the guest: {one.why}"
+    for name, seen in trial.predicates:
+        yield f"  predicate {name}: " + ", ".join(f"{seen[phase]} {phase}" for phase in PHASES if phase in seen)
     if trial.outcome in {TrialOutcome.PASSED, TrialOutcome.PARTLY}:
         yield from workload_lines(trial)
         for line in _seen_lines(trial):

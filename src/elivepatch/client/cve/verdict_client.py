@@ -127,11 +127,10 @@ class VerdictClient:
         trial = report.trial
         if self.require_trial != "passed" or trial is None or trial.outcome is not TrialOutcome.PARTLY:
             return report
-        missing = ", ".join(one.object for one in trial.not_live)
         found = Problem(
             code="trial-required",
             kind=Kind.FAILURE,
-            message=f"The trial passed only partly ({missing} was not live in it), and this host asks for more.",
+            message=f"The trial passed only partly ({trial.left_out} was not tried), and this host asks for more.",
             advice="Try it on a machine with that hardware, or set require_trial to `partly`.",
         )
         return replace(report, problem=found)

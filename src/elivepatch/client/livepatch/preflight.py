@@ -81,9 +81,10 @@ def _trial(statement: Statement, required: str) -> Finding:
     """Check the outcome of the trial that the server signed."""
     trial = statement.trial
     outcome = "unknown" if trial is None else trial.outcome
+    missing = ", ".join(trial.not_live) if trial is not None else ""
     words = {
         "passed": "its trial passed",
-        "partly": f"{', '.join(trial.not_live if trial is not None else ())} was not live in its trial",
+        "partly": f"{missing} was not live in its trial" if missing else "a predicate could not be tried in its trial",
         "none": "it was not tried",
     }
     said = words.get(outcome, "its server does not say how its trial ended")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files that the command line names: source patches to read, results to write."""
+"""Files that the command line names: source patches and predicates to read, results to write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from elivepatch.files.atomic import write_atomic
 from elivepatch.model.errors import HostError, UsageError
+from elivepatch.model.predicate import SOURCE_LIMIT_BYTES, SUFFIXES, Predicate
 from elivepatch.model.series import SERIES_LIMIT_BYTES, PatchSeries, SourcePatch
+from elivepatch.model.trial import Expectation, check_expectations
 
 _ELF = b"\x7fELF"
 
@@ -16,6 +18,32 @@ _ELF = b"\x7fELF"
 def read_series(files: Sequence[Path]) -> PatchSeries:
     """Return the patches in the files, in order; raises UsageError if one cannot be read."""
     return PatchSeries(tuple(SourcePatch(file.name, _read(file)) for file in files))
+
+
+def read_expectations(texts: Sequence[str]) -> tuple[Expectation, ...]:
+    """Return what `--expect` gives: COMMAND =~ REGEX, or the file of a predicate, NAME.c or NAME.sh.
+
+    Raises UsageError if one is neither, or cannot be read.
+    """
+    return check_expectations(tuple(_expectation(text) for text in texts))
+
+
+def _expectation(text: str) -> Expectation:
+    if "=~" in text or not text.endswith(SUFFIXES):
+        return Expectation.parse(text)
+    file = Path(text)
+    return Expectation.of(Predicate.of(file.name, _content(file, SOURCE_LIMIT_BYTES, "predicate")))
+
+
+def _content(file: Path, limit_bytes: int, code: str) -> bytes:
+    """Return a file's content, at most one byte more than the limit; raises UsageError if it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(limit_bytes + 1)
+    except OSError as error:
+        raise UsageError(
+            code, f"{file} cannot be read: {error.strerror}.", advice="Give the path of a file that you can read."
+        ) from error
 
 
 def _read(file: Path) -> bytes:

@@ -18,7 +18,10 @@ _LIVEPATCH_NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """A trial as its report has it: the outcome, the accelerator of the VM, what was not live and what ran in it."""
+    """A trial as its report has it: the outcome, the accelerator of the VM, what was not live and what ran in it.
+
+    `predicates` are the names of the predicates, each with the word for each phase; `untried` could not be tried.
+    """
 
     outcome: TrialOutcome
     accelerator: str
@@ -30,6 +33,13 @@ class Tried:
     workload: tuple[WorkloadRun, ...] = ()
     workload_seconds: float = 0.0
     workload_left_out: str = ""
+    predicates: tuple[tuple[str, dict[str, str]], ...] = ()
+    untried: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> str:
+        """The names of what was not tried, for a sentence."""
+        return ", ".join((*(one.object for one in self.not_live), *self.untried))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +135,7 @@ def _tried(data: dict[str, Any]) -> Tried:
         ),
         workload_seconds=float(data.get("workload_seconds", 0.0)),
         workload_left_out=_text(data.get("workload_left_out", "")),
+        **_predicates(data),
     )
 
 
@@ -141,6 +152,17 @@ def _changes(data: dict[str, Any]) -> tuple[ModuleChange, ...]:
         )
         for one in data.get("module_reloads", ())
     )  # fmt: skip
+
+
+def _predicates(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what a report says of its predicates; reports of an older server have none."""
+    found = [one for one in data.get("observations", ()) if one.get("seen")]
+    return {
+        "predicates": tuple(
+            (_text(one["command"]), {_text(phase): _text(word) for phase, word in one["seen"].items()}) for one in found
+        ),
+        "untried": tuple(_text(one["command"]) for one in found if one["tried"] is False),
+    }
 
 
 def _proposal(data: dict[str, Any] | None) -> Proposal | None:

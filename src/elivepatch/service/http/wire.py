@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from elivepatch.model.build import COPIES_LIMIT, Builder, RequestReference, Result, Status, patches_of
 from elivepatch.model.errors import Kind, UsageError
 from elivepatch.model.kernel import Digest, parse_release
+from elivepatch.model.predicate import SOURCE_LIMIT_BYTES
 from elivepatch.model.series import PATCHES_LIMIT, SERIES_LIMIT_BYTES, PatchReference, SourcePatch
 from elivepatch.model.trial import EXPECTATIONS_LIMIT
 from elivepatch.service.access.accounts import Account, Role, Token
@@ -78,11 +79,22 @@ class BasePatchBody(_Sent):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
+class PredicateBody(_Sent):
+    """A program in C or shell that shows whether the hole is there; the suffix of its name is the language."""
+
+    name: str = Field(max_length=90, examples=["lamp.expect.c"])
+    source: str = Field(max_length=SOURCE_LIMIT_BYTES)
+
+
 class ExpectationBody(_Sent):
-    """A command of the guest and a regular expression for its output while the livepatch is enabled."""
+    """A command of the guest and a regular expression for its output while the livepatch is enabled.
+
+    With a predicate, command and pattern count for nothing: they are its name and empty.
+    """
 
     command: str = Field(max_length=4096)
     pattern: str = Field(max_length=4096)
+    predicate: PredicateBody | None = None
 
 
 class BuildBody(_Sent):

@@ -22,7 +22,7 @@ from elivepatch.build.base.provenance import distribution_changelog, package_ver
 from elivepatch.build.base.stock import StockMaker
 from elivepatch.build.base.store import VMLINUX, Base, Bases
 from elivepatch.build.base.toolchain import Toolchains
-from elivepatch.build.builders.common import BuildContext
+from elivepatch.build.builders.common import BuildContext, BuildSteps
 from elivepatch.build.builders.select import VERSIONS, build_with_selected
 from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.files.digest import sha256, sha256_json
@@ -36,6 +36,7 @@ from elivepatch.process import Cancellation
 from elivepatch.service.jobs.step_process.messages import Recipe
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import GuestKernel
+from elivepatch.trial.predicates.program import PredicateCompiler, compiled
 from elivepatch.trial.run import run_trial
 
 KEPT_KERNELS = 3
@@ -209,6 +210,7 @@ class LocalBackend:
         """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`."""
         base = self.base(livepatch.kernel.release)
         parents = sorted({function.object for function in livepatch.functions} - {VMLINUX})
+        predicates = self.predicates(base, expectations, cancellation)
         try:
             return run_trial(
                 kernel=guest_kernel(base),
@@ -222,10 +224,23 @@ class LocalBackend:
                 workload_s=self._settings.workload_s,
                 progress=progress,
                 cancellation=cancellation,
+                predicates=predicates,
             )
         finally:
             if (work_dir / "console.log").is_file():
                 shutil.copyfile(work_dir / "console.log", console)
+
+    def predicates(
+        self, base: Base, expectations: Sequence[Expectation], cancellation: Cancellation | None = None
+    ) -> dict[Digest, bytes]:
+        """Return the programs of predicates in C, made by the compiler of the base's kernel."""
+
+        def compiler() -> PredicateCompiler:
+            sandbox = BuildSteps(base=base, toolchains=self.toolchains, jobs=1).sandbox()
+            return PredicateCompiler(sandbox, self.toolchains.get(base.toolchain).compiler)
+
+        with self._scratch() as scratch:
+            return compiled(expectations, compiler, scratch=scratch, cancellation=cancellation)
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:

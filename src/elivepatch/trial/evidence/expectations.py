@@ -13,6 +13,7 @@ from elivepatch.model.errors import Kind, Problem
 from elivepatch.model.trial import Expectation, Observation
 from elivepatch.process import run
 from elivepatch.trial.case import TrialCase
+from elivepatch.trial.evidence.predicates import ObservedPredicate
 from elivepatch.trial.guest_protocol import Records, Step
 
 PHASES = ("before", "during", "after", "again", "over")
@@ -36,6 +37,11 @@ class Observed:
     expectation: Expectation
     steps: Mapping[str, Step]
     matches: Mapping[str, bool | None]
+
+    @property
+    def phases(self) -> set[str]:
+        """The phases that were reached."""
+        return set(self.matches)
 
     @property
     def met(self) -> bool:
@@ -108,7 +114,9 @@ class Observed:
         return _problem(code, message, advice, step.words)
 
 
-def observe(scope: str, case: TrialCase, records: Records, *, without: Collection[str] = ()) -> tuple[Observed, ...]:
+def observe(
+    scope: str, case: TrialCase, records: Records, *, without: Collection[str] = ()
+) -> tuple[Observed | ObservedPredicate, ...]:
     """Return each expectation of the case with what the guest reported for it, except in the phases `without`."""
     steps = [
         {
@@ -118,11 +126,14 @@ def observe(scope: str, case: TrialCase, records: Records, *, without: Collectio
         }
         for number in range(len(case.expectations))
     ]
-    places = [(number, phase) for number, seen in enumerate(steps) for phase in seen]
+    commands = [number for number, one in enumerate(case.expectations) if one.predicate is None]
+    places = [(number, phase) for number in commands for phase in steps[number]]
     pairs = [(case.expectations[number].pattern, steps[number][phase].words) for number, phase in places]
     answers = dict(zip(places, search_patterns(pairs), strict=True))
     return tuple(
         Observed(expectation=expectation, steps=seen, matches={phase: answers[number, phase] for phase in seen})
+        if expectation.predicate is None
+        else ObservedPredicate(expectation=expectation, steps=seen)
         for number, (expectation, seen) in enumerate(zip(case.expectations, steps, strict=True))
     )
 

@@ -14,6 +14,7 @@ from elivepatch.trial.evidence.expectations import PHASES, Observed, observe
 from elivepatch.trial.evidence.kernel_log import headline, tail, trouble
 from elivepatch.trial.evidence.objects import came_back, not_live, reloads_of, words_of
 from elivepatch.trial.evidence.over import over_complete, over_earlier_of, over_faults, over_tried
+from elivepatch.trial.evidence.predicates import ObservedPredicate
 from elivepatch.trial.guest_protocol import Records, Step
 from elivepatch.trial.workload import guest_records
 
@@ -69,7 +70,7 @@ class GuestEnd:
 class TrialVerdict:
     """Verdict on one livepatch. `clean_log` is True only if the whole log arrived."""
 
-    observed: tuple[Observed, ...]
+    observed: tuple[Observed | ObservedPredicate, ...]
     transition_s: float | None
     reverted: bool
     reloaded: bool
@@ -135,7 +136,7 @@ def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, mi
     unloaded = (*missing, *refused)
     gone = lost_modules(scope, case, records)
     observed = observe(scope, case, records, without=("again", "over") if gone else ())
-    lost = guest_records.lost_before(scope, case.workload, records, guest_end.console)
+    lost = guest_records.lost_before(scope, case.workload, records, guest_end.console) or _lost_unpatched(review)
     clean_log = lost is None and _scan(review)
     if lost is not None:
         review.problems.append(lost)
@@ -175,10 +176,12 @@ def judge(scope: str, case: TrialCase, records: Records, guest_end: GuestEnd, mi
     )
 
 
-def _expectations(review: _CaseReview, observed: Sequence[Observed], unloaded: Sequence[str]) -> None:
+def _expectations(
+    review: _CaseReview, observed: Sequence[Observed | ObservedPredicate], unloaded: Sequence[str]
+) -> None:
     for each in observed:
         for problem in each.problems():
-            if each.out_of_time and review.guest_end.slow:
+            if each.out_of_time and review.guest_end.slow and problem.kind is not Kind.ERROR:
                 review.add_late(problem.code, problem.message, problem.advice, problem.excerpt)
             else:
                 review.problems.append(_excused(problem, unloaded))
@@ -207,7 +210,7 @@ def _modules_again(review: _CaseReview, reloads: Sequence[ModuleReload]) -> None
             )
 
 
-def _complete(review: _CaseReview, case: TrialCase, observed: Sequence[Observed]) -> bool:
+def _complete(review: _CaseReview, case: TrialCase, observed: Sequence[Observed | ObservedPredicate]) -> bool:
     """Return True if a record shows that every step succeeded: a missing record never counts as success."""
     stays, where = case.stays, (review.scope, case, review.records)
     gone = bool(lost_modules(*where))
@@ -217,7 +220,7 @@ def _complete(review: _CaseReview, case: TrialCase, observed: Sequence[Observed]
     phases -= set() if over_tried(*where) and not gone else {"over"}
     modules = came_back(*where) and all_came(*where) and over_complete(*where)
     worked = guest_records.complete(review.scope, case.workload, review.records)
-    return steps and logs and modules and worked and all(set(each.matches) == phases for each in observed)
+    return steps and logs and modules and worked and all(each.phases == phases for each in observed)
 
 
 def _transition_s(review: _CaseReview) -> float | None:
@@ -260,15 +263,33 @@ def _scan(review: _CaseReview) -> bool:
     if not found:
         return True
     advice = "Read the trace: a function of the patch is usually in it. The whole log is kept with the trial."
-    if not review.records.has(review.scope, "log.before"):
-        advice = (
-            "It happened on the unpatched kernel: write an expectation that a kernel without the livepatch survives."
-        )
-    elif any(word in headline(found) for word in ("stall", "lockup", "blocked for", "starved")):
+    if any(word in headline(found) for word in ("stall", "lockup", "blocked for", "starved")):
         review.add_late("trial-kernel-log", f"{what}: {headline(found)}.", advice, found)
         return False
     review.add("trial-kernel-log", f"{what}: {headline(found)}.", advice, found)
     return False
+
+
+def _lost_unpatched(review: _CaseReview) -> Problem | None:
+    """Return the problem of a guest that died or hung before there was a livepatch, and not for want of a machine.
+
+    That is no verdict on the patch, so its kind is ERROR.
+    """
+    end, records = review.guest_end, review.records
+    if review.done or records.has(review.scope, "log.before") or not records.has(review.scope, "begin"):
+        return None
+    found = trouble(end.console)
+    if end.slow if end.timed_out else end.status != 0 and not found:
+        return None
+    ended = f"hung for {end.limit_s:.0f} s" if end.timed_out else "ended"
+    return Problem(
+        code="trial-unpatched",
+        kind=Kind.ERROR,
+        message=f"The guest {ended} before the livepatch was loaded" + (f": {headline(found)}." if found else "."),
+        advice="A changed module, or the command or predicate of an expectation, did it: expect what a kernel without "
+        "the livepatch survives.",
+        excerpt="\n".join(line[:_LINE_LIMIT] for line in (found or tail(end.console)).splitlines()),
+    )
 
 
 def _unfinished(review: _CaseReview, *, clean_log: bool) -> None:

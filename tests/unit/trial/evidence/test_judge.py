@@ -103,9 +103,19 @@ def test_the_death_of_a_guest_is_explained_by_its_console() -> None:
 
 def test_a_death_before_the_livepatch_was_loaded_is_the_expectations() -> None:
     found = verdict(dead("module.dummy"), console="[    3.1] kernel BUG at mm/x.c:1!\n")
-    assert codes(found) == ["trial-kernel-log"]
-    assert "before the livepatch was loaded" in found.problems[0].message
-    assert "unpatched kernel" in found.problems[0].advice
+    assert codes(found) == ["trial-unpatched"]
+    assert found.problems[0].kind is Kind.ERROR, "no verdict on the patch"
+    assert "before the livepatch was loaded: kernel BUG at mm/x.c:1!" in found.problems[0].message
+    assert "a kernel without the livepatch survives" in found.problems[0].advice
+
+
+def test_a_guest_that_hangs_or_restarts_before_the_livepatch_was_loaded_says_nothing_about_it() -> None:
+    hung = verdict(dead("module.dummy"), timed_out=True, status=-9)
+    restarted = verdict(dead("module.dummy"))
+    for found in (hung, restarted):
+        assert codes(found) == ["trial-unpatched"]
+        assert found.problems[0].kind is Kind.ERROR
+    assert codes(verdict(dead("module.dummy"), timed_out=True, status=-9, slow=True)) == ["trial-slow"]
 
 
 @pytest.mark.parametrize("last", KEYS[:-1])
@@ -117,7 +127,8 @@ def test_a_guest_that_is_lost_is_a_problem_wherever_it_was(last: str) -> None:
 
 @pytest.mark.parametrize("last", KEYS[:-1])
 def test_a_guest_that_hangs_is_a_problem_wherever_it_was(last: str) -> None:
-    assert codes(verdict(dead(last), timed_out=True)) == ["trial-timeout"]
+    unpatched = KEYS.index(last) < KEYS.index("log.before")
+    assert codes(verdict(dead(last), timed_out=True)) == ["trial-unpatched" if unpatched else "trial-timeout"]
 
 
 def test_a_guest_that_never_began_the_case_is_lost() -> None:

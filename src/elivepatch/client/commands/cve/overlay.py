@@ -13,6 +13,7 @@ from elivepatch.advisory.overlay import old_format as overlayold
 from elivepatch.advisory.overlay import overlay as overlays
 from elivepatch.advisory.overlay.overlay import Overlay, OverlayEntry
 from elivepatch.advisory.overlay.plain_yaml import TEXT_MAX
+from elivepatch.advisory.overlay.repository import predicate_at
 from elivepatch.advisory.records.record import plain
 from elivepatch.client.commands.cve.cve import add_cache, cache_of
 from elivepatch.client.commands.options import add_json
@@ -21,6 +22,7 @@ from elivepatch.client.host import machine as machines
 from elivepatch.commandline import Command, Subparsers
 from elivepatch.files.bounded import Unusable, read_regular
 from elivepatch.model.errors import ElivepatchError, ExitStatus, UsageError
+from elivepatch.model.trial import check_expectations
 from elivepatch.output import Output
 
 _SIGNERS_MAX = 256 * 1024
@@ -173,6 +175,7 @@ def lint_overlay(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             f"{top} has no {overlays.FILE}.",
             advice="Give the directory of an overlay; docs/overlays.md shows what is in one.",
         )
+    _check_predicates(overlay, top)
     output.document(
         {
             "name": overlay.name,
@@ -209,6 +212,20 @@ def _described(found: Subscription, overlay: Overlay) -> dict[str, Any]:
     }
 
 
+def _check_predicates(overlay: Overlay, top: Path) -> None:
+    """Add a finding for each entry with a predicate that cannot be one: a subscriber would have no fix from it."""
+
+    def content(path: str) -> bytes | None:
+        read = read_regular(top / path, PATCH_MAX)
+        return None if isinstance(read, Unusable) else read[0]
+
+    for entry in overlay.entries.values():
+        try:
+            check_expectations(tuple(predicate_at(path, content) for path in entry.predicates))
+        except UsageError as error:
+            overlay.findings.add("overlay-entry", entry.id, error.problem.message)
+
+
 def _entry_dict(entry: OverlayEntry) -> dict[str, Any]:
     return {
         "id": entry.id,
@@ -219,7 +236,7 @@ def _entry_dict(entry: OverlayEntry) -> dict[str, Any]:
         "kernels": [one.text for one in entry.kernels],
         "order": entry.order,
         "requires": list(entry.requires),
-        "expect": [f"{one.command} =~ {one.pattern}" for one in entry.expect],
+        "expect": [*(f"{one.command} =~ {one.pattern}" for one in entry.expect), *entry.predicates],
         "licence": entry.licence,
         "author": entry.author,
     }

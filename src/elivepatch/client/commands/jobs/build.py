@@ -20,14 +20,13 @@ from elivepatch.client.server.base_patches import base_patches_of
 from elivepatch.client.server.connection import connect
 from elivepatch.client.server.errors import Refused
 from elivepatch.client.server.follow import JobFollower
-from elivepatch.client.server.patch_files import read_series, write_whole
+from elivepatch.client.server.patch_files import read_expectations, read_series, write_whole
 from elivepatch.client.server.report import Report
 from elivepatch.client.server.timeout import time_limit
 from elivepatch.commandline import Subparsers
 from elivepatch.model.build import Builder, BuildRequest
 from elivepatch.model.errors import EnvironmentFault, ExitStatus, UsageError
 from elivepatch.model.kernel import parse_release
-from elivepatch.model.trial import Expectation
 from elivepatch.output import Output
 
 
@@ -47,10 +46,11 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--expect",
-        metavar="'COMMAND =~ REGEX'",
+        metavar="'COMMAND =~ REGEX'|FILE",
         action="append",
         default=[],
-        help="output that a command must have in the trial while the livepatch is enabled, and only then",
+        help="output that a command must have in the trial while the livepatch is enabled, and only then; or "
+        "a predicate: a program, NAME.c or NAME.sh, that ends with 1 if the hole is open and with 0 if it is closed",
     )
     parser.add_argument(
         "--builder",
@@ -118,7 +118,7 @@ def _request(arguments: argparse.Namespace) -> BuildRequest | None:
     return BuildRequest(
         release=release,
         series=read_series(arguments.patches),
-        expectations=tuple(Expectation.parse(text) for text in arguments.expect),
+        expectations=read_expectations(arguments.expect),
         trial=not arguments.no_trial,
         builder=Builder(arguments.builder),
         paranoid=arguments.paranoid,

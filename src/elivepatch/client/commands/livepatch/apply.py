@@ -19,10 +19,9 @@ from elivepatch.client.host import machine as machines
 from elivepatch.client.host.identity import read_release
 from elivepatch.client.livepatch.apply import ApplyOptions, apply
 from elivepatch.client.server.base_patches import base_patches_of
-from elivepatch.client.server.patch_files import read_series
+from elivepatch.client.server.patch_files import read_expectations, read_series
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
-from elivepatch.model.trial import Expectation
 from elivepatch.output import Output
 
 
@@ -40,10 +39,11 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--expect",
-        metavar="'COMMAND =~ REGEX'",
+        metavar="'COMMAND =~ REGEX'|FILE",
         action="append",
         default=[],
-        help="output that a command must have in the server's trial while the livepatch is enabled, and only then",
+        help="output that a command must have in the server's trial while the livepatch is enabled, and only then; or "
+        "a predicate: a program, NAME.c or NAME.sh, that ends with 1 if the hole is open and with 0 if it is closed",
     )
     parser.add_argument(
         "--no-trial", action="store_true", help="do not have the server boot the kernel to try the livepatch"
@@ -59,7 +59,7 @@ def register(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Read the files, apply them and print the result."""
     given = read_series(arguments.patches)
-    expectations = tuple(Expectation.parse(text) for text in arguments.expect)
+    expectations = read_expectations(arguments.expect)
     names = ", ".join(file.name for file in arguments.patches)
     options = ApplyOptions(
         change=server_change_options(arguments, output),
