@@ -216,6 +216,41 @@ class OverEarlier:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeenFunction:
+    """A replaced function as it was seen from outside the guest.
+
+    `redirected`: while the livepatch was live, the call at its entry went to ftrace and on to the livepatch core.
+    `leads_to_new`: from there to the new function in the livepatch's module; None if the kernel has no BTF,
+    which has the layout of its structures. `restored`: its entry was as before the load after the livepatch was
+    disabled; None if its module was loaded again, or nothing was seen then.
+    """
+
+    object: str
+    name: str
+    redirected: bool
+    leads_to_new: bool | None
+    restored: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenOutside:
+    """Result of the looks into the guest's memory from outside, while it was stopped.
+
+    `seen` is True if the guest was looked at in each phase of a whole trial; else `why_not` completes `not seen,
+    because ...`. `phases` are those of the looks. `compared_bytes` is the size of the code and the constants that each
+    look compared with those before the load, `self_patched` the highest number of places there that the kernel had
+    patched itself, by kind.
+    """
+
+    seen: bool
+    why_not: str = ""
+    phases: tuple[str, ...] = ()
+    functions: tuple[SeenFunction, ...] = ()
+    compared_bytes: int = 0
+    self_patched: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialReport:
     """Report on one trial in a VM. `problems` is empty if no fault was found; times are in seconds.
 
@@ -224,6 +259,7 @@ class TrialReport:
     livepatch, empty if it did.
     `busy_rounds` counts, for each of the guest's processors, the calls of a task that was busy on it during the first
     transition and the first transition back. `over_earlier` is None if no one looked for an earlier livepatch.
+    All but `outside` is what the guest reported.
     """
 
     release: str
@@ -242,6 +278,7 @@ class TrialReport:
     module_changes: tuple[ModuleChange, ...] = ()
     busy_rounds: tuple[int, ...] = ()
     over_earlier: OverEarlier | None = None
+    outside: SeenOutside | None = None
     functions: tuple[CalledFunction, ...] = ()
     workload: tuple[WorkloadRun, ...] = ()
     workload_seconds: float = 0.0

@@ -25,13 +25,15 @@ class GuestKernel:
     """A built kernel as its packages ship it.
 
     `image` is the vmlinuz; `modules_dir` is lib/modules/RELEASE with kernel/ and modules.builtin in it. `build_id` is
-    that of the kernel that the livepatches were built for, in lower-case hexadecimal.
+    that of the kernel that the livepatches were built for, in lower-case hexadecimal. `vmlinux` has its symbols;
+    without it, the guest cannot be looked at from outside.
     """
 
     release: str
     build_id: str
     image: Path
     modules_dir: Path
+    vmlinux: Path | None = None
 
     def __post_init__(self) -> None:
         if not _BUILD_ID.fullmatch(self.build_id):

@@ -20,7 +20,8 @@ mount -t tmpfs -o size=64m tmpfs /tmp
 # The size of this file system limits an observation: output of a command beyond it is lost.
 mount -t tmpfs -o size=64k tmpfs /observed
 ip link set lo up 2>/dev/null
-exec 3>/dev/ttyS1
+exec 3<>/dev/ttyS1
+stty -icanon -echo min 1 time 0 <&3
 
 # The machine may be slow or busy. Booting takes about 4 s; each time limit grows with what it took here.
 read -r now _ </proc/uptime
@@ -37,6 +38,7 @@ done
 # After 15 s the kernel signals the tasks that hold up a transition (kernel/livepatch/transition.c).
 TRANSITION_S=$((25 * SLOW))
 COMMAND_S=$((5 * SLOW))
+LOOK_S=$((15 * SLOW))
 ARMED_S=5 # time for what a livepatch has armed: timers, work, callbacks
 BAD_TAINTS=$((1 << 7 | 1 << 9 | 1 << 14)) # died, warned, soft lockup: Documentation/admin-guide/tainted-kernels.rst
 
@@ -74,6 +76,15 @@ run() { # KEY COMMAND...: record the status and the output of one of our own ste
 
 stage() { # NAME: mark the kernel's log, so that the console of a dead guest shows how far it came
     echo "elivepatch: case $case $1" >/dev/kmsg
+}
+
+look() { # PHASE: wait until this guest was looked at from outside (outside/watcher.py), which a break here tells
+    [ "$watched" = yes ] || return 0
+    say "$case" "look.$1" ""
+    # Whoever does not answer once is not waited for again, nor would a late answer count for the next phase.
+    timeout "$LOOK_S" head -c 1 <&3 >/dev/null && return
+    watched=no
+    say "$case" unanswered ""
 }
 
 observe() { # PHASE
@@ -244,6 +255,7 @@ scenario() {
     work before
     observe before
     klog "$case" log.before
+    look before
     busy
     enable 1
     went=$?
@@ -254,6 +266,7 @@ scenario() {
     observe during
     work during
     count_off
+    look during
     if [ -e "$dir/stays" ]; then # the kernel never unloads it, so it is loaded once
         klog "$case" log.again
         reload
@@ -268,10 +281,12 @@ scenario() {
     observe after
     work after
     klog "$case" log.after
+    look after
     if [ -e "$dir/stays" ]; then
         stage armed
         sleep "$ARMED_S"
         klog "$case" log.armed
+        look end
         return
     fi
     stage unload
@@ -280,12 +295,14 @@ scenario() {
     enable 2 || return
     arrive
     observe again
+    look again
     klog "$case" log.again
     reload
     klog "$case" log.reload
     revert 2 || return
     run unload.2 unload || return
-    [ ! -d "$dir/earlier" ] || over
+    if [ -d "$dir/earlier" ]; then over || return; fi
+    look end
 }
 
 of() { # DIRECTORY: the steps are for the livepatch in it from now on
@@ -312,6 +329,7 @@ over() { # load the livepatch while an earlier one is live, which it replaces
     enable 3 || return
     run live.3 replaced
     observe over
+    look over
     klog "$case" log.over
     revert 3 || return
     run unload.3 unload || return
@@ -341,6 +359,7 @@ uname -r | record - release
 record - notes </sys/kernel/notes
 klog - log.boot
 alive 3>&- &
+watched=yes
 say - ready ""
 for dir in /trial/case/*; do
     [ -d "$dir" ] || continue

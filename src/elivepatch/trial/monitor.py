@@ -7,7 +7,7 @@ makes progress beyond its limit is not stopped at once: it is slow, and that say
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from elivepatch.model.progress import Event, Progress
 from elivepatch.process import Cancellation
 from elivepatch.trial.evidence.kernel_log import sign_of_life
 from elivepatch.trial.guest_protocol import GUEST, heading
+from elivepatch.trial.outside.watcher import RECORD
 
 BOOT_S = 10.0
 """Seconds that an emulated guest takes to boot on a quiet machine, with a reserve."""
@@ -69,7 +70,8 @@ class GuestMonitor:
 
     `symbols` is the number of symbols that each case's livepatch has, by scope; `workload_s` is the time of a workload
     beyond `timeout_s`, and `allowance_s` that of predicates, by scope. `arrivals` are the seconds after which each
-    record arrived first.
+    record arrived first. `look` is called with scope and phase when the guest waits to be looked at; it returns
+    False if the guest cannot go on.
     """
 
     results: Path
@@ -81,6 +83,7 @@ class GuestMonitor:
     symbols: Mapping[str, int] = field(default_factory=dict)
     workload_s: float = 0.0
     allowance_s: Mapping[str, float] = field(default_factory=dict)
+    look: Callable[[str, str], bool] | None = None
     stop: Cancellation = field(default_factory=Cancellation.new)
     boot_s: float | None = None
     arrivals: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -147,6 +150,8 @@ class GuestMonitor:
             self._times[scope] = (self._case_since, passed_s)
         elif scope in self._times:
             self._times[scope] = (self._times[scope][0], passed_s)
+        if self.look is not None and key.startswith(RECORD) and not self.look(scope, key.removeprefix(RECORD)):
+            self.stop.event.set()
         if key in _STAGE_MESSAGES:
             self.progress(self._event(scope, _STAGE_MESSAGES[key]))
 

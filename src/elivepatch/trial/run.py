@@ -22,6 +22,7 @@ from elivepatch.trial.evidence.kernel_log import tail
 from elivepatch.trial.guest_protocol import GUEST, Records, parse
 from elivepatch.trial.modules import module_tree
 from elivepatch.trial.monitor import GuestMonitor
+from elivepatch.trial.outside.watcher import Watcher, watch
 from elivepatch.trial.qemu import Programs
 from elivepatch.trial.workload import guest_records
 from elivepatch.trial.workload.guest_files import plan
@@ -139,17 +140,19 @@ class _Boots:
             console=self.work_dir / f"console{number}.log",
             results=self.work_dir / f"results{number}.txt",
         )
+        watcher = watch(self.kernel.vmlinux, guest.results, scoped)
         self.progress(Event(stage="trial", message=f"booting {self.kernel.release} ({self.accelerator})"))
         monitor = GuestMonitor(
             results=guest.results, console=guest.console, timeout_s=self.timeout_s, cancellation=self.cancellation,
             progress=self.progress, total=self.total, symbols={scope: _symbols(case) for scope, case in scoped},
             workload_s=max(case.workload.budget_s for case in cases),
             allowance_s={scope: _PHASES * predicate_seconds(case.expectations) for scope, case in scoped},
+            look=watcher.look,
         )  # fmt: skip
         # The monitor ends the guest; its own limit is for a monitor that does not.
         ended = qemu.boot(
             guest, programs=self.programs, accelerator=self.accelerator, on_tick=monitor.tick,
-            timeout_s=_LONGEST_S * len(cases), cancellation=monitor.stop,
+            timeout_s=_LONGEST_S * len(cases), cancellation=monitor.stop, attach=watcher.attach,
         )  # fmt: skip
         monitor.tick(ended.seconds)
         if self.cancellation is not None and self.cancellation.event.is_set():
@@ -158,15 +161,15 @@ class _Boots:
             )
         records = parse(guest.results.read_bytes())
         console = guest.console.read_bytes().decode(errors="replace")
-        fault = self._fault(records, console, ended)
+        fault = self._fault(records, console, ended) or watcher.fault
         if fault is not None:
             return [self._report(records, fault) for _case in cases]
         reports: list[TrialReport] = []
         for (scope, case), missing in zip(scoped, packed.missing, strict=True):
-            if reports and not records.has(scope, "begin"):
+            if reports and (not records.has(scope, "begin") or _tampered(reports[-1])):
                 break
             guest_end = self._guest_end(scope, console, ended, monitor)
-            reports.append(self._judged(scope, case, records, guest_end, missing, monitor))
+            reports.append(self._judged(scope, case, records, guest_end, missing, monitor, watcher))
         return reports
 
     def _guest_end(self, scope: str, console: str, ended: Completed, monitor: GuestMonitor) -> GuestEnd:
@@ -186,12 +189,15 @@ class _Boots:
         guest_end: GuestEnd,
         missing: Sequence[str],
         monitor: GuestMonitor,
+        watcher: Watcher,
     ) -> TrialReport:
         verdict = judge(scope, case, records, guest_end, missing)
         problems = verdict.problems
         if not problems:
             session = self._session(scope, records, guest_end, monitor)
-            problems = tuple(filter(None, [check_integrity(scope, case, records, session)]))
+            names = [name for where, name in records.values if where == scope]
+            seen = watcher.problem(scope, names, slow=guest_end.slow)
+            problems = tuple(filter(None, [check_integrity(scope, case, records, session), seen]))
         return TrialReport(
             release=records.release,
             build_id=records.build_id,
@@ -213,6 +219,7 @@ class _Boots:
             module_changes=verdict.module_changes,
             busy_rounds=verdict.busy_rounds,
             over_earlier=verdict.over_earlier,
+            outside=watcher.report(scope),
         )
 
     def _session(self, scope: str, records: Records, guest_end: GuestEnd, monitor: GuestMonitor) -> Session:
@@ -265,6 +272,11 @@ class _Boots:
                 advice="Fetch the image package of exactly the kernel that the livepatch is built for.",
             )
         return None
+
+
+def _tampered(report: TrialReport) -> bool:
+    """Return whether the livepatch left a kernel that no other one can be tried on."""
+    return any(problem.code == "trial-memory" for problem in report.problems)
 
 
 def _symbols(case: TrialCase) -> int:

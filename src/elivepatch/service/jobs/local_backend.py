@@ -281,4 +281,5 @@ def guest_kernel(base: Base) -> GuestKernel:
         build_id=base.build_id,
         image=base.directory / "vmlinuz",
         modules_dir=base.directory / "modules",
+        vmlinux=base.directory / VMLINUX,
     )

@@ -20,24 +20,26 @@ from elivepatch.trial.workload import guest_records
 
 # Each word is a record, or a family of records (`during.000`, `module.8021q`). init.sh writes them in this order.
 _BEGIN = (
-    "begin module log.workload worked.before before log.before started.1 load.1 settled.1 finished.1 busy.load"
-    " objects.1 during worked.during counts"
+    "begin module log.workload worked.before before log.before look.before started.1 load.1 settled.1 finished.1"
+    " busy.load objects.1 during worked.during counts look.during"
 )
 _AGAIN = "log.again removed added no-reload objects.2 log.reload"
 _LATE = "log.second late objects.late log.late"
 _OVER = (
-    "started.0 load.0 settled.0 finished.0 started.3 load.3 settled.3 finished.3 live.3 over log.over"
+    "started.0 load.0 settled.0 finished.0 started.3 load.3 settled.3 finished.3 live.3 over look.over log.over"
     " disable.3 gone.3 unload.3 unload.0"
 )
-_REVERT = "disable.1 gone.1 busy.revert log.during after worked.after log.after"
+_REVERT = "disable.1 gone.1 busy.revert log.during after worked.after log.after look.after"
 _ORDER = (
-    f"{_BEGIN} {_REVERT} unload.1 taken started.2 load.2 settled.2 finished.2 {_LATE} again {_AGAIN}"
-    f" disable.2 gone.2 unload.2 {_OVER} log.rest done"
+    f"{_BEGIN} {_REVERT} unload.1 taken started.2 load.2 settled.2 finished.2 {_LATE} again look.again {_AGAIN}"
+    f" disable.2 gone.2 unload.2 {_OVER} look.end log.rest done"
 ).split()
-_ORDER_OF_ONE_THAT_STAYS = f"{_BEGIN} {_AGAIN} {_REVERT} log.armed log.rest done".split()
+_ORDER_OF_ONE_THAT_STAYS = f"{_BEGIN} {_AGAIN} {_REVERT} log.armed look.end log.rest done".split()
 # In any order among themselves: one module after the other.
 _ONE_STEP = frozenset({"removed", "added", "no-reload"})
 _FAMILIES = frozenset({"module", "before", "during", "after", "again", "removed", "added", "taken", "late", "over"})
+
+_UNANSWERED = "unanswered"  # in any place: from then on nobody looks from outside (outside/watcher.py judges that)
 
 _STAGES = ("before", "load.1", "during", "disable.1", "after", "unload", "load.2", "again", "reload", "disable.2")
 _STAGES_OF_ONE_THAT_STAYS = ("before", "load.1", "during", "reload", "disable.1", "after", "armed")
@@ -140,7 +142,7 @@ def _of_names(scope: str, case: TrialCase, records: Records) -> Iterator[str]:
     places = {name: place for place, name in enumerate(order)}
     places |= {name: min(places[one] for one in _ONE_STEP) for name in _ONE_STEP}
     latest = 0
-    for name in (name for where, name in records.values if where == scope):
+    for name in (name for where, name in records.values if where == scope and name != _UNANSWERED):
         family = name.partition(".")[0]
         place = places.get(family if family in _FAMILIES else name)
         if place is None:
