@@ -7,9 +7,11 @@ so.
 usage: corpus.py [DIR] [--kernel RELEASE] [--fresh]
 
 DIR holds one .patch for each fix, named after its CVE (default: ../shared/data/cve-fixes-6.1.176). Writes
-bench/corpus.json: a list with `cve, file, class, code, reason, functions, seconds, loaded` for each fix, and for a
-rewrite `rewritten` and its `steps`, or why there is none. An interrupted run continues (journal.py); --fresh starts
-over. Ends with status 1 if a fix ended in an error of ours or in a fault of the run, if a livepatch whose parent loads
+bench/corpus.json: a list with `cve, file, class, code, reason, functions, seconds, loaded` for each fix, for a
+rewrite `rewritten` and its `steps`, or why there is none, and for each fix that was tried `outcome, replaced, executed`
+and `observed`: the calls of each replaced function under the trial's workload, null if they were not counted.
+
+An interrupted run continues (journal.py); --fresh starts over. Ends with status 1 if a fix ended in an error of ours or in a fault of the run, if a livepatch whose parent loads
 did not pass its trial, or if fewer than 95 % of the patches that compile, change code and are safe in layout became
 livepatches that were loaded, reverted and loaded again.
 """
@@ -35,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from elivepatch.build.base.store import VMLINUX, Base
 from elivepatch.build.builders.common import BuildContext
 from elivepatch.build.builders.select import VERSIONS, build_with_selected
-from elivepatch.model.build import BuildOutcome, BuildRequest
+from elivepatch.model.build import BuildOutcome, BuildRequest, PatchedFunction
 from elivepatch.model.errors import ElivepatchError, Kind
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.patch.parse import read_series
@@ -43,11 +45,13 @@ from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.run import run_trials
+from elivepatch.trial.workload.guest_files import plan
 from journal import Journal
 
 HERE = Path(__file__).parent
 RESULT = HERE / "corpus.json"
 GOAL = 0.95
+WORKLOAD_S = ServerSettings().workload_s
 TRIED_TOGETHER = 24
 """Livepatches of one boot: an interruption costs their trials at most."""
 CLASSES = {
@@ -149,6 +153,7 @@ class Corpus:
                 name=module_name(entry["cve"]),
                 parents=sorted({one.partition(":")[0] for one in entry["functions"]} - {VMLINUX}),
                 expectations=(),
+                workload=plan(replaced_by(entry), WORKLOAD_S),
             )
             for entry in entries
         ]
@@ -162,6 +167,10 @@ class Corpus:
             row: dict[str, Any] = {
                 "loaded": report.passed and report.reloaded and not report.unloaded_parents,
                 "parents_loaded": not report.unloaded_parents,
+                "outcome": str(report.outcome),
+                "replaced": report.replaced,
+                "executed": report.executed,
+                "observed": {f"{one.object}:{one.function}": one.calls for one in report.functions},
             }
             if report.problems:  # none if a parent alone could not be live
                 row["trial"] = [problem.as_dict() for problem in report.problems]
@@ -169,6 +178,13 @@ class Corpus:
             found[entry["cve"]] = row
             self.journal.record(f"trial {entry['cve']}", row)
         return found
+
+
+def replaced_by(entry: dict[str, Any]) -> list[PatchedFunction]:
+    """Return the functions of an entry; their positions among symbols of one name do not matter here."""
+    pairs = zip(entry["functions"], entry["sources"], strict=True)
+    parts = [(*name.partition(":"), source) for name, source in pairs]
+    return [PatchedFunction(object=part[0], name=part[2], sympos=0, source=part[3]) for part in parts]
 
 
 def module_name(cve: str) -> str:
@@ -180,7 +196,7 @@ def faulty(cve: str, fault: str) -> dict[str, Any]:
     """Return the entry of a fix on which the run itself failed."""
     return {
         "cve": cve, "file": "", "class": "fault of the run", "code": "", "kind": str(Kind.ERROR), "reason": fault,
-        "functions": [], "seconds": 0.0, "loaded": False, "rewritten": False,
+        "functions": [], "sources": [], "seconds": 0.0, "loaded": False, "rewritten": False,
     }  # fmt: skip
 
 
@@ -229,6 +245,7 @@ def described(cve: str, series: PatchSeries, outcome: BuildOutcome, seconds: flo
         "kind": "" if problem is None else str(problem.kind),
         "reason": ", ".join(functions) if problem is None else problem.message,
         "functions": functions,
+        "sources": [one.source for one in outcome.functions],
         "seconds": round(seconds, 2),
         "loaded": False,
     }
@@ -242,7 +259,13 @@ def summary(entries: list[dict[str, Any]]) -> int:
     converted = [entry for entry in entries if entry["class"] == "converted"]
     loaded = [entry for entry in converted if entry["loaded"]]
     print(f"{len(loaded)} of {len(converted)} livepatches were loaded, reverted and reloaded")
+    replaced = sum(entry.get("replaced", 0) for entry in converted)
+    executed = sum(entry.get("executed") or 0 for entry in converted)
+    print(f"{executed} of {replaced} replaced functions were called under the workload")
     for entry in converted:
+        never = [name for name, calls in entry.get("observed", {}).items() if not calls]
+        if never:
+            print(f"    not seen to run: {entry['cve']}: {', '.join(never)}")
         if entry["rewritten"]:
             print(f"{entry['cve']} was rewritten: {entry['before']}")
             print("".join(f"    {step}\n" for step in entry["steps"]), end="")

@@ -14,9 +14,14 @@ from bare_base import bare_base
 import corpus
 from corpus import Corpus
 from elivepatch.model.build import BuildOutcome, PatchedFunction
+from elivepatch.model.trial import CalledFunction
 from elivepatch.trial.case import TrialCase
 from journal import Journal
 
+REPORT = SimpleNamespace(
+    passed=True, reloaded=True, unloaded_parents=(), problems=(), outcome="passed", replaced=1, executed=1,
+    functions=(CalledFunction(object="vmlinux", function="f", calls=3),),
+)  # fmt: skip
 FIXES = ("CVE-2026-1", "CVE-2026-2", "CVE-2026-3")
 
 
@@ -60,7 +65,8 @@ class Bench:
         if any(self.failing == f"trial {case.name}" for case in cases):
             raise KeyboardInterrupt
         self.tried += [case.name for case in cases]
-        return [SimpleNamespace(passed=True, reloaded=True, unloaded_parents=(), problems=()) for _ in cases]
+        assert all([one.name for one in case.workload.functions] == ["f"] for case in cases)
+        return [REPORT for _ in cases]
 
     def run(self, folder: list[Path]) -> list[dict[str, Any]]:
         """Build and try all fixes."""
@@ -75,6 +81,8 @@ def test_a_fault_of_one_fix_does_not_end_the_run(
     entries = Bench(tmp_path, monkeypatch, failing="build livepatch_cve_2026_2").run(folder)
     assert [entry["class"] for entry in entries] == ["converted", "fault of the run", "converted"]
     assert [entry["loaded"] for entry in entries] == [True, False, True]
+    assert (entries[0]["outcome"], entries[0]["replaced"], entries[0]["executed"]) == ("passed", 1, 1)
+    assert entries[0]["observed"] == {"vmlinux:f": 3}
     assert "Resource temporarily unavailable" in entries[1]["reason"]
     assert corpus.summary(entries) == 1
     again = Bench(tmp_path, monkeypatch)

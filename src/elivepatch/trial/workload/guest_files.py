@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.abc import Traversable
 from importlib.resources import files
 from math import ceil
 
@@ -14,6 +15,9 @@ from elivepatch.trial.workload import tools
 from elivepatch.trial.workload.choice import Chosen, choose
 
 _PLACE = "trial/workload"
+PROGRAMS: Traversable = files("elivepatch.trial.workload").joinpath("programs")
+"""Directory of the programs."""
+
 _INTERPRETER = {".pl": ("perl",)}
 
 
@@ -67,9 +71,8 @@ def shared(workloads: Iterable[Workload]) -> list[cpio.CpioEntry]:
     used = frozenset(tool for one in wanted for tool in one.tools)
     if any(one.programs for one in wanted):
         entries.append(cpio.directory(f"{_PLACE}/programs"))
-        names = sorted({chosen.program.file for one in wanted for chosen in one.programs} | {"common.sh"})
-        scripts = here.joinpath("programs")
-        entries += [cpio.file(f"{_PLACE}/programs/{name}", scripts.joinpath(name).read_bytes()) for name in names]
+        names = sorted(one.name for one in PROGRAMS.iterdir() if one.is_file())  # they call each other
+        entries += [cpio.file(f"{_PLACE}/programs/{name}", PROGRAMS.joinpath(name).read_bytes()) for name in names]
     return [*entries, *tools.pack(tuple(used)).entries]
 
 

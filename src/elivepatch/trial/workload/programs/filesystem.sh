@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # A file system on a loop device, or one without a device: TYPE, then the names of the sources. It makes, fills, checks,
 # remounts and unmounts it, and does the same calls as files.pl does on any file system.
+. ./common.sh
 type=$2
 at=/tmp/mounted
 mkdir -p "$at"

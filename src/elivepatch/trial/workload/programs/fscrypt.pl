@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Encrypted directories of ext4 with policies of both versions, direct and derived keys, with and without the key.
 my $image = "/tmp/crypt.img";
-open(my $file, ">", $image) and truncate($file, 24 << 20) and close $file;
-system("mke2fs", "-q", "-F", "-t", "ext4", "-O", "encrypt,^has_journal", $image) == 0 or exit 1;
+open($file, ">", $image) and truncate($file, 24 << 20) and close $file;
+system("/trial/tools/mke2fs", "-q", "-F", "-t", "ext4", "-O", "encrypt,^has_journal", $image) == 0 or exit 1;
 mkdir "/tmp/crypt";
 system("mount", "-o", "loop", $image, "/tmp/crypt") == 0 or exit 1;
 my $raw = join "", map { chr($_ * 11 % 251) } 1 .. 64;
@@ -28,7 +28,7 @@ for my $flags (0, 4, 4, 2) {
         symlink("file1", "$path/link");
         mkdir "$path/inner";
         rename("$path/file2", "$path/inner/file2");
-        opendir(my $d, $path) and my @names = readdir $d;
+        opendir($d, $path) and my @names = readdir $d;
         syscall(3, $fd);
     }
 }
@@ -43,13 +43,13 @@ if (syscall(16, $fd, 0xc0506617, $add) == 0) {
         mkdir $path;
         my $dir = syscall(2, my $p = "$path\0", 0x10000);
         syscall(16, $dir, 0x800c6613, my $policy = pack("C4 x4 a16", 2, $flags ? (9, 9) : (1, 4), $flags, $identifier));
-        open(my $f, ">", "$path/file") and syswrite($f, "d" x 9000) and close $f;
+        open($f, ">", "$path/file") and syswrite($f, "d" x 9000) and close $f;
         syscall(3, $dir);
     }
     syscall(16, $fd, 0xc0806619 + 1, my $status = pack("L L a32 x88", 2, 0, $identifier));
     syscall(16, $fd, 0xc0406618, my $remove = pack("L L a32 x24", 2, 0, $identifier));
 }
 syscall(3, $fd);
-open(my $drop, ">", "/proc/sys/vm/drop_caches") and syswrite($drop, "3") and close $drop;
+open($drop, ">", "/proc/sys/vm/drop_caches") and syswrite($drop, "3") and close $drop;
 system("ls -lR /tmp/crypt >/dev/null; rm -rf /tmp/crypt/*; umount /tmp/crypt");
 exit 0;

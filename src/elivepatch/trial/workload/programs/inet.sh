@@ -6,24 +6,32 @@ for size in 56 4000; do
     pings 10.9.0.2 "$size"
     ping6 -c 2 -i 0.1 -W 1 -s "$size" fd09::2
 done
-transfer 10.9.0.2
 perl ./sockets.pl
-for family in -4 -6; do
-    ip "$family" route add unreachable "$([ "$family" = -4 ] && echo 10.8.0.0/16 || echo fd08::/16)"
-    ip "$family" route add table 77 default dev v0
-    ip "$family" rule add pref 77 table 77
-    ip "$family" route show table all
-    ip "$family" rule show
-    ip "$family" neigh show
-    ip "$family" maddr show
-    ip "$family" route flush table 77
+transfer 10.9.0.2
+for family in 4 6; do
+    [ "$family" = 4 ] && net=10.8.0.0/16 at=10.9.0.2 || net=fd08::/16 at=fd09::2
+    ip -force -"$family" -batch - <<LINES
+route add unreachable $net
+route add table 77 default dev v0
+rule add pref 77 table 77
+route show table all
+rule show
+neigh show
+maddr show
+addr show
+route get $at
+route flush table 77
+rule del pref 77
+LINES
 done
-ip -6 route get fd09::2
-ip route get 10.9.0.2
-ip link set v0 mtu 1400
-ip tunnel add t0 mode ipip local 10.9.0.1 remote 10.9.0.2
-ip link set t0 up
+ip -force -batch - <<LINES
+link set v0 mtu 1400
+tunnel add t0 mode ipip local 10.9.0.1 remote 10.9.0.2
+link set t0 up
+link set v0 down
+link set v0 up
+link del v0
+LINES
 cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/raw /proc/net/route /proc/net/ipv6_route /proc/net/snmp \
     /proc/net/netstat /proc/net/fib_trie /proc/net/igmp >/dev/null
-ip link set v0 down
-ip link del v0
+exit 0

@@ -48,7 +48,7 @@ system("cat /proc/keys /proc/key-users >/dev/null");
 my $q = syscall(68, 0, 0x380); syscall(69, $q, my $m = pack("Q a64", 1, "m"), 64, 0); syscall(70, $q, my $r = $z, 64, 0, 0); syscall(71, $q, $_, my $ds = $z) for 2, 3, 11, 12, 13, 0;
 my $s = syscall(64, 0, 3, 0x380); syscall(65, $s, my $ops = pack("S s s S s s", 0, 1, 0x1000, 0, -1, 0), 2); syscall(66, $s, 0, $_, my $x = $z) for 2, 18, 19, 12, 13, 14, 15, 3, 11, 17, 0;
 my $h = syscall(29, 0, 65536, 0x380); my $at = syscall(30, $h, 0, 0); syscall(31, $h, $_, my $y = $z) for 2, 11, 12, 13, 14, 15; syscall(67, $at); syscall(31, $h, 0, 0);
-my $mq = syscall(240, my $mqname = "e\0", 0x42, 0600, 0); syscall(242, $mq, "m", 1, 1, 0); syscall(243, $mq, my $mm = $z, 8192, 0, 0); syscall(245, $mq, 0, $z); syscall(241, my $mqn = "e\0");
+my $mq = syscall(240, my $mqname = "e\0", 0x42, 0600, 0); syscall(242, $mq, my $letter = "m", 1, 1, 0); syscall(243, $mq, my $mm = $z, 8192, 0, 0); syscall(245, $mq, 0, $z); syscall(241, my $mqn = "e\0");
 my $map = syscall(9, 0, 1 << 20, 3, 0x22, -1, 0);
 for my $part (0 .. 15) { my $w = "w"; my $f = pack("P Q", $w, 1); my $t = pack("Q Q", $map + $part * 65536, 1); syscall(311, $$, $f, 1, $t, 1, 0); }
 syscall(28, $map, 1 << 19, $_) for 0 .. 4, 8, 10 .. 23, 25;
@@ -78,7 +78,7 @@ my $traced = fork; if (!$traced) { syscall(101, 0, 0, 0, 0); kill "STOP", $$; sy
 waitpid $traced, 0; syscall(101, $_, $traced, 0, my $regs = $z) for 12, 0x4201 - 0x4201 + 14, 0x4202, 0x4200; syscall(101, 24, $traced, 0, 0); waitpid $traced, 0; syscall(101, 1, $traced, 0, 0); syscall(101, 7, $traced, 0, 0); waitpid $traced, 0;
 my $jailed = fork; if (!$jailed) { syscall(157, 38, 1, 0, 0, 0); my $filter = pack("S C C L", 6, 0, 0, 0x7fff0000); my $prog = pack("S x6 P", 1, $filter); syscall(317, 1, 0, $prog); syscall(157, 21, 0); syscall(39); syscall(60, 0); } waitpid $jailed, 0;
 syscall(425, 8, my $params = $z); syscall(135, -1); syscall(105, 0); syscall(117, 0, 0, 0); syscall(126, my $cap = pack("L L", 0x20080522, 0), $z); syscall(125, my $cap2 = pack("L L", 0x20080522, 0), $z); syscall(116, 2, my $groups = pack("L L", 0, 1)); syscall(112); syscall(124, 0); syscall(121, 0);
-open(my $log, "<", "/proc/self/mountinfo") and my @lines = <$log>;
+open($log, "<", "/proc/self/mountinfo") and my @lines = <$log>;
 system("cat /proc/self/sched /proc/schedstat /proc/timer_list /proc/self/status /proc/self/limits /proc/self/maps /proc/self/smaps /proc/self/numa_maps /proc/vmstat /proc/zoneinfo /proc/buddyinfo /proc/pagetypeinfo /proc/slabinfo /proc/modules /proc/kallsyms /proc/interrupts /proc/softirqs /proc/stat /proc/self/ns/* /proc/locks /proc/sysvipc/* >/dev/null 2>&1");
 system("echo 1 >/proc/sys/vm/compact_memory; echo 3 >/proc/sys/vm/drop_caches");
 exit 0;

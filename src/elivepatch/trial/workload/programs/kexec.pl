@@ -13,7 +13,7 @@ sub image {
     substr($image, 0x206, 2) = pack("S", 0x020f);
     substr($image, 0x211, 1) = "\1";
     substr($image, 0x234, 1) = "\1";
-    substr($image, 0x236, 2) = pack("S", 0x0f);
+    substr($image, 0x236, 2) = pack("S", 0x6f);
     substr($image, 0x238, 4) = pack("L", 2047);
     substr($image, 0x260, 4) = pack("L", 0x100000);
     substr($image, 0x80, 4) = "PE\0\0";

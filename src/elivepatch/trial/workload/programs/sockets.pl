@@ -17,7 +17,7 @@ for my $family (2, 10, 1) {
     }
 }
 my $lo = pack("S n a4 x8", 2, 9009, pack("C4", 127, 0, 0, 1));
-socket(my $r, 2, 2, 0) && bind($r, $lo);
+socket($r, 2, 2, 0) && bind($r, $lo);
 socket(my $s, 2, 2, 0);
 send($s, "x" x $_, 0, $lo) for 1, 1400, 9000, 60000;
 setsockopt($s, 17, 1, pack("i", 1)); # UDP_CORK
@@ -26,10 +26,10 @@ setsockopt($s, 17, 1, pack("i", 0));
 for (1 .. 5) { recv($r, my $data, 65536, 0x40); }
 send($s, "x" x 9000, 0x8000, $lo); # MSG_MORE
 my $lo6 = pack("S n N a16 N", 10, 9010, 0, ("\0" x 15) . "\1", 0);
-socket(my $r6, 10, 2, 0) && bind($r6, $lo6);
+socket($r6, 10, 2, 0) && bind($r6, $lo6);
 socket(my $s6, 10, 2, 0);
 send($s6, "x" x $_, 0, $lo6) for 1, 1400, 9000, 60000;
-socket(my $l, 2, 1, 0) && bind($l, $lo) && listen($l, 5);
+socket($l, 2, 1, 0) && bind($l, $lo) && listen($l, 5);
 for my $abort (0, 1) {
     socket(my $c, 2, 1, 0);
     setsockopt($c, 1, 13, pack("ii", 1, 0)) if $abort;

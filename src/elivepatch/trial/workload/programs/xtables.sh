@@ -26,7 +26,7 @@ match() {
     case $1 in
     rateest)
         ipt -t mangle -I OUTPUT -j RATEEST --rateest-name r1 --rateest-interval 250ms --rateest-ewmalog 500ms
-        rule -m rateest --rateest r1 --rateest-bps --rateest-gt 1bit
+        rule -m rateest --rateest1 r1 --rateest-gt --rateest-bps1 1bit
         ;;
     cluster) rule -m cluster --cluster-total-nodes 2 --cluster-local-node 1 --cluster-hash-seed 0xdeadbeef ;;
     connmark) rule -m connmark --mark 0 ;;
@@ -100,6 +100,7 @@ target() {
     esac
 }
 
+ipt -t mangle -S >/dev/null || exit 1
 for source in "$@"; do
     rules=
     extension=${source#*_}
