@@ -11,9 +11,9 @@ bench/corpus.json: a list with `cve, file, class, code, reason, functions, secon
 rewrite `rewritten` and its `steps`, or why there is none, and for each fix that was tried `outcome, replaced, executed`
 and `observed`: the calls of each replaced function under the trial's workload, null if they were not counted.
 
-An interrupted run continues (journal.py); --fresh starts over. Ends with status 1 if a fix ended in an error of ours or in a fault of the run, if a livepatch whose parent loads
-did not pass its trial, or if fewer than 95 % of the patches that compile, change code and are safe in layout became
-livepatches that were loaded, reverted and loaded again.
+An interrupted run continues (journal.py); --fresh starts over. Ends with status 1 if a fix ended in an error of ours or
+in a fault of the run, if a livepatch whose parent loads did not pass its trial, or if fewer than 95 % of the patches
+that compile, change code and are safe in layout became livepatches that were loaded, reverted and loaded again.
 """
 
 from __future__ import annotations
