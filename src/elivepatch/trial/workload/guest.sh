@@ -3,7 +3,7 @@
 #
 # A case has the files work/programs (a line for each: NAME FILE ARGUMENTS), work/modules (the modules that they need),
 # work/functions (a line for each replaced function: NUMBER SYMBOL) and work/budget_s. guest_records.py parses the
-# records `worked.PHASE` and `counts`; change both together.
+# records `worked.PHASE` and `counts`; change both together. Its variables are local: init.sh has many of its own.
 #
 # A program may hang, fork without end or eat the memory. So it has a time limit, a control group, namespaces of its own
 # where the kernel has them, and nothing of it survives the phase: init alone is left.
@@ -36,7 +36,7 @@ confine() { # once a guest: a control group that slows down what eats the memory
 }
 
 program() { # SECONDS FILE ARGUMENT...: one program under its limits; returns its status
-    seconds=$1 file=$2
+    local seconds=$1 file=$2 first
     shift 2
     (
         { echo 0 >"$GROUP/cgroup.procs"; } 2>/dev/null || ulimit -v 262144
@@ -58,12 +58,14 @@ program() { # SECONDS FILE ARGUMENT...: one program under its limits; returns it
 }
 
 needed() { # load the modules that the programs need and that are not there
+    local module
     while read -r module; do
         [ -d "/sys/module/$module" ] || ! insmod "/trial/modules/$module.ko" 2>/dev/null || added="$module $added"
     done <"$dir/work/modules"
 }
 
 no_longer_needed() { # the last one first; one that something still uses stays
+    local module
     for module in $added; do
         rmmod "$module" 2>/dev/null || { usleep 100000 && rmmod "$module" 2>/dev/null; } || left="$module $left"
     done
@@ -73,6 +75,7 @@ no_longer_needed() { # the last one first; one that something still uses stays
 work() { # PHASE
     case $1 in before) worked= added= ;; *) [ "$worked" = well ] || return 0 ;; esac
     [ -s "$dir/work/programs" ] || return 0
+    local began budget end left limit name_of file arguments
     confine
     stage "work.$1"
     centiseconds
@@ -115,6 +118,7 @@ INSTANCE=$TRACING/instances/elivepatch
 
 count_on() { # count the calls of the livepatch's own functions: kprobes have exact counters, the tracer has a buffer
     [ -s "$dir/work/functions" ] || return 0
+    local number symbol
     counter=none
     if [ -w "$TRACING/kprobe_events" ]; then
         counter=kprobe
@@ -133,6 +137,7 @@ count_on() { # count the calls of the livepatch's own functions: kprobes have ex
 
 count_off() {
     [ -s "$dir/work/functions" ] || return 0
+    local counts
     case $counter in
     kprobe)
         counts=$(cat "$TRACING/kprobe_profile")
