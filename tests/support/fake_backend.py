@@ -26,9 +26,10 @@ from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, 
 from elivepatch.model.errors import EnvironmentFault, Kind, Problem
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release
 from elivepatch.model.progress import Event, Progress
-from elivepatch.model.trial import Expectation, Observation, TrialReport
+from elivepatch.model.trial import Expectation, Observation, OverEarlier, TrialReport
 from elivepatch.process import Cancellation
 from elivepatch.service.jobs.step_process.messages import Recipe
+from elivepatch.trial.case import EarlierLivepatch
 
 KERNEL = KernelIdentity(
     release=Release("6.1.0-50-cloud-amd64"),
@@ -158,6 +159,7 @@ class FakeBackend:
         console: Path,
         progress: Progress,
         cancellation: Cancellation,
+        earlier: EarlierLivepatch | None = None,
     ) -> TrialReport:
         self._note(f"trial {livepatch.build_key}")
         assert not any(work_dir.iterdir())
@@ -172,6 +174,7 @@ class FakeBackend:
             release=livepatch.kernel.release,
             build_id=livepatch.kernel.build_id,
             accelerator="tcg",
+            over_earlier=OverEarlier(name=earlier.name, result="replaced") if earlier is not None else None,
             observations=tuple(
                 Observation(
                     command=expectation.command,

@@ -109,12 +109,15 @@ class Retention:
         while rows := self._after(last):
             for row in rows:
                 named.update(str(row[column]) for column in _FILES if row[column] is not None)
+                if row["built"] is not None:  # by a job whose trial failed: that trial may be replayed
+                    named.add(row["built"])
                 named.update(patch.digest for patch in patches_of(row["request"]))
             last = rows[-1]["number"]
         return named
 
     def _after(self, number: int) -> Sequence[sa.RowMapping]:
         columns = [builds.c[name] for name in ("number", "request", *_FILES)]
+        columns.append(builds.c.report["livepatch"]["digest"].as_string().label("built"))
         query = sa.select(*columns).where(builds.c.number > number).order_by(builds.c.number).limit(_AT_ONCE)
         with self._resources.database.connect() as connection:
             return connection.execute(query).mappings().all()

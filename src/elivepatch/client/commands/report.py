@@ -46,6 +46,8 @@ def show_report(report: Report, output: Output) -> None:
     if report.trial is not None:
         for line in trial_lines(report.trial, stays=any(note.code == "outlives" for note in report.notes)):
             output.line(f"  {line}")
+        if report.trial.replay:
+            output.line(f"  to run the trial again on the server: {report.trial.replay}")
 
 
 def trial_lines(trial: Tried, *, stays: bool = False) -> Iterator[str]:

@@ -13,6 +13,7 @@ from elivepatch.model.progress import Progress
 from elivepatch.model.trial import Expectation, TrialReport
 from elivepatch.process import Cancellation
 from elivepatch.service.jobs.step_process.messages import Recipe
+from elivepatch.trial.case import EarlierLivepatch
 
 
 class BuildBackend(Protocol):
@@ -78,5 +79,9 @@ class BuildBackend(Protocol):
         console: Path,
         progress: Progress,
         cancellation: Cancellation,
+        earlier: EarlierLivepatch | None = None,
     ) -> TrialReport:
-        """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`."""
+        """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`.
+
+        It is also loaded over `earlier`, a livepatch that it replaces, if there is one.
+        """

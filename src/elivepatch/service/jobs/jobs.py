@@ -181,6 +181,20 @@ class Jobs:
             row = connection.execute(sa.select(builds).where(builds.c.id == identifier)).mappings().one_or_none()
         return None if row is None else _read(row)
 
+    @_retried
+    def built(self, build_key: Digest, *, release: str, tenant: str) -> Job | None:
+        """Return the newest job of a tenant that has built a module for `release` under this key, None without one."""
+        query = (
+            sa.select(builds)
+            .where(builds.c.release == release, builds.c.build_key == build_key, builds.c.tenant == tenant)
+            .where(builds.c.module_digest.is_not(None))
+            .order_by(builds.c.number.desc())
+            .limit(1)
+        )
+        with self._database.connect() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else _read(row)
+
     def page(
         self, *, limit: int, before: int | None = None, tenant: str | None = None, release: str | None = None
     ) -> list[Job]:

@@ -35,7 +35,7 @@ from elivepatch.model.trial import Expectation, TrialReport
 from elivepatch.process import Cancellation
 from elivepatch.service.jobs.step_process.messages import Recipe
 from elivepatch.settings import ServerSettings
-from elivepatch.trial.case import GuestKernel
+from elivepatch.trial.case import EarlierLivepatch, GuestKernel
 from elivepatch.trial.predicates.program import PredicateCompiler, compiled
 from elivepatch.trial.run import run_trial
 
@@ -206,8 +206,12 @@ class LocalBackend:
         console: Path,
         progress: Progress,
         cancellation: Cancellation,
+        earlier: EarlierLivepatch | None = None,
     ) -> TrialReport:
-        """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`."""
+        """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`.
+
+        It is also loaded over `earlier`, a livepatch that it replaces, if there is one.
+        """
         base = self.base(livepatch.kernel.release)
         parents = sorted({function.object for function in livepatch.functions} - {VMLINUX})
         predicates = self.predicates(base, expectations, cancellation)
@@ -222,6 +226,7 @@ class LocalBackend:
                 cache_dir=self._settings.cache_dir,
                 functions=livepatch.functions,
                 workload_s=self._settings.workload_s,
+                earlier=earlier,
                 progress=progress,
                 cancellation=cancellation,
                 predicates=predicates,

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -28,6 +29,8 @@ from elivepatch.service.jobs.engine import Json, Stopped
 from elivepatch.service.jobs.jobs import Job, Jobs, Outcome
 from elivepatch.service.jobs.records import livepatch_from, outcome_record, request_from, result_of
 from elivepatch.service.jobs.step_process.progress import ProgressFilter
+from elivepatch.service.jobs.trials.earlier import find_earlier
+from elivepatch.service.jobs.trials.kept import replay_command
 from elivepatch.service.printable_log import readable
 from elivepatch.service.store import Store
 
@@ -193,6 +196,7 @@ class JobSteps:
         module.write_bytes(self._store.get(Digest(built["module"])))
         work_dir = directory / "guest"
         work_dir.mkdir()
+        found = find_earlier(job, self._backend.facts(job.release), self._jobs, self._store)
         started = time.monotonic()
         report = self._backend.trial(
             livepatch_from(built["livepatch"]),
@@ -202,10 +206,13 @@ class JobSteps:
             console=console,
             progress=self._progress(job.id),
             cancellation=cancellation,
+            earlier=found.in_directory(directory),
         )
+        report = replace(report, over_earlier=report.over_earlier or found.not_tried())
         return {
             "problem": report.problem.as_dict() if report.problem is not None else None,
-            "trial": report.as_dict() | {"problems": [problem.as_dict() for problem in report.problems]},
+            "trial": report.as_dict()
+            | {"problems": [problem.as_dict() for problem in report.problems], "replay": replay_command(job.id)},
             "seconds": {"trial": round(time.monotonic() - started, 3)},
         }
 

@@ -38,6 +38,7 @@ from elivepatch.service.jobs.step_process.pool import (
     StepOutOfMemory,
     StepPool,
 )
+from elivepatch.trial.case import EarlierLivepatch
 
 _TRIES = 2
 """A process may be killed for reasons that are not the job's; one that ends twice at the same step is the job's."""
@@ -133,11 +134,16 @@ class ProcessBackend:
         console: Path,
         progress: Progress,
         cancellation: Cancellation,
+        earlier: EarlierLivepatch | None = None,
     ) -> TrialReport:
-        """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`."""
+        """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`.
+
+        It is also loaded over `earlier`, a livepatch that it replaces, if there is one.
+        """
         call = TrialCall(
-            livepatch=livepatch, module=module, expectations=tuple(expectations), work_dir=work_dir, console=console
-        )
+            livepatch=livepatch, module=module, expectations=tuple(expectations), work_dir=work_dir, console=console,
+            earlier=earlier,
+        )  # fmt: skip
         answer = self._ask(call, work_dir, progress, cancellation)
         if not isinstance(answer, Tried):
             raise TypeError(answer)

@@ -23,6 +23,7 @@ from elivepatch.model.errors import Problem
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
 from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.trial.case import EarlierLivepatch
 
 
 class MalformedMessage(ValueError):
@@ -68,6 +69,7 @@ class TrialCall:
     expectations: tuple[Expectation, ...]
     work_dir: Path
     console: Path
+    earlier: EarlierLivepatch | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,6 +138,7 @@ class StepProgram:
             console=call.console,
             progress=progress,
             cancellation=self._cancellation,
+            earlier=call.earlier,
         )
         return Tried(report=report)
 
