@@ -55,7 +55,7 @@ from journal import Journal
 from object_summary import write_summary
 
 RELEASES = ("6.1.0-50-cloud-amd64", "6.12.118+deb13-cloud-amd64")
-BATCH = 24
+BATCH = 72
 COMPARISON = 3
 """Raised when a row says something else than before of the same objects."""
 
