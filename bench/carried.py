@@ -17,6 +17,8 @@ from pathlib import Path
 from elivepatch.process import run
 from object_contents import Comparison, Contents, Section, Symbol, is_made, plain_name
 
+_PART = re.compile(r"\.(?:part|cold)\b")
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -165,13 +167,29 @@ def lost(original: Path, patched: Path, module: Path, sizes: Mapping[str, int]) 
             continue  # its callers change, and refer to a new one
         if name not in made.functions:
             reasons.append(f"{name} changes and is not in the livepatch")
-        elif name.partition(".cold")[0] not in {plain for one in made.replacing for plain in (one, plain_name(one))}:
+        elif not _is_replaced(name, old, made):
             reasons.append(f"{name} is in the livepatch and replaces nothing")
         elif not reader.same_function(
             new.functions[name], made.functions[name], *[each.get(name, []) for each in entries]
         ):
             reasons.append(f"{name} is not the patched one: {comparison.different[-1]}")
     return reasons
+
+
+def _is_replaced(name: str, old: Contents, made: Contents) -> bool:
+    """Return if a livepatch replaces a function, or all that lead to it if it is a part that the compiler made."""
+    replacing = {plain for one in made.replacing for plain in (one, plain_name(one))}
+    todo, seen = [name], {name}
+    while todo:
+        function = todo.pop()
+        if function.partition(".cold")[0] in replacing:
+            continue
+        if not _PART.search(function):
+            return False
+        users = old.users(function)
+        todo += users - seen
+        seen |= users
+    return True
 
 
 def same_instructions(patched: Path, module: Path, function: str) -> list[str]:

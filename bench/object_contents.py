@@ -239,6 +239,20 @@ class Contents:
         section = self.sections[symbol.section]
         return section, symbol.value, symbol.value + symbol.size if symbol.size else section.size
 
+    def users(self, function: str) -> set[str]:
+        """Return the functions, and the sections of data, that refer to a function; itself is left out."""
+        found = set()
+        for number, references in self.references.items():
+            section = self.sections[number]
+            if not section.used or section.of_table or section.name in ENTRY_SIZES:
+                continue
+            for one in references:
+                symbol = self.target(section, one).symbol
+                if symbol is not None and symbol.name == function:
+                    user = self.at(number, one.offset) if section.executable else None
+                    found.add(section.name if user is None else user.name)
+        return found - {function}
+
     def entries(self, sizes: dict[str, int]) -> dict[str, list[tuple[Section, int, int]]]:
         """Return the places of the entries in tables of instructions, by the function that each is about."""
         found: dict[str, list[tuple[Section, int, int]]] = {}

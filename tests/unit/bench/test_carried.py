@@ -41,6 +41,10 @@ const char *name(int a)
 	return names[a & 3];
 }
 int level(int a) { return levels[a & 3]; }
+static __attribute__((noinline)) int part(int a) __asm__("work.part.0");
+static int part(int a) { return elsewhere(a) * 5; }
+int first(int a) { return a ? part(a) : 0; }
+int second(int a) { return a > 9 ? part(a + 1) : 1; }
 int once(int a)
 {
 	static unsigned char __already_done;
@@ -130,10 +134,17 @@ def test_a_function_that_the_livepatch_lacks_is_lost_and_one_that_is_the_patched
     assert "name is not the patched one" in lost(original, patched, other, SIZES)[0]
 
 
-def livepatch(replacement: Path, directory: Path, function: str) -> Path:
+def test_a_part_of_functions_is_carried_if_all_that_call_it_are_replaced(tmp_path: Path) -> None:
+    original, patched = compiled(tmp_path, ("elsewhere(a) * 5", "elsewhere(a) * 6"))
+    assert lost(original, patched, livepatch(patched, tmp_path, "first", "second"), SIZES) == []
+    reasons = lost(original, patched, livepatch(patched, tmp_path, "first"), SIZES)
+    assert reasons == ["work.part.0 is in the livepatch and replaces nothing"]
+
+
+def livepatch(replacement: Path, directory: Path, *functions: str) -> Path:
     """Link an object with kpatch's table of replaced functions."""
     table, module = directory / "table.s", directory / f"{replacement.stem}.ko"
-    table.write_text(f'.section .kpatch.funcs,"a"\n.quad {function}\n')
+    table.write_text("".join(['.section .kpatch.funcs,"a"\n', *(f".quad {one}\n" for one in functions)]))
     subprocess.run(["as", "-o", directory / "table.o", table], check=True)
     subprocess.run(["ld", "-r", "-o", module, replacement, directory / "table.o"], check=True)
     return module
