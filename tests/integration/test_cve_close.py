@@ -40,15 +40,21 @@ def test_the_overlays_of_a_host_give_fixes_that_say_what_their_trial_must_see(
     overlay = Repository(tmp_path / "overlay", config=config)
     text = (
         f"overlay: 1\nname: lamps\npatches:\n  - id: light\n    files: [light.patch]\n    cves: [{name}]\n"
-        '    kernels: ["6.1.*"]\n    expect: ["/proc/lamp =~ light"]\n    licence: GPL-2.0-only\n    author: A\n'
+        '    kernels: ["6.1.*"]\n    expect: ["/proc/lamp =~ light", light.expect.sh]\n'
+        "    licence: GPL-2.0-only\n    author: A\n"
     )
-    overlay.commit("Begin", {"overlay.yaml": text, "light.patch": "function fix_1\n+light\n"}, "-S")
+    files = {"overlay.yaml": text, "light.patch": "function fix_1\n+light\n", "light.expect.sh": "exit 1\n"}
+    overlay.commit("Begin", files, "-S")
     url = f"file://{overlay.top}"
     assert run(host, "overlay", "add", "lamps", url, "--signers", tmp_path / "signers").status == 0
     cves.policy.write_text(f'[records]\nsource = "{cves.records}"\n[[fixes]]\noverlays = true\n')
     ran = cve(host, cves, "close")
     assert ran.document["closed_now"] == [name], ran.err
-    assert server.requests[-1]["expectations"] == [{"command": "/proc/lamp", "pattern": "light"}]
+    predicate = {"name": "light.expect.sh", "source": "exit 1\n"}
+    assert server.requests[-1]["expectations"] == [
+        {"command": "/proc/lamp", "pattern": "light"},
+        {"command": "light.expect.sh", "pattern": "", "predicate": predicate},
+    ]
     assert states(host, cves)["closed"] == 1
 
 

@@ -68,7 +68,11 @@ class Predicate:
             raise _wrong(self.name, "is not the name of one", "Name the file NAME.expect.c or NAME.expect.sh.")
         if not self.source.strip() or "\0" in self.source:
             raise _wrong(self.name, "is empty or not text", "Give a program in C or shell.")
-        if len(self.source.encode(errors="replace")) > SOURCE_LIMIT_BYTES:
+        try:
+            size = len(self.source.encode())
+        except UnicodeEncodeError as error:  # a half of a surrogate pair, which JSON can spell
+            raise _wrong(self.name, "has a character that UTF-8 has not", "Give a text in UTF-8.") from error
+        if size > SOURCE_LIMIT_BYTES:
             raise _wrong(self.name, f"is larger than {SOURCE_LIMIT_BYTES >> 10} KiB", "Shorten it.")
         read_limits(self.name, self.source)
         return self
@@ -81,7 +85,7 @@ class Predicate:
     @property
     def digest(self) -> Digest:
         """SHA-256 of the source."""
-        return Digest(hashlib.sha256(self.source.encode(errors="surrogatepass")).hexdigest())
+        return Digest(hashlib.sha256(self.source.encode()).hexdigest())
 
     @property
     def limits(self) -> Limits:

@@ -16,6 +16,7 @@ from elivepatch.advisory.plan import Choice, ClosePlan, Decision, within_request
 from elivepatch.advisory.policy import Policy
 from elivepatch.advisory.records.record import Record
 from elivepatch.model.kernel import Digest
+from elivepatch.model.predicate import Predicate
 from elivepatch.model.series import SERIES_LIMIT_BYTES, SourcePatch
 from elivepatch.model.trial import EXPECTATIONS_LIMIT, Expectation
 
@@ -23,7 +24,7 @@ KERNEL = parse_kernel_version("6.1.100")
 MIB = 1 << 20
 
 
-def chosen(number: int, *, size: int = 100, score: int = 50, expectations: int = 0) -> Decision:
+def chosen(number: int, *, size: int = 100, score: int = 50, expectations: int = 0, seconds: int = 0) -> Decision:
     name = f"CVE-2030-{10000 + number}"
     assessment = assess(Record(id=name, title="", score=score), KERNEL)
     fix = Fix(
@@ -32,10 +33,18 @@ def chosen(number: int, *, size: int = 100, score: int = 50, expectations: int =
         origin="-",
         dated=datetime(2030, 1, 1, tzinfo=UTC),
         order=(number,),
-        expectations=tuple(Expectation(command=f"/proc/{number}/{one}", pattern="x") for one in range(expectations)),
+        expectations=(
+            *(Expectation(command=f"/proc/{number}/{one}", pattern="x") for one in range(expectations)),
+            *(predicate(number, one) for one in range(seconds // 30)),
+        ),
     )
     exposed = Exposure(assessment=assessment, built=NOT_ASKED, loaded=NOT_ASKED, closed=None)
     return Decision(exposed=exposed, choice=Choice.CHOSEN, reason="-", fix=fix)
+
+
+def predicate(number: int, one: int) -> Expectation:
+    """Return a predicate of 30 s."""
+    return Expectation.of(Predicate(name=f"lamp{number}.sh", source=f"# elivepatch: seconds=30\nexit {one}\n"))
 
 
 def left_out(decisions: list[Decision], live: dict[Digest, int] | None = None) -> dict[str, str]:
@@ -70,3 +79,8 @@ def test_the_number_of_patches_is_limited_too(monkeypatch: pytest.MonkeyPatch) -
 def test_more_expectations_than_a_trial_can_have_wait_for_the_next_run() -> None:
     many = [chosen(1, expectations=EXPECTATIONS_LIMIT - 1), chosen(2, expectations=2), chosen(3, expectations=1)]
     assert left_out(many) == {"2": "with it, its trial would exceed the 64 expectations of one request"}
+
+
+def test_predicates_that_take_longer_together_than_a_trial_can_wait_for_the_next_run() -> None:
+    many = [chosen(1, seconds=90), chosen(2, seconds=60), chosen(3, seconds=30)]
+    assert left_out(many) == {"2": "with it, its trial would exceed the 120 s of predicates of one request"}

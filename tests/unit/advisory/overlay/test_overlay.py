@@ -12,7 +12,7 @@ from elivepatch.advisory.overlay.old_format import read_old_overlay
 from elivepatch.advisory.overlay.overlay import Overlay, read_overlay, read_range
 from elivepatch.advisory.overlay.plain_yaml import NotPlain, read_yaml
 
-FILES = {"patches/oil.patch", "patches/light.patch"}
+FILES = {"patches/oil.patch", "patches/light.patch", "patches/light.expect.c"}
 
 GOOD = """\
 overlay: 1
@@ -263,3 +263,19 @@ def test_the_file_of_2019_is_read_where_it_can_be_understood() -> None:
     assert overlay.entries["4.18.1-1"].fits(parse_kernel_version("4.18.1"))
     assert not overlay.entries["4.18.1-1"].fits(parse_kernel_version("4.18.2"))
     assert overlay.findings.counts == {"overlay-entry": 2, "overlay-line": 1}
+
+
+def test_an_entry_may_expect_what_a_predicate_of_the_overlay_sees() -> None:
+    expected = '["/proc/lamp =~ light", patches/light.expect.c, "cat /x.c =~ y"]'
+    overlay = entry(expect=expected)
+    assert overlay.findings.named == []
+    oil = overlay.entries["oil"]
+    assert [one.command for one in oil.expect] == ["/proc/lamp", "cat /x.c"]
+    assert oil.predicates == ("patches/light.expect.c",)
+
+
+@pytest.mark.parametrize("path", ["../light.c", "/etc/light.sh", "patches/gone.c", "a b.c", "-.sh/../x.c"])
+def test_a_predicate_that_is_no_file_of_the_overlay_costs_its_entry(path: str) -> None:
+    overlay = entry(expect=f'["{path}"]')
+    assert overlay.entries == {}
+    assert overlay.findings.total == 1

@@ -148,6 +148,25 @@ def test_a_trial_that_passed_partly_is_never_called_passed(run: Run, capsys: pyt
     assert "this kernel refused to load 8021q again" in out
 
 
+SEEN = {"before": "open", "during": "closed", "after": "open", "again": "closed"}
+UNTRIED = dict.fromkeys(SEEN, "not tried")
+
+
+def test_what_predicates_saw_is_shown_phase_by_phase(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    observations = [
+        {"command": "lamp.expect.c", "seen": SEEN, "tried": True},
+        {"command": "/proc/lamp", "seen": {}, "tried": True},
+        {"command": "oil.expect.sh", "seen": UNTRIED, "tried": False},
+    ]
+    partly = {"passed": False, "accelerator": "tcg", "outcome": "partly", "observations": observations}
+    assert run(Server(SUCCESS | {"trial": partly}), *BUILD) == 0
+    out = capsys.readouterr().out
+    assert "trial partly: loaded, reverted and loaded again on tcg, but oil.expect.sh was not tried" in out
+    assert "predicate lamp.expect.c: open before, closed during, open after" in out
+    assert "predicate oil.expect.sh: not tried before, not tried during, not tried after" in out
+    assert "predicate /proc/lamp" not in out
+
+
 def test_fresh_requests_a_build_although_there_is_an_answer(run: Run) -> None:
     server = Server(SUCCESS)
     assert run(server, *BUILD) == 0

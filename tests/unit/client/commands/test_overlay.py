@@ -19,6 +19,8 @@ from elivepatch.advisory.records.record import Findings
 from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.client.cve.subscriptions import Subscriptions
 from elivepatch.model.errors import ExitStatus
+from elivepatch.model.predicate import Predicate
+from elivepatch.model.trial import Expectation
 
 OIL = "--- a/lamp.c\n+++ b/lamp.c\n@@ -1 +1 @@\n-dark\n+oil\n"
 ENTRY = """\
@@ -280,3 +282,36 @@ class TestLint:
 
     def test_a_directory_that_is_no_overlay_is_a_usage_error(self, kit: Kit, tmp_path: Path) -> None:
         assert kit.run("lint", tmp_path / "nothing").code == "overlay-missing"
+
+
+PREDICATE = "// elivepatch: seconds=9\nint main(void) { return 1; }\n"
+
+
+def expecting(predicate: str) -> dict[str, str]:
+    text = HEAD + ENTRY.format(id="oil") + '    expect: [patches/oil.expect.c, "/proc/lamp =~ light"]\n'
+    return {"overlay.yaml": text, "patches/oil.patch": OIL, "patches/oil.expect.c": predicate}
+
+
+def test_a_predicate_of_an_overlay_goes_with_its_fix(kit: Kit) -> None:
+    kit.repository.commit("Expect", expecting(PREDICATE), "-S")
+    kit.add()
+    fix = kit.find()
+    assert fix is not None
+    command, predicate = fix.expectations
+    assert command == Expectation(command="/proc/lamp", pattern="light")
+    assert predicate == Expectation.of(Predicate(name="oil.expect.c", source=PREDICATE))
+    shown = kit.run("show", "lamps", "oil").document
+    assert shown["patches"][0]["expect"] == ["/proc/lamp =~ light", "patches/oil.expect.c"]
+    assert kit.run("lint", kit.repository.top).document["findings"] == []
+
+
+def test_a_predicate_that_cannot_be_one_costs_the_fix_and_is_found_by_lint(kit: Kit) -> None:
+    kit.repository.commit("Expect", expecting(PREDICATE.replace("seconds=9", "hours=9")), "-S")
+    kit.add()
+    findings = Findings()
+    assert kit.find(findings=findings) is None
+    assert findings.counts == {"bad-fix": 1}
+    assert "unknown limit 'hours'" in findings.last
+    ran = kit.run("lint", kit.repository.top)
+    assert ran.status == 1
+    assert ran.document["findings"][0]["about"] == "oil"

@@ -14,7 +14,9 @@ from elivepatch.files.digest import sha256
 from elivepatch.model.build import Builder, RequestReference
 from elivepatch.model.errors import UsageError
 from elivepatch.model.kernel import Digest
+from elivepatch.model.predicate import Predicate
 from elivepatch.model.series import SERIES_LIMIT_BYTES, PatchReference, SourcePatch
+from elivepatch.model.trial import Expectation
 from elivepatch.service.http.wire import BuildBody, PatchBody, check_size, display_name
 from elivepatch.service.jobs.records import build_key, job_key
 
@@ -39,6 +41,26 @@ def test_a_request_is_read_as_it_was_meant() -> None:
     ]
     assert request.expectations[0].shell == "cat /proc/meminfo"
     assert (request.trial, request.check_only) == (False, True)
+
+
+LAMP = {"name": "lamp.expect.sh", "source": "# elivepatch: seconds=9\nexit 1\n"}
+
+
+def test_a_predicate_in_a_request_is_read_as_it_was_meant() -> None:
+    (expectation,) = request_of(expectations=[{"command": "x", "pattern": "", "predicate": LAMP}]).expectations
+    assert expectation == Expectation.of(Predicate(**LAMP))
+    assert expectation.predicate is not None
+    assert expectation.predicate.limits.seconds == 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": "../lamp.c"}, {"name": "lamp"}, {"source": ""}, {"source": "# elivepatch: hours=1\n"},
+     {"source": "exit 1 # \ud800"}, {"source": "exit\0"}],
+)  # fmt: skip
+def test_what_is_no_predicate_is_refused(changes: dict[str, str]) -> None:
+    with pytest.raises((UsageError, ValidationError)):
+        request_of(expectations=[{"command": "x", "pattern": "", "predicate": LAMP | changes}])
 
 
 def test_the_body_has_the_fields_of_the_request_and_no_others() -> None:
