@@ -78,3 +78,20 @@ def test_the_guest_sees_all_trouble_that_the_judge_would_see(line: str) -> None:
     pattern = re.search(r"^NOISE='(.*)'$", GUEST.read_text(), re.MULTILINE)
     assert pattern is not None
     run(["busybox", "grep", "-qE", pattern[1]], stdin=line.encode()).check("Searching as the guest does")
+
+
+def assigned(text: str) -> set[str]:
+    """Return the variables that a shell script sets."""
+    text = re.sub(r"'[^']*'|#.*", "", text)
+    names = set(re.findall(r"(?:^|[\s;&|(])([a-z_]+)=", text))
+    for words in re.findall(r"\bread -r ([a-z_ ]+)", text) + re.findall(r"\bfor ([a-z_]+) in\b", text):
+        names |= set(words.split())
+    return names - {"_", "if"}
+
+
+def test_the_script_of_a_workload_changes_no_variable_of_the_scenario() -> None:
+    init, guest = GUEST.parents[1] / "init.sh", GUEST
+    local = set(" ".join(re.findall(r"\blocal (.*)", guest.read_text())).replace("=", " ").split())
+    # Set anew by each use: the clock, the status of the last step, and what taints() sets.
+    shared = {"now", "status", "taint"}
+    assert assigned(guest.read_text()) - local & assigned(init.read_text()) <= shared
