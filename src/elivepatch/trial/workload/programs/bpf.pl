@@ -44,6 +44,7 @@ readlink("/tmp/bpf/link");
 link("/tmp/bpf/map1", "/tmp/bpf/hard");
 rename("/tmp/bpf/map2", "/tmp/bpf/d/map2");
 opendir($d, "/tmp/bpf") and my @names = readdir $d;
+closedir $d;
 system("cat /proc/mounts /tmp/bpf/map1 >/dev/null 2>&1");
 system("rm -rf /tmp/bpf/*");
 syscall(3, $_) for @maps;

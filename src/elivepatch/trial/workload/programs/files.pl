@@ -25,7 +25,7 @@ syscall(221, $fd, 0, 0, $_) for 0 .. 5;                              # fadvise64
 my $map = syscall(9, 0, 65536, 3, 1, $fd, 0);
 syscall(26, $map, 65536, 4) if $map > 0;                             # msync
 my $bytes = "mapped"; my $from = pack("P Q", $bytes, 6); my $to = pack("Q Q", $map, 6);
-syscall(311, $$, $from, 1, $to, 1, 0) if $map > 0;
+syscall(311, $$ + 0, $from, 1, $to, 1, 0) if $map > 0;
 syscall(26, $map, 65536, 4) if $map > 0;
 syscall(11, $map, 65536) if $map > 0;
 truncate($f, 5000);

@@ -29,6 +29,7 @@ for my $flags (0, 4, 4, 2) {
         mkdir "$path/inner";
         rename("$path/file2", "$path/inner/file2");
         opendir($d, $path) and my @names = readdir $d;
+        closedir $d;
         syscall(3, $fd);
     }
 }

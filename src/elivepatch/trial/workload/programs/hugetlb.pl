@@ -11,7 +11,7 @@ sub fill { # process_vm_writev(2) writes to an address of this process
         my $data = "huge";
         my $from = pack("P Q", $data, 4);
         my $to = pack("Q Q", $at + $page * $size, 4);
-        my $w=syscall(311, $$, $from, 1, $to, 1, 0); print STDERR "$w $! $at;" if $page==0 && $w!=4;
+        syscall(311, $$ + 0, $from, 1, $to, 1, 0); # `$$` alone would be taken for a text
     }
 }
 my $private = map_pages(4, 0x40022, -1, 0);

@@ -30,7 +30,7 @@ select(undef, undef, undef, 0.02);
 kill "USR1", $$;
 syscall(14, 0, my $set = pack("Q", 1 << 40), $z, 8);
 syscall(127, my $pending = $z, 8);
-syscall(297, $$, $$, 40, my $siginfo = pack("i i i x116", 40, 0, -1));
+syscall(297, $$ + 0, $$ + 0, 40, my $siginfo = pack("i i i x116", 40, 0, -1));
 syscall(128, $set, my $got = $z, my $none = pack("q q", 0, 1000), 8);
 my $futex = pack("L", 5);
 for my $operation (0 .. 12) { syscall(202, $futex, $operation | $_, 5, my $soon = pack("q q", 0, 100000), $futex, 1) for 0, 128; }
@@ -50,7 +50,7 @@ my $s = syscall(64, 0, 3, 0x380); syscall(65, $s, my $ops = pack("S s s S s s", 
 my $h = syscall(29, 0, 65536, 0x380); my $at = syscall(30, $h, 0, 0); syscall(31, $h, $_, my $y = $z) for 2, 11, 12, 13, 14, 15; syscall(67, $at); syscall(31, $h, 0, 0);
 my $mq = syscall(240, my $mqname = "e\0", 0x42, 0600, 0); syscall(242, $mq, my $letter = "m", 1, 1, 0); syscall(243, $mq, my $mm = $z, 8192, 0, 0); syscall(245, $mq, 0, $z); syscall(241, my $mqn = "e\0");
 my $map = syscall(9, 0, 1 << 20, 3, 0x22, -1, 0);
-for my $part (0 .. 15) { my $w = "w"; my $f = pack("P Q", $w, 1); my $t = pack("Q Q", $map + $part * 65536, 1); syscall(311, $$, $f, 1, $t, 1, 0); }
+for my $part (0 .. 15) { my $w = "w"; my $f = pack("P Q", $w, 1); my $t = pack("Q Q", $map + $part * 65536, 1); syscall(311, $$ + 0, $f, 1, $t, 1, 0); }
 syscall(28, $map, 1 << 19, $_) for 0 .. 4, 8, 10 .. 23, 25;
 syscall(10, $map + 65536, 4096, $_) for 0, 1, 3, 7;
 syscall(149, $map, 65536); syscall(150, $map, 65536); syscall(325, $map, 65536, 1); syscall(151, 1); syscall(152);
@@ -58,7 +58,7 @@ syscall(27, $map, 1 << 20, my $core = $z);
 syscall(237, $map, 65536, $_, my $nodes = pack("Q", 1), 64, 0) for 0 .. 5;
 syscall(238, $_, $nodes, 64) for 0 .. 4; syscall(238, 0, 0, 0);
 syscall(239, my $mode = $z, my $n2 = $z, 64, $map, 2);
-syscall(256, $$, 64, $nodes, $nodes); syscall(279, $$, 1, my $pages = pack("Q", $map), my $to = pack("L", 0), my $st = $z, 2);
+syscall(256, $$ + 0, 64, $nodes, $nodes); syscall(279, $$ + 0, 1, my $pages = pack("Q", $map), my $to = pack("L", 0), my $st = $z, 2);
 my $moved = syscall(25, $map, 1 << 20, 2 << 20, 1); syscall(25, $moved, 2 << 20, 1 << 19, 1); syscall(12, 0);
 syscall(216, $moved, 4096, 0, 0, 0);
 my $pk = syscall(330, 0, 0); syscall(329, $moved, 4096, 3, $pk) if $pk >= 0; syscall(331, $pk);
