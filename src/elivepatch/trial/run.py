@@ -196,8 +196,10 @@ class _Boots:
         if not problems:
             session = self._session(scope, records, guest_end, monitor)
             names = [name for where, name in records.values if where == scope]
-            seen = watcher.problem(scope, names, slow=guest_end.slow)
-            problems = tuple(filter(None, [check_integrity(scope, case, records, session), seen]))
+            evasion = watcher.evasion(scope, names, slow=guest_end.slow)
+            problems = tuple(filter(None, [check_integrity(scope, case, records, session), evasion]))
+        if tampering := watcher.tampering(scope):
+            problems = (*problems, tampering)
         return TrialReport(
             release=records.release,
             build_id=records.build_id,

@@ -13,7 +13,7 @@ from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.follow import JobFollower
 from elivepatch.client.server.report import Report, Tried
 from elivepatch.model.progress import Event
-from elivepatch.model.trial import PHASES, TrialOutcome
+from elivepatch.model.trial import PHASES, SeenOutside, TrialOutcome
 from elivepatch.output import Output
 
 _SEEN = {"loaded-late": "loaded late", "unloaded": "unloaded", "reloaded": "loaded again"}
@@ -70,6 +70,24 @@ def trial_lines(trial: Tried, *, stays: bool = False) -> Iterator[str]:
         yield from workload_lines(trial)
         for line in _seen_lines(trial):
             yield f"  {line}"
+        if trial.outside is not None:
+            yield f"  {outside_line(trial.outside)}"
+
+
+def outside_line(outside: SeenOutside) -> str:
+    """Return the line about the looks into the guest's memory, which are no word of the guest."""
+    if not outside.seen:
+        return f"not seen from outside the guest: {outside.why_not}"
+    to_core = [one.name for one in outside.functions if one.redirected and one.leads_to_new is None]
+    to_new = [one.name for one in outside.functions if one.leads_to_new]
+    back = [one.name for one in outside.functions if one.restored]
+    patched = ", ".join(f"{number} {kind}" for kind, number in outside.self_patched.items())
+    parts = [f"{len(to_new)} of {len(outside.functions)} replaced functions led to the new one"]
+    parts += [f"{len(to_core)} led to the livepatch core"] if to_core else []
+    parts.append(f"{len(back)} had their entry back after the revert")
+    parts.append(f"the other {outside.compared_bytes >> 20} MiB of code and constants changed only in places that the "
+                 f"kernel patches itself ({patched or 'none'})")  # fmt: skip
+    return "seen from outside the guest: " + ", ".join(parts)
 
 
 def workload_lines(trial: Tried) -> Iterator[str]:

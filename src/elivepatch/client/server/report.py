@@ -10,7 +10,16 @@ from typing import Any
 from elivepatch.model.build import Explained, Note, PatchedFunction, Proposal, Result, RewriteStep
 from elivepatch.model.errors import ExitStatus, Problem
 from elivepatch.model.kernel import Digest
-from elivepatch.model.trial import CalledFunction, ModuleChange, NotLive, OverEarlier, TrialOutcome, WorkloadRun
+from elivepatch.model.trial import (
+    CalledFunction,
+    ModuleChange,
+    NotLive,
+    OverEarlier,
+    SeenFunction,
+    SeenOutside,
+    TrialOutcome,
+    WorkloadRun,
+)
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LIVEPATCH_NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)
@@ -28,6 +37,7 @@ class Tried:
     not_live: tuple[NotLive, ...] = ()
     module_changes: tuple[ModuleChange, ...] = ()
     over_earlier: OverEarlier | None = None
+    outside: SeenOutside | None = None
     replay: str = ""
     functions: tuple[CalledFunction, ...] = ()
     workload: tuple[WorkloadRun, ...] = ()
@@ -119,6 +129,7 @@ def _tried(data: dict[str, Any]) -> Tried:
         accelerator=_text(data["accelerator"]),
         not_live=tuple(NotLive(object=_text(one["object"]), why=_text(one["why"])) for one in data.get("not_live", ())),
         module_changes=_changes(data),
+        outside=_seen_outside(data["outside"]) if data.get("outside") is not None else None,
         over_earlier=OverEarlier(**{name: _text(over[name]) for name in ("name", "result", "words")}) if over else None,
         replay=_text(data.get("replay", "")),
         functions=tuple(
@@ -163,6 +174,30 @@ def _predicates(data: dict[str, Any]) -> dict[str, Any]:
         ),
         "untried": tuple(_text(one["command"]) for one in found if one["tried"] is False),
     }
+
+
+def _seen_outside(data: dict[str, Any]) -> SeenOutside:
+    return SeenOutside(
+        seen=data["seen"] is True,
+        why_not=_text(data["why_not"]),
+        phases=tuple(_text(phase) for phase in data["phases"]),
+        functions=tuple(
+            SeenFunction(
+                object=_text(one["object"]),
+                name=_text(one["name"]),
+                redirected=one["redirected"] is True,
+                leads_to_new=_maybe(one["leads_to_new"]),
+                restored=_maybe(one["restored"]),
+            )
+            for one in data["functions"]
+        ),
+        compared_bytes=int(data["compared_bytes"]),
+        self_patched={_text(kind): int(number) for kind, number in data["self_patched"].items()},
+    )
+
+
+def _maybe(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
 
 
 def _proposal(data: dict[str, Any] | None) -> Proposal | None:

@@ -37,6 +37,11 @@ class Processor:
     cr3: int
     cr4: int
 
+    @property
+    def in_kernel(self) -> Processor:
+        """The same processor with the kernel's page table, if this one has a program's (page table isolation)."""
+        return Processor(self.cr3 & ~_USER_TABLE, self.cr4)
+
 
 def processors(registers: str) -> tuple[Processor, ...]:
     """Read QEMU's `info registers -a`. Raises NotSeen if no processor is in it."""
@@ -120,7 +125,7 @@ class GuestMemory:
         bits = 12 + 9 * levels
         if address >> (bits - 1) not in {0, (1 << (64 - bits + 1)) - 1}:
             raise NotSeen(f"{address:#x} is not an address")
-        table = self.processor.cr3 & _FRAME & ~_USER_TABLE if address >> 63 else self.processor.cr3 & _FRAME
+        table = self.processor.cr3 & _FRAME
         for level in range(levels, 0, -1):
             shift = 12 + 9 * (level - 1)
             entry = self._entry(table, address >> shift & 0x1FF)

@@ -122,10 +122,11 @@ def _compare_page(
         size = _size(site, old, new, targets) if at >= 0 and old != new else 0
         if size:
             first, last = max(at, page), min(at + size, end)
-            if before[first:last] != now[first:last]:
-                left[first - page : last - page] = before[first:last]
-                if at >= page:
-                    changes.explained[site.kind] += 1
+            left[first - page : last - page] = before[first:last]
+            # Counted once, in the page with its first byte that changed.
+            counted = before[at:first] == now[at:first] and before[first:last] != now[first:last]
+            if counted:
+                changes.explained[site.kind] += 1
     for offset, (was, byte) in enumerate(zip(before[page:end], left, strict=True)):
         if was != byte:
             changes.unexplained.append(start + page + offset)

@@ -32,7 +32,7 @@ from elivepatch.trial.outside.look import (
     redirections,
     still_live,
 )
-from elivepatch.trial.outside.memory import GuestMemory, processors
+from elivepatch.trial.outside.memory import GuestMemory, Processor, processors
 from elivepatch.trial.outside.shipped import ShippedKernel
 
 RECORD = "look."
@@ -226,17 +226,20 @@ class Watcher:
             compared_bytes=case.compared_bytes, self_patched=case.self_patched,
         )  # fmt: skip
 
-    def problem(self, scope: str, names: Sequence[str], *, slow: bool) -> Problem | None:
-        """Return the problem of a case whose memory was not as it should be, None if nothing was seen against it.
+    def tampering(self, scope: str) -> Problem | None:
+        """Return the problem of a case whose memory was not as it should be, None if nothing was seen against it."""
+        faults = self._cases.get(scope, _Case()).faults
+        if not faults:
+            return None
+        return _problem("trial-memory", f"contradicts the trial: {faults[0]}", "\n".join(dict.fromkeys(faults)))
+
+    def evasion(self, scope: str, names: Sequence[str], *, slow: bool) -> Problem | None:
+        """Return the problem of a whole trial whose guest did not wait for our looks, None if it did.
 
         `names` are those of the case's records in order. A guest that waits for our look before the load can do so
         later too; if the records say that it did not, its kernel evades us, unless the machine was too `slow`.
         """
         case = self._cases.get(scope, _Case())
-        if case.faults:
-            return _problem(
-                "trial-memory", f"contradicts the trial: {case.faults[0]}", "\n".join(dict.fromkeys(case.faults))
-            )
         early = names[: names.index(_LOADED)] if _LOADED in names else names
         able = PHASES[0] in case.phases and _UNANSWERED not in early
         evaded = [phase for phase in self.subjects[scope].phases if phase not in case.phases]
@@ -288,16 +291,24 @@ def watch(vmlinux: Path | None, results: Path, cases: Iterable[tuple[str, TrialC
 def _memory(channel: Channel, kernel: ShippedKernel) -> GuestMemory:
     """Return the memory as the first processor sees it; raises NotSeen if another one sees other code."""
     registers = channel.qmp.execute("human-monitor-command", **{"command-line": "info registers -a"})
-    views = [
-        GuestMemory(channel.memory, channel.size_bytes, one)
-        for one in processors(registers if isinstance(registers, str) else "")
-    ]
-    first = Guest(kernel, views[0])
-    start, stop = kernel.ranges["text"]
-    places = [view.extents(start + first.slide, stop - start) for view in views]
-    if any(one != places[0] for one in places):
+    views = [_view(channel, kernel, one) for one in processors(registers if isinstance(registers, str) else "")]
+    if any(places != views[0][1] for _memory, places in views):
         raise NotSeen("the guest's processors do not run the same code")
-    return views[0]
+    return views[0][0]
+
+
+def _view(channel: Channel, kernel: ShippedKernel, processor: Processor) -> tuple[GuestMemory, object]:
+    """Return the memory as a processor sees it in the kernel, and the places of the kernel's code in the RAM."""
+    try:
+        return _places(GuestMemory(channel.memory, channel.size_bytes, processor), kernel)
+    except NotSeen:
+        return _places(GuestMemory(channel.memory, channel.size_bytes, processor.in_kernel), kernel)
+
+
+def _places(memory: GuestMemory, kernel: ShippedKernel) -> tuple[GuestMemory, object]:
+    start, stop = kernel.ranges["text"]
+    slide = Guest(kernel, memory).slide
+    return memory, (slide, memory.extents(start + slide, stop - start))
 
 
 def _name(function: Function) -> str:
