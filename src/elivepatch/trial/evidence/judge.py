@@ -181,7 +181,7 @@ def _expectations(
 ) -> None:
     for each in observed:
         for problem in each.problems():
-            if each.out_of_time and review.guest_end.slow and problem.kind is not Kind.ERROR:
+            if each.out_of_time and review.guest_end.slow:
                 review.add_late(problem.code, problem.message, problem.advice, problem.excerpt)
             else:
                 review.problems.append(_excused(problem, unloaded))

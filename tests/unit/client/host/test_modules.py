@@ -224,6 +224,11 @@ class TestRequiredTrial:
             assert ran.status == (0 if trial in accepted else 6)
             assert trial in accepted or ran.code == "trial-required"
 
+    def test_a_trial_that_is_partly_for_a_predicate_says_so(self, host: SimulatedHost) -> None:
+        ran = load(host, make_livepatch("elp_a", trial=StatedTrial(outcome="partly")), "--require-trial", "passed")
+        assert ran.code == "trial-required"
+        assert "a predicate could not be tried in its trial" in ran.err or "a predicate could not" in str(ran.document)
+
     def test_a_word_that_is_no_outcome_is_refused(self, host: SimulatedHost) -> None:
         host.put("etc/elivepatch/client.toml", 'require_trial = "yes"\n')
         assert load(host, make_livepatch("elp_a", trial=self.PASSED)).code == "settings"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from trial_records import CASE, PASSED, SCOPE, codes, verdict
 
 from elivepatch.model.errors import Kind
-from elivepatch.model.trial import ModuleReload, NotLive
+from elivepatch.model.predicate import Predicate
+from elivepatch.model.trial import Expectation, ModuleReload, NotLive
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.evidence.judge import GuestEnd, judge
 from elivepatch.trial.guest_protocol import Records
@@ -312,3 +313,29 @@ def test_trouble_that_comes_after_it_was_disabled_is_its_own() -> None:
 @pytest.mark.parametrize("lost", ["gone.1", "log.armed", "after.000"])
 def test_a_missing_record_of_a_livepatch_that_stays_is_no_success(lost: str) -> None:
     assert verdict({key: value for key, value in ARMED.items() if key != lost}, case=STAYS).problems
+
+
+LAMP = Expectation.of(Predicate(name="lamp.expect.sh", source="exit 1\n"))
+LIT = {f"{phase}.000": f"{status}\n".encode() for phase, status in
+       (("before", 1), ("during", 0), ("after", 1), ("again", 0))}  # fmt: skip
+
+
+def test_a_predicate_that_sees_the_hole_come_and_go_passes() -> None:
+    found = verdict(PASSED | LIT, case=replace(CASE, expectations=(LAMP,)))
+    assert found.problems == ()
+    assert found.reverted
+
+
+@pytest.mark.parametrize("phase", ["before", "during", "after", "again"])
+def test_a_predicate_passes_only_if_every_phase_has_its_answer(phase: str) -> None:
+    whole = PASSED | LIT
+    lacking = {key: value for key, value in whole.items() if key != f"{phase}.000"}
+    assert codes(verdict(lacking, case=replace(CASE, expectations=(LAMP,)))) == ["trial-lost"]
+
+
+@pytest.mark.parametrize("phase", ["before", "during"])
+def test_a_predicate_that_is_late_on_a_busy_machine_is_tried_again(phase: str) -> None:
+    late = PASSED | LIT | {f"{phase}.000": b"124\n"}
+    case = replace(CASE, expectations=(LAMP,))
+    assert codes(verdict(late, case=case, slow=True)) == ["trial-slow"]
+    assert codes(verdict(late, case=case)) == ["trial-predicate-broken" if phase == "before" else "trial-predicate"]
