@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from elivepatch.model.build import PatchedFunction
 from elivepatch.model.errors import EnvironmentFault, Kind, UsageError
 from elivepatch.model.progress import Event
 from elivepatch.model.trial import TrialOutcome, TrialReport
@@ -293,3 +294,16 @@ def test_kvm_is_used_if_a_guest_ran_with_it_and_the_answer_is_kept(
     (bench.tmp_path / "boot_id").write_text("another boot of this machine\n")
     asked_anew = choose_accelerator(bench.kernel, programs=other_way, cache_dir=cache)
     assert asked_anew == {"kvm": "tcg", "tcg": "kvm"}[answer]
+
+
+def test_a_guest_that_dies_under_its_workload_is_tried_again_without_it(bench: Bench) -> None:
+    before = {"begin": b""}
+    function = PatchedFunction(object="vmlinux", name="f", sympos=0, source="fs/proc/meminfo.c")
+    programs = bench.programs({"livepatch_x": case_plan(before, console="[    3.0] BUG: dead\n", ends=-9)})
+    events: list[Event] = []
+    report = try_one(bench, programs, functions=[function], workload_s=4, progress=events.append)
+    assert sum(event.message.startswith("booting") for event in events) == 2
+    assert any("did not survive its workload" in event.message for event in events)
+    assert report.workload_left_out == "the guest did not survive it without the livepatch"
+    assert report.workload == ()
+    assert [problem.code for problem in report.problems] != ["trial-workload"]

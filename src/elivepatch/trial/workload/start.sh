@@ -8,7 +8,7 @@ case $SPACES in
     ;;
 esac
 ip link set lo up 2>/dev/null
-export PATH="/trial/tools:$PATH" XTABLES_LIBDIR=/trial/tools/xtables MKE2FS_CONFIG=/dev/null
+export PATH="/trial/tools:$PATH" XTABLES_LIBDIR=/trial/tools/xtables
 renice -n 10 -p $$ # signs of life and the transition come first
 file=$1
 shift

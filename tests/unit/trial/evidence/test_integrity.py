@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from elivepatch.model.build import PatchedFunction
 from elivepatch.model.errors import Kind
 from elivepatch.model.trial import Expectation
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.evidence.integrity import Session, check_integrity
 from elivepatch.trial.guest_protocol import parse
+from elivepatch.trial.workload.choice import Chosen, Program
+from elivepatch.trial.workload.guest_files import Workload
 
 SCOPE = "000000"
 CASE = TrialCase(
@@ -171,3 +174,34 @@ def test_a_livepatch_that_stays_in_memory_has_steps_of_its_own() -> None:
     seen = session(console("parents", "before", "load.1", "during", "reload", "disable.1", "after", "armed"))
     assert check_integrity(SCOPE, case, parse(raw(records)), seen) is None
     assert check_integrity(SCOPE, CASE, parse(raw(records)), seen) is not None
+
+
+WORKED = {
+    "before.000": [("log.workload", b"", 7.1), ("worked.before", b"120 well\nx 0 \n", 7.1)],
+    "disable.1": [("worked.during", b"250 well\nx 0 \n", 8.7), ("counts", b"kprobe\n f000 1 0\n", 8.7)],
+    "log.after": [("worked.after", b"30 well\nx 0 \n", 9.9)],
+}
+WORKED_STAGES = (
+    "parents", "work.before", "before", "load.1", "during", "work.during", "disable.1", "after", "work.after", "unload",
+    "load.2", "again", "reload", "disable.2",
+)  # fmt: skip
+
+
+def worked(*without: str, stages: tuple[str, ...] = WORKED_STAGES) -> str:
+    """Return why a trial with a workload is not believed, empty if it is; `without` are records that are missing."""
+    program = Chosen(program=Program(name="x", file="x.sh", sources=("*",), what="x"), arguments=())
+    function = PatchedFunction(object="vmlinux", name="f", sympos=0, source="fs/x.c")
+    case = replace(CASE, workload=Workload(functions=(function,), programs=(program,), budget_s=4))
+    records = [one for was in HONEST for one in (*WORKED.get(was[0], []), was) if one[0] not in without]
+    found = check_integrity(SCOPE, case, parse(raw(records)), session(console(*stages)))
+    return found.message if found is not None else ""
+
+
+def test_a_workload_has_its_place_among_the_records_and_the_stages() -> None:
+    assert worked() == ""
+    assert "work.during 0 times" in worked(stages=tuple(one for one in WORKED_STAGES if one != "work.during"))
+    assert "work.after 2 times" in worked(stages=(*WORKED_STAGES, "work.after"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(WORKED, "log.before", WORKED["log.after"])
+        patch.setitem(WORKED, "log.after", [])
+        assert "worked.after" in worked() or "later steps" in worked()

@@ -6,7 +6,7 @@ my %named = map { $_ => 1 } @sources;
 sub tfm {
     my ($type, $name, $key) = @_;
     socket(my $t, 38, 5, 0) or return;
-    bind($t, pack("S a14 L L a64", 38, $type, 0, 0, $name)) or return;
+    bind($t, pack("S a14 L L a64", 38, $type, 0, 0, $name)) or print STDERR "$name: $!; " and return;
     setsockopt($t, 279, 1, "x" x 3) if length $key; # a wrong key
     setsockopt($t, 279, 1, $key) if length $key;
     accept(my $op, $t);    # its address is empty, which is false
@@ -17,7 +17,7 @@ sub tfm {
 sub message { # sendmsg(2) with control data: operation, initialisation vector, length of the associated data
     my ($op, $data, $way, $iv, $assoc, $flags) = @_;
     my $control = pack("Q L L L x4", 20, 279, 3, $way);
-    $control .= pack("Q L L L a" . (8 * int((length($iv) + 7) / 8 + 0.5)) , 20 + length $iv, 279, 2, length $iv, $iv) . ("\0" x 4) if length $iv;
+    $control .= pack("Q L L L a*", 20 + length $iv, 279, 2, length $iv, $iv) . "\0" x ((4 - length $iv) % 8) if length $iv;
     $control .= pack("Q L L L x4", 20, 279, 4, $assoc) if $assoc;
     my $part = pack("P Q", $data, length $data);
     my $header = pack("Q Q P Q P Q L x4", 0, 0, $part, 1, $control, length $control, 0);

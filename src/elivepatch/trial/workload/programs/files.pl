@@ -61,7 +61,7 @@ syscall(16, fileno $g, 0x40049409, $fd);                             # FICLONE
 syscall(40, fileno $g, $fd, 0, 5000);                                # sendfile
 pipe(my $r, my $w);
 syscall(275, $fd, 0, fileno $w, 0, 4096, 0);                         # splice
-syscall(275, fileno $r, 0, fileno $g, 0, 4096, 0);
+syscall(275, fileno $r, 0, fileno $g, 0, 4096, 2);                # without waiting
 sysopen(my $direct, "file", 0x4002);
 if ($direct) { my $page = syscall(9, 0, 4096, 3, 0x22, -1, 0); syscall(0, fileno $direct, $page, 4096); syscall(1, fileno $direct, $page, 4096); }
 sysopen($nameless, ".", 0x410002, 0600) and syswrite($nameless, "n" x 5000);

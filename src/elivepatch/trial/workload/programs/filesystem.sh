@@ -13,8 +13,9 @@ sparse() { # MIB
 options=
 case $type in
 ext4)
-    sparse 48 && mke2fs -q -F -t ext4 -O ext_attr,quota,metadata_csum,inline_data,64bit -I 256 "$image"
-    options=,acl,user_xattr,discard
+    sparse 48 && mke2fs -q -F -t ext4 -I 256 \
+        -O has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize,ext_attr,dir_index,inline_data "$image"
+    options=,discard
     ;;
 ext2) sparse 24 && mke2fs -q -F -t ext2 "$image" ;;
 xfs) sparse 320 && mkfs.xfs -q -f "$image" ;;

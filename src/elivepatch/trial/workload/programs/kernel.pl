@@ -79,6 +79,6 @@ waitpid $traced, 0; syscall(101, $_, $traced, 0, my $regs = $z) for 12, 0x4201 -
 my $jailed = fork; if (!$jailed) { syscall(157, 38, 1, 0, 0, 0); my $filter = pack("S C C L", 6, 0, 0, 0x7fff0000); my $prog = pack("S x6 P", 1, $filter); syscall(317, 1, 0, $prog); syscall(157, 21, 0); syscall(39); syscall(60, 0); } waitpid $jailed, 0;
 syscall(425, 8, my $params = $z); syscall(135, -1); syscall(105, 0); syscall(117, 0, 0, 0); syscall(126, my $cap = pack("L L", 0x20080522, 0), $z); syscall(125, my $cap2 = pack("L L", 0x20080522, 0), $z); syscall(116, 2, my $groups = pack("L L", 0, 1)); syscall(112); syscall(124, 0); syscall(121, 0);
 open($log, "<", "/proc/self/mountinfo") and my @lines = <$log>;
-system("cat /proc/self/sched /proc/schedstat /proc/timer_list /proc/self/status /proc/self/limits /proc/self/maps /proc/self/smaps /proc/self/numa_maps /proc/vmstat /proc/zoneinfo /proc/buddyinfo /proc/pagetypeinfo /proc/slabinfo /proc/modules /proc/kallsyms /proc/interrupts /proc/softirqs /proc/stat /proc/self/ns/* /proc/locks /proc/sysvipc/* >/dev/null 2>&1");
+system("cat /proc/self/sched /proc/schedstat /proc/timer_list /proc/self/status /proc/self/limits /proc/self/maps /proc/self/smaps /proc/self/numa_maps /proc/vmstat /proc/zoneinfo /proc/buddyinfo /proc/pagetypeinfo /proc/slabinfo /proc/modules /proc/interrupts /proc/softirqs /proc/stat /proc/self/ns/* /proc/locks /proc/sysvipc/* >/dev/null 2>&1");
 system("echo 1 >/proc/sys/vm/compact_memory; echo 3 >/proc/sys/vm/drop_caches");
 exit 0;
