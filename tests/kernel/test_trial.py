@@ -15,7 +15,7 @@ import pytest
 
 from elivepatch.build.base.store import Base
 from elivepatch.model.errors import EnvironmentFault, Kind
-from elivepatch.model.trial import Expectation, OverEarlier, TrialReport
+from elivepatch.model.trial import Expectation, OverEarlier, SeenFunction, TrialReport
 from elivepatch.process import Cancellation, run
 from elivepatch.service.jobs.local_backend import guest_kernel
 from elivepatch.settings import ServerSettings
@@ -98,6 +98,15 @@ def test_a_livepatch_that_does_right_passes(attempt: Try, stock_kernel: GuestKer
     console = (tmp_path / "work/console.log").read_text(errors="replace")
     assert console.count("livepatch: 'sample_good': patching complete") == 2
     assert console.count("livepatch: 'sample_good': unpatching complete") == 2
+    outside = report.outside
+    assert outside is not None
+    assert (outside.seen, outside.why_not) == (True, "")
+    assert outside.phases == ("before", "during", "after", "again", "end")
+    assert outside.functions == (
+        SeenFunction(object="vmlinux", name="cmdline_proc_show", redirected=True, leads_to_new=True, restored=True),
+    )
+    assert outside.self_patched["ftrace"] == 1
+    assert outside.compared_bytes > 20_000_000
 
 
 QUOTES = """printf '%s\\n' "it's $(echo "\\$(nested)") `echo back`" 'a
@@ -257,6 +266,7 @@ def test_each_way_to_do_wrong_is_seen(
         ("forges", "trial-kernel-log", "this sample kills the kernel"),
         pytest.param("halts", "trial-records", "disable.1 0 times", marks=pytest.mark.extended),
         pytest.param("silences", "trial-records", "disable.1 0 times", marks=pytest.mark.extended),
+        ("pokes", "trial-memory", "version_proc_show+0x10 in the kernel's code differs"),
     ],
 )
 def test_a_livepatch_that_reports_its_own_success_does_not_pass(
@@ -267,6 +277,15 @@ def test_a_livepatch_that_reports_its_own_success_does_not_pass(
     assert words in told(report)
     assert not report.passed
     assert not report.reverted
+
+
+@pytest.mark.extended
+def test_a_livepatch_that_takes_its_own_call_away_is_seen_although_the_kernel_calls_it_enabled(attempt: Try) -> None:
+    report = attempt("unhooks")
+    assert "trial-memory" in codes(report)
+    assert "cmdline_proc_show: its entry is no call" in told(report)
+    assert report.outside is not None
+    assert not report.outside.functions[0].redirected
 
 
 REWRITES = """mount -t debugfs none /sys/kernel/debug 2>/dev/null

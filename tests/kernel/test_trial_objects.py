@@ -58,7 +58,12 @@ def test_a_trial_says_what_was_live_in_it_and_what_was_not(reports: dict[str, Tr
     assert [(one.change, one.result) for one in vlan.module_changes] == [
         ("loaded-late", "seen"), ("unloaded", "seen"), ("reloaded", "seen" if able else "refused"),
     ]  # fmt: skip
+    assert vlan.outside is not None
+    assert vlan.outside.seen, vlan.outside.why_not
+    assert [(one.object, one.leads_to_new, one.restored) for one in vlan.outside.functions] == [("8021q", True, True)]
     assert kvm.outcome is TrialOutcome.PARTLY
+    assert kvm.outside is not None
+    assert (kvm.outside.seen, kvm.outside.functions) == (True, ()), "its module was not there to be redirected"
     assert [one.object for one in kvm.not_live] == ["kvm_intel"]
     assert "lacks the hardware" in kvm.not_live[0].why
     assert not kvm.passed

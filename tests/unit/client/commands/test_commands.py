@@ -167,6 +167,30 @@ def test_what_predicates_saw_is_shown_phase_by_phase(run: Run, capsys: pytest.Ca
     assert "predicate /proc/lamp" not in out
 
 
+OUTSIDE: dict[str, Any] = {
+    "seen": True, "why_not": "", "phases": ["before", "during", "after", "again", "end"], "compared_bytes": 23 << 20,
+    "functions": [
+        {"object": "vmlinux", "name": "f", "redirected": True, "leads_to_new": True, "restored": True},
+        {"object": "vmlinux", "name": "g", "redirected": True, "leads_to_new": None, "restored": None},
+    ],
+    "self_patched": {"ftrace": 2, "jump-label": 1},
+}  # fmt: skip
+
+
+def test_what_was_seen_from_outside_is_told_apart_from_the_guests_word(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(Server(SUCCESS | {"trial": PARTLY | {"outside": OUTSIDE}}), *BUILD) == 0
+    assert (
+        "seen from outside the guest: 1 of 2 replaced functions led to the new one, 1 led to the livepatch core, "
+        "1 had their entry back after the revert, the other 23 MiB of code and constants changed only in places that "
+        "the kernel patches itself (2 ftrace, 1 jump-label)" in capsys.readouterr().out
+    )
+    unseen = OUTSIDE | {"seen": False, "why_not": "QEMU's monitor does not answer within 5 s"}
+    assert run(Server(SUCCESS | {"trial": PARTLY | {"outside": unseen}}), *BUILD) == 0
+    assert "not seen from outside the guest: QEMU's monitor does not answer within 5 s" in capsys.readouterr().out
+
+
 def test_fresh_requests_a_build_although_there_is_an_answer(run: Run) -> None:
     server = Server(SUCCESS)
     assert run(server, *BUILD) == 0
