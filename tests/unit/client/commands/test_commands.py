@@ -191,6 +191,35 @@ def test_what_was_seen_from_outside_is_told_apart_from_the_guests_word(
     assert "not seen from outside the guest: QEMU's monitor does not answer within 5 s" in capsys.readouterr().out
 
 
+WORKED = {
+    "passed": True, "accelerator": "tcg", "outcome": "passed", "not_live": [], "module_reloads": [],
+    "functions": [
+        {"object": "vmlinux", "function": "f", "calls": 12},
+        {"object": "vmlinux", "function": "g", "calls": 0},
+        {"object": "xfs", "function": "h", "calls": None},
+    ],
+    "replaced": 3, "executed": 1,
+    "workload": [
+        {"name": "proc", "before": "ran", "during": "ran", "after": "stopped", "words": ""},
+        {"name": "xfs", "before": "not-run", "during": "not-run", "after": "not-run",
+         "words": "this server has no mkfs.xfs"},
+    ],
+    "workload_seconds": 7.31, "workload_left_out": "",
+}  # fmt: skip
+
+
+def test_a_report_names_what_ran_what_never_ran_and_what_was_not_counted(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(Server(SUCCESS | {"trial": WORKED}), *BUILD) == 0
+    out = capsys.readouterr().out
+    assert "the guest counted calls of 1 of the 3 replaced functions" in out
+    assert "never ran in the trial: vmlinux:g\n" in out
+    assert "not counted in the trial: xfs:h\n" in out
+    assert "workload: proc (7 s)" in out
+    assert "workload xfs was left out: this server has no mkfs.xfs" in out
+
+
 def test_fresh_requests_a_build_although_there_is_an_answer(run: Run) -> None:
     server = Server(SUCCESS)
     assert run(server, *BUILD) == 0
