@@ -46,12 +46,13 @@ class Programs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """Input of one boot, and the files for the output of its two serial ports."""
+    """Input of one boot, and the files for the output of its two serial ports; `devices` are options of QEMU."""
 
     image: Path
     initramfs: bytes
     console: Path
     results: Path
+    devices: tuple[str, ...] = ()
 
 
 def boot(
@@ -84,7 +85,7 @@ def boot(
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             "-add-fd", f"fd={console},set=1", "-chardev", "file,id=console,path=/dev/fdset/1",
             "-add-fd", f"fd={results},set=2", "-chardev", "file,id=results,path=/dev/fdset/2",
-            "-serial", "chardev:console", "-serial", "chardev:results",
+            "-serial", "chardev:console", "-serial", "chardev:results", *guest.devices,
             "-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}", "-append", _COMMAND_LINE,
         ]  # fmt: skip
         descriptors = (kernel, initramfs, console, results, *outside.descriptors)

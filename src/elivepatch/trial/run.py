@@ -25,7 +25,7 @@ from elivepatch.trial.monitor import GuestMonitor
 from elivepatch.trial.outside.watcher import Watcher, watch
 from elivepatch.trial.qemu import Programs
 from elivepatch.trial.workload import guest_records
-from elivepatch.trial.workload.guest_files import plan
+from elivepatch.trial.workload.guest_files import devices, plan
 
 _LASTING = frozenset({"trial-wrong-kernel", "trial-predicate-broken"})
 """Codes of errors that a second trial would meet again."""
@@ -139,6 +139,7 @@ class _Boots:
             initramfs=image.base(self.programs.busybox) + packed.archive,
             console=self.work_dir / f"console{number}.log",
             results=self.work_dir / f"results{number}.txt",
+            devices=devices(case.workload for case in cases),
         )
         watcher = watch(self.kernel.vmlinux, guest.results, scoped)
         self.progress(Event(stage="trial", message=f"booting {self.kernel.release} ({self.accelerator})"))

@@ -28,7 +28,7 @@ class Program:
 
     `sources` are patterns of fnmatch for paths in the kernel's source. `file` is in programs/ and gets `words` before
     the names of the sources. `modules` are those of the kernel that it needs, `tools` the programs of this machine that
-    it calls; `what` says what it does.
+    it calls, `devices` options of QEMU for devices that its drivers need; `what` says what it does.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Program:
     words: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ def table() -> tuple[Program, ...]:
             words=tuple(one.get("words", ())),
             modules=tuple(one.get("modules", ())),
             tools=tuple(one.get("tools", ())),
+            devices=tuple(one.get("devices", ())),
         )
         for one in read["program"]
     )

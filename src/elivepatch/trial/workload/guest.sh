@@ -124,7 +124,7 @@ INSTANCE=$TRACING/instances/elivepatch
 
 count_on() { # count the calls of the livepatch's own functions: kprobes have exact counters, the tracer has a buffer
     [ -s "$dir/work/functions" ] || return 0
-    local number symbol
+    local number symbol enabled
     counter=none
     if [ -w "$TRACING/kprobe_events" ]; then
         counter=kprobe
@@ -133,6 +133,7 @@ count_on() { # count the calls of the livepatch's own functions: kprobes have ex
             { echo "p:elivepatch/f$number $name:$symbol" >>"$TRACING/kprobe_events"; } 2>/dev/null
         done <"$dir/work/functions"
         { echo 1 >"$TRACING/events/elivepatch/enable"; } 2>/dev/null
+        { read -r enabled <"$TRACING/events/elivepatch/enable"; } 2>/dev/null && [ "$enabled" = 1 ] || counter=none
     elif mkdir "$INSTANCE" 2>/dev/null; then
         { echo 4096 >"$INSTANCE/buffer_size_kb" && echo 0 >"$INSTANCE/options/overwrite"; } 2>/dev/null
         { echo ":mod:$name" >"$INSTANCE/set_ftrace_filter" && echo function >"$INSTANCE/current_tracer"; } 2>/dev/null &&
@@ -144,22 +145,24 @@ count_on() { # count the calls of the livepatch's own functions: kprobes have ex
 count_off() {
     [ -s "$dir/work/functions" ] || return 0
     local counts
+    counts=
     case $counter in
-    kprobe)
-        counts=$(cat "$TRACING/kprobe_profile")
+    kprobe) counts=$(cat "$TRACING/kprobe_profile") ;;
+    tracer)
+        # Another tracer would empty the buffer. A function that is not in the filter was not traced.
+        echo 0 >"$INSTANCE/tracing_on"
+        counts=$(sed 's/ .*//; s/^/traced /' "$INSTANCE/set_ftrace_filter" &&
+            grep -h '^overrun\|^dropped' "$INSTANCE"/per_cpu/cpu*/stats && awk '
+            /<-/ { for (i = 2; i <= NF; i++) if ($i ~ /^<-/) { f = $(i - 1); if (f ~ /^\[/) f = $(i - 2); calls[f]++ } }
+            END { for (f in calls) print f, calls[f] }' "$INSTANCE/trace")
+        echo nop >"$INSTANCE/current_tracer"
+        ;;
+    esac
+    if [ -w "$TRACING/kprobe_events" ]; then
         { echo 0 >"$TRACING/events/elivepatch/enable"; } 2>/dev/null
         : >"$TRACING/kprobe_events"
         echo 1 >"$TRACING/tracing_on"
-        ;;
-    tracer)
-        echo 0 >"$INSTANCE/tracing_on"
-        echo nop >"$INSTANCE/current_tracer"
-        counts=$(grep -h '^overrun\|^dropped' "$INSTANCE"/per_cpu/cpu*/stats && awk '
-            /<-/ { for (i = 2; i <= NF; i++) if ($i ~ /^<-/) { f = $(i - 1); if (f ~ /^\[/) f = $(i - 2); calls[f]++ } }
-            END { for (f in calls) print f, calls[f] }' "$INSTANCE/trace")
-        ;;
-    *) counts= ;;
-    esac
+    fi
     rmdir "$INSTANCE" 2>/dev/null
     printf '%s\n%s\n' "$counter" "$counts" | head -c 65536 | record "$case" counts
 }

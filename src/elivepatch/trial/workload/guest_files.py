@@ -48,6 +48,12 @@ NO_WORKLOAD = Workload()
 """The workload of a livepatch whose functions are not known: nothing runs and nothing is counted."""
 
 
+def devices(workloads: Iterable[Workload]) -> tuple[str, ...]:
+    """Return the options of QEMU for the devices that the programs need, each device once."""
+    wanted = dict.fromkeys(device for one in workloads for each in one.programs for device in each.program.devices)
+    return tuple(word for device in wanted for word in device.split())
+
+
 def plan(functions: Sequence[PatchedFunction], budget_s: float) -> Workload:
     """Return the workload for a livepatch that replaces `functions`; no program runs with a budget of 0."""
     chosen = choose(functions) if budget_s > 0 else ()

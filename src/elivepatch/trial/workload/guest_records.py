@@ -27,6 +27,7 @@ _HEAD = re.compile(r"([0-9]{1,8}) (well|badly)")
 _RUN = re.compile(r"([a-z0-9-]{1,40}) (-|[0-9]{1,3})(?: (.*))?")
 _KPROBE = re.compile(r"\s*(?:elivepatch:)?f([0-9]{3})\s+([0-9]{1,20})\s+([0-9]{1,20})\s*")
 _TRACED = re.compile(r"([A-Za-z0-9_.$]{1,512}) ([0-9]{1,20})")
+_FILTERED = re.compile(r"traced ([A-Za-z0-9_.$]{1,512})")
 _LOST_EVENTS = re.compile(r"(?:overrun|dropped events):\s*([0-9]{1,20})\s*")
 _OUT_OF_TIME = 137  # 128 + SIGKILL
 _CALLS_LIMIT = 2**63 - 1
@@ -133,12 +134,22 @@ def _of_kprobes(_names: Sequence[str], text: str) -> dict[int, int]:
 
 
 def _of_tracer(names: Sequence[str], text: str) -> dict[int, int]:
-    """Read the calls that the function tracer saw. If its buffer was too small, no call seen says nothing."""
+    """Read the calls that the function tracer saw.
+
+    If its buffer was too small, or a function was not in its filter, no call seen says nothing.
+    """
     found: dict[str, int] = {}
+    traced = set()
     lost = 0
     for line in text.splitlines():
         if (of_buffer := _LOST_EVENTS.fullmatch(line)) is not None:
             lost += int(of_buffer[1])
+        elif (filtered := _FILTERED.fullmatch(line)) is not None:
+            traced.add(filtered[1])
         elif (of_function := _TRACED.fullmatch(line)) is not None:
             found[of_function[1]] = int(of_function[2])
-    return {number: found.get(name, 0) for number, name in enumerate(names) if name in found or not lost}
+    return {
+        number: found.get(name, 0)
+        for number, name in enumerate(names)
+        if name in found or (name in traced and not lost)
+    }

@@ -3,7 +3,7 @@
 case $SPACES in
 *-m*)
     mount -t proc proc /proc
-    mount -t sysfs sysfs /sys # that of this network namespace
+    mount -t sysfs sysfs /sys 2>/dev/null # that of this network namespace, if it has one
     mount -t tmpfs -o size=128m tmpfs /tmp
     ;;
 esac
