@@ -21,7 +21,8 @@ PAGE_2M = 2 << 20
 FLAT_LIMIT_BYTES = 2 << 30
 """RAM that a q35 machine has at the addresses from 0 on, without a hole for devices."""
 
-_REGISTERS = re.compile(r"CR3=([0-9a-f]{8,16}) CR4=([0-9a-f]{8,16})")
+_REGISTERS = re.compile(r"CR0=([0-9a-f]{8,16}) CR2=[0-9a-f]{8,16} CR3=([0-9a-f]{8,16}) CR4=([0-9a-f]{8,16})")
+_PAGING = 1 << 31
 _LA57 = 1 << 12
 _PRESENT, _LARGE = 1, 1 << 7
 _FRAME = 0x000F_FFFF_FFFF_F000
@@ -44,8 +45,12 @@ class Processor:
 
 
 def processors(registers: str) -> tuple[Processor, ...]:
-    """Read QEMU's `info registers -a`. Raises NotSeen if no processor is in it."""
-    found = tuple(Processor(int(cr3, 16), int(cr4, 16)) for cr3, cr4 in _REGISTERS.findall(registers))
+    """Return those in QEMU's `info registers -a` that the kernel has started. Raises NotSeen if there is none."""
+    found = tuple(
+        Processor(int(cr3, 16), int(cr4, 16))
+        for cr0, cr3, cr4 in _REGISTERS.findall(registers)
+        if int(cr0, 16) & _PAGING
+    )
     if not found:
         raise NotSeen("QEMU shows no registers of the guest's processors")
     return found

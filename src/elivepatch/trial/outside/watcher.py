@@ -138,7 +138,14 @@ class Watcher:
                 time.sleep(_PAUSE_S)
         case.phases.append(phase)
         self._forget(case, scope)
-        case.faults += [f"{fault} ({_words(phase)})" for fault in faults]
+        owner = case
+        if phase == PHASES[0] and (earlier := self._earlier(case)) is not None:
+            owner, earlier.before = earlier, None  # it left something that waited for the end of its trial
+        owner.faults += [f"{fault} ({_words(phase)})" for fault in faults]
+
+    def _earlier(self, case: _Case) -> _Case | None:
+        """Return the case before this one; only one at a time keeps its look before the load, which takes 25 MB."""
+        return next((one for one in self._cases.values() if one is not case and one.before is not None), None)
 
     def _forget(self, case: _Case, scope: str) -> None:
         """Drop what was seen of the parents before the trial loads them again: perhaps to the same place."""
@@ -176,7 +183,9 @@ class Watcher:
         if phase == PHASES[0]:
             case.before = baseline(guest)
             case.compared_bytes = case.before.size_bytes
-            return []
+            earlier = self._earlier(case)
+            left = difference(guest, earlier.before) if earlier is not None and earlier.before is not None else None
+            return [f"{one} differs from before the load" for one in left.faults] if left is not None else []
         if case.before is None:
             raise NotSeen("the kernel was not seen before the load")
         found = difference(guest, case.before)
@@ -317,7 +326,8 @@ def _name(function: Function) -> str:
 
 def _words(phase: str) -> str:
     return {
-        "during": "while the livepatch was live", "after": "after it was disabled",
+        "before": "after the end of its trial", "during": "while the livepatch was live",
+        "after": "after it was disabled",
         "again": "while it was live the second time", "over": "after it replaced an earlier one",
         "end": "at the end of the trial",
     }.get(phase, phase)  # fmt: skip

@@ -117,7 +117,11 @@ def test_any_tables_are_followed_or_refused(entries: bytes, address: int, root: 
 
 
 def test_the_registers_of_each_processor_are_read() -> None:
-    shown = "CPU#0\nRAX=0 CR0=80050033 CR2=31 CR3=022a6000 CR4=00751eb0\nCPU#1\nCR2=0 CR3=03000000 CR4=00750eb0"
+    line = "RAX=0000\nCR0={} CR2=00000031 CR3={} CR4={}\n"
+    shown = line.format("80050033", "022a6000", "00751eb0") + line.format("80050033", "0000000003000000", "00750eb0")
     assert processors(shown) == (Processor(0x22A6000, 0x751EB0), Processor(0x3000000, 0x750EB0))
-    with pytest.raises(NotSeen, match="no registers"):
-        processors("unknown command")
+    idle = line.format("60000010", "00000000", "00000000")
+    assert processors(shown + idle) == processors(shown), "a kernel for one processor does not start the other"
+    for text in ("unknown command", idle):
+        with pytest.raises(NotSeen, match="no registers"):
+            processors(text)
