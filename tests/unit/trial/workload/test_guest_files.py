@@ -12,6 +12,7 @@ from elivepatch.model.build import PatchedFunction
 from elivepatch.process import run
 from elivepatch.trial.evidence.kernel_log import trouble
 from elivepatch.trial.workload import guest_files, tools
+from elivepatch.trial.workload.choice import table
 from elivepatch.trial.workload.guest_files import Workload, plan
 
 GUEST = Path(__file__).parents[4] / "src/elivepatch/trial/workload/guest.sh"
@@ -48,6 +49,24 @@ def test_a_case_lists_its_programs_functions_modules_and_budget() -> None:
     assert lists["c/work/programs"] == b"proc filesystem.sh proc meminfo\n"
     assert lists["c/work/modules"] == b"loop\next2\n"
     assert lists["c/work/budget_s"] == b"8\n"
+
+
+def test_only_a_workload_for_drivers_adds_devices_each_once() -> None:
+    disk = PatchedFunction(object="nvme", name="nvme_queue_rq", sympos=0, source="drivers/nvme/host/pci.c")
+    assert guest_files.devices([plan([PROC], 20.0)]) == ()
+    twice = guest_files.devices([plan([disk], 20.0), plan([disk], 20.0)])
+    assert twice == guest_files.devices([plan([disk], 20.0)])
+    assert "nvme,serial=elivepatch,drive=disk1" in twice
+    assert guest_files.devices([plan([disk], 0.0)]) == ()
+
+
+def test_the_devices_of_all_programs_fit_into_one_guest() -> None:
+    devices = list(dict.fromkeys(device for program in table() for device in program.devices))
+    names = re.findall(r",(?:node-name|id)=([a-z0-9]+)", " ".join(devices))
+    assert len(names) == len(set(names))
+    assert all(re.fullmatch(r"(-(device|netdev|blockdev) \S+ ?)+", device) for device in devices)
+    # No file of this machine, and no network.
+    assert not re.search(r"filename|user|tap|socket|bridge|/", " ".join(devices))
 
 
 TROUBLE = """BUG: unable to handle page fault
