@@ -13,18 +13,25 @@ from edits import Edit, patch_of
 from elivepatch.build.base.store import Base
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.trial import CalledFunction, TrialOutcome, TrialReport
-from elivepatch.service.jobs.local_backend import guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.run import run_trial, run_trials
 from elivepatch.trial.workload import choice, guest_files
 from elivepatch.trial.workload.choice import Program
 from elivepatch.trial.workload.guest_files import Workload, plan
+from small_kernels import small_kernel
 
 pytestmark = pytest.mark.kernel
 
 MEMINFO = Edit("fs/proc/meminfo.c", '"VmallocChunk:   "', '"VMALLOCCHUNK:   "')
 CRASH = Edit("drivers/tty/sysrq.c", '"sysrq triggered crash\\n"', '"sysrq triggered a crash\\n"')
+
+KMSG = Edit(
+    "fs/proc/kmsg.c",
+    "static int kmsg_open(struct inode * inode, struct file * file)\n{\n",
+    "static int kmsg_open(struct inode * inode, struct file * file)\n{\n\tif (!file)\n\t\treturn -EINVAL;\n",
+)
 
 Built = Callable[..., BuildOutcome]
 
@@ -49,6 +56,24 @@ def test_what_ran_is_counted_and_what_never_ran_is_named(
     assert all(phase in {"ran", "stopped"} for one in report.workload for phase in (one.before, one.during, one.after))
     assert 0 < report.workload_seconds < 16
     assert report.workload_left_out == ""
+
+
+@pytest.mark.extended
+def test_a_kernel_without_kprobes_counts_by_its_tracer(
+    backend: LocalBackend, build: Built, tmp_path: Path, settings: ServerSettings
+) -> None:
+    own = small_kernel(backend, "6.12", Path(__file__).with_name("data") / "cmdline-base.patch", suffix="-own")
+    built = build(own, patch_of(own.tree, MEMINFO, KMSG), name="livepatch_traced")
+    assert built.module is not None, built.problem
+    report = run_trial(
+        kernel=guest_kernel(own), livepatch=built.module, livepatch_name="livepatch_traced", parents=(),
+        expectations=(), work_dir=tmp_path / "work", cache_dir=settings.cache_dir, functions=built.functions,
+        workload_s=8,
+    )  # fmt: skip
+    assert report.problems == ()
+    calls = {one.function: one.calls for one in report.functions}
+    assert calls["kmsg_open"] == 0
+    assert (calls["meminfo_proc_show"] or 0) > 0
 
 
 HANG = "trap '' TERM INT HUP; while :; do sleep 1000; done"
