@@ -30,7 +30,6 @@ PREDICATES = Path(__file__).with_name("predicates")
 SHARED = Path(__file__).parents[3] / "shared/data"
 FIXES = SHARED / "cve-fixes-6.1.176"
 RED_GREEN_RED = {"before": "open", "during": "closed", "after": "open"}
-UDP = ("CVE-2026-53366", "CVE-2026-53362")
 
 
 def predicate_of(path: Path) -> Expectation:
@@ -97,6 +96,7 @@ def cve_reports(workshop: Workshop) -> Mapping[str, TrialReport]:
         "CVE-2026-53366": FIXES / "CVE-2026-53366.patch",
         "CVE-2026-53362": PREDICATES / "CVE-2026-53362.patch",
         "CVE-2026-72347": FIXES / "CVE-2026-72347.patch",
+        "CVE-2026-74578": FIXES / "CVE-2026-74578.patch",
     }
     cases = [
         workshop.case(
@@ -110,7 +110,7 @@ def cve_reports(workshop: Workshop) -> Mapping[str, TrialReport]:
 
 @pytest.mark.extended
 @pytest.mark.skipif(not FIXES.is_dir(), reason="the collection of real fixes is not there")
-@pytest.mark.parametrize("cve", ["CVE-2026-53366", "CVE-2026-53362", "CVE-2026-72347"])
+@pytest.mark.parametrize("cve", ["CVE-2026-53366", "CVE-2026-53362", "CVE-2026-72347", "CVE-2026-74578"])
 def test_the_hole_of_a_cve_is_open_then_closed_then_open(cve_reports: Mapping[str, TrialReport], cve: str) -> None:
     report = cve_reports[cve]
     assert report.outcome is TrialOutcome.PASSED, told(report)
@@ -123,6 +123,7 @@ def test_the_hole_of_a_cve_is_open_then_closed_then_open(cve_reports: Mapping[st
 
 MEMINFO = Path(__file__).parents[2] / "demo/patches/vmlinux-meminfo.patch"
 GREEN = "grep -q VMALLOCCHUNK /proc/meminfo"
+BROKEN = "trial-predicate-broken"
 
 
 def shell(name: str, source: str, limits: str = "seconds=2") -> Expectation:
@@ -132,8 +133,6 @@ def shell(name: str, source: str, limits: str = "seconds=2") -> Expectation:
 HOSTILE_IN_C = """// elivepatch: seconds=2 processes=16 memory=32
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/reboot.h>
 #include <unistd.h>
 
 int main(void)
@@ -141,7 +140,6 @@ int main(void)
 	int tries;
 
 	kill(1, SIGKILL);
-	reboot(RB_AUTOBOOT);
 	kill(-1, SIGKILL);
 	for (tries = 0; tries < 100; tries++)
 		free(calloc(1, 1 << 20));
@@ -149,62 +147,66 @@ int main(void)
 		fork();
 }
 """
-LATE, ANSWERS = "stopped at its time limit", "says nothing about the hole on the unpatched kernel"
-# The predicate, the code and the words of the report; those that do no lasting harm come first, in one boot.
-HOSTILE: dict[str, tuple[Expectation, str, str]] = {
-    "a predicate that hangs": (shell("hangs", "sleep 1000 & while :; do :; done"), "trial-predicate-broken", LATE),
-    "a predicate that forks without end and kills all": (
-        Expectation.of(Predicate(name="forks.c", source=HOSTILE_IN_C)), "trial-predicate-broken", LATE,
-    ),
-    "a predicate that takes all memory": (
-        shell("eats", "cat /dev/zero | tail", "seconds=20 memory=16"), "trial-predicate-broken", ANSWERS,
-    ),
-    "a predicate that passes before": (shell("passes", "exit 0"), "trial-predicate", "it proves nothing"),
-    "a predicate that never passes": (shell("fails", "exit 1"), "trial-predicate", "finds the hole open while"),
-    "a predicate that writes without end": (shell("writes", "yes; exit 1"), "trial-predicate-broken", LATE),
-    "a predicate that writes to the ports": (
-        shell("forges", f"echo x >/dev/ttyS1; echo c >/proc/sysrq-trigger; rm -rf /observed/*; {GREEN}"), "", "",
-    ),
-    "a predicate that cannot be tried": (shell("lacks", "echo no lamp; exit 77"), "", ""),
-    "a predicate that changes its mind": (
-        shell("moody", f"{GREEN} && exit 0; exit 77"), "trial-predicate-broken", "it cannot be tried there",
-    ),
-    "a predicate that kills the guest": (
-        shell("kills", "umount /proc/sysrq-trigger; echo c >/proc/sysrq-trigger"), "trial-unpatched", "sysrq",
-    ),
+# The predicates of each trial, with the code and words of the problem that each one gives. Those of the last trial end
+# its guest.
+HOSTILE: dict[str, dict[str, tuple[Expectation, str, str]]] = {
+    "no answer": {
+        "hangs": (shell("hangs", "sleep 1000 & while :; do :; done", "seconds=1"), BROKEN, "stopped at its time limit"),
+        "forks without end and kills all": (
+            Expectation.of(Predicate(name="forks.c", source=HOSTILE_IN_C)), BROKEN, "stopped at its time limit",
+        ),
+        "restarts the machine": (shell("restarts", "reboot -f; kill -9 1; sleep 9", "seconds=1"), BROKEN, "ended it"),
+        "takes all memory": (shell("eats", "cat /dev/zero | tail", "seconds=2 memory=16"), BROKEN, "says nothing"),
+        "changes its mind": (shell("moody", f"{GREEN} && exit 0; exit 77"), BROKEN, "it cannot be tried there"),
+    },
+    "no proof": {
+        "passes before": (shell("passes", "exit 0"), "trial-predicate", "it proves nothing"),
+        "never passes": (shell("fails", "exit 1"), "trial-predicate", "finds the hole open while"),
+        "writes without end": (shell("writes", "yes; exit 1"), "trial-predicate", "finds the hole open while"),
+    },
+    "harmless": {
+        "writes to the ports": (
+            shell("forges", f"echo x >/dev/ttyS1; echo c >/proc/sysrq-trigger; rm -rf /observed/*; {GREEN}"), "", "",
+        ),
+        "cannot be tried": (shell("lacks", "echo no lamp; exit 77"), "", ""),
+    },
+    "deadly": {
+        "kills the guest": (
+            shell("kills", "umount /proc/sysrq-trigger; echo c >/proc/sysrq-trigger"), "trial-unpatched", "sysrq",
+        ),
+    },
 }  # fmt: skip
+OUTCOMES = {"no answer": "inconclusive", "no proof": "failed", "harmless": "partly", "deadly": "inconclusive"}
 
 
 @pytest.fixture(scope="module")
 def hostile_reports(workshop: Workshop) -> Mapping[str, TrialReport]:
-    """Return the report of each hostile predicate; they share boots."""
+    """Return the report of each trial with hostile predicates; they share boots."""
     outcome = workshop.build("meminfo", MEMINFO.read_bytes())
-    cases = [workshop.case(outcome, expectation) for expectation, _code, _words in HOSTILE.values()]
+    cases = [workshop.case(outcome, *(one for one, _code, _words in group.values())) for group in HOSTILE.values()]
     return dict(zip(HOSTILE, workshop.reports(cases, "hostile"), strict=True))
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_predicate_that_does_wrong_is_bounded_and_blames_nobody_else(
-    hostile_reports: Mapping[str, TrialReport], name: str
+@pytest.mark.parametrize("group", HOSTILE)
+def test_predicates_that_do_wrong_are_bounded_and_blame_nobody_else(
+    hostile_reports: Mapping[str, TrialReport], group: str
 ) -> None:
-    report = hostile_reports[name]
-    _expectation, code, words = HOSTILE[name]
-    assert [one.code for one in report.problems] == ([code] if code else []), told(report)
-    assert words in told(report)
-    if code in {"trial-predicate-broken", "trial-unpatched"}:
-        assert report.outcome is TrialOutcome.INCONCLUSIVE
-        assert all(one.kind is Kind.ERROR for one in report.problems)
+    report = hostile_reports[group]
+    expected = [(code, words) for _one, code, words in HOSTILE[group].values() if code]
+    assert [one.code for one in report.problems] == [code for code, _words in expected], told(report)
+    for problem, (code, words) in zip(report.problems, expected, strict=True):
+        assert words in problem.message
+        assert problem.kind is (Kind.FAILURE if code == "trial-predicate" else Kind.ERROR)
+    assert report.outcome == OUTCOMES[group]
 
 
 @pytest.mark.extended
-def test_a_predicate_that_cannot_be_tried_makes_the_trial_partly(hostile_reports: Mapping[str, TrialReport]) -> None:
-    report = hostile_reports["a predicate that cannot be tried"]
-    assert report.outcome is TrialOutcome.PARTLY
-    (seen,) = report.observations
-    assert (seen.tried, seen.met, seen.before) == (False, False, "no lamp\n")
-    assert set(seen.seen.values()) == {"not tried"}
-    assert hostile_reports["a predicate that writes to the ports"].outcome is TrialOutcome.PASSED
+def test_a_predicate_that_cannot_be_tried_is_told_and_not_passed(hostile_reports: Mapping[str, TrialReport]) -> None:
+    forges, lacks = hostile_reports["harmless"].observations
+    assert (forges.tried, forges.met) == (True, True)
+    assert (lacks.tried, lacks.met, lacks.before) == (False, False, "no lamp\n")
+    assert set(lacks.seen.values()) == {"not tried"}
 
 
 @pytest.mark.extended
