@@ -23,7 +23,7 @@ nft 'add chain ip n post { type nat hook postrouting priority 100; }'
 nft add rule ip n post ip daddr 10.9.0.2 masquerade
 for expression in 'ip ttl 64' 'meta length 1-2000' 'numgen random mod 2 0' 'jhash ip saddr mod 2 0' 'fib saddr type local' \
     'ct count over 10' 'quota over 100 mbytes' 'tcp option maxseg size 1460' 'socket transparent 1' 'rt classid 5' \
-    'log prefix "x"' 'reject' 'notrack' 'queue num 5 bypass' 'osf name "Linux"' 'tcp flags syn' 'exthdr frag exists' ; do
+    'limit rate 2/second log prefix "x"' 'reject' 'notrack' 'queue num 5 bypass' 'osf name "Linux"' 'tcp flags syn' 'exthdr frag exists' ; do
     nft add rule inet t other "$expression" 2>/dev/null
     nft insert rule inet t out "$expression" counter 2>/dev/null
 done

@@ -81,7 +81,8 @@ target() {
     DSCP) rule -j DSCP --set-dscp 5 ;;
     TTL | HL) rule -j TTL --ttl-set 60 ;;
     TCPMSS) rule -p tcp --syn -j TCPMSS --set-mss 1000 ;;
-    LOG | AUDIT | TRACE | NOTRACK | TCPOPTSTRIP | CHECKSUM | MASQUERADE) rule -p tcp -j "$1" ;;
+    LOG | TRACE) rule -p icmp -m limit --limit 2/s -j "$1" ;; # not more: the console is slow
+    AUDIT | NOTRACK | TCPOPTSTRIP | CHECKSUM | MASQUERADE) rule -p tcp -j "$1" ;;
     NFLOG) rule -j NFLOG --nflog-group 5 ;;
     NFQUEUE) rule -j NFQUEUE --queue-num 5 --queue-bypass ;;
     CLASSIFY) rule -j CLASSIFY --set-class 1:1 ;;
