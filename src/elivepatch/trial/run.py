@@ -197,8 +197,8 @@ class _Boots:
         if not problems:
             session = self._session(scope, records, guest_end, monitor)
             names = [name for where, name in records.values if where == scope]
-            evasion = watcher.evasion(scope, names, slow=guest_end.slow)
-            problems = tuple(filter(None, [check_integrity(scope, case, records, session), evasion]))
+            contradiction = check_integrity(scope, case, records, session)
+            problems = tuple(filter(None, [contradiction or watcher.evasion(scope, names, slow=guest_end.slow)]))
         if tampering := watcher.tampering(scope):
             problems = (*problems, tampering)
         return TrialReport(

@@ -85,8 +85,8 @@ def outside_line(outside: SeenOutside) -> str:
     parts = [f"{len(to_new)} of {len(outside.functions)} replaced functions led to the new one"]
     parts += [f"{len(to_core)} led to the livepatch core"] if to_core else []
     parts.append(f"{len(back)} had their entry back after the revert")
-    parts.append(f"the other {outside.compared_bytes >> 20} MiB of code and constants changed only in places that the "
-                 f"kernel patches itself ({patched or 'none'})")  # fmt: skip
+    parts.append(f"the other {outside.compared_bytes >> 20} MiB of code and constants stayed the same but for places "
+                 f"that are patched in any kernel ({patched or 'none'})")  # fmt: skip
     return "seen from outside the guest: " + ", ".join(parts)
 
 

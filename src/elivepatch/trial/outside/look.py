@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from elivepatch.trial.outside.entry import EntryCode
@@ -81,14 +81,19 @@ def baseline(guest: Guest) -> Baseline:
     )
 
 
-def difference(guest: Guest, before: Baseline) -> Difference:
-    """Compare the kernel, and each module that is still at its place, with the look before the load."""
+def difference(guest: Guest, before: Baseline, writer: str = "") -> Difference:
+    """Compare the kernel, and each module that is still at its place, with the look before the load.
+
+    `writer` is a live livepatch whose callbacks may write pointers of operation tables: to code of its own, or null.
+    """
     if guest.slide != before.slide:
         raise NotSeen("the kernel in the guest is at another address than before")
     found, entry = Difference(), EntryCode(guest)
+    own = next((one for one in guest.modules if one.name == writer), None)
+    constant = replace(entry.targets(), is_entry=None if own is None else lambda at: at == 0 or own.contains(at))
     for name, (start, _stop) in guest.kernel.ranges.items():
-        sites = guest.kernel.sites if name == "text" else Sites()
-        changes = compare(before.ranges[name], guest.range(name), start, sites, entry.targets(guest.slide))
+        sites, targets = (guest.kernel.sites, entry.targets(guest.slide)) if name == "text" else (Sites(), constant)
+        changes = compare(before.ranges[name], guest.range(name), start, sites, targets)
         found.explained += changes.explained
         what = "code" if name == "text" else "constants"
         found.faults += [f"{guest.kernel.name_at(at)} in the kernel's {what}" for at in changes.unexplained]
@@ -97,7 +102,7 @@ def difference(guest: Guest, before: Baseline) -> Difference:
             text, constants, sites = before.modules[one]
             now_text, now_constants = guest.code_of(one)
             changed = compare(text, now_text, one.text[0], sites, entry.targets())
-            still = compare(constants, now_constants, one.rodata[0], Sites(), entry.targets())
+            still = compare(constants, now_constants, one.rodata[0], Sites(), constant)
             found.explained += changed.explained
             found.faults += _places(one, changed, still)
     del found.faults[_FAULTS_LIMIT:]

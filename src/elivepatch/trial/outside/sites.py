@@ -36,6 +36,9 @@ class SiteKind(StrEnum):
     FTRACE_ENTRY = "ftrace-entry"
     JUMP_LABEL = "jump-label"
     STATIC_CALL = "static-call"
+    TABLE = (
+        "table"  # no place of the kernel's own: a pointer of an operation table that the livepatch's callbacks write
+    )
 
 
 _SIZE = {SiteKind.FTRACE: 5, SiteKind.FTRACE_ENTRY: 5, SiteKind.JUMP_LABEL: 5, SiteKind.STATIC_CALL: 6}
@@ -80,6 +83,8 @@ class Targets:
     is_ftrace: Callable[[int], bool]
     is_handler: Callable[[int], bool]
     is_code: Callable[[int], bool]
+    is_entry: Callable[[int], bool] | None = None
+    """Test of a pointer in the constants; None if nothing may write there."""
 
 
 @dataclass(slots=True)
@@ -127,10 +132,19 @@ def _compare_page(
             counted = before[at:first] == now[at:first] and before[first:last] != now[first:last]
             if counted:
                 changes.explained[site.kind] += 1
+    if targets.is_entry is not None:
+        _restore_tables(before[page:end], left, targets.is_entry, changes)
     for offset, (was, byte) in enumerate(zip(before[page:end], left, strict=True)):
         if was != byte:
             changes.unexplained.append(start + page + offset)
             return
+
+
+def _restore_tables(before: bytes, left: bytearray, is_entry: Callable[[int], bool], changes: Changes) -> None:
+    for at in range(0, len(left) - len(left) % 8, 8):
+        if left[at : at + 8] != before[at : at + 8] and is_entry(int.from_bytes(left[at : at + 8], "little")):
+            left[at : at + 8] = before[at : at + 8]
+            changes.explained[SiteKind.TABLE] += 1
 
 
 def _size(site: Site, old: bytes, new: bytes, targets: Targets) -> int:

@@ -44,6 +44,7 @@ PHASES = ("before", "during", "after", "again", "end")
 _LIVE = frozenset({"during", "again", "over"})
 _PREPARED_S = 30.0
 _LAST_RECORD_BYTES = 512
+_CALLBACKS = ".kpatch.callbacks."
 _LOADED, _UNANSWERED = "started.1", "unanswered"
 _WENT_ON = "the guest did not wait until it was looked at"
 # The kernel may be in the middle of patching a place of its own, which takes a few milliseconds.
@@ -52,12 +53,16 @@ _TRIES, _PAUSE_S = 5, 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """One case: name of its module, the functions that its file lists, the phases of a whole trial, its parents."""
+    """One case: name of its module, the functions that its file lists, the phases of a whole trial, its parents.
+
+    It `writes` if it has callbacks: a rewrite lets them write pointers of operation tables (patch/rewrite/tables.py).
+    """
 
     livepatch: str
     functions: Sequence[Function]
     phases: Sequence[str] = PHASES
     parents: frozenset[str] = frozenset()
+    writes: bool = False
 
 
 @dataclass(slots=True)
@@ -188,7 +193,7 @@ class Watcher:
             return [f"{one} differs from before the load" for one in left.faults] if left is not None else []
         if case.before is None:
             raise NotSeen("the kernel was not seen before the load")
-        found = difference(guest, case.before)
+        found = difference(guest, case.before, subject.livepatch if subject.writes and phase in _LIVE else "")
         if sum(found.explained.values()) > sum(case.self_patched.values()):
             case.self_patched = {str(kind): number for kind, number in sorted(found.explained.items())}
         faults = [f"{one} differs from before the load" for one in found.faults]
@@ -283,16 +288,19 @@ def watch(vmlinux: Path | None, results: Path, cases: Iterable[tuple[str, TrialC
     """Return the watcher of a guest that tries `cases`, each with its scope in the records."""
     subjects = {}
     for scope, case in cases:
+        module = ElfFile(case.livepatch)
         try:
-            functions = read_functions(ElfFile(case.livepatch))
+            functions = read_functions(module)
+            writes = any(one.name.startswith(_CALLBACKS) for one in module.sections)
         except EnvironmentFault:
-            functions = ()  # it is no module: the kernel will say so
+            functions, writes = (), False  # it is no module: the kernel will say so
         phases = [phase for phase in PHASES if phase != "again" or not case.stays]
         subjects[scope] = Subject(
             livepatch=module_name(case.name),
             functions=[Function(*one) for one in functions],
             phases=phases,
             parents=frozenset(map(module_name, case.parents)),
+            writes=writes,
         )
     return Watcher(vmlinux, results, subjects)
 

@@ -126,6 +126,20 @@ def test_a_byte_that_the_kernel_does_not_patch_is_seen(
     assert any(words in fault for fault in difference(see(), before).faults)
 
 
+def test_a_livepatch_with_callbacks_may_write_pointers_to_its_own_code_into_tables(
+    ram: PaperGuest, see: Callable[[], Guest], before: Baseline
+) -> None:
+    ram.load()
+    ram.words(paper.RODATA + 0x200, paper.NEW, 0)
+    found = difference(see(), before, "fix")
+    assert (found.faults, dict(found.explained)) == ([], {"ftrace": 1, "table": 2})
+    assert difference(see(), before).faults, "one without callbacks may not"
+    for address, pointer in ((0x200, paper.OTHER), (0x204, paper.NEW)):  # to code elsewhere; not aligned
+        ram.put(paper.RODATA + 0x200, b"\x77" * 16)
+        ram.words(paper.RODATA + address, pointer)
+        assert difference(see(), before, "fix").faults
+
+
 def test_a_module_that_was_there_before_is_compared_too(ram: PaperGuest, see: Callable[[], Guest]) -> None:
     ram.load()
     before = baseline(see())
