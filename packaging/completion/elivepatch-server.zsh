@@ -19,6 +19,7 @@ _shtab_elivepatch_server_commands() {
     serve:'answer clients and carry out their jobs'
     token:'tokens of clients: add, list, revoke'
     toolchain:'compilers: add, list, verify, remove'
+    trial:'trials: replay'
     worker:'carry out the jobs of a server elsewhere'
   )
   _describe 'elivepatch-server commands' _commands
@@ -65,6 +66,13 @@ _shtab_elivepatch_server_toolchain_commands() {
     verify:'compare a toolchain'"'"'s content with its digest'
   )
   _describe 'elivepatch-server toolchain commands' _commands
+}
+
+_shtab_elivepatch_server_trial_commands() {
+  local _commands=(
+    replay:'Run the trial of a job again, from what the server keeps: the module, the expectations and the livepatch that it replaced. The job and its report stay as they are.'
+  )
+  _describe 'elivepatch-server trial commands' _commands
 }
 
 _shtab_elivepatch_server_options=(
@@ -385,6 +393,31 @@ _shtab_elivepatch_server_toolchain_verify_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_server_toolchain_verify_defaults_added=0
 
+_shtab_elivepatch_server_trial_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_trial_defaults_added=0
+
+_shtab_elivepatch_server_trial_replay_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--interactive[open a shell in the guest on this terminal at --phase\; \`exit\` or Ctrl-\] ends the guest]"
+  "--phase[with --interactive\: before the livepatch is loaded, during it (the default), or after it was disabled]:phase:(before during after)"
+  "--console[keep the guest\'s console in this file]:FILE:"
+  "--json[print JSON]"
+  "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
+  "--state[state directory\: back it up]:DIR:"
+  "--cache[cache directory\: it can be made again]:DIR:"
+  "--jobs[number of compilers that run at once (default\: all cores)]:N:"
+  "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
+  "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
+  ":the job, as its report names it:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_server_trial_replay_defaults_added=0
+
 _shtab_elivepatch_server_worker_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
@@ -428,6 +461,7 @@ _shtab_elivepatch_server() {
         serve) _arguments -C -s $_shtab_elivepatch_server_serve_options ;;
         token) _shtab_elivepatch_server_token ;;
         toolchain) _shtab_elivepatch_server_toolchain ;;
+        trial) _shtab_elivepatch_server_trial ;;
         worker) _arguments -C -s $_shtab_elivepatch_server_worker_options ;;
       esac
   esac
@@ -552,6 +586,29 @@ _shtab_elivepatch_server_toolchain() {
         list) _arguments -C -s $_shtab_elivepatch_server_toolchain_list_options ;;
         remove) _arguments -C -s $_shtab_elivepatch_server_toolchain_remove_options ;;
         verify) _arguments -C -s $_shtab_elivepatch_server_toolchain_verify_options ;;
+      esac
+  esac
+}
+
+_shtab_elivepatch_server_trial() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->trial'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_elivepatch_server_trial_defaults_added )); then
+    if (( ${_shtab_elivepatch_server_trial_options[(I)${(q)one_or_more}*]} +          ${_shtab_elivepatch_server_trial_options[(I)${(q)remainder}*]} +          ${_shtab_elivepatch_server_trial_options[(I)${(q)default}]} == 0 )); then
+      _shtab_elivepatch_server_trial_options+=(': :_shtab_elivepatch_server_trial_commands' '*::: :->trial')
+    fi
+    _shtab_elivepatch_server_trial_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_elivepatch_server_trial_options
+
+  case $state in
+    trial)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_elivepatch_server_trial-$line[1]:"
+      case $line[1] in
+        replay) _arguments -C -s $_shtab_elivepatch_server_trial_replay_options ;;
       esac
   esac
 }

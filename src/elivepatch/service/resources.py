@@ -68,6 +68,11 @@ def require_shared(settings: ServerSettings) -> None:
         )
 
 
+def open_store(settings: ServerSettings) -> Store:
+    """Return the store that the settings name; raises EnvironmentFault if its URL is malformed."""
+    return Store.at(settings.store) if settings.store else Store.in_directory(settings.state_dir / STORE_DIRECTORY)
+
+
 def open_resources(settings: ServerSettings) -> Resources:
     """Open database, store and job engine; make or migrate the tables.
 
@@ -77,8 +82,7 @@ def open_resources(settings: ServerSettings) -> Resources:
     with requires_database():
         engine.prepare(engine_url(settings))
         opened = engine.Engine(engine_url(settings))
-    directory = settings.state_dir / STORE_DIRECTORY
-    store = Store.at(settings.store) if settings.store else Store.in_directory(directory)
+    store = open_store(settings)
     return Resources(
         settings=settings,
         database=database,

@@ -35,6 +35,8 @@ for setting in "hung_task_timeout_secs=$((20 * SLOW))" "watchdog_thresh=$((10 * 
 done
 { echo "$((21 * SLOW))" >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout; } 2>/dev/null
 
+SHELL_AT=$(cat /trial/shell 2>/dev/null) # the phase at which a person looks round, if that was asked for
+
 # After 15 s the kernel signals the tasks that hold up a transition (kernel/livepatch/transition.c).
 TRANSITION_S=$((25 * SLOW))
 COMMAND_S=$((5 * SLOW))
@@ -59,7 +61,7 @@ uptime() {
 }
 
 alive() { # the guest's time and its processors' busy time (1/100 s), for the monitor outside (monitor.py)
-    while read -r _ user nice system _ _ irq softirq _ </proc/stat && read -r now _ </proc/uptime; do
+    while [ ! -e /tmp/no-signs ] && read -r _ user nice system _ _ irq softirq _ </proc/stat && read -r now _ </proc/uptime; do
         echo "elivepatch: alive $now $((user + nice + system + irq + softirq))" >/dev/kmsg
         usleep 2000000
     done
@@ -104,6 +106,16 @@ observe() { # PHASE
         fi
         { echo "$status" && cat "$out"; } | record "$case" "$1.${expectation##*/}"
     done
+    [ "$1" != "$SHELL_AT" ] || prompt "$1"
+}
+
+prompt() { # PHASE: give the console to a person (trial/shell.py); the guest ends with that person's shell
+    : >/tmp/no-signs # of life: they would be printed in between
+    cd /
+    echo "elivepatch: shell" >/dev/ttyS0
+    TERM=vt100 PS1="guest, $1 # " setsid sh -c 'exec sh -i </dev/ttyS0 >/dev/ttyS0 2>&1' 3>&-
+    exec 3>&-
+    reboot -f
 }
 
 stuck() { # KEY: the tasks that hold up a transition, and where they are

@@ -46,13 +46,17 @@ class Programs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """Input of one boot, and the files for the output of its two serial ports; `devices` are options of QEMU."""
+    """Input of one boot, and the files for the output of its two serial ports; `devices` are options of QEMU.
+
+    With `socket`, a descriptor, the console goes there and comes from there: its reader writes the file.
+    """
 
     image: Path
     initramfs: bytes
     console: Path
     results: Path
     devices: tuple[str, ...] = ()
+    socket: int | None = None
 
 
 def boot(
@@ -83,12 +87,14 @@ def boot(
             "-machine", "q35,memory-backend=ram", *outside.options, "-m", f"{memory}M", "-smp", str(_PROCESSORS),
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-            "-add-fd", f"fd={console},set=1", "-chardev", "file,id=console,path=/dev/fdset/1",
+            "-add-fd", f"fd={console},set=1", "-chardev",
+            "file,id=console,path=/dev/fdset/1" if guest.socket is None else f"socket,id=console,fd={guest.socket}",
             "-add-fd", f"fd={results},set=2", "-chardev", "file,id=results,path=/dev/fdset/2",
             "-serial", "chardev:console", "-serial", "chardev:results", *guest.devices,
             "-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}", "-append", _COMMAND_LINE,
         ]  # fmt: skip
         descriptors = (kernel, initramfs, console, results, *outside.descriptors)
+        descriptors += () if guest.socket is None else (guest.socket,)
         return run(argv, timeout_s=timeout_s, pass_fds=descriptors, on_tick=on_tick, cancellation=cancellation)
 
 

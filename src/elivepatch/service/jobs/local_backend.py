@@ -98,6 +98,11 @@ class LocalBackend:
         """Return where bases are made."""
         return BaseContext(self.toolchains, self.bases, self._settings.jobs, progress)
 
+    @property
+    def cache_dir(self) -> Path:
+        """The directory of all that can be made again."""
+        return self._settings.cache_dir
+
     def base(self, release: str) -> Base:
         """Return a base, the same object again while it is unchanged, so that its tables are read once."""
         found = self.bases.get(release)

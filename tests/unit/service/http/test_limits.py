@@ -79,6 +79,7 @@ def test_no_build_is_taken_where_the_disk_is_almost_full(tmp_path_factory: pytes
 def test_what_is_old_goes_and_what_is_named_stays(tmp_path_factory: pytest.TempPathFactory) -> None:
     with assembled(tmp_path_factory.mktemp("state"), keep_days=90) as server:
         old, young = server.done("sleep 0\nold")["id"], server.done("sleep 0.3\nyoung")["id"]
+        untried = server.done("sleep 0\nfails in its trial", expectations=[{"command": "x", "pattern": "never"}])
         waiting = server.ask("sleep 60\nwaiting").json()["id"]
         unnamed = server.services.resources.store.put(b"of nobody")
         fresh = server.services.resources.store.put(b"of nobody yet")
@@ -104,6 +105,7 @@ def test_what_is_old_goes_and_what_is_named_stays(tmp_path_factory: pytest.TempP
         assert server.services.resources.jobs.get(waiting) is not None
         left = {blob.name for blob in store.rglob("*") if blob.is_file()}
         assert fresh in left
+        assert untried["livepatch"]["digest"] in left, "its trial can be replayed"
         assert unnamed not in left
         for name in (young, waiting):
             assert set(_patches(jobs[name])) <= left
