@@ -137,6 +137,17 @@ class TestClose:
         assert "does not go with the others" in reasons(ran)[culprits[0]]
         assert server.count("trial") <= 19
 
+    def test_a_fix_whose_predicate_gives_no_answer_keeps_no_other_fix_out(
+        self, host: SimulatedHost, cves: CveList
+    ) -> None:
+        good, silent, last = cves.add(1, "ok"), cves.add(2, "silent"), cves.add(3, "ok")
+        ran = cve(host, cves, "close")
+        assert ran.status == 0
+        assert sorted(ran.document["closed_now"]) == [good, last]
+        assert [(one["id"], one["code"]) for one in ran.document["left_out"]] == [(silent, "trial-predicate-broken")]
+        again = cve(host, cves, "close")
+        assert [one["id"] for one in again.document["left_out"]] == [silent], "tried again: it may have been repaired"
+
     @pytest.mark.parametrize("failures", [1, 2])
     def test_a_trial_that_fails_by_chance_blames_no_fix(
         self, host: SimulatedHost, cves: CveList, server: CveServer, monkeypatch: pytest.MonkeyPatch, failures: int

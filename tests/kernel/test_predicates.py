@@ -224,7 +224,7 @@ def test_a_predicate_that_does_not_compile_is_a_result(workshop: Workshop, sourc
     expectation = Expectation.of(Predicate(name="lamp.expect.c", source=source))
     with pytest.raises(PredicateFault) as caught:
         workshop.backend.predicates(workshop.base, [expectation])
-    assert (caught.value.problem.code, caught.value.problem.kind) == ("predicate-compile", Kind.FAILURE)
+    assert (caught.value.problem.code, caught.value.problem.kind) == ("trial-predicate-compile", Kind.FAILURE)
     assert words in caught.value.problem.excerpt
     assert len(caught.value.problem.excerpt) < 20_000
 

@@ -5,7 +5,8 @@ The server understands these lines of a patch: `function NAME` (what it replaces
 `needs NAME` (does not compile unless the patch of that name goes before), `clashes NAME` (does not apply after it),
 `same-as NAME` (the source already has it after that patch),
 `crashes-with NAME` (fails its trial together with it), `confuses` (an error of the server's own), `thread-main` (it
-changes the main function of a kernel thread), `no-hardware` (its trial passes partly).
+changes the main function of a kernel thread), `no-hardware` (its trial passes partly), `silent` (its predicate gives no
+answer).
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ class CveServer(SigningServer):
                     return problem("does-not-apply", f"{patch.name} does not apply.")
                 if word == "crashes-with" and together and form == "trial":
                     return Problem(code="trial-oops", kind=Kind.FAILURE, message="The kernel oopsed.", advice="-")
+                if word == "silent" and form == "trial":
+                    return Problem(code="trial-predicate-broken", kind=Kind.ERROR, message="No answer.", advice="-")
                 if word == "confuses":
                     return problem("diff-tool-crash", "The diff tool crashed.")
             before.append(patch.name)

@@ -180,7 +180,8 @@ def with_verdicts(plan: ClosePlan, verdicts: Mapping[str, FixVerdict], live: Col
         elif verdict.beside and set(verdict.beside) != there:
             plan.decide(one.cve, Choice.CHOSEN, "it did not go with the others before; they changed since")
         elif verdict.beside and verdict.expired(now):
-            plan.decide(one.cve, Choice.CHOSEN, "its trial with the others failed more than a week ago")
+            old = "its trial with the others failed more than a week ago, or says nothing of it"
+            plan.decide(one.cve, Choice.CHOSEN, old)
         else:
             with_others = "it does not go with the others: " if verdict.beside else ""
             reason = f"{with_others}{verdict.problem.message} [{verdict.problem.code}]"

@@ -30,6 +30,9 @@ TRIAL_RETRY = timedelta(days=7)
 """Time for which a fix stays left out because a trial failed with it."""
 
 _TRIAL = "trial-"
+_NO_ANSWER = frozenset({"trial-predicate-broken", "trial-unpatched"})
+"""Codes of trials that say nothing of a patch, but are the fault of what is expected of it."""
+
 _TOO_LARGE = frozenset({"patch-too-large", "request-too-large", "request-invalid"})
 
 
@@ -115,9 +118,14 @@ class FixVerdict:
         return self.asked and self.patches == tuple(patches) and self.builder == builder
 
     def expired(self, now: datetime) -> bool:
-        """Return whether this is a trial's failure that is too old to keep the fix out; `now` has a time zone."""
+        """Return whether this is a trial's failure that does not keep the fix out; `now` has a time zone.
+
+        It is too old, or it says nothing of the patch.
+        """
         if self.problem is None or not self.problem.code.startswith(_TRIAL):
             return False
+        if self.problem.code in _NO_ANSWER:
+            return True
         try:
             return now - datetime.fromisoformat(self.at) > TRIAL_RETRY
         except (ValueError, TypeError):  # written by a version that did not note the time
@@ -179,8 +187,14 @@ def _damaged() -> UsageError:
 
 
 def about_patches(problem: Problem) -> bool:
-    """Return whether a problem is about the source patches, and not about the server or the size of a request."""
-    return problem.kind in {Kind.VERDICT, Kind.FAILURE} and problem.code not in _TOO_LARGE
+    """Return whether a problem is about the source patches, and not about the server or the size of a request.
+
+    A predicate or command that comes with a fix and gives no answer, or kills the guest, belongs to that fix: one such
+    fix does not keep out all others.
+    """
+    return (problem.kind in {Kind.VERDICT, Kind.FAILURE} and problem.code not in _TOO_LARGE) or (
+        problem.code in _NO_ANSWER
+    )
 
 
 def lasting(problem: Problem) -> bool:

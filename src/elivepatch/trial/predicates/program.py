@@ -94,7 +94,7 @@ def _compile(
 def _fault(what: str, predicate: Predicate, printed: str) -> PredicateFault:
     lines = [line[:400].replace("<stdin>", predicate.name) for line in printed.splitlines()]
     return PredicateFault(
-        "predicate-compile",
+        "trial-predicate-compile",
         f"The predicate {predicate.name} {what}.",
         advice="It is linked statically, with the C library and the kernel's user headers only. "
         "Try `gcc -std=gnu11 -static -pthread` on it.",
