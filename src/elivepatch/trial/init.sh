@@ -372,6 +372,7 @@ record - notes </sys/kernel/notes
 klog - log.boot
 alive 3>&- &
 watched=yes
+[ -z "$SHELL_AT" ] || watched=no
 say - ready ""
 for dir in /trial/case/*; do
     [ -d "$dir" ] || continue

@@ -183,8 +183,8 @@ def test_what_was_seen_from_outside_is_told_apart_from_the_guests_word(
     assert run(Server(SUCCESS | {"trial": PARTLY | {"outside": OUTSIDE}}), *BUILD) == 0
     assert (
         "seen from outside the guest: 1 of 2 replaced functions led to the new one, 1 led to the livepatch core, "
-        "1 had their entry back after the revert, the other 23 MiB of code and constants stayed the same but for places "
-        "that are patched in any kernel (2 ftrace, 1 jump-label)" in capsys.readouterr().out
+        "1 had their entry back after the revert, the other 23 MiB of code and constants stayed the same but for "
+        "places that are patched in any kernel (2 ftrace, 1 jump-label)" in capsys.readouterr().out
     )
     unseen = OUTSIDE | {"seen": False, "why_not": "QEMU's monitor does not answer within 5 s"}
     assert run(Server(SUCCESS | {"trial": PARTLY | {"outside": unseen}}), *BUILD) == 0
@@ -218,6 +218,28 @@ def test_a_report_names_what_ran_what_never_ran_and_what_was_not_counted(
     assert "not counted in the trial: xfs:h\n" in out
     assert "workload: proc (7 s)" in out
     assert "workload xfs was left out: this server has no mkfs.xfs" in out
+
+
+def test_what_a_livepatch_met_in_its_trial_is_printed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = [
+        {"module": "8021q", "change": "loaded-late", "result": "seen", "words": ""},
+        {"module": "8021q", "change": "unloaded", "result": "seen", "words": ""},
+        {"module": "8021q", "change": "reloaded", "result": "refused", "words": "invalid module format"},
+        {"module": "sctp", "change": "loaded-late", "result": "not-tried", "words": "it is in use"},
+    ]
+    over = {"name": "livepatch_before", "result": "replaced", "words": ""}
+    replay = f"elivepatch-server trial replay {JOB}"
+    trial = PARTLY | {"module_changes": changes, "over_earlier": over, "replay": replay}
+    assert run(Server(SUCCESS | {"trial": trial}), *BUILD) == 0
+    out = capsys.readouterr().out
+    assert "8021q was loaded late, unloaded while it was live" in out
+    assert "this kernel refused to load 8021q again while it was live: invalid module format" in out
+    assert "sctp was not loaded late while it was live: it is in use" in out
+    assert "it replaced livepatch_before, which was live before it" in out
+    assert f"to run the trial again on the server: {replay}" in out
+    none = {"name": "", "result": "not-tried", "words": "the server has not built one"}
+    assert run(Server(SUCCESS | {"trial": trial | {"over_earlier": none}}), *BUILD) == 0
+    assert "not tried over an earlier livepatch: the server has not built one" in capsys.readouterr().out
 
 
 def test_fresh_requests_a_build_although_there_is_an_answer(run: Run) -> None:
