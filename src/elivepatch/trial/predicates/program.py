@@ -7,6 +7,7 @@ within bounds of time, memory and output. The program itself runs in the guest o
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ COMPILE_S = 30.0
 _PROGRAM_LIMIT_BYTES = 8 << 20
 _MEMORY_LIMIT_BYTES = 1 << 30
 _EXCERPT_LINES = 25
+_INCLUDED = re.compile(r"(?:In file included| +)from ")
 # Static, because the guest has no libraries; without the source's name, so that equal sources give equal programs.
 _OPTIONS = ("-x", "c", "-std=gnu11", "-O1", "-static", "-s", "-pthread", "-fdiagnostics-color=never")
 
@@ -92,7 +94,10 @@ def _compile(
 
 
 def _fault(what: str, predicate: Predicate, printed: str) -> PredicateFault:
-    lines = [line[:400].replace("<stdin>", predicate.name) for line in printed.splitlines()]
+    # The way to an included file may be two hundred lines long; the error comes after it.
+    lines = [
+        line[:400].replace("<stdin>", predicate.name) for line in printed.splitlines() if not _INCLUDED.match(line)
+    ]
     return PredicateFault(
         "trial-predicate-compile",
         f"The predicate {predicate.name} {what}.",
