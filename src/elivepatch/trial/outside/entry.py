@@ -57,23 +57,33 @@ class EntryCode:
         """Addresses of the functions that the kernel's own entry code may call."""
         kernel, slide = self.guest.kernel, self.guest.slide
         known = {at + slide for name in _COMMON if (at := kernel.find(name)) is not None}
-        registered = {function for function in self.guest.active.values() if self.is_code(function)}
+        registered = {function for function in self.guest.active.values() if self._in_kernel(function)}
         if not self.guest.kernel.structures:  # then the registered ones are not known
             registered = {self.guest.handler}
         return frozenset(known | registered)
 
     def is_code(self, address: int) -> bool:
         """Return whether an address is in the code of the kernel or of a module."""
+        return self._in_kernel(address) or any(one.contains(address) for one in self.guest.modules)
+
+    def _in_kernel(self, address: int) -> bool:
         start, stop = self.guest.kernel.ranges["text"]
-        return start <= address - self.guest.slide < stop or any(one.contains(address) for one in self.guest.modules)
+        return start <= address - self.guest.slide < stop
 
     def targets(self, moved: int = 0) -> Targets:
         """Return what self-patched code may lead to, for code whose addresses are `moved` less than the guest's."""
         return Targets(
-            is_ftrace=lambda at: at + moved in self.common or self.trampoline(at + moved) is not None,
+            is_ftrace=lambda at: self._is_entry(at + moved),
             is_handler=lambda at: at + moved in self.handlers,
             is_code=lambda at: self.is_code(at + moved),
         )
+
+    def _is_entry(self, address: int) -> bool:
+        """Return whether ftrace's code is at an address, and calls the kernel: no module has operations of its own."""
+        if address in self.common:
+            return True
+        operation = self.trampoline(address)
+        return operation is not None and self._in_kernel(operation.function)
 
     def inner_call(self, start: int) -> int | None:
         """Return what the kernel's own entry code at `start` calls."""

@@ -146,11 +146,11 @@ class Guest:
         patch = self._structures.get("klp_patch")
         if patch is None or "module" not in self._structures:
             return {}
-        found = {}
+        found: dict[str, tuple[LiveFunction, ...]] = {}
         for at in self._list("klp_patches", patch.members["list"]):
             module = self._u64(at + patch.members["mod"])
             name = self.memory.text(module + self._structures["module"].members["name"])
-            found[name] = tuple(self._functions(at + patch.members["obj_list"]))
+            found[name] = (*found.get(name, ()), *self._functions(at + patch.members["obj_list"]))
         return found
 
     def _functions(self, head: int) -> Iterator[LiveFunction]:

@@ -127,7 +127,11 @@ def redirections(
     }
     loaded = {_VMLINUX} | {one.name for one in guest.modules}
     wanted = [one for one in functions or listed if one.object in loaded]
-    return tuple(_redirection(guest, livepatch, one, listed.get(one), before) for one in wanted)
+    more = [one for one in listed if functions and one not in functions]
+    return (
+        *(_redirection(guest, livepatch, one, listed.get(one), before) for one in wanted),
+        *(Redirection(one, 0, False, "the livepatch's file does not list it, but the kernel does") for one in more),
+    )
 
 
 def _redirection(

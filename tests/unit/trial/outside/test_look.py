@@ -140,6 +140,26 @@ def test_a_livepatch_with_callbacks_may_write_pointers_to_its_own_code_into_tabl
         assert difference(see(), before, "fix").faults
 
 
+def test_an_operation_of_a_module_at_another_function_is_seen(
+    ram: PaperGuest, see: Callable[[], Guest], before: Baseline
+) -> None:
+    ram.load()
+    ram.put(paper.VICTIM, paper.NOP5)
+    ram.put(paper.OTHER, paper.call(paper.OTHER + paper.SLIDE, paper.TRAMPOLINE))
+    assert difference(see(), before).faults == []
+    ram.trampoline(paper.FOPS, paper.NEW - paper.SLIDE)
+    assert difference(see(), before).faults == ["other+0x0 in the kernel's code"]
+
+
+def test_a_function_that_only_the_kernel_lists_is_seen(
+    ram: PaperGuest, see: Callable[[], Guest], before: Baseline
+) -> None:
+    ram.load()
+    seen = redirections(see(), "fix", [Function("vmlinux", "other", 0)], before)
+    assert [(one.function.name, one.followed) for one in seen] == [("other", False), ("victim", False)]
+    assert "does not list it" in seen[1].fault
+
+
 def test_a_module_that_was_there_before_is_compared_too(ram: PaperGuest, see: Callable[[], Guest]) -> None:
     ram.load()
     before = baseline(see())
