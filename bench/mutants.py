@@ -2,14 +2,15 @@
 """Mutation test of the product: change real kernel sources at random, build, and look what became of each change.
 
 usage: mutants.py [--count N] [--seed S] [--kernel RELEASE ...] [--kind KIND ...] [--source PATH ...] [--result FILE]
-                  [--fresh]
+                  [--fresh | --lost]
 
 mutations.py makes the changes of ten sources, one for each function as far as possible. The builder `objects` builds
 each without a trial. It is right if the livepatch carries the change, which carried.py finds out from the bytes of the
 objects and the module, or if it refuses the change, or if it says `no-change` and the objects are the same in all that
 the kernel uses. Every other mutant is lost. Mutants that do not compile or change nothing do not count. Writes
 bench/mutants.json, with the source patch of each lost mutant. An interrupted run continues (journal.py); --fresh starts
-over. Ends with 1 if a mutant is lost, or if the run itself failed on one.
+over; --lost tries only the lost mutants of the result again, and corrects its figures. Ends with 1 if a mutant is
+lost, or if the run itself failed on one.
 """
 
 from __future__ import annotations
@@ -70,11 +71,14 @@ def main() -> int:
     parser.add_argument("--source", nargs="+", default=SOURCES, metavar="PATH")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--fresh", action="store_true", help="start over instead of continuing an interrupted run")
+    parser.add_argument("--lost", action="store_true", help="try the lost mutants of the result again")
     arguments = parser.parse_args()
     backend = LocalBackend(
         ServerSettings(cache_dir=Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch")))
     )
     bases = [backend.base(backend.maker().add(one).release) for one in arguments.kernel]
+    if arguments.lost:
+        return again(backend, arguments.result)
     facts = {"bases": [one.digest for one in bases], "product": product(), "seed": arguments.seed}
     journal = Journal.beside(arguments.result, facts, fresh=arguments.fresh)
     rows: list[Row] = []
@@ -89,6 +93,25 @@ def main() -> int:
     found = figures(rows, arguments.seed)
     print(f"{found['mutants']} mutants: {found['carried']} carried, {found['refused']} refused, {found['lost']} lost")
     return 1 if not journal.finish() or found["lost"] else 0
+
+
+def again(backend: LocalBackend, result: Path) -> int:
+    """Try the lost mutants of a result again and correct its figures; return 1 if one is still lost."""
+    found = json.loads(result.read_text(encoding="utf-8"))
+    before, found["lost_mutants"] = found["lost_mutants"], []
+    for row in before:
+        about_it = {"kind": row["kind"], "path": row["source"], "place": row["place"]}
+        mutation = Mutation(**about_it, start=0, end=0, new="")
+        now = tried(backend, backend.base(row["kernel"]), mutation, row["patch"])
+        print(line_of(now), flush=True)
+        counts = [found, found["by_kind"][row["kind"]], found["by_source"][row["source"]]]
+        for count in (*counts, found["by_kernel"][row["kernel"]]):
+            count[row["result"]] -= 1
+            count[now["result"]] += 1
+        if now["result"] in {LOST, FAULT}:
+            found["lost_mutants"].append(now)
+    result.write_text(json.dumps(found, indent=1) + "\n")
+    return 1 if found["lost_mutants"] else 0
 
 
 def run(

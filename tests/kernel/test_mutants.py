@@ -8,6 +8,7 @@ import random
 import shutil
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.service.jobs.local_backend import LocalBackend
 from journal import Journal
-from mutants import CARRIED, LOST, figures, found_in, judged, run
+from mutants import CARRIED, LOST, again, figures, found_in, judged, run
 from mutations import KINDS
 
 pytestmark = pytest.mark.kernel
@@ -36,8 +37,8 @@ def test_no_mutant_of_a_sample_is_lost(backend: LocalBackend, base: Base, tmp_pa
 
 
 @pytest.mark.extended
-def test_a_change_that_the_module_does_not_have_is_lost(
-    backend: LocalBackend, base_6_1: Base, reachable_path: Path
+def test_a_change_that_the_module_does_not_have_is_lost_and_may_be_tried_again(
+    backend: LocalBackend, base_6_1: Base, reachable_path: Path, tmp_path: Path
 ) -> None:
     """The same build is judged twice: with its own module, and with that of another change of the same function."""
     texts: dict[str, str] = {}
@@ -47,10 +48,12 @@ def test_a_change_that_the_module_does_not_have_is_lost(
         if (one.place, one.kind) == ("loop_set_status", "condition")
     ]  # fmt: skip
     outcomes = []
+    patch = ""
     for number, one in enumerate(places[:: len(places) - 1]):
         work_dir = reachable_path / str(number)
         work_dir.mkdir()
-        series = PatchSeries((SourcePatch("mutant.patch", one.patch(texts[SOURCES[1]]).encode("latin-1")),))
+        patch = one.patch(texts[SOURCES[1]])
+        series = PatchSeries((SourcePatch("mutant.patch", patch.encode("latin-1")),))
         builder = ObjectsBuilder(base=base_6_1, toolchains=backend.toolchains, jobs=2)
         outcomes.append((builder.build(series, name="livepatch_mutant", work_dir=work_dir), work_dir))
     (first, place), (second, _) = outcomes
@@ -60,3 +63,14 @@ def test_a_change_that_the_module_does_not_have_is_lost(
     shutil.copyfile(second.module, first.module)
     result, _, why = judged(first, base_6_1, place)
     assert (result, "is not the patched one" in why) == (LOST, True)
+    (tmp_path / "mutants.json").write_text(json.dumps(wrongly_lost(base_6_1, patch)))
+    assert again(backend, tmp_path / "mutants.json") == 0
+    found = json.loads((tmp_path / "mutants.json").read_text())
+    assert (found["carried"], found["lost"], found["lost_mutants"]) == (1, 0, [])
+    assert found["by_kind"] == {"condition": {"carried": 1, "refused": 0, "lost": 0}}
+
+
+def wrongly_lost(base: Base, patch: str) -> dict[str, Any]:
+    """Return the figures of one mutant that an earlier judge called lost."""
+    about = {"kernel": base.release, "source": SOURCES[1], "kind": "condition", "place": "loop_set_status"}
+    return figures([about | {"result": LOST, "patch": patch, "code": "", "why": ""}], "sample")
