@@ -14,6 +14,9 @@ BESIDE := --dist loadfile --no-loadscope-reorder
 NOT_IN_SCRIPTS := SC2034,SC3044,SC1010
 SCRIPTS := .ci/run packaging/install packaging/install-packages packaging/lane packaging/pin-requirements packaging/setup \
 	packaging/openrc/elivepatch-boot packaging/openrc/elivepatch-server src/elivepatch/trial/init.sh
+# These run in busybox's shell, which has `local` and `ulimit -v`, and use variables of init.sh.
+GUEST_SCRIPTS := $(wildcard src/elivepatch/trial/*/*.sh src/elivepatch/trial/workload/programs/*.sh)
+NOT_IN_GUEST_SCRIPTS := $(NOT_IN_SCRIPTS),SC1007,SC2154,SC3043,SC3045
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint unit coverage coverage-floor scale integration kernel extended bench equal chaos load corpus every-object verdicts mutants requirements docs clean
@@ -44,6 +47,7 @@ lint: $(VENV)/testable ## check style, English, types and the direction of impor
 	$(BIN)/python docs/plain_english.py
 	$(BIN)/codespell src tests bench demo docs packaging Makefile *.md
 	shellcheck --severity=warning --shell=sh --exclude=$(NOT_IN_SCRIPTS) $(SCRIPTS)
+	shellcheck --severity=warning --shell=sh --exclude=$(NOT_IN_GUEST_SCRIPTS) $(GUEST_SCRIPTS)
 
 # On Python 3.11 the tracer takes 38 % more processor time, so only the gate measures; COVERAGE=yes measures by hand.
 unit: $(VENV)/testable ## run the tests that need only the checkout (COVERAGE=yes measures them and holds the floor)

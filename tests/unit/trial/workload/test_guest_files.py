@@ -111,6 +111,6 @@ def assigned(text: str) -> set[str]:
 def test_the_script_of_a_workload_changes_no_variable_of_the_scenario() -> None:
     init, guest = GUEST.parents[1] / "init.sh", GUEST
     local = set(" ".join(re.findall(r"\blocal (.*)", guest.read_text())).replace("=", " ").split())
-    # Set anew by each use: the clock, the status of the last step, and what taints() sets.
+    # Set again by each use: the clock, the status of the last step, and what taints() sets.
     shared = {"now", "status", "taint"}
     assert assigned(guest.read_text()) - local & assigned(init.read_text()) <= shared
