@@ -12,7 +12,7 @@ traffic() {
 
 classes() { # a discipline with classes, for a filter
     tc qdisc replace dev v0 root handle 1: prio 2>/dev/null || tc qdisc add dev v0 handle ffff: ingress
-    [ "${1:-}" = ingress ] && parent=ffff: || parent=1:
+    parent=1:
     tc qdisc show dev v0 | grep -q 'prio 1:' || parent=ffff:
 }
 
