@@ -53,11 +53,11 @@ lint: $(VENV)/testable ## check style, English, types and the direction of impor
 unit: $(VENV)/testable ## run the tests that need only the checkout (COVERAGE=yes measures them and holds the floor)
 ifdef COVERAGE
 	rm -rf .coverage && mkdir .coverage
-	MEASURE=coverage packaging/lane $(VENV) tests/unit -n 3 --dist worksteal
+	MEASURE=coverage packaging/lane $(VENV) tests/unit -n 5 --dist worksteal
 	$(BIN)/coverage combine -q
 	@printf 'lines covered by unit tests, in percent (floor in pyproject.toml): '; $(BIN)/coverage report --format=total
 else
-	packaging/lane $(VENV) tests/unit -n 3 --dist worksteal
+	packaging/lane $(VENV) tests/unit -n 5 --dist worksteal
 endif
 
 coverage: ## list the lines that the last `make unit COVERAGE=yes` did not run

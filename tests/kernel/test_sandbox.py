@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from deadline import wait_until
 
 from elivepatch.build.base.store import Base
 from elivepatch.build.objects.compile import Compiler, Original
-from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
 from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.process import Completed, run
@@ -203,6 +204,20 @@ def test_after_a_fork_bomb_the_next_build_runs(sandbox: Sandbox, probe: Callable
     probe("forks")
     assert shell(sandbox, "true").ok
     assert gone("/tools/probe\\0forks")
+
+
+def test_during_a_fork_bomb_another_build_runs(sandbox: Sandbox, reachable_path: Path) -> None:
+    place = writable_directory(reachable_path / "bomb")
+    # The inner shell ends when it can have no more processes; the outer one then uses only what needs none.
+    bomb = "(while :; do sleep 60 & done) 2>/dev/null; : >/out/full; while [ ! -e /out/end ]; do :; done"
+    with ThreadPoolExecutor() as pool:
+        holding = pool.submit(shell, sandbox, bomb, output=place)
+        try:
+            wait_until((place / "full").exists, within_s=60)
+            assert shell(sandbox, "sleep 0 & wait; echo works").text.strip() == "works"
+        finally:
+            (place / "end").touch()
+        assert holding.result().ok
 
 
 def test_what_runs_in_the_background_ends_with_the_build(sandbox: Sandbox) -> None:

@@ -36,6 +36,10 @@ _MINIMUM_BWRAP = (0, 12)
 _FILE_LIMIT_BYTES = 2 << 30
 _MEMORY_LIMIT_BYTES = 6 << 30
 _PROCESS_LIMIT = 512
+_PROCESSES_OF_ALL = 8192
+# A user namespace counts its own processes (since Linux 5.14), so a limit that is set in the sandbox is that of one
+# sandbox; outside, it would be that of all builds together. The shells of Debian call this limit -p or -u.
+_LIMITED = f'ulimit -p {_PROCESS_LIMIT} 2>/dev/null || ulimit -u {_PROCESS_LIMIT} || exit; exec "$@"'
 _DISK_FULL = os.strerror(errno.ENOSPC).encode()
 _ROOM_BYTES = 16 << 20
 _TRANSCRIPT_BYTES = 256 * 1024
@@ -89,25 +93,25 @@ class Sandbox:
         used up their memory; OSError if the program found the disk full.
         """
         group = own_group()
-        ended = 0
         if group is not None:
             group.make()
-            ended = group.ended()
+        ended = group.ended() if group is not None else 0
         mounts = self._mounts(layers, upper, writable=writable, inputs=inputs, output=output, tools=tools)
+        limited = ["sh", "-c", _LIMITED, "sh", *argv]
         command = [*_drop_privileges(), *_bwrap(self.helper), *_NAMESPACES, *mounts, *_environment(env)]
         with tempfile.TemporaryFile() as filters:
             filters.write(_filter_program())
             filters.seek(0)
             done = run(
                 [*(group.entering() if group is not None else ()), *command,
-                 "--seccomp", str(filters.fileno()), "--", *argv],
+                 "--seccomp", str(filters.fileno()), "--", *limited],
                 timeout_s=timeout_s,
                 pass_fds=(filters.fileno(),),
                 on_tick=on_tick,
                 cancellation=cancellation,
             )  # fmt: skip
-        # A descriptor and a control group mean nothing in another shell: the command to repeat by hand has neither.
-        done = replace(done, argv=(*command, "--", *argv))
+        # Neither a descriptor nor a control group means anything in the shell of a person who repeats the command.
+        done = replace(done, argv=(*command, "--", *limited))
         if self.transcript is not None:
             _append_transcript(self.transcript, argv, done)
         if not done.ok:
@@ -226,7 +230,7 @@ _FIXED_ENVIRONMENT = {
 
 def _drop_privileges() -> list[str]:
     # bubblewrap run by root would map the user inside to root of the host, so root becomes an ordinary user first.
-    limits = ["prlimit", f"--fsize={_FILE_LIMIT_BYTES}", f"--as={_MEMORY_LIMIT_BYTES}", f"--nproc={_PROCESS_LIMIT}"]
+    limits = ["prlimit", f"--fsize={_FILE_LIMIT_BYTES}", f"--as={_MEMORY_LIMIT_BYTES}", f"--nproc={_PROCESSES_OF_ALL}"]
     limits += ["--core=0", "--"]
     if os.geteuid() != 0:
         return limits
