@@ -172,6 +172,7 @@ def test_a_proposal_takes_the_reason_away_and_can_be_built(
     assert ("callbacks" in {note.code for note in built.notes}) is (case.code == "ops-table")
 
 
+@pytest.mark.extended
 def test_pointers_that_callbacks_write_are_written_back_and_the_livepatch_let_go(
     base_6_1: Base, check: Check, build: Callable[..., BuildOutcome], stock_kernel: GuestKernel,
     settings: ServerSettings, reachable_path: Path,

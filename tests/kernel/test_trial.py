@@ -116,16 +116,15 @@ b' "\\\\t" é; cat /proc/cmdline; exit 3"""
 # Sample, what is expected of it, modules. Those that leave the kernel whole share its boot, so they are first.
 CASES: dict[str, tuple[str, Expectation | None, Sequence[str]]] = {
     "quotes": ("good", Expectation(command=QUOTES, pattern="patched"), ()),
-    "modules first": ("parent", Expectation(command="/proc/net/sctp/snmp", pattern="^patched"), ("sctp", "vmlinux")),
     "no such device": ("absent", None, ("xen-gntdev",)),
     "never matches": ("good", Expectation(command="uname -s", pattern="patched"), ()),
-    "replaces": ("replaces", CMDLINE, ()),
     "late": ("late", VLAN, ("8021q",)),
-    "warns": ("warns", CMDLINE, ()),
     "oopses": ("oopses", CMDLINE, ()),
 }
 # The same for the lane `extended`.
 FURTHER_CASES: dict[str, tuple[str, Expectation | None, Sequence[str]]] = {
+    "modules first": ("parent", Expectation(command="/proc/net/sctp/snmp", pattern="^patched"), ("sctp", "vmlinux")),
+    "replaces": ("replaces", CMDLINE, ()),
     "modules that come and go": ("vlan", VLAN, ("8021q",)),
     "stateless": ("stateless", CMDLINE, ()),
     "beside": ("good", CMDLINE, ()),
@@ -134,6 +133,7 @@ FURTHER_CASES: dict[str, tuple[str, Expectation | None, Sequence[str]]] = {
     "always matches": ("good", Expectation(command="uname -s", pattern="Linux"), ()),
     "hard to match": ("good", Expectation(command=f"echo {'a' * 37}b", pattern="(a+)+$"), ()),
     "lingers": ("lingers", Expectation(command="/proc/sample_lingers", pattern="patched"), ()),
+    "warns": ("warns", CMDLINE, ()),
     "once": ("once", CMDLINE, ()),
     "sticky": ("sticky", CMDLINE, ()),
     "stuck": ("stuck", None, ()),
@@ -196,17 +196,19 @@ def test_a_command_is_bounded_in_time_and_output(attempt: Try) -> None:
     assert len(report.observations[0].during) == 64 * 1024
 
 
-def test_the_modules_that_a_livepatch_patches_are_loaded_first(reports: dict[str, TrialReport]) -> None:
-    report = reports["modules first"]
+@pytest.mark.extended
+def test_the_modules_that_a_livepatch_patches_are_loaded_first(further_reports: dict[str, TrialReport]) -> None:
+    report = further_reports["modules first"]
     assert report.problems == ()
     assert "SctpCurrEstab" in report.observations[0].before
     assert report.unloaded_parents == ()
 
 
+@pytest.mark.extended
 def test_a_livepatch_replaces_the_earlier_one_that_is_live_while_both_processors_are_busy(
-    reports: dict[str, TrialReport],
+    further_reports: dict[str, TrialReport],
 ) -> None:
-    report = reports["replaces"]
+    report = further_reports["replaces"]
     assert report.problems == ()
     assert report.over_earlier == OverEarlier(name="sample_earlier", result="replaced")
     assert len(report.busy_rounds) == 2
@@ -267,7 +269,12 @@ def test_each_way_to_do_wrong_is_seen(
         ("forges", "trial-kernel-log", "this sample kills the kernel"),
         pytest.param("halts", "trial-records", "disable.1 0 times", marks=pytest.mark.extended),
         pytest.param("silences", "trial-records", "disable.1 0 times", marks=pytest.mark.extended),
-        ("pokes", "trial-memory", "version_proc_show+0x10 in the kernel's code differs"),
+        pytest.param(
+            "pokes",
+            "trial-memory",
+            "version_proc_show+0x10 in the kernel's code differs",
+            marks=pytest.mark.extended,
+        ),
     ],
 )
 def test_a_livepatch_that_reports_its_own_success_does_not_pass(
