@@ -12,9 +12,9 @@ GROUP=/trial/group/work
 # Every line that kernel_log.py takes for trouble matches this. More may match: the workload is left out then, no more.
 NOISE='BUG|WARNING|[Pp]anic|PANIC|Oops|\[#[0-9]|UBSAN|CFI failure|ENDBR|rcu|blocked|lockup|LOCKUP|refcount_t|corruption|Call Trace'
 
-centiseconds() { # of the guest's clock; no leading zero, which would make the number octal
+centiseconds() { # of the guest's clock; a number with a leading zero, such as 09, would be octal
     read -r now _ </proc/uptime
-    now=${now%.*}${now#*.}
+    now=$((100 * ${now%.*} + 1${now#*.} - 100))
 }
 
 confine() { # once a guest: a control group that slows down what eats the memory, and bounds the number of processes

@@ -114,3 +114,13 @@ def test_the_script_of_a_workload_changes_no_variable_of_the_scenario() -> None:
     # Set again by each use: the clock, the status of the last step, and what taints() sets.
     shared = {"now", "status", "taint"}
     assert assigned(guest.read_text()) - local & assigned(init.read_text()) <= shared
+
+
+@pytest.mark.parametrize(("uptime", "number"), [("0.90", 90), ("0.08", 8), ("7.09", 709), ("123.00", 12300)])
+def test_the_clock_of_a_guest_is_a_number_from_its_first_second_on(tmp_path: Path, uptime: str, number: int) -> None:
+    (tmp_path / "uptime").write_text(f"{uptime} 1.00\n")
+    found = re.search(r"^centiseconds\(\) \{.*?^\}\n", GUEST.read_text(), re.DOTALL | re.MULTILINE)
+    assert found is not None
+    script = found[0].replace("/proc/uptime", str(tmp_path / "uptime"))
+    done = run(["/bin/busybox", "sh", "-c", f"{script}centiseconds\necho $((now + 0))"])
+    assert (done.status, done.text.strip()) == (0, str(number))
