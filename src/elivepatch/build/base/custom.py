@@ -155,6 +155,8 @@ class CustomMaker:
         check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
         place.report(f"{release}: preparing the source tree")
         listed = maker.prepare()
+        # The preparation of a tree may leave one of its own.
+        (scratch / "tree/Module.symvers").unlink(missing_ok=True)
         take_file(built, "Module.symvers", scratch / "tree/Module.symvers", limit_bytes=_FILE_LIMIT_BYTES)
         take_file(built, "bzImage", scratch / "vmlinuz", limit_bytes=_FILE_LIMIT_BYTES)
         make_module_tree(built, f"lib/modules/{release}", scratch / "symbols", scratch / "modules")
