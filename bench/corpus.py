@@ -34,11 +34,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.builders.common import BuildContext
 from elivepatch.build.builders.select import VERSIONS, build_with_selected
 from elivepatch.model.build import BuildOutcome, BuildRequest, PatchedFunction
 from elivepatch.model.errors import ElivepatchError, Kind
+from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.patch.parse import read_series
 from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel

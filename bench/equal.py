@@ -25,12 +25,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.builders.reference import ReferenceBuilder
 from elivepatch.build.builders.select import VERSIONS
 from elivepatch.build.checks.equality import differences, read_facts
 from elivepatch.model.build import BuildOutcome
+from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.trial import Expectation
 from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.settings import ServerSettings

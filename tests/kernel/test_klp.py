@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from edits import Edit, after, before, patch_of, series_of
 
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.builders.klp import KlpBuilder
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.build import BuildOutcome
+from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.series import PatchSeries
 from elivepatch.model.trial import Expectation
 from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel

@@ -36,17 +36,27 @@ KMSG = Edit(
 Built = Callable[..., BuildOutcome]
 
 
-def test_what_ran_is_counted_and_what_never_ran_is_named(
-    base: Base, build: Built, tmp_path: Path, settings: ServerSettings
-) -> None:
-    built = build(base, patch_of(base.tree, MEMINFO, CRASH), name="livepatch_worked")
-    assert built.module is not None, built.problem
-    report = run_trial(
-        kernel=guest_kernel(base), livepatch=built.module, livepatch_name="livepatch_worked", parents=(),
-        expectations=(), work_dir=tmp_path / "work", cache_dir=settings.cache_dir, functions=built.functions,
-        workload_s=8,
-    )  # fmt: skip
-    assert report.problems == ()
+@pytest.fixture
+def worked(build: Built, tmp_path: Path, settings: ServerSettings) -> Callable[..., TrialReport]:
+    """Build a livepatch of edits and return the report of its trial, with the workload."""
+
+    def report_of(base: Base, *edits: Edit) -> TrialReport:
+        built = build(base, patch_of(base.tree, *edits), name="livepatch_worked")
+        assert built.module is not None, built.problem
+        report = run_trial(
+            kernel=guest_kernel(base), livepatch=built.module, livepatch_name="livepatch_worked", parents=(),
+            expectations=(), work_dir=tmp_path / "work", cache_dir=settings.cache_dir, functions=built.functions,
+            workload_s=8,
+        )  # fmt: skip
+        assert report.problems == ()
+        assert report.workload_left_out == ""
+        return report
+
+    return report_of
+
+
+def test_what_ran_is_counted_and_what_never_ran_is_named(base: Base, worked: Callable[..., TrialReport]) -> None:
+    report = worked(base, MEMINFO, CRASH)
     calls = {one.function: one.calls for one in report.functions}
     assert calls.keys() == {"meminfo_proc_show", "sysrq_handle_crash"}
     assert calls["sysrq_handle_crash"] == 0
@@ -55,22 +65,14 @@ def test_what_ran_is_counted_and_what_never_ran_is_named(
     assert [one.name for one in report.workload] == ["tty", "proc"]
     assert all(phase in {"ran", "stopped"} for one in report.workload for phase in (one.before, one.during, one.after))
     assert 0 < report.workload_seconds < 16
-    assert report.workload_left_out == ""
 
 
 @pytest.mark.extended
 def test_a_kernel_without_kprobes_counts_by_its_tracer(
-    backend: LocalBackend, build: Built, tmp_path: Path, settings: ServerSettings
+    backend: LocalBackend, worked: Callable[..., TrialReport]
 ) -> None:
     own = small_kernel(backend, "6.12", Path(__file__).with_name("data") / "cmdline-base.patch", suffix="-own")
-    built = build(own, patch_of(own.tree, MEMINFO, KMSG), name="livepatch_traced")
-    assert built.module is not None, built.problem
-    report = run_trial(
-        kernel=guest_kernel(own), livepatch=built.module, livepatch_name="livepatch_traced", parents=(),
-        expectations=(), work_dir=tmp_path / "work", cache_dir=settings.cache_dir, functions=built.functions,
-        workload_s=8,
-    )  # fmt: skip
-    assert report.problems == ()
+    report = worked(own, MEMINFO, KMSG)
     calls = {one.function: one.calls for one in report.functions}
     assert calls["kmsg_open"] == 0
     assert (calls["meminfo_proc_show"] or 0) > 0

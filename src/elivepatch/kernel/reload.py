@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 
 from elivepatch.kernel.elf import SHT_RELA, ElfFile
+from elivepatch.model.kernel import VMLINUX
 
 CLEARING_FUNCTION = "clear_relocate_add"
 """Function of a kernel that can load a livepatched module again."""
 
 _RELOCATIONS = re.compile(r"\.klp\.rela\.([A-Za-z0-9_]{1,55})\.")
-_VMLINUX = "vmlinux"
 
 
 def relocated_modules(livepatch: ElfFile) -> tuple[str, ...]:
@@ -26,4 +26,4 @@ def relocated_modules(livepatch: ElfFile) -> tuple[str, ...]:
         for section in livepatch.sections
         if section.kind == SHT_RELA and section.size and (match := _RELOCATIONS.match(section.name))
     }
-    return tuple(sorted(found - {_VMLINUX}))
+    return tuple(sorted(found - {VMLINUX}))

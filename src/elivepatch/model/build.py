@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from elivepatch.model.errors import Problem
-from elivepatch.model.kernel import Digest, KernelIdentity, parse_release
+from elivepatch.model.kernel import VMLINUX, Digest, KernelIdentity, parse_release
 from elivepatch.model.series import BasePatch, PatchReference, PatchSeries, SeriesReference, SourcePatch
 from elivepatch.model.trial import Expectation, check_expectations
 
@@ -244,6 +244,11 @@ class Livepatch:
     functions: tuple[PatchedFunction, ...]
     notes: tuple[Note, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules whose functions it replaces, by name."""
+        return tuple(sorted({function.object for function in self.functions} - {VMLINUX}))
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping of the fields."""

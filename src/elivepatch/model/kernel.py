@@ -18,6 +18,9 @@ BuildId = NewType("BuildId", str)
 Digest = NewType("Digest", str)
 """A SHA-256, 64 lower-case hexadecimal digits."""
 
+VMLINUX = "vmlinux"
+"""The object that is the kernel itself; every other object of a livepatch is a module."""
+
 _RELEASE = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9.+~_-]{0,80}")
 
 

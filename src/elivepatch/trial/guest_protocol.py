@@ -61,6 +61,16 @@ class Records:
             return None
         return Step(int(status), words[:OBSERVATION_LIMIT_BYTES].decode(errors="replace"))
 
+    def ok(self, scope: str, key: str) -> bool:
+        """Return True if the record of a step arrived and the step succeeded."""
+        step = self.step(scope, key)
+        return step is not None and step.ok
+
+    def failed(self, scope: str, key: str) -> Step | None:
+        """Return a step whose record arrived and that failed, None otherwise."""
+        step = self.step(scope, key)
+        return None if step is None or step.ok else step
+
     def clock_s(self, scope: str, key: str) -> float | None:
         """Return a record with the guest's uptime in seconds, None if it is missing or not a number."""
         value = self.values.get((scope, key), b"")

@@ -16,8 +16,7 @@ from elivepatch.advisory.exposure.sources import KernelSources
 from elivepatch.advisory.exposure.verdicts import FixOutcome, FixVerdict
 from elivepatch.advisory.exposure.version import KernelVersion
 from elivepatch.advisory.records.record import Record
-
-VMLINUX = "vmlinux"
+from elivepatch.model.kernel import VMLINUX
 
 _CODE = (".c", ".S", ".rs")
 _NOT_THE_KERNEL = ("Documentation/", "tools/", "samples/", "scripts/", "LICENSES/", "usr/")

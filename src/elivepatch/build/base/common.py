@@ -14,7 +14,7 @@ from pathlib import Path
 
 from elivepatch.build.base.debug_info import DebugInfo, read_debug_info
 from elivepatch.build.base.kbuild import section_flags
-from elivepatch.build.base.store import VMLINUX, Base, Bases
+from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.base.toolchain import HELPER, Toolchain, Toolchains, declarations
 from elivepatch.build.base.tree import TreeMaker, units_of
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
@@ -25,7 +25,7 @@ from elivepatch.files.lock import made_once
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.model.kernel import BuildId, Release
+from elivepatch.model.kernel import VMLINUX, BuildId, Release
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.process import Cancellation
 

@@ -21,7 +21,7 @@ from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modu
 from elivepatch.build.base.debug_info import DebugInfo, check_compiler
 from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.kernel_source import KernelSource, fetch_source
-from elivepatch.build.base.store import BASE_PATCH, VMLINUX, Base
+from elivepatch.build.base.store import BASE_PATCH, Base
 from elivepatch.build.base.tree import TreeMaker, makefile_version, unpack_source
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.build.sandbox.output import files_below, source_text, take_file
@@ -29,7 +29,7 @@ from elivepatch.files.digest import sha256
 from elivepatch.kernel.config import KernelConfig, parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault, UsageError
-from elivepatch.model.kernel import BuildId, Release
+from elivepatch.model.kernel import VMLINUX, BuildId, Release
 
 _BUILD_TIMEOUT_S = 6 * 3600.0
 _FILE_LIMIT_BYTES = 2 << 30

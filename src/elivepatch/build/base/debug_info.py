@@ -7,13 +7,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base.store import VMLINUX
 from elivepatch.build.base.toolchain import Toolchain
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import files_below, take, take_file
 from elivepatch.kernel.compile_units import read_compile_units
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import VMLINUX
 from elivepatch.process import Cancellation
 
 _STRUCTS = {

@@ -17,13 +17,13 @@ from pathlib import Path
 from elivepatch.build.base.apt import Archive, Package, distributions
 from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modules, other_architecture
 from elivepatch.build.base.debug_info import DebugInfo, check_compiler
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.base.tree import unpack_source
 from elivepatch.files.atomic import move
 from elivepatch.kernel.config import parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.model.kernel import Release, parse_release
+from elivepatch.model.kernel import VMLINUX, Release, parse_release
 from elivepatch.process import Cancellation, run
 
 # Suffixes of the releases of a distribution's other architectures.

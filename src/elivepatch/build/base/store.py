@@ -35,12 +35,11 @@ from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.exports import Export, read_symvers
 from elivepatch.kernel.symbols import LinkedSymbols
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release, parse_release
+from elivepatch.model.kernel import VMLINUX, BuildId, Digest, KernelIdentity, Release, parse_release
 
 RECIPE = 2
 """Raised when the way a base is made changes; part of every base's digest."""
 
-VMLINUX = "vmlinux"
 BASE_PATCH = "base patch "
 """Prefix of a base patch in `Base.packages`."""
 

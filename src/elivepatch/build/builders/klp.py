@@ -20,7 +20,7 @@ from pathlib import Path
 from elivepatch.build.account.account import Account, take_account
 from elivepatch.build.account.settlement import Carried, settle, settle_functions
 from elivepatch.build.base.kbuild import make_arguments
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.builders.common import BuildSteps
 from elivepatch.build.builders.klp_messages import not_compiled, not_made, switched_off
 from elivepatch.build.builders.klp_tree import BUILD_VARIABLES, ORIGINALS, KlpTree, klp_tree, unsupported_reason
@@ -40,6 +40,7 @@ from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.model.build import BuildOutcome, Note, PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
+from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.series import PatchSeries
 from elivepatch.patch.parse import TouchedFile
 

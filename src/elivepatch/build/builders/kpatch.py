@@ -14,10 +14,11 @@ import shutil
 from pathlib import Path
 
 from elivepatch.build.base.kbuild import make_arguments
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.base.toolchain import Toolchain
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take_file
+from elivepatch.model.kernel import VMLINUX
 
 TOOLS_PATH = "/tools/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of a sandbox with the directory of `kpatch_tools` at /tools."""

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.base.toolchain import HELPER
 from elivepatch.build.builders.common import BuildSteps
 from elivepatch.build.builders.kpatch import TOOLS_PATH, debuggable_kernel, kpatch_tools
@@ -41,6 +41,7 @@ from elivepatch.kernel.symbols import Block
 from elivepatch.model.build import BuildOutcome, Note, PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Problem
+from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.series import PatchSeries
 from elivepatch.process import Completed
 

@@ -11,8 +11,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from elivepatch.build.base.store import VMLINUX
 from elivepatch.kernel.elf import ElfFile, Relocation, Section
+from elivepatch.model.kernel import VMLINUX
 
 _KPATCH_BYTES = 56
 _KPATCH_SYMPOS, _KPATCH_NAME, _KPATCH_OBJECT = 32, 40, 48

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.checks.threads import thread_mains
 from elivepatch.kernel.elf import ElfFile, Symbol
 from elivepatch.kernel.reload import CLEARING_FUNCTION, relocated_modules
 from elivepatch.model.build import BuildOutcome, Note, PatchedFunction
+from elivepatch.model.kernel import VMLINUX
 
 
 def host_notes(outcome: BuildOutcome, base: Base) -> Iterator[Note]:

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.kernel.elf import R_X86_64_PC32, R_X86_64_PC64, R_X86_64_PLT32, ElfFile, Section, Symbol
 from elivepatch.kernel.exports import Export
 from elivepatch.kernel.symbols import LinkedSymbols
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
+from elivepatch.model.kernel import VMLINUX
 
 _RELATIVE = frozenset((R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_PC64))
 _KEPT_DATA = (".data", ".rodata", ".bss", ".kpatch.callbacks")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.checks.functions import Replaced, read_functions
 from elivepatch.build.checks.lifetime import (
     Reference,
@@ -39,6 +39,7 @@ from elivepatch.kernel.traceable import TracedFunctions
 from elivepatch.model.build import PatchedFunction
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
+from elivepatch.model.kernel import VMLINUX
 
 _LIVEPATCH = 0xFF20  # SHN_LIVEPATCH
 _KLP_SYMBOL = re.compile(r"\.klp\.sym\.([^.]+)\.(.+),(\d+)")

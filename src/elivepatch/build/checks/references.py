@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.checks.functions import pointers_of, text_at
 from elivepatch.build.checks.lifetime import (
     Reference,
@@ -29,6 +29,7 @@ from elivepatch.build.escapes.image import Outside
 from elivepatch.kernel.elf import BIND_GLOBAL, BIND_LOCAL, R_X86_64_PLT32, TYPE_FUNC, ElfFile, Relocation
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, Problem
+from elivepatch.model.kernel import VMLINUX
 
 _RELOCATION_BYTES, _RELOCATION_DEST, _RELOCATION_TYPE, _RELOCATION_ADDEND = 40, 0, 8, 16
 _RELOCATION_OBJECT, _RELOCATION_SYMBOL = 24, 32

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.escapes.flow import Escape, find_escapes
 from elivepatch.build.escapes.image import Image, Node, Outside
 from elivepatch.build.sandbox.bubblewrap import Sandbox
 from elivepatch.kernel.disassembly import read_listing
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.prototypes import Prototype, prototypes
+from elivepatch.model.kernel import VMLINUX
 from elivepatch.process import Cancellation
 
 

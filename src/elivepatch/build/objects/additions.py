@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.objects.compile import Compiler
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
+from elivepatch.model.kernel import VMLINUX
 
 # Sections of code that the kernel runs once at boot, or when a module is inserted or removed: never a livepatch's.
 _RUN_ONCE = (".init.", ".exit.", ".initcall", ".exitcall", "___initcall")

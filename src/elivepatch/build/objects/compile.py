@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.base.kbuild import make_arguments, without_sections
-from elivepatch.build.base.store import VMLINUX, Base
+from elivepatch.build.base.store import Base
 from elivepatch.build.objects.messages import error_lines
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
 from elivepatch.build.sandbox.output import files_below, take, take_file
@@ -34,6 +34,7 @@ from elivepatch.files.sealed import is_whole, publish_sealed
 from elivepatch.kernel.compile_units import Unit
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, EnvironmentFault
+from elivepatch.model.kernel import VMLINUX
 from elivepatch.process import Cancellation, Completed
 
 _SAVED = re.compile(r"(?m)^(?:saved)?cmd_\S+ := (.*)$")

@@ -32,28 +32,21 @@ def _expectation(text: str) -> Expectation:
     if "=~" in text or not text.endswith(SUFFIXES):
         return Expectation.parse(text)
     file = Path(text)
-    return Expectation.of(Predicate.of(file.name, _content(file, SOURCE_LIMIT_BYTES, "predicate")))
+    content = _content(file, SOURCE_LIMIT_BYTES, "predicate", "Give the path of a file that you can read.")
+    return Expectation.of(Predicate.of(file.name, content))
 
 
-def _content(file: Path, limit_bytes: int, code: str) -> bytes:
+def _content(file: Path, limit_bytes: int, code: str, advice: str) -> bytes:
     """Return a file's content, at most one byte more than the limit; raises UsageError if it cannot be read."""
     try:
         with file.open("rb") as stream:
             return stream.read(limit_bytes + 1)
     except OSError as error:
-        raise UsageError(
-            code, f"{file} cannot be read: {error.strerror}.", advice="Give the path of a file that you can read."
-        ) from error
+        raise UsageError(code, f"{file} cannot be read: {error.strerror}.", advice=advice) from error
 
 
 def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(SERIES_LIMIT_BYTES + 1)
-    except OSError as error:
-        raise UsageError(
-            "patch-file", f"{file} cannot be read: {error.strerror}.", advice="Give files that hold source patches."
-        ) from error
+    content = _content(file, SERIES_LIMIT_BYTES, "patch-file", "Give files that hold source patches.")
     if len(content) > SERIES_LIMIT_BYTES:
         raise UsageError("patch-file", f"{file} is larger than 24 MiB.", advice="Send only what the fix needs.")
     if content.startswith(_ELF):

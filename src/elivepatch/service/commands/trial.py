@@ -28,7 +28,6 @@ from elivepatch.trial.shell import open_shell
 from elivepatch.trial.workload.guest_files import NO_WORKLOAD
 
 _TERMINAL = "/dev/tty"
-_VMLINUX = "vmlinux"
 
 
 def register(subparsers: Subparsers) -> None:
@@ -84,10 +83,10 @@ class _Replay:
     def shell(self, phase: str, terminal: int) -> tuple[float, Problem | None]:
         """Give the guest's console to the terminal at `phase`; return the seconds, and a problem if it was not so."""
         base = self.backend.base(self.kept.livepatch.kernel.release)
-        parents = sorted({one.object for one in self.kept.livepatch.functions} - {_VMLINUX})
         predicates = self.backend.predicates(base, self.kept.expectations, Cancellation.new())
+        livepatch, expectations = self.kept.livepatch, self.kept.expectations
         case = TrialCase.of(
-            self._module(), self.kept.livepatch.name, parents, self.kept.expectations, NO_WORKLOAD, None, predicates
+            self._module(), livepatch.name, livepatch.modules, expectations, NO_WORKLOAD, predicates=predicates
         )
         end = open_shell(
             kernel=guest_kernel(base),

@@ -20,7 +20,7 @@ from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomMaker
 from elivepatch.build.base.provenance import distribution_changelog, package_version, source_files
 from elivepatch.build.base.stock import StockMaker
-from elivepatch.build.base.store import VMLINUX, Base, Bases
+from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.builders.common import BuildContext, BuildSteps
 from elivepatch.build.builders.select import VERSIONS, build_with_selected
@@ -29,7 +29,7 @@ from elivepatch.files.digest import sha256, sha256_json
 from elivepatch.files.lock import Locked, exclusive_lock
 from elivepatch.files.signature import signature_of_all
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note
-from elivepatch.model.kernel import Digest, KernelIdentity
+from elivepatch.model.kernel import VMLINUX, Digest, KernelIdentity
 from elivepatch.model.progress import Progress, silent
 from elivepatch.model.trial import Expectation, TrialReport
 from elivepatch.process import Cancellation
@@ -218,14 +218,13 @@ class LocalBackend:
         It is also loaded over `earlier`, a livepatch that it replaces, if there is one.
         """
         base = self.base(livepatch.kernel.release)
-        parents = sorted({function.object for function in livepatch.functions} - {VMLINUX})
         predicates = self.predicates(base, expectations, cancellation)
         try:
             return run_trial(
                 kernel=guest_kernel(base),
                 livepatch=module,
                 livepatch_name=livepatch.name,
-                parents=parents,
+                parents=livepatch.modules,
                 expectations=expectations,
                 work_dir=work_dir,
                 cache_dir=self._settings.cache_dir,

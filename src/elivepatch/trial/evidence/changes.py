@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.trial import ModuleChange, ModuleReload
 from elivepatch.trial.case import TrialCase, module_name
 from elivepatch.trial.evidence.objects import patched_objects, refused_by_livepatch, words_of
@@ -16,7 +17,6 @@ from elivepatch.trial.guest_protocol import Records
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _OF_RELOADS = {"reloaded": "seen", "refused": "refused", "unpatched": "failed"}
-_VMLINUX = "vmlinux"
 _STAYS = "the livepatch stays in memory, so it is loaded once"
 _NEEDS = "the livepatch uses its exported symbols, so it must come first"
 
@@ -28,7 +28,7 @@ def changes_of(
     live = patched_objects(scope, "objects.1", records)
     return tuple(
         change
-        for module in sorted(set(map(module_name, case.parents)) - {_VMLINUX})
+        for module in sorted(set(map(module_name, case.parents)) - {VMLINUX})
         if live.get(module)
         for change in (*_late(scope, module, case, records), *_reloaded(scope, module, records, reloads))
     )
@@ -80,7 +80,7 @@ def _late(scope: str, module: str, case: TrialCase, records: Records) -> Iterato
 
 
 def _reloaded(scope: str, module: str, records: Records, reloads: Sequence[ModuleReload]) -> Iterator[ModuleChange]:
-    unloaded = _ok(scope, f"removed.{module}", records)
+    unloaded = records.ok(scope, f"removed.{module}")
     if unloaded:
         yield ModuleChange(module=module, change="unloaded", result="seen")
     for one in (one for one in reloads if one.module == module):
@@ -90,9 +90,4 @@ def _reloaded(scope: str, module: str, records: Records, reloads: Sequence[Modul
 
 
 def _taken(scope: str, case: TrialCase, records: Records) -> list[str]:
-    return [one for one in map(module_name, case.parents) if _ok(scope, f"taken.{one}", records)]
-
-
-def _ok(scope: str, key: str, records: Records) -> bool:
-    step = records.step(scope, key)
-    return step is not None and step.ok
+    return [one for one in map(module_name, case.parents) if records.ok(scope, f"taken.{one}")]

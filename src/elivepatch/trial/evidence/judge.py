@@ -112,13 +112,11 @@ class _CaseReview:
         return self.records.step(self.scope, key)
 
     def ok(self, key: str) -> bool:
-        step = self.step(key)
-        return step is not None and step.ok
+        return self.records.ok(self.scope, key)
 
     def failed(self, key: str) -> Step | None:
         """Return the step if its record arrived and it failed."""
-        step = self.step(key)
-        return None if step is None or step.ok else step
+        return self.records.failed(self.scope, key)
 
     @property
     def done(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.trial import ModuleReload, NotLive
 from elivepatch.trial.case import TrialCase, module_name
 from elivepatch.trial.guest_protocol import Records, Step
@@ -17,7 +18,6 @@ from elivepatch.trial.guest_protocol import Records, Step
 _LINE = re.compile(r"([A-Za-z0-9_]{1,55}) ([01-]) ([01])")
 _BUSYBOX_PREFIX = re.compile(r"^(?:insmod: can't insert|rmmod: can't unload module) '[^']*': ")
 _NO_HARDWARE = ("No such device", "Operation not supported", "not supported")  # ENODEV, ENXIO and EOPNOTSUPP
-_VMLINUX = "vmlinux"
 
 
 def not_live(scope: str, case: TrialCase, records: Records, missing: Sequence[str]) -> tuple[NotLive, ...]:
@@ -28,7 +28,7 @@ def not_live(scope: str, case: TrialCase, records: Records, missing: Sequence[st
     if not records.has(scope, "objects.1"):
         return ()
     seen = patched_objects(scope, "objects.1", records)
-    wanted = {module_name(parent) for parent in case.parents} - {_VMLINUX}
+    wanted = {module_name(parent) for parent in case.parents} - {VMLINUX}
     names = [name for name in sorted(wanted | set(seen)) if not seen.get(name, False)]
     return tuple(NotLive(object=name, why=_why(scope, name, records, missing)) for name in names)
 

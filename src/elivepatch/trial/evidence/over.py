@@ -14,7 +14,7 @@ from elivepatch.model.trial import OverEarlier
 from elivepatch.trial.case import TrialCase, module_name
 from elivepatch.trial.evidence.kernel_log import tail
 from elivepatch.trial.evidence.objects import words_of
-from elivepatch.trial.guest_protocol import Records, Step
+from elivepatch.trial.guest_protocol import Records
 
 _STEPS = ("load.3", "settled.3", "live.3", "disable.3", "gone.3", "unload.3")
 _ADVICE = "Hosts load it so. Look for state that the earlier livepatch keeps (struct klp_state) or leaves behind."
@@ -41,16 +41,16 @@ def over_earlier_of(scope: str, case: TrialCase, records: Records) -> OverEarlie
     fault = next(over_faults(scope, case, records), None)
     if fault is not None:
         return OverEarlier(name=name, result="failed", words=fault.message)
-    if over_tried(scope, case, records) and all(_ok(scope, key, records) for key in _STEPS):
+    if over_tried(scope, case, records) and all(records.ok(scope, key) for key in _STEPS):
         return OverEarlier(name=name, result="replaced")
-    early = next((step for key in ("load.0", "settled.0") if (step := _failed(scope, key, records))), None)
+    early = next((step for key in ("load.0", "settled.0") if (step := records.failed(scope, key))), None)
     words = f"the earlier livepatch cannot be loaded here: {words_of(early)}" if early else "the trial ended before"
     return OverEarlier(name=name, result="not-tried", words=words)
 
 
 def over_tried(scope: str, case: TrialCase, records: Records) -> bool:
     """Return whether the earlier livepatch was live, so that every later step must have its record."""
-    return case.earlier is not None and not case.stays and _ok(scope, "settled.0", records)
+    return case.earlier is not None and not case.stays and records.ok(scope, "settled.0")
 
 
 def over_complete(scope: str, case: TrialCase, records: Records) -> bool:
@@ -58,8 +58,8 @@ def over_complete(scope: str, case: TrialCase, records: Records) -> bool:
     if case.earlier is None or case.stays:
         return True
     if not over_tried(scope, case, records):
-        return any(_failed(scope, key, records) for key in ("load.0", "settled.0"))
-    return records.has(scope, "log.over") and all(_ok(scope, key, records) for key in _STEPS)
+        return any(records.failed(scope, key) for key in ("load.0", "settled.0"))
+    return records.has(scope, "log.over") and all(records.ok(scope, key) for key in _STEPS)
 
 
 def over_faults(scope: str, case: TrialCase, records: Records) -> Iterator[Fault]:
@@ -67,11 +67,11 @@ def over_faults(scope: str, case: TrialCase, records: Records) -> Iterator[Fault
     if case.earlier is None:
         return
     name, rest = module_name(case.earlier.name), tail(records.text(scope, "log.rest"))
-    if step := _failed(scope, "load.3", records):
+    if step := records.failed(scope, "load.3"):
         yield Fault(
             message=f"The kernel refuses to load the livepatch while {name} is live: {words_of(step)}.", excerpt=rest
         )
-    if step := _failed(scope, "settled.3", records):
+    if step := records.failed(scope, "settled.3"):
         yield Fault(
             message=f"The transition from {name} to the livepatch does not end: a task never leaves a patched "
             "function.",
@@ -90,17 +90,7 @@ def over_faults(scope: str, case: TrialCase, records: Records) -> Iterator[Fault
         ("gone.3", "has a transition back that does not end"),
         ("unload.3", "cannot be unloaded"),
     ):
-        if step := _failed(scope, key, records):
+        if step := records.failed(scope, key):
             yield Fault(
                 message=f"The livepatch {what} after it has replaced {name}.", excerpt=step.words, late=key == "gone.3"
             )
-
-
-def _failed(scope: str, key: str, records: Records) -> Step | None:
-    step = records.step(scope, key)
-    return None if step is None or step.ok else step
-
-
-def _ok(scope: str, key: str, records: Records) -> bool:
-    step = records.step(scope, key)
-    return step is not None and step.ok

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from elivepatch.model.kernel import VMLINUX
 from elivepatch.trial.outside.entry import EntryCode
 from elivepatch.trial.outside.errors import NotSeen
 from elivepatch.trial.outside.guest import Guest, LiveFunction, Module
 from elivepatch.trial.outside.sites import CALL_BYTES, Changes, Sites, called, compare
 
-_VMLINUX = "vmlinux"
 _FAULTS_LIMIT = 4
 
 
@@ -125,7 +125,7 @@ def redirections(
     listed = {
         Function(one.object, one.name, one.sympos): one for one in guest.livepatches.get(livepatch, ()) if not one.nop
     }
-    loaded = {_VMLINUX} | {one.name for one in guest.modules}
+    loaded = {VMLINUX} | {one.name for one in guest.modules}
     wanted = [one for one in functions or listed if one.object in loaded]
     more = [one for one in listed if functions and one not in functions]
     return (
@@ -140,7 +140,7 @@ def _redirection(
     address = _address(guest, function, live)
     if address is None:
         return Redirection(function, 0, False, "the kernel lists no livepatch that replaces it")
-    slide = guest.slide if function.object == _VMLINUX else 0
+    slide = guest.slide if function.object == VMLINUX else 0
     entry = _sites(guest, function.object, before).entry_of(address - slide)
     if entry is None:
         return Redirection(function, 0, False, "ftrace has no place at its entry")
@@ -184,7 +184,7 @@ def _fault_behind(guest: Guest, livepatch: str, address: int, live: LiveFunction
 
 def _address(guest: Guest, function: Function, live: LiveFunction | None) -> int | None:
     """Return the address of the old function, in the kernel from vmlinux, in a module as the kernel resolved it."""
-    if function.object != _VMLINUX:
+    if function.object != VMLINUX:
         module = next(one for one in guest.modules if one.name == function.object)
         return live.old if live is not None and module.contains(live.old) else None
     same = guest.kernel.named.get(function.name, ())
@@ -195,7 +195,7 @@ def _address(guest: Guest, function: Function, live: LiveFunction | None) -> int
 
 
 def _sites(guest: Guest, owner: str, before: Baseline) -> Sites:
-    if owner == _VMLINUX:
+    if owner == VMLINUX:
         return guest.kernel.sites
     module = next(one for one in guest.modules if one.name == owner)
     return before.modules[module][2] if module in before.modules else guest.sites_of(module)

@@ -5,19 +5,13 @@
 # and mounts, so that it cannot signal or restart the guest; what it leaves behind ends with the first process there. A
 # control group bounds its memory and its processes. A kernel that lacks one of these bounds the time all the same.
 
-GROUP_TOP=/run/groups
 LATE=124 # status of a predicate that was stopped at its time limit (model/predicate.py)
 
-mkdir -p "$GROUP_TOP"
-mount -t cgroup2 cgroup2 "$GROUP_TOP" 2>/dev/null
-for controller in memory pids; do
-    { echo "+$controller" >"$GROUP_TOP/cgroup.subtree_control"; } 2>/dev/null
-done
 apart="unshare -m -p -f --mount-proc"
 $apart true 2>/dev/null || apart=
 
 grouped() { # MIB PROCESSES: make a fresh control group
-    group=$GROUP_TOP/predicate
+    group=$GROUPS_TOP/predicate
     mkdir "$group" 2>/dev/null || return
     {
         # Not memory.max: the kernel prints a trace when it kills, and the trial could not tell whose fault that is.

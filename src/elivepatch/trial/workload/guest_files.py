@@ -57,7 +57,7 @@ def devices(workloads: Iterable[Workload]) -> tuple[str, ...]:
 def plan(functions: Sequence[PatchedFunction], budget_s: float) -> Workload:
     """Return the workload for a livepatch that replaces `functions`; no program runs with a budget of 0."""
     chosen = choose(functions) if budget_s > 0 else ()
-    lacking = {one.program.name: sorted(tools.pack(_tools(one)).missing) for one in chosen}
+    lacking = {one.program.name: sorted(tools.missing(_tools(one))) for one in chosen}
     return Workload(
         functions=tuple(functions),
         programs=tuple(one for one in chosen if not lacking[one.program.name]),
@@ -79,7 +79,7 @@ def shared(workloads: Iterable[Workload]) -> list[cpio.CpioEntry]:
         entries.append(cpio.directory(f"{_PLACE}/programs"))
         names = sorted(one.name for one in PROGRAMS.iterdir() if one.is_file())  # they call each other
         entries += [cpio.file(f"{_PLACE}/programs/{name}", PROGRAMS.joinpath(name).read_bytes()) for name in names]
-    return [*entries, *tools.pack(tuple(used)).entries]
+    return entries + tools.pack(used)
 
 
 def of_case(place: str, workload: Workload, modules: Sequence[str]) -> list[cpio.CpioEntry]:

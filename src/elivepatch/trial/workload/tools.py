@@ -8,9 +8,7 @@ first. Equal files give equal bytes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from elivepatch.kernel.elf import ElfFile
@@ -29,36 +27,33 @@ _PLUGINS = {"iptables-legacy": ("xtables", ("libxt_*.so", "libipt_*.so", "libip6
 """Directories that a program loads plugins from, below a library directory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Packed:
-    """The files of the tools that this machine has, and the names of those that it lacks."""
-
-    entries: tuple[cpio.CpioEntry, ...]
-    missing: frozenset[str]
+def missing(names: Collection[str]) -> frozenset[str]:
+    """Return the names of the tools that this machine lacks, or of which it lacks a library."""
+    return _files(names)[1]
 
 
-def pack(names: Sequence[str]) -> Packed:
-    """Return the tools with these names, with their libraries and plugins."""
-    return _pack(tuple(sorted(set(names))))
+def pack(names: Collection[str]) -> list[cpio.CpioEntry]:
+    """Return the tools with these names that this machine has, with their libraries and plugins."""
+    files, _lacking = _files(names)
+    directories = sorted({str(parent) for name in files for parent in Path(name).parents} - {"."})
+    entries = [cpio.directory(name) for name in directories]
+    return entries + [cpio.file(name, path.read_bytes(), executable=True) for name, path in sorted(files.items())]
 
 
-@lru_cache(maxsize=8)
-def _pack(names: tuple[str, ...]) -> Packed:
+def _files(names: Collection[str]) -> tuple[dict[str, Path], frozenset[str]]:
+    """Return the files of the tools by their places in the guest, and the names of the tools that are missing."""
     files: dict[str, Path] = {}
-    missing = set()
-    for name in names:
+    lacking = set()
+    for name in sorted(names):
         program = _find(name, _PROGRAM_PLACES)
         if program is None or not _add(program, files):
-            missing.add(name)
+            lacking.add(name)
             continue
         files[f"{_PLACE}/{name}"] = program
         for plugin in _plugins(name):
             if _add(plugin, files):
                 files[f"{_PLACE}/{_PLUGINS[name][0]}/{plugin.name}"] = plugin
-    directories = sorted({str(parent) for name in files for parent in Path(name).parents} - {"."})
-    entries = [cpio.directory(name) for name in directories]
-    entries += [cpio.file(name, path.read_bytes(), executable=True) for name, path in sorted(files.items())]
-    return Packed(entries=tuple(entries), missing=frozenset(missing))
+    return files, frozenset(lacking)
 
 
 def needed(path: Path) -> tuple[tuple[str, ...], str]:

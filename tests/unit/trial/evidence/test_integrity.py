@@ -5,27 +5,18 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from trial_records import CASE, SCOPE
 
 from elivepatch.model.build import PatchedFunction
 from elivepatch.model.errors import Kind
-from elivepatch.model.trial import Expectation
-from elivepatch.trial.case import TrialCase
 from elivepatch.trial.evidence.integrity import Session, check_integrity
 from elivepatch.trial.guest_protocol import parse
 from elivepatch.trial.workload.choice import Chosen, Program
 from elivepatch.trial.workload.guest_files import Workload
 
-SCOPE = "000000"
-CASE = TrialCase(
-    livepatch=Path("x.ko"),
-    name="livepatch_x",
-    parents=("dummy",),
-    expectations=(Expectation(command="/proc/cmdline", pattern="patched"),),
-)
 # Name, content, the second of this machine's clock at which the record arrives.
 HONEST: list[tuple[str, bytes, float]] = [
     ("begin", b"", 7.0), ("module.dummy", b"0\n", 7.1), ("before.000", b"0\nas ever\n", 7.2), ("log.before", b"", 7.2),

@@ -25,8 +25,6 @@ from elivepatch.trial.case import EarlierLivepatch
 _BEGINNINGS = 64
 """Beginnings of a series that are looked for, the longest ones: a host adds few patches at once."""
 
-_VMLINUX = "vmlinux"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
@@ -45,8 +43,7 @@ class Found:
             return None
         path = directory / "earlier.ko"
         path.write_bytes(self.module)
-        parents = {function.object for function in self.livepatch.functions} - {_VMLINUX}
-        return EarlierLivepatch(livepatch=path, name=self.livepatch.name, parents=tuple(sorted(parents)))
+        return EarlierLivepatch(livepatch=path, name=self.livepatch.name, parents=self.livepatch.modules)
 
     def not_tried(self) -> OverEarlier | None:
         """Return the reason for the report; None if there is an earlier livepatch, or nothing to be said."""
