@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,8 @@ def _replay(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         raise UsageError(
             "usage", "--phase is the place of a shell, so it needs --interactive.", advice="Add --interactive."
         )
-    # First: a session that cannot be opened should not cost a boot.
+    # First: a file or a session that cannot be opened should not cost a boot.
+    _require_writable(arguments.console)
     terminal = _terminal() if arguments.interactive else None
     settings = settings_of(arguments)
     backend = LocalBackend(settings)
@@ -125,7 +127,7 @@ def _replay(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         finally:
             console = replay.directory / "console.log"
             if arguments.console is not None and console.is_file():
-                arguments.console.write_bytes(console.read_bytes())
+                shutil.copyfile(console, arguments.console)
             if terminal is not None:
                 os.close(terminal)
 
@@ -192,6 +194,19 @@ def _require_same_kernel(kept: KeptTrial, backend: LocalBackend) -> None:
             f"The livepatch is for another build of {kernel.release} than the base that is here now.",
             advice=f"Its build-id is {kernel.build_id}; `elivepatch-server kernel list` shows those that are here.",
         )
+
+
+def _require_writable(file: Path | None) -> None:
+    if file is None:
+        return
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise UsageError(
+            "usage",
+            f"{file} cannot be written: {error.strerror}.",
+            advice="Give --console a file in a directory that you can write to.",
+        ) from error
 
 
 def _terminal() -> int:

@@ -106,6 +106,7 @@ def test_a_replay_that_cannot_be_says_why(
     assert code("nonesuch") == (2, "replay-job")
     assert code(replays.unbuilt) == (2, "replay-job")
     assert code(replays.passed, "--phase", "after") == (2, "usage")
+    assert code(replays.passed, "--console", str(tmp_path / "none/console.log")) == (2, "usage")
     monkeypatch.setattr(trial, "_TERMINAL", str(tmp_path / "no terminal"))
     assert code(replays.passed, "--interactive") == (2, "replay-terminal")
     for blob in (replays.state / "store").rglob("*"):
