@@ -41,6 +41,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the server is started as another user"),
 ]
 
+_TIMEOUTS = ("statement_timeout", "idle_in_transaction_session_timeout")
 CANCELLED = Outcome(result=Result.CANCELLED, reusable=False, report={})
 SUCCESS = Outcome(result=Result.SUCCESS, reusable=True, report={"n": 1}, module_digest=Digest("ab" * 32))
 
@@ -209,6 +210,26 @@ def test_who_waits_for_the_tables_does_not_hold_up_who_makes_them(database: sa.E
         assert waits.is_alive()
     waits.join(timeout=10)
     assert not waits.is_alive()
+
+
+def test_a_process_that_was_frozen_inside_a_transaction_loses_its_locks(database: sa.Engine) -> None:
+    """Otherwise the worker that takes its jobs over would wait for it, and would itself be silent meanwhile."""
+    with database.begin() as other, pytest.raises(sa.exc.DBAPIError) as lost, database.begin() as frozen:
+        frozen.exec_driver_sql("LOCK TABLE builds IN EXCLUSIVE MODE")
+        other.exec_driver_sql("SET LOCAL lock_timeout = '10s'")
+        other.exec_driver_sql("SELECT * FROM builds FOR UPDATE")
+        frozen.execute(sa.text("SELECT 1"))
+    assert lost.value.connection_invalidated
+
+
+def test_the_operators_own_options_of_a_connection_stay(database: sa.Engine) -> None:
+    url = database.url.difference_update_query(["options", "connect_timeout"])
+    url = url.update_query_dict({"options": "-c statement_timeout=7000", "connect_timeout": "3"})
+    engine = open_database(url.render_as_string(hide_password=False))
+    with engine.connect() as connection:
+        shown = [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in _TIMEOUTS]
+    engine.dispose()
+    assert shown == ["7s", "3s"]
 
 
 def test_a_database_that_went_away_with_its_host_is_noticed_in_seconds(database: sa.Engine) -> None:

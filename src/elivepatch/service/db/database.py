@@ -21,7 +21,7 @@ from elivepatch.settings import ServerSettings
 _MIGRATIONS = Path(__file__).with_name("migrations")
 # An advisory lock of PostgreSQL, so that processes that start at once do not make the same tables.
 _MIGRATING = 0x656C7001
-CONNECTION_OPTIONS = {
+_CONNECTION_OPTIONS = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -31,6 +31,11 @@ CONNECTION_OPTIONS = {
 """Options of a connection to PostgreSQL (libpq's names): a database that went away with its host is noticed in seconds.
 The kernel's own limit is a quarter of an hour. TCP sends keepalives on quiet connections only; `tcp_user_timeout`
 bounds data that was sent and never acknowledged."""
+
+_IDLE_MS = 3_000
+"""Milliseconds that a transaction may wait for its process. PostgreSQL then ends the connection: a process that was
+frozen inside a transaction would keep its locks, and the worker that takes its jobs over would wait for them. Shorter
+than the silence of a worker that counts as frozen (jobs/fleet.py), so that nobody has to wait."""
 
 _POLL_S = 0.1
 _RETRY_FOR_S = 120.0
@@ -70,12 +75,22 @@ def open_database(url: str, *, pool_size: int = 20) -> sa.Engine:
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise _malformed_url()
     return sa.create_engine(
-        parsed.set(drivername="postgresql+psycopg"),
+        with_connection_options(parsed).set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
         pool_size=pool_size,
         max_overflow=20,
-        connect_args=dict(CONNECTION_OPTIONS),
     )
+
+
+def with_connection_options(url: sa.URL) -> sa.URL:
+    """Return the URL of a PostgreSQL database with the options that each connection of ours has.
+
+    Options of the operator's URL stay; the server's settings among them (`options`) come first.
+    """
+    given = url.query.get("options", ())
+    settings = [*((given,) if isinstance(given, str) else given), f"-c idle_in_transaction_session_timeout={_IDLE_MS}"]
+    ours = {name: str(value) for name, value in _CONNECTION_OPTIONS.items() if name not in url.query}
+    return url.update_query_dict(ours | {"options": " ".join(settings)})
 
 
 def open_tables(settings: ServerSettings) -> sa.Engine:

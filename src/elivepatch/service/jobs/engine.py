@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, StepOptions
 
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.service.db.database import CONNECTION_OPTIONS, advisory_lock, open_database
+from elivepatch.service.db.database import advisory_lock, open_database, with_connection_options
 from elivepatch.service.jobs.dispatch import POLL_S, Dispatcher
 
 APPLICATION_VERSION = "2"
@@ -93,8 +93,7 @@ def prepare(url: str) -> None:
 def _for_dbos(url: str) -> str:
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        patience = {name: str(value) for name, value in CONNECTION_OPTIONS.items()}
-        parsed = parsed.set(drivername="postgresql").update_query_dict(patience)
+        parsed = with_connection_options(parsed).set(drivername="postgresql")
     return parsed.render_as_string(hide_password=False)
 
 
