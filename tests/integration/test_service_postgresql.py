@@ -214,11 +214,12 @@ def test_who_waits_for_the_tables_does_not_hold_up_who_makes_them(database: sa.E
 
 def test_a_process_that_was_frozen_inside_a_transaction_loses_its_locks(database: sa.Engine) -> None:
     """Otherwise the worker that takes its jobs over would wait for it, and would itself be silent meanwhile."""
-    with database.begin() as other, pytest.raises(sa.exc.DBAPIError) as lost, database.begin() as frozen:
+    with database.connect() as frozen, database.begin() as other:
         frozen.exec_driver_sql("LOCK TABLE builds IN EXCLUSIVE MODE")
         other.exec_driver_sql("SET LOCAL lock_timeout = '10s'")
         other.exec_driver_sql("SELECT * FROM builds FOR UPDATE")
-        frozen.execute(sa.text("SELECT 1"))
+        with pytest.raises(sa.exc.DBAPIError) as lost:
+            frozen.exec_driver_sql("SELECT 1")
     assert lost.value.connection_invalidated
 
 
