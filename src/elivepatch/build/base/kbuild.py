@@ -10,9 +10,10 @@ SECTION_FLAGS = "-I/tools/patch -ffunction-sections -fdata-sections -gz=none"
 """Flags that kpatch compiles with: a section for each function and datum, and its helper macros for patches."""
 
 _RUNTIME_CONSTANTS = ("arch/x86/include/asm/runtime-const.h", "include/asm-generic/runtime-const.h")
-# Its include guard has the name of the other header's, which is therefore not read after it.
-_PLAIN_CONSTANTS = " -include asm-generic/runtime-const.h"
-_ONLY_SECTIONED = re.compile(rf" -f(?:function|data)-sections(?= )|{re.escape(_PLAIN_CONSTANTS)}(?= )")
+# Its include guard has the name of the other header's, which is therefore not read after it. A Makefile that asks if
+# the compiler has an option (`cc-option`) passes these flags without any directory of headers, so the path is whole.
+_PLAIN_CONSTANTS = " -include /src/include/asm-generic/runtime-const.h"
+_ONLY_SECTIONED = re.compile(r" -f(?:function|data)-sections(?= )| -include \S*asm-generic/runtime-const\.h(?= )")
 
 
 def section_flags(tree: Path) -> str:

@@ -46,6 +46,9 @@ _COMMAND_LIMIT_BYTES = 16 << 20
 # Part of each original's name: raised when the files of an original, or what is known of them, change.
 _LAYOUT = 3
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+# kbuild lists this directory twice, below arch/x86 and by itself (ARCH_LIB). For a single object it enters both: first
+# without the rules of the directory's Makefile, by which make makes a source of inat.o, and then with them.
+_TWICE_ENTERED = "arch/x86/lib/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,9 @@ class Compiler:
             upper.mkdir()
             try:
                 # A unit's target comes from the shipped kernel's debug information, never from a patch.
-                script = '"$@" && cp -- "$T" /out/sectioned.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
+                script = (
+                    f'{_making(unit)} && cp -- "$T" /out/sectioned.o && cp -- "${{T%/*}}/.${{T##*/}}.cmd" /out/saved'
+                )
                 done = self._run(["sh", "-c", script, "sh", *self._make(unit)], (), output, unit, upper=upper)
                 done.check(f"Compiling the unpatched {unit.target}")
                 saved = take(output, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
@@ -181,7 +186,7 @@ class Compiler:
             # it compiled the same source without the series, so that what it cannot compile now is the series' fault.
             shutil.rmtree(output)
             output = writable_directory(output)
-            script = '"$@" && cp -- "$T" /out/object.o'
+            script = f'{_making(unit)} && cp -- "$T" /out/object.o'
             done = self._run(["sh", "-c", script, "sh", *self._make(unit)], (layer,), output, unit)
         require_compiled(done, unit.source, f"{unit.source} does not compile with the series.")
         return take_file(output, "object.o", directory / "patched.o", limit_bytes=_OBJECT_LIMIT_BYTES)
@@ -193,7 +198,8 @@ class Compiler:
         """
         unit = Unit(source, f"{source.removesuffix('.c')}.o", ())
         output = writable_directory(directory / "compiled")
-        script = '"$@" && objcopy --strip-debug "$T" /out/object.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
+        taking = 'objcopy --strip-debug "$T" /out/object.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
+        script = f"{_making(unit)} && {taking}"
         done = self._run(["sh", "-c", script, "sh", *self._make(unit)], (layer,), output, unit)
         require_compiled(done, source, f"The new {source} does not compile.")
         saved = take(output, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
@@ -201,7 +207,8 @@ class Compiler:
         return made, parent_of(saved_command(saved))
 
     def _make(self, unit: Unit) -> list[str]:
-        return [*make_arguments(self.base.cc, 1), f"KCFLAGS={self.base.section_flags}", unit.target]
+        going_on = ["-k"] if unit.target.startswith(_TWICE_ENTERED) else []
+        return [*make_arguments(self.base.cc, 1), *going_on, f"KCFLAGS={self.base.section_flags}", unit.target]
 
     def _saved(self, unit: Unit, original: Original, command: str, layers: Sequence[Path], output: Path) -> Completed:
         return self._after_make(f'{command} && cp -- "$T" /out/object.o', layers, output, unit, original)
@@ -211,7 +218,7 @@ class Compiler:
     ) -> Completed:
         """Run a script in the tree, after make if the object is made from files that make makes."""
         if original.generated:
-            script = f'"$@" >/dev/null && {script}'
+            script = f"{_making(unit)} >/dev/null && {script}"
         return self._run(["sh", "-c", script, "sh", *self._make(unit)], layers, output, unit)
 
     def _run(
@@ -233,6 +240,12 @@ class Compiler:
         scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=originals))
         os.chown(scratch, BUILD_UID, BUILD_UID)
         return scratch
+
+
+def _making(unit: Unit) -> str:
+    """Return the shell command that runs make and succeeds if it made the object."""
+    # make deletes an object that it failed to make (.DELETE_ON_ERROR), so one that is there was made.
+    return '{ "$@" || [ -f "$T" ]; }' if unit.target.startswith(_TWICE_ENTERED) else '"$@"'
 
 
 @contextmanager

@@ -63,8 +63,13 @@ def test_a_plain_compile_is_the_same_command_without_section_flags(tmp_path: Pat
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     command = f"gcc -O2 -g {section_flags(tmp_path)} -c -o a.o a.c"
-    assert ("-include asm-generic" in command) is (len(headers) == 2)
+    assert ("-include /src/include/asm-generic" in command) is (len(headers) == 2)
     assert without_sections(command) == "gcc -O2 -g -I/tools/patch -gz=none -c -o a.o a.c"
+
+
+def test_the_flags_of_a_base_from_before_are_removed_too() -> None:
+    flags = "-I/tools/patch -ffunction-sections -fdata-sections -gz=none -include asm-generic/runtime-const.h"
+    assert without_sections(f"gcc -O2 {flags} -c -o a.o a.c") == "gcc -O2 -I/tools/patch -gz=none -c -o a.o a.c"
 
 
 def excerpt_of(log: str, status: int) -> str:
