@@ -70,8 +70,10 @@ class BaseContext:
             if (found := self.bases.find(release)) is not None and self._is_current(found):
                 return found
             # Remains of a killed process, and a base made by an older recipe or with an older toolchain.
-            for left in (*self.bases.directory.glob(f".{release}.new-*"), self.bases.directory / release):
+            for left in self.bases.directory.glob(f".{release}.new-*"):
                 shutil.rmtree(left, ignore_errors=True)
+            if (self.bases.directory / release).is_dir():
+                self.bases.remove(release)
             scratch = Path(tempfile.mkdtemp(prefix=f".{release}.new-", dir=self.bases.directory))
             try:
                 scratch.chmod(0o755)

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import lzma
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 from bare_base import bare_base
+from deadline import wait_until
 from outside import OutsideSandbox
 
 from elivepatch.build.base.common import BaseContext, decompress_modules
@@ -79,6 +83,39 @@ def test_a_link_beside_a_compressed_module_is_not_written_through(tmp_path: Path
     with pytest.raises(EnvironmentFault):
         decompress_modules(top, OutsideSandbox().sandbox)
     assert (tmp_path / "secret").read_bytes() == b"of the host"
+
+
+def test_a_base_that_jobs_still_use_gives_way_to_the_new_one(tmp_path: Path) -> None:
+    """A job puts objects into the base by its name, so that a removal file by file would never end."""
+    bases = Bases(tmp_path / "bases")
+    originals = bases.directory / RELEASE / "originals"
+    originals.mkdir(parents=True)
+    gone, stop = threading.Event(), threading.Event()
+
+    def job() -> None:
+        for number in itertools.count():
+            try:
+                (originals / f"{number}.o").touch()
+            except FileNotFoundError:
+                gone.set()
+                return
+            if stop.is_set():
+                return
+
+    def make(scratch: Path) -> Base:
+        assert gone.wait(timeout=10)
+        made = bare_base(scratch, RELEASE)
+        made.save(scratch)
+        return replace(made, directory=bases.directory / RELEASE)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(job)
+        wait_until(lambda: any(originals.iterdir()))
+        try:
+            BaseContext(cast("Toolchains", None), bases, 1).publish(RELEASE, make)
+        finally:
+            stop.set()
+    assert {path.name for path in (bases.directory / RELEASE).iterdir()} == {"base.json", "tree"}
 
 
 def test_a_base_is_on_the_disk_before_anybody_can_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
