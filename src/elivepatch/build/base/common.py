@@ -90,8 +90,6 @@ class BaseContext:
         return self.toolchains.sandbox(self.toolchains.helper())
 
     def _is_current(self, base: Base) -> bool:
-        if base.section_flags != section_flags(base.tree):
-            return False
         return self.toolchains.add(base.toolchain, self.progress).digest == base.toolchain_digest
 
     def begin(self, release: Release, content: bytes, config: KernelConfig, scratch: Path) -> BaseDraft:

@@ -27,7 +27,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from elivepatch.build.base.kbuild import SECTION_FLAGS
+from elivepatch.build.base.kbuild import SECTION_FLAGS, section_flags
 from elivepatch.files.atomic import set_aside, write_atomic
 from elivepatch.files.digest import sha256_json
 from elivepatch.kernel.compile_units import Units
@@ -195,13 +195,16 @@ class Bases:
         shutil.rmtree(doomed, ignore_errors=True)
 
     def find(self, release: Release) -> Base | None:
-        """Return the base of a release, None if it is missing. Raises EnvironmentFault if it is damaged."""
+        """Return the base of a release, None if it is missing or another version made it in another way.
+
+        Raises EnvironmentFault if it is damaged.
+        """
         place = self.directory / release
         try:
             facts = json.loads((place / "base.json").read_text(encoding="utf-8"))
             if facts["recipe"] != RECIPE:
                 return None
-            return Base(directory=place, **facts)
+            base = Base(directory=place, **facts)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
@@ -210,3 +213,4 @@ class Bases:
                 f"The description of base {release} cannot be read.",
                 advice=f"elivepatch-server kernel remove {release}, then kernel add {release}.",
             ) from error
+        return base if base.section_flags == section_flags(base.tree) else None

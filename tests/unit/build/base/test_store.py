@@ -77,6 +77,12 @@ def test_a_base_of_an_older_recipe_is_not_there(tmp_path: Path) -> None:
     assert Bases(tmp_path).list() == []
 
 
+def test_a_base_that_was_prepared_with_other_flags_is_not_there(tmp_path: Path) -> None:
+    made = kept(tmp_path, section_flags="-ffunction-sections")
+    with pytest.raises(EnvironmentFault, match="no base for kernel"):
+        Bases(tmp_path).get(made.release)
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "{}", json.dumps({"recipe": RECIPE}), json.dumps({"recipe": RECIPE, "odd": 1})]
 )
