@@ -24,7 +24,7 @@ NOWHERE = "/dev/null"
 _RUN_AT_BUILD = frozenset(
     {"kernel/bounds.c", "kernel/sched/rq-offsets.c", "certs/extract-cert.c", "arch/x86/lib/x86-opcode-map.txt"}
 )
-# Text files of the kernel tree without a suffix; TODO files are in drivers/staging.
+# Names of text files of the kernel tree that have no suffix; the last one is that of lists in drivers/staging.
 _DOCUMENTS = frozenset({"MAINTAINERS", "CREDITS", ".mailmap", "README", "TODO"})
 
 

@@ -46,6 +46,7 @@ _COMMAND_LIMIT_BYTES = 16 << 20
 # Part of each original's name: raised when the files of an original, or what is known of them, change.
 _LAYOUT = 3
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_KEEP_COMMAND = 'cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
 # kbuild lists this directory twice, below arch/x86 and by itself (ARCH_LIB). For a single object it enters both: first
 # without the rules of the directory's Makefile, by which make makes a source of inat.o, and then with them.
 _TWICE_ENTERED = "arch/x86/lib/"
@@ -116,9 +117,7 @@ class Compiler:
             upper.mkdir()
             try:
                 # A unit's target comes from the shipped kernel's debug information, never from a patch.
-                script = (
-                    f'{_making(unit)} && cp -- "$T" /out/sectioned.o && cp -- "${{T%/*}}/.${{T##*/}}.cmd" /out/saved'
-                )
+                script = f'{_making(unit)} && cp -- "$T" /out/sectioned.o && {_KEEP_COMMAND}'
                 done = self._run(["sh", "-c", script, "sh", *self._make(unit)], (), output, unit, upper=upper)
                 done.check(f"Compiling the unpatched {unit.target}")
                 saved = take(output, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
@@ -198,8 +197,7 @@ class Compiler:
         """
         unit = Unit(source, f"{source.removesuffix('.c')}.o", ())
         output = writable_directory(directory / "compiled")
-        taking = 'objcopy --strip-debug "$T" /out/object.o && cp -- "${T%/*}/.${T##*/}.cmd" /out/saved'
-        script = f"{_making(unit)} && {taking}"
+        script = f'{_making(unit)} && objcopy --strip-debug "$T" /out/object.o && {_KEEP_COMMAND}'
         done = self._run(["sh", "-c", script, "sh", *self._make(unit)], (layer,), output, unit)
         require_compiled(done, source, f"The new {source} does not compile.")
         saved = take(output, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")

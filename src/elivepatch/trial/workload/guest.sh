@@ -57,7 +57,7 @@ needed() { # load the modules that the programs need and that are not there
     local module
     while read -r module; do
         [ -d "/sys/module/$module" ] || ! insmod "/trial/modules/$module.ko" 2>/dev/null || added="$module $added"
-    done <"$dir/work/modules"
+    done <"$dir/tasks/modules"
 }
 
 no_longer_needed() { # the last one first; one that something still uses stays
@@ -70,17 +70,17 @@ no_longer_needed() { # the last one first; one that something still uses stays
 
 work() { # PHASE
     case $1 in before) worked= added= skipped=" " ;; *) [ "$worked" = well ] || return 0 ;; esac
-    [ -s "$dir/work/programs" ] || return 0
+    [ -s "$dir/tasks/programs" ] || return 0
     local began budget end left limit name_of file arguments
     confine
     stage "work.$1"
     centiseconds
     began=$now
-    read -r budget <"$dir/work/budget_s"
+    read -r budget <"$dir/tasks/budget_s"
     # A half of the budget is for the time in which the livepatch is live.
     case $1 in during) end=$((began + budget * 50)) ;; *) end=$((began + budget * 25)) ;; esac
     needed
-    left=$(wc -l <"$dir/work/programs")
+    left=$(wc -l <"$dir/tasks/programs")
     : >/tmp/worked
     while read -r name_of file arguments; do
         centiseconds
@@ -97,7 +97,7 @@ work() { # PHASE
         # shellcheck disable=SC2086 # several arguments
         program "$limit" "$file" $arguments
         echo "$name_of $? $(head -c 300 /tmp/words | tr '\n' ' ')" >>/tmp/worked
-    done <"$dir/work/programs"
+    done <"$dir/tasks/programs"
     if [ "$1" = before ]; then
         worked=well
         taints
@@ -119,7 +119,7 @@ TRACING=/sys/kernel/tracing
 INSTANCE=$TRACING/instances/elivepatch
 
 count_on() { # count the calls of the livepatch's own functions: kprobes have exact counters, the tracer has a buffer
-    [ -s "$dir/work/functions" ] || return 0
+    [ -s "$dir/tasks/functions" ] || return 0
     local number symbol enabled
     counter=none
     if [ -w "$TRACING/kprobe_events" ]; then
@@ -127,7 +127,7 @@ count_on() { # count the calls of the livepatch's own functions: kprobes have ex
         echo 0 >"$TRACING/tracing_on" # the counters do not need the buffer
         while read -r number symbol; do
             { echo "p:elivepatch/f$number $name:$symbol" >>"$TRACING/kprobe_events"; } 2>/dev/null
-        done <"$dir/work/functions"
+        done <"$dir/tasks/functions"
         { echo 1 >"$TRACING/events/elivepatch/enable"; } 2>/dev/null
         { read -r enabled <"$TRACING/events/elivepatch/enable"; } 2>/dev/null && [ "$enabled" = 1 ] || counter=none
     elif mkdir "$INSTANCE" 2>/dev/null; then
@@ -139,7 +139,7 @@ count_on() { # count the calls of the livepatch's own functions: kprobes have ex
 }
 
 count_off() {
-    [ -s "$dir/work/functions" ] || return 0
+    [ -s "$dir/tasks/functions" ] || return 0
     local counts
     counts=
     case $counter in

@@ -95,9 +95,9 @@ def of_case(place: str, workload: Workload, modules: Sequence[str]) -> list[cpio
         "budget_s": [str(ceil(workload.budget_s))],
     }
     return [
-        cpio.directory(f"{place}/work"),
+        cpio.directory(f"{place}/tasks"),
         *(
-            cpio.file(f"{place}/work/{name}", "".join(f"{line}\n" for line in content).encode())
+            cpio.file(f"{place}/tasks/{name}", "".join(f"{line}\n" for line in content).encode())
             for name, content in lists.items()
         ),
     ]

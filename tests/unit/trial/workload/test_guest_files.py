@@ -31,8 +31,8 @@ def test_a_budget_of_nothing_counts_and_runs_nothing() -> None:
     names = {entry.name for entry in guest_files.shared([planned])}
     assert names == {"trial/workload", "trial/workload/guest.sh", "trial/workload/start.sh"}
     lists = {entry.name: entry.content for entry in guest_files.of_case("c", planned, [])}
-    assert lists["c/work/programs"] == b""
-    assert lists["c/work/functions"] == b"000 meminfo_proc_show\n"
+    assert lists["c/tasks/programs"] == b""
+    assert lists["c/tasks/functions"] == b"000 meminfo_proc_show\n"
 
 
 def test_a_program_that_lacks_its_tool_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,9 +44,9 @@ def test_a_program_that_lacks_its_tool_is_left_out_and_named(monkeypatch: pytest
 
 def test_a_case_lists_its_programs_functions_modules_and_budget() -> None:
     lists = {entry.name: entry.content for entry in guest_files.of_case("c", plan([PROC], 7.2), ["loop", "ext2"])}
-    assert lists["c/work/programs"] == b"proc filesystem.sh proc meminfo\n"
-    assert lists["c/work/modules"] == b"loop\next2\n"
-    assert lists["c/work/budget_s"] == b"8\n"
+    assert lists["c/tasks/programs"] == b"proc filesystem.sh proc meminfo\n"
+    assert lists["c/tasks/modules"] == b"loop\next2\n"
+    assert lists["c/tasks/budget_s"] == b"8\n"
 
 
 def test_only_a_workload_for_drivers_adds_devices_each_once() -> None:
