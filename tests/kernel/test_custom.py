@@ -19,6 +19,7 @@ from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomKernel, CustomMaker, KeptBuild
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
 from elivepatch.model.kernel import BuildId, parse_release
@@ -71,6 +72,12 @@ def test_a_base_is_the_kernel_that_was_built(own: Base) -> None:
     assert own.units.by_source["fs/minix/inode.c"].parents == ("minix",)
     assert own.size_bytes < 4 << 30
     assert not list(own.tree.rglob("vmlinux.o")), "what was built is not kept"
+
+
+def test_a_build_in_the_tree_may_write_each_of_its_files(own: Base) -> None:
+    """kpatch-build and klp-build build the whole kernel there, as the user of the sandbox."""
+    owners = {path.lstat().st_uid for path in own.tree.iterdir()}
+    assert owners == {BUILD_UID}
 
 
 def test_what_its_source_package_has_closed_is_closed_in_it_too(backend: LocalBackend, own: Base) -> None:

@@ -157,7 +157,10 @@ class CustomMaker:
         listed = maker.prepare()
         # The preparation of a tree may leave one of its own.
         (scratch / "tree/Module.symvers").unlink(missing_ok=True)
-        take_file(built, "Module.symvers", scratch / "tree/Module.symvers", limit_bytes=_FILE_LIMIT_BYTES)
+        symvers = scratch / "tree/Module.symvers"
+        take_file(built, "Module.symvers", symvers, limit_bytes=_FILE_LIMIT_BYTES)
+        # A build of the whole kernel in the tree, as klp and reference do it, writes it again.
+        os.chown(symvers, BUILD_UID, BUILD_UID)
         take_file(built, "bzImage", scratch / "vmlinuz", limit_bytes=_FILE_LIMIT_BYTES)
         make_module_tree(built, f"lib/modules/{release}", scratch / "symbols", scratch / "modules")
         shutil.rmtree(built)
