@@ -167,6 +167,7 @@ _shtab_elivepatch_server_kernel_defaults_added=0
 
 _shtab_elivepatch_server_kernel_add_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--debugging[also build its debugging kernel, for trials with --thorough\; that takes half an hour, once]"
   "--source[its source\: a directory, REPOSITORY\#TAG, a tar archive, a .dsc, or a package such as linux-source-6.12 or linux-source-6.12\=VERSION]:SOURCE:"
   "--kernel-config[its .config]:FILE:"
   "*--base-patch[a patch that is in the running kernel but not in the source\; once for each patch, in order]:FILE:"

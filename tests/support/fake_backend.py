@@ -26,7 +26,15 @@ from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, 
 from elivepatch.model.errors import EnvironmentFault, Kind, Problem
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release
 from elivepatch.model.progress import Event, Progress
-from elivepatch.model.trial import Expectation, Observation, OverEarlier, TrialReport
+from elivepatch.model.trial import (
+    CalledFunction,
+    DebugTrial,
+    Expectation,
+    Observation,
+    OverEarlier,
+    TrialOutcome,
+    TrialReport,
+)
 from elivepatch.process import Cancellation
 from elivepatch.service.jobs.step_process.messages import Recipe
 from elivepatch.trial.case import EarlierLivepatch
@@ -193,6 +201,28 @@ class FakeBackend:
             seconds=1.5,
             problems=(_of(Kind.FAILURE, "trial-expectation", "An expectation was not met."),) if fails else (),
         )
+
+    def debug_trial(
+        self,
+        request: BuildRequest,
+        replaced: Sequence[PatchedFunction],
+        *,
+        work_dir: Path,
+        console: Path,
+        progress: Progress,  # noqa: ARG002
+        cancellation: Cancellation,  # noqa: ARG002
+    ) -> DebugTrial:
+        words = _words(request)
+        self._note(f"debug {request.release}")
+        assert not any(work_dir.iterdir())
+        if "no-debug-kernel" in words:
+            return DebugTrial(kernel="", why_not="the server has none")
+        console.write_text("[    0.000000] Linux version 6.1.176-debug\r\n")
+        if "kasan-report" in words:
+            found = _of(Kind.FAILURE, "trial-debug", "BUG: KASAN: slab-use-after-free in meminfo_proc_show.")
+            return DebugTrial(kernel="6.1.176-debug", outcome=TrialOutcome.FAILED, problem=found)
+        called = tuple(CalledFunction(object=one.object, function=one.name, calls=3) for one in replaced)
+        return DebugTrial(kernel="6.1.176-debug", outcome=TrialOutcome.PASSED, functions=called, seconds=2.0)
 
     def _note(self, line: str) -> None:
         with self._journal.open("a") as stream:

@@ -50,7 +50,8 @@ class Policy:
 
     A CVE is chosen from `severity` on, without a score if `unrated`, and at any severity if the KEV catalogue lists it;
     with `loaded_only` only if its code is loaded now. Its fix must be `min_age_days` old. `include` and `exclude`
-    override all these. At most `max_functions` functions are live at once.
+    override all these. At most `max_functions` functions are live at once. With `thorough` each series is also tried on
+    the server's debugging kernel.
     """
 
     severity: str = "none"
@@ -69,6 +70,7 @@ class Policy:
     window: Window | None = None
     jitter_s: int = 0
     limit_s: int = 3600
+    thorough: bool = False
 
 
 def read_policy(file: Path) -> Policy:
@@ -97,7 +99,7 @@ class _Reader:
                 "severity", "unrated", "loaded_only", "min_age_days", "include", "exclude", "max_functions",
             },
             "records": {"source", "older", "overrides", "kev", "epss"},
-            "auto": {"window", "jitter_minutes", "limit_minutes"},
+            "auto": {"window", "jitter_minutes", "limit_minutes", "thorough"},
         }
     )  # fmt: skip
 
@@ -126,6 +128,7 @@ class _Reader:
             window=self._window(auto),
             jitter_s=60 * self._number(auto, "jitter_minutes", 0, 24 * 60),
             limit_s=60 * self._number(auto, "limit_minutes", 60, 24 * 60),
+            thorough=self._flag(auto, "thorough", default=False),
         )
 
     def _table(self, tables: dict[str, Any], name: str) -> dict[str, Any]:

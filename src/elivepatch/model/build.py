@@ -67,6 +67,7 @@ class RequestReference:
     """A build request that names its source patches by their digests. Each field declares what it decides.
 
     The server finds the base for `release`. Without `trial` the module is built and checked but not booted. With
+    `thorough` the series is also tried on a debugging kernel, if the server has one of the same source. With
     `check_only` the answer is the verdict: nothing is linked. A livepatch with `replace` replaces all earlier ones
     when it is enabled (atomic replace, Documentation/livepatch/cumulative-patches.rst); without, it is added to them.
     With `rewrite`, a check of a series that cannot be a livepatch also proposes a changed one that can.
@@ -81,6 +82,7 @@ class RequestReference:
     series: SeriesReference = field(metadata=_decides(Decides.BYTES))
     expectations: tuple[Expectation, ...] = field(default=(), metadata=_decides(Decides.ANSWER))
     trial: bool = field(default=True, metadata=_decides(Decides.ANSWER))
+    thorough: bool = field(default=False, metadata=_decides(Decides.ANSWER))
     check_only: bool = field(default=False, metadata=_decides(Decides.ANSWER))
     replace: bool = field(default=True, metadata=_decides(Decides.BYTES))
     rewrite: bool = field(default=False, metadata=_decides(Decides.ANSWER))
@@ -96,6 +98,7 @@ class RequestReference:
             "patches": [{"name": patch.name, "sha256": patch.digest} for patch in self.series.patches],
             "expectations": [expectation.as_dict() for expectation in self.expectations],
             "trial": self.trial,
+            "thorough": self.thorough,
             "check_only": self.check_only,
             "replace": self.replace,
             "rewrite": self.rewrite,
@@ -118,6 +121,7 @@ class RequestReference:
             series=SeriesReference(patches_of(document)),
             expectations=check_expectations(tuple(Expectation.from_dict(one) for one in document["expectations"])),
             trial=document["trial"],
+            thorough=document.get("thorough", False),
             check_only=document["check_only"],
             replace=document["replace"],
             rewrite=document.get("rewrite", False),

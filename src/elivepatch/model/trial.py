@@ -251,6 +251,24 @@ class SeenOutside:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DebugTrial:
+    """Trial of the same series on the debugging kernel, the same source with KASAN and lockdep (docs/thorough.md).
+
+    `kernel` is its release, empty if there is none. `outcome` is that of the trial there, None if there was none: then
+    `why_not` completes `not tried there, because ...`. `functions` are those that the series replaces there. `missing`
+    are functions that the livepatch replaces and the one of the debugging kernel does not. `problem` is its problem.
+    """
+
+    kernel: str
+    outcome: TrialOutcome | None = None
+    why_not: str = ""
+    functions: tuple[CalledFunction, ...] = ()
+    missing: tuple[str, ...] = ()
+    problem: Problem | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialReport:
     """Report on one trial in a VM. `problems` is empty if no fault was found; times are in seconds.
 
@@ -259,7 +277,8 @@ class TrialReport:
     livepatch, empty if it did.
     `busy_rounds` counts, for each of the guest's processors, the calls of a task that was busy on it during the first
     transition and the first transition back. `over_earlier` is None if no one looked for an earlier livepatch.
-    All but `outside` is what the guest reported.
+    `trouble_before` is the first line of trouble in the kernel's log before the livepatch was loaded. `debug` is None
+    unless the request was for a thorough trial. All but `outside` is what the guest reported.
     """
 
     release: str
@@ -283,6 +302,8 @@ class TrialReport:
     workload: tuple[WorkloadRun, ...] = ()
     workload_seconds: float = 0.0
     workload_left_out: str = ""
+    trouble_before: str = ""
+    debug: DebugTrial | None = None
 
     @property
     def replaced(self) -> int:

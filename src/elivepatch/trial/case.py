@@ -26,7 +26,8 @@ class GuestKernel:
 
     `image` is the vmlinuz; `modules_dir` is lib/modules/RELEASE with kernel/ and modules.builtin in it. `build_id` is
     that of the kernel that the livepatches were built for, in lower-case hexadecimal. `vmlinux` has its symbols;
-    without it, the guest cannot be looked at from outside.
+    without it, the guest cannot be looked at from outside. `parameters` are words of its command line beside those of
+    every trial.
     """
 
     release: str
@@ -34,6 +35,7 @@ class GuestKernel:
     image: Path
     modules_dir: Path
     vmlinux: Path | None = None
+    parameters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not _BUILD_ID.fullmatch(self.build_id):

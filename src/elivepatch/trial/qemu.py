@@ -48,7 +48,8 @@ class Programs:
 class Guest:
     """Input of one boot, and the files for the output of its two serial ports; `devices` are options of QEMU.
 
-    With `socket`, a descriptor, the console goes there and comes from there: its reader writes the file.
+    `parameters` are words of the kernel's command line beside those of every trial. With `socket`, a descriptor, the
+    console goes there and comes from there: its reader writes the file.
     """
 
     image: Path
@@ -56,6 +57,7 @@ class Guest:
     console: Path
     results: Path
     devices: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
     socket: int | None = None
 
 
@@ -91,7 +93,8 @@ def boot(
             "file,id=console,path=/dev/fdset/1" if guest.socket is None else f"socket,id=console,fd={guest.socket}",
             "-add-fd", f"fd={results},set=2", "-chardev", "file,id=results,path=/dev/fdset/2",
             "-serial", "chardev:console", "-serial", "chardev:results", *guest.devices,
-            "-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}", "-append", _COMMAND_LINE,
+            "-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}",
+            "-append", " ".join([_COMMAND_LINE, *guest.parameters]),
         ]  # fmt: skip
         descriptors = (kernel, initramfs, console, results, *outside.descriptors)
         descriptors += () if guest.socket is None else (guest.socket,)

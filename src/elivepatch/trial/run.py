@@ -18,7 +18,7 @@ from elivepatch.trial import image, qemu
 from elivepatch.trial.case import EarlierLivepatch, GuestKernel, TrialCase
 from elivepatch.trial.evidence.integrity import Session, check_integrity
 from elivepatch.trial.evidence.judge import GuestEnd, judge
-from elivepatch.trial.evidence.kernel_log import tail
+from elivepatch.trial.evidence.kernel_log import headline, tail, trouble
 from elivepatch.trial.guest_protocol import GUEST, Records, parse
 from elivepatch.trial.modules import module_tree
 from elivepatch.trial.monitor import GuestMonitor
@@ -141,6 +141,7 @@ class _Boots:
             console=self.work_dir / f"console{number}.log",
             results=self.work_dir / f"results{number}.txt",
             devices=devices(case.workload for case in cases),
+            parameters=self.kernel.parameters,
         )
         watcher = watch(self.kernel.vmlinux, guest.results, scoped)
         self.progress(Event(stage="trial", message=f"booting {self.kernel.release} ({self.accelerator})"))
@@ -226,6 +227,9 @@ class _Boots:
             busy_rounds=verdict.busy_rounds,
             over_earlier=verdict.over_earlier,
             outside=watcher.report(scope),
+            trouble_before=headline(
+                trouble(records.text(GUEST, "log.boot")) or trouble(records.text(scope, "log.before"))
+            ),
         )
 
     def _session(self, scope: str, records: Records, guest_end: GuestEnd, monitor: GuestMonitor) -> Session:

@@ -41,6 +41,7 @@ http = "https://git.example/linux-stable.git"
 window = "22:00-05:30"
 jitter_minutes = 30
 limit_minutes = 90
+thorough = true
 """
 
 
@@ -73,6 +74,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         window=Window(start=time(22), end=time(5, 30)),
         jitter_s=1800,
         limit_s=5400,
+        thorough=True,
     )
 
 
@@ -90,6 +92,7 @@ def test_an_empty_policy_names_no_place_and_so_fetches_nothing(tmp_path: Path) -
         ("[choose]\nseverity = 'urgent'\n", "severity"),
         ("[choose]\nunrated = 'yes'\n", "unrated"),
         ("[choose]\nmin_age_days = -1\n", "min_age_days"),
+        ("[auto]\nthorough = 1\n", "thorough"),
         ("[choose]\nmin_age_days = true\n", "min_age_days"),
         ("[choose]\nmax_functions = 1.5\n", "max_functions"),
         ("[choose]\ninclude = 'CVE-2030-10001'\n", "include"),

@@ -27,6 +27,7 @@ CHANGED: dict[str, Any] = {
     "series": PatchSeries((SourcePatch("two.patch", b"two"),)),
     "expectations": (Expectation(command="x", pattern="y"),),
     "trial": False,
+    "thorough": True,
     "check_only": True,
     "replace": False,
     "rewrite": True,
@@ -37,7 +38,7 @@ CHANGED: dict[str, Any] = {
 }
 """Another value for each field; a new field needs one here."""
 IN_BUILD_KEY = {"series", "replace", "builder", "paranoid", "copy"}
-IN_JOB_KEY_ALONE = {"expectations", "trial", "check_only", "rewrite"}
+IN_JOB_KEY_ALONE = {"expectations", "trial", "thorough", "check_only", "rewrite"}
 IN_NO_KEY = {"release", "base_patches"}
 
 digests = st.binary(min_size=1, max_size=4).map(sha256)
@@ -49,6 +50,7 @@ requests = st.builds(
     ),
     expectations=st.lists(st.builds(Expectation, command=st.just("/proc/meminfo"), pattern=st.just("X+"))).map(tuple),
     trial=st.booleans(),
+    thorough=st.booleans(),
     check_only=st.booleans(),
     replace=st.booleans(),
     rewrite=st.booleans(),

@@ -11,6 +11,7 @@ from elivepatch.client.commands.options import seconds_of, warn_of_force
 from elivepatch.client.host import machine as machines
 from elivepatch.client.options import SETTINGS_FILE, BasePatchOptions, ChangeOptions, ServerOptions
 from elivepatch.client.server.connection import settings_of
+from elivepatch.model.errors import UsageError
 from elivepatch.output import Output
 
 
@@ -59,6 +60,40 @@ def add_base_patches(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the kernel was built without the user patches that the package manager keeps here",
     )
+
+
+def add_trial(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that asks for a build and a trial."""
+    parser.add_argument(
+        "--expect",
+        metavar="'COMMAND =~ REGEX'|FILE",
+        action="append",
+        default=[],
+        help="output that a command must have in the server's trial while the livepatch is enabled, and only then; or "
+        "a predicate: a program, NAME.c or NAME.sh, that ends with 1 if the hole is open and with 0 if it is closed",
+    )
+    parser.add_argument(
+        "--thorough",
+        action="store_true",
+        help="also try the patches on the server's debugging kernel of the same source, with KASAN and lockdep",
+    )
+    parser.add_argument(
+        "--no-trial", action="store_true", help="do not have the server boot the kernel to try the livepatch"
+    )
+
+
+def check_trial_options(arguments: argparse.Namespace) -> None:
+    """Raise UsageError if the options of `add_trial` contradict each other."""
+    for given, option, what in (
+        (arguments.expect, "--expect", "is checked in the trial"),
+        (arguments.thorough, "--thorough", "adds to the trial"),
+    ):
+        if given and arguments.no_trial:
+            raise UsageError(
+                "usage",
+                f"{option} {what}, and --no-trial leaves the trial out.",
+                advice=f"Leave out --no-trial or {option}.",
+            )
 
 
 def base_patch_options(arguments: argparse.Namespace) -> BasePatchOptions:

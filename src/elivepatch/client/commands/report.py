@@ -13,7 +13,7 @@ from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.follow import JobFollower
 from elivepatch.client.server.report import Report, Tried
 from elivepatch.model.progress import Event
-from elivepatch.model.trial import PHASES, SeenOutside, TrialOutcome
+from elivepatch.model.trial import PHASES, DebugTrial, SeenOutside, TrialOutcome
 from elivepatch.output import Output
 
 _SEEN = {"loaded-late": "loaded late", "unloaded": "unloaded", "reloaded": "loaded again"}
@@ -72,6 +72,25 @@ def trial_lines(trial: Tried, *, stays: bool = False) -> Iterator[str]:
             yield f"  {line}"
         if trial.outside is not None:
             yield f"  {outside_line(trial.outside)}"
+    if trial.debug is not None:
+        yield from debug_lines(trial.debug)
+
+
+def debug_lines(debug: DebugTrial) -> Iterator[str]:
+    """Yield the lines about the trial on the debugging kernel."""
+    if debug.outcome is None:
+        yield f"  not tried on a debugging kernel: {debug.why_not}"
+        return
+    there = f"on the debugging kernel {debug.kernel} (KASAN, lockdep)"
+    if debug.outcome is TrialOutcome.PASSED:
+        ran = sum(bool(one.calls) for one in debug.functions)
+        yield f"  {there}: no new report; {ran} of {len(debug.functions)} replaced functions ran"
+    elif debug.outcome is TrialOutcome.FAILED:
+        yield f"  {there}: it failed"
+    else:
+        yield f"  {there}: {debug.outcome}, {debug.why_not}"
+    if debug.missing:
+        yield f"  not replaced there: {', '.join(debug.missing)}"
 
 
 def outside_line(outside: SeenOutside) -> str:

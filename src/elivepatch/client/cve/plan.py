@@ -158,6 +158,7 @@ def open_plan(
             out_of_time=out_of_time,
             automatic=automatic,
             require_trial=options.settings.require_trial,
+            thorough=policy.thorough,
         )
         live, functions = _live(kernel)
         session = CloseSession(

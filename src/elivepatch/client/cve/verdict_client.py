@@ -33,7 +33,8 @@ class VerdictClient:
     """One server's verdicts on fixes for one kernel; `verdicts` grows with each answer.
 
     Each request names `base_patches`, so that a server whose base was made with others refuses it. `out_of_time` is
-    called before each request; requests that are `automatic` wait behind those of people. With `require_trial`
+    called before each request; requests that are `automatic` wait behind those of people. A trial is `thorough` if the
+    policy wants that. With `require_trial`
     `passed`, a livepatch whose trial passed only partly counts as one whose trial failed.
     """
 
@@ -47,6 +48,7 @@ class VerdictClient:
     out_of_time: Callable[[], bool] = lambda: False
     automatic: bool = False
     require_trial: str = ""
+    thorough: bool = False
 
     def ask_about(self, plan: ClosePlan) -> dict[str, Problem]:
         """Get a verdict on every chosen fix; return the problems that kept the server from giving one, by CVE.
@@ -117,6 +119,7 @@ class VerdictClient:
             series=PatchSeries(tuple(series)),
             expectations=tuple(expectations),
             trial=trial,
+            thorough=trial and self.thorough,
             check_only=check_only,
             base_patches=self.base_patches,
         )

@@ -43,7 +43,8 @@ class ApplyOptions:
     """Options of an application.
 
     With `dry_run` everything is done except loading. With `stack` the livepatch is put beside what is live; otherwise
-    it replaces everything live and carries it. Without `trial` the server does not boot the kernel to try it.
+    it replaces everything live and carries it. Without `trial` the server does not boot the kernel to try it; with
+    `thorough` it tries it on a debugging kernel too.
     `base_patches` are the patches that this kernel was built with.
     """
 
@@ -52,6 +53,7 @@ class ApplyOptions:
     dry_run: bool = False
     stack: bool = False
     trial: bool = True
+    thorough: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,7 @@ def apply(
         series=starting.series,
         expectations=tuple(expectations),
         trial=options.trial,
+        thorough=options.thorough,
         replace=not options.stack,
         base_patches=options.base_patches,
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from elivepatch.model.errors import ExitStatus, Problem
 from elivepatch.model.kernel import Digest
 from elivepatch.model.trial import (
     CalledFunction,
+    DebugTrial,
     ModuleChange,
     NotLive,
     OverEarlier,
@@ -45,6 +47,7 @@ class Tried:
     workload_left_out: str = ""
     predicates: tuple[tuple[str, dict[str, str]], ...] = ()
     untried: tuple[str, ...] = ()
+    debug: DebugTrial | None = None
 
     @property
     def left_out(self) -> str:
@@ -132,14 +135,8 @@ def _tried(data: dict[str, Any]) -> Tried:
         outside=_seen_outside(data["outside"]) if data.get("outside") is not None else None,
         over_earlier=OverEarlier(**{name: _text(over[name]) for name in ("name", "result", "words")}) if over else None,
         replay=_text(data.get("replay", "")),
-        functions=tuple(
-            CalledFunction(
-                object=_text(one["object"]),
-                function=_text(one["function"]),
-                calls=int(one["calls"]) if one["calls"] is not None else None,
-            )
-            for one in data.get("functions", ())
-        ),
+        functions=_called(data.get("functions", ())),
+        debug=_debug(data["debug"]) if data.get("debug") is not None else None,
         workload=tuple(
             WorkloadRun(**{name: _text(one[name]) for name in ("name", "before", "during", "after", "words")})
             for one in data.get("workload", ())
@@ -147,6 +144,28 @@ def _tried(data: dict[str, Any]) -> Tried:
         workload_seconds=float(data.get("workload_seconds", 0.0)),
         workload_left_out=_text(data.get("workload_left_out", "")),
         **_predicates(data),
+    )
+
+
+def _called(functions: Iterable[dict[str, Any]]) -> tuple[CalledFunction, ...]:
+    return tuple(
+        CalledFunction(
+            object=_text(one["object"]),
+            function=_text(one["function"]),
+            calls=int(one["calls"]) if one["calls"] is not None else None,
+        )
+        for one in functions
+    )
+
+
+def _debug(data: dict[str, Any]) -> DebugTrial:
+    return DebugTrial(
+        kernel=_text(data["kernel"]),
+        outcome=TrialOutcome(data["outcome"]) if data["outcome"] is not None else None,
+        why_not=_text(data["why_not"]),
+        functions=_called(data["functions"]),
+        missing=tuple(_text(name) for name in data["missing"]),
+        seconds=float(data["seconds"]),
     )
 
 

@@ -11,7 +11,7 @@ from elivepatch.build.base.apt import distributions
 from elivepatch.build.base.custom import CustomKernel, KeptBuild
 from elivepatch.build.base.store import Base
 from elivepatch.commandline import Subparsers
-from elivepatch.model.errors import ExitStatus, UsageError
+from elivepatch.model.errors import EnvironmentFault, ExitStatus, UsageError
 from elivepatch.model.kernel import BuildId, parse_release
 from elivepatch.output import Output
 from elivepatch.service.commands.options import add_common, settings_of
@@ -33,6 +33,11 @@ def register(subparsers: Subparsers) -> None:
         action = actions.add_parser(name, help=help_text, allow_abbrev=False)
         action.add_argument("kernel", metavar="KERNEL", help=names if name == "add" else "a release")
         if name == "add":
+            action.add_argument(
+                "--debugging",
+                action="store_true",
+                help="also build its debugging kernel, for trials with --thorough; that takes half an hour, once",
+            )
             _add_custom(action)
         add_common(action, run)
     add_common(actions.add_parser("list", help="list the bases", allow_abbrev=False), _list)
@@ -76,8 +81,11 @@ def _add(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         base = backend.maker(output.progress).add(arguments.kernel)
     else:
         base = backend.custom_maker(output.progress).add(custom)
-    output.document(_described(base))
+    debugging = backend.make_debug_kernel(base, output.progress) if arguments.debugging else None
+    output.document(_described(base, backend))
     output.line(f"{base.release} is ready: build-id {base.identity.build_id}, {base.size_bytes >> 20} MiB.")
+    if debugging is not None:
+        output.line(f"Its debugging kernel is {debugging.release}, {debugging.size_bytes >> 20} MiB.")
     if base.claimed_build_id is not None:
         output.note(f"note: it was not proved to be the host's kernel; its own build-id is {base.build_id}.")
     elif custom is not None and custom.kept is None and custom.build_id is None:
@@ -127,8 +135,9 @@ def _custom_kernel(arguments: argparse.Namespace) -> CustomKernel | None:
 
 
 def _list(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    bases = _backend(arguments).bases.list()
-    output.document([_described(base) for base in bases])
+    backend = _backend(arguments)
+    bases = backend.bases.list()
+    output.document([_described(base, backend) for base in bases])
     if bases:
         output.table(
             ("RELEASE", "VERSION", "KIND", "TOOLCHAIN", "MIB", "BUILD-ID", "DIGEST"),
@@ -144,8 +153,9 @@ def _list(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 
 def _show(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    base = _backend(arguments).bases.get(arguments.kernel)
-    described = _described(base)
+    backend = _backend(arguments)
+    base = backend.bases.get(arguments.kernel)
+    described = _described(base, backend)
     output.document(described)
     output.table(("FACT", "VALUE"), [(key, value) for key, value in described.items() if not isinstance(value, dict)])
     output.line()
@@ -154,14 +164,30 @@ def _show(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 
 def _remove(arguments: argparse.Namespace, output: Output) -> ExitStatus:
-    _backend(arguments).bases.remove(arguments.kernel)
+    backend = _backend(arguments)
+    debugging = _debug_kernel(backend, arguments.kernel)
+    backend.bases.remove(arguments.kernel)
+    if debugging is not None:
+        backend.debug_kernels.remove(debugging)
     output.document({"removed": arguments.kernel})
     output.line(f"{arguments.kernel} is removed.")
     return ExitStatus.OK
 
 
-def _described(base: Base) -> dict[str, object]:
+def _debug_kernel(backend: LocalBackend, release: str) -> str | None:
+    """Return the release of a base's debugging kernel, None if there is none or the base is damaged."""
+    try:
+        base = backend.bases.find(parse_release(release))
+    except EnvironmentFault:
+        return None
+    found = backend.debug_kernel(base) if base is not None else None
+    return found.release if found is not None else None
+
+
+def _described(base: Base, backend: LocalBackend) -> dict[str, object]:
+    debugging = backend.debug_kernel(base)
     return base.as_dict() | {
+        "debugging_kernel": debugging.release if debugging is not None else None,
         "digest": base.digest,
         "objects": len(base.units.by_source),
         "proved": base.claimed_build_id is None,

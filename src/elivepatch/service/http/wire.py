@@ -104,6 +104,7 @@ class BuildBody(_Sent):
     patches: Annotated[list[PatchBody], Field(min_length=1, max_length=PATCHES_LIMIT)]
     expectations: Annotated[list[ExpectationBody], Field(max_length=EXPECTATIONS_LIMIT)] = []
     trial: bool = True
+    thorough: bool = Field(default=False, description="Whether to try the series on a debugging kernel as well.")
     check_only: bool = False
     replace: bool = Field(default=True, description="Whether the livepatch replaces all earlier ones (atomic replace).")
     rewrite: bool = Field(default=False, description="Whether a check that refuses the series proposes a changed one.")

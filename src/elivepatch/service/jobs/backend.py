@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch
+from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, PatchedFunction
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Progress
-from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.model.trial import DebugTrial, Expectation, TrialReport
 from elivepatch.process import Cancellation
 from elivepatch.service.jobs.step_process.messages import Recipe
 from elivepatch.trial.case import EarlierLivepatch
 
 
 class BuildBackend(Protocol):
-    """Builds livepatches and tries them. Every method is called from threads, `build` and `trial` from one at a time.
+    """Builds livepatches and tries them. Each method is called from threads, `build` and the trials from one at a time.
 
     An expected failure of a series is in the answer (`BuildOutcome.problem`, `TrialReport.problems`) or in an
-    ElivepatchError; any other exception is an error of ours. Once `cancellation` is set, `build` and `trial` return or
+    ElivepatchError; any other exception is an error of ours. Once `cancellation` is set, they return or
     raise within three seconds; their answer is ignored then.
     """
 
@@ -84,4 +84,19 @@ class BuildBackend(Protocol):
         """Boot the livepatch's kernel in a VM, try the module there, and write the guest's console to `console`.
 
         It is also loaded over `earlier`, a livepatch that it replaces, if there is one.
+        """
+
+    def debug_trial(
+        self,
+        request: BuildRequest,
+        replaced: Sequence[PatchedFunction],
+        *,
+        work_dir: Path,
+        console: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> DebugTrial:
+        """Build the series for the debugging kernel of the base, try it there, and write that console to `console`.
+
+        `replaced` are the functions of the livepatch that was built for the host.
         """

@@ -28,16 +28,21 @@ from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.files.digest import sha256, sha256_json
 from elivepatch.files.lock import Locked, exclusive_lock
 from elivepatch.files.signature import signature_of_all
-from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note
+from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, PatchedFunction
 from elivepatch.model.kernel import VMLINUX, Digest, KernelIdentity
 from elivepatch.model.progress import Progress, silent
-from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.model.trial import DebugTrial, Expectation, TrialReport
 from elivepatch.process import Cancellation
 from elivepatch.service.jobs.step_process.messages import Recipe
+from elivepatch.service.jobs.trials.debug_kernel import find_debug_kernel, make_debug_kernel
+from elivepatch.service.jobs.trials.debug_trial import no_debug_kernel, try_on_debug_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import EarlierLivepatch, GuestKernel
 from elivepatch.trial.predicates.program import PredicateCompiler, compiled
 from elivepatch.trial.run import run_trial
+
+DEBUG_NAME = "livepatch_debug"
+"""Name of every livepatch for a debugging kernel: none leaves its trial."""
 
 KEPT_KERNELS = 3
 """Kernels whose tables stay in memory."""
@@ -55,6 +60,8 @@ class LocalBackend:
         self.archive = Archive(settings.cache_dir / "archive")
         self.toolchains = Toolchains(settings.cache_dir / "toolchains", self.archive)
         self.bases = Bases(settings.cache_dir / "bases")
+        # Apart from the bases, so that no host is offered them.
+        self.debug_kernels = Bases(settings.cache_dir / "debug-kernels")
         # Each keeps the tables of a whole kernel, up to some 100 MiB, so only those of the last few kernels stay.
         self._known: OrderedDict[Digest, Base] = OrderedDict()
         self._sources: OrderedDict[Digest, KernelSources] = OrderedDict()
@@ -93,6 +100,16 @@ class LocalBackend:
     def custom_maker(self, progress: Progress = silent) -> CustomMaker:
         """Return what makes custom bases here."""
         return CustomMaker(self.archive, self.base_context(progress))
+
+    def debug_kernel(self, base: Base) -> Base | None:
+        """Return the debugging kernel of a base, None if there is none."""
+        return find_debug_kernel(self.debug_kernels, base)
+
+    def make_debug_kernel(self, base: Base, progress: Progress = silent) -> Base:
+        """Return the debugging kernel of a base; it is built if it is missing."""
+        self.debug_kernels.directory.mkdir(parents=True, exist_ok=True)
+        context = BaseContext(self.toolchains, self.debug_kernels, self._settings.jobs, progress)
+        return make_debug_kernel(self.archive, context, base)
 
     def base_context(self, progress: Progress = silent) -> BaseContext:
         """Return where bases are made."""
@@ -238,6 +255,34 @@ class LocalBackend:
         finally:
             if (work_dir / "console.log").is_file():
                 shutil.copyfile(work_dir / "console.log", console)
+
+    def debug_trial(
+        self,
+        request: BuildRequest,
+        replaced: Sequence[PatchedFunction],
+        *,
+        work_dir: Path,  # noqa: ARG002 - below the state directory, where no sandbox can read
+        console: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> DebugTrial:
+        """Build the series for the debugging kernel of the base, try it there, and write that console to `console`."""
+        kernel = self.debug_kernel(self.base(request.release))
+        if kernel is None:
+            return no_debug_kernel(request.release)
+        with self._scratch() as scratch:
+            context = BuildContext(
+                base=kernel, toolchains=self.toolchains, jobs=self._settings.jobs, progress=progress,
+                cancellation=cancellation,
+            )  # fmt: skip
+            try:
+                return try_on_debug_kernel(
+                    request, replaced, context, name=DEBUG_NAME, work_dir=scratch,
+                    cache_dir=self._settings.cache_dir, workload_s=self._settings.workload_s,
+                )  # fmt: skip
+            finally:
+                if (scratch / "guest/console.log").is_file():
+                    shutil.copyfile(scratch / "guest/console.log", console)
 
     def predicates(
         self, base: Base, expectations: Sequence[Expectation], cancellation: Cancellation | None = None

@@ -21,6 +21,7 @@ from elivepatch.model.build import BuildOutcome, RequestReference, Result
 from elivepatch.model.errors import Problem
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Progress
+from elivepatch.model.trial import DebugTrial, TrialOutcome
 from elivepatch.process import Cancellation
 from elivepatch.service.db.causes import problem_of
 from elivepatch.service.errors import CANCELLED, CRASHED, INTERNAL, OVERDUE
@@ -151,8 +152,7 @@ class JobSteps:
         served = built["module"] if problem is None else None
         outcome = Outcome(
             result=result,
-            # A trial may end in another way the next time, a compiler does not.
-            reusable=result is Result.SUCCESS or (result is Result.FAILURE and built["problem"] is not None),
+            reusable=_lasting(result, built, tried),
             report={
                 "problem": problem,
                 "livepatch": built["livepatch"],
@@ -209,12 +209,35 @@ class JobSteps:
             earlier=found.in_directory(directory),
         )
         report = replace(report, over_earlier=report.over_earlier or found.not_tried())
+        if request.thorough and report.outcome in {TrialOutcome.PASSED, TrialOutcome.PARTLY}:
+            debug = self._debug_trial(job, built, directory, console, cancellation)
+            report = replace(report, debug=debug, problems=(*report.problems, *filter(None, [debug.problem])))
         return {
             "problem": report.problem.as_dict() if report.problem is not None else None,
             "trial": report.as_dict()
             | {"problems": [problem.as_dict() for problem in report.problems], "replay": replay_command(job.id)},
             "seconds": {"trial": round(time.monotonic() - started, 3)},
         }
+
+    def _debug_trial(
+        self, job: Job, built: Json, directory: Path, console: Path, cancellation: Cancellation
+    ) -> DebugTrial:
+        """Try the series on the debugging kernel too; its console follows that of the trial in the same file."""
+        work_dir, printed = directory / "debug", directory / "debug-console"
+        work_dir.mkdir()
+        debug = self._backend.debug_trial(
+            request_from(job.request, self._store),
+            livepatch_from(built["livepatch"]).functions,
+            work_dir=work_dir,
+            console=printed,
+            progress=self._progress(job.id),
+            cancellation=cancellation,
+        )
+        if printed.is_file():
+            with console.open("ab") as whole, printed.open("rb") as part:
+                whole.write(f"\n==== {debug.kernel} ====\n".encode())
+                shutil.copyfileobj(part, whole)
+        return debug
 
     def _guarded(self, job: str, kept_as: str, work: _Step) -> Json:
         """Do one step in a fresh directory. Every failure becomes its answer; a stop leaves it without one.
@@ -294,6 +317,16 @@ class JobSteps:
     def _progress(self, job: str) -> Progress:
         """Return the function that a backend reports its progress to."""
         return ProgressFilter(lambda event: self._jobs.progress(job, event))
+
+
+def _lasting(result: Result, built: Json, tried: Json) -> bool:
+    """Return whether the same request would end like this again."""
+    # A trial may end in another way the next time, a compiler does not.
+    if result is not Result.SUCCESS:
+        return result is Result.FAILURE and built["problem"] is not None
+    debug = (tried["trial"] or {}).get("debug")
+    # A debugging kernel may be made meanwhile.
+    return debug is None or debug["outcome"] in {"passed", "partly"}
 
 
 def _unanswered(problem: Problem) -> Json:

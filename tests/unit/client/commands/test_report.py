@@ -116,3 +116,37 @@ def test_what_a_livepatch_met_in_its_trial_is_printed(run: Run, capsys: pytest.C
     none = {"name": "", "result": "not-tried", "words": "the server has not built one"}
     assert run(Server(SUCCESS | {"trial": trial | {"over_earlier": none}}), *BUILD) == 0
     assert "not tried over an earlier livepatch: the server has not built one" in capsys.readouterr().out
+
+
+PASSED = {"passed": True, "accelerator": "tcg", "outcome": "passed"}
+CALLED = {"object": "vmlinux", "function": "meminfo_proc_show"}
+DEBUG: dict[str, Any] = {
+    "kernel": "6.1.176-debug-0123456789ab", "outcome": "passed", "why_not": "", "missing": [], "seconds": 41.0,
+    "problem": None, "functions": [CALLED | {"calls": 4}, CALLED | {"function": "seq_put", "calls": 0}],
+}  # fmt: skip
+THERE = "on the debugging kernel 6.1.176-debug-0123456789ab (KASAN, lockdep)"
+
+
+@pytest.mark.parametrize(
+    ("changed", "lines"),
+    [
+        ({}, [f"{THERE}: no new report; 1 of 2 replaced functions ran"]),
+        (
+            {"outcome": "inconclusive", "why_not": "that kernel reported trouble of its own", "missing": ["nfsd:f"]},
+            [f"{THERE}: inconclusive, that kernel reported trouble of its own", "not replaced there: nfsd:f"],
+        ),
+        (
+            {"outcome": None, "why_not": "that kernel is small and builds none of the files of the series"},
+            ["not tried on a debugging kernel: that kernel is small and builds none of the files of the series"],
+        ),
+    ],
+    ids=["passed", "inconclusive", "not tried"],
+)
+def test_a_trial_on_the_debugging_kernel_is_told_apart(
+    run: Run, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], lines: list[str]
+) -> None:
+    assert run(Server(SUCCESS | {"trial": PASSED | {"debug": DEBUG | changed}}), *BUILD) == 0
+    out = capsys.readouterr().out
+    for line in ["trial passed", *lines]:
+        assert line in out
+    assert ("no new report" in out) is (not changed)

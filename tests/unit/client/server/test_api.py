@@ -76,6 +76,7 @@ def test_a_request_is_sent_as_the_server_reads_it() -> None:
         "patches": [{"name": "fix.patch", "content": "/wA="}],
         "expectations": [{"command": "x", "pattern": "y"}],
         "trial": True,
+        "thorough": False,
         "check_only": False,
         "replace": True,
         "rewrite": False,

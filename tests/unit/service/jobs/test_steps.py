@@ -100,6 +100,37 @@ def test_a_livepatch_that_passes_its_trial_is_a_success_with_all_its_files(house
     assert house.left_over() == []
 
 
+def test_a_thorough_trial_is_also_one_on_the_debugging_kernel(house: House) -> None:
+    job = house.run(house.ask("sleep 0", thorough=True))
+    debug = report_of(job)["trial"]["debug"]
+    assert (job.result, job.reusable) == (Result.SUCCESS, True)
+    assert (debug["kernel"], debug["outcome"], debug["functions"][0]["calls"]) == ("6.1.176-debug", "passed", 3)
+    assert job.console_digest is not None
+    console = house.store.get(job.console_digest).decode()
+    assert console.index("6.1.0-50-cloud-amd64") < console.index("==== 6.1.176-debug ====")
+    assert house.run(house.ask("sleep 0")).id != job.id
+    assert house.backend.runs("debug") == 1
+
+
+def test_a_report_of_the_debugging_kernel_keeps_the_livepatch_from_being_served(house: House) -> None:
+    job = house.run(house.ask("kasan-report", thorough=True))
+    report = report_of(job)
+    assert (job.result, job.module_digest, job.reusable) == (Result.FAILURE, None, False)
+    assert (report["problem"]["code"], report["trial"]["outcome"]) == ("trial-debug", "failed")
+
+
+def test_without_a_debugging_kernel_the_trial_stands_and_the_next_request_asks_again(house: House) -> None:
+    job = house.run(house.ask("no-debug-kernel", thorough=True))
+    trial = report_of(job)["trial"]
+    assert (job.result, job.reusable, trial["outcome"]) == (Result.SUCCESS, False, "passed")
+    assert (trial["debug"]["outcome"], trial["debug"]["why_not"]) == (None, "the server has none")
+
+
+def test_a_failed_trial_is_not_repeated_on_the_debugging_kernel(house: House) -> None:
+    job = house.run(house.ask("one", thorough=True, expectations=(Expectation(command="x", pattern="never"),)))
+    assert (job.result, house.backend.runs("debug")) == (Result.FAILURE, 0)
+
+
 @pytest.mark.parametrize(
     ("patch", "result", "code", "reusable"),
     [

@@ -11,7 +11,9 @@ from elivepatch.client.commands.connection import (
     add_base_patches,
     add_connection,
     add_limit,
+    add_trial,
     base_patch_options,
+    check_trial_options,
     server_options,
 )
 from elivepatch.client.commands.report import follow_job, show_report
@@ -45,14 +47,6 @@ def register(subparsers: Subparsers) -> None:
         help="file to save the module in; logs go beside it (default: ./NAME.ko)",
     )
     parser.add_argument(
-        "--expect",
-        metavar="'COMMAND =~ REGEX'|FILE",
-        action="append",
-        default=[],
-        help="output that a command must have in the trial while the livepatch is enabled, and only then; or "
-        "a predicate: a program, NAME.c or NAME.sh, that ends with 1 if the hole is open and with 0 if it is closed",
-    )
-    parser.add_argument(
         "--builder",
         choices=[builder.value for builder in Builder],
         default=Builder.OBJECTS.value,
@@ -62,7 +56,6 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--paranoid", action="store_true", help="have two builders make the livepatch, and accept it only if both agree"
     )
-    parser.add_argument("--no-trial", action="store_true", help="do not boot the kernel to try the livepatch")
     parser.add_argument(
         "--fresh",
         action="store_true",
@@ -70,6 +63,7 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--follow", metavar="ID", help="wait for a job that was requested before")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+    add_trial(parser)
     add_base_patches(parser)
     add_limit(parser)
     add_connection(parser)
@@ -104,7 +98,8 @@ def _request(arguments: argparse.Namespace) -> BuildRequest | None:
     """Return the request, None if an earlier job is to be followed."""
     if arguments.follow is not None:
         chosen = arguments.builder != Builder.OBJECTS.value or arguments.paranoid
-        others = arguments.expect or arguments.no_trial or arguments.fresh or chosen or arguments.base_patches
+        trial = arguments.expect or arguments.thorough or arguments.no_trial
+        others = trial or arguments.fresh or chosen or arguments.base_patches
         if arguments.patches or arguments.kernel or others:
             raise _usage(
                 "--follow takes a job as it was requested: patches, --kernel and other options cannot go with it."
@@ -112,14 +107,14 @@ def _request(arguments: argparse.Namespace) -> BuildRequest | None:
         return None
     if not arguments.patches or not arguments.kernel:
         raise _usage("PATCH and --kernel are needed.")
-    if arguments.expect and arguments.no_trial:
-        raise _usage("--expect is checked in the trial, and --no-trial leaves the trial out.")
+    check_trial_options(arguments)
     release = parse_release(arguments.kernel)
     return BuildRequest(
         release=release,
         series=read_series(arguments.patches),
         expectations=read_expectations(arguments.expect),
         trial=not arguments.no_trial,
+        thorough=arguments.thorough,
         builder=Builder(arguments.builder),
         paranoid=arguments.paranoid,
         base_patches=base_patches_of(base_patch_options(arguments), release),

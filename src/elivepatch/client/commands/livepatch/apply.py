@@ -10,7 +10,9 @@ from elivepatch.client.commands.connection import (
     add_base_patches,
     add_connection,
     add_limit,
+    add_trial,
     base_patch_options,
+    check_trial_options,
     server_change_options,
 )
 from elivepatch.client.commands.options import add_changing, add_require_trial
@@ -37,17 +39,7 @@ def register(subparsers: Subparsers) -> None:
         action="store_true",
         help="load the livepatch beside those that are live, instead of one that carries and replaces them",
     )
-    parser.add_argument(
-        "--expect",
-        metavar="'COMMAND =~ REGEX'|FILE",
-        action="append",
-        default=[],
-        help="output that a command must have in the server's trial while the livepatch is enabled, and only then; or "
-        "a predicate: a program, NAME.c or NAME.sh, that ends with 1 if the hole is open and with 0 if it is closed",
-    )
-    parser.add_argument(
-        "--no-trial", action="store_true", help="do not have the server boot the kernel to try the livepatch"
-    )
+    add_trial(parser)
     add_base_patches(parser)
     add_limit(parser)
     add_connection(parser)
@@ -58,6 +50,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     """Read the files, apply them and print the result."""
+    check_trial_options(arguments)
     given = read_series(arguments.patches)
     expectations = read_expectations(arguments.expect)
     names = ", ".join(file.name for file in arguments.patches)
@@ -67,6 +60,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         dry_run=arguments.dry_run,
         stack=arguments.stack,
         trial=not arguments.no_trial,
+        thorough=arguments.thorough,
     )
     report = apply(given.patches, expectations, options, reason=f"apply {names}", progress=output.progress)
     print_install(report, output)

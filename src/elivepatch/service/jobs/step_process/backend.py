@@ -12,11 +12,11 @@ from pathlib import Path
 
 import structlog
 
-from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch
+from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, PatchedFunction
 from elivepatch.model.errors import EnvironmentFault, Problem
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Progress, silent
-from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.model.trial import DebugTrial, Expectation, TrialReport
 from elivepatch.process import Cancellation
 from elivepatch.service.errors import CANCELLED, step_crashed, step_out_of_memory
 from elivepatch.service.jobs.backend import BuildBackend
@@ -25,6 +25,8 @@ from elivepatch.service.jobs.step_process.messages import (
     BuildCall,
     Built,
     Call,
+    DebugTrialCall,
+    DebugTried,
     Recipe,
     Refused,
     SourcesCall,
@@ -148,6 +150,23 @@ class ProcessBackend:
         if not isinstance(answer, Tried):
             raise TypeError(answer)
         return answer.report
+
+    def debug_trial(
+        self,
+        request: BuildRequest,
+        replaced: Sequence[PatchedFunction],
+        *,
+        work_dir: Path,
+        console: Path,
+        progress: Progress,
+        cancellation: Cancellation,
+    ) -> DebugTrial:
+        """Build the series for the debugging kernel of the base, try it there, and write that console to `console`."""
+        call = DebugTrialCall(request=request, replaced=tuple(replaced), work_dir=work_dir, console=console)
+        answer = self._ask(call, work_dir, progress, cancellation)
+        if not isinstance(answer, DebugTried):
+            raise TypeError(answer)
+        return answer.answer
 
     def _computed_sources(self, release: str) -> bytes:
         cancellation = Cancellation.new()

@@ -18,11 +18,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch
+from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, PatchedFunction
 from elivepatch.model.errors import Problem
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
-from elivepatch.model.trial import Expectation, TrialReport
+from elivepatch.model.trial import DebugTrial, Expectation, TrialReport
 from elivepatch.trial.case import EarlierLivepatch
 
 
@@ -73,6 +73,16 @@ class TrialCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DebugTrialCall:
+    """Try a series on a debugging kernel: the arguments of `BuildBackend.debug_trial`."""
+
+    request: BuildRequest
+    replaced: tuple[PatchedFunction, ...]
+    work_dir: Path
+    console: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourcesCall:
     """Compute the sources of a kernel (`BuildBackend.encoded_sources`) and write them to `output`."""
 
@@ -107,6 +117,13 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DebugTried:
+    """Answer to a DebugTrialCall."""
+
+    answer: DebugTrial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
     """Answer to a SourcesCall."""
 
@@ -119,8 +136,8 @@ class Refused:
     trace: str = ""
 
 
-Call = BuildCall | TrialCall | SourcesCall
-Answer = Built | Tried | Written | Refused
+Call = BuildCall | TrialCall | DebugTrialCall | SourcesCall
+Answer = Built | Tried | DebugTried | Written | Refused
 Message = Start | Call | Cancel | Report | Answer
 
 _TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in typing.get_args(Message)}

@@ -31,6 +31,8 @@ from elivepatch.service.jobs.step_process.messages import (
     Built,
     Call,
     Cancel,
+    DebugTrialCall,
+    DebugTried,
     Message,
     Recipe,
     Refused,
@@ -130,6 +132,16 @@ class StepProgram:
                 cancellation=self._cancellation,
             )
             return Built(outcome=outcome)
+        if isinstance(call, DebugTrialCall):
+            answer = self._backend.debug_trial(
+                call.request,
+                call.replaced,
+                work_dir=call.work_dir,
+                console=call.console,
+                progress=progress,
+                cancellation=self._cancellation,
+            )
+            return DebugTried(answer=answer)
         report = self._backend.trial(
             call.livepatch,
             call.module,
@@ -158,7 +170,7 @@ class StepProgram:
                 if isinstance(message, Cancel):
                     # For good: the server does not use a process again whose step it cancelled.
                     self._cancellation.event.set()
-                elif isinstance(message, (BuildCall, TrialCall, SourcesCall)):
+                elif isinstance(message, (BuildCall, TrialCall, DebugTrialCall, SourcesCall)):
                     self._calls.put(message)
         finally:
             # The server has ended or has no more use for this process. Its programs end with it (PR_SET_PDEATHSIG).
