@@ -2,6 +2,7 @@
 """Compile every object of stock kernels in the ways that a build does, and compare the results with the shipped kernel.
 
 usage: every_object.py [RELEASE ...] [--sample N] [--seed N] [--shard I/N] [--jobs N] [--minutes N] [--fresh]
+       every_object.py [RELEASE ...] --again
 
 Each object of vmlinux and of the modules is compiled twice: by make, with a section for each function and datum, and by
 the command that make saved. Both must be the same bytes. Each function is compared with the function that the shipped
@@ -15,7 +16,8 @@ make first where make makes other files for an object.
 
 Writes bench/objects.json: for each kernel `objects, compared, same, differ, failed, functions, functions_identical,
 exceptions` and the choice of objects. The journals lie in the cache, below every-object/, and stay there: a larger
-sample or a later run continues with what is known. --fresh starts over. Ends with status 1 if an object failed.
+sample or a later run continues with what is known. --fresh starts over. --again compiles the objects again whose
+exceptions no rule explains, and puts the results into the file. Ends with status 1 if an object failed.
 """
 
 from __future__ import annotations
@@ -46,13 +48,13 @@ from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take, take_file
 from elivepatch.files.digest import sha256_file
 from elivepatch.kernel.compile_units import Unit
-from elivepatch.kernel.elf import TYPE_FUNC, ElfFile, Symbol
+from elivepatch.kernel.elf import BIND_WEAK, TYPE_FUNC, ElfFile, Symbol
 from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.model.errors import BuildStopped, ElivepatchError
 from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ServerSettings
 from journal import Journal
-from object_summary import write_summary
+from object_summary import amended, entry_of, unexplained_sources, write_entry, write_summary
 
 RELEASES = ("6.1.0-50-cloud-amd64", "6.12.118+deb13-cloud-amd64")
 BATCH = 72
@@ -207,7 +209,8 @@ def located_in(plain: ElfFile, linked: LinkedSymbols, unit: Unit) -> Located:
 def _seen(symbol: Symbol, match: Match, plain: ElfFile, shipped: Symbol | None) -> dict[str, Any]:
     section = plain.sections[symbol.section].name
     sizes = [symbol.size, shipped.size if shipped is not None else None]
-    return {"match": str(match), "section": section, "sizes": sizes}
+    weak = shipped is not None and {symbol.bind, shipped.bind} == {BIND_WEAK}
+    return {"match": str(match), "section": section, "sizes": sizes, "weak": weak}
 
 
 def _functions(file: ElfFile) -> Iterator[Symbol]:
@@ -282,6 +285,20 @@ def run(base: Base, backend: LocalBackend, cache: Path, arguments: argparse.Name
     return journal
 
 
+def again(base: Base, backend: LocalBackend, cache: Path, into: Path) -> int:
+    """Compile the objects with unexplained exceptions again and amend their kernel's entry; return as `write_entry`."""
+    entry = entry_of(into, base)
+    scratch = Path(tempfile.mkdtemp(prefix="objects-", dir=cache / "tests"))
+    scratch.chmod(0o755)
+    steps = BuildSteps.within(BuildContext(base=base, toolchains=backend.toolchains, jobs=1))
+    try:
+        every = EveryObject(base, steps.sandbox(), steps.compiler(), scratch)
+        rows = every.batch([base.units.by_source[source] for source in unexplained_sources(entry)])
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return write_entry(into, amended(entry, rows))
+
+
 def _shard(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
     return int(index), int(count)
@@ -296,6 +313,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=0, help="start no more batches after that time")
     parser.add_argument("--fresh", action="store_true", help="start over instead of continuing an interrupted run")
+    parser.add_argument("--again", action="store_true", help="only the objects with exceptions that no rule explains")
     parser.add_argument("--into", type=Path, default=Path(__file__).with_name("objects.json"))
     arguments = parser.parse_args()
     os.nice(19)
@@ -305,6 +323,9 @@ def main() -> int:
     failed = 0
     for release in arguments.releases:
         base = backend.base(release)
+        if arguments.again:
+            failed += again(base, backend, cache, arguments.into)
+            continue
         journal = run(base, backend, cache, arguments, until)
         choice = {
             "sample": arguments.sample or "all",

@@ -16,6 +16,7 @@ Row = Mapping[str, Any]
 _DISCARDED = (".exit.text", ".discard", ".init.discard", ".meminit.text", ".cpuinit.text")
 NOT_SHIPPED = {
     "weak": "The function is weak, and the kernel has the function of another object in its place.",
+    "weak-both": "The function is weak in two objects, and the kernel has the other, which has another size.",
     "discarded": "The linker leaves out the section of the function, which nothing in vmlinux calls.",
 }
 """Rules for functions that the object has and the shipped kernel does not have: there is nothing to compare."""
@@ -62,9 +63,43 @@ def rule_of_function(seen: Row, *, in_vmlinux: bool) -> str:
     """Return the rule that explains why a function is not the shipped one."""
     if seen["match"] == "weak":
         return "weak"
+    if seen["match"] == "differs" and seen.get("weak") and seen["sizes"][0] != seen["sizes"][1]:
+        return "weak-both"
     if seen["match"] == "absent" and in_vmlinux and seen["section"].startswith(_DISCARDED):
         return "discarded"
     return UNEXPLAINED
+
+
+def unexplained_sources(entry: Mapping[str, Any]) -> list[str]:
+    """Return the sources with an exception that has no rule."""
+    groups = [one["functions"] for one in entry["exceptions"] if one["rule"] not in REASONS]
+    return sorted({name.partition(": ")[0] for group in groups for name in group})
+
+
+def amended(entry: Mapping[str, Any], rows: Mapping[str, Row]) -> dict[str, Any]:
+    """Return the entry of a kernel with the results of some of its sources replaced by `rows`."""
+    functions, identical = entry["functions"], entry["functions_identical"]
+    groups = {one["rule"]: list(one["functions"]) for one in entry["exceptions"]}
+    for source, row in rows.items():
+        names = {rule: [name for name in group if name.partition(": ")[0] == source] for rule, group in groups.items()}
+        gone = [name for group in names.values() for name in group]
+        # If the source itself is named, it was not found in the kernel, and none of its functions was identical.
+        identical += row["identical"] - (0 if source in gone else row["functions"] - len(gone))
+        functions += sum(len(names.get(rule, ())) for rule in NOT_SHIPPED)
+        groups = {rule: [name for name in group if name not in gone] for rule, group in groups.items()}
+    for group in _grouped(rows, {}):
+        functions -= len(group["functions"]) * (group["rule"] in NOT_SHIPPED)
+        groups.setdefault(group["rule"], []).extend(group["functions"])
+    return dict(entry) | {
+        "functions": functions,
+        "functions_identical": identical,
+        "identical_percent": round(100 * identical / functions, 4) if functions else None,
+        "exceptions": [
+            {"rule": rule, "reason": REASONS.get(rule, rule), "functions": sorted(names)}
+            for rule, names in sorted(groups.items())
+            if names
+        ],
+    }
 
 
 def _grouped(rows: Mapping[str, Row], explained: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -94,14 +129,23 @@ def write_summary(into: Path, base: Base, rows: Mapping[str, Row], run: Mapping[
 
     `run` says how the objects were chosen.
     """
+    return write_entry(into, {**summary(base, rows), "run": dict(run)})
+
+
+def entry_of(into: Path, base: Base) -> dict[str, Any]:
+    """Return the entry of a kernel in the file of all; raises KeyError if it has none."""
+    return {str(one["kernel"]): dict(one) for one in json.loads(into.read_text())}[base.release]
+
+
+def write_entry(into: Path, entry: Mapping[str, Any]) -> int:
+    """Write the entry of one kernel to the file of all; return how many objects failed or differ."""
     try:
-        entries = [one for one in json.loads(into.read_text()) if one["kernel"] != base.release]
+        entries = [one for one in json.loads(into.read_text()) if one["kernel"] != entry["kernel"]]
     except FileNotFoundError:
         entries = []
-    entry = {**summary(base, rows), "run": dict(run)}
     into.write_text(json.dumps(sorted([*entries, entry], key=lambda one: str(one["kernel"])), indent=1) + "\n")
     print(
-        f"{base.release}: {entry['compared']} of {entry['objects']} objects compared, {entry['same']} same, "
+        f"{entry['kernel']}: {entry['compared']} of {entry['objects']} objects compared, {entry['same']} same, "
         f"{len(entry['differ'])} differ, {len(entry['failed'])} failed; {entry['functions_identical']} of "
         f"{entry['functions']} functions are those of the shipped kernel"
     )

@@ -10,7 +10,7 @@ from typing import Any
 from bare_base import bare_base
 
 from elivepatch.kernel.compile_units import Unit, Units
-from object_summary import summary, write_summary
+from object_summary import amended, summary, unexplained_sources, write_summary
 
 WEAK = {"match": "weak", "section": ".text", "sizes": [5, 27]}
 EXIT = {"match": "absent", "section": ".exit.text", "sizes": [5, None]}
@@ -58,3 +58,23 @@ def test_the_entry_of_one_kernel_replaces_the_earlier_one_alone(tmp_path: Path) 
     assert write_summary(into, base(tmp_path), {"a.c": row(same=False)}, {"sample": 300}) == 1
     assert [one["kernel"] for one in json.loads(into.read_text())] == ["5.4", "6.12.117-own"]
     assert json.loads(into.read_text())[1]["run"] == {"sample": 300}
+
+
+def test_of_two_weak_functions_the_kernel_has_one(tmp_path: Path) -> None:
+    other = {"match": "differs", "section": ".text", "sizes": [10, 233], "weak": True}
+    found = summary(base(tmp_path), {"a.c": row(identical=2, exceptions={"f": other})})
+    assert (found["functions"], found["functions_identical"]) == (2, 2)
+    assert [one["rule"] for one in found["exceptions"]] == ["weak-both"]
+
+
+def test_sources_that_are_tried_again_replace_their_results_alone(tmp_path: Path) -> None:
+    kernel = base(tmp_path)
+    before = {
+        "a.c": row(identical=1, exceptions={"f": DIFFERS, "g": WEAK}),
+        "b.c": row(identical=0, unlocated="symbols: no object"),
+    }
+    after = {"a.c": row(identical=2, exceptions={"g": WEAK}), "b.c": row(identical=2, exceptions={"h": DIFFERS})}
+    entry = summary(kernel, before)
+    assert unexplained_sources(entry) == ["a.c", "b.c"]
+    assert amended(entry, after) == summary(kernel, after)
+    assert amended(entry, {"b.c": after["b.c"]}) == summary(kernel, before | {"b.c": after["b.c"]})

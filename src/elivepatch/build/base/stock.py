@@ -117,7 +117,7 @@ class StockMaker:
                 _unpack(paths[package], unpacked)
         content = _one_of(unpacked, f"boot/config-{release}", f"usr/lib/modules/{release}/config").read_bytes()
         draft = self.context.begin(release, content, parse_config(content), scratch)
-        facts, listed = read_packages(draft, paths[packages.debug], paths[packages.source])
+        facts, listed = read_packages(draft, paths[packages.debug], paths[packages.source], packages.source.version)
         check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
         symvers = _one_of(unpacked, f"usr/src/linux-headers-{release}/Module.symvers")
         shutil.copyfile(symvers, scratch / "tree/Module.symvers")
@@ -136,13 +136,16 @@ class StockMaker:
         )
 
 
-def read_packages(draft: BaseDraft, debug: Path, source: Path) -> tuple[DebugInfo, list[str]]:
-    """Read the debug package while the source package becomes the tree; return both results."""
+def read_packages(draft: BaseDraft, debug: Path, source: Path, version: str) -> tuple[DebugInfo, list[str]]:
+    """Read the debug package while the source package becomes the tree; return both results.
+
+    `version` is that of the source package.
+    """
     cancellation = Cancellation.new()
     with ThreadPoolExecutor(max_workers=1) as pool:
         try:
             pending = pool.submit(_debug_part, draft, debug, cancellation)
-            listed = _tree_part(draft, source)
+            listed = _tree_part(draft, source, version)
             return pending.result(), listed
         finally:
             # The pool waits for its thread, even after an error that makes its result useless.
@@ -160,14 +163,14 @@ def _debug_part(draft: BaseDraft, package: Path, cancellation: Cancellation) -> 
     return facts
 
 
-def _tree_part(draft: BaseDraft, package: Path) -> list[str]:
+def _tree_part(draft: BaseDraft, package: Path, version: str) -> list[str]:
     source, maker = draft.scratch / "source", draft.tree_maker()
     _unpack(package, source)
     (archive,) = source.glob("usr/src/linux-source-*.tar.xz")
     unpack_source(archive, maker.tree, maker.sandbox)
     shutil.rmtree(source)
     draft.context.report(f"{draft.release}: preparing the source tree")
-    maker.configure(draft.content)
+    maker.configure(draft.content, package_version=version)
     return maker.prepare()
 
 

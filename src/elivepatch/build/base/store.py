@@ -37,7 +37,7 @@ from elivepatch.kernel.symbols import LinkedSymbols
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import VMLINUX, BuildId, Digest, KernelIdentity, Release, parse_release
 
-RECIPE = 2
+RECIPE = 3
 """Raised when the way a base is made changes; part of every base's digest."""
 
 BASE_PATCH = "base patch "

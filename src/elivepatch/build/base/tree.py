@@ -35,11 +35,19 @@ class TreeMaker:
     sandbox: Sandbox
     patch_headers: Path
 
-    def configure(self, content: bytes) -> None:
-        """Write the configuration and freeze the release. Raises EnvironmentFault if they differ from the kernel's."""
+    def configure(self, content: bytes, *, package_version: str = "") -> None:
+        """Write the configuration and freeze the release. Raises EnvironmentFault if they differ from the kernel's.
+
+        `package_version` is that of Debian's source package, which the kernel prints in its traces.
+        """
         self._write(".config", content)
         # Debian's makefile reads this file; it gives vermagic the release with its local version.
-        self._write(".kernelvariables", f"override KERNELRELEASE = {self.release}\n".encode())
+        variables: dict[str, str] = {"KERNELRELEASE": self.release}
+        if package_version:
+            variables |= {"DISTRIBUTION_OFFICIAL_BUILD": "1", "DISTRIBUTOR": "Debian"}
+            variables["DISTRIBUTION_VERSION"] = package_version
+        lines = [f"override {name} = {value}\n" for name, value in variables.items()]
+        self._write(".kernelvariables", "".join(lines).encode())
         emptied = [name for name in FILE_NAMES if self.config.get(name) not in {"n", ""}]
         changes = ["-d", "MODULE_SIG_ALL", "--set-str", "MODULE_SIG_KEY", ""]
         for name in emptied:

@@ -18,11 +18,13 @@ from typing import NamedTuple
 
 from elivepatch.kernel.elf import (
     BIND_LOCAL,
+    BIND_WEAK,
     R_X86_64_32,
     R_X86_64_PC32,
     R_X86_64_PC64,
     R_X86_64_PLT32,
     RELOCATION_BYTES,
+    TYPE_SECTION,
     ElfFile,
     Relocation,
     Section,
@@ -119,14 +121,19 @@ class Targets:
 
     def _known(self, number: int) -> Iterator[Address]:
         for symbol in self._by_section.get(number, ()):
+            if symbol.bind == BIND_WEAK:
+                continue  # the parent may hold another object's symbol of this name
             same = self._locals.get(symbol.name, []) if symbol.bind == BIND_LOCAL else self._named(symbol.name)
             if len(same) == 1:
                 yield same[0].moved(-symbol.value)
 
     def _same_content(self, section: Section, symbol: Symbol, entry: Relocation, found: Address) -> bool:
-        # The addend of a relative reference counts from the end of the place, which is that of the instruction for
-        # strings; the address in front of it would belong to another string.
-        ahead = entry.addend + (RELOCATION_BYTES[entry.kind] if entry.kind in _RELATIVE else 0)
+        ahead = 0
+        if symbol.kind == TYPE_SECTION:
+            # The addend says which string of the section is meant. That of a relative reference counts from the end of
+            # the place, which is that of the instruction for strings. With a label, the linker finds the label's string
+            # and adds the addend afterwards: code may refer to an address behind a string's end.
+            ahead = entry.addend + (RELOCATION_BYTES[entry.kind] if entry.kind in _RELATIVE else 0)
         start = symbol.value + ahead
         content = self.plain.content(section)
         if section.flags & _SHF_STRINGS:

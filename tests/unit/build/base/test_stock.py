@@ -183,7 +183,7 @@ def test_an_interruption_does_not_wait_for_the_debug_package(tmp_path: Path) -> 
     os.mkfifo(package)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        read_packages(cast("BaseDraft", Interrupted(tmp_path)), package, package)
+        read_packages(cast("BaseDraft", Interrupted(tmp_path)), package, package, "6.1.176-1")
     assert time.monotonic() - started < 10
 
 

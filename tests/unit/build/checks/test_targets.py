@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.build.checks.fidelity import Match, compare_functions, locate
+from elivepatch.build.checks.fidelity import Located, Match, compare_functions, locate
 from elivepatch.kernel.elf import ElfFile
-from elivepatch.kernel.symbols import LinkedSymbols
+from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.process import run
 
 SOURCE = """
@@ -93,3 +93,70 @@ def test_a_function_that_refers_to_something_else_is_another(tmp_path: Path, cha
     found = matches(tmp_path, SOURCE.replace(old, new), module=module)
     assert [name for name, match in found.items() if match is not Match.SAME] == [function]
     assert found[function] is Match.REFERS
+
+
+PART = """
+    .weak known
+    .globl run, body
+    .type run, @function
+    .type body, @function
+    .type known, @function
+known: ret
+    .size known, .-known
+body: nop
+.Linside: ret
+    .size body, .-body
+    .section .text.unlikely,"ax"
+run: jmp .Linside
+    .size run, .-run
+"""
+
+
+def assembled(place: Path, text: str) -> Path:
+    place.mkdir()
+    (place / "demo.s").write_text(text)
+    run(["as", "--64", "-o", str(place / "demo.o"), str(place / "demo.s")]).check("Assembling")
+    return place / "demo.o"
+
+
+def test_a_weak_function_that_another_object_replaces_does_not_say_where_the_object_lies(tmp_path: Path) -> None:
+    demo = assembled(tmp_path / "plain", PART)
+    beside = compiled(tmp_path, "beside", BESIDE + "int known(int value) { return first(value); }")
+    how = ["-e", "run", "-Ttext=0xffffffff81000000", "-o", str(tmp_path / "parent")]
+    run(["ld", *how, str(beside), str(demo)]).check("Linking")
+    plain, linked = ElfFile(demo), LinkedSymbols(ElfFile(tmp_path / "parent"), is_vmlinux=True)
+    names = {name: linked.named[name][0] for name in ("known", "body", "run")}
+    located = Located(Block(-1, "", ()), names)
+    found = {symbol.name: match for symbol, match in compare_functions(plain, linked, located)}
+    assert found == {"known": Match.WEAK, "body": Match.SAME, "run": Match.SAME}
+
+
+BEHIND_A_STRING = """
+    .globl run
+    .type run, @function
+run:
+    movq $.LC0, %rdi
+    movq $.LC0+10, %rsi
+    ret
+    .size run, .-run
+    .section .rodata.str1.1,"aMS",@progbits,1
+.LC1: .string "another one"
+.LC0: .string "{text}"
+.LC2: .string "one more"
+"""
+
+
+@pytest.mark.parametrize(("shipped", "match"), [("window", Match.SAME), ("widows", Match.REFERS)])
+def test_code_may_refer_to_an_address_behind_the_end_of_a_string(tmp_path: Path, shipped: str, match: Match) -> None:
+    """string_nocheck() of lib/vsprintf.c does: the bound of a loop over at most ten characters."""
+
+    demo = assembled(tmp_path / "plain", BEHIND_A_STRING.replace("{text}", "window"))
+    beside = compiled(tmp_path, "beside", BESIDE + 'const char *longer(void) { return "the long window"; }')
+    parent = tmp_path / "parent"
+    how = ["-e", "run", "-Ttext=0xffffffff81000000", "-o", str(parent)]
+    other = assembled(tmp_path / "shipped", BEHIND_A_STRING.replace("{text}", shipped))
+    run(["ld", *how, str(beside), str(other)]).check("Linking")
+    plain, linked = ElfFile(demo), LinkedSymbols(ElfFile(parent), is_vmlinux=True)
+    located = Located(Block(-1, "", ()), {"run": linked.named["run"][0]})
+    found = dict(compare_functions(plain, linked, located))
+    assert list(found.values()) == [match]
