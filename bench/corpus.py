@@ -4,12 +4,14 @@
 A patch that cannot be a livepatch is built as `check --rewrite` proposes it, if that proposes anything; its entry says
 so.
 
-usage: corpus.py [DIR] [--kernel RELEASE] [--fresh]
+usage: corpus.py [DIR] [--kernel RELEASE] [--debugging] [--fresh]
 
 DIR holds one .patch for each fix, named after its CVE (default: ../shared/data/cve-fixes-6.1.176). Writes
 bench/corpus.json: a list with `cve, file, class, code, reason, functions, seconds, loaded` for each fix, for a
 rewrite `rewritten` and its `steps`, or why there is none, and for each fix that was tried `outcome, replaced, executed`
-and `observed`: the calls of each replaced function under the trial's workload, null if they were not counted.
+and `observed`: the calls of each replaced function under the trial's workload, null if they were not counted. With
+--debugging each fix that became a livepatch is also tried on the debugging kernel of the same source, which is built
+first if it is missing (half an hour); its `debug` has the outcome there, or the reason why there is none.
 
 An interrupted run continues (journal.py); --fresh starts over. Ends with status 1 if a fix ended in an error of ours or
 in a fault of the run, if a livepatch whose parent loads did not pass its trial, or if fewer than 95 % of the patches
@@ -37,12 +39,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from elivepatch.build.base.store import Base
 from elivepatch.build.builders.common import BuildContext
 from elivepatch.build.builders.select import VERSIONS, build_with_selected
-from elivepatch.model.build import BuildOutcome, BuildRequest, PatchedFunction
+from elivepatch.model.build import BuildOutcome, BuildRequest, PatchedFunction, Proposal
 from elivepatch.model.errors import ElivepatchError, Kind
 from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.patch.parse import read_series
 from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
+from elivepatch.service.jobs.trials.debug_trial import try_on_debug_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.run import run_trials
@@ -70,6 +73,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build and try a folder of real fixes.")
     parser.add_argument("dir", nargs="?", type=Path, default=HERE.parent.parent / "shared/data/cve-fixes-6.1.176")
     parser.add_argument("--kernel", default="6.1.0-50-cloud-amd64")
+    parser.add_argument("--debugging", action="store_true", help="try each fix on the debugging kernel too")
     parser.add_argument("--fresh", action="store_true", help="start over instead of continuing an interrupted run")
     arguments = parser.parse_args()
     patches = sorted(arguments.dir.glob("*.patch")) if arguments.dir.is_dir() else []
@@ -91,7 +95,13 @@ def main() -> int:
     journal = Journal.beside(RESULT, facts, fresh=arguments.fresh)
     corpus = Corpus(backend, base, cache, place, journal)
     entries = [corpus.entry(path) for path in patches]
-    corpus.try_all([entry for entry in entries if entry["class"] == "converted"])
+    converted = [entry for entry in entries if entry["class"] == "converted"]
+    corpus.try_all(converted)
+    if arguments.debugging:
+        kernel = backend.make_debug_kernel(base, lambda event: print(event.message, file=sys.stderr))
+        for entry, path in zip(entries, patches, strict=True):
+            if entry in converted:
+                entry["debug"] = corpus.debug(entry, path, kernel)
     RESULT.write_text(json.dumps(entries, indent=1) + "\n")
     if journal.finish():
         shutil.rmtree(place)
@@ -146,6 +156,43 @@ class Corpus:
             rows = self.journal.result(f"trials {names}", partial(self._try, group))
             for entry in group:
                 entry.update(rows.get(entry["cve"], {"parents_loaded": True, "trial": [rows.get("fault", "")]}))
+
+    def debug(self, entry: dict[str, Any], path: Path, kernel: Base) -> dict[str, Any]:
+        """Return what came of a fix on a debugging kernel: of its livepatch's series, a proposal if it needed one."""
+        row = self.journal.result(
+            f"debug {kernel.digest[:16]} {entry['cve']}", partial(self._debug, entry, path, kernel)
+        )
+        print(f"{entry['cve']:18} {kernel.release}: {row.get('outcome')} {row.get('why_not', '')}", flush=True)
+        return dict(row)
+
+    def _debug(self, entry: dict[str, Any], path: Path, kernel: Base) -> dict[str, Any]:
+        series = PatchSeries((SourcePatch(path.name, path.read_bytes()),))
+        context = BuildContext(base=kernel, toolchains=self.backend.toolchains, jobs=os.cpu_count() or 1)
+        with tempfile.TemporaryDirectory(prefix="corpus-debug-", dir=self.cache / "scratch") as directory:
+            place = Path(directory)
+            place.chmod(0o755)
+            if entry["rewritten"]:
+                series = self._proposed(series, place / "check")
+            answer = try_on_debug_kernel(
+                BuildRequest(release=self.base.release, series=series), replaced_by(entry), context,
+                name=module_name(entry["cve"]), work_dir=place, cache_dir=self.cache, workload_s=WORKLOAD_S,
+            )  # fmt: skip
+        return {
+            "kernel": kernel.release,
+            "outcome": str(answer.outcome) if answer.outcome is not None else None,
+            "why_not": answer.problem.message if answer.problem is not None else answer.why_not,
+            "observed": {f"{one.object}:{one.function}": one.calls for one in answer.functions},
+            "missing": list(answer.missing),
+            "seconds": answer.seconds,
+        }
+
+    def _proposed(self, series: PatchSeries, work_dir: Path) -> PatchSeries:
+        """Return the series that a check proposes, as a person would send it next."""
+        work_dir.mkdir(mode=0o755)
+        context = BuildContext(base=self.base, toolchains=self.backend.toolchains, jobs=os.cpu_count() or 1)
+        request = BuildRequest(release=self.base.release, series=series, check_only=True, rewrite=True)
+        proposal = build_with_selected(request, context, name="livepatch_proposed", work_dir=work_dir).proposal
+        return _of_proposal(proposal) if proposal is not None else series
 
     def _try(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
         cases = [
@@ -213,9 +260,13 @@ def built(context: BuildContext, series: PatchSeries, name: str, work_dir: Path)
     if proposal is not None and not proposal.patch:
         return checked, checked
     if proposal is not None:
-        series = PatchSeries((SourcePatch("proposed.patch", proposal.patch.encode()),))
+        series = _of_proposal(proposal)
     request = BuildRequest(release=context.base.release, series=series)
     return checked, build_with_selected(request, context, name=name, work_dir=places[1])
+
+
+def _of_proposal(proposal: Proposal) -> PatchSeries:
+    return PatchSeries((SourcePatch("proposed.patch", proposal.patch.encode()),))
 
 
 def rewriting(checked: BuildOutcome) -> dict[str, Any]:
@@ -271,6 +322,10 @@ def summary(entries: list[dict[str, Any]]) -> int:
         if entry["rewritten"]:
             print(f"{entry['cve']} was rewritten: {entry['before']}")
             print("".join(f"    {step}\n" for step in entry["steps"]), end="")
+    debugged = [entry["debug"].get("outcome") for entry in converted if "debug" in entry]
+    if debugged:
+        counts = Counter(outcome or "not tried" for outcome in debugged)
+        print(f"of {len(debugged)} on the debugging kernel: {', '.join(f'{n} {what}' for what, n in counts.items())}")
     # Fixes that do not compile alone, are not built or change nothing that runs say nothing about livepatches.
     able = [entry for entry in entries if entry["class"] in {"converted", "refused"}]
     share = len(loaded) / len(able) if able else 1.0

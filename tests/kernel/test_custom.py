@@ -247,6 +247,29 @@ def test_what_was_kept_of_a_build_must_have_debug_information(
     assert refusal(backend, described(own, kept=stripped), Bases(reachable_path)) == "debug-info"
 
 
+def test_each_module_that_was_kept_must_have_debug_information(
+    backend: LocalBackend, base_6_1: Base, kept: KeptBuild, reachable_path: Path, archive: Archive
+) -> None:
+    """Without it, the sources of the module would count as not built, and no patch of them would be needed."""
+    config = reachable_path / "config"
+    config.write_bytes(_shipped_config(archive, base_6_1, reachable_path))
+    modules = reachable_path / "modules"
+    modules.mkdir()
+    assert kept.modules is not None
+    for name in ("net/8021q/8021q.ko", "net/802/mrp.ko"):
+        shutil.copyfile(kept.modules / "kernel" / name, modules / Path(name).name)
+    run(["strip", "--strip-debug", str(modules / "mrp.ko")]).check("Stripping a module")
+    kernel = CustomKernel(
+        release=base_6_1.release, source="linux-source-6.1", config=config, kept=replace(kept, modules=modules)
+    )
+    bases = Bases(reachable_path / "bases")
+    with pytest.raises(EnvironmentFault) as caught:
+        maker(backend, bases).add(kernel)
+    assert "1 of 2 modules have no debug information" in caught.value.problem.message
+    assert "mrp" in caught.value.problem.message
+    assert bases.list() == []
+
+
 def tiny_source(own: Base, place: Path) -> Path:
     """An archive with as much of a kernel's source as is looked at before anything is prepared."""
     packed = place / "tiny.tar"

@@ -19,6 +19,8 @@ from elivepatch.model.errors import EnvironmentFault
 
 _FILE = re.compile(r"File: (?:\./)?(.+\.ko)(?:\.debug)?$")
 _NAME = re.compile(r"\s*<[0-9a-f]+>\s+DW_AT_name\s+: (?:\([^)]*\): )?(.+?)\s*$")
+# Every kernel has this source, whose name shows the directory of all.
+_FIRST = "/init/main.c"
 _INCLUDE = re.compile(r"""([^:]+):\s*#\s*include\s+["<]([^">]+\.c)[">]""")
 
 
@@ -96,12 +98,25 @@ def read_compile_units(listing: Iterable[str], *, parent: str = "") -> dict[str,
     return found
 
 
+def _source_directory(compiled: Mapping[str, tuple[str, set[str]]]) -> str:
+    """Return the directory of the source with a slash at its end, empty unless the kernel was built outside of it."""
+    places = [source.removesuffix(_FIRST) for source in compiled if source.startswith("/") and source.endswith(_FIRST)]
+    return f"{places[0]}/" if len(places) == 1 else ""
+
+
 def make_units(compiled: Mapping[str, tuple[str, set[str]]], include_lines: Iterable[str], exists: set[str]) -> Units:
-    """Return the units from compile units and the lines `file:#include "x.c"`; `exists` are the tree's .c files."""
+    """Return the units from compile units and the lines `file:#include "x.c"`; `exists` are the tree's .c files.
+
+    A kernel that was built outside its source (make O=DIR) has absolute names; those of its source are units too.
+    """
+    top = _source_directory(compiled)
+    inside: dict[str, tuple[str, set[str]]] = {}
+    for source, (raw, parents) in compiled.items():
+        if not raw.startswith("/") or (top and source.startswith(top)):
+            inside.setdefault(source.removeprefix(top), (raw.removeprefix(top), set()))[1].update(parents)
     units = {
         source: Unit(source, re.sub(r"\.(c|S|rs)$", ".o", raw), tuple(sorted(parents)))
-        for source, (raw, parents) in compiled.items()
-        if not raw.startswith("/")
+        for source, (raw, parents) in inside.items()
     }
     includers: dict[str, set[str]] = defaultdict(set)
     for line in include_lines:

@@ -81,6 +81,22 @@ def test_sources_that_include_each_other_come_to_an_end() -> None:
     assert [unit.source for unit in found.reached_by("b.c")] == ["a.c"]
 
 
+def test_a_kernel_that_was_built_outside_its_source_has_the_same_units() -> None:
+    listing = [
+        f"    <c>   DW_AT_name        : {name}"
+        for name in (
+            "/home/ann/linux/init/main.c",
+            "/home/ann/linux/arch/x86/kvm/../../../virt/kvm/eventfd.c",
+            "kernel/bounds.c",
+            "/usr/src/elsewhere/init.c",
+        )
+    ]
+    found = make_units(read_compile_units(listing, parent="vmlinux"), [], set()).by_source
+    assert sorted(found) == ["init/main.c", "kernel/bounds.c", "virt/kvm/eventfd.c"]
+    assert found["init/main.c"].target == "init/main.o"
+    assert found["virt/kvm/eventfd.c"].target == "arch/x86/kvm/../../../virt/kvm/eventfd.o"
+
+
 def test_saved_units_come_back(tmp_path: Path) -> None:
     units().save(tmp_path / "units.json")
     assert Units.load(tmp_path / "units.json") == units()

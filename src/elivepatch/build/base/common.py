@@ -22,6 +22,7 @@ from elivepatch.build.sandbox.output import files_below, take_file
 from elivepatch.files.atomic import publish_tree
 from elivepatch.files.digest import sha256
 from elivepatch.files.lock import made_once
+from elivepatch.kernel.compile_units import Units
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
@@ -174,7 +175,9 @@ class BaseDraft:
                 "The kernel has no build-id, so no livepatch could be bound to it.",
                 advice="Its linker must be called with --build-id, as the kernel's own makefile does.",
             )
-        units_of(facts.compiled, listed).save(self.scratch / "units.json")
+        units = units_of(facts.compiled, listed)
+        _require_units(units)
+        units.save(self.scratch / "units.json")
         (self.scratch / "originals").mkdir()
         base = Base(
             directory=self.context.bases.directory / self.release,
@@ -197,6 +200,16 @@ class BaseDraft:
         )
         base.save(self.scratch)
         return base
+
+
+def _require_units(units: Units) -> None:
+    """Raise EnvironmentFault if vmlinux has no units: then each of its sources would count as not built."""
+    if not any(VMLINUX in unit.parents for unit in units.by_source.values()):
+        raise EnvironmentFault(
+            "debug-info",
+            "None of the sources that the kernel's debug information names lies in the given source.",
+            advice="Give the source that the kernel was built from, and its vmlinux as the build left it.",
+        )
 
 
 def other_architecture(sentence: str) -> EnvironmentFault:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def read_debug_info(
 ) -> DebugInfo:
     """Read `vmlinux` and all modules below `inputs`; write both without debug information to `into` and `into`/symbols.
 
-    Raises EnvironmentFault if they have no debug information.
+    Raises EnvironmentFault if one of them has no debug information.
     """
     stripped = writable_directory(into / "stripped")
     command = ["sh", "-c", _SCRIPT, "sh", vmlinux]
@@ -79,8 +80,25 @@ def read_debug_info(
     (into / "symbols").mkdir()
     for name in files_below(stripped, "symbols"):
         take_file(stripped, f"symbols/{name}", into / "symbols" / name, limit_bytes=_KERNEL_LIMIT_BYTES)
+    _require_modules(compiled, files_below(stripped, "symbols"))
     shutil.rmtree(stripped)
     return DebugInfo(compiled, sizes)
+
+
+def _require_modules(compiled: Mapping[str, tuple[str, set[str]]], files: Sequence[str]) -> None:
+    """Raise EnvironmentFault if a module has no debug information: its sources would count as not built.
+
+    A patch of such sources needs no livepatch, so the answer would be a wrong "not affected".
+    """
+    named = {name.split(".ko")[0].replace("-", "_") for name in files}
+    known = {parent for _raw, parents in compiled.values() for parent in parents}
+    if missing := sorted(named - known):
+        shown = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
+        raise EnvironmentFault(
+            "debug-info",
+            f"{len(missing)} of {len(named)} modules have no debug information; their sources are not known: {shown}.",
+            advice="Give the modules as the build left them, not stripped (INSTALL_MOD_STRIP).",
+        )
 
 
 def _lines(directory: Path, name: str) -> list[str]:

@@ -14,6 +14,7 @@ from elivepatch.build.base.debug_info import read_debug_info
 from elivepatch.model.errors import EnvironmentFault
 
 UNITS = "    <c>   DW_AT_name        : (indirect string, offset: 0x1): fs/a.c\n"
+MODULES = "File: ./lib/a.ko\n    <c>   DW_AT_name        : drivers/a.c\n"
 SIZES = "alt_instr\t14\t0\nbug_entry\t12\t0\nexception_table_entry\t12\t0\njump_entry\t16\t0\norc_entry\t6\t0\n"
 
 
@@ -29,7 +30,8 @@ def secret(tmp_path: Path) -> Path:
 def good(output: Path) -> None:
     (output / "symbols").mkdir()
     for name, content in (
-        ("vmlinux", "kernel"), ("vmlinux.units", UNITS), ("modules.units", ""), ("sizes", SIZES), ("symbols/a.ko", "a"),
+        ("vmlinux", "kernel"), ("vmlinux.units", UNITS), ("modules.units", MODULES), ("sizes", SIZES),
+        ("symbols/a.ko", "a"),
     ):  # fmt: skip
         (output / name).write_text(content)
 
@@ -48,6 +50,20 @@ def test_the_kernel_and_its_modules_become_files_of_ours(tmp_path: Path) -> None
         seen = (into / name).stat()
         assert (seen.st_uid, stat.S_IMODE(seen.st_mode)) == (os.getuid(), 0o644)
     assert not (into / "stripped").exists()
+
+
+def test_a_module_whose_sources_are_not_known_is_refused(tmp_path: Path) -> None:
+    """A patch of them would be "not built", which is to say that nothing has to be done."""
+
+    def leaves(output: Path) -> None:
+        good(output)
+        (output / "symbols/snd-hda-intel.ko").write_text("stripped")
+
+    with pytest.raises(EnvironmentFault) as caught:
+        read(tmp_path, OutsideSandbox(leaves=leaves))
+    assert caught.value.problem.code == "debug-info"
+    assert "1 of 2 modules" in caught.value.problem.message
+    assert "snd_hda_intel" in caught.value.problem.message
 
 
 @pytest.mark.parametrize("name", ["vmlinux", "vmlinux.units", "modules.units", "sizes"])
