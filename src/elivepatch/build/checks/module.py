@@ -24,6 +24,7 @@ from elivepatch.build.checks.lifetime import (
     symbol_at,
 )
 from elivepatch.build.checks.references import HOLDING_POINTERS, Pointer, added_key, check_unsealed
+from elivepatch.build.checks.unwind import check_unwind
 from elivepatch.kernel.elf import (
     BIND_LOCAL,
     R_X86_64_PLT32,
@@ -85,6 +86,7 @@ def check_module(
     check_entries(((place.object, place.symbol) for place, _ in places), base.parent)
     _check_symbols(module, base, blocks)
     check_own(module)
+    check_unwind(module, base.vmlinux.elf)
     check_lifetimes(_references(module), base)
     if base.ibt:
         for pointer in _function_pointers(module):
