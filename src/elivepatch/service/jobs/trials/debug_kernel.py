@@ -8,6 +8,7 @@ was made from; another source or another configuration makes another kernel.
 from __future__ import annotations
 
 import difflib
+import re
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +18,6 @@ from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomKernel, CustomMaker
 from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.store import Base, Bases
-from elivepatch.build.base.tree import makefile_version
 from elivepatch.build.sandbox.bubblewrap import writable_directory
 from elivepatch.build.sandbox.output import source_text, take_file
 from elivepatch.files.digest import sha256_json
@@ -43,9 +43,8 @@ cp .config /out/config
 
 def debug_release(base: Base) -> Release:
     """Return the release of the debugging kernel of a base, whether it is made or not."""
-    version = makefile_version(source_text(base.tree, "Makefile") or "")
     facts = [_RECIPE, _wanted(), base.packages, base.toolchain_digest]
-    return parse_release(f"{version}-debug-{sha256_json(facts)[:12]}")
+    return parse_release(f"{_numbers(base)}-debug-{sha256_json(facts)[:12]}")
 
 
 def find_debug_kernel(bases: Bases, base: Base) -> Base | None:
@@ -74,12 +73,17 @@ def _wanted() -> str:
     return files("elivepatch.build.data").joinpath("debug_kernel.config").read_text(encoding="utf-8")
 
 
+def _numbers(base: Base) -> str:
+    """Return the version of a base's source without what a distribution or a release candidate adds to it."""
+    return re.split(r"[-~+]", base.version)[0]
+
+
 def _configured(context: BaseContext, base: Base, release: Release, place: Path) -> Path:
     """Return a file with the whole configuration of the debugging kernel."""
     inputs = place / "in"
     inputs.mkdir()
-    version = makefile_version(source_text(base.tree, "Makefile") or "")
-    (inputs / "wanted").write_text(f'{_wanted()}CONFIG_LOCALVERSION="{release.removeprefix(version)}"\n')
+    suffix = release.removeprefix(_numbers(base))
+    (inputs / "wanted").write_text(f'{_wanted()}CONFIG_LOCALVERSION="{suffix}"\n')
     output = writable_directory(place / "out")
     sandbox = context.toolchains.sandbox(context.toolchains.get(base.toolchain))
     command = ["sh", "-c", _CONFIGURE, "sh", *make_arguments(base.cc, 1)]
