@@ -140,10 +140,11 @@ def _list(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     output.document([_described(base, backend) for base in bases])
     if bases:
         output.table(
-            ("RELEASE", "VERSION", "KIND", "TOOLCHAIN", "MIB", "BUILD-ID", "DIGEST"),
+            ("RELEASE", "VERSION", "KIND", "TOOLCHAIN", "MIB", "DEBUGGING", "BUILD-ID", "DIGEST"),
             [
                 (base.release, base.version, base.kind, base.toolchain, base.size_bytes >> 20,
-                 base.identity.build_id[:12], base.digest[:12])
+                 "yes" if backend.debug_kernel(base) is not None else "-", base.identity.build_id[:12],
+                 base.digest[:12])
                 for base in bases
             ],
         )  # fmt: skip
