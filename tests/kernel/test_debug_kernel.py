@@ -14,12 +14,13 @@ from edits import Edit, after, before, patch_of, series_of
 
 from elivepatch.build.base.store import Base
 from elivepatch.build.builders.common import BuildContext
-from elivepatch.model.build import BuildRequest, PatchedFunction
+from elivepatch.model.build import BuildOutcome, BuildRequest, PatchedFunction
 from elivepatch.model.trial import DebugTrial, TrialOutcome
-from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
 from elivepatch.service.jobs.trials import debug_kernel
 from elivepatch.service.jobs.trials.debug_trial import try_on_debug_kernel
 from elivepatch.settings import ServerSettings
+from elivepatch.trial.run import run_trial
 from small_kernels import FRAGMENT
 
 pytestmark = [pytest.mark.kernel, pytest.mark.extended]
@@ -37,6 +38,7 @@ ORDERS = after(MEMINFO, STATEMENT, "\tmutex_lock(&left);\n\tmutex_lock(&right);\
                "\tmutex_unlock(&right);\n")  # fmt: skip
 
 Try = Callable[..., DebugTrial]
+Build = Callable[..., BuildOutcome]
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +87,28 @@ def test_a_series_without_a_fault_passes_and_ran(tried: Try) -> None:
     ids=["freed memory", "order of locks"],
 )
 def test_a_fault_that_the_stock_kernel_does_not_notice_is_reported(
-    tried: Try, edits: tuple[Edit, ...], report: str
+    tried: Try,
+    build: Build,
+    base_6_12: Base,
+    tmp_path: Path,
+    settings: ServerSettings,
+    edits: tuple[Edit, ...],
+    report: str,
 ) -> None:
+    outcome = build(base_6_12, patch_of(base_6_12.tree, *edits))
+    assert outcome.module is not None, outcome.problem
+    stock = run_trial(
+        kernel=guest_kernel(base_6_12),
+        livepatch=outcome.module,
+        livepatch_name="livepatch_test",
+        parents=[],
+        expectations=[],
+        work_dir=tmp_path,
+        cache_dir=settings.cache_dir,
+        functions=outcome.functions,
+        workload_s=6.0,
+    )
+    assert (stock.outcome, stock.executed) == (TrialOutcome.PASSED, 1)
     found = tried(*edits)
     assert found.outcome is TrialOutcome.FAILED
     assert found.problem is not None
