@@ -27,6 +27,7 @@ _WITH_LINES = frozenset(
      "export-type", "section-change", "special-section", "undefined-symbol", "sealed-endbr", "weak-overridden",
      "header", "assembly", "freed-memory", "module-symbol", "lost-change")
 )  # fmt: skip
+_PADDING = "__pfx_"
 _ENTRYLESS = re.compile(r"(\w+)\S* (?:in|of) (\S+) (?:has no patchable entry|cannot be traced)")
 _INLINE = frozenset(("inline", "__inline", "__inline__"))
 _UNTRACED = frozenset(("notrace", "noinstr", "__init", "__exit", "__cpuidle", "__kprobes"))
@@ -142,6 +143,10 @@ class Explainer:
         if named is None:
             return found
         name, source = named[1], named[2]
+        if name.startswith(_PADDING):
+            # objtool's symbol for the bytes before a function differs only if the function has another section.
+            sentence = f"{source} moves {name.removeprefix(_PADDING)} to another section."
+            return problem("section-change", sentence, excerpt=found.excerpt)
         paths = [source, *dict.fromkeys(line.path for line in self.changed)]
         known = [one for path in paths for one in self.definitions(path) if one.name == name and one.head]
         function = next((one for one in known if one.kind is DefinitionKind.FUNCTION), None)

@@ -94,6 +94,7 @@ def test_a_problem_that_is_about_no_line_stays_as_it_is(tree: Path) -> None:
         ("from_header.constprop.0", "outlined-inline", "from_header in lib/box.c is an inline function"),
         ("hidden", "no-function-entry", "is marked notrace"),
         ("plain", "no-function-entry", "plain in lib/box.c has no patchable entry."),
+        ("__pfx_plain", "section-change", "lib/box.c moves plain to another section."),
     ],
 )
 def test_why_a_function_has_no_entry_is_told(tree: Path, name: str, code: str, words: str) -> None:
