@@ -102,7 +102,7 @@ class CveServer(SigningServer):
                 if word == "needs" and not together:
                     return problem("compile-error", f"{patch.name} does not compile.")
                 if word == "same-as" and together:
-                    return problem("already-applied", f"{patch.name} is already in this kernel's source.")
+                    return problem("patch-repeated", f"The patches before {patch.name} make its change already.")
                 if word == "clashes" and together:
                     return problem("does-not-apply", f"{patch.name} does not apply.")
                 if word == "crashes-with" and together and form == "trial":

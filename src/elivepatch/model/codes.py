@@ -67,7 +67,14 @@ CODES: dict[str, CatalogueEntry] = {
         "git diff -U10, or diff -up -U10.",
     ),
     "already-applied": CatalogueEntry(
-        Kind.FAILURE, "this kernel's source already contains the change", "This kernel needs nothing."
+        Kind.FAILURE,
+        "this kernel's source already contains the whole change of a patch",
+        "If that patch is the whole fix, this kernel needs nothing; otherwise leave it out of the series.",
+    ),
+    "patch-repeated": CatalogueEntry(
+        Kind.FAILURE,
+        "a patch of the series makes a change that the patches before it make already",
+        "Leave that patch out of the series.",
     ),
     # Files and objects that it changes
     "not-built": CatalogueEntry(

@@ -79,9 +79,11 @@ class FixVerdict:
         """The use of the fix that follows from this verdict."""
         if self.problem is None:
             return FixOutcome.CONVERTIBLE if self.asked else FixOutcome.UNTRIED
+        # A change that is there only beside other fixes came with one of these.
+        if self.beside and self.problem.code == "patch-repeated" and len(self.patches) == 1:
+            return FixOutcome.COVERED
         if self.problem.code not in _NOTHING_TO_DO or self._partly_applied:
             return FixOutcome.NEEDS_REBOOT
-        # A change that is there only beside other fixes came with one of these.
         return FixOutcome.COVERED if self.beside else FixOutcome.NOTHING_TO_DO
 
     @property

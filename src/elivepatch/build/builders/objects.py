@@ -36,7 +36,7 @@ from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped, Problem
 from elivepatch.model.series import PatchSeries
 
-VERSION = 2
+VERSION = 3
 """Increased when the same input would give other bytes; part of every build key."""
 
 

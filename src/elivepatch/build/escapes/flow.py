@@ -53,7 +53,7 @@ def find_escapes(image: Image, prototype: Prototypes, parent: str) -> tuple[Esca
     except TooLarge:
         name = next((image.entries[entry] for entry in image.replacing), "the new code")
         thing = Thing("function", name, 0, 0)
-        flow.escapes[Escape(thing, thing.name, "has more code than can be followed, and may hand out", "")] = None
+        flow.escapes[Escape(thing, thing.name, "is too large to be followed, and may hand out addresses", "")] = None
     order = {node: number for number, node in enumerate(image.at)}
     return tuple(one for one, _ in sorted(flow.escapes.items(), key=lambda item: order.get(item[1] or ("", 0), 0)))
 

@@ -15,28 +15,41 @@ from pathlib import Path
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
 from elivepatch.build.sandbox.output import source_text, take
 from elivepatch.model.codes import problem
-from elivepatch.model.errors import BuildStopped, EnvironmentFault
+from elivepatch.model.errors import BuildStopped, EnvironmentFault, Problem
 from elivepatch.model.series import PatchSeries
 from elivepatch.patch.intent import misplaced
 from elivepatch.patch.lines import preserve, read_changes
 from elivepatch.patch.parse import FileKind, TouchedFile
 from elivepatch.patch.places import follow
-from elivepatch.process import Cancellation
+from elivepatch.patch.reverse import is_there
+from elivepatch.process import Cancellation, Completed
 
 _FILE_LIMIT_BYTES = 64 << 20
 _LINES_KEPT = {FileKind.SOURCE, FileKind.HEADER}
 _PATCHED = re.compile(r"patching file '?(.+?)'?(?: \((?:renamed|copied) from .*\))?$")
-_REFUSED = re.compile(r"(?:already|failed) /in/\d{5}\.patch$", re.ASCII)
+_REFUSED = re.compile(r"(?:already|repeated|half|failed) /in/\d{5}\.patch$", re.ASCII)
+_FAILED, _ALREADY, _REPEATED, _HALF = _REFUSALS = (3, 4, 5, 6)
 _APPLY = r"""
 set -u
-mkdir -p /tmp/old /out/layer /out/changes
-for file; do [ ! -e "$file" ] || cp --parents -- "$file" /tmp/old; done
+mkdir -p /out/layer /out/changes
+keep() { rm -rf "$place"; mkdir "$place"; for file; do [ ! -e "$file" ] || cp --parents -- "$file" "$place"; done; }
+back() { for file; do rm -f -- "$file"; [ ! -e "$place/$file" ] || cp -- "$place/$file" "$file"; done; }
+# Not --batch, with which patch(1) ignores --reverse if the change is not there.
+has() { patch --force --reverse -p1 --fuzz=0 --dry-run --reject-file=- --input="$one" >/dev/null 2>&1; }
+place=/tmp/old; keep "$@"
 for one in /in/*.patch; do
+    place=/tmp/before; keep "$@"
     patch --batch --forward -p1 --fuzz=0 --no-backup-if-mismatch --reject-file=- --input="$one" >/tmp/said 2>&1 || {
-        if patch --batch --reverse -p1 --fuzz=0 --dry-run --reject-file=- --input="$one" >/dev/null 2>&1; then
-            echo "already $one"; exit 4
+        # patch(1) has changed what it could. Only the files as they were show what they had before.
+        back "$@"; how=failed status=3
+        if has; then
+            how=repeated status=5 place=/tmp/old
+            back "$@"; ! has || how=already status=4
+        elif patch --batch --forward -p1 --fuzz=0 --dry-run --reject-file=- --input="$one" 2>&1 |
+            grep -q 'previously applied'; then
+            how=half status=6
         fi
-        echo "failed $one"; cat /tmp/said; exit 3
+        echo "$how $one"; cat /tmp/said; exit "$status"
     }
     grep '^patching file ' /tmp/said
 done
@@ -69,8 +82,8 @@ def apply_series(
 ) -> Applied:
     """Apply `series` over `tree` and return the layer, made below `work_dir`.
 
-    Raises BuildStopped with `does-not-apply` or `already-applied`; with `hunk-place` if a hunk may have another place
-    than its author meant.
+    Raises BuildStopped with `does-not-apply`, `already-applied` or `patch-repeated`; with `hunk-place` if a hunk may
+    have another place than its author meant.
     """
     inputs, output = work_dir / "series", work_dir / "applied"
     inputs.mkdir()
@@ -84,15 +97,8 @@ def apply_series(
         output=output,
         cancellation=cancellation,
     )
-    if done.status in {3, 4}:
-        number, rest = _refusal(done.text)
-        name = series.patches[number].name
-        if done.status == 4:
-            raise BuildStopped(problem("already-applied", f"{name} is already in this kernel's source."))
-        excerpt = "\n".join(line for line in rest.splitlines() if line.strip())[:4000]
-        raise BuildStopped(
-            problem("does-not-apply", f"{name} does not apply to this kernel's source.", excerpt=excerpt)
-        )
+    if done.status in _REFUSALS:
+        raise BuildStopped(_refusal(series, done, tree))
     if not done.ok:
         raise EnvironmentFault("apply", "The series could not be applied.", advice="Read the log.", excerpt=done.tail())
     check_file_names(done.text, touched)
@@ -104,14 +110,28 @@ def apply_series(
     return Applied(layer)
 
 
-def _refusal(said: str) -> tuple[int, str]:
-    """Return the number of the refused patch and what patch(1) printed about it.
+def _refusal(series: PatchSeries, done: Completed, tree: Path) -> Problem:
+    """Return the problem of the patch that was refused.
 
-    The script prints the files of the patches before it first.
+    "It is there already" means that nothing has to be done. So it must be there as a whole, in the kernel's own source
+    and not only in the patches before it, and in the place that its author meant.
     """
-    lines = said.splitlines()
+    # The script prints the files of the patches before it first.
+    lines = done.text.splitlines()
     at = next(number for number, line in enumerate(lines) if _REFUSED.match(line))
-    return int(lines[at][-len("00000.patch") :][:5]), "\n".join(lines[at + 1 :])
+    patch = series.patches[int(lines[at][-len("00000.patch") :][:5])]
+    excerpt = "\n".join(line for line in lines[at + 1 :] if line.strip())[:4000]
+    if done.status == _REPEATED:
+        sentence = f"The patches before {patch.name} make its change already."
+        return problem("patch-repeated", sentence, excerpt=excerpt)
+    sentence = f"{patch.name} does not apply to this kernel's source"
+    if done.status == _ALREADY:
+        if is_there(patch, lambda path: source_text(tree, path)):
+            return problem("already-applied", f"{patch.name} is already in this kernel's source.")
+        sentence += ", which has the same change in another place"
+    elif done.status == _HALF:
+        sentence += ", which has a part of its change already"
+    return problem("does-not-apply", f"{sentence}.", excerpt=excerpt)
 
 
 def check_file_names(said: str, touched: Sequence[TouchedFile]) -> None:

@@ -68,10 +68,19 @@ def test_a_verdict_holds_for_exactly_these_patches_and_this_builder() -> None:
         ("already-applied", FixOutcome.NOTHING_TO_DO),
         ("no-change", FixOutcome.NOTHING_TO_DO),
         ("not-built", FixOutcome.NOTHING_TO_DO),
+        ("patch-repeated", FixOutcome.NEEDS_REBOOT),
     ],
 )
 def test_what_follows_from_a_problem(code: str, outcome: FixOutcome) -> None:
     assert FixVerdict(patches=(PATCH,), builder=BUILDER, asked=True, problem=problem(code, "-")).outcome is outcome
+
+
+def test_a_fix_whose_change_others_of_its_series_make_is_covered_by_them() -> None:
+    found = FixVerdict(patches=(PATCH,), builder=BUILDER, asked=True, problem=problem("patch-repeated", "-"))
+    beside = replace(found, beside=(OTHER, PATCH))
+    assert beside.outcome is FixOutcome.COVERED
+    assert beside.closed_by == {OTHER, PATCH}
+    assert replace(beside, patches=(PATCH, OTHER)).outcome is FixOutcome.NEEDS_REBOOT, "the other patch may be missing"
 
 
 def test_a_fix_without_a_question_is_untried_and_one_without_a_problem_convertible() -> None:

@@ -199,7 +199,7 @@ def test_code_that_is_not_found_counts_as_handing_out(tmp_path: Path) -> None:
     made = image(tmp_path, "void run(void) { }")
     odd = replace(made, instructions=tuple(one._replace(section="odd") for one in made.instructions))
     (found,) = find_escapes(odd, lambda _: None, "vmlinux")
-    assert found.how == "has more code than can be followed, and may hand out"
+    assert found.how == "is too large to be followed, and may hand out addresses"
 
 
 BRANCH = """
