@@ -172,7 +172,7 @@ class Corpus:
             place = Path(directory)
             place.chmod(0o755)
             if entry["rewritten"]:
-                series = self._proposed(series, place / "check")
+                series = proposed(series, context, place / "check")
             answer = try_on_debug_kernel(
                 BuildRequest(release=self.base.release, series=series), replaced_by(entry), context,
                 name=module_name(entry["cve"]), work_dir=place, cache_dir=self.cache, workload_s=WORKLOAD_S,
@@ -185,14 +185,6 @@ class Corpus:
             "missing": list(answer.missing),
             "seconds": answer.seconds,
         }
-
-    def _proposed(self, series: PatchSeries, work_dir: Path) -> PatchSeries:
-        """Return the series that a check proposes, as a person would send it next."""
-        work_dir.mkdir(mode=0o755)
-        context = BuildContext(base=self.base, toolchains=self.backend.toolchains, jobs=os.cpu_count() or 1)
-        request = BuildRequest(release=self.base.release, series=series, check_only=True, rewrite=True)
-        proposal = build_with_selected(request, context, name="livepatch_proposed", work_dir=work_dir).proposal
-        return _of_proposal(proposal) if proposal is not None else series
 
     def _try(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
         cases = [
@@ -263,6 +255,14 @@ def built(context: BuildContext, series: PatchSeries, name: str, work_dir: Path)
         series = _of_proposal(proposal)
     request = BuildRequest(release=context.base.release, series=series)
     return checked, build_with_selected(request, context, name=name, work_dir=places[1])
+
+
+def proposed(series: PatchSeries, context: BuildContext, work_dir: Path) -> PatchSeries:
+    """Return the series that a check for the kernel of `context` proposes: its offsets are those of that kernel."""
+    work_dir.mkdir(mode=0o755)
+    request = BuildRequest(release=context.base.release, series=series, check_only=True, rewrite=True)
+    proposal = build_with_selected(request, context, name="livepatch_proposed", work_dir=work_dir).proposal
+    return _of_proposal(proposal) if proposal is not None and proposal.patch else series
 
 
 def _of_proposal(proposal: Proposal) -> PatchSeries:

@@ -21,9 +21,16 @@ _NAME = re.compile(r"[A-Za-z0-9_+,.@=~ -]{1,255}")
 NOWHERE = "/dev/null"
 """Name of a missing side of a diff."""
 # Files that generate others at build time: constants for assembly, a program for certificates, a table of opcodes.
+# Three headers are read only by the sources that modpost writes for each module and for the table of exports.
 _RUN_AT_BUILD = frozenset(
-    {"kernel/bounds.c", "kernel/sched/rq-offsets.c", "certs/extract-cert.c", "arch/x86/lib/x86-opcode-map.txt"}
-)
+    {
+        "kernel/bounds.c", "kernel/sched/rq-offsets.c", "certs/extract-cert.c", "arch/x86/lib/x86-opcode-map.txt",
+        "arch/x86/boot/mkcpustr.c", "arch/x86/boot/compressed/mkpiggy.c", "arch/x86/entry/vdso/vdso2c.c",
+        "arch/x86/entry/vdso/vdso2c.h", "include/linux/export-internal.h", "include/linux/build-salt.h",
+        "include/linux/elfnote-lto.h",
+    }
+)  # fmt: skip
+_PROGRAMS_OF_THE_BUILD = ("arch/x86/tools/", "arch/x86/boot/tools/")
 # Names of text files of the kernel tree that have no suffix; the last one is that of lists in drivers/staging.
 _DOCUMENTS = frozenset({"MAINTAINERS", "CREDITS", ".mailmap", "README", "TODO"})
 
@@ -153,6 +160,7 @@ def kind_of(path: str) -> FileKind:
     if (
         top in {"scripts", "tools", "usr"}
         or path in _RUN_AT_BUILD
+        or path.startswith(_PROGRAMS_OF_THE_BUILD)
         or for_make
         or name.startswith(("asm-offsets", "."))
         or suffix in {".mk", ".lds", ".sh", ".py", ".pl", ".awk"}
