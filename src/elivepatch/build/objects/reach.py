@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.objects.header_users import NameUsers
+from elivepatch.build.sandbox.output import source_text
 from elivepatch.kernel.compile_units import Unit, Units
 from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
@@ -25,6 +27,12 @@ _OUTSIDE = (
     "arch/x86/realmode/",
     "drivers/firmware/efi/libstub/",
 )
+
+# Directories of headers in the order in which compilers search them (LINUXINCLUDE in the kernel's Makefile).
+_SEARCHED = (
+    "arch/x86/include", "arch/x86/include/generated", "include", "arch/x86/include/uapi",
+    "arch/x86/include/generated/uapi", "include/uapi", "include/generated/uapi",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +81,11 @@ def reach(
     unbuilt: list[str] = []
     notes: list[Note] = []
     for file in touched:
-        # A new header does nothing by itself: the series also changes the files that include it.
-        if file.kind is FileKind.DOCUMENT or (file.kind is FileKind.HEADER and file.added):
+        if file.kind is FileKind.HEADER and file.added:
+            # It does nothing by itself: the series also changes the files that include it.
+            _refuse_shadow(file.path, tree)
+            continue
+        if file.kind is FileKind.DOCUMENT:
             continue
         if _is_let_in(file, additions):
             continue
@@ -121,7 +132,7 @@ def _nothing_reached(unbuilt: Sequence[str], tree: Path, *, named: bool) -> Prob
         return problem("not-built", f"This kernel builds none of: {_listed(unbuilt)}.")
     if named:
         return problem("no-change", "No object of this kernel uses what the series changes.")
-    return problem("no-change", "The series changes documentation only.")
+    return problem("no-change", "The series changes only documentation, or headers that it adds and nothing includes.")
 
 
 def _refuse_build_files(touched: Sequence[TouchedFile], additions: Additions) -> None:
@@ -130,6 +141,26 @@ def _refuse_build_files(touched: Sequence[TouchedFile], additions: Additions) ->
         raise BuildStopped(
             problem("patch-build-files", f"The series edits files that take part in the build: {_listed(paths)}.")
         )
+
+
+def _refuse_shadow(header: str, tree: Path) -> None:
+    """Raise BuildStopped if a new header takes the place of another one for files that the series does not change."""
+    for number, root in enumerate(_SEARCHED):
+        name = header.removeprefix(f"{root}/")
+        for other in (f"{later}/{name}" for later in _SEARCHED[number + 1 :] if name != header):
+            if (tree / other).is_file():
+                raise BuildStopped(_shadow(header, other))
+    last = re.escape(posixpath.basename(header))
+    includes = re.compile(rf"""(?m)^\s*#\s*include\s+["<](?:\./)?{last}[">]""")
+    place = posixpath.dirname(header)
+    beside = sorted(path.name for path in (tree / place).glob("*.[chS]")) if (tree / place).is_dir() else []
+    for name in beside:
+        if includes.search(source_text(tree, f"{place}/{name}") or ""):
+            raise BuildStopped(_shadow(header, f"the file that {place}/{name} includes by this name"))
+
+
+def _shadow(header: str, other: str) -> Problem:
+    return problem("new-file", f"The series adds {header}, which takes the place of {other} for all who include it.")
 
 
 def _is_let_in(file: TouchedFile, additions: Additions) -> bool:

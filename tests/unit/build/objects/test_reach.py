@@ -261,3 +261,39 @@ def test_an_object_of_several_modules_is_refused_with_their_names(tree: Path) ->
     problem = refusal(tree, touched("lib/shared.c"), built=units(unit("lib/shared.c", "one", "two")))
     assert problem.code == "several-parents"
     assert "one, two" in problem.message
+
+
+NEW = "include/linux/sockios.h"
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["include/uapi/linux/sockios.h", "arch/x86/include/uapi/linux/sockios.h", "include/generated/uapi/linux/sockios.h"],
+)
+def test_a_new_header_that_takes_the_place_of_another_is_refused(tree: Path, other: str) -> None:
+    """Every file that includes <linux/sockios.h> would see other text, and the series changes none of them."""
+    (tree / other).parent.mkdir(parents=True, exist_ok=True)
+    (tree / other).touch()
+    found = refusal(tree, touched(NEW, added=True), touched("fs/pipe.c"))
+    assert found.code == "new-file"
+    assert NEW in found.message
+    assert other in found.message
+
+
+def test_a_new_header_behind_another_in_the_search_takes_no_place(tree: Path) -> None:
+    (tree / NEW).touch()
+    assert sources(reached(tree, touched("include/uapi/linux/sockios.h", added=True), touched("fs/pipe.c")))
+
+
+@pytest.mark.parametrize("line", ['#include "trace.h"', "# include <trace.h>", '\t#include "./trace.h"'])
+def test_a_new_header_that_a_source_beside_it_has_always_included_is_refused(tree: Path, line: str) -> None:
+    (tree / "fs/pipe.c").write_text(f"int a;\n{line}\n")
+    found = refusal(tree, touched("fs/trace.h", added=True), touched("net/8021q/vlan.c"))
+    assert (found.code, "fs/pipe.c" in found.message) == ("new-file", True)
+
+
+def test_a_new_header_with_a_name_of_its_own_is_one_more_header(tree: Path) -> None:
+    (tree / "fs/pipe.c").write_text('#include "internal.h"\n')
+    for header in ("include/linux/new.h", "fs/new.h"):
+        assert sources(reached(tree, touched(header, added=True), touched("fs/pipe.c"))) == ["fs/pipe.c"]
+        assert "nothing includes" in refusal(tree, touched(header, added=True)).message
