@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 from deadline import wait_until
-from fake_backend import KERNEL, SOURCES, FakeBackend
+from fake_backend import FUNCTION, KERNEL, SOURCES, FakeBackend
 
 from elivepatch.model.build import BuildOutcome, BuildRequest
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault
 from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event, silent
 from elivepatch.model.series import PatchSeries, SourcePatch
-from elivepatch.model.trial import Expectation
+from elivepatch.model.trial import DebugTrial, Expectation, TrialOutcome
 from elivepatch.process import Cancellation
 from elivepatch.service.jobs.step_process.backend import ProcessBackend
 from elivepatch.service.jobs.step_process.messages import Recipe
@@ -108,6 +108,30 @@ def test_a_build_and_a_trial_in_a_process_are_those_of_the_backend(house: House)
     )
     assert [problem.code for problem in report.problems] == ["trial-expectation"]
     assert (house.top / "console").exists()
+
+
+def test_a_trial_on_a_debugging_kernel_in_a_process_is_that_of_the_backend(house: House) -> None:
+    guest = house.top / "guest"
+    guest.mkdir()
+
+    def tried(patch: str) -> DebugTrial:
+        return house.backend.debug_trial(
+            BuildRequest(release=KERNEL.release, series=PatchSeries((SourcePatch("fix.patch", patch.encode()),))),
+            [FUNCTION],
+            work_dir=guest,
+            console=house.top / "console",
+            progress=silent,
+            cancellation=Cancellation.new(),
+        )
+
+    found = tried("sleep 0")
+    assert (found.outcome, found.functions[0].calls, found.problem) == (TrialOutcome.PASSED, 3, None)
+    assert (house.top / "console").exists()
+    failed = tried("kasan-report")
+    assert failed.outcome is TrialOutcome.FAILED
+    assert failed.problem is not None
+    assert failed.problem.code == "trial-debug"
+    assert tried("no-debug-kernel").outcome is None
 
 
 def test_progress_arrives_while_the_step_runs(house: House) -> None:
