@@ -21,7 +21,7 @@ _FILE = re.compile(r"File: (?:\./)?(.+\.ko)(?:\.debug)?$")
 _NAME = re.compile(r"\s*<[0-9a-f]+>\s+DW_AT_name\s+: (?:\([^)]*\): )?(.+?)\s*$")
 # Every kernel has this source, whose name shows the directory of all.
 _FIRST = "/init/main.c"
-_INCLUDE = re.compile(r"""([^:]+):\s*#\s*include\s+["<]([^">]+\.c)[">]""")
+_INCLUDE = re.compile(r"""([^:]+):\s*#\s*include\s*["<]([^">]+\.c)[">]""")
 
 
 @dataclass(frozen=True, slots=True)

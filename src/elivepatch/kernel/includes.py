@@ -14,7 +14,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-_LINE = re.compile(r"""([^:]+):\s*#\s*include\s+(["<])([^">]+)[">]""")
+# A header may be included by a macro that is its name: `#define GENL_MAGIC_INCLUDE_FILE <linux/drbd_genl.h>`.
+_LINE = re.compile(r"""([^:]+):\s*#\s*(?:include\s*|define\s+\w+\s+(?=["<][\w./+-]+\.h[">]))(["<])([^">]+)[">]""")
 _FORCED = frozenset({"include/linux/compiler-version.h", "include/linux/compiler_types.h", "include/linux/kconfig.h"})
 """Headers that the kernel's Makefile includes into every file by a compiler option, without an #include line."""
 
@@ -68,7 +69,7 @@ def read_includes(
     made: Mapping[str, tuple[str, ...]] | None = None,
     programs: Collection[str] = (),
 ) -> Includes:
-    """Return the includers from lines `file:#include ...`.
+    """Return the includers from lines `file:#include ...`, or `file:#define NAME <...>`, which counts as one.
 
     `exists` are all headers of the tree, and all generated files; `made` and `programs` are as in Includes.
     """

@@ -44,6 +44,19 @@ def test_headers_found_by_a_makefiles_search_path_count_by_the_end_of_their_name
     assert found.users("drivers/gpu/trace.h") == {"drivers/gpu/deep/a.c", "drivers/gpu/deep/b.c"}
 
 
+def test_a_header_that_a_macro_names_counts_as_included() -> None:
+    found = includes(
+        "include/linux/api.h:#define MAGIC_INCLUDE_FILE <linux/list.h>",
+        'net/8021q/vlan.c:# define FILE_OF_MINE "vlan.h"',
+        'a.c:#define NAME "list"',
+        'b.c:#define TEXT "see list.h, please"',
+        "main.c:#include <linux/api.h>",
+    )
+    assert found.users("include/linux/list.h") >= {"include/linux/api.h"}
+    assert found.users("net/8021q/vlan.h") == {"net/8021q/vlan.c"}
+    assert not found.users("include/linux/list.h") & {"a.c", "b.c"}
+
+
 def test_a_generated_wrapper_leads_to_the_generic_header() -> None:
     found = includes(
         "a.c:#include <asm/kmap_size.h>",

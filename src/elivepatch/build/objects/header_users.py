@@ -30,7 +30,9 @@ from elivepatch.patch.lines import forget
 from elivepatch.patch.rewrite.edits import Source
 
 _LISTING_LIMIT_BYTES = 256 << 20
-_INCLUDE_LINE = "^[[:space:]]*#[[:space:]]*include"
+_INCLUDE_LINE = (
+    '^[[:space:]]*#[[:space:]]*(include|define[[:space:]]+[A-Za-z0-9_]+[[:space:]]+[<"][A-Za-z0-9_./+-]+[.]h[>"])'
+)
 # Programs of scripts/ read headers of the kernel to generate other files.
 _INCLUDES = f"""
 grep -rE --include='*.[chS]' '{_INCLUDE_LINE}' {SOURCE_TOPS} include scripts >/out/lines 2>/dev/null
