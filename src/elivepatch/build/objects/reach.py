@@ -151,7 +151,7 @@ def _refuse_shadow(header: str, tree: Path) -> None:
             if (tree / other).is_file():
                 raise BuildStopped(_shadow(header, other))
     last = re.escape(posixpath.basename(header))
-    includes = re.compile(rf"""(?m)^\s*#\s*include\s+["<](?:\./)?{last}[">]""")
+    includes = re.compile(rf"""(?m)^\s*#\s*include\s*["<](?:\./)?{last}[">]""")
     place = posixpath.dirname(header)
     beside = sorted(path.name for path in (tree / place).glob("*.[chS]")) if (tree / place).is_dir() else []
     for name in beside:
