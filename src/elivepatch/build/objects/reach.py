@@ -81,13 +81,7 @@ def reach(
     unbuilt: list[str] = []
     notes: list[Note] = []
     for file in touched:
-        if file.kind is FileKind.HEADER and file.added:
-            # It does nothing by itself: the series also changes the files that include it.
-            _refuse_shadow(file.path, tree)
-            continue
-        if file.kind is FileKind.DOCUMENT:
-            continue
-        if _is_let_in(file, additions):
+        if _reaches_nothing(file, tree, additions):
             continue
         users = _Users(units, tree, header_users, name_users)
         reached, beyond = ([], []) if file.kind in NOT_OF_THE_KERNEL else _reached(file, units, tree, users)
@@ -141,6 +135,15 @@ def _refuse_build_files(touched: Sequence[TouchedFile], additions: Additions) ->
         raise BuildStopped(
             problem("patch-build-files", f"The series edits files that take part in the build: {_listed(paths)}.")
         )
+
+
+def _reaches_nothing(file: TouchedFile, tree: Path, additions: Additions) -> bool:
+    """Return if no object can differ because of a file alone; raises as `_refuse_shadow` does."""
+    if file.kind is FileKind.HEADER and file.added:
+        # The series also changes the files that include it.
+        _refuse_shadow(file.path, tree)
+        return True
+    return file.kind is FileKind.DOCUMENT or _is_let_in(file, additions)
 
 
 def _refuse_shadow(header: str, tree: Path) -> None:
