@@ -44,8 +44,9 @@ from elivepatch.model.errors import ElivepatchError, Kind
 from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.patch.parse import read_series
-from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.service.jobs.trials.debug_trial import try_on_debug_kernel
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.run import run_trials
@@ -95,12 +96,11 @@ def main() -> int:
     journal = Journal.beside(RESULT, facts, fresh=arguments.fresh)
     corpus = Corpus(backend, base, cache, place, journal)
     entries = [corpus.entry(path) for path in patches]
-    converted = [entry for entry in entries if entry["class"] == "converted"]
-    corpus.try_all(converted)
+    corpus.try_all([entry for entry in entries if entry["class"] == "converted"])
     if arguments.debugging:
         kernel = backend.make_debug_kernel(base, lambda event: print(event.message, file=sys.stderr))
         for entry, path in zip(entries, patches, strict=True):
-            if entry in converted:
+            if entry["class"] == "converted":
                 entry["debug"] = corpus.debug(entry, path, kernel)
     RESULT.write_text(json.dumps(entries, indent=1) + "\n")
     if journal.finish():
@@ -175,7 +175,8 @@ class Corpus:
                 series = proposed(series, context, place / "check")
             answer = try_on_debug_kernel(
                 BuildRequest(release=self.base.release, series=series), replaced_by(entry), context,
-                name=module_name(entry["cve"]), work_dir=place, cache_dir=self.cache, workload_s=WORKLOAD_S,
+                name=module_name(entry["cve"]), build_dir=place, work_dir=place / "guest", cache_dir=self.cache,
+                workload_s=WORKLOAD_S,
             )  # fmt: skip
         return {
             "kernel": kernel.release,

@@ -33,7 +33,8 @@ from elivepatch.build.checks.equality import differences, read_facts
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.trial import Expectation
-from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 from journal import Journal

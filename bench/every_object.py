@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -262,13 +263,9 @@ def run(base: Base, backend: LocalBackend, cache: Path, arguments: argparse.Name
     journal = Journal.beside(place / f"{base.release}.json", facts, fresh=arguments.fresh)
     units = chosen(base, sample=arguments.sample, seed=arguments.seed, shard=arguments.shard)
     todo = [unit for unit in units if unit.source not in journal.rows]
-    scratch = Path(tempfile.mkdtemp(prefix="objects-", dir=cache / "tests"))
-    scratch.chmod(0o755)
-    steps = BuildSteps.within(BuildContext(base=base, toolchains=backend.toolchains, jobs=1))
-    every = EveryObject(base, steps.sandbox(), steps.compiler(), scratch)
     lock, started = Lock(), time.monotonic()
 
-    def one(group: list[Unit]) -> None:
+    def one(every: EveryObject, group: list[Unit]) -> None:
         if time.monotonic() > until:
             return
         rows = every.batch(group)
@@ -278,13 +275,22 @@ def run(base: Base, backend: LocalBackend, cache: Path, arguments: argparse.Name
             done = sum(unit.source in journal.rows for unit in units)
             print(f"{base.release}: {done} of {len(units)}, {time.monotonic() - started:.0f} s", flush=True)
 
+    with opened(base, backend, cache) as every, ThreadPoolExecutor(max_workers=arguments.jobs) as pool:
+        for pending in [pool.submit(one, every, group) for group in batches(todo)]:
+            pending.result()
+    return journal
+
+
+@contextmanager
+def opened(base: Base, backend: LocalBackend, cache: Path) -> Iterator[EveryObject]:
+    """Yield a run over objects of a kernel; its files are gone afterwards."""
+    scratch = Path(tempfile.mkdtemp(prefix="objects-", dir=cache / "tests"))
+    scratch.chmod(0o755)
+    steps = BuildSteps.within(BuildContext(base=base, toolchains=backend.toolchains, jobs=1))
     try:
-        with ThreadPoolExecutor(max_workers=arguments.jobs) as pool:
-            for pending in [pool.submit(one, group) for group in batches(todo)]:
-                pending.result()
+        yield EveryObject(base, steps.sandbox(), steps.compiler(), scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return journal
 
 
 def again(base: Base, backend: LocalBackend, cache: Path, into: Path) -> int:
@@ -293,14 +299,8 @@ def again(base: Base, backend: LocalBackend, cache: Path, into: Path) -> int:
     sources = unexplained_sources(entry)
     if not sources:
         return write_entry(into, entry)
-    scratch = Path(tempfile.mkdtemp(prefix="objects-", dir=cache / "tests"))
-    scratch.chmod(0o755)
-    steps = BuildSteps.within(BuildContext(base=base, toolchains=backend.toolchains, jobs=1))
-    try:
-        every = EveryObject(base, steps.sandbox(), steps.compiler(), scratch)
+    with opened(base, backend, cache) as every:
         rows = every.batch([base.units.by_source[source] for source in sources])
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return write_entry(into, amended(entry, rows))
 
 

@@ -21,7 +21,8 @@ from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.progress import Event
 from elivepatch.process import run
-from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import GuestKernel
 

@@ -14,7 +14,7 @@ from elivepatch.build.base.store import Base
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.trial import Expectation
-from elivepatch.service.jobs.local_backend import guest_kernel
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 

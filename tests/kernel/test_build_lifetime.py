@@ -16,7 +16,8 @@ from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.permanence import stays_loaded
 from elivepatch.model.build import BuildRequest
 from elivepatch.model.trial import Expectation
-from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 

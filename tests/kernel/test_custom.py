@@ -25,7 +25,8 @@ from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageErro
 from elivepatch.model.kernel import BuildId, parse_release
 from elivepatch.model.trial import Expectation
 from elivepatch.process import run
-from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 from small_kernels import small_kernel

@@ -16,9 +16,10 @@ from elivepatch.build.base.store import Base
 from elivepatch.build.builders.common import BuildContext
 from elivepatch.model.build import BuildOutcome, BuildRequest, PatchedFunction
 from elivepatch.model.trial import DebugTrial, TrialOutcome
-from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.service.jobs.trials import debug_kernel
 from elivepatch.service.jobs.trials.debug_trial import try_on_debug_kernel
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 from small_kernels import FRAGMENT
@@ -58,7 +59,8 @@ def tried(backend: LocalBackend, base_6_12: Base, kernel: Base, reachable_path: 
             [SHOW],
             BuildContext(base=kernel, toolchains=backend.toolchains, jobs=2),
             name="livepatch_debug",
-            work_dir=reachable_path,
+            build_dir=reachable_path,
+            work_dir=reachable_path / "guest",
             cache_dir=settings.cache_dir,
             workload_s=6.0,
         )

@@ -15,7 +15,7 @@ from guest_host import Boot, GuestHost, config_of, kernel_module
 from real_server import Server
 
 from elivepatch.build.base.store import Base
-from elivepatch.service.jobs.local_backend import guest_kernel
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.extended]
 

@@ -17,7 +17,8 @@ from elivepatch.model.build import BuildOutcome, BuildRequest
 from elivepatch.model.errors import Kind
 from elivepatch.model.predicate import Predicate
 from elivepatch.model.trial import Expectation, TrialOutcome, TrialReport
-from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.predicates.program import PredicateFault

@@ -18,7 +18,7 @@ from elivepatch.model.errors import EnvironmentFault, Kind
 from elivepatch.model.predicate import Predicate
 from elivepatch.model.trial import Expectation, OverEarlier, SeenFunction, TrialReport
 from elivepatch.process import Cancellation, run
-from elivepatch.service.jobs.local_backend import guest_kernel
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import EarlierLivepatch, GuestKernel, TrialCase
 from elivepatch.trial.run import run_trial, run_trials

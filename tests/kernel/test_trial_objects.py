@@ -12,7 +12,7 @@ from edits import Edit, patch_of
 from elivepatch.build.base.store import Base
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.trial import Expectation, ModuleReload, TrialOutcome, TrialReport
-from elivepatch.service.jobs.local_backend import guest_kernel
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import TrialCase
 from elivepatch.trial.run import run_trials

@@ -155,9 +155,9 @@ class CustomMaker:
         check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
         place.report(f"{release}: preparing the source tree")
         listed = maker.prepare()
-        # The preparation of a tree may leave one of its own.
-        (scratch / "tree/Module.symvers").unlink(missing_ok=True)
         symvers = scratch / "tree/Module.symvers"
+        # The preparation of a tree may leave one of its own.
+        symvers.unlink(missing_ok=True)
         take_file(built, "Module.symvers", symvers, limit_bytes=_FILE_LIMIT_BYTES)
         # A build of the whole kernel in the tree, as klp and reference do it, writes it again.
         os.chown(symvers, BUILD_UID, BUILD_UID)

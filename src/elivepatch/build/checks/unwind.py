@@ -3,8 +3,8 @@
 
 The kernel needs both, and cannot see that one is incomplete. Without unwind entries (ORC), a stack with the function on
 it is not reliable: transitions take longer or never end, and traces of a crash are wrong. A return that is not listed
-is not rewritten at boot for this processor's mitigation (arch/x86/kernel/alternative.c, apply_returns). Kernels before
-5.19 run objtool outside of the saved compile command, so an object that was compiled by that alone has neither.
+is not rewritten at boot for this processor's mitigation (arch/x86/kernel/alternative.c, apply_returns). Older kernels,
+such as 5.10 and 5.15, run objtool outside of the saved compile command, and what that command alone made has neither.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from elivepatch.model.errors import BuildStopped
 
 _PLACES, _SITES = ".orc_unwind_ip", ".return_sites"
 _THUNK = "__x86_return_thunk"
-_EXECUTABLE = 0x4  # SHF_EXECINSTR
 _JUMP_BYTES = 1  # the opcode in front of the place that a relocation fills
 
 
@@ -36,7 +35,7 @@ def check_unwind(module: ElfFile, kernel: ElfFile) -> None:
     if _SITES in kernel.by_name:
         listed = set(_targets(module, _SITES))
         for section in module.sections:
-            if section.flags & _EXECUTABLE:
+            if section.executable:
                 for entry in module.relocations(section):
                     place = (section.number, entry.offset - _JUMP_BYTES)
                     if module.symbols[entry.symbol].name == _THUNK and place not in listed:
@@ -47,7 +46,7 @@ def _functions(module: ElfFile) -> Iterator[Symbol]:
     for symbol in module.symbols:
         if symbol.kind != TYPE_FUNC or not symbol.defined or not symbol.size or symbol.name.startswith("__pfx_"):
             continue
-        if module.sections[symbol.section].flags & _EXECUTABLE:
+        if module.sections[symbol.section].executable:
             yield symbol
 
 

@@ -28,25 +28,26 @@ _FILE_LIMIT_BYTES = 64 << 20
 _LINES_KEPT = {FileKind.SOURCE, FileKind.HEADER}
 _PATCHED = re.compile(r"patching file '?(.+?)'?(?: \((?:renamed|copied) from .*\))?$")
 _REFUSED = re.compile(r"(?:already|repeated|half|failed) /in/\d{5}\.patch$", re.ASCII)
-_FAILED, _ALREADY, _REPEATED, _HALF = _REFUSALS = (3, 4, 5, 6)
+_ALREADY, _REPEATED, _HALF = 4, 5, 6
+_REFUSALS = {3, _ALREADY, _REPEATED, _HALF}
 _APPLY = r"""
 set -u
-mkdir -p /out/layer /out/changes
-keep() { rm -rf "$place"; mkdir "$place"; for file; do [ ! -e "$file" ] || cp --parents -- "$file" "$place"; done; }
-back() { for file; do rm -f -- "$file"; [ ! -e "$place/$file" ] || cp -- "$place/$file" "$file"; done; }
+mkdir -p /tmp/old /out/layer /out/changes
+for file; do [ ! -e "$file" ] || cp --parents -- "$file" /tmp/old; done
+forward() { patch --batch --forward -p1 --fuzz=0 --no-backup-if-mismatch --reject-file=- --input="$@"; }
+back() { for file; do rm -f -- "$file"; [ ! -e "/tmp/old/$file" ] || cp -- "/tmp/old/$file" "$file"; done; }
+before() { for each in /in/*.patch; do [ "$each" != "$one" ] || break; forward "$each" >/dev/null 2>&1; done; }
 # Not --batch, with which patch(1) ignores --reverse if the change is not there.
 has() { patch --force --reverse -p1 --fuzz=0 --dry-run --reject-file=- --input="$one" >/dev/null 2>&1; }
-place=/tmp/old; keep "$@"
 for one in /in/*.patch; do
-    place=/tmp/before; keep "$@"
-    patch --batch --forward -p1 --fuzz=0 --no-backup-if-mismatch --reject-file=- --input="$one" >/tmp/said 2>&1 || {
-        # patch(1) has changed what it could. Only the files as they were show what they had before.
+    forward "$one" >/tmp/said 2>&1 || {
+        # patch(1) has changed what it could. Only the files as they were before it show what they had.
         back "$@"; how=failed status=3
         if has; then
-            how=repeated status=5 place=/tmp/old
-            back "$@"; ! has || how=already status=4
-        elif patch --batch --forward -p1 --fuzz=0 --dry-run --reject-file=- --input="$one" 2>&1 |
-            grep -q 'previously applied'; then
+            how=already status=4
+        elif before; has; then
+            how=repeated status=5
+        elif forward "$one" --dry-run 2>&1 | grep -q 'previously applied'; then
             how=half status=6
         fi
         echo "$how $one"; cat /tmp/said; exit "$status"

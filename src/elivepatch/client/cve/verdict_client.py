@@ -33,9 +33,9 @@ class VerdictClient:
     """One server's verdicts on fixes for one kernel; `verdicts` grows with each answer.
 
     Each request names `base_patches`, so that a server whose base was made with others refuses it. `out_of_time` is
-    called before each request; requests that are `automatic` wait behind those of people. A trial is `thorough` if the
-    policy wants that. With `require_trial`
-    `passed`, a livepatch whose trial passed only partly counts as one whose trial failed.
+    called before each request; requests that are `automatic` wait behind those of people. Trials are `thorough` if the
+    policy says so. With `require_trial` `passed`, a livepatch whose trial passed only partly counts as one whose trial
+    failed.
     """
 
     server: ServerClient

@@ -44,8 +44,7 @@ class ApplyOptions:
 
     With `dry_run` everything is done except loading. With `stack` the livepatch is put beside what is live; otherwise
     it replaces everything live and carries it. Without `trial` the server does not boot the kernel to try it; with
-    `thorough` it tries it on a debugging kernel too.
-    `base_patches` are the patches that this kernel was built with.
+    `thorough` it tries it on a debugging kernel too. `base_patches` are the patches that this kernel was built with.
     """
 
     change: ChangeOptions

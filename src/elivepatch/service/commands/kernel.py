@@ -16,6 +16,7 @@ from elivepatch.model.kernel import BuildId, parse_release
 from elivepatch.output import Output
 from elivepatch.service.commands.options import add_common, settings_of
 from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.service.jobs.trials.debug_kernel import debug_release
 
 
 def register(subparsers: Subparsers) -> None:
@@ -176,13 +177,13 @@ def _remove(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 
 def _debug_kernel(backend: LocalBackend, release: str) -> str | None:
-    """Return the release of a base's debugging kernel, None if there is none or the base is damaged."""
+    """Return the release of a base's debugging kernel, damaged or not; None if there is none or the base is damaged."""
     try:
         base = backend.bases.find(parse_release(release))
     except EnvironmentFault:
         return None
-    found = backend.debug_kernel(base) if base is not None else None
-    return found.release if found is not None else None
+    found = debug_release(base) if base is not None else None
+    return found if found is not None and (backend.debug_kernels.directory / found).is_dir() else None
 
 
 def _described(base: Base, backend: LocalBackend) -> dict[str, object]:

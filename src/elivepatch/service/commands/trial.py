@@ -19,7 +19,8 @@ from elivepatch.process import Cancellation
 from elivepatch.service.commands.options import add_common, settings_of
 from elivepatch.service.db.database import open_tables
 from elivepatch.service.jobs.jobs import Jobs
-from elivepatch.service.jobs.local_backend import LocalBackend, guest_kernel
+from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.service.jobs.trials.kept import KeptTrial, kept_trial
 from elivepatch.service.resources import open_store
 from elivepatch.service.state_directory import make_state_directory

@@ -29,15 +29,16 @@ from elivepatch.files.digest import sha256, sha256_json
 from elivepatch.files.lock import Locked, exclusive_lock
 from elivepatch.files.signature import signature_of_all
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, PatchedFunction
-from elivepatch.model.kernel import VMLINUX, Digest, KernelIdentity
+from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Progress, silent
 from elivepatch.model.trial import DebugTrial, Expectation, TrialReport
 from elivepatch.process import Cancellation
 from elivepatch.service.jobs.step_process.messages import Recipe
 from elivepatch.service.jobs.trials.debug_kernel import find_debug_kernel, make_debug_kernel
 from elivepatch.service.jobs.trials.debug_trial import no_debug_kernel, try_on_debug_kernel
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
-from elivepatch.trial.case import EarlierLivepatch, GuestKernel
+from elivepatch.trial.case import EarlierLivepatch
 from elivepatch.trial.predicates.program import PredicateCompiler, compiled
 from elivepatch.trial.run import run_trial
 
@@ -253,15 +254,14 @@ class LocalBackend:
                 predicates=predicates,
             )
         finally:
-            if (work_dir / "console.log").is_file():
-                shutil.copyfile(work_dir / "console.log", console)
+            _keep_console(work_dir, console)
 
     def debug_trial(
         self,
         request: BuildRequest,
         replaced: Sequence[PatchedFunction],
         *,
-        work_dir: Path,  # noqa: ARG002 - below the state directory, where no sandbox can read
+        work_dir: Path,
         console: Path,
         progress: Progress,
         cancellation: Cancellation,
@@ -277,12 +277,11 @@ class LocalBackend:
             )  # fmt: skip
             try:
                 return try_on_debug_kernel(
-                    request, replaced, context, name=DEBUG_NAME, work_dir=scratch,
+                    request, replaced, context, name=DEBUG_NAME, build_dir=scratch, work_dir=work_dir,
                     cache_dir=self._settings.cache_dir, workload_s=self._settings.workload_s,
                 )  # fmt: skip
             finally:
-                if (scratch / "guest/console.log").is_file():
-                    shutil.copyfile(scratch / "guest/console.log", console)
+                _keep_console(work_dir, console)
 
     def predicates(
         self, base: Base, expectations: Sequence[Expectation], cancellation: Cancellation | None = None
@@ -320,20 +319,14 @@ def _kept(cache: OrderedDict[Digest, _Kept], key: Digest, make: Callable[[], _Ke
     return cache[key]
 
 
+def _keep_console(work_dir: Path, console: Path) -> None:
+    if (work_dir / "console.log").is_file():
+        shutil.copyfile(work_dir / "console.log", console)
+
+
 def _unproved(base: Base) -> Note:
     return Note(
         code="unproved",
         message=f"The base of {base.release} was accepted without proof that it is the host's kernel: its own build-id "
         f"is {base.build_id}.",
-    )
-
-
-def guest_kernel(base: Base) -> GuestKernel:
-    """Return what a trial boots for a base."""
-    return GuestKernel(
-        release=base.release,
-        build_id=base.build_id,
-        image=base.directory / "vmlinuz",
-        modules_dir=base.directory / "modules",
-        vmlinux=base.directory / VMLINUX,
     )

@@ -57,12 +57,12 @@ def make_debug_kernel(archive: Archive, context: BaseContext, base: Base) -> Bas
 
     Raises EnvironmentFault or UsageError as a custom base does.
     """
+    if (found := find_debug_kernel(context.bases, base)) is not None:
+        return found
     release = debug_release(base)
     with tempfile.TemporaryDirectory(prefix="debug-kernel-", dir=context.bases.directory.parent) as directory:
         place = Path(directory)
         place.chmod(0o755)
-        if (found := find_debug_kernel(context.bases, base)) is not None:
-            return found
         context.report(f"{release}: configuring the debugging kernel")
         config = _configured(context, base, release, place)
         kernel = CustomKernel(release=release, source=str(base.tree), config=config, base_patches=_patches(base, place))
@@ -108,7 +108,7 @@ def _patches(base: Base, place: Path) -> tuple[Path, ...]:
     """Return the patch without which each object would hold a table of its variables for KASAN.
 
     That table differs with every new variable or string, and it is no part of any function: no livepatch could carry
-    it. KASAN watches the heap and the stack of calls all the same, not the gaps between global variables.
+    it. KASAN still watches the heap and vmalloc, not the gaps between global variables.
     """
     before = source_text(base.tree, _KASAN_FLAGS) or ""
     after = before.replace("asan-globals=1", "asan-globals=0")

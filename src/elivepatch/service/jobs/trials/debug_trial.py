@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from elivepatch.build.base.store import Base
 from elivepatch.build.builders.common import BuildContext
 from elivepatch.build.builders.select import build_with_selected
 from elivepatch.model.build import Builder, BuildOutcome, BuildRequest, PatchedFunction
@@ -20,7 +19,7 @@ from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.progress import Event
 from elivepatch.model.trial import DebugTrial, TrialOutcome, TrialReport
 from elivepatch.service.jobs.trials.debug_kernel import PARAMETERS
-from elivepatch.trial.case import GuestKernel
+from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.trial.run import run_trial
 
 SLOWNESS = 4
@@ -41,18 +40,19 @@ def try_on_debug_kernel(
     context: BuildContext,
     *,
     name: str,
+    build_dir: Path,
     work_dir: Path,
     cache_dir: Path,
     workload_s: float,
 ) -> DebugTrial:
     """Build the series of a request for the debugging kernel `context.base`, and try it there.
 
-    `replaced` are the functions of the host's livepatch, and `work_dir` is an empty directory; the console's log is in
-    its guest/. Raises EnvironmentFault as a builder and a trial do.
+    `replaced` are the functions of the host's livepatch. The series is built in `build_dir`, and the guest's files are
+    in `work_dir`, as those of `run_trial` are. Raises EnvironmentFault as a builder and a trial do.
     """
     kernel = context.base.release
     context.progress(Event(stage="trial", message=f"building the series for {kernel}"))
-    place = work_dir / "build"
+    place = build_dir / "build"
     place.mkdir(mode=0o755)
     asked = replace(
         request, release=kernel, base_patches=(), builder=Builder.OBJECTS, paranoid=False, check_only=False,
@@ -62,12 +62,12 @@ def try_on_debug_kernel(
     if outcome.module is None:
         return DebugTrial(kernel=kernel, why_not=_why_not_built(outcome))
     report = run_trial(
-        kernel=_guest(context.base),
+        kernel=replace(guest_kernel(context.base), vmlinux=None, parameters=PARAMETERS),
         livepatch=outcome.module,
         livepatch_name=name,
         parents=sorted({one.object for one in outcome.functions} - {VMLINUX}),
         expectations=(),
-        work_dir=work_dir / "guest",
+        work_dir=work_dir,
         cache_dir=cache_dir,
         progress=context.progress,
         timeout_s=SLOWNESS * _LIMIT_S,
@@ -116,14 +116,4 @@ def _on_kernel(kernel: str, found: Problem) -> Problem:
         kind=Kind.FAILURE,
         message=f"The trial on the debugging kernel {kernel} failed: {found.message}",
         advice=f"KASAN and lockdep report faults that a host may not notice at once. {found.advice}",
-    )
-
-
-def _guest(base: Base) -> GuestKernel:
-    return GuestKernel(
-        release=base.release,
-        build_id=base.build_id,
-        image=base.directory / "vmlinuz",
-        modules_dir=base.directory / "modules",
-        parameters=PARAMETERS,
     )
