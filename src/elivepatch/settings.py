@@ -44,6 +44,8 @@ class ServerSettings:
     hosts_per_token: int = 10_000
     legacy: str = ""
     legacy_tenant: str = "legacy"
+    providers: str = "debian,source"
+    sources: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -175,6 +175,18 @@ def test_two_workers_of_one_name_are_one_too_many(house: House, tmp_path: Path) 
     assert "Another worker of the name one is running" in second.log.read_text()
 
 
+def test_the_base_that_a_killed_worker_was_making_is_made_by_another_and_its_kernel_is_built_for(house: House) -> None:
+    release = "6.12.99-elsewhere"
+    asked = {"release": release, "distribution": "sleep 3"}
+    job = house.front.request("POST", "/v1/kernels", json=asked).json()["job"]
+    until(lambda: house.attempts(job) == 1)
+    worker = house.workers[house.holder(job)]
+    worker.kill()
+    assert house.front.report(job, within_s=40)["base"]["release"] == release
+    worker.start()
+    house.ends_once(house.front.ask("sleep 0\nof the new kernel", kernel=release))
+
+
 def test_a_worker_that_is_told_to_stop_leaves_its_job_to_the_other(house: House) -> None:
     job, worker = house.begin("sleep 3\nstopped")
     worker.terminate()

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from elivepatch.advisory.exposure.changelog import Changelog
@@ -25,6 +27,7 @@ from elivepatch.advisory.exposure.version import KernelVersion
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, PatchedFunction
 from elivepatch.model.errors import EnvironmentFault, Kind, Problem
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release
+from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Event, Progress
 from elivepatch.model.trial import (
     CalledFunction,
@@ -68,6 +71,7 @@ class FakeBackend:
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
+        self._made = journal.with_name(f"{journal.name}.kernels")
 
     def runs(self, what: str) -> int:
         """Number of started runs of `what` (build or trial)."""
@@ -89,22 +93,29 @@ class FakeBackend:
         """Do nothing: no process of this backend runs between two calls."""
 
     def revision(self) -> str:
-        return "always the same kernel"
+        return f"{len(self.kernels())} kernels"
 
     def kernels(self) -> list[KernelIdentity]:
-        return [KERNEL]
+        """Return the kernel that is always there, and those that `make_base` has made."""
+        made = self._made.read_text().splitlines() if self._made.exists() else []
+        return [KERNEL, *(KernelIdentity(**json.loads(line)) for line in made)]
+
+    def _kernel(self, release: str) -> KernelIdentity:
+        for kernel in self.kernels():
+            if kernel.release == release:
+                return kernel
+        raise EnvironmentFault("kernel-unknown", f"There is no base for {release}.", advice="Add it on the server.")
 
     def encoded_sources(self, release: str) -> bytes:
-        self.facts(release)
-        return SOURCES.encode()
+        kernel = self._kernel(release)
+        return replace(SOURCES, release=kernel.release, build_id=kernel.build_id).encode()
 
     def base_patches(self, release: str) -> dict[str, Digest]:
         self.facts(release)
         return dict(BASE_PATCHES)
 
     def facts(self, release: str) -> Digest:
-        if release != KERNEL.release:
-            raise EnvironmentFault("kernel-unknown", f"There is no base for {release}.", advice="Add it on the server.")
+        self._kernel(release)
         return Digest(hashlib.sha256(b"fake " + release.encode()).hexdigest())
 
     def sweep(self) -> None:
@@ -143,7 +154,7 @@ class FakeBackend:
             name="livepatch_meminfo",
             digest=Digest(hashlib.sha256(module.read_bytes()).hexdigest()),
             size_bytes=module.stat().st_size,
-            kernel=KERNEL,
+            kernel=self._kernel(request.release),
             build_key=build_key,
             functions=(FUNCTION,),
             notes=(Note(code="inlined", message="meminfo_helper is inlined into its caller."),),
@@ -223,6 +234,26 @@ class FakeBackend:
             return DebugTrial(kernel="6.1.176-debug", outcome=TrialOutcome.FAILED, problem=found)
         called = tuple(CalledFunction(object=one.object, function=one.name, calls=3) for one in replaced)
         return DebugTrial(kernel="6.1.176-debug", outcome=TrialOutcome.PASSED, functions=called, seconds=2.0)
+
+    def make_base(
+        self, asked: KernelRequest, *, work_dir: Path, log: Path, progress: Progress, cancellation: Cancellation
+    ) -> KernelIdentity:
+        """Make the kernel that `kernels` offers from then on; the distribution of the request says what happens."""
+        words = dict([asked.distribution.partition(" ")[::2]])
+        self._note(f"base {asked.release}")
+        assert not any(work_dir.iterdir())
+        log.write_text(f"making {asked.release}\n")
+        _crash(words)
+        if "die-once" in words and self.runs(f"base {asked.release}") == 1:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        _wait(float(words.get("sleep", "0")), progress, "base", cancellation, deaf="deaf" in words)
+        if "not-provided" in words:
+            raise EnvironmentFault("kernel-not-provided", "No provider has it.", advice="Add it.")
+        made = replace(KERNEL, release=asked.release, build_id=asked.build_id or KERNEL.build_id)
+        with self._made.open("a") as stream:
+            stream.write(json.dumps(made.as_dict()) + "\n")
+        return made
 
     def _note(self, line: str) -> None:
         with self._journal.open("a") as stream:

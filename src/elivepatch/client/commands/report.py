@@ -8,15 +8,28 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from elivepatch.client.commands.connection import connection_words
+from elivepatch.client.host import machine as machines
 from elivepatch.client.options import ServerOptions
 from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.follow import JobFollower
+from elivepatch.client.server.kernels import described_kernel, with_kernel
 from elivepatch.client.server.report import Report, Tried
+from elivepatch.model.build import BuildRequest
 from elivepatch.model.progress import Event
 from elivepatch.model.trial import PHASES, DebugTrial, SeenOutside, TrialOutcome
 from elivepatch.output import Output
 
 _SEEN = {"loaded-late": "loaded late", "unloaded": "unloaded", "reloaded": "loaded again"}
+
+
+def submit_job(api: ServerClient, request: BuildRequest, output: Output, *, fresh: bool = False) -> str:
+    """Submit a request and return the job's name; the server makes the base of a kernel that it lacks first."""
+    return with_kernel(
+        api,
+        lambda: api.submit(request, fresh=fresh),
+        lambda: described_kernel(machines.this_machine().host, request.release, request.base_patches),
+        output.progress,
+    )
 
 
 def follow_job(api: ServerClient, job: str, server: ServerOptions, output: Output) -> Report:

@@ -24,9 +24,12 @@ from elivepatch.client.host.identity import read_build_id, read_release
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.options import TRUSTED_FILE
 from elivepatch.client.server.api import ServerClient
+from elivepatch.client.server.kernels import described_kernel, with_kernel
 from elivepatch.client.server.patch_files import write_whole
 from elivepatch.client.server.timeout import time_limit
 from elivepatch.model.errors import HostError, UsageError
+from elivepatch.model.kernel_request import KernelRequest
+from elivepatch.model.progress import Progress
 from elivepatch.output import Output
 from elivepatch.settings import ClientSettings
 from elivepatch.trust.keys import PublicKey
@@ -141,16 +144,17 @@ def update_cache(options: UpdateOptions, output: Output) -> None:
     """
     machine = options.machine if options.release is None else None
     release = options.release or read_release(options.machine.host)
+    kernel = described_kernel(options.machine.host, release)
     before, records = options.cache.raw_sources(release), None
     with server_time_limit(options.settings), advisory_server(options.machine, options.settings, output) as server:
         if options.output is not None:
-            content = server.sources(release, known=None)
+            content = with_kernel(server, lambda: server.sources(release, known=None), lambda: kernel, output.progress)
             write_whole(options.output, content)
             sources, changed = KernelSources.decode(content), True
         else:
             # Records first: they are useful for a kernel that the server does not know, too.
             records = _update_records(server, options.cache, output)
-            sources = fetch_sources(server, options.cache, release, machine)
+            sources = fetch_sources(server, options.cache, kernel, machine, output.progress)
             changed = options.cache.raw_sources(release) != before
     built = sum(bool(parents) for parents in sources.sources.values())
     document: dict[str, Any] = {
@@ -209,13 +213,17 @@ def fetch_records(server: ServerClient, cache: CveCache) -> Records | None:
     return records
 
 
-def fetch_sources(server: ServerClient, cache: CveCache, release: str, machine: Machine | None) -> KernelSources:
+def fetch_sources(
+    server: ServerClient, cache: CveCache, kernel: KernelRequest, machine: Machine | None, progress: Progress
+) -> KernelSources:
     """Return the sources of a kernel as the server knows them; write them to the cache if new.
 
-    Raises HostError if `machine`, which runs the kernel, runs another build of it.
+    The server makes the base of a kernel that it lacks first. Raises HostError if `machine`, which runs the kernel,
+    runs another build of it.
     """
+    release = kernel.release
     known = cache.raw_sources(release)
-    content = server.sources(release, known=known)
+    content = with_kernel(server, lambda: server.sources(release, known=known), lambda: kernel, progress)
     sources = KernelSources.decode(content)
     if machine is not None and sources.build_id != read_build_id(machine.host):
         raise HostError(

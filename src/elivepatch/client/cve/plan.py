@@ -15,6 +15,7 @@ from typing import Any
 
 from elivepatch.advisory.exposure.exposure import Exposure, expose
 from elivepatch.advisory.exposure.priority import Ranking
+from elivepatch.advisory.exposure.sources import KernelSources
 from elivepatch.advisory.exposure.summary import funnel
 from elivepatch.advisory.fixes.fixes import DirectoryFixes, FixSource, Silence, find_fixes, wanted_of
 from elivepatch.advisory.fixes.git_repository import FetchedGitFixes, GitFixes
@@ -56,6 +57,7 @@ from elivepatch.client.livepatch.live_state import read_live_state
 from elivepatch.client.livepatch.state import SetEntry
 from elivepatch.client.livepatch.store import Store
 from elivepatch.client.server.api import ServerClient
+from elivepatch.client.server.kernels import described_kernel
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import Digest
 from elivepatch.output import Output
@@ -141,7 +143,7 @@ def open_plan(
     policy, cache = read_policy(options.policy), options.cache
     release = options.release or read_release(options.machine.host)
     with advisory_server(options.machine, options.settings, output) as server:
-        sources = fetch_sources(server, cache, release, options.machine if options.release is None else None)
+        sources = _sources(server, options, release, output)
         records = _records(options, policy, server, output)
         kernel = known_kernel(options.machine, cache, sources, output)
         ranking = ranking_of(RankingOptions(kev=policy.kev, epss=policy.epss))
@@ -175,6 +177,12 @@ def open_plan(
         )
         _decide(session, fix_places(policy, cache), ranking, output)
         yield session
+
+
+def _sources(server: ServerClient, options: PlanOptions, release: str, output: Output) -> KernelSources:
+    described = described_kernel(options.machine.host, release, options.base_patches)
+    machine = options.machine if options.release is None else None
+    return fetch_sources(server, options.cache, described, machine, output.progress)
 
 
 def fix_places(policy: Policy, cache: CveCache) -> list[FixSource]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from elivepatch.client.host import machine as machines
 from elivepatch.client.host.findings import Finding, require
 from elivepatch.client.host.identity import read_identity
 from elivepatch.client.host.modules import is_pinned
@@ -24,6 +25,7 @@ from elivepatch.client.livepatch.state import SetEntry
 from elivepatch.client.options import ChangeOptions
 from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.follow import JobFollower
+from elivepatch.client.server.kernels import described_kernel, with_kernel
 from elivepatch.client.server.timeout import time_limit
 from elivepatch.model.build import COPIES_LIMIT, BuildRequest
 from elivepatch.model.errors import BuildStopped, HostError
@@ -143,7 +145,12 @@ def _build(starting: _Starting, settings: ClientSettings, request: BuildRequest,
     limit = time_limit(settings.limit_s, unchanged="; nothing was changed on this host")
     with ServerClient(settings) as server, limit as waiting:
         _require_same_build(server.kernels(), starting.kernel)
-        waiting.job = job = server.submit(request)
+        waiting.job = job = with_kernel(
+            server,
+            lambda: server.submit(request),
+            lambda: described_kernel(machines.this_machine().host, request.release, request.base_patches),
+            progress,
+        )
         progress(Event(stage="job", message=f"{job} at {server.url}"))
         try:
             report = follower.follow(server, job)

@@ -27,6 +27,7 @@ from elivepatch.files.digest import sha256
 from elivepatch.model.build import BuildRequest, Status
 from elivepatch.model.errors import TrustError, UsageError
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, parse_release
+from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Event
 from elivepatch.model.series import SERIES_LIMIT_BYTES, SourcePatch
 from elivepatch.settings import ClientSettings
@@ -84,6 +85,12 @@ class ServerClient:
         """Return the kernels that the server can build for."""
         with self._http.translated_errors():
             return [_kernel(kernel) for kernel in self._http.json("GET", "/v1/kernels")["kernels"]]
+
+    def request_kernel(self, asked: KernelRequest) -> str | None:
+        """Ask for the base of a kernel and return the name of the job that makes it, None if the server has it."""
+        with self._http.translated_errors():
+            job = self._http.send_json("POST", "/v1/kernels", asked.to_json())["job"]
+            return parse_job(job) if job is not None else None
 
     def submit(self, request: BuildRequest, *, fresh: bool = False, automatic: bool = False) -> str:
         """Submit a build request and return the job's name; the same request gives the same job while that is usable.

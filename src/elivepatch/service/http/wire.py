@@ -21,6 +21,7 @@ from elivepatch.model.trial import EXPECTATIONS_LIMIT
 from elivepatch.service.access.accounts import Account, Role, Token
 from elivepatch.service.access.audit import AuditEntry
 from elivepatch.service.db.tables import DEFAULT_TENANT
+from elivepatch.service.http.kernel_wire import KernelAnswer
 from elivepatch.service.jobs.jobs import Job
 from elivepatch.service.patches import too_large
 
@@ -171,6 +172,7 @@ class BuildAnswer(BaseModel):
     result: Result | None
     kernel: str
     build_id: str = Field(description="The GNU build-id of the kernel, not of the job.")
+    makes: Literal["livepatch", "base"]
     patches: list[PatchAnswer]
     trial: bool
     check_only: bool
@@ -187,6 +189,7 @@ class BuildAnswer(BaseModel):
             result=job.result,
             kernel=job.release,
             build_id=job.kernel_build_id,
+            makes="base" if job.makes_base else "livepatch",
             patches=[PatchAnswer(name=patch.name, sha256=patch.digest) for patch in patches_of(job.request)],
             trial=job.request["trial"],
             check_only=job.request["check_only"],
@@ -341,22 +344,7 @@ class ReportAnswer(BaseModel):
     trial: dict[str, Any] | None
     proposal: ProposalPart | None
     explained: list[dict[str, str]]
-
-
-class KernelAnswer(BaseModel):
-    """A kernel that the server can build for."""
-
-    release: str
-    build_id: str
-    arch: str
-    config_digest: str
-    compiler: str
-
-
-class KernelsAnswer(BaseModel):
-    """The kernels that the server can build for."""
-
-    kernels: list[KernelAnswer]
+    base: KernelAnswer | None = Field(description="The kernel of a job that made a base.")
 
 
 class KeyAnswer(BaseModel):

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, PatchedFunction
 from elivepatch.model.kernel import Digest, KernelIdentity
+from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Progress
 from elivepatch.model.trial import DebugTrial, Expectation, TrialReport
 from elivepatch.process import Cancellation
@@ -17,7 +18,9 @@ from elivepatch.trial.case import EarlierLivepatch
 
 
 class BuildBackend(Protocol):
-    """Builds livepatches and tries them. Each method is called from threads, `build` and the trials from one at a time.
+    """Builds livepatches and tries them, and makes the bases for them.
+
+    Each method is called from threads, `build` and the trials from one at a time, `make_base` from another.
 
     An expected failure of a series is in the answer (`BuildOutcome.problem`, `TrialReport.problems`) or in an
     ElivepatchError; any other exception is an error of ours. Once `cancellation` is set, they return or
@@ -99,4 +102,12 @@ class BuildBackend(Protocol):
         """Build the series for the debugging kernel of the base, try it there, and write that console to `console`.
 
         `replaced` are the functions of the livepatch that was built for the host.
+        """
+
+    def make_base(
+        self, asked: KernelRequest, *, work_dir: Path, log: Path, progress: Progress, cancellation: Cancellation
+    ) -> KernelIdentity:
+        """Make the base of a kernel, unless it is there, and write what was done to `log`.
+
+        Raises ElivepatchError, for example with the code `kernel-not-provided`; no unfinished base is ever offered.
         """

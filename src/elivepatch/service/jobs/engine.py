@@ -22,6 +22,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, StepO
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service.db.database import advisory_lock, open_database, with_connection_options
 from elivepatch.service.jobs.dispatch import POLL_S, Dispatcher
+from elivepatch.service.jobs.fleet import KERNEL_ROUTE
 
 APPLICATION_VERSION = "2"
 """Version of the values that steps return. DBOS leaves jobs of another version alone: raise it when they change."""
@@ -63,10 +64,19 @@ class ExecutionState:
 
 
 class Steps(Protocol):
-    """The steps of a job, in this order. Their values are JSON; DBOS records those of all but `begin`."""
+    """The steps of a job, in this order. Their values are JSON; DBOS records those of all but `begin`.
 
-    def begin(self, job: str) -> bool:
-        """Begin an attempt; return False if there is nothing to do."""
+    A job of the route `KERNEL_ROUTE` makes a base: its steps are `begin`, `make_base` and `publish_base`.
+    """
+
+    def begin(self, job: str) -> str:
+        """Begin an attempt and return the job's route; an empty text if there is nothing to do."""
+
+    def make_base(self, job: str) -> Json:
+        """Make the base of a kernel and return the outcome."""
+
+    def publish_base(self, job: str, made: Json) -> None:
+        """Publish the outcome; the kernel is offered from then on."""
 
     def build(self, job: str) -> Json:
         """Build the module and return the outcome."""
@@ -192,7 +202,8 @@ class Runner:
         self._dispatcher = Dispatcher(url, application_version=APPLICATION_VERSION)
         self._active: set[str] = set()
         self._routes: set[str] = set()
-        self._turn = threading.Semaphore(1)
+        # A base takes minutes, and meanwhile the jobs of other kernels go on.
+        self._turns = {kind: threading.Semaphore(1) for kind in ("job", "kernel")}
         self._stopping = threading.Event()
 
         def run(job: str) -> None:
@@ -201,7 +212,7 @@ class Runner:
         DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=_MAX_RECOVERIES)(run)
 
     def start(self, routes: Collection[str]) -> None:
-        """Begin to run jobs of `routes`, first those that an earlier process of this name left behind."""
+        """Begin to run jobs of `routes` and of KERNEL_ROUTE, first those that an earlier process of this name left."""
         DBOS(
             config=DBOSConfig(
                 name=_NAME,
@@ -218,10 +229,11 @@ class Runner:
         self.listen(routes)
 
     def listen(self, routes: Collection[str]) -> None:
-        """Take jobs of these routes from now on, and of no others."""
-        for route in sorted(set(routes) - self._routes):
+        """Take jobs of these routes and those that make bases from now on, and no others."""
+        routes = {*routes, KERNEL_ROUTE}
+        for route in sorted(routes - self._routes):
             DBOS.register_queue(route, worker_concurrency=1, polling_interval_sec=POLL_S, on_conflict="always_update")
-        self._routes |= set(routes)
+        self._routes |= routes
         self._dispatcher.listen(routes)
 
     def wake(self, route: str) -> None:
@@ -253,21 +265,29 @@ class Runner:
     def _run(self, job: str) -> None:
         self._active.add(job)
         try:
-            if self._steps.begin(job):
-                built: Json = DBOS.run_step(StepOptions(name="build"), self._in_turn, self._steps.build, job)
-                tried: Json = DBOS.run_step(StepOptions(name="trial"), self._in_turn, self._steps.trial, job, built)
+            route = self._steps.begin(job)
+            if route == KERNEL_ROUTE:
+                made: Json = DBOS.run_step(
+                    StepOptions(name="base"), self._in_turn, "kernel", self._steps.make_base, job
+                )
+                DBOS.run_step(StepOptions(name="publish"), self._steps.publish_base, job, made)
+            elif route:
+                built: Json = DBOS.run_step(StepOptions(name="build"), self._in_turn, "job", self._steps.build, job)
+                tried: Json = DBOS.run_step(
+                    StepOptions(name="trial"), self._in_turn, "job", self._steps.trial, job, built
+                )
                 DBOS.run_step(StepOptions(name="publish"), self._steps.publish, job, built, tried)
         finally:
             self._active.discard(job)
             # The next one of this route may start.
             self._dispatcher.look()
 
-    def _in_turn(self, step: Callable[..., _Answer], *given: Any) -> _Answer:
-        """Do a step when no other step runs: every route has its own queue, but there is one machine."""
-        while not self._turn.acquire(timeout=_STOP_POLL_S):
+    def _in_turn(self, kind: str, step: Callable[..., _Answer], *given: Any) -> _Answer:
+        """Do a step when no other step of its kind runs: every route has its own queue, but there is one machine."""
+        while not self._turns[kind].acquire(timeout=_STOP_POLL_S):
             if self._stopping.is_set():
                 raise Stopped
         try:
             return step(*given)
         finally:
-            self._turn.release()
+            self._turns[kind].release()

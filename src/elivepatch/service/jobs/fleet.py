@@ -23,6 +23,10 @@ KNOWN_S = 600.0
 """Seconds after its last heartbeat for which the kernels of a worker are still offered: it may be restarting."""
 
 
+KERNEL_ROUTE = "kernels"
+"""Queue of the jobs that make bases; every worker serves it. The queues of a kernel's jobs are hexadecimal digits."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """A kernel that a worker can build for.
@@ -113,7 +117,8 @@ class Fleet:
 
     def routes(self) -> set[str]:
         """Return the queues that some worker serves, or served until recently."""
-        return {offer.route for member in self.members() if member.silent_s < KNOWN_S for offer in member.offers}
+        known = [member for member in self.members() if member.silent_s < KNOWN_S]
+        return {offer.route for member in known for offer in member.offers} | ({KERNEL_ROUTE} if known else set())
 
     def forget(self, *, silent_s: float) -> int:
         """Remove workers without a heartbeat for `silent_s` and return how many they were."""

@@ -74,6 +74,9 @@ class Heartbeat:
         self._lock: sa.Connection | None = None
         self._quiet_until = 0.0
         self._stopping = threading.Event()
+        # A new base is announced by the thread that made it, too.
+        self._announcing = threading.Lock()
+        self._steps.on_new_kernel = self._announce_changes
         beat_s = _BEAT_S if self._shared else _BEAT_ALONE_S
         rounds = (("heartbeat", self._beat, beat_s), ("offers", self._announce_changes, _ANNOUNCE_S))
         self._threads = [
@@ -197,6 +200,10 @@ class Heartbeat:
                 connection.execute(sa.text("SELECT pg_advisory_unlock(:number)"), {"number": lock_number(other)})
 
     def _announce_changes(self) -> None:
+        with self._announcing:
+            self._announce_if_changed()
+
+    def _announce_if_changed(self) -> None:
         # Bases are read only after a change; a kernel that was left out is tried again in each round.
         revision = self._backend.revision()
         if revision == self._revision and not self._left_out:

@@ -21,6 +21,7 @@ from elivepatch.model.kernel import Digest
 from elivepatch.model.progress import Event
 from elivepatch.service.db.database import retry_while_away
 from elivepatch.service.db.tables import DEFAULT_TENANT, LIVE, UNFINISHED, builds, events
+from elivepatch.service.jobs.fleet import KERNEL_ROUTE
 
 TRANSITIONS: dict[str, tuple[frozenset[Status], Status]] = {
     "begin": (frozenset({Status.QUEUED, Status.RUNNING}), Status.RUNNING),
@@ -91,6 +92,11 @@ class Job:
     route: str
     automatic: bool
     place: int
+
+    @property
+    def makes_base(self) -> bool:
+        """True for a job that makes the base of a kernel, False for one that makes a livepatch."""
+        return self.route == KERNEL_ROUTE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

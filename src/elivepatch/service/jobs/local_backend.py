@@ -24,12 +24,15 @@ from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.builders.common import BuildContext, BuildSteps
 from elivepatch.build.builders.select import VERSIONS, build_with_selected
+from elivepatch.build.providers.choice import chosen_providers
+from elivepatch.build.providers.provision import provide, transcript
 from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.files.digest import sha256, sha256_json
 from elivepatch.files.lock import Locked, exclusive_lock
 from elivepatch.files.signature import signature_of_all
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, PatchedFunction
 from elivepatch.model.kernel import Digest, KernelIdentity
+from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Progress, silent
 from elivepatch.model.trial import DebugTrial, Expectation, TrialReport
 from elivepatch.process import Cancellation
@@ -68,13 +71,19 @@ class LocalBackend:
         self._sources: OrderedDict[Digest, KernelSources] = OrderedDict()
 
     @classmethod
-    def again(cls, cache_dir: str, jobs: str) -> LocalBackend:
+    def again(cls, *, cache_dir: str, jobs: str, workload_s: str, providers: str, sources: str) -> LocalBackend:
         """Return the backend that `recipe` describes."""
-        return cls(ServerSettings(cache_dir=Path(cache_dir), jobs=int(jobs)))
+        return cls(
+            ServerSettings(
+                cache_dir=Path(cache_dir), jobs=int(jobs), workload_s=float(workload_s), providers=providers,
+                sources=sources,
+            )
+        )  # fmt: skip
 
     def recipe(self) -> Recipe:
         """Return the way to make the same backend in another process."""
-        words = {"cache_dir": str(self._settings.cache_dir), "jobs": str(self._settings.jobs)}
+        names = ("cache_dir", "jobs", "workload_s", "providers", "sources")
+        words = {name: str(getattr(self._settings, name)) for name in names}
         return Recipe(factory=f"{__name__}:{type(self).__name__}.again", words=words)
 
     def sweep(self) -> None:
@@ -115,6 +124,26 @@ class LocalBackend:
     def base_context(self, progress: Progress = silent) -> BaseContext:
         """Return where bases are made."""
         return BaseContext(self.toolchains, self.bases, self._settings.jobs, progress)
+
+    def make_base(
+        self,
+        asked: KernelRequest,
+        *,
+        work_dir: Path,
+        log: Path,
+        progress: Progress,
+        cancellation: Cancellation,  # noqa: ARG002 - a cancelled step's process is ended
+    ) -> KernelIdentity:
+        """Make the base of a kernel, unless it is there, and write what was done to `log`."""
+        with transcript(log, progress) as told:
+            providers = chosen_providers(
+                self._settings.providers,
+                self._settings.sources,
+                archive=self.archive,
+                context=self.base_context(told),
+                work_dir=work_dir,
+            )
+            return provide(asked, providers, self.bases).identity
 
     @property
     def cache_dir(self) -> Path:

@@ -111,4 +111,5 @@ def report_of(job: Job) -> dict[str, Any]:
         "trial": kept.get("trial"),
         "proposal": kept.get("proposal"),
         "explained": kept.get("explained", []),
+        "base": kept.get("base"),
     }

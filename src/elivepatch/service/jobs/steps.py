@@ -20,6 +20,7 @@ import structlog
 from elivepatch.model.build import BuildOutcome, RequestReference, Result
 from elivepatch.model.errors import Problem
 from elivepatch.model.kernel import Digest
+from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Progress
 from elivepatch.model.trial import DebugTrial, TrialOutcome
 from elivepatch.process import Cancellation
@@ -43,11 +44,17 @@ _LOG_BYTES = 10 * 1024 * 1024
 STEP_LIMIT_S = 3600.0
 """Time that a build, or a trial, may take, in seconds."""
 
+# A kernel that is built from its source takes hours.
+_BASE_LIMIT_S = 8 * 3600.0
+
 _Step = Callable[[Job, Path, Path, Cancellation], Json]
 
 # The answer of a step that was not done.
 _NOT_BUILT: Json = outcome_record(BuildOutcome()) | {"module": None, "log": None}
 _NOT_TRIED: Json = {"problem": None, "trial": None, "console": None, "seconds": {}}
+_NOT_MADE: Json = {"problem": None, "base": None, "log": None, "seconds": {}}
+# Jobs of the first version had no route.
+_OLD_ROUTE = "old"
 
 _logger = structlog.get_logger()
 
@@ -90,6 +97,7 @@ class JobSteps:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
+        self.on_new_kernel: Callable[[], None] = lambda: None
 
     def sweep(self) -> None:
         """Remove the files that an earlier process left behind, and create the parent of the work directories."""
@@ -117,19 +125,22 @@ class JobSteps:
             for running in self._running.values():
                 running.cancellation.event.set()
 
-    def begin(self, job: str) -> bool:
-        """Count an attempt. Return False for a job that is done, or that has used up its attempts and is ended here."""
+    def begin(self, job: str) -> str:
+        """Count an attempt and return the job's route.
+
+        The text is empty for a job that is done, or that has used up its attempts and is ended here.
+        """
         if self._stopping.is_set():
             raise Stopped
         begun = self._jobs.begin(job)
         if begun is None:
-            return False
+            return ""
         if begun.attempts > MAX_ATTEMPTS:
             _logger.error("job.given-up", job=job, attempts=begun.attempts)
             self._jobs.finish(job, failed(CRASHED), cancelled())
-            return False
+            return ""
         _logger.info("job.begun", job=job, attempt=begun.attempts, release=begun.release)
-        return True
+        return begun.route or _OLD_ROUTE
 
     def build(self, job: str) -> Json:
         """Build a job's module, put it and the log into the store, and return the outcome as JSON."""
@@ -169,6 +180,36 @@ class JobSteps:
         )
         ended = self._jobs.finish(job, outcome, cancelled())
         _logger.info("job.done", job=job, result=ended.result if ended is not None else None)
+
+    def make_base(self, job: str) -> Json:
+        """Make the base that a job asks for, put the log into the store, and return the outcome as JSON."""
+        return _NOT_MADE | self._guarded(job, "log", self._make_base, limit_s=max(_BASE_LIMIT_S, self._step_limit_s))
+
+    def publish_base(self, job: str, made: Json) -> None:
+        """End the job; its kernel is offered already."""
+        problem = made["problem"]
+        outcome = Outcome(
+            result=result_of(problem),
+            # The base may be removed, and what was missing may come: the next request looks again.
+            reusable=False,
+            report={"problem": problem, "base": made["base"], "seconds": made["seconds"]},
+            log_digest=made["log"],
+        )
+        if problem is None:
+            self.on_new_kernel()
+        ended = self._jobs.finish(job, outcome, cancelled())
+        _logger.info("job.done", job=job, result=ended.result if ended is not None else None)
+
+    def _make_base(self, job: Job, directory: Path, log: Path, cancellation: Cancellation) -> Json:
+        started = time.monotonic()
+        kernel = self._backend.make_base(
+            KernelRequest.from_json(job.request["asked"]),
+            work_dir=directory,
+            log=log,
+            progress=self._progress(job.id),
+            cancellation=cancellation,
+        )
+        return {"problem": None, "base": kernel.as_dict(), "seconds": {"base": round(time.monotonic() - started, 3)}}
 
     def _build(self, job: Job, directory: Path, log: Path, cancellation: Cancellation) -> Json:
         outcome = self._backend.build(
@@ -239,13 +280,13 @@ class JobSteps:
                 shutil.copyfileobj(part, whole)
         return debug
 
-    def _guarded(self, job: str, kept_as: str, work: _Step) -> Json:
+    def _guarded(self, job: str, kept_as: str, work: _Step, *, limit_s: float | None = None) -> Json:
         """Do one step in a fresh directory. Every failure becomes its answer; a stop leaves it without one.
 
         The answer holds under `kept_as` the digest of the output of the step's tools.
         """
         top = self._directory / job
-        with self._tracked(job) as running:
+        with self._tracked(job, limit_s or self._step_limit_s) as running:
             try:
                 answer = self._answered(job, lambda: self._in_directory(job, top, kept_as, work, running))
             finally:
@@ -278,13 +319,13 @@ class JobSteps:
             return _unanswered(self._problem(job, error))
 
     @contextmanager
-    def _tracked(self, job: str) -> Iterator[_Running]:
+    def _tracked(self, job: str, limit_s: float) -> Iterator[_Running]:
         running = _Running()
         with self._lock:
             self._running[job] = running
         if self._stopping.is_set():
             running.cancellation.event.set()
-        alarm = threading.Timer(self._step_limit_s, running.run_out)
+        alarm = threading.Timer(limit_s, running.run_out)
         alarm.daemon = True
         alarm.start()
         try:

@@ -35,7 +35,7 @@ FOLLOW = {
     "GET /v1/builds/{build}/log", "GET /v1/builds/{build}/console", "GET /v1/builds/{build}/module",
     "GET /v1/builds/{build}/signature",
 }  # fmt: skip
-ASK = {"POST /v1/builds", "PUT /v1/patches/{sha256}", "POST /v1/patches/missing"}
+ASK = {"POST /v1/builds", "POST /v1/kernels", "PUT /v1/patches/{sha256}", "POST /v1/patches/missing"}
 CANCEL = {"DELETE /v1/builds/{build}"}
 TOKENS = {"GET /v1/tokens", "POST /v1/tokens", "DELETE /v1/tokens/{name}"}
 REPORT = {"PUT /v1/hosts/{name}"}

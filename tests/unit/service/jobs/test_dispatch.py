@@ -25,9 +25,15 @@ class Steps:
     def __init__(self) -> None:
         self.begun: dict[str, float] = {}
 
-    def begin(self, job: str) -> bool:
+    def begin(self, job: str) -> str:
         self.begun[job] = time.monotonic()
-        return False
+        return ""
+
+    def make_base(self, job: str) -> Json:
+        raise NotImplementedError
+
+    def publish_base(self, job: str, made: Json) -> None:
+        raise NotImplementedError
 
     def build(self, job: str) -> Json:
         raise NotImplementedError

@@ -15,6 +15,7 @@ from deadline import wait_until
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.service.db.database import sqlite_url
 from elivepatch.service.jobs.engine import Engine, Execution, ExecutionState, Json, Runner, Stopped, prepare
+from elivepatch.service.jobs.fleet import KERNEL_ROUTE
 
 DEADLINE_S = 20.0
 
@@ -30,9 +31,21 @@ class Diary:
         self.most_at_once = 0
         self._lock = threading.Lock()
 
-    def begin(self, job: str) -> bool:
+    def begin(self, job: str) -> str:
         self.lines.append(("begin", job))
-        return job != "not-wanted"
+        if job == "not-wanted":
+            return ""
+        return KERNEL_ROUTE if job.startswith("kernel") else "a-route"
+
+    def make_base(self, job: str) -> Json:
+        self.lines.append(("base", job))
+        while not self.hold.is_set():
+            if self.stopping.wait(0.02):
+                raise Stopped
+        return {"base": f"of {job}"}
+
+    def publish_base(self, job: str, made: Json) -> None:
+        self.lines.append(("publish", f"{made['base']}, {job}"))
 
     def build(self, job: str) -> Json:
         with self._lock:
@@ -93,6 +106,18 @@ def start(tmp_path: Path) -> Iterator[Callable[..., House]]:
 
 def until(condition: Callable[[], bool]) -> None:
     wait_until(condition, within_s=DEADLINE_S)
+
+
+def test_jobs_of_kernels_go_on_while_the_base_of_another_is_made(start: Callable[..., House]) -> None:
+    diary = Diary()
+    house = start(diary)
+    house.submit("kernel-one", route=KERNEL_ROUTE)
+    until(lambda: ("base", "kernel-one") in diary.lines)
+    house.submit("livepatch")
+    until(lambda: house.execution("livepatch") is Execution.ENDED)
+    assert house.execution("kernel-one") is Execution.RUNNING
+    diary.hold.set()
+    until(lambda: ("publish", "of kernel-one, kernel-one") in diary.lines)
 
 
 def test_the_steps_of_a_job_are_done_in_order(start: Callable[..., House]) -> None:

@@ -91,7 +91,7 @@ def test_a_livepatch_that_passes_its_trial_is_a_success_with_all_its_files(house
     assert house.store.get(job.log_digest).startswith(b"compiling in red\n")
     assert set(report) == {
         "id", "status", "result", "kernel", "build_id", "functions", "problem", "notes", "livepatch",
-        "module_sha256", "proposal", "seconds", "trial", "explained",
+        "module_sha256", "proposal", "seconds", "trial", "explained", "base",
     }  # fmt: skip
     assert report["module_sha256"] == report["livepatch"]["digest"] == job.module_digest
     assert report["trial"]["passed"]

@@ -16,7 +16,7 @@ from elivepatch.client.commands.connection import (
     check_trial_options,
     server_options,
 )
-from elivepatch.client.commands.report import follow_job, show_report
+from elivepatch.client.commands.report import follow_job, show_report, submit_job
 from elivepatch.client.server.api import ServerClient, parse_job
 from elivepatch.client.server.base_patches import base_patches_of
 from elivepatch.client.server.connection import connect
@@ -81,7 +81,9 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         )
     server = server_options(arguments)
     with connect(server) as api, time_limit(api.limit_s) as waiting:
-        job = parse_job(arguments.follow) if request is None else api.submit(request, fresh=arguments.fresh)
+        job = (
+            parse_job(arguments.follow) if request is None else submit_job(api, request, output, fresh=arguments.fresh)
+        )
         waiting.job = job
         report = follow_job(api, job, server, output)
         if request is not None:

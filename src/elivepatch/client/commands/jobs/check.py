@@ -13,7 +13,7 @@ from elivepatch.client.commands.connection import (
     base_patch_options,
     server_options,
 )
-from elivepatch.client.commands.report import follow_job, show_report
+from elivepatch.client.commands.report import follow_job, show_report, submit_job
 from elivepatch.client.server.base_patches import base_patches_of
 from elivepatch.client.server.connection import connect
 from elivepatch.client.server.patch_files import read_series, write_whole
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     )
     server = server_options(arguments)
     with connect(server) as api, time_limit(api.limit_s) as waiting:
-        waiting.job = api.submit(request)
+        waiting.job = submit_job(api, request, output)
         report = follow_job(api, waiting.job, server, output)
     output.document(report.document)
     if not output.as_json:

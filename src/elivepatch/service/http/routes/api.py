@@ -15,8 +15,8 @@ from elivepatch.service.access.accounts import Right
 from elivepatch.service.http import problems
 from elivepatch.service.http.dependencies import COMMON_ERRORS, Services, ServicesDep, requires
 from elivepatch.service.http.limits import BodyLimit
-from elivepatch.service.http.routes import admin, advisories, builds, hosts, legacy, patches
-from elivepatch.service.http.wire import BuildBody, KernelsAnswer, KeyAnswer, ReadyAnswer, VersionAnswer
+from elivepatch.service.http.routes import admin, advisories, builds, hosts, kernels, legacy, patches
+from elivepatch.service.http.wire import BuildBody, KeyAnswer, ReadyAnswer, VersionAnswer
 from elivepatch.service.jobs.fleet import ALIVE_S
 
 _METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -83,13 +83,7 @@ def openapi(request: Request) -> dict[str, Any]:
     return document
 
 
-@catalogue.get("/kernels")
-def kernels(services: ServicesDep) -> KernelsAnswer:
-    """List the kernels that the server can build for."""
-    return KernelsAnswer.model_validate({"kernels": [kernel.as_dict() for kernel in services.catalogue.kernels()]})
-
-
-for part in (catalogue, advisories.router, builds.router, patches.router, hosts.router, admin.router):
+for part in (catalogue, kernels.router, advisories.router, builds.router, patches.router, hosts.router, admin.router):
     private.include_router(part)
 
 

@@ -15,6 +15,7 @@ import structlog
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, PatchedFunction
 from elivepatch.model.errors import EnvironmentFault, Problem
 from elivepatch.model.kernel import Digest, KernelIdentity
+from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Progress, silent
 from elivepatch.model.trial import DebugTrial, Expectation, TrialReport
 from elivepatch.process import Cancellation
@@ -22,6 +23,8 @@ from elivepatch.service.errors import CANCELLED, step_crashed, step_out_of_memor
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.step_process.messages import (
     Answer,
+    BaseCall,
+    BaseMade,
     BuildCall,
     Built,
     Call,
@@ -167,6 +170,15 @@ class ProcessBackend:
         if not isinstance(answer, DebugTried):
             raise TypeError(answer)
         return answer.answer
+
+    def make_base(
+        self, asked: KernelRequest, *, work_dir: Path, log: Path, progress: Progress, cancellation: Cancellation
+    ) -> KernelIdentity:
+        """Make the base of a kernel, unless it is there, and write what was done to `log`."""
+        answer = self._ask(BaseCall(asked=asked, work_dir=work_dir, log=log), work_dir, progress, cancellation)
+        if not isinstance(answer, BaseMade):
+            raise TypeError(answer)
+        return answer.kernel
 
     def _computed_sources(self, release: str) -> bytes:
         cancellation = Cancellation.new()

@@ -20,7 +20,8 @@ from typing import Any
 
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, PatchedFunction
 from elivepatch.model.errors import Problem
-from elivepatch.model.kernel import Digest
+from elivepatch.model.kernel import Digest, KernelIdentity
+from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Event
 from elivepatch.model.trial import DebugTrial, Expectation, TrialReport
 from elivepatch.trial.case import EarlierLivepatch
@@ -91,6 +92,15 @@ class SourcesCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BaseCall:
+    """Make the base of a kernel: the arguments of `BuildBackend.make_base`."""
+
+    asked: KernelRequest
+    work_dir: Path
+    log: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """End the programs of the step and answer."""
 
@@ -129,6 +139,13 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BaseMade:
+    """Answer to a BaseCall."""
+
+    kernel: KernelIdentity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """Answer of a step that raised an exception. `trace` is for the log only, empty for an expected failure."""
 
@@ -136,8 +153,8 @@ class Refused:
     trace: str = ""
 
 
-Call = BuildCall | TrialCall | DebugTrialCall | SourcesCall
-Answer = Built | Tried | DebugTried | Written | Refused
+Call = BuildCall | TrialCall | DebugTrialCall | SourcesCall | BaseCall
+Answer = Built | Tried | DebugTried | Written | BaseMade | Refused
 Message = Start | Call | Cancel | Report | Answer
 
 _TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in typing.get_args(Message)}

@@ -27,6 +27,8 @@ from elivepatch.service.errors import INTERNAL, problem_of_step
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.step_process.messages import (
     Answer,
+    BaseCall,
+    BaseMade,
     BuildCall,
     Built,
     Call,
@@ -39,7 +41,6 @@ from elivepatch.service.jobs.step_process.messages import (
     Report,
     SourcesCall,
     Start,
-    TrialCall,
     Tried,
     Written,
     decode,
@@ -132,6 +133,15 @@ class StepProgram:
                 cancellation=self._cancellation,
             )
             return Built(outcome=outcome)
+        if isinstance(call, BaseCall):
+            kernel = self._backend.make_base(
+                call.asked,
+                work_dir=call.work_dir,
+                log=call.log,
+                progress=progress,
+                cancellation=self._cancellation,
+            )
+            return BaseMade(kernel=kernel)
         if isinstance(call, DebugTrialCall):
             answer = self._backend.debug_trial(
                 call.request,
@@ -170,7 +180,7 @@ class StepProgram:
                 if isinstance(message, Cancel):
                     # For good: the server does not use a process again whose step it cancelled.
                     self._cancellation.event.set()
-                elif isinstance(message, (BuildCall, TrialCall, DebugTrialCall, SourcesCall)):
+                elif isinstance(message, Call):
                     self._calls.put(message)
         finally:
             # The server has ended or has no more use for this process. Its programs end with it (PR_SET_PDEATHSIG).

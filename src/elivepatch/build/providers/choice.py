@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Choice of the providers that a server's settings name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from elivepatch.build.base.apt import Archive
+from elivepatch.build.base.common import BaseContext
+from elivepatch.build.base.custom import CustomMaker
+from elivepatch.build.base.stock import StockMaker
+from elivepatch.build.providers.debian import DebianProvider
+from elivepatch.build.providers.provision import Provider
+from elivepatch.build.providers.source import SourceProvider, read_declared
+from elivepatch.model.errors import UsageError
+
+PROVIDERS = ("debian", "source")
+"""The words of the setting `providers`."""
+
+
+def provider_names(setting: str) -> tuple[str, ...]:
+    """Return the words of the setting `providers`, in its order; raises UsageError for any other word."""
+    words = tuple(word for word in (part.strip() for part in setting.split(",")) if word)
+    unknown = [word for word in words if word not in PROVIDERS]
+    if unknown:
+        raise UsageError(
+            "settings",
+            f"There is no provider of kernels called {unknown[0][:40]!r}.",
+            advice=f"The setting `providers` takes {', '.join(PROVIDERS)}, separated by commas, or nothing.",
+        )
+    return words
+
+
+def chosen_providers(
+    setting: str, sources: str, *, archive: Archive, context: BaseContext, work_dir: Path
+) -> list[Provider]:
+    """Return the providers that the settings `providers` and `sources` describe, in order.
+
+    `work_dir` is an empty directory for their files. Raises UsageError if a setting is malformed.
+    """
+    declared = read_declared(Path(sources)) if sources else ()
+    made: dict[str, Provider] = {
+        "debian": DebianProvider(StockMaker(archive, context)),
+        "source": SourceProvider(CustomMaker(archive, context), declared, work_dir),
+    }
+    return [made[name] for name in provider_names(setting)]

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Routes about kernels: list those that the server can build for, and ask for another one (docs/kernels.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Response
+
+from elivepatch.files.digest import sha256_json
+from elivepatch.model.errors import EnvironmentFault, TrustError
+from elivepatch.model.kernel import Release
+from elivepatch.model.kernel_request import KernelRequest
+from elivepatch.service.access.accounts import Account, Right
+from elivepatch.service.http.dependencies import Services, ServicesDep, error_responses, requires
+from elivepatch.service.http.kernel_wire import KernelAnswer, KernelBody, KernelRequestAnswer, KernelsAnswer
+from elivepatch.service.jobs.fleet import KERNEL_ROUTE
+from elivepatch.service.jobs.jobs import Job, NewJob
+
+router = APIRouter()
+
+
+@router.get("/kernels")
+def kernels(
+    services: ServicesDep,
+    _account: Annotated[Account, requires(Right.CATALOGUE)],
+) -> KernelsAnswer:
+    """List the kernels that the server can build for."""
+    return KernelsAnswer.model_validate({"kernels": [kernel.as_dict() for kernel in services.catalogue.kernels()]})
+
+
+@router.post(
+    "/kernels",
+    status_code=202,
+    responses=error_responses(400, 404, 413)
+    | {200: {"model": KernelRequestAnswer, "description": "The server can build for this kernel already."}},
+)
+def ask(
+    services: ServicesDep, account: Annotated[Account, requires(Right.ASK)], body: KernelBody, response: Response
+) -> KernelRequestAnswer:
+    """Ask for the base of a kernel. Equal requests of a tenant get the same job while it is under way."""
+    asked = body.asked()
+    _require_own(account, asked.release)
+    known = _known(services, asked.release)
+    if known is not None:
+        response.status_code = 200
+        return KernelRequestAnswer(kernel=known, job=None)
+    job = _submit(services, account, asked)
+    response.headers["Location"] = f"/v1/builds/{job.id}"
+    return KernelRequestAnswer(kernel=None, job=job.id)
+
+
+def _known(services: Services, release: Release) -> KernelAnswer | None:
+    found = (kernel for kernel in services.catalogue.kernels() if kernel.release == release)
+    return next((KernelAnswer.model_validate(kernel.as_dict()) for kernel in found), None)
+
+
+def _require_own(account: Account, release: Release) -> None:
+    if account.kernel not in {"", release}:
+        raise TrustError(
+            "role-insufficient",
+            f"This token is for the kernel {account.kernel} only.",
+            advice="Ask the server's operator for a token that may use this kernel.",
+        )
+
+
+def _submit(services: Services, account: Account, asked: KernelRequest) -> Job:
+    resources = services.resources
+    if not resources.settings.providers.strip():
+        raise EnvironmentFault(
+            "kernel-unknown",
+            f"The server cannot build for {asked.release}, and it makes no bases on request.",
+            advice=f"Its operator adds the kernel (elivepatch-server kernel add {asked.release}), or names providers "
+            "in the server's settings (docs/kernels.md).",
+        )
+    described = asked.to_json()
+    key = sha256_json({"tenant": account.tenant, "kernel": described})
+    known = resources.jobs.answering(key)
+    if known is not None:
+        return known
+    services.capacity.check(account.tenant)
+    job, new = resources.jobs.submit(
+        NewJob(
+            job_key=key,
+            build_key=key,
+            release=asked.release,
+            kernel_build_id=asked.build_id,
+            request={"kernel": asked.release, "patches": [], "trial": False, "check_only": False, "asked": described},
+            route=KERNEL_ROUTE,
+            tenant=account.tenant,
+            asked_by=account.name,
+        )
+    )
+    if new:
+        resources.audit.note(who=account.name, tenant=account.tenant, action="kernel.ask", subject=asked.release)
+        resources.engine.submit(job.id, route=job.route, place=job.place)
+    return job

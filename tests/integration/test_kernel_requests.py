@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernels that a server does not know: a request makes the base once, durably, and every client gets its livepatch."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from deadline import wait_until
+from running_server import RunningServer
+
+from elivepatch.process import Completed, run
+
+pytestmark = pytest.mark.integration
+
+UNKNOWN = "6.12.99-elsewhere"
+PATCH = base64.b64encode(b"sleep 0").decode()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RunningServer]:
+    with RunningServer(tmp_path / "state") as running:
+        yield running
+
+
+def ask(server: RunningServer, **more: Any) -> httpx2.Response:
+    return server.request("POST", "/v1/kernels", json={"release": UNKNOWN} | more)
+
+
+def client(server: RunningServer, directory: Path, *words: str) -> Completed:
+    """Run the client program as a person does, in a directory of its own."""
+    (directory / "fix.patch").write_text("sleep 0\n")
+    options = ["-u", server.url, "--token-file", str(server.token_file), "--json"]
+    return run([sys.executable, "-m", "elivepatch", *words, *options], cwd=directory, timeout_s=90)
+
+
+def test_five_clients_that_ask_at_once_get_five_livepatches_of_one_base(server: RunningServer, tmp_path: Path) -> None:
+    done: dict[int, Completed] = {}
+
+    def build(number: int) -> None:
+        directory = tmp_path / f"host-{number}"
+        directory.mkdir()
+        done[number] = client(server, directory, "build", "fix.patch", "--kernel", UNKNOWN, "-o", "out.ko")
+
+    threads = [threading.Thread(target=build, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.status for one in done.values()] == [0] * 5, [one.text for one in done.values()]
+    assert all((tmp_path / f"host-{number}/out.ko").read_bytes()[:4] == b"\x7fELF" for number in range(5))
+    assert server.backend.runs(f"base {UNKNOWN}") == 1
+    jobs = server.request("GET", "/v1/builds").json()["builds"]
+    assert sorted(job["makes"] for job in jobs) == ["base", "livepatch"]
+
+
+def test_a_base_whose_server_is_killed_is_made_after_the_restart(server: RunningServer, tmp_path: Path) -> None:
+    job = ask(server, distribution="sleep 1.5").json()["job"]
+    server.wait_for(f"base {UNKNOWN}")
+    server.kill()
+    server.start()
+    assert server.request("GET", f"/v1/builds/{job}/report").status_code == 409
+    report = server.report(job)
+    assert (report["result"], report["base"]["release"]) == ("success", UNKNOWN)
+    assert server.backend.runs(f"base {UNKNOWN}") == 2
+    assert client(server, tmp_path, "check", "fix.patch", "--kernel", UNKNOWN).status == 0
+
+
+def test_requests_of_known_kernels_are_answered_while_a_base_is_made(server: RunningServer) -> None:
+    job = ask(server, distribution="sleep 20").json()["job"]
+    server.wait_for(f"base {UNKNOWN}")
+    assert server.report(server.ask("sleep 0"))["result"] == "success"
+    assert server.request("GET", f"/v1/builds/{job}").json()["status"] == "running"
+    assert server.request("DELETE", f"/v1/builds/{job}").status_code == 200
+    assert server.report(job)["result"] == "cancelled"
+    assert UNKNOWN not in server.request("GET", "/v1/kernels").text
+
+
+def test_equal_requests_share_a_job_while_it_runs_and_the_kernel_is_known_afterwards(server: RunningServer) -> None:
+    first = ask(server, distribution="sleep 1")
+    second = ask(server, distribution="sleep 1")
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert first.json() == second.json()
+    server.report(first.json()["job"])
+    third = ask(server, distribution="sleep 1")
+    assert (third.status_code, third.json()["job"], third.json()["kernel"]["release"]) == (200, None, UNKNOWN)
+
+
+def test_a_kernel_that_no_provider_has_is_refused_with_the_providers_words_and_asked_for_again(
+    server: RunningServer,
+) -> None:
+    first = ask(server, distribution="not-provided").json()["job"]
+    report = server.report(first)
+    assert (report["result"], report["problem"]["code"]) == ("error", "kernel-not-provided")
+    assert ask(server, distribution="not-provided").json()["job"] != first
+
+
+def test_a_crash_while_a_base_is_made_costs_that_job_only(server: RunningServer) -> None:
+    job = ask(server, distribution="segfault").json()["job"]
+    assert server.report(job)["problem"]["code"] == "step-crashed"
+    assert server.report(server.ask("sleep 0"))["result"] == "success"
+
+
+def test_the_job_shows_its_progress_and_its_log(server: RunningServer) -> None:
+    job = ask(server, distribution="sleep 0.5").json()["job"]
+    server.report(job)
+    events = server.events(job)
+    assert any(event.get("stage") == "base" for event in events)
+    assert server.request("GET", f"/v1/builds/{job}/log").text == f"making {UNKNOWN}\n"
+    assert server.request("GET", f"/v1/builds/{job}/module").json()["code"] == "file-unknown"
+
+
+def test_another_tenant_neither_sees_the_job_nor_waits_for_a_second_base(server: RunningServer) -> None:
+    made = server.request("POST", "/v1/tokens", json={"name": "other", "role": "patcher", "tenant": "other"}).json()
+    job = ask(server, distribution="sleep 1").json()["job"]
+    headers = {"Authorization": f"Bearer {made['token']}"}
+    with httpx2.Client(base_url=server.url, headers=headers, trust_env=False, timeout=20) as other:
+        theirs = other.post("/v1/kernels", json={"release": UNKNOWN}).json()["job"]
+        assert theirs not in {None, job}
+        assert other.get(f"/v1/builds/{job}").json()["code"] == "build-unknown"
+        wait_until(lambda: other.get(f"/v1/builds/{theirs}").json()["status"] == "done", within_s=30)
+
+
+def test_a_server_without_providers_says_so(tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "state", environment={"ELIVEPATCH_PROVIDERS": ""}) as server:
+        refused = client(server, tmp_path, "build", "fix.patch", "--kernel", UNKNOWN)
+        assert refused.status == 4
+        problem = json.loads(refused.text)["problem"]
+        assert problem["code"] == "kernel-unknown"
+        assert "kernel add" in problem["advice"]

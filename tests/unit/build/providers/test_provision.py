@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Provision of a kernel: the first provider that has it makes its base, and each other one says why not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from bare_base import bare_base
+
+from elivepatch.build.base.store import Base, Bases
+from elivepatch.build.providers.choice import provider_names
+from elivepatch.build.providers.provision import NotProvided, provide, transcript
+from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
+from elivepatch.model.kernel import BuildId, Release
+from elivepatch.model.kernel_request import KernelRequest
+from elivepatch.model.progress import Event
+
+ASKED = KernelRequest(release=Release("6.1.0-50-cloud-amd64"))
+
+
+class Giving:
+    """A provider with one answer."""
+
+    def __init__(self, name: str, answer: Base | NotProvided | ElivepatchError) -> None:
+        self.name = name
+        self.answer = answer
+        self.asked: list[KernelRequest] = []
+
+    def provide(self, asked: KernelRequest) -> Base | NotProvided:
+        self.asked.append(asked)
+        if isinstance(self.answer, ElivepatchError):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Base:
+    return replace(bare_base(tmp_path), release=ASKED.release)
+
+
+@pytest.fixture
+def bases(tmp_path: Path) -> Bases:
+    return Bases(tmp_path / "bases")
+
+
+def no(name: str) -> Giving:
+    return Giving(name, NotProvided(why=f"{name} has none.", advice=f"Ask {name}."))
+
+
+def broken(name: str) -> Giving:
+    return Giving(name, EnvironmentFault("package-missing", "Its debug package is gone.", advice="Wait."))
+
+
+def test_the_first_provider_that_has_the_kernel_makes_the_base(base: Base, bases: Bases) -> None:
+    providers = [no("one"), Giving("two", base), Giving("three", base)]
+    assert provide(ASKED, providers, bases) is base
+    assert [provider.asked for provider in providers] == [[ASKED], [ASKED], []]
+
+
+def test_without_a_provider_that_has_it_each_says_why(bases: Bases) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        provide(ASKED, [no("one"), no("two")], bases)
+    problem = caught.value.problem
+    assert problem.code == "kernel-not-provided"
+    assert problem.excerpt == "one: one has none.\ntwo: two has none."
+
+
+def test_a_provider_that_fails_is_followed_by_the_next(base: Base, bases: Bases) -> None:
+    assert provide(ASKED, [broken("one"), Giving("two", base)], bases) is base
+
+
+def test_the_failure_of_a_provider_that_has_the_kernel_comes_before_the_others_words(bases: Bases) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        provide(ASKED, [no("one"), broken("two")], bases)
+    assert caught.value.problem.code == "package-missing"
+    assert "one: one has none." in caught.value.problem.excerpt
+
+
+def test_a_server_without_providers_names_its_operator(bases: Bases) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        provide(ASKED, [], bases)
+    assert "elivepatch-server kernel add" in caught.value.problem.advice
+
+
+def test_a_kernel_with_another_build_id_is_no_answer(base: Base, bases: Bases) -> None:
+    asked = replace(ASKED, build_id=BuildId("9" * 40))
+    with pytest.raises(EnvironmentFault) as caught:
+        provide(asked, [Giving("one", base)], bases)
+    assert caught.value.problem.code == "other-build"
+    same = replace(ASKED, build_id=base.identity.build_id)
+    assert provide(same, [Giving("one", base)], bases) is base
+
+
+def test_the_log_has_the_steps_and_the_problem_but_not_each_tick(tmp_path: Path) -> None:
+    told: list[Event] = []
+    log = tmp_path / "log"
+
+    def work() -> None:
+        with transcript(log, told.append) as tell:
+            tell(Event(stage="download", message="image", fraction=0.0))
+            tell(Event(stage="download", message="image, 10 of 100 MiB", fraction=0.1))
+            raise EnvironmentFault("package-damaged", "The download is damaged.", advice="Again.", excerpt="x")
+
+    with pytest.raises(EnvironmentFault):
+        work()
+    assert log.read_text() == "image\nThe download is damaged. [package-damaged]\nx\n"
+    assert len(told) == 2
+
+
+def test_the_setting_has_known_words_only() -> None:
+    assert provider_names("source, debian") == ("source", "debian")
+    assert provider_names("") == ()
+    with pytest.raises(UsageError, match="no provider of kernels called 'gentoo'"):
+        provider_names("debian,gentoo")
