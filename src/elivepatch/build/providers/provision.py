@@ -45,7 +45,7 @@ def transcript(log: Path, progress: Progress) -> Iterator[Progress]:
     with log.open("a", encoding="utf-8") as stream:
 
         def tell(event: Event) -> None:
-            # What is under way changes many times a second.
+            # Fractions change many times a second.
             if event.fraction in {None, 0.0, 1.0}:
                 stream.write(f"{event.message}\n")
                 stream.flush()
