@@ -234,6 +234,14 @@ calm() { # KEY: end these tasks and record how often each has read a file
     run "$1" tail -q -n 1 /tmp/busy.1 /tmp/busy.2
 }
 
+lone() { # switch off all processors but the first
+    # A transition begins by looking at all tasks once, and again only after a second. The task that another processor
+    # runs at that moment, if only its idle task, cannot be switched. The first round was with all processors.
+    for switch in /sys/devices/system/cpu/cpu[1-9]*/online; do
+        { echo 0 >"$switch"; } 2>/dev/null
+    done
+}
+
 enable() { # ROUND
     stage "load.$1"
     uptime
@@ -315,6 +323,7 @@ scenario() {
     fi
     stage unload
     run unload.1 unload || return
+    lone
     take
     enable 2 || return
     arrive
