@@ -19,7 +19,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
-KERNELS = ("6.1.0-50-cloud-amd64", "debian-13")
+KERNELS = ("6.1.0-50-cloud-amd64", "debian-13-cloud")
 PATCHES = {
     "vmlinux-meminfo.patch": ("/proc/meminfo", "VMALLOCCHUNK"),
     "module-8021q.patch": ("/proc/net/vlan/config", "VLAN id"),

@@ -60,9 +60,9 @@ _shtab_elivepatch_server_token_commands() {
 
 _shtab_elivepatch_server_toolchain_commands() {
   local _commands=(
-    add:'make a toolchain from the distribution'"'"'s packages'
+    add:'make a toolchain from the distribution'"'"'s packages, or from a root file system'
     list:'list the toolchains'
-    remove:'remove a toolchain'
+    remove:'remove a toolchain that no base needs'
     verify:'compare a toolchain'"'"'s content with its digest'
   )
   _describe 'elivepatch-server toolchain commands' _commands
@@ -184,7 +184,7 @@ _shtab_elivepatch_server_kernel_add_options=(
   "--jobs[number of compilers that run at once (default\: all cores)]:N:"
   "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
   "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
-  ":a release as \`uname -r\` prints it, or the newest stock cloud kernel of debian-12, debian-13, debian-13-backports:"
+  ":a release as \`uname -r\` prints it, or one of debian-11, debian-11-cloud, debian-12, debian-12-cloud, debian-12-rt, debian-12-backports, debian-12-backports-cloud, debian-13, debian-13-cloud, debian-13-rt, debian-13-backports, debian-13-backports-cloud, debian-sid, debian-sid-cloud, which mean the newest stock kernel:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -337,6 +337,8 @@ _shtab_elivepatch_server_toolchain_defaults_added=0
 
 _shtab_elivepatch_server_toolchain_add_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--root[a root file system, of any distribution, with the compiler of a kernel\: a directory or a tar archive]:PATH:"
+  "--compiler[with --root\: the compiler\'s command in it (gcc, or the only gcc-N)]:COMMAND:"
   "--json[print JSON]"
   "--config[settings (default\: \/etc\/elivepatch\/server.toml)]:FILE:"
   "--state[state directory\: back it up]:DIR:"
@@ -344,7 +346,7 @@ _shtab_elivepatch_server_toolchain_add_options=(
   "--jobs[number of compilers that run at once (default\: all cores)]:N:"
   "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
   "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
-  ":one of debian-12, debian-13, debian-13-rust:"
+  ":one of debian-11, debian-12, debian-13, debian-13-rust, debian-forky-rust, debian-sid-rust\; NAME\@VERSION for a later version of its compiler\; with --root, a new name:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -373,7 +375,7 @@ _shtab_elivepatch_server_toolchain_remove_options=(
   "--jobs[number of compilers that run at once (default\: all cores)]:N:"
   "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
   "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
-  ":one of debian-12, debian-13, debian-13-rust:"
+  ":one of debian-11, debian-12, debian-13, debian-13-rust, debian-forky-rust, debian-sid-rust\; NAME\@VERSION for a later version of its compiler:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -388,7 +390,7 @@ _shtab_elivepatch_server_toolchain_verify_options=(
   "--jobs[number of compilers that run at once (default\: all cores)]:N:"
   "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
   "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
-  ":one of debian-12, debian-13, debian-13-rust:"
+  ":one of debian-11, debian-12, debian-13, debian-13-rust, debian-forky-rust, debian-sid-rust\; NAME\@VERSION for a later version of its compiler:"
 )
 
 # guard to ensure default positional specs are added only once per session

@@ -66,7 +66,7 @@ def base_6_1(backend: LocalBackend) -> Base:
 @pytest.fixture(scope="session")
 def base_6_12(backend: LocalBackend) -> Base:
     """Debian 13's newest stock 6.12: gcc 14, IBT."""
-    return backend.base(backend.maker(_tell).add("debian-13").release)
+    return backend.base(backend.maker(_tell).add("debian-13-cloud").release)
 
 
 @pytest.fixture(params=[pytest.param("6.1", marks=pytest.mark.extended), "6.12"])

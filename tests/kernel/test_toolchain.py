@@ -30,7 +30,7 @@ class Stop(Exception):
 
 
 def test_a_toolchain_is_found_by_what_its_kernels_objects_say(backend: LocalBackend, base: Base) -> None:
-    found = backend.toolchains.for_compiler(base.compiler, rust=False)
+    found = backend.toolchains.for_kernel(f"gcc {base.compiler}", rust=False)
     assert (found.name, found.digest) == (base.toolchain, base.toolchain_digest)
     comments = ElfFile(base.directory / "vmlinux").named(".comment").split(b"\0")
     assert found.comment.encode() in comments

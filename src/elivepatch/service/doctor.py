@@ -12,7 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from obstore.exceptions import BaseError
 
-from elivepatch.build.base.toolchain import declarations
+from elivepatch.build.roots.declared import declarations
 from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault
 from elivepatch.process import SEARCH_PATH
@@ -153,7 +153,7 @@ def _toolchains(settings: ServerSettings) -> Check:
     return Check(
         what="toolchains",
         well=bool(present),
-        seen=f"{', '.join(present) or 'none'} of {len(declarations())} known",
+        seen=", ".join(present) or f"none; {len(declarations())} can be made",
         advice="" if present else "Run `elivepatch-server kernel add debian-13`: it makes the toolchain that it needs.",
     )
 

@@ -8,10 +8,12 @@ if an earlier run downloaded it.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -26,9 +28,11 @@ from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.process import run
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-# The one suite that may be out of date: mirrors that follow releases carry it late. Its signature is still checked.
-_UNSTABLE_SUITE = "sid"
 _INDEX_AGE_S = 24 * 3600
+_FAILED_AGE_S = 3600
+# One line of `apt-cache madison`, which has the newest version first.
+_MADISON = re.compile(r" *(?P<name>\S+) \| *(?P<version>\S+) \| \S+ (?P<suite>[^/ ]+)/main amd64 Packages")
+_GONE = re.compile(r"(?m)^ +404 +Not Found| 404 +Not Found")
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.:~_-]*")
 
 
@@ -36,6 +40,13 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.:~_-]*")
 def distributions() -> dict[str, dict[str, Any]]:
     """Return the distribution releases with stock kernels, by name, as data/stock.toml describes them."""
     return tomllib.loads((files("elivepatch.build") / "data/stock.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def suites() -> dict[str, bool]:
+    """Return the suites that are read, in the order of data/suites.toml, and whether the date of each must be valid."""
+    table = tomllib.loads((files("elivepatch.build") / "data/suites.toml").read_text(encoding="utf-8"))
+    return {name: entry.get("dated", True) for name, entry in table.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,16 +74,40 @@ class Archive:
         """Directory of downloaded packages."""
         return self.directory / "packages"
 
-    def sources(self, *suites: str) -> str:
-        """Return apt sources (one-line format) for `suites`, from the mirrors of the host's own configuration."""
+    def sources(self, *named: str) -> str:
+        """Return apt sources (one-line format) for those suites of `named` that can be read now.
+
+        The mirrors are those of the host's own configuration. Raises EnvironmentFault if the first suite cannot be
+        read; the others only add to it.
+        """
+        unreadable = self.unreadable()
+        if named[0] in unreadable:
+            raise EnvironmentFault(
+                "suite-unreadable",
+                f"The suite {named[0]} of the archive cannot be read: {unreadable[named[0]]}.",
+                advice="Look at the mirror; the server tries again within an hour.",
+            )
+        return "".join(self._source(suite) for suite in named if suite in suites() and suite not in unreadable)
+
+    def _source(self, suite: str) -> str:
         main, security = self._mirrors
-        lines = []
-        for suite in suites:
-            base = security if suite.endswith("-security") else main
-            if base:
-                fresh = " check-valid-until=no" if suite == _UNSTABLE_SUITE else ""
-                lines.append(f"deb [signed-by={_KEYRING}{fresh}] {base} {suite} main\n")
-        return "".join(lines)
+        base = security if suite.endswith("-security") else main
+        undated = "" if suites()[suite] else " check-valid-until=no"
+        return f"deb [signed-by={_KEYRING}{undated}] {base} {suite} main\n" if base else ""
+
+    def unreadable(self) -> dict[str, str]:
+        """Return the suites that could not be read the last time, each with the reason. A mirror may lack some."""
+        try:
+            found: dict[str, str] = json.loads((self.directory / "unreadable.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
+
+    def unreadable_note(self) -> str:
+        """Return a sentence about the suites that could not be read, with a space before it; empty if all could."""
+        found = self.unreadable()
+        shown = ", ".join(f"{suite} ({reason})" for suite, reason in found.items())
+        return f" Suites that could not be read: {shown}." if found else ""
 
     @cached_property
     def _mirrors(self) -> tuple[str, str]:
@@ -96,10 +131,7 @@ class Archive:
     def _configuration(self) -> Path:
         for part in ("etc/sources.d", "etc/none", "lists/partial", "cache/archives/partial", "packages"):
             (self.directory / part).mkdir(parents=True, exist_ok=True)
-        sources = self.sources(
-            *(suite for entry in distributions().values() for suite in entry["suites"]), _UNSTABLE_SUITE
-        )
-        self._put("etc/sources.d/elivepatch.list", sources)
+        self._put("etc/sources.d/elivepatch.list", "".join(self._source(suite) for suite in suites()))
         return self._put(
             "apt.conf",
             f'Dir::Etc "{self.directory}/etc";\nDir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "sources.d";\n'
@@ -122,15 +154,64 @@ class Archive:
         return file
 
     def refresh(self, progress: Progress = silent, *, force: bool = False) -> None:
-        """Fetch the signed indexes if they are missing or older than a day. Raises EnvironmentFault."""
+        """Fetch the signed indexes if they are missing or older than a day; try those that failed once an hour.
+
+        Each suite is fetched by itself, so one that is expired or broken costs only its own packages (`unreadable`).
+        Raises EnvironmentFault if no suite can be read.
+        """
         with made_once(self.directory / "lock"):
             stamp = self.directory / "refreshed"
-            if not force and stamp.exists() and time.time() - stamp.stat().st_mtime < _INDEX_AGE_S:
+            age = _FAILED_AGE_S if self.unreadable() else _INDEX_AGE_S
+            configured = self._configuration
+            if not force and stamp.exists() and time.time() - stamp.stat().st_mtime < age and self._has_all(stamp):
                 return
-            progress(Event(stage="archive", message="fetching package indexes"))
-            done = run(["apt-get", "-q", "update"], env={"APT_CONFIG": str(self._configuration)}, timeout_s=300)
-            done.check("Fetching the package indexes")
-            stamp.touch()
+            failed: dict[str, str] = {}
+            for number, suite in enumerate(suites()):
+                progress(
+                    Event(stage="archive", message=f"fetching the index of {suite}", fraction=number / len(suites()))
+                )
+                if (reason := self._fetch_index(suite, configured)) is not None:
+                    failed[suite] = reason
+            if len(failed) == len(suites()):
+                raise EnvironmentFault(
+                    "archive-unreadable",
+                    f"No suite of the archive can be read; the first: {next(iter(failed.values()))}.",
+                    advice="Look at the network and at the mirror in the host's apt configuration (apt-get update).",
+                )
+            write_atomic(self.directory / "unreadable.json", json.dumps(failed, indent=2).encode())
+            write_atomic(stamp, " ".join(suites()).encode())
+
+    def _has_all(self, stamp: Path) -> bool:
+        # Another version of elivepatch may have read fewer suites.
+        return set(suites()) <= set(stamp.read_text(encoding="utf-8").split())
+
+    def _fetch_index(self, suite: str, configured: Path) -> str | None:
+        """Fetch the index of one suite; return None, or why it cannot be read. An older index of it is kept."""
+        source = self._source(suite)
+        if not source:
+            return "the host's apt configuration names no mirror of the security archive"
+        listed = self.directory / "one-suite.list"
+        write_atomic(listed, source.encode())
+        options = [f"Dir::Etc::sourcelist={listed}", "Dir::Etc::sourceparts=/dev/null", "APT::Get::List-Cleanup=false",
+                   "APT::Update::Error-Mode=any"]  # fmt: skip
+        command = ["apt-get", "-q", *(word for option in options for word in ("-o", option)), "update"]
+        done = run(command, env={"APT_CONFIG": str(configured)}, timeout_s=300)
+        if done.ok:
+            return None
+        errors = [line[3:].strip().rstrip(".") for line in done.tail(100).splitlines() if line.startswith("E: ")]
+        return re.sub(r"[a-z]+://\S+/", "", errors[0])[:200] if errors else f"apt-get ended with status {done.status}"
+
+    def newest(self, name: str, in_suites: Sequence[str]) -> str | None:
+        """Return the newest version of a package in some suites, None if none of them has it."""
+        if not _SAFE.fullmatch(name):
+            return None
+        self.refresh()
+        done = run(["apt-cache", "madison", "--", name], env={"APT_CONFIG": str(self._configuration)})
+        for line in done.text.splitlines():
+            found = _MADISON.fullmatch(line)
+            if found is not None and found["name"] == name and found["suite"] in in_suites:
+                return found["version"]
+        return None
 
     def versions(self, name: str) -> list[Package]:
         """Return the versions of a package, newest first; an empty list if no archive has it."""
@@ -154,6 +235,24 @@ class Archive:
                 )
                 found.setdefault(package.version, package)
         return list(found.values())
+
+    def kernels_like(self, release: str) -> list[str]:
+        """Return the releases of one kind that the index lists with a debug package, newest first.
+
+        Of one kind are those of the series, the suite and the flavour of `release`, which is not among them.
+        """
+        self.refresh()
+        shape = re.fullmatch(
+            r"([0-9]+\.[0-9]+\.)[^+-]*(\+deb[0-9]+)?[^-]*(?:-[0-9][^-]*)?((?:-[a-z]+)*-amd64)", release
+        )
+        if shape is None:
+            return []
+        series, suite, flavour = (re.escape(part or "") for part in shape.groups())
+        form = re.compile(rf"linux-image-({series}[^+-]+{suite}(?:\.[0-9]+)?(?:-[0-9][^-]*)?{flavour})-dbg")
+        env = {"APT_CONFIG": str(self._configuration)}
+        names = run(["apt-cache", "pkgnames", "--", f"linux-image-{shape[1]}"], env=env).text.split()
+        found = [one[1] for name in names if (one := form.fullmatch(name)) is not None and one[1] != release]
+        return sorted(found, key=lambda name: [int(part) for part in re.findall("[0-9]+", name)], reverse=True)
 
     def find(self, name: str, version: str) -> Package:
         """Return exactly this version. Raises EnvironmentFault if no archive has it."""
@@ -209,6 +308,13 @@ class Archive:
             timeout_s=3600,
             on_tick=report,
         )
+        if not done.ok and _GONE.search(done.log.decode(errors="replace") + done.text):
+            raise EnvironmentFault(
+                "package-gone",
+                f"The archive's index lists {package.name} {package.version}, but the archive has no such file any "
+                "more.",
+                advice="Take a newer kernel, or an older one whose packages the archive still has.",
+            )
         done.check(f"Downloading {package.name} {package.version}")
         files = list(scratch.glob("*.deb"))
         if len(files) != 1 or not has_package(files[0], package):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -15,8 +14,9 @@ from pathlib import Path
 from elivepatch.build.base.debug_info import DebugInfo, read_debug_info
 from elivepatch.build.base.kbuild import section_flags
 from elivepatch.build.base.store import Base, Bases
-from elivepatch.build.base.toolchain import HELPER, Toolchain, Toolchains, declarations
+from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.base.tree import TreeMaker, units_of
+from elivepatch.build.roots.description import Toolchain
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import files_below, take_file
 from elivepatch.files.atomic import publish_tree
@@ -25,12 +25,13 @@ from elivepatch.files.lock import made_once
 from elivepatch.kernel.compile_units import Units
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
-from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.kernel import VMLINUX, BuildId, Release
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.process import Cancellation
 
 _MODULE_LIMIT_BYTES = 1 << 30
+_NEEDED = ("LIVEPATCH", "MODULES", "KALLSYMS_ALL")
 _DECOMPRESS = r"""
 set -e
 cd /in
@@ -43,9 +44,6 @@ unpack() {
 unpack xz xz
 unpack gz gzip
 """
-_CC = re.compile(
-    r"(?P<command>(?:x86_64-linux-gnu-)?gcc(?P<suffix>-[0-9]+)?) (?P<version>\(.+\) (?P<major>[0-9]+)\..+)"
-)
 
 
 @dataclass(slots=True)
@@ -91,36 +89,27 @@ class BaseContext:
         return self.toolchains.sandbox(self.toolchains.helper())
 
     def _is_current(self, base: Base) -> bool:
-        return self.toolchains.add(base.toolchain, self.progress).digest == base.toolchain_digest
+        return self.toolchains.restore(base, self.progress)
 
     def begin(self, release: Release, content: bytes, config: KernelConfig, scratch: Path) -> BaseDraft:
         """Return a new draft with the toolchain that the configuration names. Raises as `toolchain` does."""
-        cc, toolchain = self.toolchain(config)
         return BaseDraft(
-            context=self, release=release, scratch=scratch, content=content, config=config, cc=cc, toolchain=toolchain
+            context=self,
+            release=release,
+            scratch=scratch,
+            content=content,
+            config=config,
+            toolchain=self.toolchain(config),
         )
 
-    def toolchain(self, config: KernelConfig) -> tuple[str, Toolchain]:
-        """Return the compiler's command and the toolchain that a configuration names; make a missing toolchain.
+    def toolchain(self, config: KernelConfig) -> Toolchain:
+        """Return the toolchain with the compiler that a configuration names; it is made if a suite has that compiler.
 
-        Raises EnvironmentFault with the code `toolchain-match` if no toolchain has that compiler.
+        Raises EnvironmentFault with the code `toolchain-match` if there is none.
         """
-        text = config.get("CC_VERSION_TEXT")
-        found = _CC.fullmatch(text)
-        if found is None:
-            raise EnvironmentFault(
-                "toolchain-match",
-                f"The kernel was built by a compiler that is not supported: {text[:120]}.",
-                advice="Only gcc is supported, and the configuration must name its version (CONFIG_CC_VERSION_TEXT).",
-            )
-        command = found["command"] if found["suffix"] else f"gcc-{found['major']}"
-        # Every kernel needs the helper; a toolchain that could be the right one is made if it is missing.
-        compiler, rust = command.removeprefix("x86_64-linux-gnu-"), config.enabled("RUST")
-        for declaration in declarations().values():
-            fits = declaration.compiler == compiler and declaration.rust == rust
-            if fits or declaration.name == HELPER:
-                self.toolchains.add(declaration.name, self.progress)
-        return command, self.toolchains.for_compiler(found["version"], rust=rust)
+        # With a usable rustc beside it, a configuration differs even if the kernel has no Rust.
+        rust = config.enabled("RUST") or config.enabled("RUST_IS_AVAILABLE")
+        return self.toolchains.for_kernel(config.get("CC_VERSION_TEXT"), rust=rust, progress=self.progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +121,6 @@ class BaseDraft:
     scratch: Path
     content: bytes
     config: KernelConfig
-    cc: str
     toolchain: Toolchain
 
     def tree_maker(self) -> TreeMaker:
@@ -142,7 +130,7 @@ class BaseDraft:
             tree=self.scratch / "tree",
             release=self.release,
             config=self.config,
-            cc=self.cc,
+            cc=self.toolchain.compiler,
             jobs=self.context.jobs,
             sandbox=toolchains.sandbox(self.toolchain),
             patch_headers=toolchains.patch_headers(),
@@ -188,7 +176,7 @@ class BaseDraft:
             config_digest=sha256(self.content),
             toolchain=self.toolchain.name,
             toolchain_digest=self.toolchain.digest,
-            cc=self.cc,
+            cc=self.toolchain.compiler,
             compiler=self.toolchain.version,
             ibt=self.config.enabled("X86_KERNEL_IBT"),
             modversions=self.config.enabled("MODVERSIONS"),
@@ -210,6 +198,19 @@ def _require_units(units: Units) -> None:
             "None of the sources that the kernel's debug information names lies in the given source.",
             advice="Give the source that the kernel was built from, and its vmlinux as the build left it.",
         )
+
+
+def require_livepatch(config: KernelConfig) -> None:
+    """Raise UsageError if no livepatch can be loaded into a kernel of this configuration."""
+    if not config.enabled("X86_64"):
+        raise other_architecture("The configuration is not for x86_64.")
+    for name in _NEEDED:
+        if not config.enabled(name):
+            raise UsageError(
+                "config-livepatch",
+                f"The kernel has no CONFIG_{name}, so no livepatch can be loaded into it.",
+                advice="Build and boot the kernel with CONFIG_LIVEPATCH and the options that it needs.",
+            )
 
 
 def other_architecture(sentence: str) -> EnvironmentFault:

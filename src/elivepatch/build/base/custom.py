@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from elivepatch.build.base.apt import Archive
-from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modules, other_architecture
+from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modules, require_livepatch
 from elivepatch.build.base.debug_info import DebugInfo, check_compiler
 from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.kernel_source import KernelSource, fetch_source
@@ -34,7 +34,6 @@ from elivepatch.model.kernel import VMLINUX, BuildId, Release
 _BUILD_TIMEOUT_S = 6 * 3600.0
 _FILE_LIMIT_BYTES = 2 << 30
 _HEARTBEAT_S = 10.0
-_NEEDED = ("LIVEPATCH", "MODULES", "KALLSYMS_ALL")
 _PLAIN = ("CONFIG_MODULE_COMPRESS_XZ=", "CONFIG_MODULE_COMPRESS_GZIP=", "CONFIG_MODULE_COMPRESS_ZSTD=")
 _BUILD = """
 set -e
@@ -90,7 +89,7 @@ class CustomMaker:
         """
         content = _read(kernel.config)
         config = parse_config(content)
-        _check_config(config)
+        require_livepatch(config)
         made: list[Base] = []
 
         def make(scratch: Path) -> Base:
@@ -245,18 +244,6 @@ def _read_built(draft: BaseDraft, make: Callable[[Path], None]) -> DebugInfo:
     make(built)
     decompress_modules(built, draft.context.helper_sandbox())
     return draft.read_debug_info(built, VMLINUX)
-
-
-def _check_config(config: KernelConfig) -> None:
-    if not config.enabled("X86_64"):
-        raise other_architecture("The configuration is not for x86_64.")
-    for name in _NEEDED:
-        if not config.enabled(name):
-            raise UsageError(
-                "config-livepatch",
-                f"The kernel has no CONFIG_{name}, so no livepatch can be loaded into it.",
-                advice="Build and boot the kernel with CONFIG_LIVEPATCH and the options that it needs.",
-            )
 
 
 def _copy_kept(kept: KeptBuild, built: Path, release: Release) -> None:

@@ -15,11 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.base.apt import Archive, Package, distributions
-from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modules, other_architecture
+from elivepatch.build.base.common import (
+    BaseContext,
+    BaseDraft,
+    decompress_modules,
+    other_architecture,
+    require_livepatch,
+)
 from elivepatch.build.base.debug_info import DebugInfo, check_compiler
 from elivepatch.build.base.store import Base
 from elivepatch.build.base.tree import unpack_source
 from elivepatch.files.atomic import move
+from elivepatch.files.room import require_room
 from elivepatch.kernel.config import parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
@@ -29,6 +36,8 @@ from elivepatch.process import Cancellation, run
 # Suffixes of the releases of a distribution's other architectures.
 _OTHER_ARCHITECTURES = ("-arm64", "-arm64-16k", "-armmp", "-armmp-lpae", "-686", "-686-pae", "-powerpc64le", "-s390x",
                         "-riscv64", "-loong64")  # fmt: skip
+
+_BASE_BYTES = 3 << 30  # 2.7 GB for 6.12-amd64, the largest so far
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +56,7 @@ class Packages:
 
 
 def resolve(name: str, archive: Archive) -> Release:
-    """Return the release for `name`: an alias such as `debian-13`, or a release itself."""
+    """Return the release for `name`: an alias such as `debian-13-cloud`, or a release itself."""
     entry = distributions().get(name)
     if entry is None:
         return parse_release(name)
@@ -57,7 +66,7 @@ def resolve(name: str, archive: Archive) -> Release:
             return parse_release(found[1])
     raise EnvironmentFault(
         "kernel-not-in-archive",
-        f"No configured archive has a stock kernel of {name}.",
+        f"No configured archive has a stock kernel of {name}.{archive.unreadable_note()}",
         advice="The mirror must carry that distribution release.",
     )
 
@@ -70,7 +79,7 @@ def find_packages(release: Release, archive: Archive) -> Packages:
     if not images:
         raise EnvironmentFault(
             "kernel-not-in-archive",
-            f"No configured archive knows a kernel {release}.",
+            f"No configured archive knows a kernel {release}.{archive.unreadable_note()}",
             advice=f"Check it with `uname -r`; {', '.join(distributions())} each mean the newest stock kernel.",
         )
     image = images[0]
@@ -100,23 +109,16 @@ class StockMaker:
         """
         release = resolve(name, self.archive)
 
-        def make(scratch: Path) -> Base:
-            packages = find_packages(release, self.archive)
-            paths = self.archive.download(packages.all(), self.context.progress)
-            return self._make(packages, dict(zip(packages.all(), paths, strict=True)), scratch)
+        return self.context.publish(release, lambda scratch: self._make(release, scratch))
 
-        return self.context.publish(release, make)
-
-    def _make(self, packages: Packages, paths: dict[Package, Path], scratch: Path) -> Base:
+    def _make(self, release: Release, scratch: Path) -> Base:
         started = time.monotonic()
-        release = packages.release
-        self.context.report(f"{release}: unpacking", 0.0)
+        packages = find_packages(release, self.archive)
+        require_room(self.context.bases.directory, _room_of(packages), f"The base of {release}")
         unpacked = scratch / "unpacked"
-        for package in packages.all():
-            if package not in (packages.debug, packages.source):
-                _unpack(paths[package], unpacked)
-        content = _one_of(unpacked, f"boot/config-{release}", f"usr/lib/modules/{release}/config").read_bytes()
-        draft = self.context.begin(release, content, parse_config(content), scratch)
+        draft = self._look_at_image(packages, unpacked, scratch)
+        paths = self._download_rest(packages)
+        _unpack(paths[packages.headers], unpacked)
         facts, listed = read_packages(draft, paths[packages.debug], paths[packages.source], packages.source.version)
         check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
         symvers = _one_of(unpacked, f"usr/src/linux-headers-{release}/Module.symvers")
@@ -134,6 +136,38 @@ class StockMaker:
             packages={f"{package.name}_{package.version}": package.sha256 for package in packages.all()},
             started=started,
         )
+
+    def _look_at_image(self, packages: Packages, unpacked: Path, scratch: Path) -> BaseDraft:
+        """Fetch the image, a tenth of all, and find out if the kernel can be served before the rest is fetched."""
+        release = packages.release
+        self.context.report(f"{release}: looking at its configuration", 0.0)
+        for path in self.archive.download([*packages.image], self.context.progress):
+            _unpack(path, unpacked)
+        content = _one_of(unpacked, f"boot/config-{release}", f"usr/lib/modules/{release}/config").read_bytes()
+        config = parse_config(content)
+        require_livepatch(config)
+        return self.context.begin(release, content, config, scratch)
+
+    def _download_rest(self, packages: Packages) -> dict[Package, Path]:
+        """Fetch the other packages, the debug package first: it is the one that archives drop first."""
+        rest = [packages.debug, packages.headers, packages.source]
+        try:
+            return dict(zip(rest, self.archive.download(rest, self.context.progress), strict=True))
+        except EnvironmentFault as fault:
+            if fault.problem.code != "package-gone":
+                raise
+            others = self.archive.kernels_like(packages.release)
+            raise EnvironmentFault(
+                "package-gone",
+                f"No base of {packages.release} can be made any more. {fault.problem.message}",
+                advice="Hosts with this kernel need another one first. With a debug package, the index still lists "
+                f"{', '.join(others[:5]) or 'none of this flavour'}.",
+            ) from fault
+
+
+def _room_of(packages: Packages) -> int:
+    """Return the bytes that making a base takes: the packages, the debug package unpacked, and the base itself."""
+    return sum(package.size_bytes for package in packages.all()) + 7 * packages.debug.size_bytes + _BASE_BYTES
 
 
 def read_packages(draft: BaseDraft, debug: Path, source: Path, version: str) -> tuple[DebugInfo, list[str]]:

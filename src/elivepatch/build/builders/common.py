@@ -28,7 +28,6 @@ from elivepatch.build.objects.reach import Reach, reach
 from elivepatch.build.sandbox.bubblewrap import Sandbox
 from elivepatch.build.sandbox.output import source_text
 from elivepatch.model.build import Note
-from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.series import PatchSeries
 from elivepatch.patch.additions import read_additions
@@ -126,14 +125,7 @@ class BuildSteps(BuildContext):
 
     def sandbox(self) -> Sandbox:
         """Return the sandbox with the base's compiler. Raises EnvironmentFault if the toolchain has changed since."""
-        toolchain = self.toolchains.get(self.base.toolchain)
-        if toolchain.digest != self.base.toolchain_digest:
-            raise EnvironmentFault(
-                "toolchain-changed",
-                f"The toolchain {toolchain.name} was made again after the base of {self.base.release}.",
-                advice=f"Make the base again: elivepatch-server kernel add {self.base.release}",
-            )
-        return self.toolchains.sandbox(toolchain, transcript=self.log)
+        return self.toolchains.sandbox(self.toolchains.of(self.base), transcript=self.log)
 
     def helper(self) -> Sandbox:
         """Return the sandbox with kpatch's tools, pahole and readelf."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.store import Base
-from elivepatch.build.base.toolchain import Toolchain
+from elivepatch.build.roots.description import Toolchain
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take_file
 from elivepatch.model.kernel import VMLINUX

@@ -251,7 +251,7 @@ def _bwrap(helper: Path) -> tuple[str, ...]:
         raise EnvironmentFault(
             "sandbox",
             "The toolchain for the sandbox has no bubblewrap of at least version 0.12.",
-            advice="Make it again: elivepatch-server toolchain remove debian-13, then toolchain add debian-13.",
+            advice="Look if it has changed (elivepatch-server toolchain verify debian-13), remove it and add it again.",
         )
     return tuple(command)
 

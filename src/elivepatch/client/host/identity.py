@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from elivepatch.client.host.machine import Host
 from elivepatch.files.digest import sha256
+from elivepatch.model.compiler import parse_compiler
 from elivepatch.model.errors import HostError, UsageError
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release, parse_release
 from elivepatch.model.series import SourcePatch
@@ -125,8 +126,9 @@ def read_compiler(host: Host, config: FoundConfig | None) -> str:
         return found[1].decode(errors="replace")
     # `Linux version RELEASE (builder@host) (COMPILER, LINKER) #1 ...`; the compiler's own text may hold brackets.
     version = host.text("proc/version") or ""
-    found_text = re.search(r"\) \(((?:gcc|x86_64|aarch64|clang|[A-Za-z]+ clang).*?), (?:GNU ld|LLD|ld\.)", version)
-    return found_text[1][:200] if found_text else ""
+    found_text = re.search(r"\(\S*@\S*\) \((.*?), (?:GNU ld|[A-Za-z ]*LLD |mold |ld\.)", version)
+    text = found_text[1] if found_text else ""
+    return text if parse_compiler(text) is not None else ""
 
 
 def read_identity(host: Host) -> KernelIdentity:

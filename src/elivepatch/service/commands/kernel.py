@@ -25,7 +25,9 @@ def register(subparsers: Subparsers) -> None:
         "kernel", help="the kernels to build for: add, list, show, remove", allow_abbrev=False
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    names = f"a release as `uname -r` prints it, or the newest stock cloud kernel of {', '.join(distributions())}"
+    names = (
+        f"a release as `uname -r` prints it, or one of {', '.join(distributions())}, which mean the newest stock kernel"
+    )
     for name, run, help_text in (
         ("add", _add, "make the base of a stock kernel, or of one built from source"),
         ("show", _show, "print all facts about one base"),

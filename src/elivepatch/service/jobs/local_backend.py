@@ -319,7 +319,7 @@ class LocalBackend:
 
         def compiler() -> PredicateCompiler:
             sandbox = BuildSteps(base=base, toolchains=self.toolchains, jobs=1).sandbox()
-            return PredicateCompiler(sandbox, self.toolchains.get(base.toolchain).compiler)
+            return PredicateCompiler(sandbox, self.toolchains.of(base).compiler)
 
         with self._scratch() as scratch:
             return compiled(expectations, compiler, scratch=scratch, cancellation=cancellation)

@@ -17,8 +17,8 @@ from elivepatch.build.base.apt import Archive, Package, distributions, has_packa
 from elivepatch.build.base.common import BaseDraft
 from elivepatch.build.base.debug_info import check_compiler, struct_sizes
 from elivepatch.build.base.stock import find_packages, read_packages, resolve
-from elivepatch.build.base.toolchain import Toolchain
 from elivepatch.build.base.tree import config_gate, makefile_version, may_be_of, objtool_per_object
+from elivepatch.build.roots.description import Toolchain
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
@@ -44,6 +44,9 @@ class Shelf:
     def versions(self, name: str) -> list[Package]:
         return [one for one in self._packages if one.name == name]
 
+    def unreadable_note(self) -> str:
+        return " Suites that could not be read: forky (expired)."
+
     def find(self, name: str, version: str) -> Package:
         for one in self.versions(name):
             if one.version == version:
@@ -60,15 +63,28 @@ META = shelf(
     package("linux-image-cloud-amd64", "6.12.117-1", "linux-image-6.12.117+deb13-cloud-amd64 (= 6.12.117-1)"),
     package("linux-image-cloud-amd64", "6.12.107-1", "linux-image-6.12.107+deb13-cloud-amd64 (= 6.12.107-1)"),
     package("linux-image-cloud-amd64", "6.1.176-1", "linux-image-6.1.0-50-cloud-amd64 (= 6.1.176-1)"),
+    package("linux-image-cloud-amd64", "5.10.262-1", "linux-image-5.10.0-46-cloud-amd64 (= 5.10.262-1)"),
+    package("linux-image-cloud-amd64", "7.2.13-1", "linux-image-7.2.13+deb14-cloud-amd64 (= 7.2.13-1)"),
+    package("linux-image-amd64", "6.12.90-2", "linux-image-6.12.90+deb13.1-amd64 (= 6.12.90-2)"),
+    package("linux-image-amd64", "6.12.95-1~bpo12+1", "linux-image-6.12.95+deb12-amd64 (= 6.12.95-1~bpo12+1)"),
+    package("linux-image-amd64", "6.1.192-3", "linux-image-6.1.0-51-amd64 (= 6.1.192-3)"),
+    package("linux-image-6.12-amd64", "6.12.117-1~deb12u1", "linux-image-6.12.117+deb12-amd64 (= 6.12.117-1~deb12u1)"),
+    package("linux-image-rt-amd64", "6.1.176-1", "linux-image-6.1.0-50-rt-amd64 (= 6.1.176-1)"),
 )
 
 
 @pytest.mark.parametrize(
     ("name", "release"),
     [
-        ("debian-12", "6.1.0-50-cloud-amd64"),
-        ("debian-13", "6.12.117+deb13-cloud-amd64"),
-        ("debian-13-backports", "7.2.12+deb13-cloud-amd64"),
+        ("debian-11-cloud", "5.10.0-46-cloud-amd64"),
+        ("debian-12-cloud", "6.1.0-50-cloud-amd64"),
+        ("debian-12", "6.1.0-51-amd64"),
+        ("debian-12-rt", "6.1.0-50-rt-amd64"),
+        ("debian-12-backports", "6.12.117+deb12-amd64"),
+        ("debian-13", "6.12.90+deb13.1-amd64"),
+        ("debian-13-cloud", "6.12.117+deb13-cloud-amd64"),
+        ("debian-13-backports-cloud", "7.2.12+deb13-cloud-amd64"),
+        ("debian-sid-cloud", "7.2.13+deb14-cloud-amd64"),
         ("6.1.0-49-cloud-amd64", "6.1.0-49-cloud-amd64"),
     ],
 )
@@ -131,11 +147,14 @@ def test_an_unknown_release_is_told_with_the_names_there_are() -> None:
         find_packages(parse_release("9.9.9-amd64"), shelf())
     assert caught.value.problem.code == "kernel-not-in-archive"
     assert "9.9.9-amd64" in caught.value.problem.message
+    assert "forky (expired)" in caught.value.problem.message
     assert "debian-13" in caught.value.problem.advice
 
 
-def test_a_kernel_of_another_architecture_is_refused_with_the_reason() -> None:
-    release = "7.2.12+deb13-cloud-arm64"
+@pytest.mark.parametrize(
+    "release", ["7.2.12+deb13-cloud-arm64", "6.1.0-50-686", "6.1.0-50-686-pae", "6.1.0-50-rt-686-pae"]
+)
+def test_a_kernel_of_another_architecture_is_refused_with_the_reason(release: str) -> None:
     with pytest.raises(EnvironmentFault) as caught:
         find_packages(parse_release(release), shelf(*kernel(release, "7.2.12-1", "linux-source-7.2")))
     assert caught.value.problem.code == "arch-unsupported"
@@ -207,7 +226,8 @@ def test_a_lost_option_is_shown_with_both_values() -> None:
 
 TOOLCHAIN: dict[str, Any] = {
     "name": "debian-12", "root": Path("/nowhere"), "digest": Digest("0"), "compiler": "gcc-12", "size_bytes": 1,
-    "seconds": 1.0, "comment": "GCC: (Debian 12.2.0-14+deb12u1) 12.2.0",
+    "seconds": 1.0, "comment": "GCC: (Debian 12.2.0-14+deb12u1) 12.2.0", "rust": False, "declared": "",
+    "says": "gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0",
 }  # fmt: skip
 
 

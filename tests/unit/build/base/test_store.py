@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bases and toolchains on disk: what is there, what is damaged, what is removed."""
+"""Bases on disk: what is there, what is damaged, what is removed."""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ import pytest
 from bare_base import bare_base
 from elf_maker import Made
 
-from elivepatch.build.base.apt import Archive
 from elivepatch.build.base.store import RECIPE, Base, Bases
-from elivepatch.build.base.toolchain import Toolchain, Toolchains, declarations, digest_of
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.kernel import BuildId, Digest, Release
 
@@ -133,119 +130,3 @@ def test_an_unknown_module_of_a_base_is_named(tmp_path: Path) -> None:
     assert set(made.module_files) == {"snd_hda_intel"}
     with pytest.raises(EnvironmentFault, match="kvm"):
         made.parent("kvm")
-
-
-def toolchains(directory: Path, **comments: str) -> Toolchains:
-    for name, comment in comments.items():
-        place = directory / name.replace("_", "-")
-        (place / "root/usr/bin").mkdir(parents=True)
-        (place / "root/usr/bin/gcc").write_text("compiler")
-        digest, size = digest_of(place / "root")
-        made = Toolchain(
-            name=place.name, root=place / "root", digest=digest, compiler="gcc", comment=comment, size_bytes=size,
-            seconds=1.0,
-        )  # fmt: skip
-        described = made.as_dict() | {"declared": declarations()[place.name].digest}
-        (place / "toolchain.json").write_text(json.dumps(described))
-    return Toolchains(directory, Archive(directory / "archive"))
-
-
-GCC_12, GCC_14 = "GCC: (Debian 12.2.0-14+deb12u1) 12.2.0", "GCC: (Debian 14.2.0-19) 14.2.0"
-
-
-def test_a_toolchain_that_was_made_from_another_declaration_is_not_there(tmp_path: Path) -> None:
-    made = toolchains(tmp_path, debian_12=GCC_12)
-    assert [one.name for one in made.list()] == ["debian-12"]
-    described = tmp_path / "debian-12/toolchain.json"
-    described.write_text(json.dumps(json.loads(described.read_text()) | {"declared": "0" * 64}))
-    assert made.list() == []
-
-
-def test_the_toolchain_of_a_kernel_is_the_one_with_exactly_its_compiler(tmp_path: Path) -> None:
-    made = toolchains(tmp_path, debian_12=GCC_12, debian_13=GCC_14)
-    assert made.for_compiler("(Debian 12.2.0-14+deb12u1) 12.2.0", rust=False).name == "debian-12"
-    assert [one.name for one in made.list()] == ["debian-12", "debian-13"]
-
-
-@pytest.mark.parametrize("wanted", ["(Debian 12.2.0-14) 12.2.0", "(Debian 14.2.0-19) 14.2.0"])
-def test_no_match_names_what_is_needed_and_what_there_is(tmp_path: Path, wanted: str) -> None:
-    with pytest.raises(EnvironmentFault) as caught:
-        toolchains(tmp_path, debian_12=GCC_12).for_compiler(wanted, rust=False)
-    problem = caught.value.problem
-    assert problem.code == "toolchain-match"
-    assert wanted in problem.message
-    assert "debian-12 has (Debian 12.2.0-14+deb12u1) 12.2.0" in problem.message
-    assert all(name in problem.advice for name in declarations())
-
-
-def test_a_kernel_with_rust_needs_a_toolchain_with_rust(tmp_path: Path) -> None:
-    made = toolchains(tmp_path, debian_13=GCC_14, debian_13_rust=GCC_14)
-    assert made.for_compiler("(Debian 14.2.0-19) 14.2.0", rust=True).name == "debian-13-rust"
-    assert made.for_compiler("(Debian 14.2.0-19) 14.2.0", rust=False).name == "debian-13"
-
-
-def test_without_any_toolchain_that_is_said(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFault, match="there are no toolchains"):
-        toolchains(tmp_path).for_compiler("(Debian 14) 14", rust=False)
-
-
-def test_verifying_notices_a_changed_byte_mode_link_or_name(tmp_path: Path) -> None:
-    made = toolchains(tmp_path, debian_12=GCC_12)
-    root = tmp_path / "debian-12/root"
-    gcc = root / "usr/bin/gcc"
-    assert made.verify("debian-12")
-    for spoil, mend in (
-        (lambda: gcc.write_text("compilex"), lambda: gcc.write_text("compiler")),
-        (lambda: gcc.chmod(0o755), lambda: gcc.chmod(0o644)),
-        (lambda: gcc.rename(root / "usr/bin/cc"), lambda: (root / "usr/bin/cc").rename(gcc)),
-        (lambda: (root / "usr/bin/ld").symlink_to("gcc"), (root / "usr/bin/ld").unlink),
-        (lambda: os.mkfifo(root / "usr/pipe"), (root / "usr/pipe").unlink),
-    ):
-        spoil()
-        assert not made.verify("debian-12")
-        mend()
-        assert made.verify("debian-12")
-
-
-def test_what_every_making_writes_anew_is_no_part_of_the_digest(tmp_path: Path) -> None:
-    made = toolchains(tmp_path, debian_12=GCC_12)
-    for name in ("var/log/a", "var/cache/b", "etc/machine-id", "usr/lib/__pycache__/x.pyc", "usr/lib/y.pyc"):
-        (tmp_path / "debian-12/root" / name).parent.mkdir(parents=True, exist_ok=True)
-    expected = digest_of(tmp_path / "debian-12/root")
-    for name in ("var/log/a", "var/cache/b", "etc/machine-id", "usr/lib/__pycache__/x.pyc", "usr/lib/y.pyc"):
-        (tmp_path / "debian-12/root" / name).write_text("now")
-    assert digest_of(tmp_path / "debian-12/root") == expected
-    assert made.get("debian-12").root == tmp_path / "debian-12/root"
-
-
-def test_an_unknown_toolchain_is_told_with_those_that_can_be_made(tmp_path: Path) -> None:
-    for ask in (toolchains(tmp_path).get, toolchains(tmp_path).add, toolchains(tmp_path).remove):
-        with pytest.raises(UsageError) as caught:
-            ask("../debian-12")
-        assert "debian-13" in caught.value.problem.advice
-
-
-def test_a_missing_toolchain_is_told_with_the_command_that_makes_it(tmp_path: Path) -> None:
-    for ask in (toolchains(tmp_path).get, toolchains(tmp_path).remove):
-        with pytest.raises(EnvironmentFault) as caught:
-            ask("debian-12")
-        assert "toolchain add debian-12" in caught.value.problem.advice
-
-
-def test_a_damaged_toolchain_is_told_and_can_be_removed(tmp_path: Path) -> None:
-    made = toolchains(tmp_path, debian_12=GCC_12)
-    (tmp_path / "debian-12/toolchain.json").write_text("{")
-    with pytest.raises(EnvironmentFault) as caught:
-        made.get("debian-12")
-    assert caught.value.problem.code == "toolchain-damaged"
-    made.remove("debian-12")
-    assert made.list() == []
-
-
-def test_every_declared_toolchain_names_a_suite_a_compiler_and_what_the_sandbox_needs() -> None:
-    for declaration in declarations().values():
-        assert declaration.suite
-        assert declaration.compiler in declaration.packages
-        assert {"make", "patch", "binutils", "libelf-dev"} <= set(declaration.packages)
-    assert "bubblewrap" in declarations()["debian-13"].packages
-    assert [entry["minimum"] for entry in declarations()["debian-13"].unpack] == ["0.9.11"]

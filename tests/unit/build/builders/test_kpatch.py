@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from bare_base import bare_base
 
-from elivepatch.build.base.toolchain import Toolchain
 from elivepatch.build.builders.kpatch import kpatch_tools
+from elivepatch.build.roots.description import Toolchain
 from elivepatch.model.kernel import Digest
 from elivepatch.process import run
 
@@ -23,7 +23,16 @@ def tools(tmp_path: Path) -> Path:
     (root / "usr/bin").mkdir(parents=True)
     (root / "usr/bin/kpatch-build").write_bytes(SCRIPT)
     helper = Toolchain(
-        name="debian-13", root=root, digest=Digest("a" * 64), compiler="gcc-14", comment="GCC", size_bytes=0, seconds=0
+        name="debian-13",
+        root=root,
+        digest=Digest("a" * 64),
+        compiler="gcc-14",
+        comment="GCC",
+        size_bytes=0,
+        seconds=0,
+        says="gcc-14",
+        rust=False,
+        declared="",
     )
     return kpatch_tools(bare_base(tmp_path), helper, tmp_path / "tools")
 

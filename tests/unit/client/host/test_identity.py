@@ -111,6 +111,32 @@ def test_without_a_configuration_the_kernels_own_words_name_the_compiler(host: S
     assert read_compiler(host.machine.host, None) == "gcc-12 (Debian 12.2.0) 12.2.0"
 
 
+@pytest.mark.parametrize(
+    ("compiler", "linker"),
+    [
+        ("gcc (GCC) 14.2.1 20240912 (Red Hat 14.2.1-3)", "GNU ld version 2.41-37.fc40"),
+        ("x86_64-linux-gnu-gcc-13 (Ubuntu 13.2.0-23ubuntu4) 13.2.0", "GNU ld (GNU Binutils for Ubuntu) 2.42"),
+        ("gcc (SUSE Linux) 7.5.0", "GNU ld (GNU Binutils; SUSE Linux Enterprise 15) 2.41.0"),
+        ("gcc10-gcc (GCC) 10.5.0 20230707 (Red Hat 10.5.0-1)", "GNU ld version 2.35.2-9.amzn2.0.1"),
+        ("x86_64-pc-linux-gnu-gcc (Gentoo 10.2.0-r2 p3) 10.2.0", "GNU ld (Gentoo 2.35.1 p2) 2.35.1"),
+        ("Debian clang version 19.1.7 (3)", "Debian LLD 19.1.7"),
+    ],
+)
+def test_the_compiler_of_any_distribution_is_taken_from_the_kernels_own_words(
+    host: SimulatedHost, compiler: str, linker: str
+) -> None:
+    host.put("proc/version", f"Linux version 6.8.0 (root@build (1)) (x@y) ({compiler}, {linker}) #1 SMP (2026)\n")
+    assert read_compiler(host.machine.host, None) == compiler
+
+
+@pytest.mark.parametrize(
+    "words", ["", "Linux version 6.8.0 (x@y) (tcc, GNU ld) #1\n", "Linux version 6.8.0 (x@y) #1\n"]
+)
+def test_without_the_name_of_a_compiler_there_is_none(host: SimulatedHost, words: str) -> None:
+    host.put("proc/version", words)
+    assert read_compiler(host.machine.host, None) == ""
+
+
 def test_modules_are_read_with_their_uses_and_taints(host: SimulatedHost) -> None:
     host.put("proc/modules", "elp_a 16384 1 - Live 0x0 (OEK)\next4 900000 3 jbd2, Live 0x0\nshort\n")
     first, second = loaded_modules(host.machine.host)

@@ -85,7 +85,7 @@ def _configured(context: BaseContext, base: Base, release: Release, place: Path)
     suffix = release.removeprefix(_numbers(base))
     (inputs / "wanted").write_text(f'{_wanted()}CONFIG_LOCALVERSION="{suffix}"\n')
     output = writable_directory(place / "out")
-    sandbox = context.toolchains.sandbox(context.toolchains.get(base.toolchain))
+    sandbox = context.toolchains.sandbox(context.toolchains.of(base))
     command = ["sh", "-c", _CONFIGURE, "sh", *make_arguments(base.cc, 1)]
     done = sandbox.run(command, layers=[base.tree], inputs=inputs, output=output)
     done.check("Configuring the debugging kernel")
