@@ -7,8 +7,9 @@
 
 _shtab_elivepatch_config_subparsers=(show)
 _shtab_elivepatch_cve_subparsers=(list show closed summary index update plan close)
+_shtab_elivepatch_kernel_subparsers=(push)
 _shtab_elivepatch_overlay_subparsers=(add list update show remove lint)
-_shtab_elivepatch_subparsers=(apply auto boot build cancel check config cve disable doctor enable enroll history kernels list load overlay rollback status unload)
+_shtab_elivepatch_subparsers=(apply auto boot build cancel check config cve disable doctor enable enroll history kernel kernels list load overlay rollback status unload)
 
 _shtab_elivepatch_apply_option_strings=(-h --help --dry-run --stack --expect --thorough --no-trial --base-patch --no-base-patches --limit -u --url --token-file --require-trial --deadline --wait --force --json)
 _shtab_elivepatch_auto_option_strings=(-h --help --plan-only --now --policy --json --records --older --overrides --keep --base-patch --no-base-patches -u --url --token-file)
@@ -32,6 +33,8 @@ _shtab_elivepatch_doctor_option_strings=(-h --help --json)
 _shtab_elivepatch_enable_option_strings=(-h --help --deadline --wait --force --json)
 _shtab_elivepatch_enroll_option_strings=(-h --help --fingerprint --json)
 _shtab_elivepatch_history_option_strings=(-h --help --json)
+_shtab_elivepatch_kernel_push_option_strings=(-h --help --build --vmlinux --source --no-source --base-patch --dry-run --json --limit -u --url --token-file)
+_shtab_elivepatch_kernel_option_strings=(-h --help)
 _shtab_elivepatch_kernels_option_strings=(-h --help --json -u --url --token-file)
 _shtab_elivepatch_list_option_strings=(-h --help --json)
 _shtab_elivepatch_load_option_strings=(-h --help --signature --source --dry-run --require-trial --deadline --wait --force --json)
@@ -58,9 +61,10 @@ _shtab_elivepatch_cve_list___built_choices=(yes no unknown)
 _shtab_elivepatch_cve_list___loaded_choices=(yes no unknown)
 _shtab_elivepatch_cve_list___closed_choices=(yes no)
 _shtab_elivepatch_cve_pos_0_choices=(list show closed summary index update plan close)
+_shtab_elivepatch_kernel_pos_0_choices=(push)
 _shtab_elivepatch_load___require_trial_choices=(partly passed)
 _shtab_elivepatch_overlay_pos_0_choices=(add list update show remove lint)
-_shtab_elivepatch_pos_0_choices=(apply auto boot build cancel check config cve disable doctor enable enroll history kernels list load overlay rollback status unload)
+_shtab_elivepatch_pos_0_choices=(apply auto boot build cancel check config cve disable doctor enable enroll history kernel kernels list load overlay rollback status unload)
 
 _shtab_elivepatch_apply_pos_0_nargs=+
 _shtab_elivepatch_apply__h_nargs=0
@@ -160,6 +164,14 @@ _shtab_elivepatch_enroll___json_nargs=0
 _shtab_elivepatch_history__h_nargs=0
 _shtab_elivepatch_history___help_nargs=0
 _shtab_elivepatch_history___json_nargs=0
+_shtab_elivepatch_kernel_push__h_nargs=0
+_shtab_elivepatch_kernel_push___help_nargs=0
+_shtab_elivepatch_kernel_push___no_source_nargs=0
+_shtab_elivepatch_kernel_push___dry_run_nargs=0
+_shtab_elivepatch_kernel_push___json_nargs=0
+_shtab_elivepatch_kernel_pos_0_nargs=A...
+_shtab_elivepatch_kernel__h_nargs=0
+_shtab_elivepatch_kernel___help_nargs=0
 _shtab_elivepatch_kernels__h_nargs=0
 _shtab_elivepatch_kernels___help_nargs=0
 _shtab_elivepatch_kernels___json_nargs=0

@@ -23,6 +23,7 @@ _shtab_elivepatch_commands() {
     enable:'`elivepatch enable`: load a livepatch that is recorded here but not live.'
     enroll:'`elivepatch enroll`: trust a server'"'"'s key from now on, after comparing its fingerprint.'
     history:'`elivepatch history`: list the changes of this kernel'"'"'s livepatches, with time and user.'
+    kernel:'`elivepatch kernel`: give the server the running kernel, so that it can build livepatches for it.'
     kernels:'`elivepatch kernels`: list the kernels that a server can build for.'
     list:'`elivepatch list`: list the livepatches of this host, live or only recorded, and the functions they replace.'
     load:'`elivepatch load`: load a livepatch from a file, without a server, verified like one from a server.'
@@ -53,6 +54,13 @@ _shtab_elivepatch_cve_commands() {
     update:'fetch what the server knows about a kernel'
   )
   _describe 'elivepatch cve commands' _commands
+}
+
+_shtab_elivepatch_kernel_commands() {
+  local _commands=(
+    push:'Send the files that the build of the running kernel left, and its source, to the server, which makes the base of the kernel from them without a build. Only what the server lacks is sent.'
+  )
+  _describe 'elivepatch kernel commands' _commands
 }
 
 _shtab_elivepatch_overlay_commands() {
@@ -387,6 +395,30 @@ _shtab_elivepatch_history_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_history_defaults_added=0
 
+_shtab_elivepatch_kernel_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_kernel_defaults_added=0
+
+_shtab_elivepatch_kernel_push_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--build[the tree it was built in (default\: \/lib\/modules\/RELEASE\/build)]:DIR:"
+  "--vmlinux[its vmlinux, with debug information]:FILE:"
+  "--source[its source (default\: \/lib\/modules\/RELEASE\/source, or the tree)]:DIR:"
+  "--no-source[send no source\: the server\'s operator has declared one]"
+  "*--base-patch[with --no-source\: a patch that is in the kernel but not in the declared source\; once for each, in order]:FILE:"
+  "--dry-run[print what would be sent, and send nothing]"
+  "--json[print one JSON document]"
+  "--limit[wait this long for the server in all (default\: 3600)]:SECONDS:"
+  {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
+  "--token-file[a file with the token for the server]:FILE:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_kernel_push_defaults_added=0
+
 _shtab_elivepatch_kernels_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[print one JSON document]"
@@ -557,6 +589,7 @@ _shtab_elivepatch() {
         enable) _arguments -C -s $_shtab_elivepatch_enable_options ;;
         enroll) _arguments -C -s $_shtab_elivepatch_enroll_options ;;
         history) _arguments -C -s $_shtab_elivepatch_history_options ;;
+        kernel) _shtab_elivepatch_kernel ;;
         kernels) _arguments -C -s $_shtab_elivepatch_kernels_options ;;
         list) _arguments -C -s $_shtab_elivepatch_list_options ;;
         load) _arguments -C -s $_shtab_elivepatch_load_options ;;
@@ -617,6 +650,29 @@ _shtab_elivepatch_cve() {
         show) _arguments -C -s $_shtab_elivepatch_cve_show_options ;;
         summary) _arguments -C -s $_shtab_elivepatch_cve_summary_options ;;
         update) _arguments -C -s $_shtab_elivepatch_cve_update_options ;;
+      esac
+  esac
+}
+
+_shtab_elivepatch_kernel() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->kernel'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_elivepatch_kernel_defaults_added )); then
+    if (( ${_shtab_elivepatch_kernel_options[(I)${(q)one_or_more}*]} +          ${_shtab_elivepatch_kernel_options[(I)${(q)remainder}*]} +          ${_shtab_elivepatch_kernel_options[(I)${(q)default}]} == 0 )); then
+      _shtab_elivepatch_kernel_options+=(': :_shtab_elivepatch_kernel_commands' '*::: :->kernel')
+    fi
+    _shtab_elivepatch_kernel_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_elivepatch_kernel_options
+
+  case $state in
+    kernel)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_elivepatch_kernel-$line[1]:"
+      case $line[1] in
+        push) _arguments -C -s $_shtab_elivepatch_kernel_push_options ;;
       esac
   esac
 }

@@ -44,7 +44,7 @@ class ServerSettings:
     hosts_per_token: int = 10_000
     legacy: str = ""
     legacy_tenant: str = "legacy"
-    providers: str = "debian,source"
+    providers: str = "debian,host,source"
     sources: str = ""
 
 

@@ -14,9 +14,16 @@ from typing import Any
 import httpx2
 import pytest
 from deadline import wait_until
+from pushing_host import BUILD_ID, RELEASE, pushing_host, put
 from running_server import RunningServer
 
+from elivepatch.client.host.machine import Host
+from elivepatch.client.push.kernel_files import PushOptions, find_kernel_files
+from elivepatch.client.push.push import Sent, push_kernel
+from elivepatch.client.server.api import ServerClient
+from elivepatch.model.progress import silent
 from elivepatch.process import Completed, run
+from elivepatch.settings import ClientSettings
 
 pytestmark = pytest.mark.integration
 
@@ -135,3 +142,37 @@ def test_a_server_without_providers_says_so(tmp_path: Path) -> None:
         problem = json.loads(refused.text)["problem"]
         assert problem["code"] == "kernel-unknown"
         assert "kernel add" in problem["advice"]
+
+
+def push(server: RunningServer, host: Host) -> tuple[str | None, Sent]:
+    settings = ClientSettings(url=server.url, token=server.token_file.read_text().strip())
+    with ServerClient(settings) as api:
+        return push_kernel(host, find_kernel_files(host, PushOptions()), api, silent)
+
+
+def test_a_host_pushes_its_kernel_and_a_second_push_sends_only_what_changed(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    host = pushing_host(tmp_path / "host")
+    job, sent = push(server, host)
+    assert job is not None
+    assert (sent.pieces, sent.sent) == (2, 2)
+    report = server.report(job)
+    assert (report["base"]["release"], report["base"]["build_id"]) == (RELEASE, BUILD_ID)
+    log = server.request("GET", f"/v1/builds/{job}/log").text
+    assert log == f"making {RELEASE} from files.tar.gz from source.tar.gz\n"
+    assert push(server, host) == (None, Sent())
+    other = pushing_host(tmp_path / "other")
+    put(other.root, "proc/sys/kernel/osrelease", b"6.12.40-ours2\n")
+    for name in (f"boot/vmlinuz-{RELEASE}", f"boot/config-{RELEASE}"):
+        (other.root / name).rename(other.root / f"{name}2")
+    (other.root / f"lib/modules/{RELEASE}").rename(other.root / "lib/modules/6.12.40-ours2")
+    put(other.root, "boot/vmlinuz-6.12.40-ours2", b"another image")
+    _, second = push(server, other)
+    assert (second.pieces, second.sent) == (2, 1), "the source is there already"
+
+
+def test_pieces_that_were_not_uploaded_are_refused_before_there_is_a_job(server: RunningServer) -> None:
+    answer = ask(server, files=["ab" * 32])
+    assert (answer.status_code, answer.json()["code"]) == (404, "blob-unknown")
+    assert server.request("GET", "/v1/builds").json()["builds"] == []

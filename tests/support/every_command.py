@@ -21,11 +21,14 @@ from cve_server import CveServer
 from fake_backend import KERNEL
 from git_repository import Repository
 from host_commands import Ran, run_json, save
+from pushing_host import pushing_host
 from schema_check import published, require_published
 from simulated_host import NEVER, RELEASE, SimulatedHost, Task, make_livepatch
 
 from elivepatch import process
 from elivepatch.client import cli
+from elivepatch.client.host import machine as machines
+from elivepatch.client.host.machine import Machine
 from elivepatch.output import Output
 
 SMALL = Path(__file__).parent.parent / "unit/data/cve-list"
@@ -175,6 +178,13 @@ def _cancel(kit: Kit) -> None:
 
 def _kernels(_: Kit) -> None:
     assert run_connected("kernels")[1]["kernels"][0]["release"] == KERNEL.release
+
+
+def _kernel_push(kit: Kit) -> None:
+    host = pushing_host(kit.top / "own")
+    with mock.patch.object(machines, "this_machine", return_value=Machine(host, kit.host, kit.host)):
+        seen = [run_connected("kernel", "push", *options)[1] for options in (["--dry-run"], [], [])]
+    assert [(one["known"], one["job"] is not None) for one in seen] == [(False, False), (True, True), (True, False)]
 
 
 def _enroll(kit: Kit) -> None:
@@ -361,6 +371,7 @@ RUNS: dict[str, Callable[[Kit], object]] = {
     "enable": _change(),
     "enroll": _enroll,
     "history": _reading("history"),
+    "kernel push": _kernel_push,
     "kernels": _kernels,
     "list": _reading("list"),
     "load": _load,

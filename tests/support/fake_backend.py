@@ -236,13 +236,19 @@ class FakeBackend:
         return DebugTrial(kernel="6.1.176-debug", outcome=TrialOutcome.PASSED, functions=called, seconds=2.0)
 
     def make_base(
-        self, asked: KernelRequest, *, work_dir: Path, log: Path, progress: Progress, cancellation: Cancellation
+        self,
+        asked: KernelRequest,
+        *,
+        pushed: Path,
+        log: Path,
+        progress: Progress,
+        cancellation: Cancellation,
     ) -> KernelIdentity:
         """Make the kernel that `kernels` offers from then on; the distribution of the request says what happens."""
         words = dict([asked.distribution.partition(" ")[::2]])
         self._note(f"base {asked.release}")
-        assert not any(work_dir.iterdir())
-        log.write_text(f"making {asked.release}\n")
+        archives = sorted(path.name for path in pushed.iterdir())
+        log.write_text(f"making {asked.release}{''.join(f' from {name}' for name in archives)}\n")
         _crash(words)
         if "die-once" in words and self.runs(f"base {asked.release}") == 1:
             os.kill(os.getppid(), signal.SIGKILL)

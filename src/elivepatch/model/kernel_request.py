@@ -25,7 +25,8 @@ class KernelRequest:
     """A kernel that a server does not know. An empty text, or no bytes, stands for a fact that is not known.
 
     `package` is the version of the distribution's package, as /proc/version has it; `distribution` is ID and VERSION_ID
-    of os-release(5).
+    of os-release(5). `files` and `source` are the uploaded pieces of two archives, in order: what the kernel's build
+    left, and its source (docs/kernels.md).
     """
 
     release: Release
@@ -36,6 +37,8 @@ class KernelRequest:
     distribution: str = ""
     package: str = ""
     base_patches: tuple[BasePatch, ...] = ()
+    files: tuple[Digest, ...] = ()
+    source: tuple[Digest, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the request as the JSON of the API (docs/kernels.md): the one spelling of it, sent and kept."""
@@ -48,6 +51,8 @@ class KernelRequest:
             "distribution": self.distribution,
             "package": self.package,
             "base_patches": [{"name": patch.name, "sha256": patch.digest} for patch in self.base_patches],
+            "files": list(self.files),
+            "source": list(self.source),
         }
 
     @staticmethod
@@ -65,6 +70,8 @@ class KernelRequest:
             distribution=document["distribution"],
             package=document["package"],
             base_patches=tuple(BasePatch(one["name"], Digest(one["sha256"])) for one in document["base_patches"]),
+            files=tuple(Digest(one) for one in document["files"]),
+            source=tuple(Digest(one) for one in document["source"]),
         )
 
 

@@ -63,7 +63,10 @@ class KeptBuild:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomKernel:
-    """A kernel as its operator describes it. `source` is for `fetch_source`; `build_id` is the host's."""
+    """A kernel as its operator describes it. `source` is for `fetch_source`; `build_id` is the host's.
+
+    With `built_in`, the source is a tree in which a kernel was built.
+    """
 
     release: Release
     source: str
@@ -72,6 +75,7 @@ class CustomKernel:
     kept: KeptBuild | None = None
     build_id: BuildId | None = None
     accept_unproved: bool = False
+    built_in: bool = False
 
 
 @dataclass(slots=True)
@@ -180,7 +184,7 @@ class CustomMaker:
             command = ["sh", "-c", _QUILT, "sh", source.packaging.name]
             done = maker.sandbox.run(command, inputs=scratch, writable=maker.tree)
             done.check("Applying the distribution's patches")
-        if source.built_in:
+        if source.built_in or kernel.built_in:
             maker.make(["make", "mrproper"], "Cleaning the source tree")
         patches: dict[str, str] = {}
         for path in kernel.base_patches:

@@ -10,11 +10,12 @@ from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomMaker
 from elivepatch.build.base.stock import StockMaker
 from elivepatch.build.providers.debian import DebianProvider
+from elivepatch.build.providers.host import HostProvider
 from elivepatch.build.providers.provision import Provider
 from elivepatch.build.providers.source import SourceProvider, read_declared
 from elivepatch.model.errors import UsageError
 
-PROVIDERS = ("debian", "source")
+PROVIDERS = ("debian", "host", "source")
 """The words of the setting `providers`."""
 
 
@@ -32,15 +33,17 @@ def provider_names(setting: str) -> tuple[str, ...]:
 
 
 def chosen_providers(
-    setting: str, sources: str, *, archive: Archive, context: BaseContext, work_dir: Path
+    setting: str, sources: str, *, archive: Archive, context: BaseContext, pushed: Path, work_dir: Path
 ) -> list[Provider]:
     """Return the providers that the settings `providers` and `sources` describe, in order.
 
-    `work_dir` is an empty directory for their files. Raises UsageError if a setting is malformed.
+    `pushed` is a directory with the archives that the host sent, `work_dir` an empty one for files of providers.
+    Raises UsageError if a setting is malformed.
     """
     declared = read_declared(Path(sources)) if sources else ()
     made: dict[str, Provider] = {
         "debian": DebianProvider(StockMaker(archive, context)),
+        "host": HostProvider(CustomMaker(archive, context), declared, pushed, work_dir),
         "source": SourceProvider(CustomMaker(archive, context), declared, work_dir),
     }
     return [made[name] for name in provider_names(setting)]

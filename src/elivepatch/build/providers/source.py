@@ -59,6 +59,11 @@ def read_declared(file: Path) -> tuple[Declared, ...]:
         ) from error
 
 
+def declared_for(declared: Sequence[Declared], release: str) -> Declared | None:
+    """Return the first source that is declared for a release, None if there is none."""
+    return next((one for one in declared if fnmatch.fnmatchcase(release, one.releases)), None)
+
+
 def _declared(table: dict[str, Any]) -> Declared:
     for key, value in table.items():
         if key not in _KEYS or not isinstance(value, _KEYS[key]):
@@ -80,7 +85,7 @@ class SourceProvider:
 
     def provide(self, asked: KernelRequest) -> Base | NotProvided:
         """Make the base if a source is declared for the release and the host sent its configuration."""
-        found = next((one for one in self._declared if fnmatch.fnmatchcase(asked.release, one.releases)), None)
+        found = declared_for(self._declared, asked.release)
         if found is None:
             return NotProvided(
                 why=f"No source is declared for {asked.release}.",

@@ -53,6 +53,14 @@ class ServerEvent:
     progress: Event | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploaded:
+    """Number and size of what was uploaded."""
+
+    count: int
+    bytes: int
+
+
 class ServerClient:
     """One server. Every method raises Unreachable, Refused, or EnvironmentFault for a malformed answer.
 
@@ -91,6 +99,21 @@ class ServerClient:
         with self._http.translated_errors():
             job = self._http.send_json("POST", "/v1/kernels", asked.to_json())["job"]
             return parse_job(job) if job is not None else None
+
+    def upload(self, contents: Mapping[Digest, bytes]) -> Uploaded:
+        """Upload those of the contents that the server lacks; return their number and size. Digests are not checked."""
+        missing: list[Digest] = []
+        digests = list(contents)
+        for start in range(0, len(digests), _DIGESTS_AT_ONCE):
+            answer = self._http.send_json(
+                "POST", "/v1/patches/missing", {"sha256": digests[start : start + _DIGESTS_AT_ONCE]}
+            )
+            with self._http.translated_errors():
+                missing += [Digest(one) for one in answer["missing"] if one in contents]
+        for digest in missing:
+            headers = {"Content-Type": "application/octet-stream"}
+            self._http.answer("PUT", f"/v1/patches/{digest}", content=contents[digest], headers=headers)
+        return Uploaded(count=len(missing), bytes=sum(len(contents[digest]) for digest in missing))
 
     def submit(self, request: BuildRequest, *, fresh: bool = False, automatic: bool = False) -> str:
         """Submit a build request and return the job's name; the same request gives the same job while that is usable.
@@ -221,22 +244,12 @@ class ServerClient:
 
     def _upload_missing(self, patches: Sequence[SourcePatch]) -> bool:
         """Upload the patches that the server lacks; return False if it is older than this client and takes none."""
-        by_digest = {patch.digest: patch for patch in patches}
-        digests = list(by_digest)
-        missing: list[SourcePatch] = []
-        for start in range(0, len(digests), _DIGESTS_AT_ONCE):
-            question = {"sha256": digests[start : start + _DIGESTS_AT_ONCE]}
-            try:
-                answer = self._http.send_json("POST", "/v1/patches/missing", question)
-            except Refused as refusal:
-                if refusal.problem.code == "not-found":
-                    return False
-                raise
-            with self._http.translated_errors():
-                missing += [by_digest[digest] for digest in answer["missing"]]
-        for patch in missing:
-            headers = {"Content-Type": "application/octet-stream"}
-            self._http.answer("PUT", f"/v1/patches/{patch.digest}", content=patch.content, headers=headers)
+        try:
+            self.upload({patch.digest: patch.content for patch in patches})
+        except Refused as refusal:
+            if refusal.problem.code == "not-found":
+                return False
+            raise
         return True
 
     def _submit(self, document: Mapping[str, Any]) -> str:

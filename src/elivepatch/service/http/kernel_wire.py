@@ -10,7 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.series import PATCHES_LIMIT
 
+PIECES_LIMIT = 3000
+"""Pieces of one archive; the client's have one to eight megabytes before they are compressed."""
+
 _TEXT = 300
+_Piece = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class KernelPatchBody(BaseModel):
@@ -35,6 +39,12 @@ class KernelBody(BaseModel):
     distribution: str = Field(default="", max_length=_TEXT, examples=["debian 13"])
     package: str = Field(default="", max_length=_TEXT, examples=["6.12.118-1"])
     base_patches: Annotated[list[KernelPatchBody], Field(max_length=PATCHES_LIMIT)] = []
+    files: Annotated[list[_Piece], Field(max_length=PIECES_LIMIT)] = Field(
+        default=[], description="Uploaded pieces of the archive of what the kernel's build left (docs/kernels.md)."
+    )
+    source: Annotated[list[_Piece], Field(max_length=PIECES_LIMIT)] = Field(
+        default=[], description="Uploaded pieces of the archive of its source."
+    )
 
     def asked(self) -> KernelRequest:
         """Return the request; raises UsageError if the release or the configuration is malformed."""

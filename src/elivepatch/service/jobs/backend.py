@@ -105,9 +105,16 @@ class BuildBackend(Protocol):
         """
 
     def make_base(
-        self, asked: KernelRequest, *, work_dir: Path, log: Path, progress: Progress, cancellation: Cancellation
+        self,
+        asked: KernelRequest,
+        *,
+        pushed: Path,
+        log: Path,
+        progress: Progress,
+        cancellation: Cancellation,
     ) -> KernelIdentity:
         """Make the base of a kernel, unless it is there, and write what was done to `log`.
 
-        Raises ElivepatchError, for example with the code `kernel-not-provided`; no unfinished base is ever offered.
+        `pushed` is a directory with the archives that the host sent, files.tar.gz and source.tar.gz. Raises
+        ElivepatchError, for example with the code `kernel-not-provided`; no unfinished base is ever offered.
         """

@@ -129,19 +129,20 @@ class LocalBackend:
         self,
         asked: KernelRequest,
         *,
-        work_dir: Path,
+        pushed: Path,
         log: Path,
         progress: Progress,
         cancellation: Cancellation,  # noqa: ARG002 - a cancelled step's process is ended
     ) -> KernelIdentity:
         """Make the base of a kernel, unless it is there, and write what was done to `log`."""
-        with transcript(log, progress) as told:
+        with transcript(log, progress) as told, self._scratch() as scratch:
             providers = chosen_providers(
                 self._settings.providers,
                 self._settings.sources,
                 archive=self.archive,
                 context=self.base_context(told),
-                work_dir=work_dir,
+                pushed=pushed,
+                work_dir=scratch,
             )
             return provide(asked, providers, self.bases).identity
 

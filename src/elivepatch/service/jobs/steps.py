@@ -202,9 +202,14 @@ class JobSteps:
 
     def _make_base(self, job: Job, directory: Path, log: Path, cancellation: Cancellation) -> Json:
         started = time.monotonic()
+        asked = KernelRequest.from_json(job.request["asked"])
+        for name, pieces in (("files", asked.files), ("source", asked.source)):
+            if pieces:
+                with (directory / f"{name}.tar.gz").open("wb") as archive:
+                    archive.writelines(self._store.get(piece) for piece in pieces)
         kernel = self._backend.make_base(
-            KernelRequest.from_json(job.request["asked"]),
-            work_dir=directory,
+            asked,
+            pushed=directory,
             log=log,
             progress=self._progress(job.id),
             cancellation=cancellation,

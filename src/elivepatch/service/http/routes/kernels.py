@@ -79,6 +79,7 @@ def _submit(services: Services, account: Account, asked: KernelRequest) -> Job:
     if known is not None:
         return known
     services.capacity.check(account.tenant)
+    resources.patches.use(account.tenant, {*asked.files, *asked.source})
     job, new = resources.jobs.submit(
         NewJob(
             job_key=key,

@@ -34,7 +34,7 @@ router = APIRouter()
     openapi_extra=_BODY,
 )
 async def upload(request: Request, services: ServicesDep, account: _Uploader, sha256: _Name) -> Response:
-    """Upload the bytes of a patch to its SHA-256. The server keeps it for a week after the last request with it."""
+    """Upload a patch, or a piece of a kernel's files, to its SHA-256; it is kept for a week after the last request."""
     new = await _add(request, services, account, Digest(sha256))
     return Response(status_code=201 if new else 204)
 

@@ -172,10 +172,16 @@ class ProcessBackend:
         return answer.answer
 
     def make_base(
-        self, asked: KernelRequest, *, work_dir: Path, log: Path, progress: Progress, cancellation: Cancellation
+        self,
+        asked: KernelRequest,
+        *,
+        pushed: Path,
+        log: Path,
+        progress: Progress,
+        cancellation: Cancellation,
     ) -> KernelIdentity:
         """Make the base of a kernel, unless it is there, and write what was done to `log`."""
-        answer = self._ask(BaseCall(asked=asked, work_dir=work_dir, log=log), work_dir, progress, cancellation)
+        answer = self._ask(BaseCall(asked=asked, pushed=pushed, log=log), None, progress, cancellation)
         if not isinstance(answer, BaseMade):
             raise TypeError(answer)
         return answer.kernel
@@ -194,8 +200,8 @@ class ProcessBackend:
         finally:
             limit.cancel()
 
-    def _ask(self, call: Call, work_dir: Path, progress: Progress, cancellation: Cancellation) -> Answer:
-        """Have a step done; raises StepFailed if it has no answer."""
+    def _ask(self, call: Call, work_dir: Path | None, progress: Progress, cancellation: Cancellation) -> Answer:
+        """Have a step done; raises StepFailed if it has no answer. `work_dir` is emptied before a second try."""
         for tries_left in reversed(range(_TRIES)):
             try:
                 with self.pool.process() as process:
@@ -211,7 +217,8 @@ class ProcessBackend:
                     raise StepFailed(CANCELLED) from ended
                 if not tries_left:
                     raise StepFailed(step_crashed(ended.how)) from ended
-                _empty(work_dir)
+                if work_dir is not None:
+                    _empty(work_dir)
             else:
                 return _accepted(answer)
         raise AssertionError

@@ -96,7 +96,7 @@ class BaseCall:
     """Make the base of a kernel: the arguments of `BuildBackend.make_base`."""
 
     asked: KernelRequest
-    work_dir: Path
+    pushed: Path
     log: Path
 
 

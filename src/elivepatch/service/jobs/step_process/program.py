@@ -136,7 +136,7 @@ class StepProgram:
         if isinstance(call, BaseCall):
             kernel = self._backend.make_base(
                 call.asked,
-                work_dir=call.work_dir,
+                pushed=call.pushed,
                 log=call.log,
                 progress=progress,
                 cancellation=self._cancellation,

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The files of a host that runs a kernel of its own, as far as a push reads them."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from elf_maker import Made
+
+from elivepatch.client.host.machine import Host
+
+RELEASE = "6.12.40-ours"
+BUILD_ID = "5f" * 20
+
+
+def notes(build_id: str) -> bytes:
+    """Return a note section with the build-id."""
+    name = bytes.fromhex(build_id)
+    return struct.pack("<III", 4, len(name), 3) + b"GNU\0" + name
+
+
+def vmlinux_of(build_id: str) -> bytes:
+    """Return a file that names itself as the kernel of this build-id."""
+    return Made().section(".note.gnu.build-id", notes(build_id), kind="NOTE").data()
+
+
+def describe_kernel(root: Path, release: str, build_id: str) -> Host:
+    """Write what the running kernel says of itself below `root`, and return that host."""
+    for name, content in (
+        ("proc/sys/kernel/osrelease", f"{release}\n".encode()),
+        ("proc/version", f"Linux version {release} (us@home) (gcc (Gentoo 13.3.1) 13.3.1, GNU ld) #1 SMP\n".encode()),
+        ("sys/kernel/notes", notes(build_id)),
+        ("etc/os-release", b'ID=gentoo\nVERSION_ID="2.17"\n'),
+    ):
+        put(root, name, content)
+    return Host(root)
+
+
+def pushing_host(root: Path) -> Host:
+    """Return a host with all files that a build in /usr/src/linux leaves, small ones."""
+    host = describe_kernel(root, RELEASE, BUILD_ID)
+    put(root, f"boot/vmlinuz-{RELEASE}", b"MZ image")
+    put(root, f"boot/config-{RELEASE}", b"CONFIG_X86_64=y\n")
+    put(root, f"lib/modules/{RELEASE}/modules.order", b"kernel/fs/fat/fat.ko\n")
+    put(root, f"lib/modules/{RELEASE}/kernel/fs/fat/fat.ko.xz", b"packed and stripped")
+    put(root, f"lib/modules/{RELEASE}/updates/own.ko", b"of another source")
+    tree = root / "usr/src/linux"
+    for name, content in (
+        ("vmlinux", vmlinux_of(BUILD_ID)), ("Module.symvers", b"0x1\tprintk\tvmlinux\tEXPORT\t\n"),
+        ("fs/fat/fat.ko", b"plain, with debug information"), ("fs/fat/fat.o", b"object"), ("fs/fat/fat.c", b"int fat;"),
+        ("kernel/fork.c", b"int fork;"), ("Kconfig", b"config"), ("Makefile", b"VERSION = 6"), (".git/HEAD", b"ref"),
+    ):  # fmt: skip
+        put(tree, name, content)
+    (root / f"lib/modules/{RELEASE}/build").symlink_to(tree)
+    return host
+
+
+def put(root: Path, name: str, content: bytes) -> None:
+    """Write a file and the directories above it."""
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(content)

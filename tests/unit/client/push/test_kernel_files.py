@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files of a kernel's build: found where distributions keep them, or named by the user, and of the running kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pushing_host import RELEASE, describe_kernel, pushing_host, put, vmlinux_of
+
+from elivepatch.client.push.kernel_files import PushOptions, find_kernel_files
+from elivepatch.model.errors import HostError, UsageError
+
+
+def test_the_files_of_a_build_in_its_tree_are_found(tmp_path: Path) -> None:
+    found = find_kernel_files(pushing_host(tmp_path), PushOptions())
+    tree = tmp_path / "usr/src/linux"
+    assert found.release == RELEASE
+    assert found.named["vmlinux"] == tree / "vmlinux"
+    assert found.named["vmlinuz"] == tmp_path / f"boot/vmlinuz-{RELEASE}"
+    assert found.named["config"] == tmp_path / f"boot/config-{RELEASE}"
+    assert found.source == tree
+
+
+def test_a_module_of_the_build_comes_with_its_debug_information_and_any_other_as_it_is_installed(
+    tmp_path: Path,
+) -> None:
+    found = find_kernel_files(pushing_host(tmp_path), PushOptions())
+    installed = tmp_path / f"lib/modules/{RELEASE}"
+    assert found.modules == {
+        "modules/modules.order": installed / "modules.order",
+        "modules/kernel/fs/fat/fat.ko": tmp_path / "usr/src/linux/fs/fat/fat.ko",
+        "modules/updates/own.ko": installed / "updates/own.ko",
+    }
+
+
+def test_the_source_is_sent_without_what_was_built_and_without_history(tmp_path: Path) -> None:
+    found = find_kernel_files(pushing_host(tmp_path), PushOptions())
+    put(tmp_path, "usr/src/linux/arch/x86/kernel/vmlinux.lds.S", b"linker script")
+    names = [entry.name for entry in found.source_entries()]
+    assert names == [
+        "linux/Kconfig", "linux/Makefile", "linux/arch/x86/kernel/vmlinux.lds.S", "linux/fs/fat/fat.c",
+        "linux/kernel/fork.c",
+    ]  # fmt: skip
+    without = find_kernel_files(pushing_host(tmp_path / "other"), PushOptions(without_source=True))
+    assert list(without.source_entries()) == []
+
+
+def test_a_link_to_a_directory_in_the_source_is_sent_as_a_link(tmp_path: Path) -> None:
+    host = pushing_host(tmp_path)
+    (tmp_path / "usr/src/linux/dts").symlink_to("fs")
+    names = [entry.name for entry in find_kernel_files(host, PushOptions()).source_entries()]
+    assert names.count("linux/dts") == 1
+
+
+def test_a_vmlinux_of_another_kernel_is_refused_with_both_build_ids(tmp_path: Path) -> None:
+    host = pushing_host(tmp_path)
+    put(tmp_path, "usr/src/linux/vmlinux", vmlinux_of("77" * 20))
+    with pytest.raises(UsageError, match=f"{'77' * 20}, this host runs {'5f' * 20}"):
+        find_kernel_files(host, PushOptions())
+    put(tmp_path, "other", vmlinux_of("5f" * 20))
+    assert find_kernel_files(host, PushOptions(vmlinux=tmp_path / "other")).named["vmlinux"] == tmp_path / "other"
+
+
+def test_what_is_no_kernel_is_refused(tmp_path: Path) -> None:
+    host = pushing_host(tmp_path)
+    put(tmp_path, "usr/src/linux/vmlinux", b"text")
+    with pytest.raises(UsageError, match="cannot be read as a kernel"):
+        find_kernel_files(host, PushOptions())
+
+
+@pytest.mark.parametrize("name", ["usr/src/linux/vmlinux", f"boot/vmlinuz-{RELEASE}", "usr/src/linux/Module.symvers",
+                                  f"boot/config-{RELEASE}"])  # fmt: skip
+def test_each_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
+    host = pushing_host(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(HostError) as caught:
+        find_kernel_files(host, PushOptions())
+    assert caught.value.problem.code == "kernel-files"
+
+
+def test_a_host_without_any_file_says_where_it_looked(tmp_path: Path) -> None:
+    host = describe_kernel(tmp_path, RELEASE, "5f" * 20)
+    with pytest.raises(HostError, match=f"/usr/lib/debug/boot/vmlinux-{RELEASE}") as caught:
+        find_kernel_files(host, PushOptions())
+    assert "--vmlinux" in caught.value.problem.advice
+
+
+def test_a_named_source_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not hold the source of a kernel"):
+        find_kernel_files(pushing_host(tmp_path), PushOptions(source=tmp_path / "boot"))
+
+
+def test_base_patches_keep_their_order(tmp_path: Path) -> None:
+    put(tmp_path, "b.patch", b"first")
+    put(tmp_path, "a.patch", b"second")
+    patches = (tmp_path / "b.patch", tmp_path / "a.patch")
+    found = find_kernel_files(pushing_host(tmp_path), PushOptions(without_source=True, base_patches=patches))
+    names = [entry.name for entry in found.entries() if entry.name.startswith("patches/")]
+    assert names == ["patches/0001-b.patch", "patches/0002-a.patch"]
