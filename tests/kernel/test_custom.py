@@ -13,16 +13,22 @@ from typing import Any
 
 import pytest
 from edits import Edit, patch_of, series_of
+from pushing_host import describe_kernel, put
 
 from elivepatch.build.base.apt import Archive
 from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomKernel, CustomMaker, KeptBuild
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.build.providers.host import HostProvider
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
+from elivepatch.client.host.machine import Host
+from elivepatch.client.push.kernel_files import PushOptions, find_kernel_files
+from elivepatch.client.push.pieces import pieces
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
-from elivepatch.model.kernel import BuildId, parse_release
+from elivepatch.model.kernel import BuildId, Digest, parse_release
+from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.trial import Expectation
 from elivepatch.process import run
 from elivepatch.service.jobs.local_backend import LocalBackend
@@ -149,22 +155,42 @@ def kept(archive: Archive, base_6_1: Base, shared_path: Path) -> KeptBuild:
     )
 
 
+@pytest.fixture(scope="module")
+def pushing(archive: Archive, base_6_1: Base, kept: KeptBuild, shared_path: Path) -> Host:
+    """Return a host that has the files of the build, and its source, where a person who built it has them."""
+    root = shared_path / "host"
+    host = describe_kernel(root, base_6_1.release, base_6_1.build_id)
+    put(root, f"boot/config-{BOOKWORM}", _shipped_config(archive, base_6_1, shared_path))
+    put(root, f"boot/vmlinuz-{BOOKWORM}", kept.vmlinuz.read_bytes())
+    put(root, f"usr/src/linux-headers-{BOOKWORM}/Module.symvers", kept.symvers.read_bytes())
+    assert kept.modules is not None
+    (root / "lib/modules").mkdir(parents=True)
+    (root / "usr/lib/debug/boot").mkdir(parents=True)
+    (root / "lib/modules" / BOOKWORM).symlink_to(kept.modules)
+    (root / "usr/lib/debug/boot" / kept.vmlinux.name).symlink_to(kept.vmlinux)
+    (package,) = archive.download([archive.find("linux-source-6.1", base_6_1.version)])
+    run(["dpkg-deb", "-x", package, shared_path / "source"]).check("Unpacking the source package")
+    (packed,) = (shared_path / "source").glob("usr/src/*.tar.xz")
+    (root / "usr/src/linux").mkdir()
+    run(["tar", "-x", "-f", packed, "--strip-components=1", "-C", root / "usr/src/linux"]).check("Unpacking the source")
+    return host
+
+
 @pytest.mark.extended
-def test_what_was_kept_of_a_build_gives_the_same_livepatches_as_the_packages(
-    backend: LocalBackend, base_6_1: Base, kept: KeptBuild, shared_path: Path, archive: Archive
+def test_what_a_host_pushes_of_its_build_gives_the_same_livepatches_as_the_packages(
+    backend: LocalBackend, base_6_1: Base, pushing: Host, shared_path: Path
 ) -> None:
-    config = shared_path / "config"
-    config.write_bytes(_shipped_config(archive, base_6_1, shared_path))
-    bases = Bases(shared_path / "bases")
-    bases.directory.mkdir()
-    kernel = CustomKernel(
-        release=base_6_1.release,
-        source=f"linux-source-6.1={base_6_1.version}",
-        config=config,
-        kept=kept,
-        build_id=base_6_1.build_id,
-    )
-    made = maker(backend, bases).add(kernel)
+    files = find_kernel_files(pushing, PushOptions(source=pushing.path("usr/src/linux")))
+    pushed, work, bases = (shared_path / name for name in ("pushed", "work", "bases"))
+    for directory in (pushed, work, bases):
+        directory.mkdir()
+    for name, entries in (("files", files.entries()), ("source", files.source_entries())):
+        with (pushed / f"{name}.tar.gz").open("wb") as archive:
+            archive.writelines(pieces(entries))
+    one = (Digest("0" * 64),)
+    asked = KernelRequest(release=base_6_1.release, build_id=base_6_1.build_id, files=one, source=one)
+    made = HostProvider(maker(backend, Bases(bases)), (), pushed, work).provide(asked)
+    assert isinstance(made, Base)
     assert (made.kind, made.build_id, made.claimed_build_id) == ("custom", base_6_1.build_id, None)
     assert made.struct_sizes == base_6_1.struct_sizes
     assert made.units == base_6_1.units

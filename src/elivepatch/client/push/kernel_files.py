@@ -16,7 +16,7 @@ from elivepatch.model.errors import EnvironmentFault, HostError, UsageError
 from elivepatch.model.kernel import VMLINUX, BuildId, Release
 
 _MODULES = ("modules.builtin", "modules.builtin.modinfo", "modules.order")
-# What a build leaves in its tree, and history, is no source.
+# A build leaves these in its tree; they are no source.
 _BUILT = (".o", ".ko", ".a", ".cmd", ".mod", ".mod.c", ".order", ".symvers")
 _COMPRESSED = (".xz", ".gz", ".zst")
 
@@ -45,7 +45,8 @@ class KernelFiles:
     def entries(self) -> Iterator[Entry]:
         """Yield what goes into the archive of the build's files, in order."""
         for name, path in sorted((self.named | self.modules).items()):
-            yield Entry(name=name, path=path)
+            # The file is wanted, not the link to it that a distribution may have.
+            yield Entry(name=name, path=path.resolve())
 
     def source_entries(self) -> Iterator[Entry]:
         """Yield what goes into the archive of the source, in order, below one directory; nothing without a source."""
@@ -65,7 +66,8 @@ class KernelFiles:
 def find_kernel_files(host: Host, options: PushOptions) -> KernelFiles:
     """Return the files of the running kernel.
 
-    Raises HostError that names what is missing and where it was looked for, UsageError for a vmlinux of another kernel.
+    Raises HostError that names the missing file and the places that were searched, UsageError for a vmlinux of another
+    kernel.
     """
     release, build_id = read_release(host), read_build_id(host)
     modules = _first(host, [f"lib/modules/{release}", f"usr/lib/modules/{release}"])
@@ -154,7 +156,7 @@ def _modules_of(installed: Path, tree: Path | None) -> dict[str, Path]:
     found = {f"modules/{name}": installed / name for name in _MODULES if (installed / name).is_file()}
     for path in sorted(installed.rglob("*.ko*")):
         name = path.relative_to(installed)
-        if path.is_symlink() or name.parts[0] in {"build", "source"} or not path.is_file():
+        if name.parts[0] in {"build", "source"} or not path.is_file():
             continue
         plain = next((str(name).removesuffix(end) for end in _COMPRESSED if path.suffix == end), str(name))
         built = tree / plain.removeprefix("kernel/") if tree is not None else None

@@ -46,6 +46,17 @@ def test_the_source_is_sent_without_what_was_built_and_without_history(tmp_path:
     assert list(without.source_entries()) == []
 
 
+def test_a_file_that_a_link_leads_to_is_sent_and_not_the_link(tmp_path: Path) -> None:
+    host = pushing_host(tmp_path)
+    image = tmp_path / f"boot/vmlinuz-{RELEASE}"
+    image.rename(tmp_path / "boot/bzImage")
+    image.symlink_to("bzImage")
+    (tmp_path / f"lib/modules/{RELEASE}/updates/linked.ko").symlink_to("own.ko")
+    sent = {entry.name: entry.path for entry in find_kernel_files(host, PushOptions()).entries()}
+    assert sent["vmlinuz"] == tmp_path / "boot/bzImage"
+    assert sent["modules/updates/linked.ko"] == tmp_path / f"lib/modules/{RELEASE}/updates/own.ko"
+
+
 def test_a_link_to_a_directory_in_the_source_is_sent_as_a_link(tmp_path: Path) -> None:
     host = pushing_host(tmp_path)
     (tmp_path / "usr/src/linux/dts").symlink_to("fs")
