@@ -30,6 +30,7 @@ from typing import Any
 from elivepatch.build.base.kbuild import SECTION_FLAGS, section_flags
 from elivepatch.files.atomic import set_aside, write_atomic
 from elivepatch.files.digest import sha256_json
+from elivepatch.files.lock import Locked, exclusive_lock
 from elivepatch.kernel.compile_units import Units
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.exports import Export, read_symvers
@@ -193,6 +194,16 @@ class Bases:
         set_aside(place, doomed)
         # A process that makes the same base meanwhile removes these remains too.
         shutil.rmtree(doomed, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove the remains of bases whose making was killed or cancelled; others may be making theirs meanwhile."""
+        for left in self.directory.glob(".*.new-*"):
+            release = left.name[1:].rpartition(".new-")[0]
+            try:
+                with exclusive_lock(self.directory / f".{release}.lock", mode=0o644):
+                    shutil.rmtree(left, ignore_errors=True)
+            except Locked:
+                continue
 
     def find(self, release: Release) -> Base | None:
         """Return the base of a release, None if it is missing or another version made it in another way.

@@ -32,6 +32,13 @@ def provider_names(setting: str) -> tuple[str, ...]:
     return words
 
 
+def check_providers(setting: str, sources: str) -> None:
+    """Raise UsageError if the settings `providers` or `sources` cannot be used, so that a server does not start."""
+    provider_names(setting)
+    if sources:
+        read_declared(Path(sources))
+
+
 def chosen_providers(
     setting: str, sources: str, *, archive: Archive, context: BaseContext, pushed: Path, work_dir: Path
 ) -> list[Provider]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 
+from elivepatch.build.providers.choice import check_providers
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
@@ -41,6 +42,7 @@ def register(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
     """Serve until a signal stops the server."""
     settings = settings_of(arguments)
+    check_providers(settings.providers, settings.sources)
     log.set_up()
     serve(settings, None if arguments.no_worker else ProcessBackend(LocalBackend(settings)))
     return ExitStatus.OK

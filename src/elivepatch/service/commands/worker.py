@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 
+from elivepatch.build.providers.choice import check_providers
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import ExitStatus
 from elivepatch.output import Output
@@ -26,6 +27,7 @@ def register(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
     """Work until a signal stops the worker."""
     settings = settings_of(arguments)
+    check_providers(settings.providers, settings.sources)
     log.set_up()
     work(settings, ProcessBackend(LocalBackend(settings)))
     return ExitStatus.OK

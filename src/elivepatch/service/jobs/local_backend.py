@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,6 +100,9 @@ class LocalBackend:
                         shutil.rmtree(scratch, ignore_errors=True)
             except (Locked, FileNotFoundError):
                 continue
+        # An unfinished base has 98,000 files: the server does not wait for their end.
+        for bases in (self.bases, self.debug_kernels):
+            threading.Thread(target=bases.sweep, name="sweep", daemon=True).start()
 
     def close(self) -> None:
         """Do nothing: no process of this backend runs between two calls."""

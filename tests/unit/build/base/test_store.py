@@ -13,6 +13,7 @@ from bare_base import bare_base
 from elf_maker import Made
 
 from elivepatch.build.base.store import RECIPE, Base, Bases
+from elivepatch.files.lock import made_once
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.kernel import BuildId, Digest, Release
 
@@ -130,3 +131,15 @@ def test_an_unknown_module_of_a_base_is_named(tmp_path: Path) -> None:
     assert set(made.module_files) == {"snd_hda_intel"}
     with pytest.raises(EnvironmentFault, match="kvm"):
         made.parent("kvm")
+
+
+def test_the_remains_of_a_killed_process_are_removed_unless_another_is_at_work(tmp_path: Path) -> None:
+    bases = Bases(tmp_path)
+    for release in ("6.1.0-killed", "6.1.0-busy"):
+        (tmp_path / f".{release}.new-abc/tree").mkdir(parents=True)
+    (tmp_path / "6.1.0-whole").mkdir()
+    with made_once(tmp_path / ".6.1.0-busy.lock"):
+        bases.sweep()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [".6.1.0-busy.new-abc", "6.1.0-whole"]
+    bases.sweep()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["6.1.0-whole"]
