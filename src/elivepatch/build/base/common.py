@@ -66,7 +66,7 @@ class BaseContext:
         """
         lock = self.bases.directory / f".{release}.lock"
         with made_once(lock, progress=self.progress, waiting_for=f"the base of {release}"):
-            if (found := self.bases.find(release)) is not None and self._is_current(found):
+            if (found := self.present(release)) is not None:
                 return found
             # Remains of a killed process, and a base made by an older recipe or with an older toolchain.
             for left in self.bases.directory.glob(f".{release}.new-*"):
@@ -88,8 +88,10 @@ class BaseContext:
         """Return the sandbox with pahole, readelf and the programs that decompress."""
         return self.toolchains.sandbox(self.toolchains.helper())
 
-    def _is_current(self, base: Base) -> bool:
-        return self.toolchains.restore(base, self.progress)
+    def present(self, release: Release) -> Base | None:
+        """Return the base of a release, None if there is none, or if the toolchain that made it is gone."""
+        found = self.bases.find(release)
+        return found if found is not None and self.toolchains.restore(found, self.progress) else None
 
     def begin(self, release: Release, content: bytes, config: KernelConfig, scratch: Path) -> BaseDraft:
         """Return a new draft with the toolchain that the configuration names. Raises as `toolchain` does."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from elivepatch.build.base.store import Base, Bases
+from elivepatch.build.base.store import Base
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault
 from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Event, Progress
@@ -58,13 +58,12 @@ def transcript(log: Path, progress: Progress) -> Iterator[Progress]:
             raise
 
 
-def provide(asked: KernelRequest, providers: Sequence[Provider], bases: Bases) -> Base:
-    """Return the base of the kernel, made by the first provider that has it.
+def provide(asked: KernelRequest, providers: Sequence[Provider], present: Base | None) -> Base:
+    """Return the base of the kernel: the one that is `present`, else made by the first provider that has it.
 
     Raises EnvironmentFault with the code `kernel-not-provided` and the answer of each provider if none has it, with the
     code `other-build` if the server has another kernel of this release; ElivepatchError of the provider that failed.
     """
-    present = bases.find(asked.release)
     if present is not None:
         return _of_the_host(present, asked)
     answers: list[tuple[str, NotProvided]] = []

@@ -140,15 +140,16 @@ class LocalBackend:
     ) -> KernelIdentity:
         """Make the base of a kernel, unless it is there, and write what was done to `log`."""
         with transcript(log, progress) as told, self._scratch() as scratch:
+            context = self.base_context(told)
             providers = chosen_providers(
                 self._settings.providers,
                 self._settings.sources,
                 archive=self.archive,
-                context=self.base_context(told),
+                context=context,
                 pushed=pushed,
                 work_dir=scratch,
             )
-            return provide(asked, providers, self.bases).identity
+            return provide(asked, providers, context.present(asked.release)).identity
 
     @property
     def cache_dir(self) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bare_base import bare_base
 
-from elivepatch.build.base.store import Base, Bases
+from elivepatch.build.base.store import Base
 from elivepatch.build.providers.choice import provider_names
 from elivepatch.build.providers.provision import NotProvided, provide, transcript
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
@@ -40,11 +40,6 @@ def base(tmp_path: Path) -> Base:
     return replace(bare_base(tmp_path), release=ASKED.release)
 
 
-@pytest.fixture
-def bases(tmp_path: Path) -> Bases:
-    return Bases(tmp_path / "bases")
-
-
 def no(name: str) -> Giving:
     return Giving(name, NotProvided(why=f"{name} has none.", advice=f"Ask {name}."))
 
@@ -53,44 +48,50 @@ def broken(name: str) -> Giving:
     return Giving(name, EnvironmentFault("package-missing", "Its debug package is gone.", advice="Wait."))
 
 
-def test_the_first_provider_that_has_the_kernel_makes_the_base(base: Base, bases: Bases) -> None:
+def test_the_first_provider_that_has_the_kernel_makes_the_base(base: Base) -> None:
     providers = [no("one"), Giving("two", base), Giving("three", base)]
-    assert provide(ASKED, providers, bases) is base
+    assert provide(ASKED, providers, None) is base
     assert [provider.asked for provider in providers] == [[ASKED], [ASKED], []]
 
 
-def test_without_a_provider_that_has_it_each_says_why(bases: Bases) -> None:
+def test_a_base_that_is_present_is_the_answer_and_no_provider_is_asked(base: Base) -> None:
+    provider = no("one")
+    assert provide(ASKED, [provider], base) is base
+    assert provider.asked == []
+
+
+def test_without_a_provider_that_has_it_each_says_why() -> None:
     with pytest.raises(EnvironmentFault) as caught:
-        provide(ASKED, [no("one"), no("two")], bases)
+        provide(ASKED, [no("one"), no("two")], None)
     problem = caught.value.problem
     assert problem.code == "kernel-not-provided"
     assert problem.excerpt == "one: one has none.\ntwo: two has none."
 
 
-def test_a_provider_that_fails_is_followed_by_the_next(base: Base, bases: Bases) -> None:
-    assert provide(ASKED, [broken("one"), Giving("two", base)], bases) is base
+def test_a_provider_that_fails_is_followed_by_the_next(base: Base) -> None:
+    assert provide(ASKED, [broken("one"), Giving("two", base)], None) is base
 
 
-def test_the_failure_of_a_provider_that_has_the_kernel_comes_before_the_others_words(bases: Bases) -> None:
+def test_the_failure_of_a_provider_that_has_the_kernel_comes_before_the_others_words() -> None:
     with pytest.raises(EnvironmentFault) as caught:
-        provide(ASKED, [no("one"), broken("two")], bases)
+        provide(ASKED, [no("one"), broken("two")], None)
     assert caught.value.problem.code == "package-missing"
     assert "one: one has none." in caught.value.problem.excerpt
 
 
-def test_a_server_without_providers_names_its_operator(bases: Bases) -> None:
+def test_a_server_without_providers_names_its_operator() -> None:
     with pytest.raises(EnvironmentFault) as caught:
-        provide(ASKED, [], bases)
+        provide(ASKED, [], None)
     assert "elivepatch-server kernel add" in caught.value.problem.advice
 
 
-def test_a_kernel_with_another_build_id_is_no_answer(base: Base, bases: Bases) -> None:
+def test_a_kernel_with_another_build_id_is_no_answer(base: Base) -> None:
     asked = replace(ASKED, build_id=BuildId("9" * 40))
     with pytest.raises(EnvironmentFault) as caught:
-        provide(asked, [Giving("one", base)], bases)
+        provide(asked, [Giving("one", base)], None)
     assert caught.value.problem.code == "other-build"
     same = replace(ASKED, build_id=base.identity.build_id)
-    assert provide(same, [Giving("one", base)], bases) is base
+    assert provide(same, [Giving("one", base)], None) is base
 
 
 def test_the_log_has_the_steps_and_the_problem_but_not_each_tick(tmp_path: Path) -> None:
