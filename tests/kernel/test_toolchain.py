@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.store import Base
 from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.sandbox.bubblewrap import MOUNT_POINTS
-from elivepatch.kernel.config import KernelConfig
+from elivepatch.kernel.config import KernelConfig, parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.progress import Event
@@ -117,6 +118,34 @@ def test_a_compiler_that_no_toolchain_has_is_told_with_those_there_are(
     assert caught.value.problem.code == "toolchain-match"
     for word in words:
         assert word in caught.value.problem.message
+
+
+def test_any_root_file_system_becomes_a_toolchain(backend: LocalBackend, base_6_1: Base, reachable_path: Path) -> None:
+    """Debian 12's root as a stranger's archive, with a device, a pipe, a setuid program and links that lead outside."""
+    given, packed = reachable_path / "given", reachable_path / "given.tar"
+    run(["cp", "-al", backend.toolchains.of(base_6_1).root, given]).check("Copying a root")
+    run(["cp", "-al", backend.toolchains.helper().root.parent, reachable_path / "debian-13"]).check(
+        "Copying the helper"
+    )
+    os.mknod(given / "usr/disk", 0o666 | stat.S_IFBLK, os.makedev(8, 0))
+    os.mkfifo(given / "usr/pipe")
+    (given / "usr/outside").symlink_to("/etc/shadow")
+    (given / "usr/root-shell").write_text("#!/bin/sh\n")
+    (given / "usr/root-shell").chmod(0o4755)
+    run(["tar", "-C", given, "-cf", packed, "."]).check("Packing a root")
+    shutil.rmtree(given)
+    made, looked = Toolchains(reachable_path, backend.archive).add_root("foreign", packed, None)
+    assert (made.compiler, made.version) == ("gcc-12", base_6_1.compiler)
+    assert "1 device nodes were dropped." in looked.notes
+    assert any(note.endswith("files lost their setuid or setgid bit.") for note in looked.notes)
+    modes = [path.lstat().st_mode for path in made.root.rglob("*")]
+    assert not [mode for mode in modes if stat.S_ISBLK(mode) or stat.S_ISFIFO(mode) or mode & stat.S_ISUID]
+    context = BaseContext(Toolchains(reachable_path, backend.archive), backend.bases, 2)
+    config = parse_config((base_6_1.tree / ".config").read_bytes())
+    assert context.toolchain(config) == made
+    assert sorted(path.name for path in reachable_path.iterdir()) == [
+        ".debian-13.lock", ".foreign.lock", "debian-13", "foreign", "given.tar",
+    ]  # fmt: skip
 
 
 def test_the_description_says_what_was_made(backend: LocalBackend, base_6_1: Base) -> None:

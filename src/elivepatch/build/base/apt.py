@@ -311,8 +311,7 @@ class Archive:
         if not done.ok and _GONE.search(done.log.decode(errors="replace") + done.text):
             raise EnvironmentFault(
                 "package-gone",
-                f"The archive's index lists {package.name} {package.version}, but the archive has no such file any "
-                "more.",
+                f"the archive lists {package.name} {package.version}, but has lost the file.",
                 advice="Take a newer kernel, or an older one whose packages the archive still has.",
             )
         done.check(f"Downloading {package.name} {package.version}")

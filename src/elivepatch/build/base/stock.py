@@ -159,9 +159,9 @@ class StockMaker:
             others = self.archive.kernels_like(packages.release)
             raise EnvironmentFault(
                 "package-gone",
-                f"No base of {packages.release} can be made any more. {fault.problem.message}",
-                advice="Hosts with this kernel need another one first. With a debug package, the index still lists "
-                f"{', '.join(others[:5]) or 'none of this flavour'}.",
+                f"No base of {packages.release} can be made any more: {fault.problem.message}",
+                advice="Hosts must boot another kernel first; of this kind the index still lists, with a debug "
+                f"package, {', '.join(others[:5]) or 'none'}.",
             ) from fault
 
 

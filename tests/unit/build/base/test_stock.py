@@ -6,17 +6,19 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
 import pytest
 from elf_maker import Made
 
+from elivepatch.build.base import stock
 from elivepatch.build.base.apt import Archive, Package, distributions, has_package
-from elivepatch.build.base.common import BaseDraft
+from elivepatch.build.base.common import BaseContext, BaseDraft
 from elivepatch.build.base.debug_info import check_compiler, struct_sizes
-from elivepatch.build.base.stock import find_packages, read_packages, resolve
+from elivepatch.build.base.stock import StockMaker, find_packages, read_packages, resolve
 from elivepatch.build.base.tree import config_gate, makefile_version, may_be_of, objtool_per_object
 from elivepatch.build.roots.description import Toolchain
 from elivepatch.kernel.config import KernelConfig
@@ -323,3 +325,96 @@ def test_nothing_is_written_through_a_link_in_a_source(tmp_path: Path, linked: s
     with pytest.raises(ElivepatchError):
         objtool_per_object(tree)
     assert "# objtool" not in kept.read_text()
+
+
+class Counter:
+    """A shelf whose packages are taken one by one, and one of which may be gone."""
+
+    def __init__(self, packages: Iterable[Package], gone: str = "") -> None:
+        shelf, self._gone = Shelf(packages), gone
+        self.taken: list[str] = []
+        self.versions, self.find, self.unreadable_note = shelf.versions, shelf.find, shelf.unreadable_note
+
+    def download(self, packages: list[Package], _progress: object) -> list[Path]:
+        for one in packages:
+            if one.name == self._gone:
+                raise EnvironmentFault("package-gone", f"the archive lost {one.name}.", advice="None.")
+            self.taken.append(one.name)
+        return [Path(one.name) for one in packages]
+
+    def kernels_like(self, _release: str) -> list[str]:
+        return ["6.1.0-49-cloud-amd64"]
+
+
+class Place:
+    """A context in which the toolchain is found or not."""
+
+    progress = None
+
+    def __init__(self, directory: Path, fault: EnvironmentFault | None = None) -> None:
+        self.bases = SimpleNamespace(directory=directory)
+        self._directory, self._fault = directory, fault
+
+    def report(self, *_: object) -> None:
+        """Do nothing."""
+
+    def begin(self, *_: object) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+    def publish(self, _release: str, make: Callable[[Path], object]) -> object:
+        return make(self._directory)
+
+
+def added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, gone: str = "", fault: EnvironmentFault | None = None
+) -> tuple[str, str, list[str]]:
+    """Add a kernel whose image has `config`; return the code and the advice of the refusal, and what was downloaded."""
+    release = "6.1.0-50-cloud-amd64"
+    archive = Counter(kernel(release, "6.1.176-1", "linux-source-6.1"), gone)
+
+    def unpack(_package: Path, into: Path) -> None:
+        (into / "boot").mkdir(parents=True, exist_ok=True)
+        (into / f"boot/config-{release}").write_text(config)
+
+    monkeypatch.setattr(stock, "_unpack", unpack)
+    maker = StockMaker(cast("Archive", archive), cast("BaseContext", Place(tmp_path, fault)))
+    with pytest.raises(ElivepatchError) as caught:
+        maker.add(release)
+    return caught.value.problem.code, caught.value.problem.advice, archive.taken
+
+
+GOOD = "CONFIG_X86_64=y\nCONFIG_LIVEPATCH=y\nCONFIG_MODULES=y\nCONFIG_KALLSYMS_ALL=y\n"
+IMAGE = "linux-image-6.1.0-50-cloud-amd64"
+
+
+def test_a_kernel_without_livepatches_is_refused_before_its_debug_package_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, taken = added(tmp_path, monkeypatch, GOOD.replace("LIVEPATCH=y", "LIVEPATCH=n"))
+    assert (code, taken) == ("config-livepatch", [IMAGE])
+
+
+def test_a_kernel_whose_compiler_is_nowhere_is_refused_before_its_debug_package_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = EnvironmentFault("toolchain-match", "No toolchain.", advice="Bring it.")
+    assert added(tmp_path, monkeypatch, GOOD, fault=fault) == ("toolchain-match", "Bring it.", [IMAGE])
+
+
+def test_a_lost_debug_package_is_told_before_anything_else_is_fetched_with_kernels_that_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, advice, taken = added(tmp_path, monkeypatch, GOOD, gone=f"{IMAGE}-dbg")
+    assert (code, taken) == ("package-gone", [IMAGE])
+    assert "6.1.0-49-cloud-amd64" in advice
+
+
+def test_a_disk_without_room_is_told_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_place: Path, needed: int, _work: str) -> None:
+        raise EnvironmentFault("disk-room", f"{needed}", advice="Make room.")
+
+    monkeypatch.setattr(stock, "require_room", full)
+    assert added(tmp_path, monkeypatch, GOOD) == ("disk-room", "Make room.", [])
