@@ -19,7 +19,7 @@ GUEST_SCRIPTS := $(wildcard src/elivepatch/trial/*/*.sh src/elivepatch/trial/wor
 NOT_IN_GUEST_SCRIPTS := $(NOT_IN_SCRIPTS),SC1007,SC2154,SC3043,SC3045
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit coverage coverage-floor scale integration kernel extended bench equal chaos load corpus every-object verdicts mutants requirements docs clean
+.PHONY: help setup demo test lint unit coverage coverage-floor scale integration kernel extended bench equal chaos load corpus kernels every-object verdicts mutants requirements docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ load: $(VENV)/testable ## send the server many requests at once while it builds,
 
 corpus: $(VENV)/ready ## build and try a folder of real fixes (DIR=...), into bench/corpus.json
 	$(BIN)/python bench/corpus.py $(DIR)
+
+kernels: $(VENV)/ready ## ask a server for each stock kernel, build and try two livepatches for it (OPTIONS=...), into bench/kernels.json
+	$(BIN)/python bench/kernels.py $(OPTIONS)
 
 every-object: $(VENV)/ready ## compile every object of stock kernels and compare it with the shipped one (OPTIONS=...), into bench/objects.json
 	$(BIN)/python bench/every_object.py $(OPTIONS)
