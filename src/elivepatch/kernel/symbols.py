@@ -127,7 +127,8 @@ class LinkedSymbols:
             return frozenset()
         found = set()
         for entry in self.elf.relocations(table):
-            symbol = self.symbols[entry.symbol]
+            # Relocations count the symbols of their own file; `listing` may have others in front of them.
+            symbol = self.elf.symbols[entry.symbol]
             if symbol.section == section:
                 found.add(symbol.value + entry.addend)
         return frozenset(found)

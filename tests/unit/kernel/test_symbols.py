@@ -130,6 +130,22 @@ def test_sealed_functions_of_a_module_are_those_that_its_relocations_name(tmp_pa
     assert table.sealed(made.number(".ibt_endbr_seal")) == frozenset()
 
 
+def test_sealed_functions_of_a_stripped_module_are_those_of_its_own_numbers(tmp_path: Path) -> None:
+    """Whoever stripped it may have left out symbols that the debug file has, so that the others have other numbers."""
+
+    def module(*before: str) -> tuple[Made, int]:
+        made = Made().section(".text", bytes(64), code=True).section(".ibt_endbr_seal", bytes(4))
+        for name in before:
+            made.symbol(name, ".text", value=16, size=8)
+        return made, made.symbol("sealed", ".text", value=32, size=8)
+
+    (shipped, sealed), (debug, _) = module(), module("other", "another")
+    shipped.relocation(".ibt_endbr_seal", 0, sealed)
+    files = [ElfFile(made.write(tmp_path / name)) for made, name in ((shipped, "a.ko"), (debug, "a.ko.debug"))]
+    table = LinkedSymbols(files[0], is_vmlinux=False, listing=files[1])
+    assert table.sealed(shipped.number(".text")) == {32}
+
+
 def test_functions_with_an_entry_call_can_be_traced_in_vmlinux(tmp_path: Path) -> None:
     start = TEXT + 0x4000
     # The second call stands behind an ENDBR.
