@@ -31,6 +31,32 @@ ALLOWED_DIFFERENCES = frozenset(
 )  # fmt: skip
 
 
+_INSEPARABLE = {
+    "LTO": (
+        "kernel-lto",
+        "is optimised as a whole when it is linked, so that no object can be compiled alone and compared with it",
+        "Build and boot the kernel with CONFIG_LTO_NONE.",
+    ),
+    "AUTOFDO_CLANG": (
+        "kernel-profile",
+        "was compiled by a profile of its use (AutoFDO), without which its code cannot be compiled again",
+        "Build and boot the kernel without CONFIG_AUTOFDO_CLANG.",
+    ),
+    "PROPELLER_CLANG": (
+        "kernel-profile",
+        "was linked by a profile of its use (Propeller), which moves parts of its functions",
+        "Build and boot the kernel without CONFIG_PROPELLER_CLANG.",
+    ),
+    "CFI": (
+        "kernel-cfi",
+        "checks the type of each indirect call (kCFI, FineIBT), and no livepatch with such checks was ever tried",
+        "Build and boot the kernel without CONFIG_CFI_CLANG (CONFIG_CFI from 6.18 on).",
+    ),
+}
+"""Options whose kernels cannot be served yet, each with a code, the reason and a way out."""
+_OTHER_NAMES = {"LTO_CLANG": "LTO", "LTO_GCC": "LTO", "CFI_CLANG": "CFI"}
+
+
 @dataclass(frozen=True, slots=True)
 class KernelConfig:
     """Assignments of a .config. Values are as written, strings without their quotes; an unset option is `n`."""
@@ -70,6 +96,17 @@ def parse_config(data: bytes) -> KernelConfig:
     return KernelConfig(values)
 
 
+def require_separate_objects(config: KernelConfig) -> None:
+    """Raise UsageError if the objects of a kernel cannot be compiled one by one, or not be proved to be the kernel's.
+
+    The codes are `kernel-lto`, `kernel-profile` and `kernel-cfi`.
+    """
+    for name in (*_OTHER_NAMES, *_INSEPARABLE):
+        if config.enabled(name):
+            code, reason, advice = _INSEPARABLE[_OTHER_NAMES.get(name, name)]
+            raise UsageError(code, f"This kernel (CONFIG_{name}) {reason}.", advice=advice)
+
+
 def differences(one: KernelConfig, other: KernelConfig) -> dict[str, tuple[str, str]]:
     """Return the options that differ, without `ALLOWED_DIFFERENCES`: name to (value in `one`, value in `other`)."""
     names = sorted((set(one.values) | set(other.values)) - ALLOWED_DIFFERENCES)
@@ -78,6 +115,36 @@ def differences(one: KernelConfig, other: KernelConfig) -> dict[str, tuple[str, 
         for name in names
         if _comparable(one.get(name)) != _comparable(other.get(name))
     }
+
+
+_CAUSES = (
+    (r"(?:ARCH_SUPPORTS_RT|PREEMPT_RT|.*PREEMPT_LAZY|HAVE_ATOMIC_CONSOLE)",
+     "The source lacks the patches for real time that the kernel has."),
+    (r"(?:HAVE_)?RUST.*|BINDGEN_.*", "The toolchain lacks the kernel's rustc, its rust-src or its bindgen."),
+    (r"PAHOLE_.*|DEBUG_INFO_BTF.*", "The toolchain lacks the kernel's pahole."),
+    (r"(?:HAVE_)?GCC_PLUGIN.*", "The toolchain lacks the headers of the compiler's plugins."),
+    (r"(?:CC|GCC|CLANG|AS|LD|LLD|TOOLCHAIN)_(?:HAS|CAN|IS|VERSION|SUPPORT|NEEDS|HAVE).*",
+     "The toolchain's compiler, assembler or linker is another one than the kernel's."),
+)  # fmt: skip
+_OTHER_SOURCE = "The source is of another version, or lacks a patch that the kernel has (--base-patch)."
+
+
+def likely_causes(differing: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Return the likely causes of options that differ, as `differences` returns them; each explains at least one.
+
+    An option that belongs to no program of the toolchain differs because of the source.
+    """
+    causes = []
+    rest = set(differing)
+    for pattern, cause in _CAUSES:
+        explained = {name for name in rest if re.fullmatch(pattern, name)}
+        if explained:
+            causes.append(cause)
+        rest -= explained
+    # One missing patch takes away the options that depend on its own.
+    if rest and not causes:
+        causes.append(_OTHER_SOURCE)
+    return causes
 
 
 def _comparable(value: str) -> str:

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.kernel.config import ALLOWED_DIFFERENCES, KernelConfig, differences, parse_config
+from elivepatch.kernel.config import (
+    ALLOWED_DIFFERENCES,
+    KernelConfig,
+    differences,
+    likely_causes,
+    parse_config,
+    require_separate_objects,
+)
 from elivepatch.model.errors import UsageError
 
 GOOD = b"""#
@@ -137,3 +144,45 @@ def test_nothing_that_changes_code_may_differ() -> None:
         "SYSTEM_TRUSTED_KEYS", "SYSTEM_REVOCATION_KEYS", "SYSTEM_BLACKLIST_HASH_LIST",
         "EXTRA_FIRMWARE", "EXTRA_FIRMWARE_DIR", "INITRAMFS_SOURCE", "INITRAMFS_ROOT_UID", "INITRAMFS_ROOT_GID",
     } == ALLOWED_DIFFERENCES  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "code"),
+    [
+        ("LTO_CLANG", "kernel-lto"),
+        ("LTO", "kernel-lto"),
+        ("AUTOFDO_CLANG", "kernel-profile"),
+        ("PROPELLER_CLANG", "kernel-profile"),
+        ("CFI_CLANG", "kernel-cfi"),
+        ("CFI", "kernel-cfi"),
+    ],
+)
+def test_a_kernel_whose_objects_cannot_be_compiled_alone_is_refused_by_name(option: str, code: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        require_separate_objects(KernelConfig({"CC_IS_CLANG": "y", option: "y"}))
+    assert caught.value.problem.code == code
+    assert f"CONFIG_{option}" in caught.value.problem.message
+    assert "without" in caught.value.problem.advice or "NONE" in caught.value.problem.advice
+
+
+def test_a_kernel_of_clang_alone_is_not_refused() -> None:
+    require_separate_objects(KernelConfig({"CC_IS_CLANG": "y", "LTO_NONE": "y", "LTO_CLANG": "n", "CFI_CLANG": "n"}))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["ARCH_SUPPORTS_RT", "PREEMPT_RT", "PREEMPT_DYNAMIC"], ["real time"]),
+        (["ARCH_HAS_PREEMPT_LAZY", "DRM_I915", "HDMI_LPE_AUDIO"], ["real time"]),
+        (["RUST", "RUSTC_VERSION"], ["rustc"]),
+        (["PAHOLE_VERSION", "DEBUG_INFO_BTF_MODULES"], ["pahole"]),
+        (["GCC_PLUGINS", "GCC_PLUGIN_STACKLEAK"], ["plugins"]),
+        (["CC_HAS_ASM_INLINE", "LD_VERSION"], ["compiler, assembler or linker"]),
+        (["RUST", "PAHOLE_VERSION"], ["rustc", "pahole"]),
+        (["DRM_I915", "ZFS"], ["another version"]),
+    ],
+)
+def test_the_likely_causes_fit_the_options_that_differ(names: list[str], words: list[str]) -> None:
+    causes = likely_causes(dict.fromkeys(names, ("y", "n")))
+    assert len(causes) == len(words)
+    assert all(word in cause for word, cause in zip(words, causes, strict=True))

@@ -131,7 +131,7 @@ def test_sealed_functions_of_a_module_are_those_that_its_relocations_name(tmp_pa
 
 
 def test_sealed_functions_of_a_stripped_module_are_those_of_its_own_numbers(tmp_path: Path) -> None:
-    """Whoever stripped it may have left out symbols that the debug file has, so that the others have other numbers."""
+    """The strip of another distribution may leave out more symbols, so that the others get other numbers."""
 
     def module(*before: str) -> tuple[Made, int]:
         made = Made().section(".text", bytes(64), code=True).section(".ibt_endbr_seal", bytes(4))

@@ -23,7 +23,7 @@ from elivepatch.files.atomic import publish_tree
 from elivepatch.files.digest import sha256
 from elivepatch.files.lock import made_once
 from elivepatch.kernel.compile_units import Units
-from elivepatch.kernel.config import KernelConfig
+from elivepatch.kernel.config import KernelConfig, require_separate_objects
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.kernel import VMLINUX, BuildId, Release
@@ -94,7 +94,11 @@ class BaseContext:
         return found if found is not None and self.toolchains.restore(found, self.progress) else None
 
     def begin(self, release: Release, content: bytes, config: KernelConfig, scratch: Path) -> BaseDraft:
-        """Return a new draft with the toolchain that the configuration names. Raises as `toolchain` does."""
+        """Return a new draft with the toolchain that the configuration names.
+
+        Raises as `toolchain` and `require_separate_objects` do.
+        """
+        require_separate_objects(config)
         return BaseDraft(
             context=self,
             release=release,

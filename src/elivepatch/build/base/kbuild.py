@@ -35,7 +35,21 @@ SOURCE_TOPS = "arch/x86 block certs crypto drivers fs init io_uring ipc kernel l
 """The directories of a tree that an x86 kernel is built from, besides include/; some kernels lack some."""
 
 
+_CLANG = "clang"
+
+
+def linker_of(cc: str) -> str:
+    """Return the linker that belongs to the compiler `cc`: objects of clang are linked as kbuild links them."""
+    return f"ld.lld{cc.removeprefix(_CLANG)}" if cc.startswith(_CLANG) else "ld"
+
+
 def make_arguments(cc: str, jobs: int) -> list[str]:
-    """Return the start of a make command for a tree whose kernel was built by `cc`."""
+    """Return the start of a make command for a tree whose kernel was built by `cc`.
+
+    A kernel of clang is built with LLVM's linker and tools too: without them its configuration would be another. LLVM=
+    takes the suffix of their names (Documentation/kbuild/llvm.rst).
+    """
+    if cc.startswith(_CLANG):
+        return ["make", f"-j{jobs}", f"LLVM={cc.removeprefix(_CLANG) or 1}"]
     host = cc.removeprefix("x86_64-linux-gnu-")
     return ["make", f"-j{jobs}", f"CC={cc}", f"HOSTCC={host}"]

@@ -12,7 +12,7 @@ from elivepatch.build.base.kbuild import SOURCE_TOPS, make_arguments, section_fl
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take
 from elivepatch.kernel.compile_units import Units, make_units
-from elivepatch.kernel.config import FILE_NAMES, KernelConfig, differences, parse_config
+from elivepatch.kernel.config import FILE_NAMES, KernelConfig, differences, likely_causes, parse_config
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.kernel import Release
 
@@ -20,6 +20,9 @@ _RELEASE_HEADER = re.compile(r'#define UTS_RELEASE "([^"]*)"')
 _VERSION_PART = re.compile(r"(?m)^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(\S*)$")
 _NUMBERS = re.compile(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?")
 _FILE_LIMIT_BYTES = 4 << 20
+_OBJECT_RULE = re.compile(r"(?ms)^define rule_cc_o_c$.*?^endef$")
+_OBJECT_COMMAND = re.compile(r"(?m)^ *cmd_cc_o_c *= *\$\(CC\) .*$")
+_OBJECT_STEPS = ("objtool", "modversions_c")
 _SUFFIX_ONLY = "$(KERNELVERSION)$$($(CONFIG_SHELL) $(srctree)/scripts/setlocalversion"
 
 
@@ -87,6 +90,7 @@ class TreeMaker:
         _replace(
             self.tree, "scripts/Makefile.modfinal", "CONFIG_DEBUG_INFO_BTF_MODULES", "CONFIG_NO_BTF_IN_LIVEPATCHES"
         )
+        one_command_for_objects(self.tree)
         make = [*make_arguments(self.cc, self.jobs), f"KCFLAGS={section_flags(self.tree)}", "modules_prepare"]
         self.make(make, "Preparing the source tree", tools=self.patch_headers)
         header = _read(self.tree, "include/generated/utsrelease.h")
@@ -159,6 +163,30 @@ def objtool_per_object(tree: Path) -> None:
         )
 
 
+def one_command_for_objects(tree: Path) -> None:
+    """Make the command that make saves for an object the whole of what makes it.
+
+    Until 5.15, the rule for an object runs objtool after the saved command, and until 5.18 the linker that gives
+    exported symbols their checksums. An object that the saved command alone made would have no unwind entries.
+    """
+    makefile = "scripts/Makefile.build"
+    text = _read(tree, makefile)
+    rule = _OBJECT_RULE.search(text)
+    steps = [name for name in _OBJECT_STEPS if rule is not None and f"$(call cmd,{name})" in rule[0]]
+    if rule is None or not steps:
+        return
+    shorter = re.sub(rf"(?m)^\t\$\(call cmd,(?:{'|'.join(steps)})\)\n", "", rule[0])
+    added = "".join(f"$(if $(strip $(cmd_{name})), ; $(cmd_{name}))" for name in steps)
+    text, count = _OBJECT_COMMAND.subn(lambda found: found[0] + added, text.replace(rule[0], shorter))
+    if count != 1:
+        raise EnvironmentFault(
+            "kernel-unsupported",
+            "This kernel's build system runs objtool in a way that is not supported yet.",
+            advice="Report the kernel version; it needs a change in elivepatch.",
+        )
+    _write(tree, makefile, text.encode())
+
+
 def config_gate(shipped: KernelConfig, prepared: KernelConfig, release: str) -> None:
     """Raise EnvironmentFault if the prepared configuration differs from the one that the kernel was built with."""
     differing = differences(shipped, prepared)
@@ -166,7 +194,7 @@ def config_gate(shipped: KernelConfig, prepared: KernelConfig, release: str) -> 
         raise EnvironmentFault(
             "config-gate",
             f"The prepared configuration of {release} is not the shipped one: {len(differing)} options differ.",
-            advice="The toolchain lacks a program that the configuration depends on (pahole, rustc, a plugin).",
+            advice=" ".join(likely_causes(differing)),
             excerpt="\n".join(
                 f"CONFIG_{name}: {old} became {new}" for name, (old, new) in list(differing.items())[:20]
             ),

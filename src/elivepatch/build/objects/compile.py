@@ -214,10 +214,13 @@ class Compiler:
     def _after_make(
         self, script: str, layers: Sequence[Path], output: Path, unit: Unit, original: Original
     ) -> Completed:
-        """Run a script in the tree, after make if the object is made from files that make makes."""
+        """Run a script in the tree, after make if the object is made from files that make makes.
+
+        A saved command may be several commands, each of which must succeed, as make has it.
+        """
         if original.generated:
-            script = f"{_making(unit)} >/dev/null && {script}"
-        return self._run(["sh", "-c", script, "sh", *self._make(unit)], layers, output, unit)
+            script = f"{_making(unit)} >/dev/null && {{ {script}; }}"
+        return self._run(["sh", "-c", f"set -e; {script}", "sh", *self._make(unit)], layers, output, unit)
 
     def _run(
         self, argv: list[str], layers: Sequence[Path], output: Path, unit: Unit, upper: Path | None = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base.kbuild import make_arguments
+from elivepatch.build.base.kbuild import linker_of, make_arguments
 from elivepatch.build.base.store import Base
 from elivepatch.build.objects.messages import modpost_problem
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
@@ -23,7 +23,7 @@ set -e
 mkdir /out/patch
 cp -- /tools/patch/* /out/patch
 cd /out/patch
-ld -r -o output.o /in/*.o
+"$LINKER" -r -o output.o /in/*.o
 : >.output.o.cmd
 exec "$@"
 """
@@ -63,6 +63,7 @@ class Linker:
             inputs=inputs,
             output=output,
             tools=self.patch_headers,
+            env={"LINKER": linker_of(self.base.cc)},
             timeout_s=300,
             cancellation=self.cancellation,
         )

@@ -19,7 +19,13 @@ from elivepatch.build.base.apt import Archive, Package, distributions, has_packa
 from elivepatch.build.base.common import BaseContext, BaseDraft
 from elivepatch.build.base.debug_info import check_compiler, struct_sizes
 from elivepatch.build.base.stock import StockMaker, find_packages, read_packages, resolve
-from elivepatch.build.base.tree import config_gate, makefile_version, may_be_of, objtool_per_object
+from elivepatch.build.base.tree import (
+    config_gate,
+    makefile_version,
+    may_be_of,
+    objtool_per_object,
+    one_command_for_objects,
+)
 from elivepatch.build.roots.description import Toolchain
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
@@ -283,6 +289,51 @@ def test_a_build_system_that_delays_objtool_in_another_way_is_told(tmp_path: Pat
     (tmp_path / "scripts/Makefile.lib").write_text("nothing of the kind\n")
     with pytest.raises(EnvironmentFault) as caught:
         objtool_per_object(tmp_path)
+    assert caught.value.problem.code == "kernel-unsupported"
+
+
+OBJECT_RULES = """quiet_cmd_cc_o_c = CC $@
+      cmd_cc_o_c = $(CC) -c -o $@ $<
+define rule_cc_o_c
+\t$(call cmd_and_fixdep,cc_o_c)
+\t$(call cmd,checksrc)
+\t$(call cmd,objtool)
+\t$(call cmd,modversions_c)
+endef
+
+define rule_as_o_S
+\t$(call cmd,objtool)
+endef
+"""
+
+
+def makefile_build(tmp_path: Path, text: str) -> str:
+    (tmp_path / "scripts").mkdir()
+    path = tmp_path / "scripts/Makefile.build"
+    path.write_text(text)
+    one_command_for_objects(tmp_path)
+    once = path.read_text()
+    one_command_for_objects(tmp_path)
+    assert path.read_text() == once, "the tree of a debugging kernel was prepared before"
+    return once
+
+
+def test_what_the_rule_of_an_old_kernel_runs_becomes_part_of_the_command_that_make_saves(tmp_path: Path) -> None:
+    steps = "$(if $(strip $(cmd_objtool)), ; $(cmd_objtool))$(if $(strip $(cmd_modversions_c)), ; $(cmd_modversions_c))"
+    found = makefile_build(tmp_path, OBJECT_RULES)
+    assert f"      cmd_cc_o_c = $(CC) -c -o $@ $<{steps}\n" in found
+    assert "define rule_cc_o_c\n\t$(call cmd_and_fixdep,cc_o_c)\n\t$(call cmd,checksrc)\nendef\n" in found
+    assert "define rule_as_o_S\n\t$(call cmd,objtool)\nendef\n" in found, "assembly is not compiled again"
+
+
+def test_a_kernel_whose_saved_command_is_whole_is_left_alone(tmp_path: Path) -> None:
+    whole = OBJECT_RULES.replace("\t$(call cmd,objtool)\n\t$(call cmd,modversions_c)\n", "", 1)
+    assert makefile_build(tmp_path, whole) == whole
+
+
+def test_a_rule_whose_command_is_not_found_is_told(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        makefile_build(tmp_path, OBJECT_RULES.replace("$(CC) ", "$(COMPILER) "))
     assert caught.value.problem.code == "kernel-unsupported"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.build.base.kbuild import make_arguments, section_flags, without_sections
+from elivepatch.build.base.kbuild import linker_of, make_arguments, section_flags, without_sections
 from elivepatch.build.objects.apply import check_file_names
 from elivepatch.build.objects.compile import require_compiled, saved_command
 from elivepatch.build.objects.link import Linker
@@ -130,3 +130,16 @@ def test_a_link_that_takes_too_long_is_told() -> None:
 
 def test_a_link_without_complaint_is_fine() -> None:
     Linker.require_linked(done(output="  LD [M]  /out/patch/lp.ko\n"), release="6.1")
+
+
+@pytest.mark.parametrize(
+    ("cc", "llvm", "linker"), [("clang-19", "LLVM=-19", "ld.lld-19"), ("clang", "LLVM=1", "ld.lld")]
+)
+def test_a_kernel_of_clang_is_built_with_llvm_alone(cc: str, llvm: str, linker: str) -> None:
+    """With CC= alone, the configuration would name another linker and another assembler."""
+    assert make_arguments(cc, 2) == ["make", "-j2", llvm]
+    assert linker_of(cc) == linker
+
+
+def test_a_kernel_of_gcc_is_linked_by_the_linker_of_its_root() -> None:
+    assert linker_of("x86_64-linux-gnu-gcc-14") == "ld"

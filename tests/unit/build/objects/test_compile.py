@@ -16,7 +16,7 @@ from elivepatch.build.objects.compile import Compiler, Original, generated_files
 from elivepatch.build.sandbox.bubblewrap import Sandbox
 from elivepatch.kernel.compile_units import Unit
 from elivepatch.model.errors import BuildStopped, EnvironmentFault
-from elivepatch.process import Completed
+from elivepatch.process import Completed, run
 
 UNIT = Unit("fs/a.c", "fs/a.o", ("vmlinux",))
 OBJECT = b"\x7fELF" + bytes(range(256)) * 64
@@ -31,7 +31,9 @@ class FakeSandbox:
     """
 
     commands: list[str] = field(default_factory=list)
+    scripts: list[str] = field(default_factory=list)
     tops: list[Path] = field(default_factory=list)
+    command: str = COMMAND
     made: tuple[str, ...] = ("fs/a.o", "fs/.a.o.cmd", "fs/.a.o.d", ".missing-syscalls.d")
     failing: tuple[str, ...] = ()
 
@@ -39,7 +41,8 @@ class FakeSandbox:
         self, argv: Sequence[str], *, layers: Sequence[Path], output: Path, upper: Path | None = None, **_: Any
     ) -> Completed:
         """Leave what the script would leave in `output` and `upper`."""
-        script = argv[2]
+        self.scripts.append(argv[2])
+        script = argv[2].removeprefix("set -e; ")
         self.commands.append(script)
         self.tops.append(layers[-1])
         if script.startswith(self.failing):
@@ -50,7 +53,7 @@ class FakeSandbox:
             place = (upper or output) / "changed" / made
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(b"made")
-        for name, content in (("sectioned.o", OBJECT), ("saved", COMMAND.encode()), ("object.o", OBJECT)):
+        for name, content in (("sectioned.o", OBJECT), ("saved", self.command.encode()), ("object.o", OBJECT)):
             if f"/out/{name}" in script:
                 (output / name).write_bytes(content)
         if ">/out/text" in script:
@@ -98,6 +101,19 @@ def test_make_runs_before_each_compilation_of_an_object_that_it_makes_other_file
     assert all(command.startswith(MAKE) for command in bench.sandbox.commands)
     # An old generated file can hide nothing: make sees the patched sources.
     assert bench.sandbox.tops[2] == bench.sandbox.tops[-1] == tmp_path / "layer"
+
+
+@pytest.mark.parametrize("made", [(), ("fs/flask.h",)])
+@pytest.mark.parametrize(("command", "ok"), [("false ; true", False), ("true ; false", False), ("true ; true", True)])
+def test_each_part_of_a_saved_command_must_succeed(
+    bench: Fixture, tmp_path: Path, made: tuple[str, ...], command: str, ok: bool
+) -> None:
+    """In 5.10 it is the compiler, objtool and the linker: without objtool's part, the object has no unwind entries."""
+    bench.sandbox.made += made
+    bench.sandbox.command = f"savedcmd_fs/a.o := {command}\n"
+    bench.compiler.plain(UNIT, bench.compiler.original(UNIT))
+    script = bench.sandbox.scripts[-1].replace('cp -- "$T" /out/object.o', "true")
+    assert run(["sh", "-c", script, "sh", "true"]).ok is ok
 
 
 def test_where_the_saved_command_fails_make_decides(bench: Fixture, tmp_path: Path) -> None:
