@@ -34,6 +34,7 @@ from elivepatch.build.base.stock import StockMaker
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.objects.compile import Original
+from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.model.series import PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation
 from elivepatch.service.jobs.local_backend import LocalBackend
@@ -124,7 +125,7 @@ class Bench:
         directory.chmod(0o755)
         for number in range(self.runs):
             bases = Bases(directory / str(number))
-            context = BaseContext(self.backend.toolchains, bases, os.cpu_count() or 1)
+            context = BaseContext(self.backend.toolchains, bases, os.cpu_count() or 1, prove_base)
             maker = StockMaker(self.backend.archive, context)
             with measured.run():
                 maker.add(self.base.release)

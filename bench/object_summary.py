@@ -10,23 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from elivepatch.build.base.store import Base
-
-Row = Mapping[str, Any]
-
-_DISCARDED = (".exit.text", ".discard", ".init.discard", ".meminit.text", ".cpuinit.text")
-NOT_SHIPPED = {
-    "weak": "The function is weak, and the kernel has the function of another object in its place.",
-    "weak-both": "The function is weak in two objects, and the kernel has the other, which has another size.",
-    "discarded": "The linker leaves out the section of the function, which nothing in vmlinux calls.",
-}
-"""Rules for functions that the object has and the shipped kernel does not have: there is nothing to compare."""
+from elivepatch.build.sample.exceptions import NOT_SHIPPED, UNEXPLAINED, Row, ruled_exceptions
 
 REASONS = {
     **NOT_SHIPPED,
     "assembler": "Sources in assembler have no block of local symbols; their global functions are compared.",
     "link": "The file is made when the kernel is linked; no object of the source depends on it.",
 }
-UNEXPLAINED = "unexplained"
 
 
 def summary(base: Base, rows: Mapping[str, Row]) -> dict[str, Any]:
@@ -57,17 +47,6 @@ def summary(base: Base, rows: Mapping[str, Row]) -> dict[str, Any]:
 def rule_of_object(source: str) -> str | None:
     """Return the rule that explains why an object cannot be made by itself, None if none does."""
     return "link" if source.startswith(".vmlinux.") else None
-
-
-def rule_of_function(seen: Row, *, in_vmlinux: bool) -> str:
-    """Return the rule that explains why a function is not the shipped one."""
-    if seen["match"] == "weak":
-        return "weak"
-    if seen["match"] == "differs" and seen.get("weak") and seen["sizes"][0] != seen["sizes"][1]:
-        return "weak-both"
-    if seen["match"] == "absent" and in_vmlinux and seen["section"].startswith(_DISCARDED):
-        return "discarded"
-    return UNEXPLAINED
 
 
 def unexplained_sources(entry: Mapping[str, Any]) -> list[str]:
@@ -118,8 +97,7 @@ def _exceptions(rows: Mapping[str, Row]) -> Iterator[tuple[str, str]]:
     for source, row in rows.items():
         if "unlocated" in row:
             yield row["unlocated"].partition(":")[0], source
-        for name, seen in row.get("exceptions", {}).items():
-            rule = rule_of_function(seen, in_vmlinux=row["parent"] == "vmlinux")
+        for rule, name, seen in ruled_exceptions(row):
             detail = f" ({seen['match']}, {seen['section']}, {seen['sizes']})" if rule == UNEXPLAINED else ""
             yield rule, f"{source}: {name}{detail}"
 

@@ -18,6 +18,7 @@ from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.stock import StockMaker
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.base.tree import config_gate
+from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.kernel.config import parse_config
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
@@ -130,7 +131,7 @@ def maker(backend: LocalBackend, directory: Path, stop_at: str) -> StockMaker:
         if stop_at in event.message:
             raise Stop
 
-    return StockMaker(backend.archive, BaseContext(backend.toolchains, Bases(directory), 2, stop))
+    return StockMaker(backend.archive, BaseContext(backend.toolchains, Bases(directory), 2, prove_base, stop))
 
 
 def test_a_base_whose_making_was_interrupted_is_not_there(
@@ -170,7 +171,7 @@ def test_an_interruption_ends_both_halves_of_the_making_at_once(
         remove(path, **how)
 
     monkeypatch.setattr("elivepatch.build.base.common.shutil.rmtree", clear_away)
-    context = BaseContext(backend.toolchains, Bases(reachable_path), 2, interrupt)
+    context = BaseContext(backend.toolchains, Bases(reachable_path), 2, prove_base, interrupt)
     with pytest.raises(KeyboardInterrupt):
         StockMaker(backend.archive, context).add(base_6_1.release)
     assert times["ended"] - times["interrupted"] < 5

@@ -21,6 +21,7 @@ from elivepatch.build.base.custom import CustomKernel, CustomMaker, KeptBuild
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.providers.host import HostProvider
+from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.client.host.machine import Host
 from elivepatch.client.push.kernel_files import PushOptions, find_kernel_files
@@ -228,7 +229,7 @@ def described(own: Base, **changed: Any) -> CustomKernel:
 
 
 def maker(backend: LocalBackend, bases: Bases) -> CustomMaker:
-    return CustomMaker(backend.archive, BaseContext(backend.toolchains, bases, 2))
+    return CustomMaker(backend.archive, BaseContext(backend.toolchains, bases, 2, prove_base))
 
 
 def refusal(backend: LocalBackend, kernel: CustomKernel, bases: Bases) -> str:

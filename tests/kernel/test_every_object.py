@@ -10,7 +10,7 @@ import pytest
 
 from elivepatch.build.base.store import Base
 from elivepatch.build.builders.common import BuildContext, BuildSteps
-from every_object import EveryObject
+from elivepatch.build.sample.batch import ObjectBatches
 from object_summary import summary
 
 pytestmark = [pytest.mark.kernel, pytest.mark.extended]
@@ -28,9 +28,9 @@ def test_each_object_is_made_the_same_in_each_way_and_is_what_the_kernel_holds(
 ) -> None:
     base: Base = request.getfixturevalue(f"base_{kernel.replace('.', '_')}")
     steps = BuildSteps.within(BuildContext(base=base, toolchains=backend.toolchains, jobs=2))
-    every = EveryObject(base, steps.sandbox(), steps.compiler(), reachable_path)
+    every = ObjectBatches(base, steps.sandbox(), steps.compiler(), reachable_path)
     sources = (*SOURCES, *([ASKS_FOR_OPTIONS] if kernel == "6.12" else []))
-    found = summary(base, every.batch([base.units.by_source[source] for source in sources]))
+    found = summary(base, every.rows([base.units.by_source[source] for source in sources]))
     assert (found["compared"], found["same"], found["differ"], found["failed"]) == (len(sources), len(sources), [], {})
     assert found["functions"] > 60
     assert found["functions_identical"] == found["functions"]

@@ -15,6 +15,7 @@ import pytest
 from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.store import Base
 from elivepatch.build.base.toolchain import Toolchains
+from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.build.sandbox.bubblewrap import MOUNT_POINTS
 from elivepatch.kernel.config import KernelConfig, parse_config
 from elivepatch.kernel.elf import ElfFile
@@ -112,7 +113,7 @@ def test_what_a_killed_process_left_of_another_toolchain_is_left_alone(
 def test_a_compiler_that_no_toolchain_has_is_told_with_those_there_are(
     backend: LocalBackend, base_6_1: Base, text: str, words: list[str]
 ) -> None:
-    context = BaseContext(backend.toolchains, backend.bases, 2)
+    context = BaseContext(backend.toolchains, backend.bases, 2, prove_base)
     with pytest.raises(EnvironmentFault) as caught:
         context.toolchain(KernelConfig({"CC_VERSION_TEXT": text}))
     assert caught.value.problem.code == "toolchain-match"
@@ -140,7 +141,7 @@ def test_any_root_file_system_becomes_a_toolchain(backend: LocalBackend, base_6_
     assert any(note.endswith("files lost their setuid or setgid bit.") for note in looked.notes)
     modes = [path.lstat().st_mode for path in made.root.rglob("*")]
     assert not [mode for mode in modes if stat.S_ISBLK(mode) or stat.S_ISFIFO(mode) or mode & stat.S_ISUID]
-    context = BaseContext(Toolchains(reachable_path, backend.archive), backend.bases, 2)
+    context = BaseContext(Toolchains(reachable_path, backend.archive), backend.bases, 2, prove_base)
     config = parse_config((base_6_1.tree / ".config").read_bytes())
     assert context.toolchain(config) == made
     assert sorted(path.name for path in reachable_path.iterdir()) == [

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from elivepatch.build.base.debug_info import DebugInfo, read_debug_info
@@ -48,11 +48,15 @@ unpack gz gzip
 
 @dataclass(slots=True)
 class BaseContext:
-    """Directories, toolchains and limits with which bases are made."""
+    """Directories, toolchains and limits with which bases are made.
+
+    `prove` compares a sample of a finished base with its kernel and returns the counts (build/sample/fidelity.py).
+    """
 
     toolchains: Toolchains
     bases: Bases
     jobs: int
+    prove: Callable[[Base, Toolchains], Mapping[str, int]]
     progress: Progress = silent
 
     def report(self, message: str, fraction: float | None = None) -> None:
@@ -160,7 +164,8 @@ class BaseDraft:
     ) -> Base:
         """Write base.json and return the base. `listed` is what `TreeMaker.prepare` returned.
 
-        Raises EnvironmentFault if the kernel has no build-id.
+        Raises EnvironmentFault if the kernel has no build-id, or if a sample of its functions is not what the source
+        makes (`prove`).
         """
         build_id = ElfFile(self.scratch / VMLINUX).build_id
         if not build_id:
@@ -190,8 +195,11 @@ class BaseDraft:
             struct_sizes=facts.struct_sizes,
             packages=packages,
             size_bytes=size_of(self.scratch),
-            seconds=round(time.monotonic() - started, 1),
+            seconds=0.0,
         )
+        self.context.report(f"{self.release}: comparing a sample of its functions with the kernel")
+        fidelity = self.context.prove(replace(base, directory=self.scratch), self.context.toolchains)
+        base = replace(base, fidelity=fidelity, seconds=round(time.monotonic() - started, 1))
         base.save(self.scratch)
         return base
 

@@ -22,7 +22,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from elivepatch.kernel.symbols import LinkedSymbols
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import VMLINUX, BuildId, Digest, KernelIdentity, Release, parse_release
 
-RECIPE = 3
+RECIPE = 4
 """Raised when the way a base is made changes; part of every base's digest."""
 
 BASE_PATCH = "base patch "
@@ -53,6 +53,8 @@ class Base:
 
     The tree was prepared with `section_flags`; objects that are compared are compiled with them. `build_id` is that of
     the base's vmlinux, `claimed_build_id` that of a host whose kernel the operator accepted as the same without proof.
+    `fidelity` counts the `objects` and `functions` of a sample that were compared with the kernel, the functions that
+    are `identical`, and the objects that `failed` to compile alone.
     """
 
     directory: Path
@@ -73,6 +75,7 @@ class Base:
     seconds: float
     recipe: int = RECIPE
     section_flags: str = SECTION_FLAGS
+    fidelity: Mapping[str, int] = field(default_factory=dict)
     claimed_build_id: BuildId | None = None
 
     @property

@@ -87,6 +87,7 @@ def _add(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     debugging = backend.make_debug_kernel(base, output.progress) if arguments.debugging else None
     output.document(_described(base, backend))
     output.line(f"{base.release} is ready: build-id {base.identity.build_id}, {base.size_bytes >> 20} MiB.")
+    output.line(f"{_fidelity(base)} functions of a sample are those of the kernel.")
     if debugging is not None:
         output.line(f"Its debugging kernel is {debugging.release}, {debugging.size_bytes >> 20} MiB.")
     if base.claimed_build_id is not None:
@@ -143,9 +144,9 @@ def _list(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     output.document([_described(base, backend) for base in bases])
     if bases:
         output.table(
-            ("RELEASE", "VERSION", "KIND", "TOOLCHAIN", "MIB", "DEBUGGING", "BUILD-ID", "DIGEST"),
+            ("RELEASE", "VERSION", "KIND", "TOOLCHAIN", "COMPARED", "MIB", "DEBUGGING", "BUILD-ID", "DIGEST"),
             [
-                (base.release, base.version, base.kind, base.toolchain, base.size_bytes >> 20,
+                (base.release, base.version, base.kind, base.toolchain, _fidelity(base), base.size_bytes >> 20,
                  "yes" if backend.debug_kernel(base) is not None else "-", base.identity.build_id[:12],
                  base.digest[:12])
                 for base in bases
@@ -161,7 +162,8 @@ def _show(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     base = backend.bases.get(arguments.kernel)
     described = _described(base, backend)
     output.document(described)
-    output.table(("FACT", "VALUE"), [(key, value) for key, value in described.items() if not isinstance(value, dict)])
+    facts = [(key, value) for key, value in described.items() if not isinstance(value, dict)]
+    output.table(("FACT", "VALUE"), [*facts, ("functions_compared", _fidelity(base))])
     output.line()
     output.table(("MADE FROM", "SHA-256"), base.packages.items())
     return ExitStatus.OK
@@ -188,11 +190,17 @@ def _debug_kernel(backend: LocalBackend, release: str) -> str | None:
     return found if found is not None and (backend.debug_kernels.directory / found).is_dir() else None
 
 
+def _fidelity(base: Base) -> str:
+    """Return how many functions of a sample are those of the kernel, such as `224 of 224`."""
+    return f"{base.fidelity.get('identical', 0)} of {base.fidelity.get('functions', 0)}"
+
+
 def _described(base: Base, backend: LocalBackend) -> dict[str, object]:
     debugging = backend.debug_kernel(base)
     return base.as_dict() | {
         "debugging_kernel": debugging.release if debugging is not None else None,
         "digest": base.digest,
+        "fidelity_share": base.fidelity.get("identical", 0) / max(base.fidelity.get("functions", 0), 1),
         "objects": len(base.units.by_source),
         "proved": base.claimed_build_id is None,
     }

@@ -27,6 +27,7 @@ from elivepatch.build.builders.common import BuildContext, BuildSteps
 from elivepatch.build.builders.select import VERSIONS, build_with_selected
 from elivepatch.build.providers.choice import chosen_providers
 from elivepatch.build.providers.provision import provide, transcript
+from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.files.digest import sha256, sha256_json
 from elivepatch.files.lock import Locked, exclusive_lock
@@ -122,12 +123,12 @@ class LocalBackend:
     def make_debug_kernel(self, base: Base, progress: Progress = silent) -> Base:
         """Return the debugging kernel of a base; it is built if it is missing."""
         self.debug_kernels.directory.mkdir(parents=True, exist_ok=True)
-        context = BaseContext(self.toolchains, self.debug_kernels, self._settings.jobs, progress)
+        context = BaseContext(self.toolchains, self.debug_kernels, self._settings.jobs, prove_base, progress)
         return make_debug_kernel(self.archive, context, base)
 
     def base_context(self, progress: Progress = silent) -> BaseContext:
         """Return where bases are made."""
-        return BaseContext(self.toolchains, self.bases, self._settings.jobs, progress)
+        return BaseContext(self.toolchains, self.bases, self._settings.jobs, prove_base, progress)
 
     def make_base(
         self,

@@ -20,6 +20,7 @@ from outside import OutsideSandbox
 from elivepatch.build.base.common import BaseContext, decompress_modules
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.base.toolchain import Toolchains
+from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.files import atomic
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import Release
@@ -112,7 +113,7 @@ def test_a_base_that_jobs_still_use_gives_way_to_the_new_one(tmp_path: Path) -> 
         pool.submit(job)
         wait_until(lambda: any(originals.iterdir()))
         try:
-            BaseContext(cast("Toolchains", None), bases, 1).publish(RELEASE, make)
+            BaseContext(cast("Toolchains", None), bases, 1, prove_base).publish(RELEASE, make)
         finally:
             stop.set()
     assert {path.name for path in (bases.directory / RELEASE).iterdir()} == {"base.json", "tree"}
@@ -134,7 +135,7 @@ def test_a_base_is_on_the_disk_before_anybody_can_find_it(tmp_path: Path, monkey
         made.save(scratch)
         return replace(made, directory=bases.directory / RELEASE)
 
-    context = BaseContext(cast("Toolchains", None), bases, 1)
+    context = BaseContext(cast("Toolchains", None), bases, 1, prove_base)
     assert context.publish(RELEASE, make).directory == bases.directory / RELEASE
     assert published == [(RELEASE, True)]
     assert bases.get(RELEASE).release == RELEASE
