@@ -27,7 +27,7 @@ SLIDE = 0x2000000
 AREA = 0xFFFFFFFFC0000000  # of modules and trampolines
 MODULE, STRUCTURES, TRAMPOLINE = AREA, AREA + PAGE, AREA + 2 * PAGE
 RAM_BYTES = 1 << 20
-CALLER, REGS, STUB, LIST, HANDLER = (TEXT + at for at in (0x100, 0x200, 0x300, 0x310, 0x320))
+CALLER, REGS, STUB, LIST, HANDLER, ASSISTANT = (TEXT + at for at in (0x100, 0x200, 0x300, 0x310, 0x320, 0x330))
 VICTIM, OTHER = TEXT + 0x400, TEXT + 0x480
 LOAD, CALL, END = 0x10, 0x20, 0x40  # in ftrace's entry code
 NEW = MODULE + 0x80
@@ -102,6 +102,7 @@ def vmlinux(place: Path, *, types: bool = True) -> Path:
         "ftrace_caller_op_ptr": CALLER + LOAD, "ftrace_caller_end": CALLER + END, "ftrace_regs_caller": REGS,
         "ftrace_regs_call": REGS + CALL, "ftrace_regs_caller_op_ptr": REGS + LOAD, "ftrace_regs_caller_end": REGS + END,
         "ftrace_stub": STUB, "arch_ftrace_ops_list_func": LIST, "klp_ftrace_handler": HANDLER,
+        "ftrace_ops_assist_func": ASSISTANT,
         "victim": VICTIM, "other": OTHER,
     }.items():  # fmt: skip
         made.symbol(name, ".text", value=address)

@@ -23,7 +23,8 @@ _LOAD_BYTES = 7  # mov rdx, [rip + disp32]
 _BEHIND_LIMIT_BYTES = 256
 _SHORT_JUMP_BYTES = 2
 # Functions that the calls inside the kernel's own entry code may go to, beside those of registered operations.
-_COMMON = ("ftrace_stub", "arch_ftrace_ops_list_func", "ftrace_ops_list_func", "ftrace_ops_assist_func")
+_ASSISTANT = "ftrace_ops_assist_func"
+_COMMON = ("ftrace_stub", "arch_ftrace_ops_list_func", "ftrace_ops_list_func", _ASSISTANT)
 
 
 class Operation(NamedTuple):
@@ -84,6 +85,18 @@ class EntryCode:
             return True
         operation = self.trampoline(address)
         return operation is not None and self._in_kernel(operation.function)
+
+    def calls_core(self, operation: Operation) -> bool:
+        """Return whether a trampoline leads to the livepatch core.
+
+        Until 5.10, a livepatch's operation does not say that it is safe against recursion, so that the trampoline calls
+        a function of ftrace that watches for it and then calls the operation's own (ftrace_ops_get_func).
+        """
+        guest, assistant = self.guest, self.guest.kernel.find(_ASSISTANT)
+        if operation.function == guest.handler:
+            return True
+        assisted = assistant is not None and operation.function == assistant + guest.slide
+        return assisted and guest.active.get(operation.address) == guest.handler
 
     def inner_call(self, start: int) -> int | None:
         """Return what the kernel's own entry code at `start` calls."""

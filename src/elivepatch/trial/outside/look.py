@@ -151,7 +151,7 @@ def _redirection(
     operation = code.trampoline(target)
     if operation is None and target not in code.common:
         return Redirection(function, place, False, f"the call at its entry goes to {target:#x}, which is not ftrace")
-    reached = code.inner_call(target) in code.handlers if operation is None else operation.function == guest.handler
+    reached = code.inner_call(target) in code.handlers if operation is None else code.calls_core(operation)
     if not reached:
         return Redirection(function, place, False, "ftrace does not lead from its entry to the livepatch core")
     if not guest.kernel.structures:

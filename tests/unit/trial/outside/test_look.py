@@ -82,11 +82,25 @@ def test_the_entry_that_all_operations_share_leads_on_by_the_list(
     assert (seen.followed, seen.fault) == (True, "")
 
 
+def test_a_trampoline_of_5_10_leads_on_by_a_function_of_ftrace(
+    ram: PaperGuest, see: Callable[[], Guest], before: Baseline
+) -> None:
+    ram.load()
+    ram.trampoline(paper.FOPS, paper.ASSISTANT)
+    guest = see()
+    assert difference(guest, before).faults == []
+    (seen,) = redirections(guest, "fix", [VICTIM], before)
+    assert (seen.followed, seen.fault) == (True, "")
+
+
 WRONG: dict[str, tuple[Callable[[PaperGuest], object], str]] = {
     "no call": (lambda ram: ram.put(paper.VICTIM, paper.NOP5), "no call"),
     "to anywhere": (lambda ram: ram.hook(paper.OTHER), "is not ftrace"),
     "to a false copy": (lambda ram: ram.put(paper.TRAMPOLINE + 3, b"\xcc"), "is not ftrace"),
     "to another handler": (lambda ram: ram.trampoline(paper.FOPS, paper.OTHER), "to the livepatch core"),
+    "by ftrace to another operation": (
+        lambda ram: ram.trampoline(paper.KLP_OPS, paper.ASSISTANT), "to the livepatch core",
+    ),
     "to another operation": (lambda ram: ram.trampoline(paper.KLP_OPS, paper.HANDLER), "another operation"),
     "shared, to anywhere": (lambda ram: ram.share(paper.OTHER), "to the livepatch core"),
     "not registered": (lambda ram: ram.words(paper.OPS_LIST, paper.LIST_END), "not registered"),
