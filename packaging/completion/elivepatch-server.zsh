@@ -175,6 +175,7 @@ _shtab_elivepatch_server_kernel_add_options=(
   "--vmlinuz[with --vmlinux\: the image for trials (bzImage)]:FILE:"
   "--symvers[with --vmlinux\: the build\'s Module.symvers]:FILE:"
   "--modules[with --vmlinux\: lib\/modules\/RELEASE of the build]:DIR:"
+  "--debug[with --vmlinux\: the debug files of stripped modules (\*.ko.debug) and of a stripped vmlinux]:DIR:"
   "--build-id[the build-id of the host\'s kernel (\`elivepatch doctor\`)]:HEX:"
   "--accept-unproved[accept it as the host\'s kernel, although the build-ids differ]"
   "--json[print JSON]"

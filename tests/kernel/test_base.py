@@ -218,6 +218,11 @@ def test_a_base_holds_the_shipped_kernel(base: Base) -> None:
     assert base.size_bytes < 4 << 30
 
 
+def test_a_sample_of_the_functions_of_a_base_was_compared_with_its_kernel(base: Base) -> None:
+    assert base.fidelity["identical"] == base.fidelity["functions"] >= 200
+    assert base.fidelity["failed"] == 0
+
+
 def test_the_special_structures_have_the_sizes_of_their_kernel(base_6_1: Base, base_6_12: Base) -> None:
     assert (base_6_1.struct_sizes["ALT_STRUCT_SIZE"], base_6_1.struct_sizes["PARA_STRUCT_SIZE"]) == (12, 16)
     assert (base_6_12.struct_sizes["ALT_STRUCT_SIZE"], base_6_12.struct_sizes["PARA_STRUCT_SIZE"]) == (14, 0)

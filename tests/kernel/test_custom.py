@@ -17,9 +17,10 @@ from pushing_host import describe_kernel, put
 
 from elivepatch.build.base.apt import Archive
 from elivepatch.build.base.common import BaseContext
-from elivepatch.build.base.custom import CustomKernel, CustomMaker, KeptBuild
+from elivepatch.build.base.custom import CustomKernel, CustomMaker
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
+from elivepatch.build.kept.files import KeptBuild
 from elivepatch.build.providers.host import HostProvider
 from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
@@ -177,6 +178,63 @@ def pushing(archive: Archive, base_6_1: Base, kept: KeptBuild, shared_path: Path
     return host
 
 
+def split(kept: KeptBuild, place: Path) -> KeptBuild:
+    """Return the files as other distributions ship them: code and debug information apart, some modules compressed."""
+    assert kept.modules is not None
+    debug, modules = place / "split/debug", place / "split/modules"
+    debug.mkdir(parents=True)
+    shutil.copytree(kept.modules, modules, symlinks=True)
+    apart = [(kept.vmlinux, place / "split/vmlinux", debug / f"vmlinux-{BOOKWORM}.debug")]
+    names = ("net/8021q/8021q.ko", "net/802/garp.ko", "net/802/mrp.ko", "net/802/stp.ko")
+    for name in names:
+        stripped = modules / "kernel" / name
+        apart.append((kept.modules / "kernel" / name, stripped, debug / f"{stripped.name}.debug"))
+    for whole, stripped, information in apart:
+        stripped.unlink(missing_ok=True)
+        run(["objcopy", "--only-keep-debug", whole, information]).check("Making a debug file")
+        how = "--strip-all" if whole == kept.vmlinux else "--strip-debug"
+        run(["strip", how, "-o", stripped, whole]).check("Stripping")
+    for program, name in zip(("zstd", "xz", "gzip"), names, strict=False):
+        run([program, "-q", modules / "kernel" / name]).check("Compressing a module")
+        (modules / "kernel" / name).unlink(missing_ok=True)
+    return replace(kept, vmlinux=place / "split/vmlinux", modules=modules, debug=debug)
+
+
+def require_the_same(backend: LocalBackend, made: Base, stock: Base, place: Path) -> None:
+    """Require that a custom base of a stock kernel is that of its packages, and makes the same livepatch."""
+    place.mkdir()
+    assert (made.kind, made.build_id, made.claimed_build_id) == ("custom", stock.build_id, None)
+    assert made.struct_sizes == stock.struct_sizes
+    assert made.units == stock.units
+    assert made.fidelity["identical"] == made.fidelity["functions"] >= 200
+    assert made.module_files.keys() == stock.module_files.keys()
+    vlan = Edit("net/8021q/vlanproc.c", '"VLAN Dev name	 | VLAN ID\\n"', '"VLAN device	 | VLAN id\\n"')
+    meminfo = Edit("fs/proc/meminfo.c", '"VmallocChunk:   "', '"VMALLOCCHUNK:   "')
+    ours = livepatch(backend, made, place / "ours", vlan, meminfo, name="livepatch_same")
+    theirs = livepatch(backend, stock, place / "theirs", vlan, meminfo, name="livepatch_same")
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.extended
+def test_stripped_files_with_debug_files_give_the_same_livepatches_as_the_packages(
+    backend: LocalBackend, base_6_1: Base, kept: KeptBuild, shared_path: Path, archive: Archive
+) -> None:
+    """vmlinux and some modules are stripped and have their debug files apart, as in RPM packages."""
+    config = shared_path / "split-config"
+    config.write_bytes(_shipped_config(archive, base_6_1, shared_path))
+    bases = Bases(shared_path / "split-bases")
+    bases.directory.mkdir()
+    kernel = CustomKernel(
+        release=base_6_1.release,
+        source=f"linux-source-6.1={base_6_1.version}",
+        config=config,
+        kept=split(kept, shared_path),
+        build_id=base_6_1.build_id,
+    )
+    made = maker(backend, bases).add(kernel)
+    require_the_same(backend, made, base_6_1, shared_path / "of-split-files")
+
+
 @pytest.mark.extended
 def test_what_a_host_pushes_of_its_build_gives_the_same_livepatches_as_the_packages(
     backend: LocalBackend, base_6_1: Base, pushing: Host, shared_path: Path
@@ -192,15 +250,7 @@ def test_what_a_host_pushes_of_its_build_gives_the_same_livepatches_as_the_packa
     asked = KernelRequest(release=base_6_1.release, build_id=base_6_1.build_id, files=one, source=one)
     made = HostProvider(maker(backend, Bases(bases)), (), pushed, work).provide(asked)
     assert isinstance(made, Base)
-    assert (made.kind, made.build_id, made.claimed_build_id) == ("custom", base_6_1.build_id, None)
-    assert made.struct_sizes == base_6_1.struct_sizes
-    assert made.units == base_6_1.units
-    assert made.module_files.keys() == base_6_1.module_files.keys()
-    vlan = Edit("net/8021q/vlanproc.c", '"VLAN Dev name	 | VLAN ID\\n"', '"VLAN device	 | VLAN id\\n"')
-    meminfo = Edit("fs/proc/meminfo.c", '"VmallocChunk:   "', '"VMALLOCCHUNK:   "')
-    ours = livepatch(backend, made, shared_path / "ours", vlan, meminfo, name="livepatch_same")
-    theirs = livepatch(backend, base_6_1, shared_path / "theirs", vlan, meminfo, name="livepatch_same")
-    assert ours.read_bytes() == theirs.read_bytes()
+    require_the_same(backend, made, base_6_1, shared_path / "of-a-host")
 
 
 def _shipped_config(archive: Archive, base: Base, place: Path) -> bytes:
@@ -273,6 +323,23 @@ def test_what_was_kept_of_a_build_must_have_debug_information(
     backend: LocalBackend, own: Base, stripped: KeptBuild, reachable_path: Path
 ) -> None:
     assert refusal(backend, described(own, kept=stripped), Bases(reachable_path)) == "debug-info"
+
+
+def test_a_debug_file_of_another_module_is_refused_by_name(
+    backend: LocalBackend, base_6_1: Base, kept: KeptBuild, reachable_path: Path, archive: Archive
+) -> None:
+    config = reachable_path / "config"
+    config.write_bytes(_shipped_config(archive, base_6_1, reachable_path))
+    (reachable_path / "modules").mkdir()
+    (reachable_path / "debug").mkdir()
+    assert kept.modules is not None
+    mine, other = (kept.modules / "kernel" / name for name in ("net/8021q/8021q.ko", "net/802/mrp.ko"))
+    run(["strip", "--strip-debug", "-o", reachable_path / "modules/8021q.ko", mine]).check("Stripping a module")
+    debug = reachable_path / "debug/8021q.ko.debug"
+    run(["objcopy", "--only-keep-debug", other, debug]).check("Making a debug file")
+    files = replace(kept, modules=reachable_path / "modules", debug=reachable_path / "debug")
+    kernel = CustomKernel(release=base_6_1.release, source="linux-source-6.1", config=config, kept=files)
+    assert refusal(backend, kernel, Bases(reachable_path / "bases")) == "debug-file"
 
 
 def test_each_module_that_was_kept_must_have_debug_information(

@@ -16,9 +16,10 @@ from elivepatch.build.base.kbuild import section_flags
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.base.tree import TreeMaker, units_of
+from elivepatch.build.kept.compressed import plain_zstd
 from elivepatch.build.roots.description import Toolchain
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
-from elivepatch.build.sandbox.output import files_below, take_file
+from elivepatch.build.sandbox.output import files_below, take, take_file
 from elivepatch.files.atomic import publish_tree
 from elivepatch.files.digest import sha256
 from elivepatch.files.lock import made_once
@@ -32,6 +33,7 @@ from elivepatch.process import Cancellation
 
 _MODULE_LIMIT_BYTES = 1 << 30
 _NEEDED = ("LIVEPATCH", "MODULES", "KALLSYMS_ALL")
+_ZSTD = ".ko.zst"
 _DECOMPRESS = r"""
 set -e
 cd /in
@@ -244,9 +246,17 @@ def size_of(directory: Path) -> int:
 def decompress_modules(directory: Path, helper: Sandbox) -> None:
     """Decompress all modules below a directory, in place; the programs that read them run in the sandbox.
 
+    No toolchain has zstd: the machine's own program reads what zstd compressed, as an ordinary user.
+
     Raises EnvironmentFault if a module is damaged, or if it lies beside a file of its name that is not compressed.
     """
-    packed = [name for name in files_below(directory) if name.endswith((".ko.xz", ".ko.gz"))]
+    names = files_below(directory)
+    for name in (one for one in names if one.endswith(_ZSTD)):
+        plain = name.removesuffix(".zst")
+        _require_missing(directory, plain, name)
+        (directory / plain).write_bytes(plain_zstd(take(directory, name, limit_bytes=_MODULE_LIMIT_BYTES)))
+        (directory / name).unlink()
+    packed = [name for name in names if name.endswith((".ko.xz", ".ko.gz"))]
     if not packed:
         return
     output = writable_directory(Path(tempfile.mkdtemp(prefix=".plain-", dir=directory.parent)) / "modules")
@@ -256,11 +266,15 @@ def decompress_modules(directory: Path, helper: Sandbox) -> None:
         done.check("Decompressing modules")
         for name in packed:
             plain = name.rpartition(".")[0]
-            if os.path.lexists(directory / plain):
-                raise EnvironmentFault(
-                    "sandbox-output", f"The kernel has both {plain} and {name}.", advice="Look at what was built."
-                )
+            _require_missing(directory, plain, name)
             take_file(output, plain, directory / plain, limit_bytes=_MODULE_LIMIT_BYTES)
             (directory / name).unlink()
     finally:
         shutil.rmtree(output.parent, ignore_errors=True)
+
+
+def _require_missing(directory: Path, plain: str, packed: str) -> None:
+    if os.path.lexists(directory / plain):
+        raise EnvironmentFault(
+            "sandbox-output", f"The kernel has both {plain} and {packed}.", advice="Look at what was built."
+        )

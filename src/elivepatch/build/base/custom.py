@@ -23,8 +23,11 @@ from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.kernel_source import KernelSource, fetch_source
 from elivepatch.build.base.store import BASE_PATCH, Base
 from elivepatch.build.base.tree import TreeMaker, makefile_version, unpack_source
+from elivepatch.build.kept.code import add_code
+from elivepatch.build.kept.debug_files import put_in_place
+from elivepatch.build.kept.files import IMAGE, KeptBuild, copy_kept, make_module_tree
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
-from elivepatch.build.sandbox.output import files_below, source_text, take_file
+from elivepatch.build.sandbox.output import source_text, take_file
 from elivepatch.files.digest import sha256
 from elivepatch.kernel.config import KernelConfig, parse_config
 from elivepatch.kernel.elf import ElfFile
@@ -34,6 +37,7 @@ from elivepatch.model.kernel import VMLINUX, BuildId, Release
 _BUILD_TIMEOUT_S = 6 * 3600.0
 _FILE_LIMIT_BYTES = 2 << 30
 _HEARTBEAT_S = 10.0
+_ASIDE = "aside"
 _PLAIN = ("CONFIG_MODULE_COMPRESS_XZ=", "CONFIG_MODULE_COMPRESS_GZIP=", "CONFIG_MODULE_COMPRESS_ZSTD=")
 _BUILD = """
 set -e
@@ -49,16 +53,6 @@ grep -v '^#' debian/patches/series | while read -r name rest; do
     [ -z "$name" ] || patch --batch --forward -s -p1 --no-backup-if-mismatch -i "debian/patches/$name"
 done
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptBuild:
-    """Files kept of a build: vmlinux with debug information, bzImage, Module.symvers, lib/modules/RELEASE."""
-
-    vmlinux: Path
-    vmlinuz: Path
-    symvers: Path
-    modules: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +135,7 @@ class CustomMaker:
         facts, kept = None, kernel.kept
         if kept is not None:
             # First, because these files are the most likely to be wrong, and quick to check.
-            facts = _read_built(draft, lambda built: _copy_kept(kept, built, release))
+            facts = _read_built(draft, lambda built: copy_kept(kept, built, release))
         place.report(f"{release}: reading the source", 0.0)
         fetched = scratch / "fetched"
         fetched.mkdir()
@@ -164,9 +158,10 @@ class CustomMaker:
         take_file(built, "Module.symvers", symvers, limit_bytes=_FILE_LIMIT_BYTES)
         # A build of the whole kernel in the tree, as klp and reference do it, writes it again.
         os.chown(symvers, BUILD_UID, BUILD_UID)
-        take_file(built, "bzImage", scratch / "vmlinuz", limit_bytes=_FILE_LIMIT_BYTES)
-        make_module_tree(built, f"lib/modules/{release}", scratch / "symbols", scratch / "modules")
+        take_file(built, IMAGE, scratch / "vmlinuz", limit_bytes=_FILE_LIMIT_BYTES)
+        make_module_tree(built, release, scratch / "symbols", scratch / _ASIDE / "modules", scratch / "modules")
         shutil.rmtree(built)
+        shutil.rmtree(scratch / _ASIDE)
         (scratch / "config").write_bytes(content)
         return draft.finish(
             kind="custom",
@@ -243,45 +238,15 @@ class CustomMaker:
 
 def _read_built(draft: BaseDraft, make: Callable[[Path], None]) -> DebugInfo:
     """Read the kernel that `make` puts into a directory of its own, built/."""
-    built = draft.scratch / "built"
+    built, helper = draft.scratch / "built", draft.context.helper_sandbox()
     built.mkdir()
     make(built)
-    decompress_modules(built, draft.context.helper_sandbox())
-    return draft.read_debug_info(built, VMLINUX)
-
-
-def _copy_kept(kept: KeptBuild, built: Path, release: Release) -> None:
-    for path, name in ((kept.vmlinux, VMLINUX), (kept.vmlinuz, "bzImage"), (kept.symvers, "Module.symvers")):
-        if not path.is_file():
-            raise UsageError("file-missing", f"There is no file {path}.", advice="Check the files kept of the build.")
-        shutil.copyfile(path, built / name)
-    modules = built / "lib/modules" / release
-    if kept.modules is None:
-        modules.mkdir(parents=True)
-        return
-    if not kept.modules.is_dir():
-        raise UsageError("file-missing", f"There is no directory {kept.modules}.", advice="Give lib/modules/RELEASE.")
-    # Links lead to the build and source directories; other packages put their modules beside the kernel's.
-    shutil.copytree(kept.modules, modules, symlinks=True, ignore=shutil.ignore_patterns("build", "source", "vdso"))
-    packed = next(modules.rglob("*.ko.zst"), None)
-    if packed is not None:
-        raise UsageError(
-            "modules-compressed",
-            f"The modules are compressed with zstd: {packed.name}.",
-            advice="Give a directory with plain modules, as `make modules_install` of the build leaves them.",
-        )
-
-
-def make_module_tree(built: Path, installed: str, symbols: Path, into: Path) -> None:
-    """Make the tree of modules without debug information, with the tables of the kernel's build beside them."""
-    into.mkdir()
-    for name in files_below(built, installed):
-        target = into / name
-        if name.endswith(".ko") and (symbols / target.name).is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(symbols / target.name, target)
-        elif "/" not in name:
-            take_file(built, f"{installed}/{name}", target, limit_bytes=_FILE_LIMIT_BYTES)
+    decompress_modules(built, helper)
+    parted = put_in_place(built, draft.scratch / _ASIDE, draft.release, helper)
+    facts = draft.read_debug_info(built, VMLINUX)
+    if parted.code is not None:
+        add_code(draft.scratch / VMLINUX, parted.code)
+    return facts
 
 
 def _read(path: Path) -> bytes:

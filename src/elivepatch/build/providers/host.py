@@ -14,8 +14,9 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from elivepatch.build.base.custom import CustomKernel, CustomMaker, KeptBuild
+from elivepatch.build.base.custom import CustomKernel, CustomMaker
 from elivepatch.build.base.store import Base
+from elivepatch.build.kept.files import KeptBuild
 from elivepatch.build.providers.provision import NotProvided
 from elivepatch.build.providers.source import Declared, declared_for
 from elivepatch.build.sandbox.bubblewrap import writable_directory

@@ -98,7 +98,7 @@ class Sandbox:
         ended = group.ended() if group is not None else 0
         mounts = self._mounts(layers, upper, writable=writable, inputs=inputs, output=output, tools=tools)
         limited = ["sh", "-c", _LIMITED, "sh", *argv]
-        command = [*_drop_privileges(), *_bwrap(self.helper), *_NAMESPACES, *mounts, *_environment(env)]
+        command = [*unprivileged(), *_bwrap(self.helper), *_NAMESPACES, *mounts, *_environment(env)]
         with tempfile.TemporaryFile() as filters:
             filters.write(_filter_program())
             filters.seek(0)
@@ -228,7 +228,8 @@ _FIXED_ENVIRONMENT = {
 }
 
 
-def _drop_privileges() -> list[str]:
+def unprivileged() -> list[str]:
+    """Return the start of a command that runs as an ordinary user, with limits of memory, files and processes."""
     # bubblewrap run by root would map the user inside to root of the host, so root becomes an ordinary user first.
     limits = ["prlimit", f"--fsize={_FILE_LIMIT_BYTES}", f"--as={_MEMORY_LIMIT_BYTES}", f"--nproc={_PROCESSES_OF_ALL}"]
     limits += ["--core=0", "--"]

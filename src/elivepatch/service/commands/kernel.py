@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 
 from elivepatch.build.base.apt import distributions
-from elivepatch.build.base.custom import CustomKernel, KeptBuild
+from elivepatch.build.base.custom import CustomKernel
 from elivepatch.build.base.store import Base
+from elivepatch.build.kept.files import KeptBuild
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import EnvironmentFault, ExitStatus, UsageError
 from elivepatch.model.kernel import BuildId, parse_release
@@ -67,6 +68,12 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--vmlinuz", metavar="FILE", type=Path, help="with --vmlinux: the image for trials (bzImage)")
     group.add_argument("--symvers", metavar="FILE", type=Path, help="with --vmlinux: the build's Module.symvers")
     group.add_argument("--modules", metavar="DIR", type=Path, help="with --vmlinux: lib/modules/RELEASE of the build")
+    group.add_argument(
+        "--debug",
+        metavar="DIR",
+        type=Path,
+        help="with --vmlinux: the debug files of stripped modules (*.ko.debug) and of a stripped vmlinux",
+    )
     group.add_argument("--build-id", metavar="HEX", help="the build-id of the host's kernel (`elivepatch doctor`)")
     group.add_argument(
         "--accept-unproved", action="store_true", help="accept it as the host's kernel, although the build-ids differ"
@@ -99,7 +106,7 @@ def _add(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 def _custom_kernel(arguments: argparse.Namespace) -> CustomKernel | None:
     """Return the kernel that the options describe, None if they describe none: then it is a stock kernel."""
-    kept = {name: getattr(arguments, name) for name in ("vmlinux", "vmlinuz", "symvers", "modules")}
+    kept = {name: getattr(arguments, name) for name in ("vmlinux", "vmlinuz", "symvers", "modules", "debug")}
     others = [*kept.values(), *arguments.base_patch, arguments.kernel_config, arguments.build_id]
     if arguments.source is None:
         if any(others) or arguments.accept_unproved:

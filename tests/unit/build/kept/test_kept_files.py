@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.build.base.custom import make_module_tree
+from elivepatch.build.kept.files import make_module_tree
 from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import Release
 
 RELEASE = "6.12.117-own"
 
@@ -29,7 +30,7 @@ def built(tmp_path: Path) -> Path:
 
 def made(built: Path) -> dict[str, bytes]:
     top = built.parent
-    make_module_tree(built, f"lib/modules/{RELEASE}", top / "symbols", top / "modules")
+    make_module_tree(built, Release(RELEASE), top / "symbols", top / "aside", top / "modules")
     return {
         str(path.relative_to(top / "modules")): path.read_bytes()
         for path in (top / "modules").rglob("*")
