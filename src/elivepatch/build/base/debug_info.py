@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _STRUCTS = {
 }
 # A configuration or a version without the feature has neither the structure nor a table of them.
 _MAY_BE_ABSENT = {"BUG_STRUCT_SIZE", "JUMP_STRUCT_SIZE", "STATIC_CALL_STRUCT_SIZE", "PARA_STRUCT_SIZE"}
+_CLANG = re.compile(r"(?!Linker:)[^:]*clang version ")
 _LISTING_LIMIT_BYTES = 256 << 20
 _KERNEL_LIMIT_BYTES = 2 << 30
 _STRIP = "objcopy --strip-debug --keep-file-symbols"
@@ -108,7 +110,9 @@ def _lines(directory: Path, name: str) -> list[str]:
 def check_compiler(elf: ElfFile, toolchain: Toolchain, release: str) -> None:
     """Raise EnvironmentFault if the compiler named in the kernel is not the toolchain's."""
     # rustc also leaves its name there; its version is part of the configuration, which config_gate compares.
-    comments = {part.decode(errors="replace") for part in elf.named(".comment").split(b"\0") if part.startswith(b"GCC")}
+    # lld leaves `Linker: LLD ...`.
+    parts = [part.decode(errors="replace") for part in elf.named(".comment").split(b"\0")]
+    comments = {part for part in parts if part.startswith("GCC") or _CLANG.match(part)}
     if comments != {toolchain.comment}:
         raise EnvironmentFault(
             "toolchain-match",

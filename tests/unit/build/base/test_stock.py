@@ -257,6 +257,15 @@ def test_a_kernel_of_the_toolchains_compiler_is_accepted(tmp_path: Path) -> None
     )
 
 
+def test_a_kernel_of_clang_is_known_by_its_own_comment_and_not_by_its_linkers(tmp_path: Path) -> None:
+    clang = "Debian clang version 19.1.7 (3+b1)"
+    comment = f"{clang}\0Linker: Debian LLD 19.1.7 (compatible with GNU linkers)\0{clang}\0".encode()
+    elf = ElfFile(Made().section(".comment", comment).write(tmp_path / "vmlinux"))
+    check_compiler(elf, Toolchain(**TOOLCHAIN | {"comment": clang}), "6.12")
+    with pytest.raises(EnvironmentFault):
+        check_compiler(elf, Toolchain(**TOOLCHAIN | {"comment": "Debian clang version 18.1.8"}), "6.12")
+
+
 SIZES = "alt_instr\t14\t0\nbug_entry\t12\t0\nexception_table_entry\t12\t0\njump_entry\t16\t0\norc_entry\t6\t0\n"
 
 
