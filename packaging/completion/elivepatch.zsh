@@ -30,6 +30,7 @@ _shtab_elivepatch_commands() {
     overlay:'`elivepatch overlay`: subscribe to collections of source patches, and check one that you maintain.'
     rollback:'`elivepatch rollback`: return to the livepatches that were live before the last change.'
     status:'`elivepatch status`: show the live livepatches, if the record agrees, and the tasks that hold a transition. It uses no network and answers at once. Status 0 means that all is in order, 6 that something needs attention.'
+    toolchain:'`elivepatch toolchain`: pack the compiler that built the running kernel, for a server that lacks it.'
     unload:'`elivepatch unload`: disable a livepatch, unload its module, and do not load it at boot any more.'
   )
   _describe 'elivepatch commands' _commands
@@ -73,6 +74,13 @@ _shtab_elivepatch_overlay_commands() {
     update:'fetch new commits'
   )
   _describe 'elivepatch overlay commands' _commands
+}
+
+_shtab_elivepatch_toolchain_commands() {
+  local _commands=(
+    capture:'Pack the compiler that built the running kernel, with everything that it and a kernel'"'"'s build load, into an archive. The server'"'"'s operator adds it: elivepatch-server toolchain add NAME --root FILE'
+  )
+  _describe 'elivepatch toolchain commands' _commands
 }
 
 _shtab_elivepatch_options=(
@@ -545,6 +553,22 @@ _shtab_elivepatch_status_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_status_defaults_added=0
 
+_shtab_elivepatch_toolchain_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_toolchain_defaults_added=0
+
+_shtab_elivepatch_toolchain_capture_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  {-o,--output}"[the archive to write]:FILE.tar.gz:"
+  "--json[print one JSON document]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_toolchain_capture_defaults_added=0
+
 _shtab_elivepatch_unload_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
@@ -596,6 +620,7 @@ _shtab_elivepatch() {
         overlay) _shtab_elivepatch_overlay ;;
         rollback) _arguments -C -s $_shtab_elivepatch_rollback_options ;;
         status) _arguments -C -s $_shtab_elivepatch_status_options ;;
+        toolchain) _shtab_elivepatch_toolchain ;;
         unload) _arguments -C -s $_shtab_elivepatch_unload_options ;;
       esac
   esac
@@ -701,6 +726,29 @@ _shtab_elivepatch_overlay() {
         remove) _arguments -C -s $_shtab_elivepatch_overlay_remove_options ;;
         show) _arguments -C -s $_shtab_elivepatch_overlay_show_options ;;
         update) _arguments -C -s $_shtab_elivepatch_overlay_update_options ;;
+      esac
+  esac
+}
+
+_shtab_elivepatch_toolchain() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->toolchain'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_elivepatch_toolchain_defaults_added )); then
+    if (( ${_shtab_elivepatch_toolchain_options[(I)${(q)one_or_more}*]} +          ${_shtab_elivepatch_toolchain_options[(I)${(q)remainder}*]} +          ${_shtab_elivepatch_toolchain_options[(I)${(q)default}]} == 0 )); then
+      _shtab_elivepatch_toolchain_options+=(': :_shtab_elivepatch_toolchain_commands' '*::: :->toolchain')
+    fi
+    _shtab_elivepatch_toolchain_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_elivepatch_toolchain_options
+
+  case $state in
+    toolchain)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_elivepatch_toolchain-$line[1]:"
+      case $line[1] in
+        capture) _arguments -C -s $_shtab_elivepatch_toolchain_capture_options ;;
       esac
   esac
 }

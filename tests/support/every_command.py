@@ -21,7 +21,8 @@ from cve_server import CveServer
 from fake_backend import KERNEL
 from git_repository import Repository
 from host_commands import Ran, run_json, save
-from pushing_host import pushing_host
+from pushing_host import RELEASE as OWN_RELEASE
+from pushing_host import pushing_host, put
 from schema_check import published, require_published
 from simulated_host import NEVER, RELEASE, SimulatedHost, Task, make_livepatch
 
@@ -29,6 +30,8 @@ from elivepatch import process
 from elivepatch.client import cli
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.machine import Machine
+from elivepatch.client.push import compiler
+from elivepatch.client.push.compiler import NEEDED
 from elivepatch.output import Output
 
 SMALL = Path(__file__).parent.parent / "unit/data/cve-list"
@@ -185,6 +188,18 @@ def _kernel_push(kit: Kit) -> None:
     with mock.patch.object(machines, "this_machine", return_value=Machine(host, kit.host, kit.host)):
         seen = [run_connected("kernel", "push", *options)[1] for options in (["--dry-run"], [], [])]
     assert [(one["known"], one["job"] is not None) for one in seen] == [(False, False), (True, True), (True, False)]
+
+
+def _toolchain_capture(kit: Kit) -> None:
+    host = pushing_host(kit.top / "own")
+    config = b'CONFIG_CC_VERSION_TEXT="gcc (Gentoo 13.3.1) 13.3.1"\n'
+    put(host.root, f"boot/config-{OWN_RELEASE}", config)
+    put(host.root, "usr/bin/gcc", b"program")
+    for name in NEEDED:
+        put(host.root, f"usr/bin/{name}", b"program")
+    kit.host.root = host.root
+    with mock.patch.object(compiler, "ask_here", return_value="gcc (Gentoo 13.3.1) 13.3.1"):
+        assert kit.good("toolchain", "capture", "-o", kit.top / "gcc.tar.gz").document["compiler"] == "gcc"
 
 
 def _enroll(kit: Kit) -> None:
@@ -383,5 +398,6 @@ RUNS: dict[str, Callable[[Kit], object]] = {
     "overlay update": _overlay_update,
     "rollback": _change("rollback"),
     "status": _reading("status"),
+    "toolchain capture": _toolchain_capture,
     "unload": _change("unload elp_a"),
 }

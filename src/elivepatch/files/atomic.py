@@ -8,6 +8,7 @@ does the call return. No other module of this project renames or links files.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -25,6 +26,20 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         staged.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def write_parts(path: Path, parts: Iterable[bytes], *, mode: int = 0o644) -> int:
+    """Replace `path` by a file with these parts, as `write_atomic` does, and return its size in bytes."""
+    staged = _stage(path, b"", mode)
+    try:
+        with staged.open("ab") as file:
+            file.writelines(parts)
+            size = file.tell()
+        publish(staged, path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    return size
 
 
 def create_atomic(path: Path, content: bytes, *, mode: int = 0o600) -> bool:
