@@ -149,7 +149,7 @@ def _program(name: str, purpose: str) -> Check:
 
 
 def _toolchains(settings: ServerSettings) -> Check:
-    present = [toolchain.name for toolchain in LocalBackend(settings).toolchains.list()]
+    present = [toolchain.name for toolchain in LocalBackend(settings).toolchains.list() if toolchain.current]
     return Check(
         what="toolchains",
         well=bool(present),

@@ -117,7 +117,7 @@ def check_compiler(elf: ElfFile, toolchain: Toolchain, release: str) -> None:
         raise EnvironmentFault(
             "toolchain-match",
             f"The kernel {release} was built by {', '.join(sorted(comments)) or 'an unknown compiler'}, "
-            f"but its configuration names {toolchain.comment}.",
+            f"but the compiler that its configuration names writes {toolchain.comment}.",
             advice="The debug package does not belong to this image; remove the downloaded packages and try again.",
         )
 

@@ -49,8 +49,11 @@ class Toolchains:
     archive: Archive
 
     def list(self) -> list[Toolchain]:
-        """Return the existing toolchains that new bases may use, by name. Raises EnvironmentFault for a damaged one."""
-        return [found for found in self._all() if found.current]
+        """Return the existing toolchains, by name, also those that only older bases use (`Toolchain.current`).
+
+        Raises EnvironmentFault for a damaged one.
+        """
+        return [*self._all()]
 
     def get(self, name: str) -> Toolchain:
         """Return an existing toolchain. Raises EnvironmentFault if it is missing, UsageError if the name is unknown."""
@@ -80,9 +83,16 @@ class Toolchains:
         )
 
     def restore(self, base: Base, progress: Progress = silent) -> bool:
-        """Return whether the toolchain of a base exists; a declared one that is missing is made again first."""
+        """Return whether the toolchain of a base exists; a declared one that is missing is made again first.
+
+        Raises EnvironmentFault if it cannot be made now, but may be later.
+        """
         if self._find(base) is None and base.toolchain.partition("@")[0] in declarations():
-            self.add(base.toolchain, progress)
+            try:
+                self.add(base.toolchain, progress)
+            except EnvironmentFault as fault:
+                if fault.problem.code != "toolchain-version":
+                    raise
         return self._find(base) is not None
 
     def helper(self) -> Toolchain:
@@ -275,8 +285,9 @@ class Toolchains:
         run(["dpkg-deb", "-x", str(path), str(root)]).check(f"Unpacking {entry['package']}")
 
     def verify(self, name: str) -> bool:
-        """Return if the root's content still has the digest that it was made with."""
-        toolchain = self.get(name)
+        """Return if the root's content still has the digest that it was made with. Raises as `get` does."""
+        kept = read_description(self.directory, name) if is_name(name) else None
+        toolchain = kept or self.get(name)
         return digest_of(toolchain.root)[0] == toolchain.digest
 
     def remove(self, name: str, bases: Iterable[Base]) -> None:

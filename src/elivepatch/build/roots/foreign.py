@@ -83,7 +83,7 @@ def take_root(given: Path, root: Path, helper: Sandbox, compiler: str | None) ->
     scratch = root.parent / "packed"
     scratch.mkdir(mode=0o755)
     try:
-        packed = _pack(given, scratch) if given.is_dir() else _copy(given, scratch)
+        packed = _pack(given.absolute(), scratch) if given.is_dir() else _copy(given, scratch)
         notes = _unpack(packed, root, helper)
     finally:
         shutil.rmtree(scratch)

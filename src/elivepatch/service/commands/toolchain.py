@@ -72,6 +72,8 @@ def _list(arguments: argparse.Namespace, output: Output) -> ExitStatus:
         made = present.get(name)
         declared = declarations().get(name.partition("@")[0])
         facts = (made.says, made.size_bytes >> 20, made.digest[:12]) if made else ("not made yet", "", "")
+        if made is not None and not made.current:
+            facts = (f"{made.says} (for older bases only)", *facts[1:])
         rows.append((name, declared.suite if declared else "(brought)", *facts))
     output.table(("NAME", "SUITE", "COMPILER", "MIB", "DIGEST"), rows)
     return ExitStatus.OK

@@ -94,10 +94,13 @@ def based(directory: Path, made: Toolchain, **changed: Any) -> Base:
 
 
 def test_a_toolchain_that_was_made_from_another_declaration_is_not_for_new_bases(tmp_path: Path) -> None:
-    made = toolchains(tmp_path)
+    made = toolchains(tmp_path, debian_13=GCC_14)
     older = described(tmp_path, "debian-12", GCC_12, declared="0" * 64)
-    assert made.list() == []
+    assert [one.current for one in made.list()] == [False, True]
+    with pytest.raises(EnvironmentFault):
+        made.for_kernel(GCC_12, rust=False)
     assert made.of(based(tmp_path, older)) == older
+    assert made.verify("debian-12")
 
 
 @pytest.mark.parametrize(
@@ -232,6 +235,13 @@ def test_a_missing_toolchain_of_a_base_is_made_again(tmp_path: Path, making: lis
     made.remove("debian-13", [])
     assert made.restore(base)
     assert making == ["debian-13"]
+
+
+def test_a_base_is_made_again_if_its_compiler_is_in_no_suite_any_more(tmp_path: Path, making: list[str]) -> None:
+    made = toolchains(tmp_path, Suites(gcc_16="16.2.0-5"), debian_13=GCC_14)
+    gone = replace(made.get("debian-13"), name="debian-sid-rust@16.2.0-3", digest=Digest("9" * 64))
+    assert not made.restore(based(tmp_path, gone))
+    assert making == []
 
 
 def test_a_toolchain_that_a_base_needs_is_not_removed(tmp_path: Path) -> None:

@@ -87,6 +87,13 @@ def test_a_root_is_taken_from_a_directory_or_an_archive(
     assert [path.name for path in root.parent.iterdir()] == ["root"]
 
 
+def test_a_root_can_be_named_from_where_the_operator_is(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(given.parent)
+    assert take(Path("given"), tmp_path).compiler == "gcc"
+
+
 def test_what_a_build_does_not_read_is_dropped_and_said(given: Path, tmp_path: Path) -> None:
     for name in ("home/me/key", "root/.ssh/id", "etc/shadow", "nix/store/x", "usr/share/doc/a", "var/lib/b"):
         (given / name).parent.mkdir(parents=True, exist_ok=True)
