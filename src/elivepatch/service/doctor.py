@@ -12,6 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from obstore.exceptions import BaseError
 
+from elivepatch.build.providers.choice import check_providers, provider_names
 from elivepatch.build.roots.declared import declarations
 from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault
@@ -150,12 +151,8 @@ def _program(name: str, purpose: str) -> Check:
 
 def _toolchains(settings: ServerSettings) -> Check:
     present = [toolchain.name for toolchain in LocalBackend(settings).toolchains.list() if toolchain.current]
-    return Check(
-        what="toolchains",
-        well=bool(present),
-        seen=", ".join(present) or f"none; {len(declarations())} can be made",
-        advice="" if present else "Run `elivepatch-server kernel add debian-13`: it makes the toolchain that it needs.",
-    )
+    can = f"{len(declarations())} are made when a kernel needs them"
+    return Check(what="toolchains", well=True, seen=f"{', '.join(present) or 'none yet'}; {can}")
 
 
 def _kernels(settings: ServerSettings) -> Check:
@@ -167,11 +164,14 @@ def _kernels(settings: ServerSettings) -> Check:
         except EnvironmentFault as fault:
             problem = fault.problem
             return Check(what="kernels", well=False, seen=f"{release}: {problem.message}", advice=problem.advice)
+    providers = provider_names(settings.providers)
+    check_providers(settings.providers, settings.sources)
+    on_request = f"others are made on request ({', '.join(providers)})" if providers else "none is made on request"
     return Check(
         what="kernels",
-        well=bool(kernels),
-        seen=", ".join(kernels) or "none",
-        advice="" if kernels else "Run `elivepatch-server kernel add debian-13`.",
+        well=bool(kernels or providers),
+        seen=f"{', '.join(kernels) or 'none yet'}; {on_request}",
+        advice="" if kernels or providers else "Run `elivepatch-server kernel add debian-13`, or set `providers`.",
     )
 
 

@@ -35,5 +35,5 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
             [(kernel.release, kernel.arch, kernel.build_id, kernel.compiler) for kernel in kernels],
         )
     else:
-        output.line("The server has no bases yet.")
+        output.line("The server has no bases yet; the first request for a kernel makes one.")
     return ExitStatus.OK
