@@ -21,6 +21,7 @@ from elivepatch.build.checks.layout.check import check_layouts, each_once
 from elivepatch.build.checks.module import Expected, check_entries, check_module
 from elivepatch.build.checks.references import DiffObject, check_references
 from elivepatch.build.checks.switches import switch_notes
+from elivepatch.build.checks.unwind import check_tables
 from elivepatch.build.escapes.find import NewCode
 from elivepatch.build.objects.additions import compile_added
 from elivepatch.build.objects.apply import Applied
@@ -113,6 +114,7 @@ class ObjectsBuilder(BuildSteps):
         with self.timed("link", "linking the module"):
             module = self.linker().link(outputs, name=name, atomic_replace=atomic_replace, work_dir=work_dir)
         with self.timed("check", "checking the module against the kernel"):
+            check_tables(ElfFile(module), map(ElfFile, outputs))
             functions = check_module(module, name, self.base, _expected(objects), _blocks(objects))
         return BuildOutcome(
             module=module, functions=functions, notes=notes, seconds=dict(self.seconds), explained=explained

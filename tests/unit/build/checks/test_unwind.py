@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from elf_maker import GLOBAL, NOTYPE, SECTION, Made
 
-from elivepatch.build.checks.unwind import check_unwind
+from elivepatch.build.checks.unwind import check_tables, check_unwind
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import BuildStopped
 
@@ -71,3 +71,26 @@ def test_a_return_that_is_not_listed_is_refused(tmp_path: Path, sites: list[int]
 
 def test_a_kernel_without_a_list_of_returns_needs_none(tmp_path: Path) -> None:
     check_unwind(module(tmp_path, entries=[0, 16]), kernel(tmp_path, lists_returns=False))
+
+
+def with_tables(path: Path, **sizes: int) -> ElfFile:
+    made = Made().section(".text", bytes(16), code=True)
+    for name, size in sizes.items():
+        made.section(name if name.startswith("__") else f".{name}", bytes(size))
+    return ElfFile(made.write(path))
+
+
+@pytest.mark.parametrize("table", ["altinstructions", "__ex_table", "__jump_table", "smp_locks", "static_call_sites"])
+@pytest.mark.parametrize("size", [0, 24, 47])
+def test_a_module_without_entries_that_its_objects_have_is_refused(tmp_path: Path, table: str, size: int) -> None:
+    objects = [with_tables(tmp_path / name, **{table: 24}) for name in ("a.o", "b.o")]
+    found = with_tables(tmp_path / "m.ko", **({table: size} if size else {}))
+    with pytest.raises(BuildStopped) as caught:
+        check_tables(found, objects)
+    assert caught.value.problem.code == "module-check"
+    assert table in caught.value.problem.message
+
+
+def test_a_module_has_the_entries_of_its_objects_and_its_own(tmp_path: Path) -> None:
+    objects = [with_tables(tmp_path / name, altinstructions=24, __ex_table=12) for name in ("a.o", "b.o")]
+    check_tables(with_tables(tmp_path / "m.ko", altinstructions=60, __ex_table=24), objects)
