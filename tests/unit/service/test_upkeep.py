@@ -146,14 +146,23 @@ def test_tokens_are_made_listed_and_revoked(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
 
 
-def test_a_check_up_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_up_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     arguments = ["doctor", "--state", str(tmp_path / "state"), "--cache", str(cache)]
+    monkeypatch.setenv("ELIVEPATCH_PROVIDERS", "")
     assert cli.main([*arguments, "--json"]) == 4
     found = {check["what"]: check for check in json.loads(capsys.readouterr().out)}
     assert not found["kernels"]["well"]
     assert found["kernels"]["advice"]
+    monkeypatch.setenv("ELIVEPATCH_PROVIDERS", "debian")
+    cli.main([*arguments, "--json"])
+    found = {check["what"]: check for check in json.loads(capsys.readouterr().out)}
+    assert (found["kernels"]["well"], found["kernels"]["seen"]) == (
+        True, "none yet; others are made on request (debian)"
+    )  # fmt: skip
     assert found["database"]["well"]
     assert cli.main([*arguments, "--database", "postgresql://127.0.0.1:1/none", "--json"]) == 4
     found = {check["what"]: check for check in json.loads(capsys.readouterr().out)}
