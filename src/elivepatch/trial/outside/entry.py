@@ -89,7 +89,7 @@ class EntryCode:
     def calls_core(self, operation: Operation) -> bool:
         """Return whether a trampoline leads to the livepatch core.
 
-        Until 5.10, a livepatch's operation does not say that it is safe against recursion, so that the trampoline calls
+        In 5.10, a livepatch's operation does not say that it is safe against recursion, so that the trampoline calls
         a function of ftrace that watches for it and then calls the operation's own (ftrace_ops_get_func).
         """
         guest, assistant = self.guest, self.guest.kernel.find(_ASSISTANT)
