@@ -166,8 +166,8 @@ def objtool_per_object(tree: Path) -> None:
 def one_command_for_objects(tree: Path) -> None:
     """Make the command that make saves for an object the whole of what makes it.
 
-    In 5.10, the rule for an object runs objtool after the saved command, and then the linker that gives exported symbols
-    their checksums; in 6.1 it does neither. An object that the saved command alone made would have no unwind entries.
+    In 5.10, the rule for an object runs objtool after the saved command, and then the linker, which gives exports their
+    checksums; in 6.1 it does neither. An object that the saved command alone made would have no unwind entries.
     """
     makefile = "scripts/Makefile.build"
     text = _read(tree, makefile)
