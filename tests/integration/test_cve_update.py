@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_backend import KERNEL, SOURCES
+from fake_backend import KERNEL, SOURCES, UNPROVIDED
 from host_commands import Ran, enrol, run_json
 from running_server import RunningServer
 from simulated_host import SimulatedHost
@@ -94,10 +94,18 @@ def test_another_hosts_kernel_is_fetched_by_its_release_or_saved(tmp_path: Path,
     assert CveCache(host.root / DIRECTORY).sources(KERNEL.release) == SOURCES
 
 
-def test_a_kernel_that_the_server_lacks_is_an_error_in_its_words(host: SimulatedHost, server: RunningServer) -> None:
+def test_a_kernel_that_the_server_lacks_is_made_first(host: SimulatedHost, server: RunningServer) -> None:
+    ran = update(host, server, "--kernel", "5.10.3-elsewhere")
+    assert (ran.status, ran.document["release"]) == (0, "5.10.3-elsewhere")
+    assert server.backend.runs("base 5.10.3-elsewhere") == 1
+
+
+def test_a_kernel_that_the_server_cannot_make_is_an_error_in_its_words(
+    host: SimulatedHost, server: RunningServer
+) -> None:
     assert cli.main(["cve", "index", "--records", str(LIST), "--state", str(server.state)]) == 0
-    ran = update(host, server, "--kernel", "5.10.3-other")
-    assert ran.code == "kernel-unknown"
+    ran = update(host, server, "--kernel", f"5.10.3{UNPROVIDED}")
+    assert ran.code == "kernel-not-provided"
     # The records are of use for it all the same.
     assert run_json(host, "cve", "list", "--kernel", "5.10.3").status == 0
 

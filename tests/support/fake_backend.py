@@ -60,6 +60,9 @@ SOURCES = KernelSources(
     changelog=Changelog(version="6.1.176-1", closed={}, elsewhere={}, own={}, reverted={}),
 )
 
+UNPROVIDED = "-unprovided"
+"""Ending of the releases of kernels that no provider has."""
+
 BASE_PATCHES = {"our-driver.patch": Digest("12" * 32), "our-tuning.patch": Digest("34" * 32)}
 
 
@@ -254,7 +257,7 @@ class FakeBackend:
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(60)
         _wait(float(words.get("sleep", "0")), progress, "base", cancellation, deaf="deaf" in words)
-        if "not-provided" in words:
+        if "not-provided" in words or asked.release.endswith(UNPROVIDED):
             raise EnvironmentFault("kernel-not-provided", "No provider has it.", advice="Add it.")
         made = replace(KERNEL, release=asked.release, build_id=asked.build_id or KERNEL.build_id)
         with self._made.open("a") as stream:
