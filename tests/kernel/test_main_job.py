@@ -108,11 +108,13 @@ def test_check_answers_with_the_verdict_only(server: Server, base_6_1: Base, tmp
     assert "patch-build-files" in json.dumps(answer)
 
 
-def test_a_kernel_without_a_base_is_named(server: Server, base_6_1: Base, tmp_path: Path) -> None:
+def test_a_kernel_that_no_provider_has_is_named_with_what_each_says(server: Server) -> None:
     status, answer, _ = server.run("check", PATCHES / "vmlinux-meminfo.patch", "--kernel", "5.4.0-1-amd64")
     assert status == 4
-    assert answer["problem"]["code"] == "kernel-unknown"
-    assert base_6_1.release in answer["problem"]["message"]
+    assert answer["problem"]["code"] == "kernel-not-provided"
+    assert "5.4.0-1-amd64" in answer["problem"]["message"]
+    said = [line.partition(":")[0] for line in answer["problem"]["excerpt"].splitlines()]
+    assert said == ["debian", "host", "source"]
 
 
 @pytest.mark.extended
