@@ -21,6 +21,9 @@ from elivepatch.client.host.machine import Host
 from elivepatch.client.push.kernel_files import PushOptions, find_kernel_files
 from elivepatch.client.push.push import Sent, push_kernel
 from elivepatch.client.server.api import ServerClient
+from elivepatch.files.digest import sha256
+from elivepatch.model.kernel import Release
+from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import silent
 from elivepatch.process import Completed, run
 from elivepatch.settings import ClientSettings
@@ -170,6 +173,22 @@ def test_a_host_pushes_its_kernel_and_a_second_push_sends_only_what_changed(
     put(other.root, "boot/vmlinuz-6.12.40-ours2", b"another image")
     _, second = push(server, other)
     assert (second.pieces, second.sent) == (2, 1), "the source is there already"
+
+
+def test_only_the_operator_pushes_a_kernel_and_a_submitters_configuration_is_not_used(server: RunningServer) -> None:
+    sent = server.request("PUT", f"/v1/patches/{sha256(b'x')}", content=b"x")
+    assert sent.status_code == 201
+    for role in ("submitter", "patcher"):
+        made = server.request("POST", "/v1/tokens", json={"name": role, "role": role}).json()
+        headers = {"Authorization": f"Bearer {made['token']}"}
+        with httpx2.Client(base_url=server.url, headers=headers, trust_env=False, timeout=20) as other:
+            for archive in ("files", "source"):
+                refused = other.post("/v1/kernels", json={"release": UNKNOWN, archive: [sha256(b"x")]})
+                assert refused.json()["code"] == "role-insufficient"
+            config = KernelRequest(release=Release(UNKNOWN), config=b"CONFIG_X86_64=y\n").to_json()["config"]
+            job = other.post("/v1/kernels", json={"release": f"{UNKNOWN}-{role}", "config": config}).json()["job"]
+            log = server.report(job) and server.request("GET", f"/v1/builds/{job}/log").text
+            assert ("with a configuration" in log) == (role == "patcher")
 
 
 def test_pieces_that_were_not_uploaded_are_refused_before_there_is_a_job(server: RunningServer) -> None:

@@ -251,7 +251,8 @@ class FakeBackend:
         words = dict([asked.distribution.partition(" ")[::2]])
         self._note(f"base {asked.release}")
         archives = sorted(path.name for path in pushed.iterdir())
-        log.write_text(f"making {asked.release}{''.join(f' from {name}' for name in archives)}\n")
+        sent = [f"from {name}" for name in archives] + ["with a configuration"] * bool(asked.config)
+        log.write_text(" ".join([f"making {asked.release}", *sent]) + "\n")
         _crash(words)
         if "die-once" in words and self.runs(f"base {asked.release}") == 1:
             os.kill(os.getppid(), signal.SIGKILL)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Response
@@ -12,7 +13,7 @@ from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.model.kernel import Release
 from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.service.access.accounts import Account, Right
-from elivepatch.service.http.dependencies import Services, ServicesDep, error_responses, requires
+from elivepatch.service.http.dependencies import Services, ServicesDep, error_responses, require_right, requires
 from elivepatch.service.http.kernel_wire import KernelAnswer, KernelBody, KernelRequestAnswer, KernelsAnswer
 from elivepatch.service.jobs.fleet import KERNEL_ROUTE
 from elivepatch.service.jobs.jobs import Job, NewJob
@@ -41,6 +42,12 @@ def ask(
     """Ask for the base of a kernel. Equal requests of a tenant get the same job while it is under way."""
     asked = body.asked()
     _require_own(account, asked.release)
+    if asked.files or asked.source:
+        # Files that lie about a kernel would put code of their sender into every host that runs it.
+        require_right(account, Right.PUSH)
+    if not account.may(Right.ANY_PATCH):
+        # The configuration decides code too, and the provider `source` builds what it says.
+        asked = replace(asked, config=b"")
     known = _known(services, asked.release)
     if known is not None:
         response.status_code = 200
