@@ -127,6 +127,17 @@ def test_the_job_shows_its_progress_and_its_log(server: RunningServer) -> None:
     assert server.request("GET", f"/v1/builds/{job}/module").json()["code"] == "file-unknown"
 
 
+def test_a_base_that_is_followed_is_not_called_a_livepatch(server: RunningServer, tmp_path: Path) -> None:
+    job = ask(server, distribution="sleep 0.5").json()["job"]
+    followed = client(server, tmp_path, "build", "--follow", job)
+    document = json.loads(followed.text)
+    assert (followed.status, document["base"]["release"], document["livepatch"]) == (0, UNKNOWN, None)
+    options = ["-u", server.url, "--token-file", str(server.token_file)]
+    told = run([sys.executable, "-m", "elivepatch", "build", "--follow", job, *options], cwd=tmp_path, timeout_s=90)
+    assert f"the server can build for {UNKNOWN}" in told.text
+    assert "livepatch for" not in told.text
+
+
 def test_another_tenant_neither_sees_the_job_nor_waits_for_a_second_base(server: RunningServer) -> None:
     made = server.request("POST", "/v1/tokens", json={"name": "other", "role": "patcher", "tenant": "other"}).json()
     job = ask(server, distribution="sleep 1").json()["job"]

@@ -48,6 +48,8 @@ def show_report(report: Report, output: Output) -> None:
     """Show people how a job ended."""
     if report.problem is not None:
         output.problem(report.problem)
+    elif report.document.get("base") is not None:
+        output.line(f"the server can build for {report.release}")
     elif report.livepatch_name is not None:
         output.line(f"{report.livepatch_name} for {report.release} is built")
     else:
