@@ -76,18 +76,20 @@ class Capture:
         Raises HostError if no compiler of this host is that one.
         """
         needed = parse_compiler(wanted)
-        seen: list[str] = []
+        seen: dict[str, str] = {}
         for path in self._compilers():
             says = self.ask([path, "--version"]).split("\n")[0].strip()
             parsed = parse_compiler(says)
             if needed is not None and parsed is not None and parsed.version == needed.version:
                 return path
-            seen.append(says)
+            # One compiler has several names: gcc, cc, gcc-12.
+            if parsed is not None:
+                seen.setdefault(parsed.version, says)
         raise HostError(
             "compiler-missing",
             f"This host lacks the compiler that built the running kernel, {wanted[:100] or 'which is unknown'}.",
             advice="Install that version again, or capture it on the machine that built the kernel; here are: "
-            f"{', '.join(dict.fromkeys(filter(None, seen))) or 'none'}.",
+            f"{', '.join(seen.values()) or 'none'}.",
         )
 
     def take(self, compiler: str) -> None:
