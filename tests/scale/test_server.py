@@ -29,6 +29,7 @@ from running_server import free_port
 from elivepatch.files.digest import sha256
 from elivepatch.model.build import Status
 from elivepatch.model.kernel import Digest, KernelIdentity, Release
+from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.service.access.accounts import Role
 from elivepatch.service.db import tables
 from elivepatch.service.state_directory import RECORDS_FILE
@@ -177,6 +178,8 @@ def _revoke(crowd: Crowd, http: httpx2.Client, _new: str) -> httpx2.Response:
     return http.delete(f"/v1/tokens/token-{next(crowd.numbers) % TOKENS}")
 
 
+CONFIG = KernelRequest(release=KERNEL.release, config=b"CONFIG_ONE_OPTION=y\n" * 10_000).to_json()["config"]
+
 REQUESTS: dict[str, list[Request]] = {
     "get /healthz": [_get("/healthz")],
     "get /readyz": [_get("/readyz")],
@@ -184,6 +187,10 @@ REQUESTS: dict[str, list[Request]] = {
     "get /v1/version": [_get("/v1/version")],
     "get /v1/key": [_get("/v1/key")],
     "get /v1/kernels": [_get("/v1/kernels")],
+    "post /v1/kernels": [
+        lambda _, http, __: http.post("/v1/kernels", json={"release": KERNEL.release}),
+        lambda _, http, new: http.post("/v1/kernels", json={"release": f"6.9.{new}-elsewhere", "config": CONFIG}),
+    ],
     "get /v1/kernels/{release}/sources": [_get(f"/v1/kernels/{KERNEL.release}/sources")],
     "get /v1/cve/records": [_get("/v1/cve/records")],
     "post /v1/builds": [

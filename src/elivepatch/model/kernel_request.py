@@ -47,7 +47,7 @@ class KernelRequest:
             "build_id": self.build_id,
             "arch": self.arch,
             "compiler": self.compiler,
-            "config": base64.b64encode(zlib.compress(self.config, 9)).decode("ascii") if self.config else "",
+            "config": base64.b64encode(zlib.compress(self.config)).decode("ascii") if self.config else "",
             "distribution": self.distribution,
             "package": self.package,
             "base_patches": [{"name": patch.name, "sha256": patch.digest} for patch in self.base_patches],
