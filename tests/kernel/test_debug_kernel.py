@@ -62,7 +62,7 @@ def tried(backend: LocalBackend, base_6_12: Base, kernel: Base, reachable_path: 
             build_dir=reachable_path,
             work_dir=reachable_path / "guest",
             cache_dir=settings.cache_dir,
-            workload_s=6.0,
+            workload_s=20.0,
         )
 
     return on_debug_kernel
