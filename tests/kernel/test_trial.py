@@ -181,6 +181,12 @@ def reports_of(
     return dict(zip(cases, made, strict=True))
 
 
+def test_each_case_of_a_boot_begins_with_all_processors(reports: dict[str, TrialReport]) -> None:
+    counted = {case: report.busy_rounds for case, report in reports.items() if report.busy_rounds}
+    assert len(counted) > 1
+    assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in counted.values()), counted
+
+
 def test_a_commands_quotes_newlines_and_dollars_reach_the_guest_as_they_are(reports: dict[str, TrialReport]) -> None:
     report = reports["quotes"]
     assert report.problems == ()

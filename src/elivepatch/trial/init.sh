@@ -234,11 +234,11 @@ calm() { # KEY: end these tasks and record how often each has read a file
     run "$1" tail -q -n 1 /tmp/busy.1 /tmp/busy.2
 }
 
-lone() { # switch off all processors but the first
-    # A transition begins by looking at all tasks once, and again only after a second. The task that another processor
-    # runs at that moment, if only its idle task, cannot be switched. The first round was with all processors.
+# A transition begins by looking at all tasks once, and again only after a second. The task that another processor runs
+# at that moment, if only its idle task, cannot be switched. So only the first round of each case is with all processors.
+others() { # 0|1: switch all processors but the first off or on; one that is so already stays as it is
     for switch in /sys/devices/system/cpu/cpu[1-9]*/online; do
-        { echo 0 >"$switch"; } 2>/dev/null
+        read -r state 2>/dev/null <"$switch" && [ "$state" != "$1" ] && { echo "$1" >"$switch"; } 2>/dev/null
     done
 }
 
@@ -284,6 +284,7 @@ count_off() { :; }
 [ ! -f /trial/predicates/guest.sh ] || . /trial/predicates/guest.sh
 
 scenario() {
+    others 1
     work before
     observe before
     klog "$case" log.before
@@ -323,7 +324,7 @@ scenario() {
     fi
     stage unload
     run unload.1 unload || return
-    lone
+    others 0
     take
     enable 2 || return
     arrive
