@@ -73,10 +73,12 @@ class Asking:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*KERNELS, []], help=", ".join(KERNELS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(KERNELS))
     parser.add_argument("--keep", action="store_true", help="keep the bases")
     parser.add_argument("--fresh", action="store_true", help="ask again for kernels that have an entry")
     arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(KERNELS):
+        parser.error(f"no kernel is called {min(unknown)}")
     settings = ServerSettings(cache_dir=Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch")))
     backend = LocalBackend(settings)
     facts = {"recipe": RECIPE, "builders": VERSIONS}
@@ -119,8 +121,7 @@ def measured(asking: Asking, name: str, *, keep: bool) -> Row:
     base = asking.backend.base(release)
     row |= {"toolchain": base.toolchain, "base_mib": base.size_bytes >> 20}
     row["base_s"] = row["base_s"] or base.seconds
-    share = getattr(base, "fidelity", None)
-    row["fidelity_share"] = share if isinstance(share, (int, float)) else None
+    row["fidelity_share"] = base.fidelity["identical"] / base.fidelity["functions"]
     for path, (old, new, expectation) in EDITS.items():
         built, passed, words = livepatch(asking, base, path, old, new, expectation)
         row["builds"] += built

@@ -36,9 +36,9 @@ def write_parts(path: Path, parts: Iterable[bytes], *, mode: int = 0o644) -> int
             file.writelines(parts)
             size = file.tell()
         publish(staged, path)
-    except BaseException:
+    finally:
+        # Its name is gone if it was published.
         staged.unlink(missing_ok=True)
-        raise
     return size
 
 

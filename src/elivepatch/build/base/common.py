@@ -14,7 +14,7 @@ from pathlib import Path
 from elivepatch.build.base.debug_info import DebugInfo, read_debug_info
 from elivepatch.build.base.kbuild import section_flags
 from elivepatch.build.base.store import Base, Bases
-from elivepatch.build.base.toolchain import Toolchains
+from elivepatch.build.base.toolchain import HELPER, Toolchains
 from elivepatch.build.base.tree import TreeMaker, units_of
 from elivepatch.build.kept.compressed import plain_zstd
 from elivepatch.build.roots.description import Toolchain
@@ -91,8 +91,8 @@ class BaseContext:
         return base
 
     def helper_sandbox(self) -> Sandbox:
-        """Return the sandbox with pahole, readelf and the programs that decompress."""
-        return self.toolchains.sandbox(self.toolchains.helper())
+        """Return the sandbox with pahole, readelf and decompressors; its toolchain is made if it is missing."""
+        return self.toolchains.sandbox(self.toolchains.add(HELPER, self.progress))
 
     def present(self, release: Release) -> Base | None:
         """Return the base of a release, None if there is none, or if the toolchain that made it is gone."""

@@ -107,8 +107,9 @@ class StockMaker:
 
         Raises UsageError or EnvironmentFault; no unfinished base ever has the release's name.
         """
+        # Every question to the archive would do this without a word, for most of a minute on a new server.
+        self.archive.refresh(self.context.progress)
         release = resolve(name, self.archive)
-
         return self.context.publish(release, lambda scratch: self._make(release, scratch))
 
     def _make(self, release: Release, scratch: Path) -> Base:

@@ -104,7 +104,7 @@ class Base:
     def digest(self) -> Digest:
         """SHA-256 over everything that determines the livepatches built for this base."""
         facts = self.as_dict()
-        for incidental in ("size_bytes", "seconds", "digest"):
+        for incidental in ("size_bytes", "seconds", "fidelity", "digest"):
             facts.pop(incidental, None)
         return sha256_json(facts)
 

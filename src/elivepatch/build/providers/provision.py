@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from elivepatch.build.base.common import other_architecture
 from elivepatch.build.base.store import Base
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault
 from elivepatch.model.kernel_request import KernelRequest
@@ -37,6 +38,16 @@ class Provider(Protocol):
 
         Raises ElivepatchError if it has the kernel and the base cannot be made.
         """
+
+
+def described(asked: KernelRequest) -> str:
+    """Return what a host said of its kernel, in one line, for the log."""
+    facts = {
+        "build-id": asked.build_id, "distribution": asked.distribution, "package": asked.package,
+        "compiler": asked.compiler, "base patches": ", ".join(patch.name for patch in asked.base_patches),
+    }  # fmt: skip
+    known = [f"{name} {value}" for name, value in facts.items() if value]
+    return "; ".join([f"asked for {asked.release}", *known])
 
 
 @contextmanager
@@ -64,6 +75,8 @@ def provide(asked: KernelRequest, providers: Sequence[Provider], present: Base |
     Raises EnvironmentFault with the code `kernel-not-provided` and the answer of each provider if none has it, with the
     code `other-build` if the server has another kernel of this release; ElivepatchError of the provider that failed.
     """
+    if asked.arch not in {"", "x86_64"}:
+        raise other_architecture(f"The kernel {asked.release} is one for {asked.arch}.")
     if present is not None:
         return _of_the_host(present, asked)
     answers: list[tuple[str, NotProvided]] = []

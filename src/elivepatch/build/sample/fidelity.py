@@ -47,7 +47,7 @@ def prove_base(base: Base, toolchains: Toolchains) -> Mapping[str, int]:
     scratch = Path(tempfile.mkdtemp(prefix=".sample-", dir=base.directory))
     scratch.chmod(0o755)
     try:
-        sandbox = toolchains.sandbox(toolchains.get(base.toolchain))
+        sandbox = toolchains.sandbox(toolchains.of(base))
         compiler = Compiler(base=base, sandbox=sandbox, patch_headers=toolchains.patch_headers())
         batches = ObjectBatches(base, sandbox, compiler, scratch)
         seen = Sample(base.release)

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,17 +145,19 @@ def update_cache(options: UpdateOptions, output: Output) -> None:
     """
     machine = options.machine if options.release is None else None
     release = options.release or read_release(options.machine.host)
-    kernel = described_kernel(options.machine.host, release)
+    describe = partial(described_kernel, options.machine.host, release)
     before, records = options.cache.raw_sources(release), None
     with server_time_limit(options.settings), advisory_server(options.machine, options.settings, output) as server:
         if options.output is not None:
-            content = with_kernel(server, lambda: server.sources(release, known=None), lambda: kernel, output.progress)
+            content = with_kernel(server, lambda: server.sources(release, known=None), describe, output.progress)
             write_whole(options.output, content)
             sources, changed = KernelSources.decode(content), True
         else:
             # Records first: they are useful for a kernel that the server does not know, too.
             records = _update_records(server, options.cache, output)
-            sources = fetch_sources(server, options.cache, kernel, machine, output.progress)
+            sources = fetch_sources(
+                server, options.cache, release, machine, describe=describe, progress=output.progress
+            )
             changed = options.cache.raw_sources(release) != before
     built = sum(bool(parents) for parents in sources.sources.values())
     document: dict[str, Any] = {
@@ -214,16 +217,21 @@ def fetch_records(server: ServerClient, cache: CveCache) -> Records | None:
 
 
 def fetch_sources(
-    server: ServerClient, cache: CveCache, kernel: KernelRequest, machine: Machine | None, progress: Progress
+    server: ServerClient,
+    cache: CveCache,
+    release: str,
+    machine: Machine | None,
+    *,
+    describe: Callable[[], KernelRequest],
+    progress: Progress,
 ) -> KernelSources:
     """Return the sources of a kernel as the server knows them; write them to the cache if new.
 
-    The server makes the base of a kernel that it lacks first. Raises HostError if `machine`, which runs the kernel,
-    runs another build of it.
+    The server makes the base of a kernel that it lacks first; `describe` says which one it is. Raises HostError if
+    `machine`, which runs the kernel, runs another build of it.
     """
-    release = kernel.release
     known = cache.raw_sources(release)
-    content = with_kernel(server, lambda: server.sources(release, known=known), lambda: kernel, progress)
+    content = with_kernel(server, lambda: server.sources(release, known=known), describe, progress)
     sources = KernelSources.decode(content)
     if machine is not None and sources.build_id != read_build_id(machine.host):
         raise HostError(

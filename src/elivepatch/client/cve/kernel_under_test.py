@@ -14,15 +14,13 @@ from elivepatch.advisory.exposure.verdicts import FixVerdict
 from elivepatch.advisory.exposure.version import listed_version, parse_kernel_version
 from elivepatch.client.cve.cache import CveCache
 from elivepatch.client.cve.options import KernelOptions
-from elivepatch.client.host.identity import loaded_modules, read_build_id, read_release
+from elivepatch.client.host.identity import loaded_modules, read_build_id, read_package, read_release
 from elivepatch.client.host.machine import Machine
 from elivepatch.client.livepatch.live_state import read_live_state
 from elivepatch.client.livepatch.store import Store
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, HostError, UsageError
 from elivepatch.model.kernel import Release
 from elivepatch.output import Output
-
-_DEBIAN = re.compile(r" Debian ([0-9][A-Za-z0-9.+~:-]{1,60}) \(")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +110,7 @@ def _of_this_host(machine: Machine, cache: CveCache, output: Output) -> KernelUn
         output.note(f"note: the cache knows another build of {release}: run `elivepatch cve update`.")
     else:
         output.note("note: run `elivepatch cve update` to learn from a server which sources this kernel builds.")
-    found = _DEBIAN.search(machine.host.text("proc/version") or "")
-    package = found[1] if found else ""
+    package = read_package(machine.host)
     try:
         version = vanilla_of("" if not package and re.match(r"[0-9.]+\.0-[0-9]", release) else release, package)
     except EnvironmentFault as error:

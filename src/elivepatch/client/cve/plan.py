@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,9 +181,9 @@ def open_plan(
 
 
 def _sources(server: ServerClient, options: PlanOptions, release: str, output: Output) -> KernelSources:
-    described = described_kernel(options.machine.host, release, options.base_patches)
+    describe = partial(described_kernel, options.machine.host, release, options.base_patches)
     machine = options.machine if options.release is None else None
-    return fetch_sources(server, options.cache, described, machine, output.progress)
+    return fetch_sources(server, options.cache, release, machine, describe=describe, progress=output.progress)
 
 
 def fix_places(policy: Policy, cache: CveCache) -> list[FixSource]:

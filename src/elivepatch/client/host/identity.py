@@ -16,6 +16,7 @@ from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, Release, pa
 from elivepatch.model.series import SourcePatch
 
 _CONFIG_LIMIT = 4 << 20
+_DEBIAN = re.compile(r" Debian ([0-9][A-Za-z0-9.+~:-]{1,60}) \(")
 _PATCH_LIMIT = 16 << 20
 _PATCHES_LIMIT = 1000
 
@@ -129,6 +130,12 @@ def read_compiler(host: Host, config: FoundConfig | None) -> str:
     found_text = re.search(r"\(\S*@\S*\) \((.*?), (?:GNU ld|[A-Za-z ]*LLD |mold |ld\.)", version)
     text = found_text[1] if found_text else ""
     return text if parse_compiler(text) is not None else ""
+
+
+def read_package(host: Host) -> str:
+    """Return the version of Debian's package that the kernel came in, empty for any other kernel."""
+    found = _DEBIAN.search(host.text("proc/version") or "")
+    return found[1] if found else ""
 
 
 def read_identity(host: Host) -> KernelIdentity:

@@ -25,7 +25,7 @@ from elivepatch.client.livepatch.state import SetEntry
 from elivepatch.client.options import ChangeOptions
 from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.follow import JobFollower
-from elivepatch.client.server.kernels import described_kernel, with_kernel
+from elivepatch.client.server.kernels import described_kernel, require_same_build, with_kernel
 from elivepatch.client.server.timeout import time_limit
 from elivepatch.model.build import COPIES_LIMIT, BuildRequest
 from elivepatch.model.errors import BuildStopped, HostError
@@ -144,7 +144,7 @@ def _build(starting: _Starting, settings: ClientSettings, request: BuildRequest,
     follower = JobFollower(progress)
     limit = time_limit(settings.limit_s, unchanged="; nothing was changed on this host")
     with ServerClient(settings) as server, limit as waiting:
-        _require_same_build(server.kernels(), starting.kernel)
+        require_same_build(server.kernels(), starting.kernel.release, starting.kernel.build_id)
         waiting.job = job = with_kernel(
             server,
             lambda: server.submit(request),
@@ -162,21 +162,6 @@ def _build(starting: _Starting, settings: ClientSettings, request: BuildRequest,
         module = follower.retry(lambda: server.download(job, "module", report.module_sha256))
         envelope = follower.retry(lambda: server.envelope(job))
     return Delivery(module=module, envelope=envelope, sources=request.series.patches, job=job)
-
-
-def _require_same_build(offered: Sequence[KernelIdentity], ours: KernelIdentity) -> None:
-    """Raise HostError if the server knows this release, but only another build of it.
-
-    A release that the server does not know at all is no error here: the server may be able to prepare it.
-    """
-    same = [kernel for kernel in offered if kernel.release == ours.release]
-    if same and all(kernel.build_id != ours.build_id for kernel in same):
-        raise HostError(
-            "other-build",
-            f"The server builds for another build of {ours.release}: its build-id is {same[0].build_id}, "
-            f"this host runs {ours.build_id}.",
-            advice="Add this very kernel on the server (`elivepatch-server kernel add`), or boot the packaged one.",
-        )
 
 
 def _require_unchanged(session: Session, starting: _Starting) -> None:

@@ -11,7 +11,7 @@ from elivepatch.client.push.kernel_files import KernelFiles
 from elivepatch.client.push.pieces import Entry, pieces
 from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.follow import JobFollower
-from elivepatch.client.server.kernels import described_kernel
+from elivepatch.client.server.kernels import described_kernel, require_same_build
 from elivepatch.files.digest import sha256
 from elivepatch.model.errors import HostError
 from elivepatch.model.kernel import Digest
@@ -36,16 +36,8 @@ def push_kernel(host: Host, files: KernelFiles, server: ServerClient, progress: 
     HostError if a file cannot be read.
     """
     sent = Sent()
-    known = [kernel for kernel in server.kernels() if kernel.release == files.release]
-    if any(kernel.build_id == files.build_id for kernel in known):
+    if require_same_build(server.kernels(), files.release, files.build_id):
         return None, sent
-    if known:
-        raise HostError(
-            "other-build",
-            f"The server has another kernel {files.release}: its build-id is {known[0].build_id}, this host runs "
-            f"{files.build_id}.",
-            advice="Give each kernel that you build a CONFIG_LOCALVERSION of its own.",
-        )
     try:
         built = _send(files.entries(), "the build's files", server, progress, sent)
         source = _send(files.source_entries(), "the source", server, progress, sent) if files.source else ()

@@ -4,23 +4,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from elivepatch.client.host.identity import find_config, read_arch, read_build_id, read_compiler, read_release
+from elivepatch.client.host.identity import (
+    find_config,
+    read_arch,
+    read_build_id,
+    read_compiler,
+    read_package,
+    read_release,
+)
 from elivepatch.client.host.machine import Host
 from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.errors import Refused
 from elivepatch.client.server.follow import JobFollower
 from elivepatch.model.errors import BuildStopped, HostError
-from elivepatch.model.kernel import Release, parse_release
+from elivepatch.model.kernel import BuildId, KernelIdentity, Release, parse_release
 from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Event, Progress
 from elivepatch.model.series import BasePatch
 
 # Codes of servers that make no bases on request, and of those that are older than this client.
 _MAKE_NONE = frozenset({"method-not-allowed", "not-found", "role-insufficient"})
-_DEBIAN = re.compile(r" Debian ([0-9][A-Za-z0-9.+~:-]{1,60}) \(")
 
 _Answer = TypeVar("_Answer")
 
@@ -63,6 +69,23 @@ def _wait_for_base(server: ServerClient, job: str, release: Release, progress: P
         raise BuildStopped(report.problem)
 
 
+def require_same_build(offered: Sequence[KernelIdentity], release: Release, build_id: BuildId) -> bool:
+    """Return whether a server offers this very kernel; raises HostError if it only offers another build of the release.
+
+    A release that the server does not know at all is no error here: it may be able to make the base.
+    """
+    same = [kernel for kernel in offered if kernel.release == release]
+    if same and all(kernel.build_id != build_id for kernel in same):
+        raise HostError(
+            "other-build",
+            f"The server builds for another build of {release}: its build-id is {same[0].build_id}, this host runs "
+            f"{build_id}.",
+            advice="Boot the packaged kernel, or give each kernel that you build a CONFIG_LOCALVERSION of its own and "
+            "push it (`elivepatch kernel push`).",
+        )
+    return bool(same)
+
+
 def described_kernel(host: Host, release: str, base_patches: tuple[BasePatch, ...] = ()) -> KernelRequest:
     """Return a kernel as far as this host knows it: of any other kernel than its own, only the release."""
     try:
@@ -73,7 +96,6 @@ def described_kernel(host: Host, release: str, base_patches: tuple[BasePatch, ..
         return KernelRequest(release=parse_release(release), base_patches=base_patches)
     known = parse_release(release)
     config = find_config(host, known)
-    package = _DEBIAN.search(host.text("proc/version") or "")
     return KernelRequest(
         release=known,
         build_id=build_id,
@@ -81,7 +103,7 @@ def described_kernel(host: Host, release: str, base_patches: tuple[BasePatch, ..
         compiler=read_compiler(host, config),
         config=config.content if config is not None else b"",
         distribution=_distribution(host),
-        package=package[1] if package else "",
+        package=read_package(host),
         base_patches=base_patches,
     )
 

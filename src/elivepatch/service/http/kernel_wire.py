@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.series import PATCHES_LIMIT
+from elivepatch.service.http.wire import BasePatchBody, KernelAnswer, Sent
 
 PIECES_LIMIT = 3000
 """Pieces of one archive; the client's have one to eight megabytes before they are compressed."""
@@ -17,19 +18,8 @@ _TEXT = 300
 _Piece = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class KernelPatchBody(BaseModel):
-    """A patch that the kernel was built with: its name for people, the SHA-256 of its bytes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: str = Field(max_length=4096)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-
-
-class KernelBody(BaseModel):
+class KernelBody(Sent):
     """A kernel whose base the server is to make; an empty text is a fact that is not known."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     release: str = Field(max_length=100, examples=["6.1.0-50-cloud-amd64"], description="What `uname -r` prints.")
     build_id: str = Field(default="", pattern="^([0-9a-f]{16,128})?$", description="The GNU build-id of the kernel.")
@@ -38,27 +28,18 @@ class KernelBody(BaseModel):
     config: str = Field(default="", description="The .config as a zlib stream (RFC 1950) in base64 (RFC 4648 §4).")
     distribution: str = Field(default="", max_length=_TEXT, examples=["debian 13"])
     package: str = Field(default="", max_length=_TEXT, examples=["6.12.118-1"])
-    base_patches: Annotated[list[KernelPatchBody], Field(max_length=PATCHES_LIMIT)] = []
+    base_patches: Annotated[list[BasePatchBody], Field(max_length=PATCHES_LIMIT)] = Field(default_factory=list)
     files: Annotated[list[_Piece], Field(max_length=PIECES_LIMIT)] = Field(
-        default=[], description="Uploaded pieces of the archive of what the kernel's build left (docs/kernels.md)."
+        default_factory=list,
+        description="Uploaded pieces of the archive of what the kernel's build left (docs/kernels.md).",
     )
     source: Annotated[list[_Piece], Field(max_length=PIECES_LIMIT)] = Field(
-        default=[], description="Uploaded pieces of the archive of its source."
+        default_factory=list, description="Uploaded pieces of the archive of its source."
     )
 
     def asked(self) -> KernelRequest:
         """Return the request; raises UsageError if the release or the configuration is malformed."""
         return KernelRequest.from_json(self.model_dump(mode="json"))
-
-
-class KernelAnswer(BaseModel):
-    """A kernel that the server can build for."""
-
-    release: str
-    build_id: str
-    arch: str
-    config_digest: str
-    compiler: str
 
 
 class KernelsAnswer(BaseModel):

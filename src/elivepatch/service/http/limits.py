@@ -22,7 +22,8 @@ from elivepatch.service.jobs.jobs import Jobs
 
 _DIGITS = 18
 _BUCKETS = 10_000
-# Routes that take source patches. They read the body after authentication; FastAPI reads every other body before.
+# Routes that take source patches or describe a kernel. They read the body after authentication; FastAPI reads every
+# other body before.
 _LARGE = re.compile(r"/v1/builds|/v1/kernels|/v1/(?:patches|blobs)/[0-9a-f]{64}|/elivepatch/api/v1\.0/get_files")
 _SMALL_BYTES = 256 * 1024
 _BURST_S = 5.0

@@ -21,7 +21,6 @@ from elivepatch.model.trial import EXPECTATIONS_LIMIT
 from elivepatch.service.access.accounts import Account, Role, Token
 from elivepatch.service.access.audit import AuditEntry
 from elivepatch.service.db.tables import DEFAULT_TENANT
-from elivepatch.service.http.kernel_wire import KernelAnswer
 from elivepatch.service.jobs.jobs import Job
 from elivepatch.service.patches import too_large
 
@@ -29,13 +28,13 @@ MAX_DIGESTS = 2048
 _NAME_LENGTH = 120
 
 
-class _Sent(BaseModel):
+class Sent(BaseModel):
     """Body of a request: values are not converted, unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class PatchBody(_Sent):
+class PatchBody(Sent):
     """One source patch. `name` is shown to people and is never a path.
 
     Either `content` holds its bytes as base64 (RFC 4648 §4), or `sha256` names an uploaded patch.
@@ -73,21 +72,21 @@ class PatchBody(_Sent):
         return SourcePatch(display_name(self.name), content)
 
 
-class BasePatchBody(_Sent):
+class BasePatchBody(Sent):
     """A patch that the running kernel was built with: its name for people, the SHA-256 of its bytes."""
 
     name: str = Field(max_length=4096)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-class PredicateBody(_Sent):
+class PredicateBody(Sent):
     """A program in C or shell that shows whether the hole is there; the suffix of its name is the language."""
 
     name: str = Field(max_length=90, examples=["lamp.expect.c"])
     source: str = Field(max_length=SOURCE_LIMIT_BYTES)
 
 
-class ExpectationBody(_Sent):
+class ExpectationBody(Sent):
     """A command of the guest and a regular expression for its output while the livepatch is enabled.
 
     With a predicate, command and pattern count for nothing: they are its name and empty.
@@ -98,7 +97,7 @@ class ExpectationBody(_Sent):
     predicate: PredicateBody | None = None
 
 
-class BuildBody(_Sent):
+class BuildBody(Sent):
     """A build request."""
 
     kernel: str = Field(max_length=200, examples=["6.1.0-50-cloud-amd64"], description="What `uname -r` prints.")
@@ -136,7 +135,7 @@ class BuildBody(_Sent):
         return RequestReference.from_json(document)
 
 
-class DigestsBody(_Sent):
+class DigestsBody(Sent):
     """Digests of patches."""
 
     sha256: Annotated[
@@ -206,7 +205,7 @@ class PageAnswer(BaseModel):
     next: str | None
 
 
-class TokenBody(_Sent):
+class TokenBody(Sent):
     """A token to make. `kernel` binds it to the jobs for one release; without `days` it never expires."""
 
     name: str = Field(max_length=40, pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -322,6 +321,16 @@ class ProposalPart(BaseModel):
     patch: str
     steps: list[StepPart]
     refusal: str
+
+
+class KernelAnswer(BaseModel):
+    """A kernel that the server can build for."""
+
+    release: str
+    build_id: str
+    arch: str
+    config_digest: str
+    compiler: str
 
 
 class ReportAnswer(BaseModel):

@@ -26,7 +26,7 @@ from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.builders.common import BuildContext, BuildSteps
 from elivepatch.build.builders.select import VERSIONS, build_with_selected
 from elivepatch.build.providers.choice import chosen_providers
-from elivepatch.build.providers.provision import provide, transcript
+from elivepatch.build.providers.provision import described, provide, transcript
 from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.files.digest import sha256, sha256_json
@@ -35,7 +35,7 @@ from elivepatch.files.signature import signature_of_all
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, PatchedFunction
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.kernel_request import KernelRequest
-from elivepatch.model.progress import Progress, silent
+from elivepatch.model.progress import Event, Progress, silent
 from elivepatch.model.trial import DebugTrial, Expectation, TrialReport
 from elivepatch.process import Cancellation
 from elivepatch.service.jobs.step_process.messages import Recipe
@@ -141,6 +141,7 @@ class LocalBackend:
     ) -> KernelIdentity:
         """Make the base of a kernel, unless it is there, and write what was done to `log`."""
         with transcript(log, progress) as told, self._scratch() as scratch:
+            told(Event(stage="base", message=described(asked)))
             context = self.base_context(told)
             providers = chosen_providers(
                 self._settings.providers,

@@ -19,7 +19,7 @@ from outside import OutsideSandbox
 
 from elivepatch.build.base.common import BaseContext, decompress_modules
 from elivepatch.build.base.store import Base, Bases
-from elivepatch.build.base.toolchain import Toolchains
+from elivepatch.build.base.toolchain import HELPER, Toolchains
 from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.files import atomic
 from elivepatch.model.errors import EnvironmentFault
@@ -139,3 +139,19 @@ def test_a_base_is_on_the_disk_before_anybody_can_find_it(tmp_path: Path, monkey
     assert context.publish(RELEASE, make).directory == bases.directory / RELEASE
     assert published == [(RELEASE, True)]
     assert bases.get(RELEASE).release == RELEASE
+
+
+def test_the_programs_that_read_a_kernel_are_there_on_a_server_that_has_no_toolchain_yet() -> None:
+    made: list[str] = []
+
+    class NoToolchains:
+        def add(self, name: str, _progress: object) -> str:
+            made.append(name)
+            return f"the toolchain {name}"
+
+        def sandbox(self, toolchain: str) -> str:
+            return f"a sandbox in {toolchain}"
+
+    context = BaseContext(cast("Toolchains", NoToolchains()), Bases(Path("/nowhere")), 1, prove=lambda *_: {})
+    assert cast("str", context.helper_sandbox()) == f"a sandbox in the toolchain {HELPER}"
+    assert made == [HELPER]

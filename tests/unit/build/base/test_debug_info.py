@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading a stranger's kernel: what the programs that parsed it leave is never followed out of their directory."""
+"""Reading a stranger's kernel: what parsed it leaves its files in one place, and its compiler is known by its word."""
 
 from __future__ import annotations
 
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
+from elf_maker import Made
 from outside import OutsideSandbox
 
-from elivepatch.build.base.debug_info import read_debug_info
+from elivepatch.build.base.debug_info import check_compiler, read_debug_info, struct_sizes
+from elivepatch.build.roots.description import Toolchain
+from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import Digest
 
 UNITS = "    <c>   DW_AT_name        : (indirect string, offset: 0x1): fs/a.c\n"
 MODULES = "File: ./lib/a.ko\n    <c>   DW_AT_name        : drivers/a.c\n"
@@ -99,3 +104,49 @@ def test_a_link_in_place_of_the_directory_of_modules_is_refused(tmp_path: Path) 
 
     with pytest.raises(EnvironmentFault):
         read(tmp_path, OutsideSandbox(leaves=leaves))
+
+
+TOOLCHAIN: dict[str, Any] = {
+    "name": "debian-12", "root": Path("/nowhere"), "digest": Digest("0"), "compiler": "gcc-12", "size_bytes": 1,
+    "seconds": 1.0, "comment": "GCC: (Debian 12.2.0-14+deb12u1) 12.2.0", "rust": False, "declared": "",
+    "says": "gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "comment", [b"GCC: (Debian 12.2.0-15) 12.2.0\0", b"", b"GCC: (Debian 12.2.0-14+deb12u1) 12.2.0\0GCC: (x) 1\0"]
+)
+def test_a_kernel_of_another_compiler_than_its_configuration_names_is_refused(tmp_path: Path, comment: bytes) -> None:
+    elf = ElfFile(Made().section(".comment", comment).write(tmp_path / "vmlinux"))
+    with pytest.raises(EnvironmentFault) as caught:
+        check_compiler(elf, Toolchain(**TOOLCHAIN), "6.1")
+    assert caught.value.problem.code == "toolchain-match"
+    assert "12.2.0-14+deb12u1" in caught.value.problem.message
+
+
+def test_a_kernel_of_the_toolchains_compiler_is_accepted(tmp_path: Path) -> None:
+    comment = TOOLCHAIN["comment"].encode() + b"\0"
+    check_compiler(
+        ElfFile(Made().section(".comment", comment * 2).write(tmp_path / "vmlinux")), Toolchain(**TOOLCHAIN), "6.1"
+    )
+
+
+def test_a_kernel_of_clang_is_known_by_its_own_comment_and_not_by_its_linkers(tmp_path: Path) -> None:
+    clang = "Debian clang version 19.1.7 (3+b1)"
+    comment = f"{clang}\0Linker: Debian LLD 19.1.7 (compatible with GNU linkers)\0{clang}\0".encode()
+    elf = ElfFile(Made().section(".comment", comment).write(tmp_path / "vmlinux"))
+    check_compiler(elf, Toolchain(**TOOLCHAIN | {"comment": clang}), "6.12")
+    with pytest.raises(EnvironmentFault):
+        check_compiler(elf, Toolchain(**TOOLCHAIN | {"comment": "Debian clang version 18.1.8"}), "6.12")
+
+
+def test_sizes_of_special_structures_are_read() -> None:
+    sizes = struct_sizes(SIZES + "static_call_site\t8\t0\nlist_head\t16\t0\n")
+    assert sizes["ALT_STRUCT_SIZE"] == 14
+    assert sizes["STATIC_CALL_STRUCT_SIZE"] == 8
+    assert sizes["PARA_STRUCT_SIZE"] == 0, "kernels from 6.8 on have none"
+
+
+def test_a_missing_special_structure_is_named() -> None:
+    with pytest.raises(EnvironmentFault, match="ORC_STRUCT_SIZE"):
+        struct_sizes(SIZES.replace("orc_entry", "other"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From a kernel's name to its packages, and the gates a stock base passes before it exists."""
+"""From a kernel's name to its packages, and from these to a base: what is fetched, and in which order."""
 
 from __future__ import annotations
 
@@ -9,28 +9,16 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn, cast
+from typing import NoReturn, cast
 
 import pytest
-from elf_maker import Made
 
 from elivepatch.build.base import stock
 from elivepatch.build.base.apt import Archive, Package, distributions, has_package
 from elivepatch.build.base.common import BaseContext, BaseDraft
-from elivepatch.build.base.debug_info import check_compiler, struct_sizes
 from elivepatch.build.base.stock import StockMaker, find_packages, read_packages, resolve
-from elivepatch.build.base.tree import (
-    config_gate,
-    makefile_version,
-    may_be_of,
-    objtool_per_object,
-    one_command_for_objects,
-)
-from elivepatch.build.roots.description import Toolchain
-from elivepatch.kernel.config import KernelConfig
-from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
-from elivepatch.model.kernel import Digest, parse_release
+from elivepatch.model.kernel import parse_release
 
 
 def package(name: str, version: str, depends: str = "", content: bytes = b"") -> Package:
@@ -214,185 +202,14 @@ def test_an_interruption_does_not_wait_for_the_debug_package(tmp_path: Path) -> 
     assert time.monotonic() - started < 10
 
 
-def test_a_differing_configuration_stops_the_base_and_is_shown() -> None:
-    shipped = KernelConfig({"DEBUG_INFO_BTF_MODULES": "y", "BUILD_SALT": "a", **{f"A{n}": "y" for n in range(40)}})
-    prepared = KernelConfig({"BUILD_SALT": "b"})
-    with pytest.raises(EnvironmentFault) as caught:
-        config_gate(shipped, prepared, "6.1")
-    problem = caught.value.problem
-    assert problem.code == "config-gate"
-    assert "41 options differ" in problem.message
-    assert len(problem.excerpt.splitlines()) == 20
-    config_gate(shipped, shipped, "6.1")
-
-
-def test_a_lost_option_is_shown_with_both_values() -> None:
-    with pytest.raises(EnvironmentFault) as caught:
-        config_gate(KernelConfig({"RUST": "y"}), KernelConfig({}), "7.2")
-    assert caught.value.problem.excerpt == "CONFIG_RUST: y became n"
-
-
-TOOLCHAIN: dict[str, Any] = {
-    "name": "debian-12", "root": Path("/nowhere"), "digest": Digest("0"), "compiler": "gcc-12", "size_bytes": 1,
-    "seconds": 1.0, "comment": "GCC: (Debian 12.2.0-14+deb12u1) 12.2.0", "rust": False, "declared": "",
-    "says": "gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "comment", [b"GCC: (Debian 12.2.0-15) 12.2.0\0", b"", b"GCC: (Debian 12.2.0-14+deb12u1) 12.2.0\0GCC: (x) 1\0"]
-)
-def test_a_kernel_of_another_compiler_than_its_configuration_names_is_refused(tmp_path: Path, comment: bytes) -> None:
-    elf = ElfFile(Made().section(".comment", comment).write(tmp_path / "vmlinux"))
-    with pytest.raises(EnvironmentFault) as caught:
-        check_compiler(elf, Toolchain(**TOOLCHAIN), "6.1")
-    assert caught.value.problem.code == "toolchain-match"
-    assert "12.2.0-14+deb12u1" in caught.value.problem.message
-
-
-def test_a_kernel_of_the_toolchains_compiler_is_accepted(tmp_path: Path) -> None:
-    comment = TOOLCHAIN["comment"].encode() + b"\0"
-    check_compiler(
-        ElfFile(Made().section(".comment", comment * 2).write(tmp_path / "vmlinux")), Toolchain(**TOOLCHAIN), "6.1"
-    )
-
-
-def test_a_kernel_of_clang_is_known_by_its_own_comment_and_not_by_its_linkers(tmp_path: Path) -> None:
-    clang = "Debian clang version 19.1.7 (3+b1)"
-    comment = f"{clang}\0Linker: Debian LLD 19.1.7 (compatible with GNU linkers)\0{clang}\0".encode()
-    elf = ElfFile(Made().section(".comment", comment).write(tmp_path / "vmlinux"))
-    check_compiler(elf, Toolchain(**TOOLCHAIN | {"comment": clang}), "6.12")
-    with pytest.raises(EnvironmentFault):
-        check_compiler(elf, Toolchain(**TOOLCHAIN | {"comment": "Debian clang version 18.1.8"}), "6.12")
-
-
-SIZES = "alt_instr\t14\t0\nbug_entry\t12\t0\nexception_table_entry\t12\t0\njump_entry\t16\t0\norc_entry\t6\t0\n"
-
-
-def test_sizes_of_special_structures_are_read() -> None:
-    sizes = struct_sizes(SIZES + "static_call_site\t8\t0\nlist_head\t16\t0\n")
-    assert sizes["ALT_STRUCT_SIZE"] == 14
-    assert sizes["STATIC_CALL_STRUCT_SIZE"] == 8
-    assert sizes["PARA_STRUCT_SIZE"] == 0, "kernels from 6.8 on have none"
-
-
-def test_a_missing_special_structure_is_named() -> None:
-    with pytest.raises(EnvironmentFault, match="ORC_STRUCT_SIZE"):
-        struct_sizes(SIZES.replace("orc_entry", "other"))
-
-
-def test_objtool_runs_on_each_object_of_a_kernel_with_ibt(tmp_path: Path) -> None:
-    makefile = tmp_path / "scripts/Makefile.lib"
-    makefile.parent.mkdir()
-    makefile.write_text(
-        "objtool-args-$(CONFIG_X86_KERNEL_IBT) += --ibt\ndelay-objtool := $(or $(A),$(B))\nother := 1\n"
-    )
-    objtool_per_object(tmp_path)
-    assert makefile.read_text() == (
-        "# objtool-args-$(CONFIG_X86_KERNEL_IBT) += --ibt\ndelay-objtool := $(CONFIG_LTO_CLANG)\nother := 1\n"
-    )
-
-
-def test_a_build_system_that_delays_objtool_in_another_way_is_told(tmp_path: Path) -> None:
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts/Makefile.lib").write_text("nothing of the kind\n")
-    with pytest.raises(EnvironmentFault) as caught:
-        objtool_per_object(tmp_path)
-    assert caught.value.problem.code == "kernel-unsupported"
-
-
-OBJECT_RULES = """quiet_cmd_cc_o_c = CC $@
-      cmd_cc_o_c = $(CC) -c -o $@ $<
-define rule_cc_o_c
-\t$(call cmd_and_fixdep,cc_o_c)
-\t$(call cmd,checksrc)
-\t$(call cmd,objtool)
-\t$(call cmd,modversions_c)
-endef
-
-define rule_as_o_S
-\t$(call cmd,objtool)
-endef
-"""
-
-
-def makefile_build(tmp_path: Path, text: str) -> str:
-    (tmp_path / "scripts").mkdir()
-    path = tmp_path / "scripts/Makefile.build"
-    path.write_text(text)
-    one_command_for_objects(tmp_path)
-    once = path.read_text()
-    one_command_for_objects(tmp_path)
-    assert path.read_text() == once, "the tree of a debugging kernel was prepared before"
-    return once
-
-
-def test_what_the_rule_of_an_old_kernel_runs_becomes_part_of_the_command_that_make_saves(tmp_path: Path) -> None:
-    steps = "$(if $(strip $(cmd_objtool)), ; $(cmd_objtool))$(if $(strip $(cmd_modversions_c)), ; $(cmd_modversions_c))"
-    found = makefile_build(tmp_path, OBJECT_RULES)
-    assert f"      cmd_cc_o_c = $(CC) -c -o $@ $<{steps}\n" in found
-    assert "define rule_cc_o_c\n\t$(call cmd_and_fixdep,cc_o_c)\n\t$(call cmd,checksrc)\nendef\n" in found
-    assert "define rule_as_o_S\n\t$(call cmd,objtool)\nendef\n" in found, "assembly is not compiled again"
-
-
-def test_a_kernel_whose_saved_command_is_whole_is_left_alone(tmp_path: Path) -> None:
-    whole = OBJECT_RULES.replace("\t$(call cmd,objtool)\n\t$(call cmd,modversions_c)\n", "", 1)
-    assert makefile_build(tmp_path, whole) == whole
-
-
-def test_a_rule_whose_command_is_not_found_is_told(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFault) as caught:
-        makefile_build(tmp_path, OBJECT_RULES.replace("$(CC) ", "$(COMPILER) "))
-    assert caught.value.problem.code == "kernel-unsupported"
-
-
-@pytest.mark.parametrize(
-    ("makefile", "version"),
-    [
-        ("# SPDX\nVERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 107\nEXTRAVERSION =\nNAME = Baby\n", "6.12.107"),
-        ("VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 0\nEXTRAVERSION = -rc7\n", "7.3.0-rc7"),
-        ("all:\n", ""),
-    ],
-)
-def test_the_version_of_a_source_is_read_from_its_makefile(makefile: str, version: str) -> None:
-    assert makefile_version(makefile) == version
-
-
-@pytest.mark.parametrize(
-    ("release", "version", "may"),
-    [
-        ("6.12.107-ours", "6.12.107", True),
-        ("6.12.107", "6.12.107", True),
-        ("6.1.0-50-cloud-amd64", "6.1.176", True),
-        ("7.3-amd64", "7.3.0-rc7", True),
-        ("6.12.40-ours", "6.12.107", False),
-        ("6.1.176-ours", "6.12.176", False),
-        ("6.1.176-ours", "", False),
-    ],
-)
-def test_a_release_is_of_a_source_of_its_version(release: str, version: str, may: bool) -> None:
-    assert may_be_of(release, version) is may
-
-
-@pytest.mark.parametrize("linked", ["scripts", "scripts/Makefile.lib"])
-def test_nothing_is_written_through_a_link_in_a_source(tmp_path: Path, linked: str) -> None:
-    tree, outside = tmp_path / "tree", tmp_path / "outside"
-    (outside / "scripts").mkdir(parents=True)
-    kept = outside / "scripts/Makefile.lib"
-    kept.write_text("objtool-args-$(CONFIG_X86_KERNEL_IBT) += --ibt\ndelay-objtool := x\n")
-    (tree / linked).parent.mkdir(parents=True, exist_ok=True)
-    (tree / linked).symlink_to(outside / linked)
-    with pytest.raises(ElivepatchError):
-        objtool_per_object(tree)
-    assert "# objtool" not in kept.read_text()
-
-
 class Counter:
     """A shelf whose packages are taken one by one, and one of which may be gone."""
 
     def __init__(self, packages: Iterable[Package], gone: str = "") -> None:
         shelf, self._gone = Shelf(packages), gone
         self.taken: list[str] = []
+        self.told: list[object] = []
+        self.refresh = self.told.append
         self.versions, self.find, self.unreadable_note = shelf.versions, shelf.find, shelf.unreadable_note
 
     def download(self, packages: list[Package], _progress: object) -> list[Path]:
@@ -409,7 +226,7 @@ class Counter:
 class Place:
     """A context in which the toolchain is found or not."""
 
-    progress = None
+    progress = staticmethod(print)
 
     def __init__(self, directory: Path, fault: EnvironmentFault | None = None) -> None:
         self.bases = SimpleNamespace(directory=directory)
@@ -468,6 +285,13 @@ def test_a_lost_debug_package_is_told_before_anything_else_is_fetched_with_kerne
     code, advice, taken = added(tmp_path, monkeypatch, GOOD, gone=f"{IMAGE}-dbg")
     assert (code, taken) == ("package-gone", [IMAGE])
     assert "6.1.0-49-cloud-amd64" in advice
+
+
+def test_the_fetch_of_the_indexes_is_shown(tmp_path: Path) -> None:
+    archive, place = Counter([]), Place(tmp_path)
+    with pytest.raises(EnvironmentFault):
+        StockMaker(cast("Archive", archive), cast("BaseContext", place)).add("debian-13-cloud")
+    assert archive.told == [place.progress]
 
 
 def test_a_disk_without_room_is_told_before_anything_is_fetched(

@@ -11,7 +11,7 @@ from bare_base import bare_base
 
 from elivepatch.build.base.store import Base
 from elivepatch.build.providers.choice import provider_names
-from elivepatch.build.providers.provision import NotProvided, provide, transcript
+from elivepatch.build.providers.provision import NotProvided, described, provide, transcript
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
 from elivepatch.model.kernel import BuildId, Release
 from elivepatch.model.kernel_request import KernelRequest
@@ -92,6 +92,19 @@ def test_a_kernel_with_another_build_id_is_no_answer(base: Base) -> None:
     assert caught.value.problem.code == "other-build"
     same = replace(ASKED, build_id=base.identity.build_id)
     assert provide(same, [Giving("one", base)], None) is base
+
+
+def test_a_kernel_of_another_architecture_is_refused_before_any_provider_is_asked() -> None:
+    provider = no("one")
+    with pytest.raises(EnvironmentFault) as caught:
+        provide(replace(ASKED, arch="aarch64"), [provider], None)
+    assert (caught.value.problem.code, provider.asked) == ("arch-unsupported", [])
+
+
+def test_the_log_begins_with_what_the_host_said_of_its_kernel() -> None:
+    assert described(ASKED) == "asked for 6.1.0-50-cloud-amd64"
+    asked = replace(ASKED, build_id=BuildId("ab" * 20), distribution="debian 12", package="6.1.176-1")
+    assert described(asked).endswith(f"; build-id {'ab' * 20}; distribution debian 12; package 6.1.176-1")
 
 
 def test_the_log_has_the_steps_and_the_problem_but_not_each_tick(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from fastapi.responses import JSONResponse
 from elivepatch.model.series import SERIES_LIMIT_BYTES
 from elivepatch.service.access.accounts import Right
 from elivepatch.service.http import problems
+from elivepatch.service.http.bodies import COMPONENT
 from elivepatch.service.http.dependencies import COMMON_ERRORS, Services, ServicesDep, requires
+from elivepatch.service.http.kernel_wire import KernelBody
 from elivepatch.service.http.limits import BodyLimit
 from elivepatch.service.http.routes import admin, advisories, builds, hosts, kernels, legacy, patches
 from elivepatch.service.http.wire import BuildBody, KeyAnswer, ReadyAnswer, VersionAnswer
@@ -78,8 +80,9 @@ def openapi(request: Request) -> dict[str, Any]:
     """Describe this API."""
     application: FastAPI = request.app
     document = application.openapi()
-    body = BuildBody.model_json_schema(ref_template=builds.COMPONENT)
-    document["components"]["schemas"] |= body.pop("$defs", {}) | {BuildBody.__name__: body}
+    for model in (BuildBody, KernelBody):
+        body = model.model_json_schema(ref_template=COMPONENT)
+        document["components"]["schemas"] |= body.pop("$defs", {}) | {model.__name__: body}
     return document
 
 

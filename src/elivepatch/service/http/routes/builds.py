@@ -9,15 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from elivepatch.model.build import RequestReference, Status, patches_of
 from elivepatch.model.series import PatchReference, SourcePatch
 from elivepatch.service.access.accounts import Account, Right
 from elivepatch.service.http import files
+from elivepatch.service.http.bodies import described, parsed
 from elivepatch.service.http.dependencies import (
     FinishedJob,
     Services,
@@ -34,8 +33,6 @@ from elivepatch.service.jobs.records import job_key, livepatch_from, report_of, 
 from elivepatch.service.jobs.steps import cancelled
 from elivepatch.trust.envelope import sign_livepatch
 from elivepatch.trust.statement import Statement
-
-COMPONENT = "#/components/schemas/{model}"
 
 _EVENTS_AT_ONCE = 200
 _MAX_NUMBER = 2**31 - 1
@@ -59,20 +56,12 @@ def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
     status_code=202,
     responses=error_responses(404, 413)
     | {200: {"model": BuildAnswer, "description": "A job that answers this request already."}},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": COMPONENT.format(model=BuildBody.__name__)}}},
-        }
-    },
+    openapi_extra=described(BuildBody),
 )
 async def submit(
     request: Request, services: ServicesDep, account: Annotated[Account, requires(Right.ASK)], response: Response
 ) -> BuildAnswer:
-    """Submit a build request. An equal request gets the same job, unless that ended with an error of the server.
-
-    The body is read here and not by FastAPI, which would read and decode it before it checks the token.
-    """
+    """Submit a build request. An equal request gets the same job, unless that ended with an error of the server."""
     job, new = await run_in_threadpool(_submit, await request.body(), services, account)
     if not new:
         response.status_code = 200
@@ -81,10 +70,7 @@ async def submit(
 
 
 def _submit(body: bytes, services: Services, account: Account) -> tuple[Job, bool]:
-    try:
-        sent = BuildBody.model_validate_json(body)
-    except ValidationError as error:
-        raise RequestValidationError(error.errors(include_input=False, include_url=False)) from error
+    sent = parsed(BuildBody, body)
     patches = sent.source_patches()
     request = sent.request(patches)
     if sent.fresh:

@@ -6,15 +6,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from elivepatch.files.digest import sha256_json
 from elivepatch.model.errors import EnvironmentFault, TrustError
 from elivepatch.model.kernel import Release
 from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.service.access.accounts import Account, Right
+from elivepatch.service.http.bodies import described, parsed
 from elivepatch.service.http.dependencies import Services, ServicesDep, error_responses, require_right, requires
-from elivepatch.service.http.kernel_wire import KernelAnswer, KernelBody, KernelRequestAnswer, KernelsAnswer
+from elivepatch.service.http.kernel_wire import KernelBody, KernelRequestAnswer, KernelsAnswer
+from elivepatch.service.http.wire import KernelAnswer
 from elivepatch.service.jobs.fleet import KERNEL_ROUTE
 from elivepatch.service.jobs.jobs import Job, NewJob
 
@@ -35,12 +38,22 @@ def kernels(
     status_code=202,
     responses=error_responses(400, 404, 413)
     | {200: {"model": KernelRequestAnswer, "description": "The server can build for this kernel already."}},
+    openapi_extra=described(KernelBody),
 )
-def ask(
-    services: ServicesDep, account: Annotated[Account, requires(Right.ASK)], body: KernelBody, response: Response
+async def ask(
+    request: Request, services: ServicesDep, account: Annotated[Account, requires(Right.ASK)], response: Response
 ) -> KernelRequestAnswer:
     """Ask for the base of a kernel. Equal requests of a tenant get the same job while it is under way."""
-    asked = body.asked()
+    answer = await run_in_threadpool(_ask, await request.body(), services, account)
+    if answer.job is None:
+        response.status_code = 200
+    else:
+        response.headers["Location"] = f"/v1/builds/{answer.job}"
+    return answer
+
+
+def _ask(body: bytes, services: Services, account: Account) -> KernelRequestAnswer:
+    asked = parsed(KernelBody, body).asked()
     _require_own(account, asked.release)
     if asked.files or asked.source:
         # Files that lie about a kernel would put code of their sender into every host that runs it.
@@ -49,12 +62,7 @@ def ask(
         # The configuration decides code too, and the provider `source` builds what it says.
         asked = replace(asked, config=b"")
     known = _known(services, asked.release)
-    if known is not None:
-        response.status_code = 200
-        return KernelRequestAnswer(kernel=known, job=None)
-    job = _submit(services, account, asked)
-    response.headers["Location"] = f"/v1/builds/{job.id}"
-    return KernelRequestAnswer(kernel=None, job=job.id)
+    return KernelRequestAnswer(kernel=known, job=None if known is not None else _submit(services, account, asked).id)
 
 
 def _known(services: Services, release: Release) -> KernelAnswer | None:
