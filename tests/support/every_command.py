@@ -198,7 +198,8 @@ def _toolchain_capture(kit: Kit) -> None:
     for name in NEEDED:
         put(host.root, f"usr/bin/{name}", b"program")
     kit.host.root = host.root
-    with mock.patch.object(compiler, "ask_here", return_value="gcc (Gentoo 13.3.1) 13.3.1"):
+    answer = mock.Mock(ok=True, text="gcc (Gentoo 13.3.1) 13.3.1")
+    with mock.patch.object(compiler, "run", return_value=answer):
         assert kit.good("toolchain", "capture", "-o", kit.top / "gcc.tar.gz").document["compiler"] == "gcc"
 
 

@@ -11,9 +11,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from elivepatch.files.digest import sha256_file
+from elivepatch.files.rooted import follow
 from elivepatch.model.kernel import Digest
 
 PROGRAM_DIRECTORIES = ("usr/sbin", "usr/bin", "sbin", "bin")
@@ -23,7 +24,6 @@ PROGRAM_DIRECTORIES = ("usr/sbin", "usr/bin", "sbin", "bin")
 _VOLATILE = ("dev", "proc", "sys", "run", "tmp", "var/cache", "var/log", "var/lib/apt", "etc/apt", "etc/hostname",
              "etc/resolv.conf", "etc/machine-id", "etc/ld.so.cache", "var/lib/dpkg", "etc/shadow", "etc/shadow-",
              "etc/passwd-", "etc/group-", "etc/gshadow-")  # fmt: skip
-_LINKS_MAX = 40
 
 
 def digest_of(root: Path) -> tuple[Digest, int]:
@@ -70,27 +70,5 @@ def find_program(root: Path, name: str) -> str | None:
 
 def resolve(root: Path, name: str) -> str | None:
     """Return the path of an existing file with all links resolved inside the root; None if it is missing."""
-    done: list[str] = []
-    pending = list(PurePosixPath(name.lstrip("/")).parts)
-    links = 0
-    while pending:
-        part = pending.pop(0)
-        if part == "..":
-            done = done[:-1]  # as at `/` of any system, there is nothing above
-            continue
-        place = root.joinpath(*done, part)
-        try:
-            mode = place.lstat().st_mode
-            if not stat.S_ISLNK(mode):
-                done.append(part)
-                continue
-            target = str(place.readlink())
-        except OSError:
-            return None
-        links += 1
-        if links > _LINKS_MAX:
-            return None
-        if target.startswith("/"):
-            done = []
-        pending = [*PurePosixPath(target.lstrip("/")).parts, *pending]
-    return "/".join(done)
+    found = follow(root, name)
+    return found.name if found is not None else None

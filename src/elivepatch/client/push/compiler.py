@@ -14,6 +14,7 @@ from pathlib import Path
 
 from elivepatch.client.host.machine import Host
 from elivepatch.client.push.pieces import Entry
+from elivepatch.files.rooted import follow
 from elivepatch.model.compiler import parse_compiler
 from elivepatch.model.errors import HostError
 from elivepatch.process import run
@@ -50,7 +51,7 @@ _CONFIGURED = ("etc/ld.so.conf", "etc/ld.so.cache")
 _NAMES = ("gcc", "cc", "x86_64-pc-linux-gnu-gcc", "x86_64-linux-gnu-gcc", "clang")
 _LOADED = re.compile(r"(?:=> )?(/[^ ]+) \(0x[0-9a-f]+\)")
 _SEARCH = ("usr/local/bin", "usr/bin", "bin", "usr/sbin", "sbin")
-_LINKS_LIMIT = 20
+_COMPILER = re.compile(r"(?:[a-z0-9_]+-)*(?:gcc|clang)(?:-[0-9.]+)?")
 
 Ask = Callable[[Sequence[str]], str]
 """Runs a program of the host and returns its output, empty if it fails."""
@@ -67,7 +68,7 @@ class Capture:
     """Files to capture of a host, by their name in the archive; links come with what they lead to."""
 
     host: Host
-    ask: Ask = field(default_factory=lambda: ask_here)
+    ask: Ask = ask_here
     found: dict[str, Path] = field(default_factory=dict)
 
     def compiler(self, wanted: str) -> str:
@@ -116,7 +117,7 @@ class Capture:
                 self._libraries([place])
         self._headers()
         for name in _CONFIGURED:
-            self._one(f"/{name}")
+            self._file(f"/{name}")
         self._directory("/etc/ld.so.conf.d")
         self._directory("/usr/share/bison")
         for path in self.ask(["perl", "-e", 'print join("\\n", grep { m{^/usr/} } @INC)']).split("\n"):
@@ -127,63 +128,31 @@ class Capture:
     def entries(self) -> Iterator[Entry]:
         """Yield what goes into the archive, in order."""
         for name, path in sorted(self.found.items()):
-            yield Entry(name=name.lstrip("/"), path=path)
+            yield Entry(name=name, path=path)
 
     def _compilers(self) -> Iterator[str]:
         for directory in _SEARCH[:2]:
             place = self.host.path(directory)
             names = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
-            pattern = re.compile(r"(?:[a-z0-9_]+-)*(?:gcc|clang)(?:-[0-9.]+)?")
-            for name in (*_NAMES, *(name for name in names if pattern.fullmatch(name))):
+            for name in (*_NAMES, *(name for name in names if _COMPILER.fullmatch(name))):
                 if self.host.path(f"{directory}/{name}").exists():
                     yield f"/{directory}/{name}"
 
     def _which(self, name: str) -> str | None:
-        return next((f"/{place}/{name}" for place in _SEARCH if self._there(f"/{place}/{name}")), None)
+        return next((f"/{place}/{name}" for place in _SEARCH if self._file(f"/{place}/{name}")), None)
 
-    def _there(self, name: str) -> bool:
-        return self._real(name) is not None
-
-    def _real(self, name: str) -> Path | None:
-        """Take the links that lead from a name to a file, as the host sees them, and return the file."""
-        links: dict[str, Path] = {}
-        current = Path(name)
-        for _ in range(_LINKS_LIMIT):
-            resolved = self._through_directories(current, links)
-            path = self.host.path(str(resolved).lstrip("/"))
-            if path.is_symlink():
-                links[str(resolved)] = path
-                current = resolved.parent / path.readlink()
-                continue
-            if path.is_file():
-                self.found |= links
-                self.found[str(resolved)] = path
-                return path
+    def _file(self, name: str) -> Path | None:
+        """Take the file that a name leads to, and the links on the way, such as /lib to usr/lib; return the file."""
+        found = follow(self.host.root, name)
+        if found is None or not self.host.path(found.name).is_file():
             return None
-        return None
-
-    def _through_directories(self, name: Path, links: dict[str, Path]) -> Path:
-        """Return the name with every directory on its way resolved; note the links, such as /lib to usr/lib."""
-        done = Path("/")
-        for part in name.parts[1:-1]:
-            if part == "..":
-                done = done.parent
-                continue
-            done /= part
-            for _ in range(_LINKS_LIMIT):
-                path = self.host.path(str(done).lstrip("/"))
-                if not path.is_symlink():
-                    break
-                links[str(done)] = path
-                done = Path(re.sub(r"/[^/]+/\.\.(?=/|$)", "", str(done.parent / path.readlink())))
-        return done / name.name
-
-    def _one(self, name: str) -> None:
-        self._real(name)
+        for one in (*found.links, found.name):
+            self.found[one] = self.host.path(one)
+        return self.host.path(found.name)
 
     def _programs(self, names: Iterable[str]) -> None:
         for name in names:
-            path = self._real(name)
+            path = self._file(name)
             if path is None:
                 continue
             with path.open("rb") as file:
@@ -197,10 +166,10 @@ class Capture:
 
     def _libraries(self, names: Iterable[str], *, itself: bool = True) -> None:
         for name in names:
-            if itself and self._real(name) is None:
+            if itself and self._file(name) is None:
                 continue
             for loaded in _LOADED.findall(self.ask(["ldd", name])):
-                self._real(loaded)
+                self._file(loaded)
 
     def _own(self, compiler: str) -> set[str]:
         """Return the directory of the compiler's own headers and start files."""
@@ -213,7 +182,7 @@ class Capture:
             if path.is_dir() and path.name in _HEADERS:
                 self._directory(f"/usr/include/{path.name}")
             elif path.suffix == ".h":
-                self._one(f"/usr/include/{path.name}")
+                self._file(f"/usr/include/{path.name}")
 
     def _directory(self, name: str, *, without: frozenset[str] = frozenset()) -> None:
         top = self.host.path(name.lstrip("/"))
@@ -227,4 +196,4 @@ class Capture:
                 if path.is_dir() and not path.is_symlink():
                     pending.append(path)
                 else:
-                    self._real(f"/{path.relative_to(self.host.root)}")
+                    self._file(str(path.relative_to(self.host.root)))
