@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Names in another root: links lead where they lead there, and never out."""
+"""Names in another root: a link is read as that root reads it, and never leads out of it."""
 
 from __future__ import annotations
 

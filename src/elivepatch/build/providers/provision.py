@@ -85,9 +85,11 @@ def provide(asked: KernelRequest, providers: Sequence[Provider], present: Base |
         try:
             made = provider.provide(asked)
         except ElivepatchError as error:
-            # Another provider may have what this one lost; its own words come first if none has.
-            failed = failed or error
-            answers.append((provider.name, NotProvided(why=error.problem.message, advice=error.problem.advice)))
+            # Another provider may have the kernel. The first failure is what the host sees if none has.
+            if failed is None:
+                failed = error
+            else:
+                answers.append((provider.name, NotProvided(why=error.problem.message, advice=error.problem.advice)))
             continue
         if isinstance(made, Base):
             return _of_the_host(made, asked)
@@ -100,7 +102,7 @@ def _refusal(
 ) -> ElivepatchError:
     said = [f"{name}: {answer.why}" for name, answer in answers]
     if failed is not None:
-        excerpt = "\n".join((*filter(None, [failed.problem.excerpt]), *(said if len(said) > 1 else ())))
+        excerpt = "\n".join((*filter(None, [failed.problem.excerpt]), *said))
         failed.problem = replace(failed.problem, excerpt=excerpt)
         return failed
     if not answers:
@@ -112,7 +114,7 @@ def _refusal(
     return EnvironmentFault(
         "kernel-not-provided",
         f"No provider of this server has the kernel {asked.release}.",
-        advice=answers[-1][1].advice,
+        advice=f"Compare the release with `uname -r` on the host. {answers[-1][1].advice}",
         excerpt="\n".join(said),
     )
 
