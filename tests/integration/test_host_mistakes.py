@@ -152,7 +152,7 @@ MISTAKES: list[tuple[Callable[[Scene], list[str | Path]], int, str, str]] = [
         "elivepatch apply",
     ),
     (signature_not_copied, 5, "elp_a.ko.sig does not exist.", "--signature"),
-    (kernel_updated_but_not_booted, 6, "another build of 6.1.0-50-cloud-amd64", "boot the packaged one"),
+    (kernel_updated_but_not_booted, 6, "another build of 6.1.0-50-cloud-amd64", "Boot the packaged kernel"),
     (kernel_without_livepatching, 6, "This kernel has no livepatching.", "CONFIG_LIVEPATCH=y"),
     (misspelt_name, 6, "No livepatch that is live or recorded here is called epl_1.", "elivepatch list"),
     (rollback_with_nothing_before, 6, "There is no earlier set to return to", "elivepatch history"),
