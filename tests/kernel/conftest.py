@@ -15,7 +15,7 @@ from edits import series_of
 from guest_host import HOST_ADDRESS, GuestHost, client_files, userland
 from real_server import Server
 
-from elivepatch.build.base.apt import Archive
+from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.store import Base
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.model.build import BuildOutcome

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from elivepatch.build.archive.apt import Archive, Package
 from elivepatch.build.base import stock
-from elivepatch.build.base.apt import Archive, Package
 from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.stock import StockMaker
 from elivepatch.build.base.store import Base, Bases
@@ -110,7 +110,7 @@ def test_an_archive_whose_signatures_do_not_hold_gives_nothing(
 ) -> None:
     keyless = Archive(shared_path / "keyless")
     (shared_path / "empty.gpg").touch()
-    monkeypatch.setattr("elivepatch.build.base.apt._KEYRING", shared_path / "empty.gpg")
+    monkeypatch.setattr("elivepatch.build.archive.apt._KEYRING", shared_path / "empty.gpg")
     with pytest.raises(EnvironmentFault) as caught:
         keyless.refresh()
     assert caught.value.problem.code == "archive-unreadable"

@@ -15,7 +15,7 @@ import pytest
 from edits import Edit, patch_of, series_of
 from pushing_host import describe_kernel, put
 
-from elivepatch.build.base.apt import Archive
+from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomKernel, CustomMaker
 from elivepatch.build.base.store import Base, Bases

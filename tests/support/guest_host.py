@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from elivepatch.build.base.apt import Archive
+from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.store import Base
 from elivepatch.files.lock import made_once
 from elivepatch.process import run

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from elivepatch.build.base.apt import Archive
+from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modules, require_livepatch
 from elivepatch.build.base.debug_info import DebugInfo, check_compiler
 from elivepatch.build.base.kbuild import make_arguments

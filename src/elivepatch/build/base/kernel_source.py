@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base.apt import Archive
+from elivepatch.build.archive.apt import Archive
 from elivepatch.files.digest import sha256, sha256_file
 from elivepatch.model.errors import UsageError
 from elivepatch.model.progress import Progress

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from elivepatch.build.base.apt import Archive
+from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.store import Base
 from elivepatch.files.atomic import write_atomic
 from elivepatch.process import run

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base.apt import Archive, Package, distributions
+from elivepatch.build.archive.apt import Archive, Package, distributions
 from elivepatch.build.base.common import (
     BaseContext,
     BaseDraft,

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from elivepatch.build.base.apt import Archive
+from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.store import Base
 from elivepatch.build.roots.answers import ask
 from elivepatch.build.roots.bootstrap import bootstrap

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from elivepatch.build.base.apt import Archive
+from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomMaker
 from elivepatch.build.base.stock import StockMaker

@@ -7,7 +7,7 @@ import argparse
 import re
 from pathlib import Path
 
-from elivepatch.build.base.apt import distributions
+from elivepatch.build.archive.apt import distributions
 from elivepatch.build.base.custom import CustomKernel
 from elivepatch.build.base.store import Base
 from elivepatch.build.kept.files import KeptBuild

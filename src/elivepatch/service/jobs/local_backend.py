@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from elivepatch.advisory.exposure.changelog import read_changelog
 from elivepatch.advisory.exposure.sources import KernelSources, source_map, vanilla_of
-from elivepatch.build.base.apt import Archive
+from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomMaker
 from elivepatch.build.base.provenance import distribution_changelog, package_version, source_files

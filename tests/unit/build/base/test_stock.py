@@ -13,8 +13,8 @@ from typing import NoReturn, cast
 
 import pytest
 
+from elivepatch.build.archive.apt import Archive, Package, distributions, has_package
 from elivepatch.build.base import stock
-from elivepatch.build.base.apt import Archive, Package, distributions, has_package
 from elivepatch.build.base.common import BaseContext, BaseDraft
 from elivepatch.build.base.stock import StockMaker, find_packages, read_packages, resolve
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError

@@ -13,8 +13,8 @@ from typing import Any, cast
 import pytest
 from bare_base import bare_base
 
+from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base import toolchain
-from elivepatch.build.base.apt import Archive
 from elivepatch.build.base.store import Base
 from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.roots.contents import digest_of

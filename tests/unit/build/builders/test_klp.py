@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.build.base.apt import Archive
+from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.store import Base
 from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.builders.klp import KlpBuilder

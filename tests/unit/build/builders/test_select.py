@@ -10,7 +10,7 @@ import pytest
 from bare_base import bare_base
 from elf_maker import Made
 
-from elivepatch.build.base.apt import Archive
+from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.store import Base
 from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.builders.common import BuildContext

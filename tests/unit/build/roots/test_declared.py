@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from elivepatch.build.base.apt import distributions, suites
+from elivepatch.build.archive.apt import distributions, suites
 from elivepatch.build.roots.declared import Declaration, declarations
 from elivepatch.model.compiler import CompilerText, parse_compiler
 

@@ -13,7 +13,7 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-from elivepatch.build.base.apt import Archive
+from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomKernel, CustomMaker
 from elivepatch.build.base.kbuild import make_arguments

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from elivepatch.build.base import apt
-from elivepatch.build.base.apt import Archive, Package, suites
+from elivepatch.build.archive import apt
+from elivepatch.build.archive.apt import Archive, Package, suites
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.process import Completed
 
