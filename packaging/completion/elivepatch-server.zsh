@@ -347,7 +347,7 @@ _shtab_elivepatch_server_toolchain_add_options=(
   "--jobs[number of compilers that run at once (default\: all cores)]:N:"
   "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
   "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
-  ":one of debian-11, debian-12, debian-13, debian-13-rust, debian-forky-rust, debian-sid-rust\; NAME\@VERSION for a later version of its compiler\; with --root, a new name:"
+  ":one of debian-11, debian-12, debian-13, debian-13-clang, debian-13-rust, debian-forky-rust, debian-sid-rust\; NAME\@VERSION for a later version of its compiler\; with --root, a new name:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -376,7 +376,7 @@ _shtab_elivepatch_server_toolchain_remove_options=(
   "--jobs[number of compilers that run at once (default\: all cores)]:N:"
   "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
   "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
-  ":one of debian-11, debian-12, debian-13, debian-13-rust, debian-forky-rust, debian-sid-rust\; NAME\@VERSION for a later version of its compiler:"
+  ":one of debian-11, debian-12, debian-13, debian-13-clang, debian-13-rust, debian-forky-rust, debian-sid-rust\; NAME\@VERSION for a later version of its compiler:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -391,7 +391,7 @@ _shtab_elivepatch_server_toolchain_verify_options=(
   "--jobs[number of compilers that run at once (default\: all cores)]:N:"
   "--database[a PostgreSQL database (default\: SQLite in the state directory)]:URL:"
   "--store[an object store such as S3 (default\: a directory in the state directory)]:URL:"
-  ":one of debian-11, debian-12, debian-13, debian-13-rust, debian-forky-rust, debian-sid-rust\; NAME\@VERSION for a later version of its compiler:"
+  ":one of debian-11, debian-12, debian-13, debian-13-clang, debian-13-rust, debian-forky-rust, debian-sid-rust\; NAME\@VERSION for a later version of its compiler:"
 )
 
 # guard to ensure default positional specs are added only once per session

@@ -2,8 +2,8 @@
 """The provider `host`: kernels whose files their host has sent (`elivepatch kernel push`).
 
 The archive of the files holds `vmlinux`, `vmlinuz`, `Module.symvers`, `config`, `modules/...` as lib/modules/RELEASE
-has them, and `patches/...`; that of the source holds one directory. Both come from outside: only programs in the
-sandbox unpack them, and only plain files are taken out.
+has them, `debug/...` with their debug files, and `patches/...`; that of the source holds one directory. Both come from
+outside: only programs in the sandbox unpack them, and only plain files are taken out.
 """
 
 from __future__ import annotations
@@ -132,12 +132,13 @@ def _kept(files: Path) -> KeptBuild:
             f"The host's archive lacks {', '.join(missing)}.",
             advice="Push the kernel again with `elivepatch kernel push`.",
         )
-    modules = files / "modules"
+    modules, debug = files / "modules", files / "debug"
     return KeptBuild(
         vmlinux=files / VMLINUX,
         vmlinuz=files / "vmlinuz",
         symvers=files / "Module.symvers",
         modules=modules if modules.is_dir() else None,
+        debug=debug if debug.is_dir() else None,
     )
 
 

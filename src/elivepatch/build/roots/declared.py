@@ -13,7 +13,8 @@ from elivepatch.files.digest import sha256_json
 from elivepatch.model.compiler import CompilerText
 from elivepatch.model.kernel import Digest
 
-_VENDOR = re.compile(r"\(Debian ([^ ()]+)\) .*")
+_VENDOR = re.compile(r"\(Debian (?P<package>[^ ()]+)\) .*")
+_CLANG_VENDOR = re.compile(r"Debian clang version (?P<upstream>[^ ()]+) \((?P<revision>[^ ()]+)\)")
 _REBUILT = re.compile(r"\+b[0-9]+$")
 
 
@@ -40,20 +41,28 @@ class Declaration:
 
     def may_make(self, wanted: CompilerText) -> bool:
         """Return whether its compiler can be the wanted one in any version of its package."""
-        return (
-            wanted.family == "gcc"
-            and _VENDOR.fullmatch(wanted.version) is not None
-            and wanted.number.startswith(f"{self.compiler.removeprefix('gcc-')}.")
-        )
+        return bool(_package_of(wanted)) and f"{wanted.family}-{wanted.number}.".startswith(f"{self.compiler}.")
 
     def makes(self, wanted: CompilerText, package_version: str) -> bool:
         """Return whether its compiler, of this version of its package, is the wanted one.
 
         Debian's gcc names the version of its source package, `gcc-12 (Debian 12.2.0-14) 12.2.0`; a package that was
-        only built again has a suffix to it (`+b1`).
+        only built again has a suffix to it (`+b1`). Its clang names the whole version but for the epoch, `Debian clang
+        version 19.1.7 (3+b1)`.
         """
+        package = package_version.rpartition(":")[2]
+        if wanted.family == "gcc":
+            package = _REBUILT.sub("", package)
+        return self.may_make(wanted) and _package_of(wanted) == package
+
+
+def _package_of(wanted: CompilerText) -> str:
+    """Return the version of the Debian package that a compiler names, empty if it is of another distribution."""
+    if wanted.family == "gcc":
         vendor = _VENDOR.fullmatch(wanted.version)
-        return self.may_make(wanted) and vendor is not None and vendor[1] == _REBUILT.sub("", package_version)
+        return vendor["package"] if vendor else ""
+    vendor = _CLANG_VENDOR.fullmatch(wanted.version)
+    return f"{vendor['upstream']}-{vendor['revision']}" if vendor else ""
 
 
 @cache

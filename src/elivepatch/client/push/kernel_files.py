@@ -19,6 +19,8 @@ _MODULES = ("modules.builtin", "modules.builtin.modinfo", "modules.order")
 # A build leaves these in its tree; they are no source.
 _BUILT = (".o", ".ko", ".a", ".cmd", ".mod", ".mod.c", ".order", ".symvers")
 _COMPRESSED = (".xz", ".gz", ".zst")
+_DEBUG = ("usr/lib/debug/lib/modules", "usr/lib/debug/usr/lib/modules")
+_DEBUG_FILES = (".ko", ".ko.debug")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,10 @@ class PushOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelFiles:
-    """The files of the running kernel. `source` is the top of its source tree, None if the server has the source."""
+    """The files of the running kernel; `modules` are its modules and their debug files.
+
+    `source` is the top of its source tree, None if the server has the source.
+    """
 
     release: Release
     build_id: BuildId
@@ -85,7 +90,7 @@ def find_kernel_files(host: Host, options: PushOptions) -> KernelFiles:
         release=release,
         build_id=build_id,
         named=named,
-        modules=_modules_of(modules, tree) if modules is not None else {},
+        modules=_modules_of(modules, tree) | _debug_files(host, release) if modules is not None else {},
         source=None if options.without_source else _source(options.source, modules, tree),
     )
 
@@ -165,6 +170,17 @@ def _modules_of(installed: Path, tree: Path | None) -> dict[str, Path]:
         else:
             found[f"modules/{name}"] = path
     return found
+
+
+def _debug_files(host: Host, release: Release) -> dict[str, Path]:
+    """Return the debug files of modules that a distribution ships apart, by their name in the archive."""
+    places = [host.path(f"{top}/{release}") for top in _DEBUG]
+    return {
+        f"debug/{path.relative_to(place)}": path
+        for place in places
+        for path in sorted(place.rglob("*"))
+        if path.name.endswith(_DEBUG_FILES) and path.is_file()
+    }
 
 
 def _source(given: Path | None, modules: Path | None, tree: Path | None) -> Path | None:

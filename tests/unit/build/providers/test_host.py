@@ -109,6 +109,16 @@ def test_the_base_is_made_from_the_files_without_a_build(server: Pushed) -> None
     assert [path.name for path in kernel.base_patches] == ["0001-our.patch"]
     assert kernel.kept is not None
     assert kernel.kept.modules is not None
+    assert kernel.kept.debug is None
+
+
+def test_debug_files_that_the_host_has_apart_are_taken(server: Pushed) -> None:
+    server.put(files=archive(FILES | {"debug/kernel/fat.ko.debug": b"debug information"}))
+    server.provide()
+    kept = server.maker.asked[0][0].kept
+    assert kept is not None
+    assert kept.debug is not None
+    assert (kept.debug / "kernel/fat.ko.debug").read_bytes() == b"debug information"
 
 
 def test_a_host_that_has_sent_nothing_is_told_how(server: Pushed) -> None:

@@ -48,6 +48,12 @@ def test_the_date_of_a_suite_that_is_signed_regularly_must_be_valid() -> None:
         ("debian-13", "gcc-13 (Debian 14.2.0-19) 13.3.0", "14.2.0-19", False),
         ("debian-13", "gcc-14 (Ubuntu 14.2.0-19) 14.2.0", "14.2.0-19", False),
         ("debian-13", "Debian clang version 14.2.0 (19)", "14.2.0-19", False),
+        ("debian-13-clang", "Debian clang version 19.1.7 (3+b1)", "1:19.1.7-3+b1", True),
+        ("debian-13-clang", "Debian clang version 19.1.7 (3+b1)", "1:19.1.7-3", False),
+        ("debian-13-clang", "Debian clang version 18.1.8 (3+b1)", "1:18.1.8-3+b1", False),
+        ("debian-13-clang", "clang version 19.1.7", "1:19.1.7-3+b1", False),
+        ("debian-13-clang", "Ubuntu clang version 19.1.7 (3+b1)", "1:19.1.7-3+b1", False),
+        ("debian-13-clang", "gcc-19 (Debian 19.1.7-3) 19.1.7", "1:19.1.7-3", False),
     ],
 )
 def test_a_suite_makes_the_compiler_whose_package_it_has(name: str, line: str, version: str, makes: bool) -> None:

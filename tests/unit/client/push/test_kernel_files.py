@@ -34,6 +34,19 @@ def test_a_module_of_the_build_comes_with_its_debug_information_and_any_other_as
     }
 
 
+@pytest.mark.parametrize("top", ["usr/lib/debug/lib/modules", "usr/lib/debug/usr/lib/modules"])
+def test_debug_files_that_a_distribution_ships_apart_are_sent_too(tmp_path: Path, top: str) -> None:
+    host = pushing_host(tmp_path)
+    for name in ("kernel/fs/fat/fat.ko.debug", "kernel/fs/ext4/ext4.ko", "vmlinux", "vdso/vdso64.so.debug"):
+        put(tmp_path, f"{top}/{RELEASE}/{name}", b"debug information")
+    found = find_kernel_files(host, PushOptions())
+    sent = {name: path for name, path in found.modules.items() if name.startswith("debug/")}
+    assert sent == {
+        "debug/kernel/fs/fat/fat.ko.debug": tmp_path / f"{top}/{RELEASE}/kernel/fs/fat/fat.ko.debug",
+        "debug/kernel/fs/ext4/ext4.ko": tmp_path / f"{top}/{RELEASE}/kernel/fs/ext4/ext4.ko",
+    }
+
+
 def test_the_source_is_sent_without_what_was_built_and_without_history(tmp_path: Path) -> None:
     found = find_kernel_files(pushing_host(tmp_path), PushOptions())
     put(tmp_path, "usr/src/linux/arch/x86/kernel/vmlinux.lds.S", b"linker script")
