@@ -16,19 +16,20 @@ Ends with status 1 if a kernel was refused, or if a livepatch was not built or d
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
-import socket
-import subprocess  # noqa: TID251 - the server and the client run as a user's do
+import subprocess  # noqa: TID251 - the client runs as a user's does
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+from edits import Edit, patch_of
+from real_server import BIN, Server
 
 import own_kernels
 from elivepatch.build.base.stock import resolve
@@ -40,52 +41,45 @@ from elivepatch.model.errors import ElivepatchError
 from elivepatch.model.kernel import Release
 from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Event
-from elivepatch.patch.headings import with_headings
 from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.settings import ClientSettings, ServerSettings
 
 HERE = Path(__file__).parent
 RESULT = HERE / "kernels.json"
-BIN = Path(sys.executable).parent
-
-
-@dataclass(frozen=True, slots=True)
-class Livepatch:
-    """A patch that replaces the text `old` of a source with `new`; `expectation` shows it in the guest."""
-
-    path: str
-    old: str
-    new: str
-    expectation: str
 
 
 STOCK = (
-    "debian-11-cloud", "debian-12-cloud", "debian-12", "debian-12-rt", "debian-12-backports-cloud", "debian-13-cloud",
-    "debian-13", "debian-13-rt", "debian-13-backports-cloud", "debian-13-backports", "debian-sid-cloud",
+    "5.10.0-43-cloud-amd64", "debian-12-cloud", "debian-12", "debian-12-rt", "debian-12-backports-cloud",
+    "debian-13-cloud", "debian-13", "debian-13-rt", "debian-13-backports-cloud", "debian-13-backports",
+    "debian-sid-cloud",
 )  # fmt: skip
 """Stock kernels, by the names that `elivepatch-server kernel add` knows."""
 
 KERNELS = (*STOCK, *own_kernels.KERNELS)
 
-MEMINFO = Livepatch("fs/proc/meminfo.c", '"VmallocChunk:   "', '"VMALLOCCHUNK:   "', "/proc/meminfo =~ VMALLOCCHUNK")
-VLAN = Livepatch("net/8021q/vlanproc.c", '"VLAN Dev name', '"VLAN device  ', "/proc/net/vlan/config =~ VLAN device")
-LOOP = Livepatch(
-    "drivers/block/loop.c", 'sysfs_emit(buf, "%llu\\n", (unsigned long long)lo->lo_offset)',
-    'sysfs_emit(buf, "at %llu\\n", (unsigned long long)lo->lo_offset)',
-    "losetup /dev/loop0 /bin/busybox; cat /sys/block/loop0/loop/offset; losetup -d /dev/loop0 =~ at 0",
-)  # fmt: skip
+VLAN = Edit("net/8021q/vlanproc.c", '"VLAN Dev name', '"VLAN device  ')
+LOOP = Edit(
+    "drivers/block/loop.c",
+    '"%llu\\n", (unsigned long long)lo->lo_offset',
+    '"at %llu\\n", (unsigned long long)lo->lo_offset',
+)
+SHOWN = {
+    own_kernels.MEMINFO: "/proc/meminfo =~ VMALLOCCHUNK",
+    VLAN: "/proc/net/vlan/config =~ VLAN device",
+    LOOP: "losetup /dev/loop0 /bin/busybox; cat /sys/block/loop0/loop/offset; losetup -d /dev/loop0 =~ at 0",
+}
+"""What shows each change in the guest of its trial."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """A server, the machine's own view of its cache, and a directory for files."""
+    """A server, a client of it, the machine's own view of the server's cache, and a directory for files."""
 
     backend: LocalBackend
+    server: Server
     client: ServerClient
-    url: str
-    token: Path
     directory: Path
 
 
@@ -99,25 +93,36 @@ def main() -> int:
         parser.error(f"no kernel is called {min(unknown)}")
     settings = ServerSettings(cache_dir=Path(os.environ.get("ELIVEPATCH_CACHE_DIR", "/var/cache/elivepatch")))
     backend = LocalBackend(settings)
-    facts = {"recipe": RECIPE, "builders": VERSIONS}
     rows: dict[str, Row] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    faults = []
-    with (
-        tempfile.TemporaryDirectory(prefix="elivepatch-kernels-") as top,
-        serving(backend, Path(top), settings.cache_dir) as (url, token),
-    ):
-        client = ServerClient(ClientSettings(url=url, token=token.read_text().strip(), limit_s=7200))
-        asking = Asking(backend=backend, client=client, url=url, token=token, directory=Path(top))
-        for name in arguments.names or KERNELS:
-            if rows.get(name, {}).get("made_by") == facts and not arguments.fresh:
-                continue
-            rows[name] = row = measured(asking, name, keep=arguments.keep) | {"made_by": facts}
-            RESULT.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
-            print(json.dumps({name: row}), flush=True)
-            if row["refused"] or not row["builds"] == row["trials_passed"] == 2:
-                faults.append(name)
+    with tempfile.TemporaryDirectory(prefix="elivepatch-kernels-") as top:
+        configured = Path(top) / "server.toml"
+        sources = own_kernels.declare_sources(backend, Path(top) / "sources.toml")
+        configured.write_text(f'sources = "{sources}"\n')
+        server = Server(Path(top) / "state", settings.cache_dir, arguments=("--config", str(configured)))
+        server.start()
+        client = ServerClient(ClientSettings(url=server.url, token=server.token, limit_s=7200))
+        asking = Asking(backend=backend, server=server, client=client, directory=Path(top))
+        try:
+            faults = each(asking, arguments.names or KERNELS, rows, fresh=arguments.fresh, keep=arguments.keep)
+        finally:
+            server.end()
     print(f"{len(rows)} kernels; not right: {', '.join(faults) or 'none'}")
     return 1 if faults else 0
+
+
+def each(asking: Asking, names: Sequence[str], rows: dict[str, Row], *, fresh: bool, keep: bool) -> list[str]:
+    """Measure kernels and write their entries to the file; return the names of those that are not right."""
+    faults = []
+    facts = {"recipe": RECIPE, "builders": VERSIONS}
+    for name in names:
+        if rows.get(name, {}).get("made_by") == facts and not fresh:
+            continue
+        rows[name] = row = measured(asking, name, keep=keep) | {"made_by": facts}
+        RESULT.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
+        print(json.dumps({name: row}), flush=True)
+        if row["refused"] or not row["builds"] == row["trials_passed"] == 2:
+            faults.append(name)
+    return faults
 
 
 def measured(asking: Asking, name: str, *, keep: bool) -> Row:
@@ -141,7 +146,7 @@ def measured(asking: Asking, name: str, *, keep: bool) -> Row:
     base = asking.backend.base(release)
     row |= {"toolchain": base.toolchain, "base_mib": base.size_bytes >> 20}
     row["fidelity_share"] = base.fidelity["identical"] / base.fidelity["functions"]
-    for wanted in (MEMINFO, VLAN if own is None else LOOP):
+    for wanted in (own_kernels.MEMINFO, VLAN if own is None else LOOP):
         built, passed, words = livepatch(asking, base, wanted)
         row["builds"] += built
         row["trials_passed"] += passed
@@ -158,20 +163,17 @@ def ask_for(asking: Asking, name: str, release: Release) -> str | None:
         return asking.client.request_kernel(KernelRequest(release=release))
     with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=asking.backend.bases.directory.parent) as place:
         Path(place).chmod(0o755)
-        return own_kernels.ask_for(name, asking.backend, asking.client, Path(place), shown)
+        return own_kernels.ask_for(name, asking.backend, asking.server, asking.client, Path(place), shown)
 
 
-def livepatch(asking: Asking, base: Base, wanted: Livepatch) -> tuple[bool, bool, str]:
+def livepatch(asking: Asking, base: Base, wanted: Edit) -> tuple[bool, bool, str]:
     """Build and try a livepatch with the client; return whether it was built, whether it passed, and what was wrong."""
-    text = (base.tree / wanted.path).read_text()
-    lines = text.splitlines(keepends=True)
-    changed = text.replace(wanted.old, wanted.new, 1).splitlines(keepends=True)
-    difference = difflib.unified_diff(lines, changed, f"a/{wanted.path}", f"b/{wanted.path}")
     patch = asking.directory / "fix.patch"
-    patch.write_text("".join(with_headings(difference, lines)))
+    patch.write_text(patch_of(base.tree, wanted))
+    server = asking.server
     command: list[str | Path] = [
-        BIN / "elivepatch", "build", patch, "--kernel", base.release, "-u", asking.url, "--token-file", asking.token,
-        "-o", asking.directory / "out.ko", "--expect", wanted.expectation, "--json",
+        BIN / "elivepatch", "build", patch, "--kernel", base.release, "-u", server.url,
+        "--token-file", server.token_file, "-o", asking.directory / "out.ko", "--expect", SHOWN[wanted], "--json",
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
     report = json.loads(done.stdout)
@@ -184,40 +186,6 @@ def shown(event: Event) -> None:
     """Print the steps of a base."""
     if event.fraction in {None, 0.0, 1.0}:
         print(f"  {event.message}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def serving(backend: LocalBackend, place: Path, cache: Path) -> Iterator[tuple[str, Path]]:
-    """Run a server on a free port of the loopback interface until the block ends; yield URL and token file."""
-    state, log_file, settings = place / "state", place / "server.log", place / "server.toml"
-    sources = own_kernels.declare_sources(backend, place / "sources.toml")
-    settings.write_text(f'sources = "{sources}"\n')
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command: Sequence[str | Path] = [
-        BIN / "elivepatch-server",
-        "serve",
-        "--config",
-        settings,
-        "--state",
-        state,
-        "--cache",
-        cache,
-    ]
-    with log_file.open("wb") as log:
-        server = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + 90
-            token = state / "operator.token"
-            while not token.exists() or b"server.listening" not in log_file.read_bytes():
-                if server.poll() is not None or time.monotonic() > deadline:
-                    sys.exit(f"the server did not start:\n{log_file.read_text()}")
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}", token
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,27 @@ The host is a directory with the files that such a host has. Its compiler is tha
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+from edits import Edit, patch_of
+from real_server import Server
+
+import guest_push
 from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.kernel_source import fetch_source
 from elivepatch.build.base.tree import unpack_source
 from elivepatch.build.roots.description import Toolchain
-from elivepatch.build.sandbox.bubblewrap import BUILD_UID, writable_directory
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID, MOUNT_POINTS, Sandbox, writable_directory
+from elivepatch.client.host.identity import read_release
 from elivepatch.client.host.machine import Host
 from elivepatch.client.push.kernel_files import PushOptions, find_kernel_files
 from elivepatch.client.push.push import push_kernel
@@ -28,6 +37,7 @@ from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Progress
 from elivepatch.process import run
 from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.trial.case import GuestKernel
 from small_kernels import FRAGMENT
 
 SERIES = "6.12"
@@ -60,7 +70,8 @@ class OwnKernel:
 
     `options` are lines of its configuration beside those of small.config. `output` is the directory that `make O=`
     names, `.` for a build in the source tree. `split` ships modules stripped and compressed, and debug files apart.
-    Without `pushed` the host sends its configuration only, and the server builds from the source that it declares.
+    Without `pushed` the host sends its configuration only, and the server builds from the source that it declares. With
+    `guest` the host is a VM; its toolchain is then the one that it hands over.
     """
 
     toolchain: str
@@ -68,6 +79,7 @@ class OwnKernel:
     output: str = "."
     split: bool = False
     pushed: bool = True
+    guest: bool = False
 
 
 KERNELS = {
@@ -76,7 +88,10 @@ KERNELS = {
     "own-split": OwnKernel(toolchain="debian-13", options=("CONFIG_MODULE_COMPRESS=y", "CONFIG_MODULE_COMPRESS_ZSTD=y"),
                            split=True),
     "own-clang": OwnKernel(toolchain="debian-13-clang", pushed=False),
+    "own-guest": OwnKernel(toolchain="captured-gcc-11", options=guest_push.OPTIONS, guest=True),
 }  # fmt: skip
+
+MEMINFO = Edit("fs/proc/meminfo.c", '"VmallocChunk:   "', '"VMALLOCCHUNK:   "')
 
 
 def declare_sources(backend: LocalBackend, place: Path) -> Path:
@@ -84,7 +99,7 @@ def declare_sources(backend: LocalBackend, place: Path) -> Path:
     text = "".join(
         f'[[source]]\nreleases = "*{suffix_of(name)}"\nsource = "{_source(backend)}"\naccept_unproved = true\n'
         for name, kernel in KERNELS.items()
-        if not kernel.pushed
+        if kernel.guest or not kernel.pushed
     )
     place.write_text(text)
     return place
@@ -101,13 +116,22 @@ def release_of(backend: LocalBackend, name: str) -> Release:
     return parse_release(f"{version}{suffix_of(name)}")
 
 
-def ask_for(name: str, backend: LocalBackend, server: ServerClient, place: Path, progress: Progress) -> str | None:
+def ask_for(
+    name: str, backend: LocalBackend, server: Server, client: ServerClient, place: Path, progress: Progress
+) -> str | None:
     """Build a kernel in `place` as its operator does, ask the server for it from its host, and return the job."""
-    kernel = KERNELS[name]
-    toolchain = the_toolchain(backend, kernel.toolchain, place, progress)
-    tree = place / "host/usr/src/linux"
-    tree.parent.mkdir(parents=True)
-    sandbox = backend.toolchains.sandbox(toolchain)
+    kernel, release = KERNELS[name], release_of(backend, name)
+    if kernel.guest:
+        root = guest_push.install(backend, _FOREIGN_PACKAGES, place)
+        for part in MOUNT_POINTS:
+            (root / part).mkdir()
+        sandbox, compiler = Sandbox(root=root, helper=backend.toolchains.helper().root), "gcc-11"
+    else:
+        root = place / "host"
+        toolchain = the_toolchain(backend, kernel.toolchain, place, progress)
+        sandbox, compiler = backend.toolchains.sandbox(toolchain), toolchain.compiler
+    tree = root / "usr/src/linux"
+    tree.parent.mkdir(parents=True, exist_ok=True)
     fetched = place / "fetched"
     fetched.mkdir()
     unpack_source(fetch_source(_source(backend), backend.archive, fetched, progress).archive, tree, sandbox)
@@ -115,25 +139,57 @@ def ask_for(name: str, backend: LocalBackend, server: ServerClient, place: Path,
     wanted = tree / "own.config"
     wanted.write_text("\n".join([FRAGMENT.read_text(), *kernel.options, f'CONFIG_LOCALVERSION="{suffix_of(name)}"\n']))
     os.chown(wanted, BUILD_UID, BUILD_UID)
-    make = make_arguments(toolchain.compiler, os.cpu_count() or 1)
+    make = make_arguments(compiler, os.cpu_count() or 1)
     out = writable_directory(place / "out")
     command = ["sh", "-c", _CONFIGURE, "sh", kernel.output, *make]
     sandbox.run(command, writable=tree, output=out).check("Configuring a kernel")
     built = tree if kernel.output == "." else out / kernel.output.removeprefix("/out/")
-    release = release_of(backend, name)
     if not kernel.pushed:
         config = (built / ".config").read_bytes()
-        return server.request_kernel(KernelRequest(release=release, config=config))
+        return client.request_kernel(KernelRequest(release=release, config=config))
     done = sandbox.run(
         ["sh", "-c", _BUILD, "sh", kernel.output, *make],
         writable=tree, output=out, timeout_s=3600, env={"STRIP": "1" if kernel.split else ""},
     )  # fmt: skip
     done.check("Building a kernel")
-    host = _host(place / "host", release, built, out / f"lib/modules/{release}", tree)
+    host = _host(root, release, built, out / f"lib/modules/{release}", tree)
+    if kernel.guest:
+        return _from_guest(kernel, backend, server, host, place)
     if kernel.split:
         _set_apart(host, release, built)
     files = find_kernel_files(host, PushOptions(source=tree))
-    return push_kernel(host, files, server, progress)[0]
+    return push_kernel(host, files, client, progress)[0]
+
+
+def _from_guest(kernel: OwnKernel, backend: LocalBackend, server: Server, host: Host, place: Path) -> str:
+    """Boot the host in a VM, and let it do all that its operator does there; return the job that made the base."""
+    release = read_release(host)
+    tree = host.path("usr/src/linux")
+    patch = place / "fix.patch"
+    patch.write_text(patch_of(tree, MEMINFO))
+    debug = host.path(f"usr/lib/debug/boot/vmlinux-{release}")
+    headers = host.path(f"usr/src/linux-headers-{release}")
+    for one in (debug.parent, headers):
+        one.mkdir(parents=True)
+    (tree / "vmlinux").rename(debug)
+    (tree / "Module.symvers").rename(headers / "Module.symvers")
+    modules = host.path(f"lib/modules/{release}")
+    shutil.copytree(modules, place / "modules", ignore=shutil.ignore_patterns("build", "source"))
+    image = shutil.copyfile(host.path(f"boot/vmlinuz-{release}"), place / "vmlinuz")
+    identity = ElfFile(debug).build_id
+    for one in (modules / "build", modules / "source"):
+        one.unlink()
+    shutil.rmtree(tree)
+    for name in ("proc", "sys"):
+        shutil.rmtree(host.path(name))
+        host.path(name).mkdir()
+    booted = GuestKernel(release=release, build_id=identity, image=image, modules_dir=place / "modules")
+    _, second = guest_push.run_guest(backend, server, booted, host.root, patch, name=kernel.toolchain, place=place)
+    if second["push"].status != 0 or second["apply"].status != 0:
+        sys.exit(f"the guest was not patched:\n{second['push'].out}{second['push'].err}{second['apply'].out}")
+    if "VMALLOCCHUNK" not in second["meminfo"].out or "VMALLOCCHUNK" in second["after"].out:
+        sys.exit(f"the guest does not show the change and its end:\n{json.dumps(second['meminfo'].out)}")
+    return str(second["push"].document["job"])
 
 
 def the_toolchain(backend: LocalBackend, name: str, place: Path, progress: Progress) -> Toolchain:
@@ -169,7 +225,7 @@ def _host(root: Path, release: Release, built: Path, installed: Path, tree: Path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
     modules = root / "lib/modules" / release
-    modules.parent.mkdir(parents=True)
+    modules.parent.mkdir(parents=True, exist_ok=True)
     installed.rename(modules)
     (modules / "build").symlink_to(built)
     (modules / "source").symlink_to(tree)

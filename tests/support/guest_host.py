@@ -19,7 +19,7 @@ import shutil
 import stat
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,7 @@ HOST_ADDRESS = "10.0.2.2"
 """The loopback interface of the machine that runs QEMU, as its user networking shows it to a guest."""
 
 _SUITES = ("bookworm", "bookworm-updates", "bookworm-security")
-_PACKAGES = ("python3", "systemd", "openrc", "busybox-static")
+PACKAGES = ("python3", "systemd", "openrc", "busybox-static")
 _LEFT_OUT = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*", "/usr/share/zoneinfo/*")
 _SITE = "usr/local/lib/python3.11/dist-packages"
 _DISK_MIB = 512
@@ -293,8 +293,8 @@ def _started_by(init: str) -> dict[str, bytes]:
 
 def userland(cache_dir: Path, archive: Archive) -> Path:
     """Return the disk image with Debian and the client's dependencies; make it if it is missing or out of date."""
-    how = [inspect.getsource(function) for function in (_make_userland, _install_dependencies)]
-    recipe = [_SUITES, _PACKAGES, _LEFT_OUT, _MASKED, _DISK_MIB, REQUIREMENTS.read_text(), how]
+    how = [inspect.getsource(function) for function in (make_root, make_disk, _install_dependencies)]
+    recipe = [_SUITES, PACKAGES, _LEFT_OUT, _MASKED, _DISK_MIB, REQUIREMENTS.read_text(), how]
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     top = cache_dir / "guest-host"
     image = top / f"{digest}.ext4"
@@ -302,20 +302,22 @@ def userland(cache_dir: Path, archive: Archive) -> Path:
         if not image.exists():
             for old in top.glob("*.ext4"):
                 old.unlink()
-            _make_userland(top / "new", archive)
-            (top / "new/image").rename(image)
-            shutil.rmtree(top / "new")
+            place = top / "new"
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+            make_disk(make_root(place, archive, PACKAGES), place / "image", _DISK_MIB)
+            (place / "image").rename(image)
+            shutil.rmtree(place)
     return image
 
 
-def _make_userland(place: Path, archive: Archive) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+def make_root(place: Path, archive: Archive, packages: Sequence[str]) -> Path:
+    """Make Debian with these packages and the client's dependencies in the directory `place`; return its root."""
     sources, root = place / "sources.list", place / "root"
     sources.write_text(archive.sources(*_SUITES))
     run(
         ["mmdebstrap", "--mode=root", "--variant=minbase", "--architectures=amd64", "--dpkgopt=force-unsafe-io",
-         *[f"--dpkgopt=path-exclude={path}" for path in _LEFT_OUT], f"--include={','.join(_PACKAGES)}",
+         *[f"--dpkgopt=path-exclude={path}" for path in _LEFT_OUT], f"--include={','.join(packages)}",
          _SUITES[0], root, sources],
         timeout_s=900,
     ).check("Making the userland")  # fmt: skip
@@ -326,8 +328,13 @@ def _make_userland(place: Path, archive: Archive) -> None:
     (root / "etc/fstab").write_text("")
     shutil.rmtree(root / "var/cache/apt", ignore_errors=True)
     shutil.rmtree(root / "var/lib/apt", ignore_errors=True)
-    run(["truncate", "-s", f"{_DISK_MIB}M", place / "image"]).check("Making the disk")
-    run(["mkfs.ext4", "-q", "-d", root, "-m", "0", place / "image"], timeout_s=300).check("Making the file system")
+    return root
+
+
+def make_disk(root: Path, image: Path, size_mib: int) -> None:
+    """Make the image of a disk with the files of a root."""
+    run(["truncate", "-s", f"{size_mib}M", image]).check("Making the disk")
+    run(["mkfs.ext4", "-q", "-d", root, "-m", "0", image], timeout_s=300).check("Making the file system")
 
 
 def _install_dependencies(target: Path) -> None:
