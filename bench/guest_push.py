@@ -27,7 +27,7 @@ OPTIONS = (
     "CONFIG_CGROUPS=y", "CONFIG_MAGIC_SYSRQ=y", "CONFIG_ADVISE_SYSCALLS=y", "CONFIG_MEMBARRIER=y",
     "CONFIG_ACPI=y", "CONFIG_RTC_CLASS=y", "CONFIG_TMPFS_POSIX_ACL=y", "CONFIG_SYSVIPC=y", "CONFIG_AIO=y",
 )  # fmt: skip
-"""What a kernel needs to be that of the guest, beside the options of small.config."""
+"""Options that a kernel needs to be that of the guest, beside the options of small.config."""
 
 _COMPILER = "root/compiler.tar.gz"
 _CAPTURE = f"""

@@ -68,7 +68,7 @@ SHOWN = {
     VLAN: "/proc/net/vlan/config =~ VLAN device",
     LOOP: "losetup /dev/loop0 /bin/busybox; cat /sys/block/loop0/loop/offset; losetup -d /dev/loop0 =~ at 0",
 }
-"""What shows each change in the guest of its trial."""
+"""Expectations that show each change in the guest of its trial."""
 
 Row = dict[str, Any]
 
