@@ -20,7 +20,7 @@ from elivepatch.model.errors import EnvironmentFault
 _FILE = re.compile(r"File: (?:\./)?(.+\.ko)(?:\.debug)?$")
 _NAME = re.compile(r"\s*<[0-9a-f]+>\s+DW_AT_name\s+: (?:\([^)]*\): )?(.+?)\s*$")
 # Every kernel has this source, whose name shows the directory of all.
-_FIRST = "/init/main.c"
+_FIRST = "init/main.c"
 _INCLUDE = re.compile(r"""([^:]+):\s*#\s*include\s*["<]([^">]+\.c)[">]""")
 
 
@@ -99,9 +99,13 @@ def read_compile_units(listing: Iterable[str], *, parent: str = "") -> dict[str,
 
 
 def _source_directory(compiled: Mapping[str, tuple[str, set[str]]]) -> str:
-    """Return the directory of the source with a slash at its end, empty unless the kernel was built outside of it."""
-    places = [source.removesuffix(_FIRST) for source in compiled if source.startswith("/") and source.endswith(_FIRST)]
-    return f"{places[0]}/" if len(places) == 1 else ""
+    """Return the directory of the source with a slash at its end, empty unless the kernel was built outside of it.
+
+    The compiler sees an absolute name, or one that begins with `../` if the kernel was built in a directory of the
+    source.
+    """
+    places = [source.removesuffix(_FIRST) for source in compiled if source.endswith(f"/{_FIRST}")]
+    return next((place for place in places if place.startswith(("/", "../"))), "") if len(places) == 1 else ""
 
 
 def make_units(compiled: Mapping[str, tuple[str, set[str]]], include_lines: Iterable[str], exists: set[str]) -> Units:

@@ -97,6 +97,16 @@ def test_a_kernel_that_was_built_outside_its_source_has_the_same_units() -> None
     assert found["virt/kvm/eventfd.c"].target == "arch/x86/kvm/../../../virt/kvm/eventfd.o"
 
 
+def test_a_kernel_that_was_built_in_a_directory_of_its_source_has_the_same_units() -> None:
+    """`make O=build` in the source: the compiler sees names that begin with ../"""
+    names = ("../init/main.c", "../arch/x86/kvm/../../../virt/kvm/eventfd.c", "kernel/config_data.c")
+    listing = [f"    <c>   DW_AT_name        : {name}" for name in names]
+    found = make_units(read_compile_units(listing, parent="vmlinux"), [], set()).by_source
+    assert sorted(found) == ["init/main.c", "kernel/config_data.c", "virt/kvm/eventfd.c"]
+    assert found["init/main.c"].target == "init/main.o"
+    assert found["virt/kvm/eventfd.c"].target == "arch/x86/kvm/../../../virt/kvm/eventfd.o"
+
+
 def test_saved_units_come_back(tmp_path: Path) -> None:
     units().save(tmp_path / "units.json")
     assert Units.load(tmp_path / "units.json") == units()
