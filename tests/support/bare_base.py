@@ -13,7 +13,7 @@ from elivepatch.model.kernel import BuildId, Digest, Release
 def bare_base(directory: Path, release: str = "6.12.117-own", **changed: Any) -> Base:
     """Make a base in `directory`; `changed` replaces fields. The kernel has neither klp-build nor IBT by default."""
     (directory / "tree").mkdir(exist_ok=True)
-    (directory / "tree/.config").write_text("CONFIG_LIVEPATCH=y\n")
+    (directory / "tree/.config").write_text("CONFIG_LIVEPATCH=y\nCONFIG_DEBUG_INFO=y\n")
     facts: dict[str, Any] = {
         "kind": "custom",
         "ibt": False,

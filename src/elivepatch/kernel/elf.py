@@ -29,6 +29,7 @@ _SHF_WRITE, _SHF_ALLOC, _SHF_EXECINSTR, _SHF_MERGE, _SHF_STRINGS = 0x1, 0x2, 0x4
 _SHN_UNDEF = 0
 _SHN_LORESERVE = 0xFF00
 _SHN_XINDEX = 0xFFFF
+_INFORMATION = (".debug_info", ".zdebug_info")
 _NAME_LIMIT = 2048  # KSYM_NAME_LEN is 512; without a limit, a small file could expand to gigabytes of names
 
 SHT_NULL, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_GROUP, SHT_SYMTAB_SHNDX = 0, 4, 7, 8, 17, 18
@@ -245,6 +246,11 @@ class ElfFile:
             if section.kind == SHT_NOTE and (found := build_id_of_notes(self.content(section))):
                 return found
         return ""
+
+    @property
+    def has_debug_info(self) -> bool:
+        """True if the file has its debug information in itself."""
+        return any(name in self.by_name for name in _INFORMATION)
 
     @cached_property
     def modinfo(self) -> dict[str, list[str]]:

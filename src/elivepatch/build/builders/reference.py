@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from elivepatch.build.base.kbuild import has_debug_info
 from elivepatch.build.base.store import Base
 from elivepatch.build.base.toolchain import HELPER
 from elivepatch.build.builders.common import BuildSteps
@@ -66,6 +67,8 @@ def unsupported_reason(base: Base) -> str | None:
         return "kpatch-build refuses CONFIG_X86_KERNEL_IBT"
     if version_of(base.release) >= _KLP_BUILD_SINCE:
         return "kpatch-build is no longer maintained for Linux 6.19 and later"
+    if not has_debug_info(base.tree):
+        return "kpatch-build refuses kernels without CONFIG_DEBUG_INFO"
     if base.toolchain != HELPER:
         return f"kpatch-build runs in the toolchain {HELPER} only"
     return None

@@ -67,6 +67,28 @@ def test_a_plain_compile_is_the_same_command_without_section_flags(tmp_path: Pat
     assert without_sections(command) == "gcc -O2 -g -I/tools/patch -gz=none -c -o a.o a.c"
 
 
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        ("CONFIG_DEBUG_INFO=y\nCONFIG_CC_IS_GCC=y\n", ""),
+        ("# CONFIG_DEBUG_INFO is not set\n", " -g"),
+        ("CONFIG_DEBUG_INFO_NONE=y\n", " -g"),
+        ("CONFIG_DEBUG_INFO=y\nCONFIG_DEBUG_INFO_SPLIT=y\n", " -gno-split-dwarf"),
+        (
+            "CONFIG_CC_IS_GCC=y\nCONFIG_DEBUG_INFO=y\nCONFIG_DEBUG_INFO_REDUCED=y\n",
+            " -femit-struct-debug-detailed=any",
+        ),
+        ("CONFIG_CC_IS_CLANG=y\nCONFIG_DEBUG_INFO=y\nCONFIG_DEBUG_INFO_REDUCED=y\n", ""),
+    ],
+)
+def test_objects_have_all_types_in_their_debug_information_also_if_the_kernel_has_not(
+    tmp_path: Path, options: str, flags: str
+) -> None:
+    """The layouts of live structures are compared by them."""
+    (tmp_path / ".config").write_text(options)
+    assert section_flags(tmp_path) == f"-I/tools/patch -ffunction-sections -fdata-sections -gz=none{flags}"
+
+
 def test_the_flags_of_a_base_from_before_are_removed_too() -> None:
     flags = "-I/tools/patch -ffunction-sections -fdata-sections -gz=none -include asm-generic/runtime-const.h"
     assert without_sections(f"gcc -O2 {flags} -c -o a.o a.c") == "gcc -O2 -I/tools/patch -gz=none -c -o a.o a.c"

@@ -53,6 +53,14 @@ def test_kpatch_build_does_not_serve_every_kernel(
     assert words in reason
 
 
+def test_kpatch_build_does_not_serve_a_kernel_without_debug_information(tmp_path: Path) -> None:
+    base = bare_base(tmp_path)
+    (base.tree / ".config").write_text("CONFIG_LIVEPATCH=y\n# CONFIG_DEBUG_INFO is not set\n")
+    reason = unsupported_reason(base)
+    assert reason is not None
+    assert "CONFIG_DEBUG_INFO" in reason
+
+
 @pytest.mark.parametrize("release", ["6.1.176-own", "6.12.117-own", "6.18.3"])
 def test_kpatch_build_serves_kernels_before_klp_build(tmp_path: Path, release: str) -> None:
     assert unsupported_reason(bare_base(tmp_path, release)) is None

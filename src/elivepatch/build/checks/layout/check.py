@@ -21,7 +21,7 @@ from elivepatch.kernel.btf import COMPOSITES, Btf, BtfKind, read_btf
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.build import Note
 from elivepatch.model.codes import problem
-from elivepatch.model.errors import BuildStopped
+from elivepatch.model.errors import BuildStopped, EnvironmentFault
 from elivepatch.process import Cancellation
 
 _BTF_LIMIT_BYTES = 64 << 20
@@ -39,8 +39,16 @@ def check_layouts(
     """Return what a person should look at where the types of two objects differ harmlessly.
 
     The sandbox has pahole 1.29 or later. Raises BuildStopped with `data-layout` if memory of the original's types
-    cannot be used by the patched object's code, with `export-type` if modules would call an exported function wrongly.
+    cannot be used by the patched object's code, with `export-type` if modules would call an exported function wrongly;
+    EnvironmentFault with `types-missing` if an object of C was compiled without debug information.
     """
+    for path in (original, patched):
+        if source.endswith(".c") and not ElfFile(path).has_debug_info:
+            raise EnvironmentFault(
+                "types-missing",
+                f"An object of {source} has no debug information, so that its types cannot be compared.",
+                advice="Remove the kernel and add it again; if it happens again, report its configuration.",
+            )
     with tempfile.TemporaryDirectory(prefix="types-", dir=patched.parent) as directory:
         place = Path(directory)
         place.chmod(0o755)

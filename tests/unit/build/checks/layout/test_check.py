@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from c_types import types_of
+from compiled import compiled, needs_gcc
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outside import OutsideSandbox
 
-from elivepatch.build.checks.layout.check import compare_layouts
+from elivepatch.build.checks.layout.check import check_layouts, compare_layouts
 from elivepatch.model.build import Note
 from elivepatch.model.errors import BuildStopped, EnvironmentFault, Problem
 
@@ -330,3 +333,17 @@ def test_types_without_measure_take_no_more_time_than_their_size() -> None:
         "struct large (same size, other members): has more parts than can be compared" in caught.value.problem.message
     )
     assert time.process_time() - started < 5
+
+
+@needs_gcc
+@pytest.mark.parametrize("lacking", ["original", "patched"])
+def test_an_object_whose_types_are_not_known_is_not_passed(tmp_path: Path, lacking: str) -> None:
+    """A kernel without debug information: nothing would be compared, and each layout would pass."""
+    original, patched = (
+        compiled(tmp_path / f"{name}.o", "struct one { int a; } x;", *["-g"] * (name != lacking))
+        for name in ("original", "patched")
+    )
+    sandbox = OutsideSandbox(runs=False).sandbox
+    with pytest.raises(EnvironmentFault) as caught:
+        check_layouts(original=original, patched=patched, source="fs/a.c", sandbox=sandbox)
+    assert caught.value.problem.code == "types-missing"
