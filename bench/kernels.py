@@ -49,11 +49,14 @@ RESULT = HERE / "kernels.json"
 
 
 STOCK = (
-    "5.10.0-43-cloud-amd64", "debian-12-cloud", "debian-12", "debian-12-rt", "debian-12-backports-cloud",
-    "debian-13-cloud", "debian-13", "debian-13-rt", "debian-13-backports-cloud", "debian-13-backports",
+    "5.10.0-43-cloud-amd64", "debian-12-cloud", "debian-12", "6.1.0-50-rt-amd64", "debian-12-backports-cloud",
+    "debian-13-cloud", "debian-13", "6.12.107+deb13-rt-amd64", "debian-13-backports-cloud", "debian-13-backports",
     "debian-sid-cloud",
 )  # fmt: skip
-"""Stock kernels, by the names that `elivepatch-server kernel add` knows."""
+"""Stock kernels, by the names that `elivepatch-server kernel add` knows.
+
+A release stands where the files of a newer one are gone: for -rt, the newest whose source package the mirror still had.
+"""
 
 KERNELS = (*STOCK, *own_kernels.KERNELS)
 

@@ -17,7 +17,8 @@ from elivepatch.process import Completed, run
 class OutsideSandbox:
     """Runs programs with /in and /out replaced by the real directories, then calls `leaves` with the output directory.
 
-    With `runs` false no program runs. `programs` are the command lines.
+    They start in the writable directory if there is one. With `runs` false no program runs. `programs` are the command
+    lines.
     """
 
     leaves: Callable[[Path], None] = lambda _output: None
@@ -30,18 +31,23 @@ class OutsideSandbox:
         return cast("Sandbox", self)
 
     def run(
-        self, argv: Sequence[str], *, output: Path | None = None, inputs: Path | None = None, **_: Any
+        self,
+        argv: Sequence[str],
+        *,
+        output: Path | None = None,
+        inputs: Path | None = None,
+        writable: Path | None = None,
+        **_: Any,
     ) -> Completed:
         """Run a program as `Sandbox.run` does, without any sandbox."""
         self.programs.append(tuple(argv))
         command = [_outside(one, inputs, output) for one in argv]
-        done = run(command if self.runs else ["true"])
+        done = run(command if self.runs else ["true"], cwd=writable or "/")
         if output is not None:
             self.leaves(output)
         return done
 
 
 def _outside(word: str, inputs: Path | None, output: Path | None) -> str:
-    for place, directory in (("in", inputs), ("out", output)):
-        word = re.sub(rf"/{place}(?![a-z])", str(directory), word)
-    return word
+    places = {"in": inputs, "out": output}
+    return re.sub("/(in|out)(?![a-z])", lambda found: str(places[found[1]]), word)

@@ -117,9 +117,12 @@ def differences(one: KernelConfig, other: KernelConfig) -> dict[str, tuple[str, 
     }
 
 
+_REAL_TIME = (
+    "The source lacks the patches for real time that the kernel has: give them in order (--base-patch). Those of a "
+    "Debian kernel are in debian/patches-rt of its source package."
+)
 _CAUSES = (
-    (r"(?:ARCH_SUPPORTS_RT|PREEMPT_RT|.*PREEMPT_LAZY|HAVE_ATOMIC_CONSOLE)",
-     "The source lacks the patches for real time that the kernel has."),
+    (r"(?:ARCH_SUPPORTS_RT|PREEMPT_RT|.*PREEMPT_LAZY|HAVE_ATOMIC_CONSOLE)", _REAL_TIME),
     (r"(?:HAVE_)?RUST.*|BINDGEN_.*", "The toolchain lacks the kernel's rustc, its rust-src or its bindgen."),
     (r"PAHOLE_.*|DEBUG_INFO_BTF.*", "The toolchain lacks the kernel's pahole."),
     (r"(?:HAVE_)?GCC_PLUGIN.*", "The toolchain lacks the headers of the compiler's plugins."),
@@ -127,12 +130,17 @@ _CAUSES = (
      "The toolchain's compiler, assembler or linker is another one than the kernel's."),
 )  # fmt: skip
 _OTHER_SOURCE = "The source is of another version, or lacks a patch that the kernel has (--base-patch)."
+_STOCK_SOURCE = (
+    "The distribution built this kernel from another source than its packages hold: hosts must boot another kernel. "
+    "Report the release."
+)
 
 
-def likely_causes(differing: Mapping[str, tuple[str, str]]) -> list[str]:
+def likely_causes(differing: Mapping[str, tuple[str, str]], *, stock: bool = False) -> list[str]:
     """Return the likely causes of options that differ, as `differences` returns them; each explains at least one.
 
-    An option that belongs to no program of the toolchain differs because of the source.
+    An option that belongs to no program of the toolchain differs because of the source. That of a `stock` kernel came
+    from its own packages, with all patches that these name: nothing can be given in addition.
     """
     causes = []
     rest = set(differing)
@@ -144,7 +152,7 @@ def likely_causes(differing: Mapping[str, tuple[str, str]]) -> list[str]:
     # One missing patch takes away the options that depend on its own.
     if rest and not causes:
         causes.append(_OTHER_SOURCE)
-    return causes
+    return [_STOCK_SOURCE if stock and cause in {_REAL_TIME, _OTHER_SOURCE} else cause for cause in causes]
 
 
 def _comparable(value: str) -> str:

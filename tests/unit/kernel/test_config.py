@@ -186,3 +186,20 @@ def test_the_likely_causes_fit_the_options_that_differ(names: list[str], words: 
     causes = likely_causes(dict.fromkeys(names, ("y", "n")))
     assert len(causes) == len(words)
     assert all(word in cause for word, cause in zip(words, causes, strict=True))
+
+
+@pytest.mark.parametrize("names", [["PREEMPT_RT", "PREEMPT_DYNAMIC"], ["DRM_I915", "ZFS"]])
+def test_a_source_that_lacks_a_patch_gets_it_from_the_operator_unless_it_is_that_of_a_stock_kernel(
+    names: list[str],
+) -> None:
+    differing = dict.fromkeys(names, ("y", "n"))
+    (own,), (stock,) = likely_causes(differing), likely_causes(differing, stock=True)
+    assert "--base-patch" in own
+    assert "--base-patch" not in stock
+    assert "boot another kernel" in stock
+
+
+def test_a_toolchain_that_lacks_a_program_is_the_cause_for_stock_kernels_too() -> None:
+    differing = {"PAHOLE_VERSION": ("130", "0"), "PREEMPT_RT": ("y", "n")}
+    assert likely_causes(differing)[1:] == likely_causes(differing, stock=True)[1:]
+    assert "pahole" in likely_causes(differing, stock=True)[1]

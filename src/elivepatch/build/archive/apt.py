@@ -51,13 +51,14 @@ def suites() -> dict[str, bool]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """One version of a package in the signed index."""
+    """One version of a package in the signed index; `source` is its source package, as that index has it."""
 
     name: str
     version: str
     sha256: str
     size_bytes: int
     depends: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ class Archive:
         found = self.unreadable()
         shown = ", ".join(f"{suite} ({reason})" for suite, reason in found.items())
         return f" Suites that could not be read: {shown}." if found else ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which a program of apt reads this archive."""
+        return {"APT_CONFIG": str(self._configuration)}
 
     @cached_property
     def _mirrors(self) -> tuple[str, str]:
@@ -192,36 +198,31 @@ class Archive:
             return "the host's apt configuration names no mirror of the security archive"
         listed = self.directory / "one-suite.list"
         write_atomic(listed, source.encode())
-        options = [f"Dir::Etc::sourcelist={listed}", "Dir::Etc::sourceparts=/dev/null", "APT::Get::List-Cleanup=false",
-                   "APT::Update::Error-Mode=any"]  # fmt: skip
-        command = ["apt-get", "-q", *(word for option in options for word in ("-o", option)), "update"]
-        done = run(command, env={"APT_CONFIG": str(configured)}, timeout_s=300)
-        if done.ok:
-            return None
-        errors = [line[3:].strip().rstrip(".") for line in done.tail(100).splitlines() if line.startswith("E: ")]
-        return re.sub(r"[a-z]+://\S+/", "", errors[0])[:200] if errors else f"apt-get ended with status {done.status}"
+        return update_index(listed, {"APT_CONFIG": str(configured)})
 
     def newest(self, name: str, in_suites: Sequence[str]) -> str | None:
         """Return the newest version of a package in some suites, None if none of them has it."""
+        return next((version for version, suite in self._listed(name) if suite in in_suites), None)
+
+    def suites_of(self, package: Package) -> list[str]:
+        """Return the suites that have exactly this version of a package."""
+        return [suite for version, suite in self._listed(package.name) if version == package.version]
+
+    def _listed(self, name: str) -> list[tuple[str, str]]:
+        """Return version and suite for each place of a package in the indexes, the newest version first."""
         if not _SAFE.fullmatch(name):
-            return None
+            return []
         self.refresh()
-        done = run(["apt-cache", "madison", "--", name], env={"APT_CONFIG": str(self._configuration)})
-        for line in done.text.splitlines():
-            found = _MADISON.fullmatch(line)
-            if found is not None and found["name"] == name and found["suite"] in in_suites:
-                return found["version"]
-        return None
+        lines = run(["apt-cache", "madison", "--", name], env=self.environment).text.splitlines()
+        places = [found for line in lines if (found := _MADISON.fullmatch(line)) is not None and found["name"] == name]
+        return [(found["version"], found["suite"]) for found in places]
 
     def versions(self, name: str) -> list[Package]:
         """Return the versions of a package, newest first; an empty list if no archive has it."""
         if not _SAFE.fullmatch(name):
             return []
         self.refresh()
-        done = run(
-            ["apt-cache", "show", "--", name],
-            env={"APT_CONFIG": str(self._configuration)},
-        )
+        done = run(["apt-cache", "show", "--", name], env=self.environment)
         found: dict[str, Package] = {}
         for stanza in done.text.split("\n\n"):
             fields = dict(re.findall(r"(?m)^([A-Za-z0-9-]+): (.*)$", stanza))
@@ -232,6 +233,7 @@ class Archive:
                     sha256=fields["SHA256"],
                     size_bytes=int(fields["Size"]),
                     depends=fields.get("Depends", ""),
+                    source=fields.get("Source", name),
                 )
                 found.setdefault(package.version, package)
         return list(found.values())
@@ -249,8 +251,8 @@ class Archive:
             return []
         series, suite, flavour = (re.escape(part or "") for part in shape.groups())
         form = re.compile(rf"linux-image-({series}[^+-]+{suite}(?:\.[0-9]+)?(?:-[0-9][^-]*)?{flavour})-dbg")
-        env = {"APT_CONFIG": str(self._configuration)}
-        names = run(["apt-cache", "pkgnames", "--", f"linux-image-{shape[1]}"], env=env).text.split()
+        command = ["apt-cache", "pkgnames", "--", f"linux-image-{shape[1]}"]
+        names = run(command, env=self.environment).text.split()
         found = [one[1] for name in names if (one := form.fullmatch(name)) is not None and one[1] != release]
         return sorted(found, key=lambda name: [int(part) for part in re.findall("[0-9]+", name)], reverse=True)
 
@@ -275,10 +277,22 @@ class Archive:
             missing = [(package, path) for package, path in wanted if not has_package(path, package)]
             total = sum(package.size_bytes for package, _ in missing)
             for package, path in missing:
-                self._fetch(package, path, progress, total)
+                command = ["apt-get", "-q", "download", f"{package.name}={package.version}"]
+                self._fetch(package, path, command, progress, total)
         return [path for _, path in wanted]
 
-    def _fetch(self, package: Package, path: Path, progress: Progress, total: int) -> None:
+    def download_by(self, command: list[str], package: Package, name: str, progress: Progress = silent) -> Path:
+        """Return the file `name` among the downloads, fetched by a command of apt unless it is there; as `download`.
+
+        The command leaves one file in its working directory, that of `package`.
+        """
+        path = self.packages_dir / name
+        with made_once(self.directory / "lock"):
+            if not has_package(path, package):
+                self._fetch(package, path, command, progress, package.size_bytes)
+        return path
+
+    def _fetch(self, package: Package, path: Path, command: list[str], progress: Progress, total: int) -> None:
         path.unlink(missing_ok=True)
         scratch = self.directory / "cache" / f"get-{os.getpid()}"
         scratch.mkdir(parents=True, exist_ok=True)
@@ -301,13 +315,7 @@ class Archive:
         progress(
             Event(stage="download", message=f"{package.name} {package.version} (of {total >> 20} MiB)", fraction=0.0)
         )
-        done = run(
-            ["apt-get", "-q", "download", f"{package.name}={package.version}"],
-            cwd=scratch,
-            env={"APT_CONFIG": str(self._configuration)},
-            timeout_s=3600,
-            on_tick=report,
-        )
+        done = run(command, cwd=scratch, env=self.environment, timeout_s=3600, on_tick=report)
         if not done.ok and _GONE.search(done.log.decode(errors="replace") + done.text):
             raise EnvironmentFault(
                 "package-gone",
@@ -315,7 +323,7 @@ class Archive:
                 advice="Take a newer kernel, or an older one whose packages the archive still has.",
             )
         done.check(f"Downloading {package.name} {package.version}")
-        files = list(scratch.glob("*.deb"))
+        files = list(scratch.iterdir())
         if len(files) != 1 or not has_package(files[0], package):
             raise EnvironmentFault(
                 "package-damaged",
@@ -325,6 +333,21 @@ class Archive:
         publish(files[0], path)
         scratch.rmdir()
         progress(Event(stage="download", message=f"{package.name} {package.version}", fraction=1.0))
+
+
+def update_index(listed: Path, environment: dict[str, str]) -> str | None:
+    """Fetch the indexes of the sources in the file `listed`; return None, or why they cannot be read."""
+    options = [*only(listed), "-o", "APT::Get::List-Cleanup=false", "-o", "APT::Update::Error-Mode=any"]
+    done = run(["apt-get", "-q", *options, "update"], env=environment, timeout_s=300)
+    if done.ok:
+        return None
+    errors = [line[3:].strip().rstrip(".") for line in done.tail(100).splitlines() if line.startswith("E: ")]
+    return re.sub(r"[a-z]+://\S+/", "", errors[0])[:200] if errors else f"apt-get ended with status {done.status}"
+
+
+def only(listed: Path) -> list[str]:
+    """Return the options with which a program of apt reads the sources in the file `listed` and no others."""
+    return ["-o", f"Dir::Etc::sourcelist={listed}", "-o", "Dir::Etc::sourceparts=/dev/null"]
 
 
 def has_package(path: Path, package: Package) -> bool:

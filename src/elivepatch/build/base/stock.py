@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.archive.apt import Archive, Package, distributions
+from elivepatch.build.archive.featureset import Featureset, featureset_of, fetch_featureset
 from elivepatch.build.base.common import (
     BaseContext,
     BaseDraft,
@@ -53,6 +54,10 @@ class Packages:
     def all(self) -> list[Package]:
         """Return them all."""
         return [*self.image, self.headers, self.source, self.debug]
+
+    def inputs(self, patches: Featureset) -> dict[str, str]:
+        """Return everything that the base is made from, by name, with SHA-256; it is part of the base's digest."""
+        return {f"{package.name}_{package.version}": package.sha256 for package in self.all()} | dict(patches.inputs)
 
 
 def resolve(name: str, archive: Archive) -> Release:
@@ -118,9 +123,10 @@ class StockMaker:
         require_room(self.context.bases.directory, _room_of(packages), f"The base of {release}")
         unpacked = scratch / "unpacked"
         draft = self._look_at_image(packages, unpacked, scratch)
-        paths = self._download_rest(packages)
+        paths, patches = self._download_rest(packages, draft, unpacked)
         _unpack(paths[packages.headers], unpacked)
-        facts, listed = read_packages(draft, paths[packages.debug], paths[packages.source], packages.source.version)
+        source = StockSource(package=paths[packages.source], version=packages.source.version, patches=patches)
+        facts, listed = read_packages(draft, paths[packages.debug], source)
         check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
         symvers = _one_of(unpacked, f"usr/src/linux-headers-{release}/Module.symvers")
         shutil.copyfile(symvers, scratch / "tree/Module.symvers")
@@ -134,7 +140,7 @@ class StockMaker:
             version=packages.image[0].version,
             facts=facts,
             listed=listed,
-            packages={f"{package.name}_{package.version}": package.sha256 for package in packages.all()},
+            packages=packages.inputs(patches),
             started=started,
         )
 
@@ -149,11 +155,14 @@ class StockMaker:
         require_livepatch(config)
         return self.context.begin(release, content, config, scratch)
 
-    def _download_rest(self, packages: Packages) -> dict[Package, Path]:
-        """Fetch the other packages, the debug package first: it is the one that archives drop first."""
+    def _download_rest(
+        self, packages: Packages, draft: BaseDraft, unpacked: Path
+    ) -> tuple[dict[Package, Path], Featureset]:
+        """Fetch the other packages, those that archives drop first before the others, and the featureset's patches."""
         rest = [packages.debug, packages.headers, packages.source]
         try:
-            return dict(zip(rest, self.archive.download(rest, self.context.progress), strict=True))
+            patches = self._featureset(packages, draft, unpacked)
+            return dict(zip(rest, self.archive.download(rest, self.context.progress), strict=True)), patches
         except EnvironmentFault as fault:
             if fault.problem.code != "package-gone":
                 raise
@@ -161,9 +170,16 @@ class StockMaker:
             raise EnvironmentFault(
                 "package-gone",
                 f"No base of {packages.release} can be made any more: {fault.problem.message}",
-                advice="Hosts must boot another kernel first; of this kind the index still lists, with a debug "
-                f"package, {', '.join(others[:5]) or 'none'}.",
+                advice="Hosts must boot another kernel first, or the server's apt needs a mirror that has the file; of "
+                f"this kind the index still lists, with a debug package, {', '.join(others[:5]) or 'none'}.",
             ) from fault
+
+    def _featureset(self, packages: Packages, draft: BaseDraft, unpacked: Path) -> Featureset:
+        name = featureset_of(packages.headers)
+        if not name:
+            return Featureset()
+        sandbox, place = draft.tree_maker().sandbox, unpacked / "featureset"
+        return fetch_featureset(name, self.archive, packages.source, sandbox, place, self.context.progress)
 
 
 def _room_of(packages: Packages) -> int:
@@ -171,16 +187,22 @@ def _room_of(packages: Packages) -> int:
     return sum(package.size_bytes for package in packages.all()) + 7 * packages.debug.size_bytes + _BASE_BYTES
 
 
-def read_packages(draft: BaseDraft, debug: Path, source: Path, version: str) -> tuple[DebugInfo, list[str]]:
-    """Read the debug package while the source package becomes the tree; return both results.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StockSource:
+    """Source of a stock kernel's tree: the file of its package, its version, and the patches of the featureset."""
 
-    `version` is that of the source package.
-    """
+    package: Path
+    version: str
+    patches: Featureset
+
+
+def read_packages(draft: BaseDraft, debug: Path, source: StockSource) -> tuple[DebugInfo, list[str]]:
+    """Read the debug package while the source package becomes the tree; return both results."""
     cancellation = Cancellation.new()
     with ThreadPoolExecutor(max_workers=1) as pool:
         try:
             pending = pool.submit(_debug_part, draft, debug, cancellation)
-            listed = _tree_part(draft, source, version)
+            listed = _tree_part(draft, source)
             return pending.result(), listed
         finally:
             # The pool waits for its thread, even after an error that makes its result useless.
@@ -198,14 +220,15 @@ def _debug_part(draft: BaseDraft, package: Path, cancellation: Cancellation) -> 
     return facts
 
 
-def _tree_part(draft: BaseDraft, package: Path, version: str) -> list[str]:
-    source, maker = draft.scratch / "source", draft.tree_maker()
-    _unpack(package, source)
-    (archive,) = source.glob("usr/src/linux-source-*.tar.xz")
+def _tree_part(draft: BaseDraft, source: StockSource) -> list[str]:
+    unpacked, maker = draft.scratch / "source", draft.tree_maker()
+    _unpack(source.package, unpacked)
+    (archive,) = unpacked.glob("usr/src/linux-source-*.tar.xz")
     unpack_source(archive, maker.tree, maker.sandbox)
-    shutil.rmtree(source)
+    shutil.rmtree(unpacked)
+    source.patches.apply(maker.tree, maker.sandbox)
     draft.context.report(f"{draft.release}: preparing the source tree")
-    maker.configure(draft.content, package_version=version)
+    maker.configure(draft.content, package_version=source.version)
     return maker.prepare()
 
 

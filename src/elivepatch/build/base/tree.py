@@ -57,7 +57,8 @@ class TreeMaker:
             changes += ["--set-str", name, ""]
         self.make(["scripts/config", *changes], "Configuring the source tree")
         self.make([*make_arguments(self.cc, self.jobs), "olddefconfig"], "Configuring the source tree")
-        config_gate(self.config, parse_config(_read(self.tree, ".config").encode()), self.release)
+        prepared = parse_config(_read(self.tree, ".config").encode())
+        config_gate(self.config, prepared, self.release, stock=bool(package_version))
 
     def freeze_release(self) -> None:
         """Make the build system use the kernel's own release, which came from a git repository or a user's files.
@@ -187,14 +188,17 @@ def one_command_for_objects(tree: Path) -> None:
     _write(tree, makefile, text.encode())
 
 
-def config_gate(shipped: KernelConfig, prepared: KernelConfig, release: str) -> None:
-    """Raise EnvironmentFault if the prepared configuration differs from the one that the kernel was built with."""
+def config_gate(shipped: KernelConfig, prepared: KernelConfig, release: str, *, stock: bool = False) -> None:
+    """Raise EnvironmentFault if the prepared configuration differs from the one that the kernel was built with.
+
+    The advice for a `stock` kernel is another one: its source came from its own packages.
+    """
     differing = differences(shipped, prepared)
     if differing:
         raise EnvironmentFault(
             "config-gate",
             f"The prepared configuration of {release} is not the shipped one: {len(differing)} options differ.",
-            advice=" ".join(likely_causes(differing)),
+            advice=" ".join(likely_causes(differing, stock=stock)),
             excerpt="\n".join(
                 f"CONFIG_{name}: {old} became {new}" for name, (old, new) in list(differing.items())[:20]
             ),

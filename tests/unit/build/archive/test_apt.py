@@ -5,54 +5,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from fake_apt import TARGETS, Apt
 
-from elivepatch.build.archive import apt
 from elivepatch.build.archive.apt import Archive, Package, suites
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.process import Completed
 
 EXPIRED = (
     "E: Release file for http://mirror.example/debian/dists/forky/InRelease is expired (invalid since 23d 5h). Updates "
     "for this repository will not be applied."
 )
-TARGETS = "http://mirror.example/debian|Debian|Debian\nhttp://mirror.example/debian-security|Debian|Debian-Security\n"
-MADISON = """
-    gcc-16 | 16.2.0-4 | http://mirror.example/debian sid/main amd64 Packages
-    gcc-16 | 16.2.0-4 | http://mirror.example/debian sid/main Sources
-    gcc-16 | 16.2.0-3 | http://mirror.example/debian forky/main amd64 Packages
-"""
-
-
-class Apt:
-    """The programs of apt: `fails` maps a suite to what its update prints; `answers` maps a command to its output."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.fails: dict[str, str] = {}
-        self.answers: dict[str, str] = {"indextargets": TARGETS, "madison": MADISON}
-        self.updated: list[str] = []
-        self.download: Callable[[Path], tuple[int, str]] = lambda _: (0, "")
-        monkeypatch.setattr(apt, "run", self)
-
-    def __call__(self, argv: Sequence[str], *, cwd: Path | str = "/", **_: Any) -> Completed:
-        status, log, text = 0, "", ""
-        if "update" in argv:
-            listed = next(word for word in argv if word.startswith("Dir::Etc::sourcelist="))
-            suite = Path(listed.partition("=")[2]).read_text().split()[-2]
-            self.updated.append(suite)
-            log = self.fails.get(suite, "")
-            status = 100 if log else 0
-        elif "download" in argv:
-            status, log = self.download(Path(cwd))
-        else:
-            text = next((answer for word, answer in self.answers.items() if word in argv), "")
-        return Completed(
-            argv=tuple(argv), status=status, output=text.encode(), log=log.encode(), seconds=0.1, timed_out=False
-        )
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from typing import NoReturn, cast
 import pytest
 
 from elivepatch.build.archive.apt import Archive, Package, distributions, has_package
+from elivepatch.build.archive.featureset import Featureset
 from elivepatch.build.base import stock
 from elivepatch.build.base.common import BaseContext, BaseDraft
-from elivepatch.build.base.stock import StockMaker, find_packages, read_packages, resolve
+from elivepatch.build.base.stock import StockMaker, StockSource, find_packages, read_packages, resolve
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
 from elivepatch.model.kernel import parse_release
 
@@ -104,9 +105,23 @@ def test_every_name_has_a_package_a_pattern_and_suites(name: str) -> None:
     assert {"package", "release", "suites"} <= distributions()[name].keys()
 
 
-def kernel(release: str, version: str, source: str, depends: str = "") -> list[Package]:
-    names = [f"linux-image-{release}", f"linux-headers-{release}", f"linux-image-{release}-dbg", source]
-    return [package(names[0], version, depends), *[package(name, version) for name in names[1:]]]
+def kernel(release: str, version: str, source: str, depends: str = "", common: str = "") -> list[Package]:
+    names = [f"linux-image-{release}-dbg", source]
+    image, headers = f"linux-image-{release}", f"linux-headers-{release}"
+    named = [package(image, version, depends), package(headers, version, common)]
+    return [*named, *[package(name, version) for name in names]]
+
+
+RT = "6.1.0-50-rt-amd64"
+COMMON_RT = "linux-headers-6.1.0-50-common-rt (= 6.1.176-1)"
+PATCHES = Featureset(name="rt", series=("a.patch",), inputs={"debian/patches-rt/a.patch": "a" * 64})
+
+
+def test_the_patches_of_a_featureset_are_part_of_what_a_base_is_made_from() -> None:
+    found = find_packages(parse_release(RT), shelf(*kernel(RT, "6.1.176-1", "linux-source-6.1", common=COMMON_RT)))
+    plain = found.inputs(Featureset())
+    assert plain.keys() == {f"{one.name}_6.1.176-1" for one in found.all()}
+    assert found.inputs(PATCHES) == plain | {"debian/patches-rt/a.patch": "a" * 64}
 
 
 @pytest.mark.parametrize(
@@ -197,9 +212,38 @@ def test_an_interruption_does_not_wait_for_the_debug_package(tmp_path: Path) -> 
     package = tmp_path / "never-comes.deb"
     os.mkfifo(package)
     started = time.monotonic()
+    source = StockSource(package=package, version="6.1.176-1", patches=Featureset())
     with pytest.raises(KeyboardInterrupt):
-        read_packages(cast("BaseDraft", Interrupted(tmp_path)), package, package, "6.1.176-1")
+        read_packages(cast("BaseDraft", Interrupted(tmp_path)), package, source)
     assert time.monotonic() - started < 10
+
+
+def test_the_patches_are_applied_to_the_unpacked_source_before_it_is_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def unpack(_package: Path, into: Path) -> None:
+        (into / "usr/src").mkdir(parents=True)
+        (into / "usr/src/linux-source-6.1.tar.xz").touch()
+
+    def apply(tree: Path, _sandbox: object) -> None:
+        steps.append(f"apply to {tree.name}")
+
+    monkeypatch.setattr(stock, "_unpack", unpack)
+    monkeypatch.setattr(stock, "unpack_source", lambda *_: steps.append("unpack"))
+    maker = SimpleNamespace(
+        tree=tmp_path / "tree",
+        sandbox=None,
+        configure=lambda *_, **given: steps.append(f"configure {given['package_version']}"),
+        prepare=lambda: ["listed"],
+    )
+    context = SimpleNamespace(report=lambda *_: None)
+    draft = SimpleNamespace(scratch=tmp_path, tree_maker=lambda: maker, context=context, release=RT, content=b"")
+    patches = cast("Featureset", SimpleNamespace(apply=apply))
+    source = StockSource(package=tmp_path, version="6.1.176-1", patches=patches)
+    assert stock._tree_part(cast("BaseDraft", draft), source) == ["listed"]
+    assert steps == ["unpack", "apply to tree", "configure 6.1.176-1"]
 
 
 class Counter:
@@ -235,20 +279,25 @@ class Place:
     def report(self, *_: object) -> None:
         """Do nothing."""
 
-    def begin(self, *_: object) -> None:
+    def begin(self, *_: object) -> SimpleNamespace:
         if self._fault is not None:
             raise self._fault
+        return SimpleNamespace(tree_maker=lambda: SimpleNamespace(sandbox=None))
 
     def publish(self, _release: str, make: Callable[[Path], object]) -> object:
         return make(self._directory)
 
 
 def added(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, gone: str = "", fault: EnvironmentFault | None = None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: str,
+    gone: str = "",
+    fault: EnvironmentFault | None = None,
+    release: str = "6.1.0-50-cloud-amd64",
 ) -> tuple[str, str, list[str]]:
     """Add a kernel whose image has `config`; return the code and the advice of the refusal, and what was downloaded."""
-    release = "6.1.0-50-cloud-amd64"
-    archive = Counter(kernel(release, "6.1.176-1", "linux-source-6.1"), gone)
+    archive = Counter(kernel(release, "6.1.176-1", "linux-source-6.1", common=COMMON_RT if release == RT else ""), gone)
 
     def unpack(_package: Path, into: Path) -> None:
         (into / "boot").mkdir(parents=True, exist_ok=True)
@@ -285,6 +334,34 @@ def test_a_lost_debug_package_is_told_before_anything_else_is_fetched_with_kerne
     code, advice, taken = added(tmp_path, monkeypatch, GOOD, gone=f"{IMAGE}-dbg")
     assert (code, taken) == ("package-gone", [IMAGE])
     assert "6.1.0-49-cloud-amd64" in advice
+
+
+def test_a_real_time_kernel_whose_patches_are_gone_is_refused_before_its_debug_package_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def gone(name: str, _archive: object, source: Package, *_: object) -> NoReturn:
+        asked.append((name, source.name))
+        raise EnvironmentFault("package-gone", "the archive lost the source of linux.", advice="None.")
+
+    monkeypatch.setattr(stock, "fetch_featureset", gone)
+    code, advice, taken = added(tmp_path, monkeypatch, GOOD, release=RT)
+    assert (code, taken) == ("package-gone", [f"linux-image-{RT}"])
+    assert "another kernel" in advice
+    assert "a mirror that has the file" in advice
+    assert asked == [("rt", "linux-source-6.1")]
+
+
+def test_no_source_package_is_fetched_for_a_kernel_without_a_featureset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> NoReturn:
+        raise AssertionError
+
+    monkeypatch.setattr(stock, "fetch_featureset", never)
+    code, _, taken = added(tmp_path, monkeypatch, GOOD, gone="linux-source-6.1")
+    assert (code, taken[-1]) == ("package-gone", "linux-headers-6.1.0-50-cloud-amd64")
 
 
 def test_the_fetch_of_the_indexes_is_shown(tmp_path: Path) -> None:
