@@ -30,12 +30,12 @@ def changed_names(source: Source) -> frozenset[str] | None:
     Return None if anything else changes, before or after: a type, a declaration, a condition of the preprocessor.
     """
     names: set[str] = set()
+    old_lines, new_lines = (blanked(text).split("\n") for text in (source.old, source.new))
     for edit in source.edits:
-        for text, items, start, end in (
-            (source.old, source.old_items, edit.old_start, edit.old_end),
-            (source.new, source.new_items, edit.new_start, edit.new_end),
+        for lines, items, start, end in (
+            (old_lines, source.old_items, edit.old_start, edit.old_end),
+            (new_lines, source.new_items, edit.new_start, edit.new_end),
         ):
-            lines = blanked(text).split("\n")
             for number in range(start, end):
                 item = enclosing(items, number)
                 if item is not None and item.kind in _BY_NAME and item.name:
@@ -54,6 +54,8 @@ def users_of(names: Collection[str], search: Search) -> frozenset[str] | None:
     for _ in range(_STEPS):
         if not pending:
             return frozenset(users)
+        if len(wanted) > _NAMES_LIMIT:
+            return None
         found = search(pending)
         if found is None:
             return None
@@ -70,8 +72,6 @@ def users_of(names: Collection[str], search: Search) -> frozenset[str] | None:
             fresh |= through
         pending = fresh - wanted
         wanted |= pending
-        if len(wanted) > _NAMES_LIMIT:
-            return None
     return None
 
 

@@ -12,11 +12,12 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
 _BEGIN = re.compile(r"[A-Za-z_$]")
-_LABEL = re.compile(r"(?:case\b[^;{]*|[A-Za-z_]\w*)\s*:(?!:)")
+_LABEL = re.compile(r"(?:case\b[^;{]*|[A-Za-z_]\w*+\s*+):(?!:)")
+# A heading is as long as its author likes: a name is tried at its first letter only, and no bracket is read twice.
 # A name before parentheses that are not those of a pointer to a function.
-_CALLED = re.compile(r"([A-Za-z_$][\w$]*)\s*\((?!\s*\*)\s*(\w*)\s*([,)])?")
+_CALLED = re.compile(r"(?<![\w$])([A-Za-z_$][\w$]*+)\s*+\((?!\s*\*)\s*+(\w*+)\s*+([,)])?")
 _TAGGED = re.compile(r"\b(struct|union|enum)\s+(\w+)\s*\{")
-_VARIABLE = re.compile(r"(\w+)\s*(?:\[[^\]]*\]\s*)*[=;]")
+_VARIABLE = re.compile(r"(?<!\w)(\w++)\s*+(?:\[(?:[^\[\]]|\[[^\[\]]*\])*+\]\s*+)*+[=;]")
 _ANNOTATIONS = frozenset(
     ("__attribute__", "__printf", "__scanf", "__aligned", "__section", "__acquires", "__releases", "__must_hold",
      "__cond_lock", "__alloc_size", "__cold", "__assume_aligned", "__no_sanitize", "__diag_ignore", "__bpf_kfunc")

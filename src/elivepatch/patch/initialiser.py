@@ -9,6 +9,7 @@ from elivepatch.patch.c_source import blanked
 
 _DESIGNATOR = re.compile(r"\s*((?:\.\s*\w+\s*|\[[^\]]*\]\s*)+)=(?!=)\s*")
 _DIRECTIVE = re.compile(r"(?m)^[ \t]*#.*$")
+_BLANK = re.compile(r"\s*")
 _DEPTH_LIMIT = 8
 
 
@@ -34,7 +35,7 @@ def _group(plain: str, text: str, position: int, prefix: str, members: dict[str,
             path, position = f"{prefix}{''.join(found[1].split())}", found.end()
         else:
             path = f"{prefix}[{index}]"
-            position += len(plain[position:]) - len(plain[position:].lstrip())
+            position = _after_blanks(plain, position)
         if plain[position : position + 1] == "{" and level < _DEPTH_LIMIT:
             position = _group(plain, text, position + 1, path, members, level + 1)
             index += 1
@@ -44,7 +45,7 @@ def _group(plain: str, text: str, position: int, prefix: str, members: dict[str,
                 members[path] = value
                 index += 1
             position = end
-        position += len(plain[position:]) - len(plain[position:].lstrip())
+        position = _after_blanks(plain, position)
         if plain[position : position + 1] == ",":
             position += 1
         elif plain[position : position + 1] == "}":
@@ -54,6 +55,11 @@ def _group(plain: str, text: str, position: int, prefix: str, members: dict[str,
         else:
             position += 1
     return len(plain)
+
+
+def _after_blanks(plain: str, position: int) -> int:
+    found = _BLANK.match(plain, position)
+    return found.end() if found is not None else position
 
 
 def _end(plain: str, position: int) -> int:

@@ -44,6 +44,8 @@ def changed_lines(files: Iterable[PlacedFile], definitions: DefinitionsOf) -> It
     """
     for file in files:
         known = definitions(path_of(file.diff.source_file) or file.path)
+        # Of each line the number of the last one up to it that is not new.
+        nearest = list(itertools.accumulate(file.origins, lambda last, origin: origin or last, initial=0))
         added = 0
         for hunk, placed in itertools.zip_longest(file.diff, file.hunks):
             old = placed.at if placed else hunk.source_start
@@ -55,7 +57,7 @@ def changed_lines(files: Iterable[PlacedFile], definitions: DefinitionsOf) -> It
                     yield ChangedLine(path=file.path, number=number, sign=sign, text=shown, inside=inside)
                 elif sign == "+":
                     # New lines are inside what the line before them is inside of, unless that ends it.
-                    before = _nearest(file, old - 1)
+                    before = nearest[max(old - 1, 0)] if old <= len(nearest) else old - 1  # does not apply
                     inside = enclosing(known, before)
                     inside = inside if inside and before < inside.end else None
                     yield ChangedLine(path=file.path, number=old + added, sign=sign, text=shown, inside=inside)
@@ -65,13 +67,6 @@ def changed_lines(files: Iterable[PlacedFile], definitions: DefinitionsOf) -> It
 
 def _origin(file: PlacedFile, number: int) -> int:
     return file.origins[number - 1] if 0 < number <= len(file.origins) else 0
-
-
-def _nearest(file: PlacedFile, number: int) -> int:
-    """Return the number in the kernel's source of a line, or of the last one before it that is not new."""
-    if number > len(file.origins):
-        return number  # The hunk does not apply.
-    return next((origin for one in range(number, 0, -1) if (origin := _origin(file, one))), 0)
 
 
 def lines_about(lines: Sequence[ChangedLine], message: str, definitions: DefinitionsOf) -> list[str]:

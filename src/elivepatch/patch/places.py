@@ -27,6 +27,9 @@ ReadSource = Callable[[str], str | None]
 _WORK_LIMIT = 1_000_000_000
 """Limit of lines that are compared or copied for one series: half a minute."""
 
+_FIT_WORK = 1_000
+"""Work of one fit in lines: each is kept, and compared with the heading of its hunk."""
+
 
 class PlacedHunk(NamedTuple):
     """A hunk and its place. `at` is the first of its old lines, from 1, in the file before the patch.
@@ -228,6 +231,7 @@ class _Finder:
                 self._work.add(len(old))
                 start = at - telling
                 if start >= 0 and list(self._lines[start : start + len(old)]) == list(old):
+                    self._work.add(_FIT_WORK)
                     found.append(start + 1)
         except ValueError:
             return found

@@ -12,7 +12,8 @@ from elivepatch.patch.c_source import Definition, DefinitionKind
 from elivepatch.patch.rewrite.edits import Rewritten, Source, Unsafe, put
 
 # These attributes choose the place of a variable, never its content (include/linux/cache.h).
-_PLACING = re.compile(r"\s*\b(?:__read_mostly|__ro_after_init|____cacheline_aligned(?:_in_smp)?)\b")
+_PLACING = re.compile(r"(?<!\s)\s*+\b(?:__read_mostly|__ro_after_init|____cacheline_aligned(?:_in_smp)?)\b")
+_DECLARATION = 400  # the most characters before the name of a variable that are looked at
 _EXPORT = re.compile(r"EXPORT_(?:TRACEPOINT_)?SYMBOL\w*$")
 _LOST = re.compile(r"(\w+) in (\S+) no longer uses its static variable (\w+)\.")
 
@@ -85,7 +86,9 @@ def kept_static_local(found: Problem, sources: Mapping[str, Source]) -> Rewritte
         return Unsafe(
             f"{variable} was used in the part of {function} that the compiler placed elsewhere ({function}.cold)."
         )
-    declared = re.compile(rf"^\s*static\b[^;{{}}=]*\b{variable}\b(?:\s*\[[^;\]]*\])*\s*(?:=[^;]*)?;", re.MULTILINE)
+    declared = re.compile(
+        rf"^[ \t]*static\b[^;{{}}=]{{,{_DECLARATION}}}\b{variable}\b(?:\s*\[[^;\]]*\])*\s*(?:=[^;]*)?;", re.MULTILINE
+    )
     # The variable of an inlined function becomes that of the function around it.
     homes = [
         (one, found_there[0])
@@ -100,7 +103,7 @@ def kept_static_local(found: Problem, sources: Mapping[str, Source]) -> Rewritte
     if new is None:
         return Unsafe(f"{home.name}, which {variable} belongs to, is gone.")
     text = source.body(new)
-    again = re.search(rf"^\s*static\b[^;]*\b{variable}\b[^;]*;\n", text, re.MULTILINE)
+    again = re.search(rf"^[ \t]*static\b[^;]{{,{_DECLARATION}}}\b{variable}\b[^;]*;\n", text, re.MULTILINE)
     declaration = "" if again else f"\t{' '.join(declaration.split())}\n"
     # The read is the use. The empty assembly may write the variable, so the compiler cannot make it a constant.
     use = f'asm volatile("" : "+m" ({variable})); *(const volatile char *)&{variable};'

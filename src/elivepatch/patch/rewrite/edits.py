@@ -7,8 +7,10 @@ A rewrite works on whole files, before and after the series, and never on hunks,
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +23,7 @@ from elivepatch.patch.headings import with_headings
 
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 _INCLUDE = re.compile(r"\s*#\s*include\b")
+_WORK_LIMIT = 50_000_000  # some ten seconds
 
 
 class Edit(NamedTuple):
@@ -30,6 +33,32 @@ class Edit(NamedTuple):
     old_end: int
     new_start: int
     new_end: int
+
+
+class _TooMuchWork(Exception):
+    """Two texts that take too long to compare."""
+
+
+class _Matcher(difflib.SequenceMatcher[str]):
+    """Comparison of lines with a limit: difflib looks at each pair of equal lines again for each block that it finds.
+
+    A file whose lines repeat, as the author of a patch can make one, would take days.
+    """
+
+    def __init__(self, old: Sequence[str], new: Sequence[str]) -> None:
+        super().__init__(None, old, new, autojunk=False)
+        counted = Counter(new)
+        self._pairs = sum(counted[line] for line in old)
+        self._left = _WORK_LIMIT
+
+    def find_longest_match(
+        self, alo: int = 0, ahi: int | None = None, blo: int = 0, bhi: int | None = None
+    ) -> difflib.Match:
+        """Return the longest block of equal lines; raises _TooMuchWork at the limit."""
+        self._left -= self._pairs
+        if self._left < 0:
+            raise _TooMuchWork
+        return super().find_longest_match(alo, ahi, blo, bhi)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +91,20 @@ class Source:
 
     @cached_property
     def edits(self) -> tuple[Edit, ...]:
-        """The changes of the series."""
-        matcher = difflib.SequenceMatcher(None, self.old_lines, self.new_lines, autojunk=False)
+        """The changes of the series; all is one change if the lines repeat so often that comparing takes too long."""
+        old, new = self.old_lines, self.new_lines
+        start = _equal_lines(old, new)
+        end = _equal_lines(reversed(old[start:]), reversed(new[start:]))
+        old, new = old[start : len(old) - end], new[start : len(new) - end]
+        if not old and not new:
+            return ()
+        try:
+            blocks = _Matcher(old, new).get_opcodes()
+        except _TooMuchWork:
+            blocks = [("replace", 0, len(old), 0, len(new))]
         return tuple(
-            Edit(old_start + 1, old_end + 1, new_start + 1, new_end + 1)
-            for how, old_start, old_end, new_start, new_end in matcher.get_opcodes()
+            Edit(start + old_start + 1, start + old_end + 1, start + new_start + 1, start + new_end + 1)
+            for how, old_start, old_end, new_start, new_end in blocks
             if how != "equal"
         )
 
@@ -160,6 +198,15 @@ def write_patch(sources: Mapping[str, Source], steps: Sequence[RewriteStep]) -> 
         headed = with_headings(diff, source.old_lines)
         parts += (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in headed)
     return "".join(parts)
+
+
+def _equal_lines(ours: Iterable[str], theirs: Iterable[str]) -> int:
+    """Return how many lines are equal before the first that differs."""
+    return sum(1 for _ in itertools.takewhile(_same, zip(ours, theirs, strict=False)))
+
+
+def _same(pair: tuple[str, str]) -> bool:
+    return pair[0] == pair[1]
 
 
 def _inside(items: tuple[Definition, ...], lines: Sequence[str], start: int, end: int) -> Definition | None:
