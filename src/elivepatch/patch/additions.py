@@ -19,8 +19,11 @@ from elivepatch.patch.parse import FileKind, TouchedFile, read_diff
 
 _MAKEFILES = {"Makefile", "Kbuild"}
 _OBJECTS = re.compile(
-    r"[A-Za-z0-9_-]+-(?:y|objs|\$\(CONFIG_[A-Z0-9_]+\))[ \t]*[:+]=(?P<objects>(?:[ \t]*[A-Za-z0-9_-]+\.o)+)[ \t]*\n"
+    r"(?P<list>[A-Za-z0-9_][A-Za-z0-9_-]*)-(?:y|objs|\$\(CONFIG_[A-Z0-9_]+\))[ \t]*[:+]="
+    r"(?P<objects>(?:[ \t]*[A-Za-z0-9_][A-Za-z0-9_-]*\.o)+)[ \t]*\n"
 )
+# Lists that hold no objects of the kernel: flags of its tools, programs of the build, further targets.
+_NO_OBJECTS = re.compile(r".*flags|.*flags-.*|hostprogs|userprogs|always|extra|targets|subdir")
 _INCLUDE = re.compile(r"""[ \t]*#[ \t]*include[ \t]+["<](?P<name>[^">]+\.c)[">]""")
 
 
@@ -79,7 +82,7 @@ def _listed(file: PatchedFile, directory: str) -> set[str] | None:
             return None
         if line.is_added:
             found = _OBJECTS.fullmatch(line.value)
-            if found is None:
+            if found is None or _NO_OBJECTS.fullmatch(found["list"]):
                 return None
             listed |= {posixpath.join(directory, f"{name[:-2]}.c") for name in found["objects"].split()}
     return listed

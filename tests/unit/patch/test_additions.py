@@ -54,6 +54,13 @@ def test_a_line_that_lists_a_new_object_is_let_through(line: str) -> None:
         ["ccflags-y += extra.o", "x := $(shell id)"],
         ["$(shell id)-y += extra.o"],
         ["proc-y += extra.o", "include /etc/passwd"],
+        ["ccflags-y += extra.o"],
+        ["subdir-ccflags-y += extra.o"],
+        ["asflags-$(CONFIG_PROC_FS) += extra.o"],
+        ["ldflags-y := extra.o"],
+        ["hostprogs-y += extra.o"],
+        ["extra-y += extra.o"],
+        ["-y += extra.o"],
         [""],
     ],
 )
@@ -61,6 +68,11 @@ def test_a_makefile_with_any_other_line_is_not(lines: list[str]) -> None:
     found = additions(NEW + makefile(*lines))
     assert found.makefiles == frozenset()
     assert found.objects == frozenset()
+
+
+def test_the_name_of_a_source_is_never_an_option_of_the_compiler() -> None:
+    found = additions(NEW.replace("extra.c", "-Bextra.c") + makefile("proc-y += -Bextra.o"))
+    assert found.makefiles == frozenset()
 
 
 def test_a_makefile_that_loses_a_line_is_not() -> None:
