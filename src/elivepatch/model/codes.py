@@ -242,6 +242,11 @@ CODES: dict[str, CatalogueEntry] = {
         "the finished module does not fit the kernel",
         "The module was deleted. Keep the report and the log, and report a bug in elivepatch.",
     ),
+    "module-too-large": CatalogueEntry(
+        Kind.FAILURE,
+        "the finished module needs more than 64 MiB of the kernel's memory, or its file or an object is too large",
+        "Allocate large data when the code runs, with vmalloc(); a livepatch holds code and little data.",
+    ),
     "undefined-symbol": CatalogueEntry(
         Kind.FAILURE,
         "the patched code uses a symbol that this kernel does not have or does not export",

@@ -33,7 +33,7 @@ from elivepatch.build.objects.apply import Applied
 from elivepatch.build.objects.explain import Explainer
 from elivepatch.build.objects.reach import Reach
 from elivepatch.build.sandbox.bubblewrap import writable_directory
-from elivepatch.build.sandbox.output import take, take_file
+from elivepatch.build.sandbox.output import made_by_series, take, take_file
 from elivepatch.kernel.compile_units import Unit
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import Block, LinkedSymbols
@@ -204,7 +204,8 @@ class KlpBuilder(BuildSteps):
             cancellation=self.cancellation,
         )
         try:
-            content = take(output, f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
+            with made_by_series("The module"):
+                content = take(output, f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
         except FileNotFoundError:
             _raise_closer(checked)
             found = not_made(done, release=self.base.release)

@@ -32,7 +32,7 @@ from elivepatch.build.objects.diff import classify
 from elivepatch.build.objects.messages import error_lines, file_with_error
 from elivepatch.build.objects.reach import Reach
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
-from elivepatch.build.sandbox.output import take, take_file
+from elivepatch.build.sandbox.output import made_by_series, take, take_file
 from elivepatch.files.atomic import move, publish_tree
 from elivepatch.files.digest import sha256, sha256_json
 from elivepatch.files.lock import made_once
@@ -114,7 +114,8 @@ class ReferenceBuilder(BuildSteps):
                 layers=layers,
                 atomic_replace=atomic_replace,
             )
-            module = take_file(output, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
+            with made_by_series("The module"):
+                module = take_file(output, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
         with self.timed("check", "checking the module against the kernel"):
             functions, types = self._check(module, name, reached, output, work_dir)
         notes = (*reached.notes, *types, *self.outliving([NewCode(path=module)], prepared.series))

@@ -46,6 +46,8 @@ _LIVEPATCH = 0xFF20  # SHN_LIVEPATCH
 _KLP_SYMBOL = re.compile(r"\.klp\.sym\.([^.]+)\.(.+),(\d+)")
 _KLP_RELOCATIONS = re.compile(r"\.klp\.rela\.([^.]+)\.(.+)")
 _NAME_LIMIT = 55  # MODULE_NAME_LEN - 1
+_MEMORY_LIMIT = 64 << 20
+_ALIGNMENT_LIMIT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,10 @@ def check_module(
 
     `expected` says where each function must be; `blocks` maps each object to the blocks of symbols that the patched
     sources have in it. Raises BuildStopped with `module-check`, `no-function-entry`, `freed-memory`,
-    `module-symbol`, `jump-label` or `sealed-endbr`.
+    `module-symbol`, `jump-label`, `module-too-large` or `sealed-endbr`.
     """
     module = ElfFile(path)
+    check_sizes(module)
     _check_identity(module, name, base)
     found = read_functions(module)
     if not found:
@@ -92,6 +95,23 @@ def check_module(
         for pointer in _function_pointers(module):
             check_unsealed(pointer, base)
     return tuple(sorted(functions, key=lambda one: (one.object != VMLINUX, one.object, one.name, one.sympos)))
+
+
+def check_sizes(module: ElfFile) -> None:
+    """Raise BuildStopped with `module-too-large` if the module needs more memory than a livepatch may.
+
+    A file of any size can ask for it: `.bss` has no bytes. Linux before 6.4 adds the sizes of the sections in 32 bits
+    (module_get_offset in kernel/module/main.c), so 8 GiB count as nothing, and the data behind them is overwritten.
+    """
+    needed = sum(section.size + _ALIGNMENT_LIMIT for section in module.sections if section.loaded)
+    if needed > _MEMORY_LIMIT:
+        largest = max((section for section in module.sections if section.loaded), key=lambda one: one.size)
+        raise BuildStopped(
+            problem(
+                "module-too-large",
+                f"The livepatch needs {needed >> 20} MiB of memory, {largest.size >> 20} MiB of it for {largest.name}.",
+            )
+        )
 
 
 def _check_identity(module: ElfFile, name: str, base: Base) -> None:

@@ -26,7 +26,7 @@ from elivepatch.build.base.kbuild import make_arguments, without_sections
 from elivepatch.build.base.store import Base
 from elivepatch.build.objects.messages import error_lines
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
-from elivepatch.build.sandbox.output import files_below, take, take_file
+from elivepatch.build.sandbox.output import files_below, made_by_series, take, take_file
 from elivepatch.files.atomic import write_atomic
 from elivepatch.files.digest import sha256
 from elivepatch.files.lock import made_once
@@ -169,7 +169,8 @@ class Compiler:
             done = self._after_make(f"{command} >/out/text", layers, scratch, unit, original)
             if not done.ok:
                 return None
-            return sha256(take(scratch, "text", limit_bytes=_OBJECT_LIMIT_BYTES))
+            with made_by_series(f"The text of {unit.source}"):
+                return sha256(take(scratch, "text", limit_bytes=_OBJECT_LIMIT_BYTES))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -188,7 +189,7 @@ class Compiler:
             script = f'{_making(unit)} && cp -- "$T" /out/object.o'
             done = self._run(["sh", "-c", script, "sh", *self._make(unit)], (layer,), output, unit)
         require_compiled(done, unit.source, f"{unit.source} does not compile with the series.")
-        return take_file(output, "object.o", directory / "patched.o", limit_bytes=_OBJECT_LIMIT_BYTES)
+        return _taken(output, directory / "patched.o", unit.source)
 
     def added(self, source: str, layer: Path, directory: Path) -> tuple[Path, str]:
         """Compile a source that the series adds; return the object, a file in `directory`, and its parent.
@@ -201,7 +202,7 @@ class Compiler:
         done = self._run(["sh", "-c", script, "sh", *self._make(unit)], (layer,), output, unit)
         require_compiled(done, source, f"The new {source} does not compile.")
         saved = take(output, "saved", limit_bytes=_COMMAND_LIMIT_BYTES).decode(errors="replace")
-        made = take_file(output, "object.o", directory / "added.o", limit_bytes=_OBJECT_LIMIT_BYTES)
+        made = _taken(output, directory / "added.o", source)
         return made, parent_of(saved_command(saved))
 
     def _make(self, unit: Unit) -> list[str]:
@@ -259,6 +260,11 @@ def _staged(place: Path) -> Iterator[Path]:
         publish_sealed(staged, place)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _taken(output: Path, into: Path, source: str) -> Path:
+    with made_by_series(f"The object of {source}"):
+        return take_file(output, "object.o", into, limit_bytes=_OBJECT_LIMIT_BYTES)
 
 
 def _kept_digest(path: Path) -> str | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from elivepatch.build.objects.contents import Contents, compare_contents, target_of
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
-from elivepatch.build.sandbox.output import take_file
+from elivepatch.build.sandbox.output import made_by_series, take_file
 from elivepatch.kernel.elf import (
     TYPE_FILE,
     TYPE_FUNC,
@@ -170,8 +170,10 @@ class DiffTool:
             contents = compare_contents(ElfFile(compiled or original), ElfFile(patched))
             raise BuildStopped(classify(done, source, contents))
         said = _CHANGED_FUNCTION.findall(done.text + done.log.decode(errors="replace"))
+        with made_by_series(f"What changes in {source}"):
+            difference = take_file(output, "diff.o", work_dir / "diff.o", limit_bytes=_OUTPUT_LIMIT_BYTES)
         return Difference(
-            output=take_file(output, "diff.o", work_dir / "diff.o", limit_bytes=_OUTPUT_LIMIT_BYTES),
+            output=difference,
             changed=tuple(function for how, function in said if how == "changed"),
             added=tuple(function for how, function in said if how == "new"),
         )

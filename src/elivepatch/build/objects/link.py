@@ -12,7 +12,7 @@ from elivepatch.build.base.kbuild import linker_of, make_arguments
 from elivepatch.build.base.store import Base
 from elivepatch.build.objects.messages import modpost_problem
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
-from elivepatch.build.sandbox.output import take_file
+from elivepatch.build.sandbox.output import made_by_series, take_file
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
 from elivepatch.process import Cancellation, Completed
@@ -72,13 +72,15 @@ class Linker:
         command = ["/usr/lib/kpatch/create-klp-module", "--no-klp-arch-sections", f"/in/{name}.ko", f"/out/{name}.ko"]
         post_inputs = work_dir / "unprocessed"
         post_inputs.mkdir()
-        take_file(output, f"patch/{name}.ko", post_inputs / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
+        with made_by_series("The module"):
+            take_file(output, f"patch/{name}.ko", post_inputs / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
         made = self.helper.run(command, inputs=post_inputs, output=post, cancellation=self.cancellation)
         if not made.ok:
             raise BuildStopped(
                 problem("link-failed", "The module's livepatch relocations cannot be made.", excerpt=made.tail())
             )
-        return take_file(post, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
+        with made_by_series("The module"):
+            return take_file(post, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
 
     @staticmethod
     def require_linked(done: Completed, *, release: str) -> None:

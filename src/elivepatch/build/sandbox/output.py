@@ -10,14 +10,34 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.codes import problem
+from elivepatch.model.errors import BuildStopped, EnvironmentFault
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PIECE_BYTES = 1 << 20
 _SOURCE_LIMIT_BYTES = 64 << 20
+_ADVICE = "A program of the build misbehaved; keep the log and examine the patch."
+
+
+class OutputTooLarge(EnvironmentFault):
+    """A file of the output that is larger than its reader takes."""
+
+
+@contextmanager
+def made_by_series(what: str) -> Iterator[None]:
+    """Take output inside that a series makes as large as it likes: its size is then a fault of the series.
+
+    Raises BuildStopped with `module-too-large`; `what` begins the sentence.
+    """
+    try:
+        yield
+    except OutputTooLarge as error:
+        raise BuildStopped(problem("module-too-large", f"{what} is larger than a livepatch may be.")) from error
 
 
 def take(directory: Path, name: str, *, limit_bytes: int) -> bytes:
@@ -35,7 +55,7 @@ def take(directory: Path, name: str, *, limit_bytes: int) -> bytes:
         while piece := os.read(handle, _PIECE_BYTES):
             length += len(piece)
             if length > limit_bytes:
-                raise _refused(name, f"is larger than {limit_bytes >> 20} MiB")
+                raise _too_large(name, limit_bytes)
             pieces.append(piece)
         return b"".join(pieces)
     finally:
@@ -57,7 +77,7 @@ def take_file(directory: Path, name: str, into: Path, *, limit_bytes: int) -> Pa
         if not stat.S_ISREG(info.st_mode):
             raise _refused(name, "is not a plain file")
         if info.st_size > limit_bytes:
-            raise _refused(name, f"is larger than {limit_bytes >> 20} MiB")
+            raise _too_large(name, limit_bytes)
         with into.open("xb") as file:
             # The kernel copies: a vmlinux of 100 MiB does not pass through this process's memory. No program that
             # could still change the file's size is alive by now; the size bounds the copy all the same.
@@ -125,8 +145,9 @@ def _open(directory: Path, name: str, flags: int = _FILE) -> int:
 
 
 def _refused(name: str, what: str) -> EnvironmentFault:
-    return EnvironmentFault(
-        "sandbox-output",
-        f"The sandbox's output {name} {what}.",
-        advice="A program of the build misbehaved; keep the log and examine the patch.",
-    )
+    return EnvironmentFault("sandbox-output", f"The sandbox's output {name} {what}.", advice=_ADVICE)
+
+
+def _too_large(name: str, limit_bytes: int) -> OutputTooLarge:
+    message = f"The sandbox's output {name} is larger than {limit_bytes >> 20} MiB."
+    return OutputTooLarge("sandbox-output", message, advice=_ADVICE)

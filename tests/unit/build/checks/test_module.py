@@ -9,7 +9,7 @@ import pytest
 from elf_maker import Made
 
 from elivepatch.build.checks.functions import Replaced
-from elivepatch.build.checks.module import Expected, find_place
+from elivepatch.build.checks.module import Expected, check_sizes, find_place
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.symbols import LinkedSymbols
 from elivepatch.model.errors import BuildStopped
@@ -75,3 +75,29 @@ def test_the_symbols_of_an_object_that_nobody_asked_for_are_not_looked_for(kerne
 
     with pytest.raises(BuildStopped):
         find_place(Replaced("../../lamp", "start", 3), expected(kernel, "a.c"), parent)
+
+
+@pytest.mark.parametrize(("name", "size"), [(".bss.big", 1 << 33), (".data.big", 1 << 26), (".bss", (1 << 32) - 4096)])
+def test_a_module_whose_sections_the_kernel_cannot_add_up_is_refused(tmp_path: Path, name: str, size: int) -> None:
+    made = Made().section(".text", b"code", code=True).section(name, kind="NOBITS")
+    made.sections[-1] = (*made.sections[-1][:-1], size)
+    with pytest.raises(BuildStopped) as caught:
+        check_sizes(ElfFile(made.write(tmp_path / "big.ko")))
+    assert caught.value.problem.code == "module-too-large"
+    assert f"{size >> 20} MiB of it for {name}" in caught.value.problem.message
+
+
+def test_many_sections_are_too_large_together(tmp_path: Path) -> None:
+    made = Made()
+    for number in range(70):
+        made.section(f".bss.{number}", kind="NOBITS")
+        made.sections[-1] = (*made.sections[-1][:-1], 1 << 20)
+    with pytest.raises(BuildStopped):
+        check_sizes(ElfFile(made.write(tmp_path / "big.ko")))
+
+
+def test_what_is_not_loaded_may_have_any_size(tmp_path: Path) -> None:
+    made = Made().section(".debug_info", kind="NOBITS")
+    name, kind, _, address, content, _ = made.sections[-1]
+    made.sections[-1] = (name, kind, 0, address, content, 1 << 33)
+    check_sizes(ElfFile(made.write(tmp_path / "small.ko")))

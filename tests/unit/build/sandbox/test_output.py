@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from elivepatch.build.sandbox.output import files_below, source_text, take, take_file
-from elivepatch.model.errors import EnvironmentFault
+from elivepatch.build.sandbox.output import files_below, made_by_series, source_text, take, take_file
+from elivepatch.model.errors import BuildStopped, EnvironmentFault, Kind
 
 LIMIT = 1 << 20
 
@@ -142,3 +143,23 @@ def test_a_link_out_of_a_source_tree_is_refused(output: Path, target: str) -> No
     for name in ("a.h", "up/secret.o"):
         with pytest.raises(EnvironmentFault, match="out of the source"):
             source_text(output, name)
+
+
+@pytest.mark.parametrize("read", ["take", "take_file"])
+def test_what_a_series_makes_too_large_is_its_own_fault(output: Path, tmp_path: Path, read: str) -> None:
+    (output / "huge.o").write_bytes(b"x" * 11)
+    reads: dict[str, Callable[[], object]] = {
+        "take": lambda: take(output, "huge.o", limit_bytes=10),
+        "take_file": lambda: take_file(output, "huge.o", tmp_path / "taken.o", limit_bytes=10),
+    }
+    with pytest.raises(BuildStopped) as caught, made_by_series("The object of a.c"):
+        reads[read]()
+    assert caught.value.problem.code == "module-too-large"
+    assert caught.value.problem.kind is Kind.FAILURE
+    assert not (tmp_path / "taken.o").exists()
+
+
+def test_any_other_fault_of_the_output_stays_ours(output: Path) -> None:
+    (output / "pipe.o").mkdir()
+    with pytest.raises(EnvironmentFault), made_by_series("The object of a.c"):
+        take(output, "pipe.o", limit_bytes=10)
