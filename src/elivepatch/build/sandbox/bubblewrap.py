@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,7 +101,7 @@ class Sandbox:
         limited = ["sh", "-c", _LIMITED, "sh", *argv]
         command = [*unprivileged(), *_bwrap(self.helper), *_NAMESPACES, *mounts, *_environment(env)]
         with tempfile.TemporaryFile() as filters:
-            filters.write(_filter_program())
+            filters.write(filter_program())
             filters.seek(0)
             done = run(
                 [*(group.entering() if group is not None else ()), *command,
@@ -258,10 +259,15 @@ def _bwrap(helper: Path) -> tuple[str, ...]:
 
 
 @cache
-def _filter_program() -> bytes:
+def filter_program() -> bytes:
+    """Return the system call filter of every program in a sandbox, as the kernel takes it."""
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     for name in _DENIED_CALLS:
         rules.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
+    # A network namespace holds back neither AF_VSOCK, to the hypervisor of this machine, nor other families of sockets.
+    for name in ("socket", "socketpair"):
+        other = pyseccomp.Arg(0, pyseccomp.NE, socket.AF_UNIX)
+        rules.add_rule(pyseccomp.ERRNO(errno.EAFNOSUPPORT), name, other)
     with tempfile.TemporaryFile() as file:
         rules.export_bpf(file)
         file.seek(0)

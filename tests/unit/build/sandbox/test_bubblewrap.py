@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from elivepatch.build.sandbox import bubblewrap
 from elivepatch.build.sandbox.bubblewrap import Sandbox
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.process import Completed
+from elivepatch.process import Completed, run
 
 SCRIPT = "echo 'it''s long' && " + "true; " * 1000 + "exit 1"
 
@@ -23,12 +25,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Collect the command lines that a sandbox would start; each fails with status 1."""
     seen: list[tuple[str, ...]] = []
 
-    def run(argv: Sequence[str], **_: Any) -> Completed:
+    def run_fake(argv: Sequence[str], **_: Any) -> Completed:
         seen.append(tuple(argv))
         return Completed(argv=tuple(argv), status=1, output=b"", log=b"gcc: no", seconds=0.5, timed_out=False)
 
     monkeypatch.setattr(bubblewrap, "own_group", lambda: None)
-    monkeypatch.setattr(bubblewrap, "run", run)
+    monkeypatch.setattr(bubblewrap, "run", run_fake)
     monkeypatch.setattr(bubblewrap, "_bwrap", lambda helper: ("ld.so", str(helper / "usr/bin/bwrap")))
     return seen
 
@@ -66,10 +68,36 @@ def test_the_advice_of_a_failed_program_is_the_same_command(
 def test_a_program_that_succeeds_leaves_a_short_line(
     tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, started: list[tuple[str, ...]]
 ) -> None:
-    def run(argv: Sequence[str], **_: Any) -> Completed:
+    def run_fake(argv: Sequence[str], **_: Any) -> Completed:
         started.append(tuple(argv))
         return Completed(argv=tuple(argv), status=0, output=b"object", log=b"warning", seconds=0.5, timed_out=False)
 
-    monkeypatch.setattr(bubblewrap, "run", run)
+    monkeypatch.setattr(bubblewrap, "run", run_fake)
     sandbox.run(["gcc", "-c", "a.c"], output=tmp_path)
     assert (tmp_path / "log").read_text() == "$ gcc -c a.c\nwarning[status 0, 0.50 s]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("family", "allowed"), [("AF_UNIX", True), ("AF_INET", False), ("AF_NETLINK", False), ("AF_VSOCK", False)]
+)
+def test_the_filter_lets_sockets_of_this_machine_through_alone(family: str, allowed: bool) -> None:
+    program = """if True:
+        import ctypes, socket, sys
+        raw = sys.stdin.buffer.read()
+        filters = ctypes.create_string_buffer(raw)
+        class Program(ctypes.Structure):
+            _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+        given = Program(len(raw) // 8, ctypes.addressof(filters))
+        assert libc.prctl(22, 2, ctypes.byref(given), 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+        for make in (socket.socket, socket.socketpair):
+            try:
+                make(getattr(socket, sys.argv[1]), socket.SOCK_DGRAM)
+                print("made")
+            except OSError as error:
+                print(error.errno)
+    """
+    done = run([sys.executable, "-I", "-c", program, family], stdin=bubblewrap.filter_program())
+    assert done.ok, done.tail()
+    assert done.text.split() == (["made"] * 2 if allowed else [str(errno.EAFNOSUPPORT)] * 2)
