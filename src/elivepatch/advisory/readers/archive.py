@@ -24,6 +24,8 @@ TOTAL_MAX = 4 * 1024**3
 """Bytes an archive may unpack to; the whole list with its mails is below 0.5 GiB."""
 
 _DIRECTORY_MAX = 64 * 1024**2  # of a zip's table of contents: 100 bytes for each of the list's 100,000 files, and room
+# zipfile unpacks these piece by piece. It unpacks all that it has read of bzip2 and LZMA: half a GiB from 600 bytes.
+_BOUNDED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _ENCRYPTED = 1  # APPNOTE.TXT 4.4.4, bit 0 of a member's flags
 _END = struct.Struct("<4s4H2LH")  # APPNOTE.TXT 4.3.16, end of central directory record
 _END64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14, its zip64 form
@@ -99,6 +101,10 @@ def _zip_members(file: IO[bytes], total_max: int, wanted: Callable[[str], bool])
                 if regular and wanted(info.filename):
                     if info.flag_bits & _ENCRYPTED:
                         raise DamagedArchive(why="it is encrypted")
+                    if info.compress_type not in _BOUNDED:
+                        raise DamagedArchive(
+                            why="a file in it is packed by bzip2 or LZMA, which can unpack without limit"
+                        )
                     with archive.open(info) as member:
                         content = member.read(RECORD_FILE_MAX + 1)
                     left -= len(content)

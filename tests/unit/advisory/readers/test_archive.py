@@ -218,6 +218,18 @@ def test_a_zip_with_a_huge_table_of_contents_is_refused(tmp_path: Path) -> None:
     assert "table of contents" in refused(path)
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_whose_packing_has_no_bound_is_refused_before_it_is_unpacked(
+    tmp_path: Path, packing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("CVE-2026-0001.json", bytes(4 << 20))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("it is unpacked"))
+    with pytest.raises(UsageError, match="bzip2 or LZMA"):
+        list(archive_files(path, Findings(), wanted=lambda _: True))
+
+
 def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
