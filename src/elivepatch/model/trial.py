@@ -44,7 +44,7 @@ class Expectation:
                 f"{text[:120]!r} is not an expectation.",
                 advice="Write COMMAND =~ REGEX, for example --expect '/proc/meminfo =~ VMALLOCCHUNK'.",
             )
-        return cls(command=command, pattern=pattern).checked()
+        return cls(command=command, pattern=pattern).checked().compiled()
 
     @classmethod
     def of(cls, predicate: Predicate) -> Expectation:
@@ -70,11 +70,18 @@ class Expectation:
         return found
 
     def checked(self) -> Expectation:
-        """Return self; raises UsageError if the expression does not compile or a part is too long (4096 characters)."""
+        """Return self; raises UsageError if a part is too long (4096 characters)."""
         if len(self.command) > 4096 or len(self.pattern) > 4096 or "\0" in self.command:
             raise UsageError(
                 "expectation", "An expectation is longer than 4096 characters.", advice="Shorten it; use a file."
             )
+        return self
+
+    def compiled(self) -> Expectation:
+        """Return self; raises UsageError if the expression does not compile.
+
+        Only for an expression of the user of this process: that of a stranger may compile for minutes.
+        """
         try:
             re.compile(self.pattern)
         except (re.error, OverflowError, RecursionError) as error:

@@ -3,26 +3,19 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 
 from elivepatch.model.errors import Kind, Problem
 from elivepatch.model.trial import Expectation, Observation
-from elivepatch.process import run
 from elivepatch.trial.case import TrialCase
+from elivepatch.trial.evidence.patterns import SEARCH_LIMIT_S, search_patterns
 from elivepatch.trial.evidence.predicates import ObservedPredicate
 from elivepatch.trial.guest_protocol import Records, Step
 
 PHASES = ("before", "during", "after", "again", "over")
 """Phases of a report, one after the livepatch was loaded again, and one while it is live in place of an earlier one."""
 
-SEARCH_LIMIT_S = 5.0
-"""Time for all searches of one case together."""
-
-_ANSWERS = {"true": True, "false": False}
 _EXCERPT_LINES = 25
 _OUT_OF_TIME = 137  # 128 + SIGKILL, of timeout(1) in init.sh
 
@@ -136,23 +129,6 @@ def observe(
         else ObservedPredicate(expectation=expectation, steps=seen)
         for number, (expectation, seen) in enumerate(zip(case.expectations, steps, strict=True))
     )
-
-
-def search_patterns(pairs: Sequence[tuple[str, str]]) -> tuple[bool | None, ...]:
-    """Return for each pair of pattern and text whether the text has a match (`re.search`, MULTILINE).
-
-    All pairs together have five seconds; those not answered by then are None. The search runs in another process
-    (regex_worker.py) because a pattern comes from a stranger and may backtrack for years.
-    """
-    if not pairs:
-        return ()
-    with as_file(files("elivepatch.trial.evidence").joinpath("regex_worker.py")) as program:
-        done = run(
-            [sys.executable, "-I", "-S", program], stdin=json.dumps([list(pair) for pair in pairs]).encode(),
-            timeout_s=SEARCH_LIMIT_S,
-        )  # fmt: skip
-    answers = [_ANSWERS.get(line) for line in done.text.splitlines()[: len(pairs)]]
-    return tuple(answers + [None] * (len(pairs) - len(answers)))
 
 
 def _problem(code: str, message: str, advice: str, output: str = "") -> Problem:

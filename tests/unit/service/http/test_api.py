@@ -378,3 +378,19 @@ def test_no_bytes_make_the_server_fail(service: Service, body: bytes) -> None:
 )
 def test_no_path_makes_the_server_fail(service: Service, path: str, query: str) -> None:
     never_our_fault(service.http.get(f"/v1/builds/{quote(path, safe='/%')}?{quote(query, safe='=&%')}"))
+
+
+def test_a_pattern_that_compiles_for_minutes_is_refused_and_does_not_compile_here(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = [f"(?i){number}" + "[\x01-\U0010ffff]" * 98 for number in range(64)]
+    compile_here = re.compile
+
+    def compiled(pattern: Any, flags: Any = 0) -> re.Pattern[Any]:
+        assert pattern not in slow
+        return compile_here(pattern, flags)
+
+    monkeypatch.setattr(re, "compile", compiled)
+    answer = service.ask("sleep 0", expectations=[{"command": "x", "pattern": one} for one in slow])
+    assert (answer.status_code, answer.json()["code"]) == (422, "expectation")
+    assert "cannot be compiled" in answer.json()["message"]

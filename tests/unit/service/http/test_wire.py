@@ -142,13 +142,6 @@ def test_what_is_no_base64_is_refused(content: str) -> None:
     assert refused.value.problem.code == "base64"
 
 
-@pytest.mark.parametrize("pattern", ["(", "a{99999999999999999999}", "(" * 2000 + ")" * 2000, "[", "(?P<x>a)(?P<x>b)"])
-def test_what_is_no_pattern_is_refused(pattern: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        request_of(expectations=[{"command": "x", "pattern": pattern}])
-    assert refused.value.problem.code == "expectation"
-
-
 @pytest.mark.parametrize(
     ("name", "shown"),
     [

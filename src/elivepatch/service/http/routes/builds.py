@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from functools import cache
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
@@ -31,11 +33,13 @@ from elivepatch.service.http.wire import BuildAnswer, BuildBody, PageAnswer, Rep
 from elivepatch.service.jobs.jobs import Job, NewJob
 from elivepatch.service.jobs.records import job_key, livepatch_from, report_of, stated_trial
 from elivepatch.service.jobs.steps import cancelled
+from elivepatch.trial.evidence.patterns import require_patterns
 from elivepatch.trust.envelope import sign_livepatch
 from elivepatch.trust.statement import Statement
 
 _EVENTS_AT_ONCE = 200
 _MAX_NUMBER = 2**31 - 1
+_SUBMISSIONS_AT_ONCE = 8
 # Longest time until a stream sees an event that the notifier missed.
 _POLL_S = 10.0
 
@@ -62,11 +66,17 @@ async def submit(
     request: Request, services: ServicesDep, account: Annotated[Account, requires(Right.ASK)], response: Response
 ) -> BuildAnswer:
     """Submit a build request. An equal request gets the same job, unless that ended with an error of the server."""
-    job, new = await run_in_threadpool(_submit, await request.body(), services, account)
+    job, new = await to_thread.run_sync(_submit, await request.body(), services, account, limiter=_submissions())
     if not new:
         response.status_code = 200
     response.headers["Location"] = f"/v1/builds/{job.id}"
     return BuildAnswer.of(job)
+
+
+@cache
+def _submissions() -> CapacityLimiter:
+    """Return what lets few submissions be looked at at once: they must not use up the threads of all other routes."""
+    return CapacityLimiter(_SUBMISSIONS_AT_ONCE)
 
 
 def _submit(body: bytes, services: Services, account: Account) -> tuple[Job, bool]:
@@ -77,6 +87,7 @@ def _submit(body: bytes, services: Services, account: Account) -> tuple[Job, boo
         require_right(account, Right.FRESH)
     if not account.may(Right.ANY_PATCH):
         services.allowed_patches.check(request.series)
+    require_patterns([one.pattern for one in request.expectations if one.predicate is None])
     by_digest = {patch.digest for patch in patches if isinstance(patch, PatchReference)}
     check_size(patches, services.resources.patches.use(account.tenant, by_digest))
     content = [patch for patch in patches if isinstance(patch, SourcePatch)]
