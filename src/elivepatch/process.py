@@ -31,6 +31,7 @@ _GRACE_S = 2.0
 _TICK_S = 0.1
 _TAIL_BYTES = 64 * 1024
 _OUTPUT_LIMIT_BYTES = 256 << 20
+_LOG_HALF_BYTES = 2 << 20
 _CHUNK_BYTES = 256 << 10
 _PR_SET_PDEATHSIG = 1
 
@@ -40,7 +41,8 @@ class Completed:
     """Result of a program that has ended.
 
     `status` is its exit status, or minus the signal that ended it. `output` is stdout and `log` is stderr, both bytes;
-    both are empty if the caller gave a file for them. `truncated` is True if the program printed more than is kept.
+    both are empty if the caller gave a file for them. `truncated` is True if stdout had more than is kept. Of a long
+    `log`, the first and the last 2 MiB are kept.
     """
 
     argv: tuple[str, ...]
@@ -72,7 +74,7 @@ class Completed:
             return self
         how = f"ended with status {self.status}"
         if self.timed_out or self.truncated:
-            how = "exceeded its time limit" if self.timed_out else f"printed more than {_OUTPUT_LIMIT_BYTES >> 20} MiB"
+            how = "exceeded its time limit" if self.timed_out else "printed more than is kept of its output"
         raise EnvironmentFault(
             "program-failed",
             f"{doing} failed: {Path(self.argv[0]).name} {how}.",
@@ -266,10 +268,21 @@ def _input(given: bytes | Path | None) -> Iterator[IO[bytes] | int]:
             yield file
 
 
-def _content(file: IO[bytes]) -> bytes:
-    """Return the output in `file`, up to one byte more than is kept, so that the caller sees if there was more."""
+def _beginning(file: IO[bytes], limit_bytes: int) -> bytes:
     file.seek(0)
-    return file.read(_OUTPUT_LIMIT_BYTES + 1)
+    return file.read(limit_bytes)
+
+
+def _both_ends(file: IO[bytes]) -> bytes:
+    """Return a log: the first errors name the cause, the last lines how it ended."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    if size <= 2 * _LOG_HALF_BYTES:
+        return file.read(2 * _LOG_HALF_BYTES)
+    first = file.read(_LOG_HALF_BYTES)
+    file.seek(size - _LOG_HALF_BYTES)
+    left_out = f"\n[{size - 2 * _LOG_HALF_BYTES} bytes are left out here]\n".encode()
+    return b"".join((first, left_out, file.read(_LOG_HALF_BYTES)))
 
 
 def run(
@@ -283,12 +296,13 @@ def run(
     log_to: IO[bytes] | None = None,
     on_tick: Callable[[float], None] | None = None,
     cancellation: Cancellation | None = None,
+    output_limit_bytes: int = _OUTPUT_LIMIT_BYTES,
 ) -> Completed:
     """Run one program to its end and return its result; a failed program is a result, not an exception.
 
     `env` is added to a minimal environment (PATH, LANG). With `log_to`, both outputs go to that open file and
-    `Completed.output` stays empty. `on_tick` is called about ten times a second with the seconds passed. Raises
-    EnvironmentFault if the program does not exist or cannot be started.
+    `Completed.output` stays empty. At most `output_limit_bytes` of stdout are kept. `on_tick` is called about ten times
+    a second with the seconds passed. Raises EnvironmentFault if the program does not exist or cannot be started.
     """
     arguments = tuple(os.fspath(argument) for argument in argv)
     environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **(env or {})}
@@ -312,13 +326,12 @@ def run(
         finally:
             _end_group(process, grace_s=_GRACE_S)
             process.wait()
-        printed, log = (_content(file) for file in (output, errors))
         return Completed(
             argv=arguments,
             status=process.returncode,
-            output=printed[:_OUTPUT_LIMIT_BYTES],
-            log=log[:_OUTPUT_LIMIT_BYTES],
-            truncated=max(len(printed), len(log)) > _OUTPUT_LIMIT_BYTES,
+            output=_beginning(output, output_limit_bytes),
+            log=_both_ends(errors),
+            truncated=os.fstat(output.fileno()).st_size > output_limit_bytes,
             seconds=time.monotonic() - started,
             timed_out=not in_time,
         )

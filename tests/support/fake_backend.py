@@ -133,9 +133,11 @@ class FakeBackend:
         log: Path,
         progress: Progress,
         cancellation: Cancellation,
+        tenant: str,
     ) -> BuildOutcome:
         words = _words(request)
         self._note(f"build {build_key}")
+        self._note(f"for {tenant}")
         log.write_text(f"compiling\x1b[31m in red\n{'x' * int(words.get('log', '0'))}\n")
         progress(Event(stage="prepare", message="prepares the tree", fraction=0.0))
         if "die-always" in words or ("die-once" in words and self.runs(f"build {build_key}") == 1):
@@ -225,6 +227,7 @@ class FakeBackend:
         console: Path,
         progress: Progress,  # noqa: ARG002
         cancellation: Cancellation,  # noqa: ARG002
+        tenant: str,  # noqa: ARG002
     ) -> DebugTrial:
         words = _words(request)
         self._note(f"debug {request.release}")

@@ -126,16 +126,24 @@ def test_a_background_program_that_keeps_the_output_open_delays_nothing() -> Non
 
 
 def test_megabytes_of_output_arrive_whole() -> None:
-    done = run(["sh", "-c", "head -c 20000000 /dev/zero; head -c 10000000 /dev/zero >&2"])
-    assert (len(done.output), len(done.log), done.ok) == (20_000_000, 10_000_000, True)
+    done = run(["sh", "-c", "head -c 20000000 /dev/zero; head -c 4000000 /dev/zero >&2"])
+    assert (len(done.output), len(done.log), done.ok) == (20_000_000, 4_000_000, True)
 
 
-def test_output_without_end_is_cut_and_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_OUTPUT_LIMIT_BYTES", 1 << 20)
-    done = run(["sh", "-c", "head -c 5000000 /dev/zero"])
+def test_output_without_end_is_cut_and_no_success() -> None:
+    done = run(["sh", "-c", "head -c 5000000 /dev/zero"], output_limit_bytes=1 << 20)
     assert (len(done.output), done.status, done.ok) == (1 << 20, 0, False)
-    with pytest.raises(EnvironmentFault, match="printed more than 1 MiB"):
+    with pytest.raises(EnvironmentFault, match="printed more than is kept"):
         done.check("Printing")
+
+
+def test_of_a_log_without_end_both_ends_are_kept() -> None:
+    done = run(["sh", "-c", "{ echo first error; head -c 50000000 /dev/zero; echo last line; } >&2"])
+    assert done.ok
+    assert len(done.log) < 5 << 20
+    assert done.log.startswith(b"first error\n")
+    assert b"bytes are left out here" in done.log
+    assert done.tail(1).endswith("last line")
 
 
 def test_both_outputs_go_into_a_given_file(tmp_path: Path) -> None:

@@ -53,3 +53,15 @@ class RoomWatch:
         free = found.f_bavail * found.f_frsize
         lost_files = self.free_files - found.f_favail if self.free_files else 0
         return free < _LEFT_BYTES or self.free_bytes - free > limit_bytes or lost_files > limit_files
+
+    def used_up(self, *, limit_bytes: int, limit_files: int) -> bool:
+        """Return whether the disk lost three quarters of what was free, or more than the limits, since the watch began.
+
+        Unlike `exceeded`, it lets work begin on a disk that is nearly full.
+        """
+        found = os.statvfs(self.directory)
+        bytes_lost = self.free_bytes - found.f_bavail * found.f_frsize
+        files_lost = self.free_files - found.f_favail
+        return bytes_lost > min(limit_bytes, self.free_bytes * 3 // 4) or (
+            self.free_files > 0 and files_lost > min(limit_files, self.free_files * 3 // 4)
+        )

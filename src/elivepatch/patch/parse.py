@@ -32,6 +32,7 @@ _RUN_AT_BUILD = frozenset(
 )  # fmt: skip
 _PROGRAMS_OF_THE_BUILD = ("arch/x86/tools/", "arch/x86/boot/tools/")
 # Names of text files of the kernel tree that have no suffix; the last one is that of lists in drivers/staging.
+_FILES_LIMIT = 4096
 _DOCUMENTS = frozenset({"MAINTAINERS", "CREDITS", ".mailmap", "README", "TODO"})
 
 
@@ -79,6 +80,8 @@ def read_series(series: PatchSeries) -> tuple[TouchedFile, ...]:
             earlier = touched.get(file.path)
             if earlier is None or (file.removed and not earlier.removed):
                 touched[file.path] = file
+        if len(touched) > _FILES_LIMIT:
+            raise BuildStopped(problem("patch-too-large", f"The series touches more than {_FILES_LIMIT} files."))
     return tuple(touched.values())
 
 

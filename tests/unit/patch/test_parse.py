@@ -228,3 +228,13 @@ def check(content: bytes) -> None:
 )
 def test_the_kind_of_a_file_follows_from_its_place_and_name(path: str, kind: FileKind) -> None:
     assert kind_of(path) is kind
+
+
+def test_a_series_of_too_many_files_is_refused() -> None:
+    def series(count: int) -> PatchSeries:
+        text = "".join(f"--- /dev/null\n+++ b/fs/new{number}.c\n@@ -0,0 +1 @@\n+int a;\n" for number in range(count))
+        return PatchSeries((SourcePatch("many.patch", text.encode()),))
+
+    assert len(read_series(series(4096))) == 4096
+    with pytest.raises(BuildStopped, match="more than 4096 files"):
+        read_series(series(4097))

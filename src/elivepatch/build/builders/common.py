@@ -53,7 +53,7 @@ class PreparedSeries:
 class BuildContext:
     """Input of every builder: the base and toolchains, the listener for progress, the cancellation.
 
-    The output of the tools is appended to the file `log`.
+    The output of the tools is appended to the file `log`. Unpatched objects are kept for the `tenant` alone.
     """
 
     base: Base
@@ -62,6 +62,7 @@ class BuildContext:
     log: Path | None = None
     progress: Progress = silent
     cancellation: Cancellation | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +146,7 @@ class BuildSteps(BuildContext):
             sandbox=self.sandbox(),
             patch_headers=self.toolchains.patch_headers(),
             cancellation=self.cancellation,
+            tenant=self.tenant,
         )
 
     def linker(self) -> Linker:

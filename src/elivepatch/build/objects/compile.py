@@ -62,9 +62,14 @@ class Original:
     directory: Path
 
     @classmethod
-    def of(cls, base: Base, target: str) -> Original:
-        """Return the place of the object `target` in the cache of `base`; it may be empty."""
-        return cls(base.directory / "originals" / sha256(f"{_LAYOUT} {target}".encode())[:32])
+    def of(cls, base: Base, target: str, tenant: str = "") -> Original:
+        """Return the place of the object `target` in the cache of `base`; it may be empty.
+
+        Each tenant has a cache of its own: the time of a build shows whether an object was there, and so what its
+        user has worked on.
+        """
+        named = f"{_LAYOUT} {target} {tenant}" if tenant else f"{_LAYOUT} {target}"
+        return cls(base.directory / "originals" / sha256(named.encode())[:32])
 
     @property
     def sectioned(self) -> Path:
@@ -97,16 +102,20 @@ class Original:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiler:
-    """Compiles objects of one base. `patch_headers` is the directory of kpatch's helper headers."""
+    """Compiles objects of one base. `patch_headers` is the directory of kpatch's helper headers.
+
+    `tenant` is the one whose cache of unpatched objects is used.
+    """
 
     base: Base
     sandbox: Sandbox
     patch_headers: Path
     cancellation: Cancellation | None = None
+    tenant: str = ""
 
     def original(self, unit: Unit) -> Original:
         """Return the unpatched object, compiled now if no job has needed it before or if the cached one is damaged."""
-        cached = Original.of(self.base, unit.target)
+        cached = Original.of(self.base, unit.target, self.tenant)
         if is_whole(cached.directory):
             return cached
         with made_once(cached.directory.with_name(f".{cached.directory.name}.lock")):

@@ -16,7 +16,8 @@ import shlex
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from pathlib import Path
 import pyseccomp
 
 from elivepatch.build.sandbox.cgroup import Group, own_group
+from elivepatch.files.room import RoomWatch
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.process import Cancellation, Completed, run
 
@@ -36,6 +38,10 @@ MOUNT_POINTS = ("src", "in", "out", "tools")
 _MINIMUM_BWRAP = (0, 12)
 _FILE_LIMIT_BYTES = 2 << 30
 _MEMORY_LIMIT_BYTES = 6 << 30
+# More than any build of a kernel needs. Others use the disk too, so a limit near to what a build writes would fail it.
+_DISK_BYTES, _DISK_FILES = 64 << 30, 2_000_000
+_CPU_LIMIT_S = 7200  # of one program; all of them have the time limit of their step
+_OUTPUT_BYTES = 64 << 20
 _PROCESS_LIMIT = 512
 _PROCESSES_OF_ALL = 8192
 # A user namespace counts its own processes (since Linux 5.14), so a limit that is set in the sandbox is that of one
@@ -54,6 +60,39 @@ _DENIED_CALLS = (
     "perf_event_open", "personality", "pivot_root", "process_vm_readv", "process_vm_writev", "ptrace", "quotactl",
     "reboot", "request_key", "setns", "swapoff", "swapon", "syslog", "umount2", "unshare", "userfaultfd", "vhangup",
 )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Watch over the disks that a program writes to; `end` ends it if they lose too much, or if the caller says so."""
+
+    disks: Sequence[RoomWatch]
+    on_tick: Callable[[float], None] | None
+    cancellation: Cancellation | None
+    end: Cancellation
+    used_up: bool = False
+
+    @classmethod
+    def over(
+        cls,
+        places: Sequence[Path | None],
+        on_tick: Callable[[float], None] | None,
+        cancellation: Cancellation | None,
+    ) -> _Watch:
+        disks = [RoomWatch.begin(place) for place in places if place is not None]
+        return cls(disks, on_tick, cancellation, Cancellation.new())
+
+    def look(self, seconds: float) -> None:
+        if self.on_tick is not None:
+            self.on_tick(seconds)
+        self.used_up |= any(disk.used_up(limit_bytes=_DISK_BYTES, limit_files=_DISK_FILES) for disk in self.disks)
+        if self.used_up or (self.cancellation is not None and self.cancellation.event.is_set()):
+            self.end.event.set()
+
+    def require_room(self) -> None:
+        """Raise OSError if the program used up the room of a disk."""
+        if self.used_up:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +130,7 @@ class Sandbox:
         is mounted at /out, and its content stays. `output` and `writable` must belong to `BUILD_UID`.
 
         Raises EnvironmentFault if the sandbox cannot be made, or if all programs of this process's sandboxes together
-        used up their memory; OSError if the program found the disk full.
+        used up their memory; OSError if the program found the disk full, or used up most of its room.
         """
         group = own_group()
         if group is not None:
@@ -100,21 +139,21 @@ class Sandbox:
         mounts = self._mounts(layers, upper, writable=writable, inputs=inputs, output=output, tools=tools)
         limited = ["sh", "-c", _LIMITED, "sh", *argv]
         command = [*unprivileged(), *_bwrap(self.helper), *_NAMESPACES, *mounts, *_environment(env)]
-        with tempfile.TemporaryFile() as filters:
-            filters.write(filter_program())
-            filters.seek(0)
+        watch = _Watch.over((output, writable, upper), on_tick, cancellation)
+        entering = group.entering() if group is not None else []
+        with filters() as descriptor:
             done = run(
-                [*(group.entering() if group is not None else ()), *command,
-                 "--seccomp", str(filters.fileno()), "--", *limited],
+                [*entering, *command, "--seccomp", str(descriptor), "--", *limited],
                 timeout_s=timeout_s,
-                pass_fds=(filters.fileno(),),
-                on_tick=on_tick,
-                cancellation=cancellation,
-            )  # fmt: skip
+                pass_fds=(descriptor,),
+                on_tick=watch.look,
+                cancellation=watch.end,
+                output_limit_bytes=_OUTPUT_BYTES,
+            )
         # Neither a descriptor nor a control group means anything in the shell of a person who repeats the command.
         done = replace(done, argv=(*command, "--", *limited))
-        if self.transcript is not None:
-            _append_transcript(self.transcript, argv, done)
+        _append_transcript(self.transcript, argv, done)
+        watch.require_room()
         if not done.ok:
             _raise_if_ours(done, group, ended, places=(output, writable, upper))
         return done
@@ -188,6 +227,17 @@ def writable_directory(path: Path) -> Path:
     return path
 
 
+def private_to_builds(path: Path) -> Path:
+    """Let programs in a sandbox read a directory of this user, and no other user of the machine; return it.
+
+    A patch that is built may describe a hole that is not public yet.
+    """
+    if os.geteuid() == 0:
+        os.chown(path, 0, BUILD_UID)
+        path.chmod(0o750)
+    return path
+
+
 def _upper(directory: Path) -> list[str]:
     places = [directory / "changed", directory / "work"]
     return [str(writable_directory(place)) for place in places]
@@ -199,7 +249,9 @@ def _without_room(*places: Path | None) -> bool:
     return any(shutil.disk_usage(place).free < _ROOM_BYTES for place in used)
 
 
-def _append_transcript(transcript: Path, argv: Sequence[str], done: Completed) -> None:
+def _append_transcript(transcript: Path | None, argv: Sequence[str], done: Completed) -> None:
+    if transcript is None:
+        return
     head = f"$ {' '.join(argv)[:2000]}\n"
     tail = f"[status {done.status}, {done.seconds:.2f} s]\n"
     if not done.ok:
@@ -233,7 +285,7 @@ def unprivileged() -> list[str]:
     """Return the start of a command that runs as an ordinary user, with limits of memory, files and processes."""
     # bubblewrap run by root would map the user inside to root of the host, so root becomes an ordinary user first.
     limits = ["prlimit", f"--fsize={_FILE_LIMIT_BYTES}", f"--as={_MEMORY_LIMIT_BYTES}", f"--nproc={_PROCESSES_OF_ALL}"]
-    limits += ["--core=0", "--"]
+    limits += [f"--cpu={_CPU_LIMIT_S}", "--core=0", "--"]
     if os.geteuid() != 0:
         return limits
     user = ["setpriv", f"--reuid={BUILD_UID}", f"--regid={BUILD_UID}", "--clear-groups", "--no-new-privs", "--"]
@@ -256,6 +308,15 @@ def _bwrap(helper: Path) -> tuple[str, ...]:
             advice="Look if it has changed (elivepatch-server toolchain verify debian-13), remove it and add it again.",
         )
     return tuple(command)
+
+
+@contextmanager
+def filters() -> Iterator[int]:
+    """Yield a descriptor of the system call filter, for bubblewrap's option --seccomp."""
+    with tempfile.TemporaryFile() as file:
+        file.write(filter_program())
+        file.seek(0)
+        yield file.fileno()
 
 
 @cache

@@ -69,6 +69,7 @@ class BuildBackend(Protocol):
         log: Path,
         progress: Progress,
         cancellation: Cancellation,
+        tenant: str,
     ) -> BuildOutcome:
         """Build the module inside `work_dir`, an empty directory of its own, and write the output of tools to `log`."""
 
@@ -98,6 +99,7 @@ class BuildBackend(Protocol):
         console: Path,
         progress: Progress,
         cancellation: Cancellation,
+        tenant: str,
     ) -> DebugTrial:
         """Build the series for the debugging kernel of the base, try it there, and write that console to `console`.
 

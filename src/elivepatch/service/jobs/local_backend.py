@@ -28,6 +28,7 @@ from elivepatch.build.builders.select import VERSIONS, build_with_selected
 from elivepatch.build.providers.choice import chosen_providers
 from elivepatch.build.providers.provision import described, provide, transcript
 from elivepatch.build.sample.fidelity import prove_base
+from elivepatch.build.sandbox.bubblewrap import private_to_builds
 from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.files.digest import sha256, sha256_json
 from elivepatch.files.lock import Locked, exclusive_lock
@@ -217,6 +218,7 @@ class LocalBackend:
         log: Path,
         progress: Progress,
         cancellation: Cancellation,
+        tenant: str,
     ) -> BuildOutcome:
         """Build the module inside `work_dir` and write the output of tools to `log`."""
         base = self.base(request.release)
@@ -230,6 +232,7 @@ class LocalBackend:
                 log=printed,
                 progress=progress,
                 cancellation=cancellation,
+                tenant=tenant,
             )
             (scratch / "work").mkdir()
             try:
@@ -302,6 +305,7 @@ class LocalBackend:
         console: Path,
         progress: Progress,
         cancellation: Cancellation,
+        tenant: str,
     ) -> DebugTrial:
         """Build the series for the debugging kernel of the base, try it there, and write that console to `console`."""
         kernel = self.debug_kernel(self.base(request.release))
@@ -310,7 +314,7 @@ class LocalBackend:
         with self._scratch() as scratch:
             context = BuildContext(
                 base=kernel, toolchains=self.toolchains, jobs=self._settings.jobs, progress=progress,
-                cancellation=cancellation,
+                cancellation=cancellation, tenant=tenant,
             )  # fmt: skip
             try:
                 return try_on_debug_kernel(
@@ -337,9 +341,8 @@ class LocalBackend:
         # Below the cache, because the user of the sandbox cannot enter the state directory.
         top = self._settings.cache_dir / "scratch"
         top.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix="job-", dir=top))
+        scratch = private_to_builds(Path(tempfile.mkdtemp(prefix="job-", dir=top)))
         try:
-            scratch.chmod(0o755)
             with exclusive_lock(scratch):
                 yield scratch
         finally:

@@ -224,6 +224,7 @@ class JobSteps:
             log=log,
             progress=self._progress(job.id),
             cancellation=cancellation,
+            tenant=job.tenant,
         )
         module: Digest | None = None
         if outcome.module is not None and outcome.problem is None:
@@ -278,6 +279,7 @@ class JobSteps:
             console=printed,
             progress=self._progress(job.id),
             cancellation=cancellation,
+            tenant=job.tenant,
         )
         if printed.is_file():
             with console.open("ab") as whole, printed.open("rb") as part:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -179,6 +179,18 @@ def test_a_digest_of_a_text_that_a_power_cut_damaged_is_made_again(bench: Fixtur
     assert bench.compiler.reads_the_same(UNIT, original, bench.compiler.base.tree)
     (original.directory / "text").write_bytes(left)
     assert bench.compiler.reads_the_same(UNIT, original, bench.compiler.base.tree)
+
+
+def test_no_tenant_finds_an_object_that_another_had_compiled(bench: Fixture) -> None:
+    ours, theirs = (replace(bench.compiler, tenant=name) for name in ("web", "mail"))
+    first = ours.original(UNIT)
+    ours.plain(UNIT, first)
+    assert ours.original(UNIT) == first
+    before = len(bench.sandbox.commands)
+    second = theirs.original(UNIT)
+    theirs.plain(UNIT, second)
+    assert len(bench.sandbox.commands) == 2 * before
+    assert {first.directory, first.plain_directory}.isdisjoint({second.directory, second.plain_directory})
 
 
 def test_what_an_earlier_version_left_in_the_cache_is_not_used(bench: Fixture) -> None:

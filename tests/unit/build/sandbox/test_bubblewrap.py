@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from elivepatch.build.sandbox import bubblewrap
-from elivepatch.build.sandbox.bubblewrap import Sandbox
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, private_to_builds
 from elivepatch.model.errors import EnvironmentFault
-from elivepatch.process import Completed, run
+from elivepatch.process import Cancellation, Completed, run
 
 SCRIPT = "echo 'it''s long' && " + "true; " * 1000 + "exit 1"
 
@@ -101,3 +103,74 @@ def test_the_filter_lets_sockets_of_this_machine_through_alone(family: str, allo
     done = run([sys.executable, "-I", "-c", program, family], stdin=bubblewrap.filter_program())
     assert done.ok, done.tail()
     assert done.text.split() == (["made"] * 2 if allowed else [str(errno.EAFNOSUPPORT)] * 2)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_only_the_user_of_builds_reads_what_is_built(tmp_path: Path) -> None:
+    place = tmp_path / "job"
+    (place / "series").mkdir(parents=True)
+    patch = private_to_builds(place) / "series/00000.patch"
+    patch.write_text("a hole that is not public yet")
+    for parent in tmp_path.parents:
+        if parent.stat().st_uid == 0 and parent.name.startswith("pytest"):
+            parent.chmod(0o755)
+    tmp_path.chmod(0o755)
+
+    def readable(user: int) -> bool:
+        who = [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        return run(["setpriv", *who, "cat", patch]).ok
+
+    assert readable(BUILD_UID)
+    assert not any(readable(user) for user in (65534, 65433, 1000))
+
+
+@pytest.mark.parametrize(("left", "used_up"), [((900, 90), False), ((200, 90), True), ((900, 20), True)])
+def test_a_program_that_uses_up_the_disk_is_ended(
+    tmp_path: Path,
+    sandbox: Sandbox,
+    started: list[tuple[str, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    left: tuple[int, int],
+    used_up: bool,
+) -> None:
+    free = iter([(1000, 100), *[left] * 9])
+
+    def statvfs(_path: Path) -> SimpleNamespace:
+        blocks, files = next(free)
+        return SimpleNamespace(f_bavail=blocks, f_frsize=1 << 20, f_favail=files)
+
+    def run_fake(argv: Sequence[str], *, on_tick: Any, cancellation: Any, **_: Any) -> Completed:
+        started.append(tuple(argv))
+        on_tick(0.1)
+        assert cancellation.event.is_set() is used_up
+        return Completed(argv=tuple(argv), status=-9, output=b"", log=b"", seconds=0.5, timed_out=True)
+
+    monkeypatch.setattr(bubblewrap, "run", run_fake)
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    if used_up:
+        with pytest.raises(OSError, match="No space left"):
+            sandbox.run(["sh"], output=tmp_path)
+    else:
+        assert not sandbox.run(["sh"], output=tmp_path).ok
+
+
+def test_a_cancelled_program_is_ended_beside_the_watch(
+    tmp_path: Path, sandbox: Sandbox, started: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Cancellation.new()
+    asked.event.set()
+
+    def run_fake(argv: Sequence[str], *, on_tick: Any, cancellation: Any, **_: Any) -> Completed:
+        started.append(tuple(argv))
+        on_tick(0.1)
+        assert cancellation.event.is_set()
+        return Completed(argv=tuple(argv), status=-15, output=b"", log=b"", seconds=0.5, timed_out=True)
+
+    monkeypatch.setattr(bubblewrap, "run", run_fake)
+    assert sandbox.run(["sh"], output=tmp_path, cancellation=asked).timed_out
+
+
+def test_every_program_has_limits_of_its_own() -> None:
+    command = " ".join(bubblewrap.unprivileged())
+    for limit in ("--fsize=", "--as=", "--cpu=", "--core=0"):
+        assert limit in command

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from elivepatch.build.base.store import Bases
+from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.service.jobs.local_backend import KEPT_KERNELS, LocalBackend
 from elivepatch.service.jobs.step_process.program import make_backend
 from elivepatch.settings import ServerSettings
@@ -34,6 +35,13 @@ def test_what_a_killed_process_left_goes_and_what_is_in_use_stays(tmp_path: Path
         assert not left.exists()
         assert fresh.is_dir()
     assert not used.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to another group")
+def test_the_directory_of_a_job_is_open_to_the_user_of_builds_alone(tmp_path: Path) -> None:
+    with LocalBackend(ServerSettings(cache_dir=tmp_path))._scratch() as used:
+        found = used.stat()
+    assert (found.st_uid, found.st_gid, oct(found.st_mode & 0o7777)) == (0, BUILD_UID, "0o750")
 
 
 def test_there_may_be_nothing_to_sweep(tmp_path: Path) -> None:

@@ -121,9 +121,10 @@ class ProcessBackend:
         log: Path,
         progress: Progress,
         cancellation: Cancellation,
+        tenant: str,
     ) -> BuildOutcome:
         """Build the module inside `work_dir` and write what tools print to `log`."""
-        call = BuildCall(request=request, build_key=build_key, work_dir=work_dir, log=log)
+        call = BuildCall(request=request, build_key=build_key, work_dir=work_dir, log=log, tenant=tenant)
         answer = self._ask(call, work_dir, progress, cancellation)
         if not isinstance(answer, Built):
             raise TypeError(answer)
@@ -163,9 +164,12 @@ class ProcessBackend:
         console: Path,
         progress: Progress,
         cancellation: Cancellation,
+        tenant: str,
     ) -> DebugTrial:
         """Build the series for the debugging kernel of the base, try it there, and write that console to `console`."""
-        call = DebugTrialCall(request=request, replaced=tuple(replaced), work_dir=work_dir, console=console)
+        call = DebugTrialCall(
+            request=request, replaced=tuple(replaced), work_dir=work_dir, console=console, tenant=tenant
+        )
         answer = self._ask(call, work_dir, progress, cancellation)
         if not isinstance(answer, DebugTried):
             raise TypeError(answer)

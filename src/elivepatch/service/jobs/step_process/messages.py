@@ -59,6 +59,7 @@ class BuildCall:
     build_key: Digest
     work_dir: Path
     log: Path
+    tenant: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,7 @@ class DebugTrialCall:
     replaced: tuple[PatchedFunction, ...]
     work_dir: Path
     console: Path
+    tenant: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

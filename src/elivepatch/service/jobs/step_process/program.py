@@ -131,15 +131,12 @@ class StepProgram:
                 log=call.log,
                 progress=progress,
                 cancellation=self._cancellation,
+                tenant=call.tenant,
             )
             return Built(outcome=outcome)
         if isinstance(call, BaseCall):
             kernel = self._backend.make_base(
-                call.asked,
-                pushed=call.pushed,
-                log=call.log,
-                progress=progress,
-                cancellation=self._cancellation,
+                call.asked, pushed=call.pushed, log=call.log, progress=progress, cancellation=self._cancellation
             )
             return BaseMade(kernel=kernel)
         if isinstance(call, DebugTrialCall):
@@ -150,6 +147,7 @@ class StepProgram:
                 console=call.console,
                 progress=progress,
                 cancellation=self._cancellation,
+                tenant=call.tenant,
             )
             return DebugTried(answer=answer)
         report = self._backend.trial(

@@ -43,7 +43,7 @@ def test_every_message_arrives_as_it_was_sent_and_is_one_line(message: Message) 
 
 def test_a_patch_may_hold_any_bytes() -> None:
     request = BuildRequest(release="6.1", series=PatchSeries((SourcePatch("fix\udcff.patch", bytes(range(256))),)))
-    call = BuildCall(request=request, build_key=Digest("ab" * 32), work_dir=Path("/w"), log=Path("/l"))
+    call = BuildCall(request=request, build_key=Digest("ab" * 32), work_dir=Path("/w"), log=Path("/l"), tenant="web")
     assert decode(encode(call)) == call
 
 

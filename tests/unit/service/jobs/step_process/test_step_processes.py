@@ -54,6 +54,7 @@ class House:
             log=self.top / "log",
             progress=progress,
             cancellation=cancellation or Cancellation.new(),
+            tenant="web",
         )
 
     def code(self, *words: str) -> str:
@@ -110,6 +111,11 @@ def test_a_build_and_a_trial_in_a_process_are_those_of_the_backend(house: House)
     assert (house.top / "console").exists()
 
 
+def test_a_build_in_a_process_knows_its_tenant(house: House) -> None:
+    house.build("sleep 0")
+    assert house.fake.runs("for web") == 1
+
+
 def test_a_trial_on_a_debugging_kernel_in_a_process_is_that_of_the_backend(house: House) -> None:
     guest = house.top / "guest"
     guest.mkdir()
@@ -122,6 +128,7 @@ def test_a_trial_on_a_debugging_kernel_in_a_process_is_that_of_the_backend(house
             console=house.top / "console",
             progress=silent,
             cancellation=Cancellation.new(),
+            tenant="web",
         )
 
     found = tried("sleep 0")
