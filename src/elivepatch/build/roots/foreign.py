@@ -19,10 +19,11 @@ from pathlib import Path
 
 from elivepatch.build.roots.contents import PROGRAM_DIRECTORIES, find_program, resolve
 from elivepatch.build.sandbox.bubblewrap import MOUNT_POINTS, Sandbox, writable_directory
-from elivepatch.files.room import RoomWatch, require_room
+from elivepatch.build.sandbox.watched import Watch, run_watched
+from elivepatch.files.room import require_room
 from elivepatch.model.compiler import is_command
 from elivepatch.model.errors import EnvironmentFault, UsageError
-from elivepatch.process import Cancellation, Completed, run
+from elivepatch.process import Completed, run
 
 LIMIT_BYTES = 8 << 30
 _LIMIT_FILES = 1_000_000
@@ -56,9 +57,6 @@ _ELF = b"\x7fELF\x02\x01"
 _EM_X86_64 = 62
 _EXECUTABLES = (2, 3)  # ET_EXEC, ET_DYN
 _GCC = re.compile(r"gcc(?:-[0-9]+)?")
-
-Watch = tuple[Callable[[float], None], Cancellation]
-"""A function to be called while a program runs, and the switch that ends the program."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,14 +170,8 @@ def _unpack(packed: Path, root: Path, helper: Sandbox) -> list[str]:
 
 def _watched(place: Path, start: Callable[[Watch], Completed]) -> Completed:
     """Run a program that fills a disk; end it and raise UsageError if it writes more than any root holds."""
-    watch, cancellation = RoomWatch.begin(place), Cancellation.new()
-
-    def look(_seconds: float) -> None:
-        if watch.exceeded(limit_bytes=LIMIT_BYTES, limit_files=_LIMIT_FILES):
-            cancellation.event.set()
-
-    done = start((look, cancellation))
-    if cancellation.event.is_set():
+    done = run_watched(place, start, limit_bytes=LIMIT_BYTES, limit_files=_LIMIT_FILES)
+    if done is None:
         raise UsageError(
             "toolchain-root",
             f"The root is larger than {LIMIT_BYTES >> 30} GiB or {_LIMIT_FILES} files, or the disk is full.",

@@ -36,7 +36,7 @@ def test_a_budget_of_nothing_counts_and_runs_nothing() -> None:
 
 
 def test_a_program_that_lacks_its_tool_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tools, "_PROGRAM_PLACES", ())
+    monkeypatch.setattr(tools, "PROGRAM_PLACES", ())
     planned = plan([PROC, SOCKET], 20.0)
     assert [one.program.name for one in planned.programs] == ["proc"]
     assert planned.left_out == (("inet", "ip"),)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from elivepatch.build.sandbox import libraries
 from elivepatch.process import run
 from elivepatch.trial import cpio
 from elivepatch.trial.workload import tools
@@ -61,7 +62,7 @@ def test_a_library_that_is_missing_leaves_the_tool_out(tmp_path: Path) -> None:
     source.write_text("int gone(void); int main(void) { return gone(); }\n")
     command: list[str | Path] = [compiler, "-o", tmp_path / "program", source, f"-L{tmp_path}", "-lgone-of-a-test"]
     run(command).check("Compiling")
-    names, loader = tools.needed(tmp_path / "program")
+    names, loader = libraries.needed(tmp_path / "program")
     assert "libgone-of-a-test.so" in names
     assert loader.endswith("ld-linux-x86-64.so.2")
     files: dict[str, Path] = {}
