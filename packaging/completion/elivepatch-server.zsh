@@ -41,7 +41,7 @@ _shtab_elivepatch_server_cve_commands() {
 
 _shtab_elivepatch_server_kernel_commands() {
   local _commands=(
-    add:'make the base of a stock kernel, or of one built from source'
+    add:'make the base of a stock kernel, of one in packages, or of one built from source'
     list:'list the bases'
     remove:'remove a base and the files compiled for it'
     show:'print all facts about one base'
@@ -176,6 +176,7 @@ _shtab_elivepatch_server_kernel_add_options=(
   "--symvers[with --vmlinux\: the build\'s Module.symvers]:FILE:"
   "--modules[with --vmlinux\: lib\/modules\/RELEASE of the build]:DIR:"
   "--debug[with --vmlinux\: the debug files of stripped modules (\*.ko.debug) and of a stripped vmlinux]:DIR:"
+  "--packages[the directory with its .deb, .rpm or pacman packages\; nothing is built\; --source is needed only if no package has its source]:DIR:"
   "--build-id[the build-id of the host\'s kernel (\`elivepatch doctor\`)]:HEX:"
   "--accept-unproved[accept it as the host\'s kernel, although the build-ids differ]"
   "--json[print JSON]"

@@ -44,8 +44,9 @@ class ServerSettings:
     hosts_per_token: int = 10_000
     legacy: str = ""
     legacy_tenant: str = "legacy"
-    providers: str = "debian,host,source"
+    providers: str = "debian,packages,host,source"
     sources: str = ""
+    packages: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from elivepatch.build.sandbox.bubblewrap import Sandbox
-from elivepatch.process import Completed, run
+from elivepatch.process import Cancellation, Completed, run
 
 
 @dataclass(slots=True)
 class OutsideSandbox:
-    """Runs programs with /in and /out replaced by the real directories, then calls `leaves` with the output directory.
+    """Runs programs with /in, /out and /tools replaced by the real directories, then calls `leaves` with that of /out.
 
     They start in the writable directory if there is one. With `runs` false no program runs. `programs` are the command
     lines.
@@ -37,17 +37,22 @@ class OutsideSandbox:
         output: Path | None = None,
         inputs: Path | None = None,
         writable: Path | None = None,
+        tools: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        on_tick: Callable[[float], None] | None = None,
+        cancellation: Cancellation | None = None,
         **_: Any,
     ) -> Completed:
         """Run a program as `Sandbox.run` does, without any sandbox."""
         self.programs.append(tuple(argv))
-        command = [_outside(one, inputs, output) for one in argv]
-        done = run(command if self.runs else ["true"], cwd=writable or "/")
+        places = {"in": inputs, "out": output, "tools": tools}
+        command = [_outside(one, places) for one in argv] if self.runs else ["true"]
+        variables = {name: _outside(value, places) for name, value in (env or {}).items()}
+        done = run(command, cwd=writable or "/", env=variables, on_tick=on_tick, cancellation=cancellation)
         if output is not None:
             self.leaves(output)
         return done
 
 
-def _outside(word: str, inputs: Path | None, output: Path | None) -> str:
-    places = {"in": inputs, "out": output}
-    return re.sub("/(in|out)(?![a-z])", lambda found: str(places[found[1]]), word)
+def _outside(word: str, places: Mapping[str, Path | None]) -> str:
+    return re.sub("/(in|out|tools)(?![a-z])", lambda found: str(places[found[1]] or found[0]), word)

@@ -165,7 +165,7 @@ def _kernels(settings: ServerSettings) -> Check:
             problem = fault.problem
             return Check(what="kernels", well=False, seen=f"{release}: {problem.message}", advice=problem.advice)
     providers = provider_names(settings.providers)
-    check_providers(settings.providers, settings.sources)
+    check_providers(settings.providers, settings.sources, settings.packages)
     on_request = f"others are made on request ({', '.join(providers)})" if providers else "none is made on request"
     return Check(
         what="kernels",

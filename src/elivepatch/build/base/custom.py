@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from elivepatch.build.archive.apt import Archive
@@ -59,7 +59,8 @@ done
 class CustomKernel:
     """A kernel as its operator describes it. `source` is for `fetch_source`; `build_id` is the host's.
 
-    With `built_in`, the source is a tree in which a kernel was built.
+    With `built_in`, the source is a tree in which a kernel was built. `packages` are those that its files came from,
+    by name, with their SHA-256.
     """
 
     release: Release
@@ -70,6 +71,7 @@ class CustomKernel:
     build_id: BuildId | None = None
     accept_unproved: bool = False
     built_in: bool = False
+    packages: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -168,7 +170,7 @@ class CustomMaker:
             version=makefile_version(source_text(draft.tree_maker().tree, "Makefile") or ""),
             facts=facts,
             listed=listed,
-            packages={**source.inputs, **patches},
+            packages={**kernel.packages, **source.inputs, **patches},
             started=started,
         )
 

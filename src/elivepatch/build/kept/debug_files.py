@@ -59,7 +59,7 @@ def put_in_place(built: Path, aside: Path, release: Release, helper: Sandbox) ->
 
 def _part_module(module: Path, known: Mapping[str, Sequence[Path]], aside: Path) -> None:
     elf = ElfFile(module)
-    if _has_information(elf):
+    if has_information(elf):
         return
     found = _of_one_build(elf, known.get(module.name, ()))
     if found is not None:
@@ -73,24 +73,24 @@ def _part_kernel(built: Path, debug: Sequence[Path], aside: Path, helper: Sandbo
     kernel = built / VMLINUX
     code: Path | None = aside / VMLINUX
     elf = ElfFile(kernel)
-    if not _has_information(elf):
+    if not has_information(elf):
         found = _of_one_build(elf, debug)
         if found is None:
             return None
         move(kernel, aside / VMLINUX)
         move(found, kernel)
-    elif not _lacks_code(elf):
+    elif not lacks_code(elf):
         return None
     else:
         code = kernel_of_image(built, IMAGE, aside / VMLINUX, helper)
         _require_build(ElfFile(code), ElfFile(kernel))
-    return code if _lacks_code(ElfFile(kernel)) else None
+    return code if lacks_code(ElfFile(kernel)) else None
 
 
 def _of_one_build(stripped: ElfFile, candidates: Sequence[Path]) -> Path | None:
     """Return the debug file of `stripped`, None if there is no debug file. Raises UsageError if all are of others."""
     files = [ElfFile(path) for path in candidates]
-    informed = [elf for elf in files if _has_information(elf)]
+    informed = [elf for elf in files if has_information(elf)]
     for elf in informed:
         if stripped.build_id and elf.build_id == stripped.build_id:
             return elf.path
@@ -119,10 +119,12 @@ def _require_release(module: ElfFile, release: Release) -> None:
         )
 
 
-def _has_information(elf: ElfFile) -> bool:
+def has_information(elf: ElfFile) -> bool:
+    """Return if a file has debug information of its own."""
     return any(name in elf.by_name for name in _INFORMATION)
 
 
-def _lacks_code(elf: ElfFile) -> bool:
+def lacks_code(elf: ElfFile) -> bool:
+    """Return if a file has a place for its code but not the code, as debug files do."""
     text = elf.by_name.get(".text")
     return text is not None and text.kind == SHT_NOBITS

@@ -17,13 +17,12 @@ from pathlib import Path
 from elivepatch.build.base.custom import CustomKernel, CustomMaker
 from elivepatch.build.base.store import Base
 from elivepatch.build.kept.files import KeptBuild
-from elivepatch.build.providers.provision import NotProvided
+from elivepatch.build.providers.provision import NotProvided, require_same_build
 from elivepatch.build.providers.source import Declared, declared_for
 from elivepatch.build.sandbox.bubblewrap import writable_directory
 from elivepatch.build.sandbox.output import files_below, take_file
 from elivepatch.files.atomic import move
-from elivepatch.kernel.elf import ElfFile
-from elivepatch.model.errors import EnvironmentFault, UsageError
+from elivepatch.model.errors import UsageError
 from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.kernel_request import KernelRequest
 
@@ -60,7 +59,7 @@ class HostProvider:
             )
         files = self._unpacked_files()
         kept = _kept(files)
-        _require_same(kept.vmlinux, asked)
+        require_same_build(kept.vmlinux, asked, whose="The vmlinux that the host sent")
         config = files / "config"
         if not config.is_file():
             config.write_bytes(asked.config)
@@ -140,15 +139,3 @@ def _kept(files: Path) -> KeptBuild:
         modules=modules if modules.is_dir() else None,
         debug=debug if debug.is_dir() else None,
     )
-
-
-def _require_same(vmlinux: Path, asked: KernelRequest) -> None:
-    """Raise EnvironmentFault if the host sent the vmlinux of another kernel than the one it runs."""
-    found = ElfFile(vmlinux).build_id
-    if asked.build_id and found != asked.build_id:
-        raise EnvironmentFault(
-            "other-build",
-            f"The vmlinux that the host sent has the build-id {found or 'of no kernel'}, the host runs "
-            f"{asked.build_id}.",
-            advice="Push the files of the running kernel, or boot the kernel that was built last.",
-        )

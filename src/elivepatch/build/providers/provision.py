@@ -15,6 +15,7 @@ from typing import Protocol
 
 from elivepatch.build.base.common import other_architecture
 from elivepatch.build.base.store import Base
+from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault
 from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Event, Progress
@@ -95,6 +96,17 @@ def provide(asked: KernelRequest, providers: Sequence[Provider], present: Base |
             return _of_the_host(made, asked)
         answers.append((provider.name, made))
     raise _refusal(asked, answers, failed)
+
+
+def require_same_build(vmlinux: Path, asked: KernelRequest, *, whose: str) -> None:
+    """Raise EnvironmentFault if a vmlinux is of another build than the host's kernel; `whose` begins the sentence."""
+    found = ElfFile(vmlinux).build_id
+    if asked.build_id and found != asked.build_id:
+        raise EnvironmentFault(
+            "other-build",
+            f"{whose} has the build-id {found or 'of no kernel'}, the host runs {asked.build_id}.",
+            advice="Give the files of exactly the running kernel, or boot the kernel that they are of.",
+        )
 
 
 def _refusal(

@@ -11,9 +11,11 @@ from elivepatch.build.archive.apt import distributions
 from elivepatch.build.base.custom import CustomKernel
 from elivepatch.build.base.store import Base
 from elivepatch.build.kept.files import KeptBuild
+from elivepatch.build.providers.source import Declared
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import EnvironmentFault, ExitStatus, UsageError
 from elivepatch.model.kernel import BuildId, parse_release
+from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.output import Output
 from elivepatch.service.commands.options import add_common, settings_of
 from elivepatch.service.jobs.local_backend import LocalBackend
@@ -30,7 +32,7 @@ def register(subparsers: Subparsers) -> None:
         f"a release as `uname -r` prints it, or one of {', '.join(distributions())}, which mean the newest stock kernel"
     )
     for name, run, help_text in (
-        ("add", _add, "make the base of a stock kernel, or of one built from source"),
+        ("add", _add, "make the base of a stock kernel, of one in packages, or of one built from source"),
         ("show", _show, "print all facts about one base"),
         ("remove", _remove, "remove a base and the files compiled for it"),
     ):
@@ -74,6 +76,14 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="with --vmlinux: the debug files of stripped modules (*.ko.debug) and of a stripped vmlinux",
     )
+    group.add_argument(
+        "--packages",
+        metavar="DIR",
+        dest="packed",  # a setting has the other name
+        type=Path,
+        help="the directory with its .deb, .rpm or pacman packages; nothing is built; --source is needed only if no "
+        "package has its source",
+    )
     group.add_argument("--build-id", metavar="HEX", help="the build-id of the host's kernel (`elivepatch doctor`)")
     group.add_argument(
         "--accept-unproved", action="store_true", help="accept it as the host's kernel, although the build-ids differ"
@@ -86,8 +96,11 @@ def _backend(arguments: argparse.Namespace) -> LocalBackend:
 
 def _add(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     backend = _backend(arguments)
-    custom = _custom_kernel(arguments)
-    if custom is None:
+    custom = _custom_kernel(arguments) if arguments.packed is None else None
+    if arguments.packed is not None:
+        asked, declared = _in_packages(arguments)
+        base = backend.make_from_packages(asked, arguments.packed, declared, output.progress)
+    elif custom is None:
         base = backend.maker(output.progress).add(arguments.kernel)
     else:
         base = backend.custom_maker(output.progress).add(custom)
@@ -102,6 +115,38 @@ def _add(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     elif custom is not None and custom.kept is None and custom.build_id is None:
         output.note("note: hosts whose kernel has another build-id are refused; --build-id names the one of a host.")
     return ExitStatus.OK
+
+
+def _in_packages(arguments: argparse.Namespace) -> tuple[KernelRequest, tuple[Declared, ...]]:
+    """Return the kernel that is in packages, and its source if the options name it."""
+    others = ("kernel_config", "vmlinux", "vmlinuz", "symvers", "modules", "debug")
+    unneeded = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]
+    unneeded += ["--accept-unproved"] * arguments.accept_unproved
+    unneeded += ["--base-patch"] * bool(arguments.base_patch and arguments.source is None)
+    if unneeded:
+        raise UsageError(
+            "packages-alone",
+            f"With --packages, all files of the kernel come from its packages, so {unneeded[0]} has no use.",
+            advice="Leave it out. --source names the source if no package has it, --base-patch what that lacks.",
+        )
+    release = parse_release(arguments.kernel)
+    asked = KernelRequest(release=release, build_id=_build_id(arguments) or BuildId(""))
+    if arguments.source is None:
+        return asked, ()
+    patches = tuple(arguments.base_patch)
+    return asked, (Declared(releases=release, source=arguments.source, base_patches=patches),)
+
+
+def _build_id(arguments: argparse.Namespace) -> BuildId | None:
+    if arguments.build_id is None:
+        return None
+    if not re.fullmatch(r"[0-9a-f]{16,64}", arguments.build_id):
+        raise UsageError(
+            "build-id-malformed",
+            f"{arguments.build_id[:80]!r} is not a build-id.",
+            advice="Give the hexadecimal digits that `elivepatch doctor` prints on the host.",
+        )
+    return BuildId(arguments.build_id)
 
 
 def _custom_kernel(arguments: argparse.Namespace) -> CustomKernel | None:
@@ -128,19 +173,13 @@ def _custom_kernel(arguments: argparse.Namespace) -> CustomKernel | None:
             "The files of a build are --vmlinux, --vmlinuz and --symvers together, and --modules if it has modules.",
             advice="Give all of them, or none; with none, the server builds the kernel.",
         )
-    if arguments.build_id is not None and not re.fullmatch(r"[0-9a-f]{16,64}", arguments.build_id):
-        raise UsageError(
-            "build-id-malformed",
-            f"{arguments.build_id[:80]!r} is not a build-id.",
-            advice="Give the hexadecimal digits that `elivepatch doctor` prints on the host.",
-        )
     return CustomKernel(
         release=parse_release(arguments.kernel),
         source=arguments.source,
         config=arguments.kernel_config,
         base_patches=tuple(arguments.base_patch),
         kept=KeptBuild(**kept) if arguments.vmlinux is not None else None,
-        build_id=BuildId(arguments.build_id) if arguments.build_id is not None else None,
+        build_id=_build_id(arguments),
         accept_unproved=arguments.accept_unproved,
     )
 

@@ -42,7 +42,7 @@ def register(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
     """Serve until a signal stops the server."""
     settings = settings_of(arguments)
-    check_providers(settings.providers, settings.sources)
+    check_providers(settings.providers, settings.sources, settings.packages)
     log.set_up()
     serve(settings, None if arguments.no_worker else ProcessBackend(LocalBackend(settings)))
     return ExitStatus.OK

@@ -27,7 +27,7 @@ def register(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace, _output: Output) -> ExitStatus:
     """Work until a signal stops the worker."""
     settings = settings_of(arguments)
-    check_providers(settings.providers, settings.sources)
+    check_providers(settings.providers, settings.sources, settings.packages)
     log.set_up()
     work(settings, ProcessBackend(LocalBackend(settings)))
     return ExitStatus.OK

@@ -26,7 +26,9 @@ from elivepatch.build.base.toolchain import Toolchains
 from elivepatch.build.builders.common import BuildContext, BuildSteps
 from elivepatch.build.builders.select import VERSIONS, build_with_selected
 from elivepatch.build.providers.choice import chosen_providers
+from elivepatch.build.providers.packages import PackagesProvider
 from elivepatch.build.providers.provision import described, provide, transcript
+from elivepatch.build.providers.source import Declared, read_declared
 from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.build.sandbox.bubblewrap import private_to_builds
 from elivepatch.build.sandbox.cgroup import own_group
@@ -74,18 +76,20 @@ class LocalBackend:
         self._sources: OrderedDict[Digest, KernelSources] = OrderedDict()
 
     @classmethod
-    def again(cls, *, cache_dir: str, jobs: str, workload_s: str, providers: str, sources: str) -> LocalBackend:
+    def again(
+        cls, *, cache_dir: str, jobs: str, workload_s: str, providers: str, sources: str, packages: str
+    ) -> LocalBackend:
         """Return the backend that `recipe` describes."""
         return cls(
             ServerSettings(
                 cache_dir=Path(cache_dir), jobs=int(jobs), workload_s=float(workload_s), providers=providers,
-                sources=sources,
+                sources=sources, packages=packages,
             )
         )  # fmt: skip
 
     def recipe(self) -> Recipe:
         """Return the way to make the same backend in another process."""
-        names = ("cache_dir", "jobs", "workload_s", "providers", "sources")
+        names = ("cache_dir", "jobs", "workload_s", "providers", "sources", "packages")
         words = {name: str(getattr(self._settings, name)) for name in names}
         return Recipe(factory=f"{__name__}:{type(self).__name__}.again", words=words)
 
@@ -147,12 +151,24 @@ class LocalBackend:
             providers = chosen_providers(
                 self._settings.providers,
                 self._settings.sources,
+                self._settings.packages,
                 archive=self.archive,
                 context=context,
                 pushed=pushed,
                 work_dir=scratch,
             )
             return provide(asked, providers, context.present(asked.release)).identity
+
+    def make_from_packages(
+        self, asked: KernelRequest, directory: Path, declared: Sequence[Declared], progress: Progress
+    ) -> Base:
+        """Return the base of a kernel, made from the packages in a directory unless it is there."""
+        with self._scratch() as scratch:
+            context = self.base_context(progress)
+            sources = self._settings.sources
+            known = (*declared, *(read_declared(Path(sources)) if sources else ()))
+            provider = PackagesProvider(CustomMaker(self.archive, context), known, directory, scratch)
+            return provide(asked, [provider], context.present(asked.release))
 
     @property
     def cache_dir(self) -> Path:

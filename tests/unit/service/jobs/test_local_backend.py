@@ -94,7 +94,9 @@ def test_the_tables_of_the_last_few_kernels_only_stay_in_memory(
 
 
 def test_a_backend_can_be_made_again_in_another_process(tmp_path: Path) -> None:
-    settings = ServerSettings(cache_dir=tmp_path, jobs=3, workload_s=5.0, providers="source", sources="/etc/s.toml")
+    settings = ServerSettings(
+        cache_dir=tmp_path, jobs=3, workload_s=5.0, providers="source", sources="/etc/s.toml", packages="/p"
+    )
     backend = LocalBackend(settings)
     again = make_backend(backend.recipe())
     assert isinstance(again, LocalBackend)
