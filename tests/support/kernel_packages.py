@@ -30,9 +30,19 @@ def elf(*, code: bool = True, debug: bool = True, build_id: str = BUILD_ID) -> b
     return made.data()
 
 
-def image(build_id: str = BUILD_ID) -> bytes:
-    """Return a bzImage with the stripped kernel in it."""
-    payload = gzip.compress(elf(debug=False, build_id=build_id))
+_WAYS = {
+    "xz": ["xz", "--check=crc32", "-c"], "zstd": ["zstd", "-qc"], "bzip2": ["bzip2", "-c"], "lzma": ["lzma", "-c"],
+    "lz4": ["lz4", "-lqc"],
+}  # fmt: skip
+
+
+def image(build_id: str = BUILD_ID, *, way: str = "gzip") -> bytes:
+    """Return a bzImage with the stripped kernel in it, compressed as the kernel's build does."""
+    kernel = elf(debug=False, build_id=build_id)
+    if way == "gzip":
+        payload = gzip.compress(kernel, mtime=0)
+    else:
+        payload = run(_WAYS[way], stdin=kernel).check("Compressing").output + struct.pack("<I", len(kernel))
     head = bytearray(1024)
     head[0x1F1], head[0x202:0x206] = 1, b"HdrS"
     head[0x248:0x250] = struct.pack("<II", 0, len(payload))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from elivepatch.build.kept.debug_files import has_information, lacks_code
 from elivepatch.build.kept.files import KeptBuild
-from elivepatch.build.kept.image import kernel_of_image
+from elivepatch.build.kept.image import payload_of
 from elivepatch.build.packages.layout import Place, Role, place_of, plain_name
 from elivepatch.build.packages.reader import Listing, Package, PackageReader, damaged
 from elivepatch.build.packages.tools import tool
@@ -32,6 +32,8 @@ _FILE_LIMIT_BYTES = 2 << 30
 _ORDER = "modules.order"
 _COMPRESSED = (".xz", ".gz", ".zst", ".bz2")
 _SHOWN = 5
+_GZIP = b"\x1f\x8b"
+_SIZE_BYTES = 4
 _TOGETHER = {Role.MODULE: "modules", Role.TABLE: "modules", Role.DEBUG: "debug"}
 _FETCH = "Fetch the packages that have it into the directory, of exactly the same version."
 
@@ -169,39 +171,9 @@ class KernelTaker:
         (image, *_), (exports, *_) = self._of(Role.IMAGE), self._plain(Role.EXPORTS)
         debug = self.into / "debug"
         debug.mkdir(exist_ok=True)
-        vmlinux = self._vmlinux(debug)
-        self._require_image_of(vmlinux, image)
-        return KeptBuild(
-            vmlinux=vmlinux, vmlinuz=image, symvers=exports, modules=self.into / "modules", debug=debug
-        )  # fmt: skip
-
-    def _vmlinux(self, debug: Path) -> Path:
-        """Return the kernel that is whole, else its stripped file with the debug file in `debug`, else the latter."""
-        files = [ElfFile(path) for path in self._plain(Role.KERNEL)]
-        informed = [elf for elf in files if has_information(elf)]
-        if not informed:
-            raise self.incomplete(f"no package has {Role.KERNEL.value}")
-        whole = [elf for elf in informed if not lacks_code(elf)]
-        stripped = [elf for elf in files if not has_information(elf) and not lacks_code(elf)]
-        if not whole and stripped:
-            shutil.copyfile(informed[0].path, debug / "vmlinux.debug")
-            return stripped[0].path
-        return (whole or informed)[0].path
-
-    def _require_image_of(self, vmlinux: Path, image: Path) -> None:
-        """Raise UsageError if the image and vmlinux are of two builds, or if that cannot be seen."""
-        try:
-            found = kernel_of_image(image.parent, image.name, self.into / "kernel", self.reader.helper)
-        except ElivepatchError as error:
-            raise UsageError(
-                "packages-image",
-                f"The kernel in the image of {self.release} cannot be read, so nothing shows that vmlinux is of the "
-                "same build.",
-                advice="The image must be a bzImage that is compressed by gzip, xz or zstd.",
-                excerpt=error.problem.message,
-            ) from error
-        ours, theirs = ElfFile(vmlinux).build_id, ElfFile(found).build_id
-        found.unlink()
+        inside = self._kernel_in(image)
+        vmlinux = self._vmlinux(debug, inside)
+        ours, theirs = vmlinux.build_id, inside.build_id
         if not ours or ours != theirs:
             raise UsageError(
                 "packages-several",
@@ -209,18 +181,57 @@ class KernelTaker:
                 f"{ours or 'none'}: they are of two builds.",
                 advice="Leave the packages of one build in the directory: all of the same version.",
             )
+        return KeptBuild(
+            vmlinux=vmlinux.path, vmlinuz=image, symvers=exports, modules=self.into / "modules", debug=debug
+        )  # fmt: skip
+
+    def _vmlinux(self, debug: Path, inside: ElfFile) -> ElfFile:
+        """Return the kernel that is whole, else a stripped one, with its debug file put into `debug`.
+
+        `inside` is the stripped kernel of the image.
+        """
+        files = [ElfFile(path) for path in self._plain(Role.KERNEL)]
+        informed = [elf for elf in files if has_information(elf)]
+        if not informed:
+            raise self.incomplete(f"no package has {Role.KERNEL.value}")
+        whole = [elf for elf in informed if not lacks_code(elf)]
+        if whole:
+            return whole[0]
+        shutil.copyfile(informed[0].path, debug / "vmlinux.debug")
+        return next((elf for elf in files if not has_information(elf) and not lacks_code(elf)), inside)
+
+    def _kernel_in(self, image: Path) -> ElfFile:
+        """Return the stripped kernel that is in an image; raises UsageError if it cannot be read."""
+        try:
+            payload = payload_of(image.read_bytes())
+            packed = self.into / "inside" / "kernel"
+            packed.parent.mkdir()
+            # gzip keeps the size of the kernel itself; behind all others the kernel's build puts it.
+            packed.write_bytes(payload if payload.startswith(_GZIP) else payload[:-_SIZE_BYTES])
+            return ElfFile(self._decompressed(packed, packed.with_name("stripped")))
+        except ElivepatchError as error:
+            raise UsageError(
+                "packages-image",
+                f"The kernel in the image of {self.release} cannot be read, so nothing shows that vmlinux is of the "
+                "same build.",
+                advice="The image must be a bzImage that is compressed by gzip, xz, zstd, lz4, bzip2 or lzma.",
+                excerpt=error.problem.message,
+            ) from error
 
     def _plain(self, role: Role) -> list[Path]:
         """Return the files of a role, decompressed."""
-        return [self._decompressed(path) if path.suffix in _COMPRESSED else path for path in self._of(role)]
+        return [
+            self._decompressed(path, path.with_suffix("")) if path.suffix in _COMPRESSED else path
+            for path in self._of(role)
+        ]
 
-    def _decompressed(self, path: Path) -> Path:
+    def _decompressed(self, path: Path, into: Path) -> Path:
         output = writable_directory(path.parent / "out")
         command = ["sh", "-c", '"$@" >/out/plain', "sh", *tool("bsdcat"), f"/in/{path.name}"]
         done = self.reader.helper.run(command, inputs=path.parent, output=output, tools=self.reader.tools)
         if not done.ok:
             raise damaged(path.name, done)
-        plain = take_file(output, "plain", path.with_suffix(""), limit_bytes=_FILE_LIMIT_BYTES)
+        plain = take_file(output, "plain", into, limit_bytes=_FILE_LIMIT_BYTES)
         shutil.rmtree(output)
         return plain
 

@@ -103,10 +103,25 @@ def test_a_stripped_vmlinux_comes_with_its_debug_file(store: Path, reader: Packa
     assert ElfFile(files.kept.debug / "vmlinux.debug").named(".debug_info") == b"information"
 
 
-def test_a_debug_file_alone_is_the_vmlinux(store: Path, reader: PackageReader, tmp_path: Path) -> None:
+def test_beside_a_debug_file_alone_the_image_has_the_code(store: Path, reader: PackageReader, tmp_path: Path) -> None:
     debug = debug_files() | {f"usr/lib/debug/lib/modules/{RELEASE}/vmlinux": elf(code=False)}
     debian(store, image_dbg=debug)
-    assert ".debug_info" in ElfFile(kernel_of(taken(reader, tmp_path)).kept.vmlinux).by_name
+    files = kernel_of(taken(reader, tmp_path))
+    assert files.kept.vmlinux.read_bytes() == elf(debug=False)
+    assert files.kept.debug is not None
+    assert (files.kept.debug / "vmlinux.debug").read_bytes() == elf(code=False)
+
+
+@pytest.mark.parametrize("way", ["gzip", "xz", "zstd", "lz4", "bzip2", "lzma"])
+def test_the_image_is_compared_with_vmlinux_however_it_is_compressed(
+    store: Path, reader: PackageReader, tmp_path: Path, way: str
+) -> None:
+    debian(store, image=image_files() | {f"boot/vmlinuz-{RELEASE}": image(way=way)})
+    assert ElfFile(kernel_of(taken(reader, tmp_path / "a")).kept.vmlinux).build_id == BUILD_ID
+    for package in store.iterdir():
+        package.unlink()
+    debian(store, image=image_files() | {f"boot/vmlinuz-{RELEASE}": image(OTHER, way=way)})
+    assert refusal(reader, tmp_path / "b").code == "packages-several"
 
 
 def test_a_vmlinux_beside_the_packages_counts_as_one_of_them(
