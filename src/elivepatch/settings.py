@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from elivepatch.files.secret import require_private
 from elivepatch.model.errors import UsageError
 
 
@@ -98,6 +99,9 @@ RANGES: dict[str, tuple[int, int]] = {
 }
 """Smallest and largest value of each setting that is a number."""
 
+SECRETS = {"token": "a token", "database": "the password of the database"}
+"""Settings that hold a secret; an address of a database does if it has an @."""
+
 SERVER_FILE = Path("/etc/elivepatch/server.toml")
 CLIENT_FILE = Path("/etc/elivepatch/client.toml")
 
@@ -109,7 +113,8 @@ def load(
 ) -> _Settings:
     """Return `default` changed by `file`, then by ELIVEPATCH_* variables, then by `flags` (None means not given).
 
-    Raises UsageError for an unreadable file, an unknown key, a value of the wrong type or out of its range.
+    Raises UsageError for an unreadable file, an unknown key, a value of the wrong type or out of its range, and for a
+    file with a secret that every user of the machine can read.
     """
     known = {field.name: type(getattr(default, field.name)) for field in fields(default)}
     values: dict[str, tuple[Any, str]] = {}
@@ -142,6 +147,9 @@ def _from_file(file: Path, known: set[str], *, required: bool) -> dict[str, Any]
         raise UsageError(
             "settings", f"{file} cannot be read: {error}.", advice="Correct the file or move it away."
         ) from error
+    for name, secret in SECRETS.items():
+        if read.get(name) and (name == "token" or "@" in str(read[name])):
+            require_private(file, secret)
     unknown = sorted(set(read) - known)
     if unknown:
         raise UsageError(

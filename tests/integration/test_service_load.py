@@ -114,6 +114,7 @@ def certificate(directory: Path, name: str) -> Path:
     file = directory / f"{name}.pem"
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     file.write_bytes(made.public_bytes(Encoding.PEM) + private)
+    file.chmod(0o600)
     return file
 
 

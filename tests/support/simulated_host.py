@@ -185,6 +185,8 @@ class SimulatedHost:
         path = self.root / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        if relative == "etc/elivepatch/client.toml":
+            path.chmod(0o600)
 
     def pass_time(self, seconds: float) -> None:
         ticks = int(self.time + seconds) - int(self.time)

@@ -26,6 +26,7 @@ def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
 def test_each_source_overrides_the_one_before(tmp_path: Path) -> None:
     file = tmp_path / "client.toml"
     file.write_text('url = "http://file"\ntoken = "file"\ntimeout_s = 5\n')
+    file.chmod(0o600)
     found = load(
         ClientSettings(),
         file=file,
@@ -110,3 +111,32 @@ def test_every_number_has_a_range_and_its_default_is_in_it(settings: ServerSetti
         if isinstance(value, (int, float)):
             low, high = RANGES[name]
             assert low <= value <= high
+
+
+@pytest.mark.parametrize(
+    ("default", "line"),
+    [
+        (ClientSettings(), 'token = "elp_secret"'),
+        (ServerSettings(), 'database = "postgresql://elivepatch:secret@db.example.net/elivepatch"'),
+    ],
+)
+@pytest.mark.parametrize("mode", [0o644, 0o602, 0o666])
+def test_a_file_with_a_secret_that_everybody_can_read_is_refused(
+    tmp_path: Path, default: ClientSettings | ServerSettings, line: str, mode: int
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f"{line}\n")
+    file.chmod(mode)
+    with pytest.raises(UsageError) as caught:
+        load(default, file=file, flags={}, environ={})
+    assert caught.value.problem.code == "secret-readable"
+    assert "secret@" not in caught.value.problem.message
+    file.chmod(0o640)
+    load(default, file=file, flags={}, environ={})
+
+
+def test_a_file_without_a_secret_may_be_read_by_everybody(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('database = "sqlite:///var/lib/x.db"\n')
+    file.chmod(0o644)
+    assert load(ServerSettings(), file=file, flags={}, environ={}).database == "sqlite:///var/lib/x.db"

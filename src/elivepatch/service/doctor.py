@@ -15,13 +15,17 @@ from obstore.exceptions import BaseError
 from elivepatch.build.providers.choice import check_providers, provider_names
 from elivepatch.build.roots.declared import declarations
 from elivepatch.build.sandbox.cgroup import own_group
-from elivepatch.model.errors import ElivepatchError, EnvironmentFault
+from elivepatch.files.secret import require_private
+from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
 from elivepatch.process import SEARCH_PATH
 from elivepatch.service.db.database import current_revision, database_url, open_database
 from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.service.state_directory import DATABASE_FILE, STORE_DIRECTORY
 from elivepatch.service.store import Store
 from elivepatch.settings import ServerSettings
+
+ENVIRONMENT_FILE = Path("/etc/elivepatch/server.env")
+"""File with variables that the units of systemd give the server; the server itself never reads it."""
 
 _PROGRAMS = {
     "mmdebstrap": "makes toolchains",
@@ -53,7 +57,7 @@ def look(settings: ServerSettings) -> list[Check]:
     checks += [_guarded("cache directory", lambda: _cache(settings)), _guarded("memory of builds", _memory)]
     checks += [_program(name, purpose) for name, purpose in _PROGRAMS.items()]
     checks += [_guarded("toolchains", lambda: _toolchains(settings)), _guarded("kernels", lambda: _kernels(settings))]
-    return [*checks, *_tls(settings)]
+    return [*checks, *_tls(settings), *_secrets()]
 
 
 def _guarded(what: str, check: Callable[[], Check]) -> Check:
@@ -173,6 +177,13 @@ def _kernels(settings: ServerSettings) -> Check:
         seen=f"{', '.join(kernels) or 'none yet'}; {on_request}",
         advice="" if kernels or providers else "Run `elivepatch-server kernel add debian-13`, or set `providers`.",
     )
+
+
+def _secrets(file: Path = ENVIRONMENT_FILE) -> Iterator[Check]:
+    try:
+        require_private(file, "secrets of the database and the store")
+    except UsageError as error:
+        yield Check(what="secrets", well=False, seen=error.problem.message, advice=error.problem.advice)
 
 
 def _tls(settings: ServerSettings) -> Iterator[Check]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elivepatch.service.printable_log import readable
+from elivepatch.service.printable_log import plain_strings, readable
 
 
 def of(data: bytes, limit_bytes: int = 1000) -> bytes:
@@ -21,6 +21,15 @@ def of(data: bytes, limit_bytes: int = 1000) -> bytes:
 
 def test_colours_and_other_orders_to_a_terminal_are_taken_out() -> None:
     assert of(b"\x1b[01;31merror:\x1b[K\x1b[m x\r\n\x1b]0;title\x07\tend\n") == b"error: x\n]0;title\tend\n"
+
+
+def test_no_mark_reverses_a_line() -> None:
+    assert of("a\u202eb\u2066c\u200fd\n".encode()) == b"abcd\n"
+
+
+def test_every_string_of_a_document_is_clean() -> None:
+    document = {"excerpt": "\x1b[31mred\x1b]0;x\x07\n", "notes": [{"a\x00b": ("\u202e", 1, None, True)}]}
+    assert plain_strings(document) == {"excerpt": "red]0;x\n", "notes": [{"ab": ["", 1, None, True]}]}
 
 
 def test_text_in_any_script_stays() -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
@@ -45,6 +46,7 @@ BASE_PATCH = "base patch "
 """Prefix of a base patch in `Base.packages`."""
 
 _MODULES_KEPT = 64
+_UNFINISHED_S = 86_400.0  # no object takes a day
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +201,13 @@ class Bases:
         shutil.rmtree(doomed, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove the remains of bases whose making was killed or cancelled; others may be making theirs meanwhile."""
+        """Remove what killed or cancelled processes left: unfinished bases, and unfinished objects in the others.
+
+        Others may be making theirs meanwhile: the maker of a base holds a lock, and an object takes minutes.
+        """
+        for left in self.directory.glob("*/originals/.[ns]*-*"):
+            if left.name.startswith((".new-", ".staged-")) and _age_s(left) > _UNFINISHED_S:
+                shutil.rmtree(left, ignore_errors=True)
         for left in self.directory.glob(".*.new-*"):
             release = left.name[1:].rpartition(".new-")[0]
             try:
@@ -228,3 +236,10 @@ class Bases:
                 advice=f"elivepatch-server kernel remove {release}, then kernel add {release}.",
             ) from error
         return base if base.section_flags == section_flags(base.tree) else None
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0  # its maker has finished

@@ -11,6 +11,7 @@ from pathlib import Path
 from elivepatch.client.options import ServerOptions
 from elivepatch.client.server.api import ServerClient
 from elivepatch.client.server.transport import is_loopback
+from elivepatch.files.secret import require_private
 from elivepatch.model.errors import UsageError
 from elivepatch.settings import CLIENT_FILE, ClientSettings, ServerSettings, load
 
@@ -50,6 +51,7 @@ def settings_of(
 
 
 def _token(file: Path) -> str:
+    require_private(file, "a token")
     try:
         with file.open("rb") as stream:
             return stream.read(_MAX_TOKEN_BYTES).decode("ascii").strip()

@@ -8,11 +8,13 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
 
 from elivepatch.client.server.errors import Refused, Unreachable
+from elivepatch.files.secret import require_private
 from elivepatch.model.errors import EnvironmentFault, Problem, UsageError
 from elivepatch.settings import ClientSettings
 
@@ -156,6 +158,7 @@ def _tls(settings: ClientSettings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=settings.server_ca or None)
         if settings.client_certificate:
             context.load_cert_chain(settings.client_certificate, settings.client_key or None)
+            require_private(Path(settings.client_key or settings.client_certificate), "the client's private key")
     except OSError as error:
         raise UsageError(
             "tls-files",

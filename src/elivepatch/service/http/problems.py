@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from elivepatch.model.errors import ElivepatchError, Kind, Problem
 from elivepatch.service.db.causes import problem_of
 from elivepatch.service.errors import INTERNAL, LimitReached
+from elivepatch.service.printable_log import plain_strings
 
 STATUS_OF_CODE = {
     "token-missing": HTTPStatus.UNAUTHORIZED,
@@ -80,7 +81,7 @@ def answer(problem: Problem, status: HTTPStatus | None = None) -> JSONResponse:
             "type": f"urn:elivepatch:problem:{problem.code}",
             "title": chosen.phrase,
             "status": chosen.value,
-            **problem.as_dict(),
+            **plain_strings(problem.as_dict()),
         },
         status_code=chosen,
         media_type="application/problem+json",

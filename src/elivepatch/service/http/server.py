@@ -11,12 +11,14 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import structlog
 import uvicorn
 
+from elivepatch.files.secret import require_private
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.service.access.allowed_patches import AllowedPatches
 from elivepatch.service.access.signing_key import open_signing_key
@@ -205,6 +207,7 @@ def _tls(settings: ServerSettings) -> dict[str, Any]:
             f"The server's certificate, key or client authority cannot be used: {error}.",
             advice="Give matching PEM files: --tls-certificate, --tls-key, --tls-client-ca.",
         ) from error
+    require_private(Path(settings.tls_key or settings.tls_certificate), "the server's private key")
     return {
         "ssl_certfile": settings.tls_certificate,
         "ssl_keyfile": settings.tls_key or None,

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,3 +145,13 @@ def test_the_remains_of_a_killed_process_are_removed_unless_another_is_at_work(t
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [".6.1.0-busy.new-abc", "6.1.0-whole"]
     bases.sweep()
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["6.1.0-whole"]
+
+
+def test_objects_that_killed_processes_left_half_made_go_after_a_day(tmp_path: Path) -> None:
+    originals = kept(tmp_path).directory / "originals"
+    for name in (".new-killed", ".staged-killed", ".new-busy", "ab" * 16, ".lock-of-one"):
+        (originals / name).mkdir(parents=True)
+    for name in (".new-killed", ".staged-killed", "ab" * 16):
+        os.utime(originals / name, (time.time() - 90_000,) * 2)
+    Bases(tmp_path).sweep()
+    assert sorted(path.name for path in originals.iterdir()) == sorted([".new-busy", "ab" * 16, ".lock-of-one"])

@@ -394,3 +394,10 @@ def test_a_pattern_that_compiles_for_minutes_is_refused_and_does_not_compile_her
     answer = service.ask("sleep 0", expectations=[{"command": "x", "pattern": one} for one in slow])
     assert (answer.status_code, answer.json()["code"]) == (422, "expectation")
     assert "cannot be compiled" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/builds/", "/v1/kernels/", "/healthz/"])
+def test_no_answer_sends_a_client_to_the_address_that_a_request_names(service: Service, path: str) -> None:
+    answer = service.http.get(path, headers={"Host": "elsewhere.example"}, follow_redirects=False)
+    assert answer.status_code == 404
+    assert "elsewhere" not in answer.text + str(answer.headers)

@@ -100,6 +100,8 @@ def create(services: Services) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        # The redirect of a path with a slash too many goes to the address that the request's Host names.
+        redirect_slashes=False,
     )
     app.state.services = services
     app.add_middleware(BodyLimit, limit_bytes=SERIES_LIMIT_BYTES)

@@ -33,6 +33,7 @@ from elivepatch.service.http.wire import BuildAnswer, BuildBody, PageAnswer, Rep
 from elivepatch.service.jobs.jobs import Job, NewJob
 from elivepatch.service.jobs.records import job_key, livepatch_from, report_of, stated_trial
 from elivepatch.service.jobs.steps import cancelled
+from elivepatch.service.printable_log import plain_strings
 from elivepatch.trial.evidence.patterns import require_patterns
 from elivepatch.trust.envelope import sign_livepatch
 from elivepatch.trust.statement import Statement
@@ -217,7 +218,7 @@ async def _stream(services: Services, job: str, last: int) -> AsyncIterator[str]
             ):
                 for event in found:
                     last = event.id
-                    yield f"event: {event.kind}\ndata: {json.dumps(event.data)}\nid: {event.id}\n\n"
+                    yield f"event: {event.kind}\ndata: {json.dumps(plain_strings(event.data))}\nid: {event.id}\n\n"
             if current is None or current.status is Status.DONE:
                 return
             try:
@@ -230,7 +231,9 @@ async def _stream(services: Services, job: str, last: int) -> AsyncIterator[str]
 @router.get("/builds/{build}/report", responses=error_responses(404, 409))
 async def report(job: FinishedJob) -> ReportAnswer:
     """Return the report of a done job."""
-    return ReportAnswer.model_validate(report_of(job))
+    found = report_of(job)
+    # A proposal is a patch: its bytes are those of the sources.
+    return ReportAnswer.model_validate(plain_strings(found) | {"proposal": found["proposal"]})
 
 
 @router.get("/builds/{build}/log", response_class=Response, responses=_file("text/plain"))
