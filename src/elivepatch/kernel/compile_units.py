@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.kernel import VMLINUX
 
 _FILE = re.compile(r"File: (?:\./)?(.+\.ko)(?:\.debug)?$")
 _NAME = re.compile(r"\s*<[0-9a-f]+>\s+DW_AT_name\s+: (?:\([^)]*\): )?(.+?)\s*$")
@@ -101,11 +102,17 @@ def read_compile_units(listing: Iterable[str], *, parent: str = "") -> dict[str,
 def _source_directory(compiled: Mapping[str, tuple[str, set[str]]]) -> str:
     """Return the directory of the source with a slash at its end, empty unless the kernel was built outside of it.
 
-    The compiler sees an absolute name, or one that begins with `../` if the kernel was built in a directory of the
-    source.
+    The compiler sees an absolute name, one that begins with `../` if the kernel was built in a directory of the source,
+    or one of which a package's build has taken the first directories away.
     """
-    places = [source.removesuffix(_FIRST) for source in compiled if source.endswith(f"/{_FIRST}")]
-    return next((place for place in places if place.startswith(("/", "../"))), "") if len(places) == 1 else ""
+    if _FIRST in compiled:
+        return ""
+    places = [
+        source.removesuffix(_FIRST)
+        for source, (_raw, parents) in compiled.items()
+        if source.endswith(f"/{_FIRST}") and VMLINUX in parents
+    ]
+    return places[0] if len(places) == 1 else ""
 
 
 def make_units(compiled: Mapping[str, tuple[str, set[str]]], include_lines: Iterable[str], exists: set[str]) -> Units:

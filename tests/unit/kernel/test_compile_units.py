@@ -107,6 +107,31 @@ def test_a_kernel_that_was_built_in_a_directory_of_its_source_has_the_same_units
     assert found["virt/kvm/eventfd.c"].target == "arch/x86/kvm/../../../virt/kvm/eventfd.o"
 
 
+def test_a_kernel_whose_source_lies_beside_its_build_has_the_same_units() -> None:
+    """Debian's real-time kernels: the build of a package takes the first directories of each name away."""
+    top = "debian/build/source_rt"
+    names = (f"{top}/init/main.c", f"{top}/arch/x86/kvm/../../../virt/kvm/eventfd.c", "kernel/config_data.c",
+             f"/build/reproducible-path/linux-6.1.176/{top}/arch/x86/kernel/head_64.S")  # fmt: skip
+    listing = [f"    <c>   DW_AT_name        : {name}" for name in names]
+    found = make_units(read_compile_units(listing, parent="vmlinux"), [], set()).by_source
+    assert sorted(found) == ["init/main.c", "kernel/config_data.c", "virt/kvm/eventfd.c"]
+    assert found["virt/kvm/eventfd.c"].target == "arch/x86/kvm/../../../virt/kvm/eventfd.o"
+
+
+@pytest.mark.parametrize(
+    ("listing", "sources"),
+    [
+        ({"init/main.c": "vmlinux", "drivers/x/init/main.c": "vmlinux"}, ["drivers/x/init/main.c", "init/main.c"]),
+        ({"drivers/x/init/main.c": "x", "kernel/fork.c": "vmlinux"}, ["drivers/x/init/main.c", "kernel/fork.c"]),
+    ],
+)
+def test_another_source_of_the_name_of_the_first_shows_no_directory(
+    listing: dict[str, str], sources: list[str]
+) -> None:
+    compiled = {name: (name, {parent}) for name, parent in listing.items()}
+    assert sorted(make_units(compiled, [], set()).by_source) == sources
+
+
 def test_saved_units_come_back(tmp_path: Path) -> None:
     units().save(tmp_path / "units.json")
     assert Units.load(tmp_path / "units.json") == units()
