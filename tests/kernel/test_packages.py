@@ -3,28 +3,52 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from edits import Edit, patch_of
 from kernel_packages import debug_files, headers_files, image_files, make_deb, make_pacman, make_rpm
+from packed_kernel import PackedKernel, packed_kernel
 from pushing_host import BUILD_ID, RELEASE
+from real_server import Server
 
+from elivepatch.build.base.common import BaseContext
+from elivepatch.build.base.custom import CustomMaker
+from elivepatch.build.base.stock import find_packages
+from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.packages.kernel import KernelTaker
 from elivepatch.build.packages.reader import PackageReader
 from elivepatch.build.packages.source import find_source
 from elivepatch.build.packages.tools import make_tools
+from elivepatch.build.providers.packages import PackagesProvider
+from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.kernel.elf import ElfFile
+from elivepatch.model.build import BuildOutcome
 from elivepatch.model.errors import UsageError
 from elivepatch.model.kernel import Release
+from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.settings import ServerSettings
 
 pytestmark = pytest.mark.kernel
 
 IMAGE = f"boot/vmlinuz-{RELEASE}"
+MEMINFO = Edit("fs/proc/meminfo.c", '"VmallocChunk:   "', '"VMALLOCCHUNK:   "')
+VLAN = Edit("net/8021q/vlanproc.c", '"VLAN Dev name	 | VLAN ID\\n"', '"VLAN device	 | VLAN id\\n"')
+LOOP = Edit(
+    "drivers/block/loop.c",
+    '"%llu\\n", (unsigned long long)lo->lo_offset',
+    '"at %llu\\n", (unsigned long long)lo->lo_offset',
+)
+SHOWN = {
+    MEMINFO: "/proc/meminfo =~ VMALLOCCHUNK",
+    LOOP: "losetup /dev/loop0 /bin/busybox; cat /sys/block/loop0/loop/offset; losetup -d /dev/loop0 =~ at 0",
+}
 
 
 @pytest.fixture
@@ -100,3 +124,67 @@ def test_devices_links_and_special_bits_of_an_rpm_do_no_harm(reader: PackageRead
         reader.unpack(path.name, [f"boot/config-{RELEASE}"], reachable_path / "device")
     assert caught.value.problem.code == "packages-damaged"
     assert not [one for one in reachable_path.rglob("*") if stat.S_ISCHR(one.lstat().st_mode)]
+
+
+@pytest.mark.extended
+def test_debians_own_packages_give_the_livepatches_that_its_archive_gives(
+    backend: LocalBackend, base_6_1: Base, reachable_path: Path, build: Callable[..., BuildOutcome]
+) -> None:
+    """The image is compressed by lz4, the source is that of the same version, nothing else is given."""
+    store, bases, work = (reachable_path / name for name in ("store", "bases", "work"))
+    for directory in (store, bases, work):
+        directory.mkdir()
+    packages = find_packages(base_6_1.release, backend.archive).all()
+    for package, path in zip(packages, backend.archive.download(packages), strict=True):
+        shutil.copyfile(path, store / f"{package.name}.deb")
+    context = BaseContext(backend.toolchains, Bases(bases), 2, prove_base)
+    provider = PackagesProvider(CustomMaker(backend.archive, context), (), store, work)
+    made = provider.provide(KernelRequest(release=base_6_1.release, build_id=base_6_1.build_id))
+    assert isinstance(made, Base)
+    assert made.build_id == base_6_1.build_id
+    assert made.units == base_6_1.units
+    assert made.struct_sizes == base_6_1.struct_sizes
+    assert made.module_files.keys() == base_6_1.module_files.keys()
+    assert made.packages.keys() >= {f"{package.name}.deb" for package in packages}
+    for edit in (MEMINFO, VLAN):
+        modules = [build(base, patch_of(base_6_1.tree, edit)).module for base in (made, base_6_1)]
+        ours, theirs = (module.read_bytes() if module is not None else b"" for module in modules)
+        assert ours, edit.path
+        assert ours == theirs, edit.path
+
+
+@pytest.fixture(scope="module")
+def packed(backend: LocalBackend, settings: ServerSettings) -> PackedKernel:
+    return packed_kernel(backend, settings.cache_dir)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("kind", ["deb", "rpm"])
+def test_packages_that_the_kernels_own_makefile_made_become_livepatches_on_request(
+    backend: LocalBackend, settings: ServerSettings, packed: PackedKernel, tmp_path: Path, kind: str
+) -> None:
+    """Nobody adds a base: the first build asks for the kernel."""
+    assert backend.bases.find(packed.release) is None
+    (tmp_path / "sources.toml").write_text(f'[[source]]\nreleases = "*-packed"\nsource = "{packed.source}"\n')
+    configured = tmp_path / "server.toml"
+    configured.write_text(f'sources = "{tmp_path}/sources.toml"\npackages = "{packed.directory}/{kind}"\n')
+    server = Server(tmp_path / "state", settings.cache_dir, arguments=("--config", str(configured)))
+    server.start()
+    try:
+        for edit, shown in SHOWN.items():
+            patch = tmp_path / "fix.patch"
+            patch.write_text(patch_of(packed.directory / "source", edit))
+            status, report, printed = server.run(
+                "build", patch, "--kernel", packed.release, "-o", tmp_path / "out.ko", "--expect", shown,
+                timeout_s=3000,
+            )  # fmt: skip
+            assert status == 0, printed
+            assert report["trial"]["outcome"] == "passed"
+        base = backend.base(packed.release)
+        assert any(name.endswith(f".{kind}") for name in base.packages), base.packages
+        assert base.fidelity["identical"] == base.fidelity["functions"] >= 100
+        assert "loop" in base.module_files
+    finally:
+        server.end()
+        if backend.bases.find(packed.release) is not None:
+            backend.bases.remove(packed.release)
