@@ -15,7 +15,7 @@ from elivepatch.process import Cancellation, Completed, run
 
 @dataclass(slots=True)
 class OutsideSandbox:
-    """Runs programs with /in, /out and /tools replaced by the real directories, then calls `leaves` with that of /out.
+    """Runs programs with the names of the mounts replaced by the real directories, then calls `leaves` with that of /out.
 
     They start in the writable directory if there is one. With `runs` false no program runs. `programs` are the command
     lines.
@@ -45,7 +45,7 @@ class OutsideSandbox:
     ) -> Completed:
         """Run a program as `Sandbox.run` does, without any sandbox."""
         self.programs.append(tuple(argv))
-        places = {"in": inputs, "out": output, "tools": tools}
+        places = {"in": inputs, "out": output, "tools": tools, "src": writable}
         command = [_outside(one, places) for one in argv] if self.runs else ["true"]
         variables = {name: _outside(value, places) for name, value in (env or {}).items()}
         done = run(command, cwd=writable or "/", env=variables, on_tick=on_tick, cancellation=cancellation)
@@ -55,4 +55,4 @@ class OutsideSandbox:
 
 
 def _outside(word: str, places: Mapping[str, Path | None]) -> str:
-    return re.sub("/(in|out|tools)(?![a-z])", lambda found: str(places[found[1]] or found[0]), word)
+    return re.sub("/(in|out|tools|src)(?![a-z])", lambda found: str(places[found[1]] or found[0]), word)

@@ -20,7 +20,7 @@ from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modules, require_livepatch
 from elivepatch.build.base.debug_info import DebugInfo, check_compiler
 from elivepatch.build.base.kbuild import make_arguments
-from elivepatch.build.base.kernel_source import KernelSource, fetch_source
+from elivepatch.build.base.kernel_source import DIFF, KernelSource, fetch_source
 from elivepatch.build.base.store import BASE_PATCH, Base
 from elivepatch.build.base.tree import TreeMaker, makefile_version, unpack_source
 from elivepatch.build.kept.code import add_code
@@ -52,6 +52,12 @@ tar -x -f "/in/$1" -C /src
 grep -v '^#' debian/patches/series | while read -r name rest; do
     [ -z "$name" ] || patch --batch --forward -s -p1 --no-backup-if-mismatch -i "debian/patches/$name"
 done
+"""
+
+_ONE_DIFF = """
+set -e
+gzip -t "/in/$1"
+gzip -dc "/in/$1" | patch --batch --forward -s -p1 --no-backup-if-mismatch
 """
 
 
@@ -178,7 +184,8 @@ class CustomMaker:
         """Unpack the source and apply the base patches; return these by name with their digests."""
         unpack_source(source.archive, maker.tree, maker.sandbox)
         if source.packaging is not None:
-            command = ["sh", "-c", _QUILT, "sh", source.packaging.name]
+            script = _ONE_DIFF if source.packaging.name.endswith(DIFF) else _QUILT
+            command = ["sh", "-c", script, "sh", source.packaging.name]
             done = maker.sandbox.run(command, inputs=scratch, writable=maker.tree)
             done.check("Applying the distribution's patches")
         if source.built_in or kernel.built_in:

@@ -21,6 +21,9 @@ from elivepatch.process import run
 _PACKAGE = re.compile(r"(?P<name>linux-source-[0-9]+\.[0-9]+)(?:=(?P<version>[A-Za-z0-9.+~:-]+))?")
 _TARBALL = re.compile(r"\.tar(?:\.(?:xz|gz|bz2|zst))?$|\.tgz$")
 _LISTED = re.compile(r"^ ([0-9a-f]{64}) [0-9]+ ([A-Za-z0-9][A-Za-z0-9+.:~_-]*)$", re.MULTILINE)
+DIFF = ".diff.gz"
+"""End of the name of Debian's changes, if they are one diff."""
+
 _LIMIT_BYTES = 4 << 30
 # Neither the history nor what was built takes part in what is built from a directory.
 _NOT_SOURCE = ("./.git", "*.o", "*.ko", "*.a", "*.cmd", "./vmlinux*")
@@ -98,12 +101,13 @@ def _from_git(place: Path, tag: str, scratch: Path) -> KernelSource:
 def _from_dsc(place: Path, scratch: Path) -> KernelSource:
     listed = {name: digest for digest, name in _LISTED.findall(place.read_text(encoding="utf-8", errors="replace"))}
     originals = [name for name in listed if ".orig.tar." in name and not name.endswith(".asc")]
-    changes = [name for name in listed if ".debian.tar." in name]
+    # Format 3.0 has Debian's changes as patches in an archive, format 1.0 as one diff.
+    changes = [name for name in listed if ".debian.tar." in name or name.endswith(DIFF)]
     if len(originals) != 1 or len(changes) != 1:
         raise UsageError(
             "source-unknown",
             f"{place.name} does not list one original archive and one archive of Debian's changes.",
-            advice="Give the .dsc of a source package of the format 3.0 (quilt), beside its files.",
+            advice="Give the .dsc of a source package of the format 3.0 (quilt) or 1.0, beside its files.",
         )
     taken = []
     for name in (originals[0], changes[0]):
