@@ -163,7 +163,7 @@ def packed(backend: LocalBackend, settings: ServerSettings) -> PackedKernel:
 def test_packages_that_the_kernels_own_makefile_made_become_livepatches_on_request(
     backend: LocalBackend, settings: ServerSettings, packed: PackedKernel, tmp_path: Path, kind: str
 ) -> None:
-    """Nobody adds a base: the first build asks for the kernel."""
+    """The first build asks for the kernel; no base was added before."""
     assert backend.bases.find(packed.release) is None
     (tmp_path / "sources.toml").write_text(f'[[source]]\nreleases = "*-packed"\nsource = "{packed.source}"\n')
     configured = tmp_path / "server.toml"

@@ -15,10 +15,10 @@ from elivepatch.process import Cancellation, Completed, run
 
 @dataclass(slots=True)
 class OutsideSandbox:
-    """Runs programs with the names of the mounts replaced by the real directories, then calls `leaves` with that of /out.
+    """Runs programs with /in, /out, /src and /tools replaced by the real directories.
 
-    They start in the writable directory if there is one. With `runs` false no program runs. `programs` are the command
-    lines.
+    They start in the writable directory if there is one. With `runs` false no program runs. After each, `leaves` is
+    called with the directory of /out. `programs` are the command lines.
     """
 
     leaves: Callable[[Path], None] = lambda _output: None
