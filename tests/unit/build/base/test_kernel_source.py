@@ -77,7 +77,9 @@ def test_the_patches_of_format_3_are_applied(tmp_path: Path) -> None:
     assert unpacked(tmp_path, describe(tmp_path, orig_tar_gz=ORIG, debian_tar_gz=packaging)) == CHANGED
 
 
-@pytest.mark.parametrize("diff", [gzip.compress(BROKEN.encode()), gzip.compress(DIFF.encode())[:-10]])
+@pytest.mark.parametrize(
+    "diff", [gzip.compress(BROKEN.encode()), gzip.compress(DIFF.encode())[:-10]], ids=["does not apply", "is cut"]
+)
 def test_a_diff_that_does_not_apply_or_is_cut_is_refused(tmp_path: Path, diff: bytes) -> None:
     with pytest.raises(ElivepatchError):
         unpacked(tmp_path, describe(tmp_path, orig_tar_gz=ORIG, diff_gz=diff))
