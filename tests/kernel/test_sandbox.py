@@ -182,7 +182,9 @@ def test_programs_files_and_memory_are_bounded(probe: Callable[..., dict[str, st
 def test_the_memory_of_all_programs_together_is_bounded(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     own = own_group()
     assert own is not None
-    group = replace(own, directory=own.directory.with_name(f"{own.directory.name}-small"), limit=128 << 20)
+    group = replace(
+        own, directory=own.directory.with_name(f"{own.directory.name}-small"), limit=128 << 20, counted=None
+    )
     monkeypatch.setattr("elivepatch.build.sandbox.bubblewrap.own_group", lambda: group)
     # Each holds 64 MiB until the program behind it, which reads nothing, has ended.
     hold = "head -c 64M /dev/zero | tail -c 64M | sleep 1 &"

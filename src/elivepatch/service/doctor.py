@@ -14,7 +14,7 @@ from obstore.exceptions import BaseError
 
 from elivepatch.build.providers.choice import check_providers, provider_names
 from elivepatch.build.roots.declared import declarations
-from elivepatch.build.sandbox.cgroup import own_group
+from elivepatch.build.sandbox.cgroup import PROCESSES, own_group
 from elivepatch.files.secret import require_private
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
 from elivepatch.process import SEARCH_PATH
@@ -136,9 +136,10 @@ def _memory() -> Check:
             what="memory of builds",
             well=False,
             seen="each program has a limit, all programs of a build together have none",
-            advice="Run as root, or by systemd with Delegate=memory: a build then gets a control group.",
+            advice="Run as root, or by systemd with Delegate=memory pids: a build then gets a control group.",
         )
-    seen = f"at most {group.limit >> 20} MiB for all programs of a build (control group v{group.version})"
+    counted = f" and {PROCESSES} processes" if group.counted is not None else ", their number is not bounded"
+    seen = f"at most {group.limit >> 20} MiB{counted} for all programs of a build (control group v{group.version})"
     group.remove()
     return Check(what="memory of builds", well=True, seen=seen)
 

@@ -43,9 +43,9 @@ _DISK_BYTES, _DISK_FILES = 64 << 30, 2_000_000
 _CPU_LIMIT_S = 7200  # of one program; all of them have the time limit of their step
 _OUTPUT_BYTES = 64 << 20
 _PROCESS_LIMIT = 512
-_PROCESSES_OF_ALL = 8192
 # A user namespace counts its own processes (since Linux 5.14), so a limit that is set in the sandbox is that of one
-# sandbox; outside, it would be that of all builds together. The shells of Debian call this limit -p or -u.
+# sandbox; outside, it would be that of all builds of the machine. The control group bounds those of one server's job on
+# every kernel. The shells of Debian call this limit -p or -u.
 _LIMITED = f'ulimit -p {_PROCESS_LIMIT} 2>/dev/null || ulimit -u {_PROCESS_LIMIT} || exit; exec "$@"'
 _DISK_FULL = os.strerror(errno.ENOSPC).encode()
 _ROOM_BYTES = 16 << 20
@@ -282,10 +282,10 @@ _FIXED_ENVIRONMENT = {
 
 
 def unprivileged() -> list[str]:
-    """Return the start of a command that runs as an ordinary user, with limits of memory, files and processes."""
+    """Return the start of a command that runs as an ordinary user, with limits of memory and files."""
     # bubblewrap run by root would map the user inside to root of the host, so root becomes an ordinary user first.
-    limits = ["prlimit", f"--fsize={_FILE_LIMIT_BYTES}", f"--as={_MEMORY_LIMIT_BYTES}", f"--nproc={_PROCESSES_OF_ALL}"]
-    limits += [f"--cpu={_CPU_LIMIT_S}", "--core=0", "--"]
+    limits = ["prlimit", f"--fsize={_FILE_LIMIT_BYTES}", f"--as={_MEMORY_LIMIT_BYTES}", f"--cpu={_CPU_LIMIT_S}"]
+    limits += ["--core=0", "--"]
     if os.geteuid() != 0:
         return limits
     user = ["setpriv", f"--reuid={BUILD_UID}", f"--regid={BUILD_UID}", "--clear-groups", "--no-new-privs", "--"]

@@ -13,7 +13,8 @@ from subprocess import PIPE  # noqa: TID251
 
 import pytest
 
-from elivepatch.build.sandbox.cgroup import Group, delegate_memory, own_group, sweep
+from elivepatch.build.sandbox import cgroup
+from elivepatch.build.sandbox.cgroup import PROCESSES, Group, delegate_memory, own_group, sweep
 from elivepatch.process import run
 
 NOBODY = 2**22 + 1
@@ -43,6 +44,51 @@ def test_memory_and_swap_are_bounded_together(tmp_path: Path, version: int, file
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == files
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_processes_are_bounded_in_the_group_that_counts_them(tmp_path: Path, version: int) -> None:
+    """In version 1 of the interface that is another directory than the one that bounds memory."""
+    memory, counted = tmp_path / "memory/elivepatch-1", tmp_path / "pids/elivepatch-1"
+    for directory in (memory.parent, counted.parent):
+        directory.mkdir()
+    group = Group(directory=memory, version=version, limit=4096, counted=counted if version == 1 else memory)
+    group.make()
+    assert group.counted is not None
+    assert (group.counted / "pids.max").read_text() == str(PROCESSES)
+    entered = run([*group.entering(), "echo", "--", "in"])
+    assert entered.text == "-- in\n"
+    places = [memory, counted] if version == 1 else [memory]
+    assert [(place / "cgroup.procs").read_text() for place in places] == ["0\n"] * len(places)
+
+
+def test_a_program_does_not_run_outside_of_its_group(tmp_path: Path) -> None:
+    group = Group(directory=tmp_path, version=2, limit=4096, counted=tmp_path / "gone")
+    done = run([*group.entering(), "echo", "out"])
+    assert (done.status, done.text) == (125, "")
+    assert done.log.startswith(b"cgroup: ")
+
+
+@pytest.mark.skipif(own_group() is None, reason="no control group can be made here")
+def test_a_program_that_starts_too_many_others_is_alone_in_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of a user's processes would count those of every server on the machine."""
+    own = own_group()
+    assert own is not None
+    if own.counted is None:
+        pytest.skip("processes are not counted here")
+    monkeypatch.setattr(cgroup, "PROCESSES", 20)
+    small = replace(
+        own,
+        directory=own.directory.with_name(f"{own.directory.name}-small"),
+        counted=own.counted.with_name(f"{own.counted.name}-small"),
+    )
+    small.make()
+    try:
+        many = "for n in $(seq 40); do sleep 1 & done; wait"
+        assert b"ork" in run([*small.entering(), "sh", "-c", many]).log, "cannot fork"
+        assert run(["sh", "-c", many]).log == b""
+    finally:
+        small.remove()
+
+
 def test_what_the_kernel_ended_is_counted(tmp_path: Path) -> None:
     (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 3\noom_kill 2\noom_group_kill 0\n")
     assert Group(directory=tmp_path, version=2, limit=1).ended() == 2
@@ -61,6 +107,12 @@ def test_a_process_that_is_alone_in_its_group_moves_down_to_make_room(tmp_path: 
     delegate_memory(tmp_path)
     assert (tmp_path / "server" / "cgroup.procs").read_text() == str(os.getpid())
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory"
+
+
+def test_processes_are_counted_if_the_group_above_lets_that_be_done(tmp_path: Path) -> None:
+    of_version_2(tmp_path, controllers="", processes=[os.getpid()], available="cpu memory pids")
+    delegate_memory(tmp_path)
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory +pids"
 
 
 def test_the_group_of_others_is_left_as_it_is(tmp_path: Path) -> None:
@@ -98,7 +150,7 @@ def left_behind() -> Iterator[Group]:
     own = own_group()
     if own is None:
         pytest.skip("no control group can be made here")
-    group = replace(own, directory=own.directory.with_name(f"elivepatch-{NOBODY}"))
+    group = replace(own, directory=own.directory.with_name(f"elivepatch-{NOBODY}"), counted=None)
     group.make()
     yield group
     group.remove()
