@@ -28,10 +28,12 @@ _shtab_elivepatch_commands() {
     list:'`elivepatch list`: list the livepatches of this host, live or only recorded, and the functions they replace.'
     load:'`elivepatch load`: load a livepatch from a file, without a server, verified like one from a server.'
     overlay:'`elivepatch overlay`: subscribe to collections of source patches, and check one that you maintain.'
+    reprove:'`elivepatch reprove`: have another server build a livepatch again from its proof, and compare the bytes.'
     rollback:'`elivepatch rollback`: return to the livepatches that were live before the last change.'
     status:'`elivepatch status`: show the live livepatches, if the record agrees, and the tasks that hold a transition. It uses no network and answers at once. Status 0 means that all is in order, 6 that something needs attention.'
     toolchain:'`elivepatch toolchain`: pack the compiler that built the running kernel, for a server that lacks it.'
     unload:'`elivepatch unload`: disable a livepatch, unload its module, and do not load it at boot any more.'
+    verify:'`elivepatch verify`: check a livepatch and its proof, without a network, and say what is proved and what is not.'
   )
   _describe 'elivepatch commands' _commands
 }
@@ -103,7 +105,7 @@ _shtab_elivepatch_apply_options=(
   "--limit[wait this long for the server in all (default\: 3600)]:SECONDS:"
   {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
   "--token-file[a file with the token for the server]:FILE:"
-  "--require-trial[load it only if its trial passed, or at least partly did\: \`partly\` means that an object of it was not live in the trial (default\: the setting require_trial)]:require_trial:(partly passed)"
+  "--require-trial[load it only if its trial passed, or at least partly did\: \`partly\` means that an object of it was not live in the trial\; \`none\` also loads one that was not tried (default\: the setting require_trial)]:require_trial:(none partly passed)"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
   "--wait[wait this long for another command to finish (default\: 30)]:SECONDS:"
   "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
@@ -149,7 +151,7 @@ _shtab_elivepatch_boot_defaults_added=0
 _shtab_elivepatch_build_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--kernel[the kernel to build for\: \`uname -r\` on its host]:RELEASE:"
-  {-o,--output}"[file to save the module in\; logs go beside it (default\: .\/NAME.ko)]:OUT.ko:"
+  {-o,--output}"[file to save the module in\; its proof and logs go beside it (default\: .\/NAME.ko)]:OUT.ko:"
   "--builder[the builder\: objects compiles what a series changes (default)\; klp (the kernel\'s own, from 6.19 on) and reference (kpatch-build, before) compile the whole of a custom kernel, to compare with]:builder:(objects klp reference)"
   "--paranoid[have two builders make the livepatch, and accept it only if both agree]"
   "--fresh[build although the server has an answer (needs a token of the role operator)]"
@@ -448,10 +450,10 @@ _shtab_elivepatch_list_defaults_added=0
 
 _shtab_elivepatch_load_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--signature[its signed statement (default\: FILE.ko.sig beside it)]:FILE:"
+  "--proof[its proof (default\: FILE.ko.intoto.jsonl beside it)]:FILE:"
   "*--source[a source patch in it, kept so that later builds can carry it (may be given more than once)]:PATCH:"
   "--dry-run[do everything except loading it]"
-  "--require-trial[load it only if its trial passed, or at least partly did\: \`partly\` means that an object of it was not live in the trial (default\: the setting require_trial)]:require_trial:(partly passed)"
+  "--require-trial[load it only if its trial passed, or at least partly did\: \`partly\` means that an object of it was not live in the trial\; \`none\` also loads one that was not tried (default\: the setting require_trial)]:require_trial:(none partly passed)"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
   "--wait[wait this long for another command to finish (default\: 30)]:SECONDS:"
   "--force[DANGEROUS\: at the deadline force the transition instead of reversing it\; tasks may then run a mixture of old and new code, and the modules involved can no longer be unloaded]"
@@ -534,6 +536,20 @@ _shtab_elivepatch_overlay_update_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_overlay_update_defaults_added=0
 
+_shtab_elivepatch_reprove_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--proof[its proof (default\: FILE.ko.intoto.jsonl beside it)]:FILE:"
+  "--limit[wait this long for the server in all (default\: 3600)]:SECONDS:"
+  {-u,--url}"[the server (default\: http\:\/\/127.0.0.1\:8440)]:URL:"
+  "--token-file[a file with the token for the server]:FILE:"
+  "--json[print one JSON document]"
+  ":the module from a server:"
+  "(*)::source patches in it that the other server lacks:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_reprove_defaults_added=0
+
 _shtab_elivepatch_rollback_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--deadline[reverse a transition that takes longer (default\: 60)]:SECONDS:"
@@ -581,6 +597,16 @@ _shtab_elivepatch_unload_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_elivepatch_unload_defaults_added=0
 
+_shtab_elivepatch_verify_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--proof[its proof (default\: FILE.ko.intoto.jsonl beside it)]:FILE:"
+  "--json[print one JSON document]"
+  ":the module from a server:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_elivepatch_verify_defaults_added=0
+
 
 _shtab_elivepatch() {
   local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->elivepatch'
@@ -618,10 +644,12 @@ _shtab_elivepatch() {
         list) _arguments -C -s $_shtab_elivepatch_list_options ;;
         load) _arguments -C -s $_shtab_elivepatch_load_options ;;
         overlay) _shtab_elivepatch_overlay ;;
+        reprove) _arguments -C -s $_shtab_elivepatch_reprove_options ;;
         rollback) _arguments -C -s $_shtab_elivepatch_rollback_options ;;
         status) _arguments -C -s $_shtab_elivepatch_status_options ;;
         toolchain) _shtab_elivepatch_toolchain ;;
         unload) _arguments -C -s $_shtab_elivepatch_unload_options ;;
+        verify) _arguments -C -s $_shtab_elivepatch_verify_options ;;
       esac
   esac
 }

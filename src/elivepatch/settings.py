@@ -59,8 +59,9 @@ class ClientSettings:
 
     A boot skips a set if the machine went down without a shutdown after the set was loaded, and booted again within
     `boot_guard_s`. `limit_s` is the time that a command waits for a server in all. All times are in seconds.
-    `require_trial` is the least outcome of the trial with which a livepatch is loaded: `passed` or `partly`, empty for
-    any.
+    The last three say what the proof of a livepatch must contain before it is loaded. `require_trial` is the least
+    outcome of the trial: `passed`, `partly` or `none`. `require_builders` are the builders that must have made it, with
+    commas between them. `proof_days` is the greatest age in days, 0 for any.
     """
 
     url: str = "http://127.0.0.1:8440"
@@ -73,11 +74,16 @@ class ClientSettings:
     lock_wait_s: float = 30.0
     boot_guard_s: float = 600.0
     limit_s: float = 3600.0
-    require_trial: str = ""
+    require_trial: str = "passed"
+    require_builders: str = ""
+    proof_days: int = 0
 
 
-CHOICES: dict[str, tuple[str, ...]] = {"require_trial": ("", "partly", "passed")}
+CHOICES: dict[str, tuple[str, ...]] = {"require_trial": ("none", "partly", "passed")}
 """Values of each setting that is one of a few words."""
+
+LISTS: dict[str, tuple[str, ...]] = {"require_builders": ("klp", "objects", "reference")}
+"""Words of each setting that is a list of a few words, separated by commas."""
 
 RANGES: dict[str, tuple[int, int]] = {
     "port": (0, 65_535),
@@ -96,6 +102,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "lock_wait_s": (0, 86_400),
     "boot_guard_s": (0, 86_400),
     "limit_s": (1, 604_800),
+    "proof_days": (0, 36_500),
 }
 """Smallest and largest value of each setting that is a number."""
 
@@ -168,10 +175,11 @@ def _convert(name: str, value: Any, kind: type, place: str) -> Any:
             return number
         wanted = f"a {'whole ' if kind is int else ''}number from {low} to {high}"
     elif kind is str:
-        words = CHOICES.get(name)
-        if isinstance(value, str) and (words is None or value in words):
+        words = CHOICES.get(name) or LISTS.get(name)
+        chosen = {value} if name in CHOICES else {word.strip() for word in str(value).split(",")} - {""}
+        if isinstance(value, str) and (words is None or chosen <= set(words)):
             return value
-        wanted = "a text" if words is None else f"one of {', '.join(word or 'nothing' for word in words)}"
+        wanted = "a text" if words is None else f"{'one' if name in CHOICES else 'some'} of {', '.join(words)}"
     else:
         # An empty text would mean the working directory.
         if isinstance(value, (str, Path)) and str(value):

@@ -78,7 +78,7 @@ class _Reaper:
 def reaper(monkeypatch: pytest.MonkeyPatch) -> _Reaper:
     """Steps are the server's answers, every file that is put in place, and every act on the kernel."""
     made = _Reaper()
-    for name in ("submit", "report", "download", "envelope", "sources", "records", "report_host"):
+    for name in ("submit", "report", "download", "proof", "sources", "records", "report_host"):
         monkeypatch.setattr(ServerClient, name, made.around(getattr(ServerClient, name)))
     monkeypatch.setattr(Path, "replace", made.around(Path.replace))
     return made

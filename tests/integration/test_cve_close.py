@@ -110,7 +110,7 @@ class TestClose:
         assert len(host.live) == 1
         assert states(host, cves)["closed"] == 2
 
-    @pytest.mark.parametrize("required", ["", "partly", "passed"])
+    @pytest.mark.parametrize("required", ["none", "partly", "passed"])
     def test_a_fix_that_no_trial_can_try_is_left_out_only_where_the_host_asks_for_more(
         self, host: SimulatedHost, cves: CveList, required: str
     ) -> None:
@@ -273,7 +273,7 @@ class TestClose:
         assert (ran.document["closed_now"], choices(ran)[name]) == ([], "closed")
         assert states(host, cves)["closed"] == 1
 
-    def test_a_livepatch_for_another_host_is_saved_with_its_signature(
+    def test_a_livepatch_for_another_host_is_saved_with_its_proof(
         self, host: SimulatedHost, cves: CveList, tmp_path: Path
     ) -> None:
         cves.add(1, "ok")
@@ -281,7 +281,7 @@ class TestClose:
         ran = cve(host, cves, "close", "--kernel", RELEASE, "-o", out)
         assert ran.status == 0
         assert host.loads == 0
-        assert set(ran.document["files"]) == {"module", "signature", "report"}
+        assert set(ran.document["files"]) == {"module", "proof", "report"}
         assert run(host, "load", out).status == 0
         assert states(host, cves)["closed"] == 1
 

@@ -61,9 +61,9 @@ def module_of_another_host(scene: Scene) -> list[str | Path]:
     return ["load", save(made, scene.host.root)]
 
 
-def signature_not_copied(scene: Scene) -> list[str | Path]:
+def proof_not_copied(scene: Scene) -> list[str | Path]:
     module = save(make_livepatch("elp_a"), scene.host.root)
-    module.with_name("elp_a.ko.sig").unlink()
+    module.with_name("elp_a.ko.intoto.jsonl").unlink()
     return ["load", module]
 
 
@@ -151,7 +151,7 @@ MISTAKES: list[tuple[Callable[[Scene], list[str | Path]], int, str, str]] = [
         "elp_a is for release 6.1.0-49-cloud-amd64, this host runs 6.1.0-50",
         "elivepatch apply",
     ),
-    (signature_not_copied, 5, "elp_a.ko.sig does not exist.", "--signature"),
+    (proof_not_copied, 5, "elp_a.ko.intoto.jsonl does not exist.", "--proof"),
     (kernel_updated_but_not_booted, 6, "another build of 6.1.0-50-cloud-amd64", "Boot the packaged kernel"),
     (kernel_without_livepatching, 6, "This kernel has no livepatching.", "CONFIG_LIVEPATCH=y"),
     (misspelt_name, 6, "No livepatch that is live or recorded here is called epl_1.", "elivepatch list"),

@@ -115,8 +115,8 @@ def test_what_workers_offer_is_offered_and_built_and_signed_by_the_server(house:
     house.ends_once(job)
     module = house.front.request("GET", f"/v1/builds/{job}/module").content
     key = PublicKey.from_hex(house.front.request("GET", "/v1/key").json()["public_key"])
-    envelope = house.front.request("GET", f"/v1/builds/{job}/signature").content
-    assert verify_livepatch(envelope, module, [key]).digest == hashlib.sha256(module).hexdigest()
+    proof = house.front.request("GET", f"/v1/builds/{job}/proof").content
+    assert verify_livepatch(proof, module, [key]).digest == hashlib.sha256(module).hexdigest()
     assert not list(house.workers["one"].state.glob("*.key"))
     assert house.front.request("GET", "/v1/kernels/6.9.9/sources").json()["code"] == "kernel-unknown"
 

@@ -16,6 +16,7 @@ from guest_host import Boot, GuestHost, config_of, kernel_module
 from real_server import Server
 
 from elivepatch.build.base.store import Base
+from elivepatch.client.proof.files import proof_beside
 from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.extended]
@@ -34,13 +35,13 @@ step enroll elivepatch enroll "$URL" --fingerprint "$FINGERPRINT" --json
 step packages ls /usr/local/lib/python3.11/dist-packages
 step doctor elivepatch doctor --json
 step unpatched.meminfo cat /proc/meminfo
-step dry elivepatch apply /root/vmlinux-meminfo.patch --no-trial --dry-run --json
+step dry elivepatch apply /root/vmlinux-meminfo.patch --no-trial --require-trial none --dry-run --json
 step dry.modules cat /proc/modules
 step dry.meminfo cat /proc/meminfo
-step apply elivepatch apply /root/vmlinux-meminfo.patch --no-trial --json
+step apply elivepatch apply /root/vmlinux-meminfo.patch --no-trial --require-trial none --json
 step apply.meminfo cat /proc/meminfo
 step apply.vlan cat /proc/net/vlan/config
-step second elivepatch apply /root/module-8021q.patch --no-trial --json
+step second elivepatch apply /root/module-8021q.patch --no-trial --require-trial none --json
 step second.meminfo cat /proc/meminfo
 step second.vlan cat /proc/net/vlan/config
 step second.live ls /sys/kernel/livepatch
@@ -49,8 +50,11 @@ step status elivepatch status --json
 step list elivepatch list --json
 ko=$(ls /var/lib/elivepatch/files/*.ko | head -n 1)
 cp "$ko" /root/unsigned.ko
+cp "$ko" /root/whole.ko
+cp "${ko%.ko}.proof" /root/whole.ko.intoto.jsonl
+step verify elivepatch verify /root/whole.ko --json
 cp "$ko" /root/tampered.ko
-cp "${ko%.ko}.sig" /root/tampered.ko.sig
+cp "${ko%.ko}.proof" /root/tampered.ko.intoto.jsonl
 printf x | dd of=/root/tampered.ko bs=1 seek=4096 conv=notrunc 2>/dev/null
 step load.other elivepatch load /root/other.ko --json
 step load.unsigned elivepatch load /root/unsigned.ko --json
@@ -68,10 +72,10 @@ step meminfo cat /proc/meminfo
 step status elivepatch status --json
 network
 for module in /root/modules/*.ko; do $bb insmod "$module"; done
-step sleepy elivepatch apply /root/loadavg-sleeps.patch --no-trial --json
+step sleepy elivepatch apply /root/loadavg-sleeps.patch --no-trial --require-trial none --json
 ln -s /usr/bin/cat /root/sleeper
 background reader /root/sleeper /proc/loadavg
-background stalled elivepatch apply /root/module-8021q.patch --no-trial --deadline 12 --json
+background stalled elivepatch apply /root/module-8021q.patch --no-trial --require-trial none --deadline 12 --json
 until [ -e /run/stalled.done ] || grep -q 1 /sys/kernel/livepatch/*/transition; do $bb usleep 100000; done
 step stalled.status elivepatch status
 wait_for stalled
@@ -120,11 +124,11 @@ def first(
 ) -> Boot:
     """An operator's day, and a livepatch for another kernel in its hands."""
     other = tmp_path_factory.mktemp("other") / "other.ko"
-    status, report, told = server.run("build", MEMINFO, "--kernel", base_6_12.release, "-o", other, "--no-trial")
+    status, _, told = server.run("build", MEMINFO, "--kernel", base_6_12.release, "-o", other, "--no-trial")
     assert status == 0, told
     foreign = {
         "root/other.ko": other.read_bytes(),
-        "root/other.ko.sig": server.get(f"/v1/builds/{report['id']}/signature").content,
+        "root/other.ko.intoto.jsonl": proof_beside(other).read_bytes(),
     }
     files = installed | foreign | config_of(base_6_1) | kernel_module(guest_kernel(base_6_1), "8021q")
     return host_6_1.boot("1", variables + FIRST, files)

@@ -30,7 +30,7 @@ SCRIPT = """
 network
 step enroll elivepatch enroll "$URL" --fingerprint "$FINGERPRINT" --json
 step doctor elivepatch doctor --json
-step apply elivepatch apply /root/module-8021q.patch --no-trial --json
+step apply elivepatch apply /root/module-8021q.patch --no-trial --require-trial none --json
 step waiting elivepatch status
 name=$(ls /sys/kernel/livepatch)
 module=$(ls /root/modules/*8021q.ko)
@@ -45,7 +45,7 @@ step disable elivepatch disable "$name" --json
 step back $bb insmod "$module"
 step enable elivepatch enable "$name" --json
 step enable.config cat /proc/net/vlan/config
-step refused elivepatch apply /root/refuses.patch --no-trial --json
+step refused elivepatch apply /root/refuses.patch --no-trial --require-trial none --json
 step refused.live ls /sys/kernel/livepatch
 systemctl reboot
 """

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,23 @@ import pytest
 from deadline import wait_until
 from real_server import Server
 
+from elivepatch.build.base.provenance import materials_of
 from elivepatch.build.base.store import Base
-from elivepatch.settings import ServerSettings
+from elivepatch.build.builders.select import VERSIONS
+from elivepatch.client.proof.claims import not_proved
+from elivepatch.client.proof.files import proof_beside
+from elivepatch.client.proof.reproof import reprove
+from elivepatch.client.server.api import ServerClient
+from elivepatch.files.digest import sha256
+from elivepatch.model.errors import UsageError
+from elivepatch.model.progress import silent
+from elivepatch.model.provenance import BASE_INPUT, SOURCE_PATCH, Material
+from elivepatch.model.series import SourcePatch
+from elivepatch.service.jobs.local_backend import LocalBackend
+from elivepatch.settings import ClientSettings, ServerSettings
 from elivepatch.trust.envelope import verify_livepatch
 from elivepatch.trust.keys import PublicKey
+from elivepatch.trust.statement import Statement
 
 PATCHES = Path(__file__).parents[2] / "demo/patches"
 
@@ -70,11 +84,58 @@ def test_progress_is_told_while_it_is_made(built: dict[str, Any]) -> None:
         assert f"{stage}: " in built["progress"]
 
 
-def test_the_module_comes_with_the_servers_signature(server: Server, built: dict[str, Any], base_6_1: Base) -> None:
+@pytest.fixture(scope="module")
+def statement(server: Server, built: dict[str, Any]) -> Statement:
+    """The verified statement in the proof that was saved beside the module."""
     key = PublicKey.from_hex(server.get("/v1/key").json()["public_key"])
-    envelope = server.get(f"/v1/builds/{built['report']['id']}/signature").content
-    statement = verify_livepatch(envelope, built["output"].read_bytes(), [key])
+    return verify_livepatch(proof_beside(built["output"]).read_bytes(), built["output"].read_bytes(), [key])
+
+
+def test_the_proof_names_what_the_module_was_made_from(
+    statement: Statement, settings: ServerSettings, base_6_1: Base
+) -> None:
     assert (statement.build_id, statement.replace) == (base_6_1.build_id, True)
+    backend = LocalBackend(settings)
+    series = Material(
+        kind=SOURCE_PATCH,
+        name="vmlinux-meminfo.patch",
+        digest=sha256((PATCHES / "vmlinux-meminfo.patch").read_bytes()),
+    )
+    assert statement.materials == (series, *materials_of(base_6_1, backend.toolchains.helper()))
+    inputs = [one.name for one in statement.materials if one.kind == BASE_INPUT]
+    assert any(name.startswith("linux-source-6.1_") for name in inputs)
+    assert statement.tools == {"elivepatch": version("elivepatch"), "objects": str(VERSIONS["objects"])}
+
+
+def test_the_proof_has_the_checks_and_apart_what_the_guest_reported_and_what_was_seen_from_outside(
+    statement: Statement, built: dict[str, Any]
+) -> None:
+    one = {"fidelity": 1, "layout": 1, "account": 1, "references": 1, "entries": 1}
+    assert {name: count for name, count in statement.checks.items() if name != "sample"} == one
+    assert statement.checks["sample"] >= 100
+    trial, report = statement.trial_document, built["report"]["trial"]
+    assert trial["observed"] == report["outside"]
+    assert trial["observed"]["seen"]
+    assert trial["reported"]["functions"] == report["functions"]
+    assert [one["met"] for one in trial["reported"]["expectations"]] == [True, True]
+    assert trial["accelerator"] == report["accelerator"]
+    assert [one.code for one in not_proved(statement)] == ["second-builder", "over-earlier", "debug"]
+
+
+def test_another_server_builds_the_same_bytes_again_from_the_proof(
+    settings: ServerSettings, statement: Statement, tmp_path: Path
+) -> None:
+    patch = PATCHES / "vmlinux-meminfo.patch"
+    other = Server(tmp_path / "state", settings.cache_dir)
+    other.start()
+    try:
+        with ServerClient(ClientSettings(url=other.url, token=other.token)) as client:
+            with pytest.raises(UsageError, match=r"lacks vmlinux-meminfo\.patch"):
+                reprove(client, statement, (), (), silent)
+            again = reprove(client, statement, [SourcePatch("any name", patch.read_bytes())], (), silent)
+    finally:
+        other.end()
+    assert again.identical
 
 
 @pytest.mark.extended

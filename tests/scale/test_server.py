@@ -213,7 +213,7 @@ REQUESTS: dict[str, list[Request]] = {
     "get /v1/builds/{build}/log": [_get("/v1/builds/{job}/log")],
     "get /v1/builds/{build}/console": [_get("/v1/builds/{job}/console")],
     "get /v1/builds/{build}/module": [_get("/v1/builds/{job}/module")],
-    "get /v1/builds/{build}/signature": [_get("/v1/builds/{job}/signature")],
+    "get /v1/builds/{build}/proof": [_get("/v1/builds/{job}/proof")],
     "put /v1/patches/{sha256}": [_upload],
     "post /v1/patches/missing": [
         lambda _, http, __: http.post("/v1/patches/missing", json={"sha256": [f"{n:064x}" for n in range(500)]})

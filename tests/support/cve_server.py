@@ -28,7 +28,6 @@ from elivepatch.model.series import SourcePatch
 from elivepatch.trust.document import HEADER, sign_document
 from elivepatch.trust.document import RECORDS as RECORDS_TYPE
 from elivepatch.trust.document import SOURCES as SOURCES_TYPE
-from elivepatch.trust.statement import StatedTrial
 
 MINE = replace(
     SOURCES,
@@ -70,10 +69,9 @@ class CveServer(SigningServer):
         name = f"elp_{len(self.requests)}"
         key = STRANGER if self.mood == "stranger" else self.key
         series, missing = [patch.digest for patch in patches], ("lamp",) if "no-hardware" in _lines(body) else ()
-        tried = StatedTrial(outcome="partly" if missing else "passed", not_live=missing)
         self.jobs[job] = make_livepatch(
             name, functions=self._functions(patches), series=series, key=key,
-            trial=tried if body["trial"] else StatedTrial(outcome="none"),
+            trial=lambda facts: facts.trial(not_live=missing) if body["trial"] else None,
         )  # fmt: skip
         return job
 

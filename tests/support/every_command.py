@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs of every client command, one for each situation in which its --json output differs.
 
-`build`, `check`, `kernels` and `cancel` talk to the assembled server, all others to a CveServer on loopback.
+`build`, `check`, `kernels`, `reprove` and `cancel` talk to the assembled server, all others to a CveServer on loopback.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Callable
@@ -24,15 +25,19 @@ from host_commands import Ran, run_json, save
 from pushing_host import RELEASE as OWN_RELEASE
 from pushing_host import pushing_host, put
 from schema_check import published, require_published
-from simulated_host import NEVER, RELEASE, SimulatedHost, Task, make_livepatch
+from simulated_host import KEY, NEVER, RELEASE, SimulatedHost, Task, make_livepatch
 
 from elivepatch import process
 from elivepatch.client import cli
 from elivepatch.client.host import machine as machines
 from elivepatch.client.host.machine import Machine
+from elivepatch.client.proof.files import proof_beside
 from elivepatch.client.push import compiler
 from elivepatch.client.push.compiler import NEEDED
+from elivepatch.files.digest import sha256
 from elivepatch.output import Output
+from elivepatch.trust.envelope import sign_proof
+from elivepatch.trust.statement import Statement
 
 SMALL = Path(__file__).parent.parent / "unit/data/cve-list"
 OVERLAY = """\
@@ -122,6 +127,32 @@ def _load(kit: Kit) -> None:
         kit.good("load", kit.module(), *options)
     kit.host.tasks.append(Task(9, "reader", function="meminfo_proc_show", leaves_at=kit.host.time + 10))
     kit.good("load", kit.module("elp_b", series=2))
+
+
+def _verify(kit: Kit) -> None:
+    assert kit.good("verify", kit.module()).document["problem"] is None
+    untried = save(make_livepatch("elp_b", trial=lambda _: None), kit.top / "files")
+    told = kit.good("verify", untried, status=6).document
+    assert (told["problem"]["code"], told["trial"]["outcome"]) == ("trial-required", "none")
+
+
+def _reprove(kit: Kit) -> None:
+    module, patch = kit.top / "fix.ko", kit.patch("sleep 0\nproved twice")
+    assert run_connected("build", patch, "--kernel", KERNEL.release, "-o", str(module))[0] == 0
+    made = json.loads(base64.b64decode(json.loads(proof_beside(module).read_bytes())["payload"]))
+    details = made["predicate"]["runDetails"]
+    details["builder"]["id"] = f"urn:elivepatch:server:{KEY.public.fingerprint}"  # as if the host's server had built it
+    proof_beside(module).write_bytes(sign_proof(KEY, Statement.of(made)))
+    with mock.patch.object(machines, "this_machine", return_value=kit.host.machine):
+        assert run_connected("reprove", str(module))[1]["problem"]["code"] == "source-missing"
+        assert run_connected("reprove", str(module), patch)[1]["identical"]
+        other = module.read_bytes() + b"!"
+        made["subject"][0]["digest"]["sha256"] = sha256(other)
+        details["elivepatch_livepatch"]["size_bytes"] = len(other)
+        module.write_bytes(other)
+        proof_beside(module).write_bytes(sign_proof(KEY, Statement.of(made)))
+        status, told = run_connected("reprove", str(module), patch)
+    assert (status, told["identical"], told["problem"]["code"]) == (5, False, "not-identical")
 
 
 def _change(*more: str) -> Callable[[Kit], None]:
@@ -316,7 +347,7 @@ def _cve_plan(kit: Kit) -> None:
 def _cve_close(kit: Kit) -> None:
     _words(kit)
     told = kit.good("cve", "close", "--kernel", RELEASE, "-o", kit.top / "fixes.ko", status=4).document
-    assert (told["applied"], set(told["files"])) == (None, {"module", "signature", "report"})
+    assert (told["applied"], set(told["files"])) == (None, {"module", "proof", "report"})
     assert kit.good("cve", "close", status=4).document["applied"]["loaded"]
     assert kit.good("cve", "close", status=4).document["livepatch"] is None
 
@@ -397,8 +428,10 @@ RUNS: dict[str, Callable[[Kit], object]] = {
     "overlay remove": _overlay_remove,
     "overlay show": _overlay_show,
     "overlay update": _overlay_update,
+    "reprove": _reprove,
     "rollback": _change("rollback"),
     "status": _reading("status"),
     "toolchain capture": _toolchain_capture,
     "unload": _change("unload elp_a"),
+    "verify": _verify,
 }

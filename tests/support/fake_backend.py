@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from proofs import ORIGIN
+
 from elivepatch.advisory.exposure.changelog import Changelog
 from elivepatch.advisory.exposure.sources import KernelSources
 from elivepatch.advisory.exposure.version import KernelVersion
@@ -164,6 +166,7 @@ class FakeBackend:
             functions=(FUNCTION,),
             notes=(Note(code="inlined", message="meminfo_helper is inlined into its caller."),),
             seconds={"build": 0.25},
+            origin=replace(ORIGIN, builders=dict.fromkeys(_builders(request), 1)),
         )
         return BuildOutcome(
             livepatch=livepatch,
@@ -276,6 +279,10 @@ class FakeBackend:
 def _words(request: BuildRequest) -> dict[str, str]:
     lines = [line for patch in request.series.patches for line in patch.content.decode(errors="replace").splitlines()]
     return {word: rest for word, _, rest in (line.partition(" ") for line in lines)}
+
+
+def _builders(request: BuildRequest) -> list[str]:
+    return [request.builder.value, "another"] if request.paranoid else [request.builder.value]
 
 
 def _of(kind: Kind, code: str, message: str) -> Problem:

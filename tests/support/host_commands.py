@@ -18,6 +18,7 @@ from simulated_host import KEY, Made, SimulatedHost
 
 from elivepatch.client.cli import main
 from elivepatch.client.host import machine as machines
+from elivepatch.client.proof.files import proof_beside
 from elivepatch.trust.pins import Pin, write_pins
 
 
@@ -76,11 +77,11 @@ def enrolled_host(top: Path, url: str) -> SimulatedHost:
 
 
 def save(made: Made, directory: Path) -> Path:
-    """Write a livepatch and its signature, as a server hands them out; return the module's path."""
+    """Write a livepatch and its proof, as a server hands them out; return the module's path."""
     directory.mkdir(parents=True, exist_ok=True)
     module = directory / f"{made.statement.name}.ko"
     module.write_bytes(made.module)
-    module.with_name(f"{module.name}.sig").write_bytes(made.envelope)
+    proof_beside(module).write_bytes(made.proof)
     return module
 
 

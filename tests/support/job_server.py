@@ -33,7 +33,7 @@ SUCCESS: dict[str, Any] = {
     "livepatch": {"name": "livepatch_meminfo"},
     "module_sha256": hashlib.sha256(b"MODULE").hexdigest(),
     "seconds": {"build": 1.5},
-    "trial": {"passed": True, "accelerator": "tcg"},
+    "trial": {"passed": True, "outcome": "passed", "accelerator": "tcg"},
 }
 FAILED = SUCCESS | {
     "result": "failure", "problem": PROBLEM, "livepatch": None, "module_sha256": None, "trial": None, "functions": [],
@@ -41,12 +41,15 @@ FAILED = SUCCESS | {
 }  # fmt: skip
 
 
+FILES = {"log": b"LOG", "console": b"CONSOLE", "module": b"MODULE", "proof": b"PROOF"}
+
+
 @dataclass
 class Server:
     """A server with one job that is done."""
 
     report: dict[str, Any]
-    files: dict[str, bytes] = field(default_factory=lambda: {"log": b"LOG", "console": b"CONSOLE", "module": b"MODULE"})
+    files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
     asked: list[httpx2.Request] = field(default_factory=list)
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
@@ -59,7 +62,7 @@ class Server:
         if what == "kernels":
             identity = {"build_id": "ab" * 20, "arch": "x86_64", "config_digest": "cd" * 32, "compiler": "gcc 12.2.0"}
             return httpx2.Response(200, json={"kernels": [identity | {"release": KERNEL}]})
-        if what in {"log", "console", "module"}:
+        if what in FILES:
             if what not in self.files:
                 told = {"code": "file-unknown", "kind": "usage", "message": "None.", "advice": "None."}
                 return httpx2.Response(404, json=told, headers={"Content-Type": "application/problem+json"})

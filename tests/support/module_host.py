@@ -11,24 +11,26 @@ from dataclasses import dataclass, field
 
 from simulated_host import LoadedLivepatch, SimulatedHost
 
+from elivepatch.trust.statement import Statement
+
 
 @dataclass
 class ModuleHost(SimulatedHost):
-    """Simulated host whose kernel reads the functions that a module replaces from the statement stored beside it."""
+    """Simulated host whose kernel reads the functions that a module replaces from the proof stored beside it."""
 
     replaced: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def load(self, descriptor: int) -> None:
         content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
         digest = hashlib.sha256(content).hexdigest()
-        envelope = json.loads((self.root / f"var/lib/elivepatch/files/{digest}.sig").read_bytes())
-        statement = json.loads(base64.b64decode(envelope["payload"]))
-        name = statement["name"]
-        self.replaced[name] = [(one["object"], one["name"]) for one in statement["functions"]]
-        functions = tuple(one["name"] for one in statement["functions"])
+        proof = json.loads((self.root / f"var/lib/elivepatch/files/{digest}.proof").read_bytes())
+        statement = Statement.decode(base64.b64decode(proof["payload"]))
+        name = statement.name
+        self.replaced[name] = [(one.object, one.name) for one in statement.functions]
+        functions = tuple(one.name for one in statement.functions)
         self.modules.append(name)
         self.loads += 1
-        one = LoadedLivepatch(name, replace=statement["replace"], functions=functions)
+        one = LoadedLivepatch(name, replace=statement.replace, functions=functions)
         self.livepatches.append(one)
         self._start(one)
         self._show()

@@ -112,8 +112,8 @@ class SigningHandler(BaseHTTPRequestHandler):
             self._report(parts[2])
         elif parts[3:] == ["module"]:
             self._module(known.jobs[parts[2]])
-        elif parts[3:] == ["signature"] and known.mood != "unsigned":
-            self._send(known.jobs[parts[2]].envelope, "application/json")
+        elif parts[3:] == ["proof"] and known.mood != "unsigned":
+            self._send(known.jobs[parts[2]].proof, "application/jsonl")
         else:
             problem = {"code": "file-unknown", "kind": "usage", "message": "There is no such file.", "advice": "-"}
             self._send(json.dumps(problem).encode(), "application/problem+json", status=404)

@@ -9,7 +9,6 @@ Time is simulated: it passes in `sleep`, and tasks switch once a second.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import struct
@@ -17,17 +16,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from proofs import Facts
 
 from elivepatch.client.host.machine import Host, Machine
 from elivepatch.client.livepatch.state import RecordedPatch, SetEntry
 from elivepatch.client.livepatch.store import Store
 from elivepatch.model.build import PatchedFunction
-from elivepatch.model.kernel import BuildId, Digest, Release
-from elivepatch.trust.envelope import sign_livepatch
+from elivepatch.model.kernel import BuildId, Release
+from elivepatch.model.trial import TrialReport
+from elivepatch.trust.envelope import sign_proof
 from elivepatch.trust.keys import ServerKey
-from elivepatch.trust.statement import StatedTrial, Statement
+from elivepatch.trust.statement import Statement
 
 RELEASE = Release("6.1.0-50-cloud-amd64")
 BUILD_ID = BuildId("0123456789abcdef0123456789abcdef01234567")
@@ -317,7 +319,7 @@ class Made:
 
     statement: Statement
     module: bytes
-    envelope: bytes
+    proof: bytes
 
     @property
     def entry(self) -> SetEntry:
@@ -333,7 +335,7 @@ class Made:
     def keep(self, store: Store) -> SetEntry:
         """Put the files where the client keeps them."""
         store.keep(self.module, "ko")
-        store.keep(self.envelope, "sig", key=self.statement.digest)
+        store.keep(self.proof, "proof", key=self.statement.digest)
         return self.entry
 
 
@@ -350,10 +352,11 @@ def make_livepatch(
     vermagic: str = "",
     said_name: str = "",
     relocated: Iterable[str] = (),
-    trial: StatedTrial | None = None,
+    trial: Callable[[Facts], TrialReport | None] = Facts.trial,
     stays: bool = False,
+    **more: Any,
 ) -> Made:
-    """Return a module file with the little that is looked at, and a signed statement about it.
+    """Return a module file with the little that is looked at, and its proof.
 
     The kernel never unloads one that `stays`. A function that is not the only one of its name is written NAME,POSITION.
     """
@@ -369,23 +372,21 @@ def make_livepatch(
         ],
         relocated,
     )
-    statement = Statement(
+    facts = Facts(
         name=said_name or name,
-        digest=Digest(hashlib.sha256(module).hexdigest()),
-        size_bytes=len(module),
-        release=Release(release),
-        build_id=BuildId(build_id),
-        arch="x86_64",
-        build_key=Digest(hashlib.sha256(name.encode()).hexdigest()),
-        series=tuple(Digest(one) for one in series),
+        module=module,
+        release=release,
+        build_id=build_id,
+        series=tuple(series),
         replace=replace,
         functions=tuple(
             PatchedFunction(object="vmlinux", name=function, sympos=int(position or 0), source="fs/proc/meminfo.c")
             for function, _, position in (one.partition(",") for one in functions)
         ),
-        trial=trial,
+        **more,
     )
-    return Made(statement, module, sign_livepatch(key, statement))
+    statement = facts.statement(key.public, trial(facts))
+    return Made(statement, module, sign_proof(key, statement))
 
 
 def module_bytes(info: Iterable[str], relocated: Iterable[str] = ()) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 from elivepatch.model.errors import Problem
 from elivepatch.model.kernel import VMLINUX, Digest, KernelIdentity, parse_release
+from elivepatch.model.provenance import Origin
 from elivepatch.model.series import BasePatch, PatchReference, PatchSeries, SeriesReference, SourcePatch
 from elivepatch.model.trial import Expectation, check_expectations
 
@@ -238,7 +239,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Livepatch:
-    """A built module and its origin."""
+    """A built module and its origin, None if a server kept the livepatch before there were proofs."""
 
     name: str
     digest: Digest
@@ -248,6 +249,7 @@ class Livepatch:
     functions: tuple[PatchedFunction, ...]
     notes: tuple[Note, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    origin: Origin | None = None
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -265,6 +267,8 @@ class BuildOutcome:
 
     `module` is a file in the caller's work directory and exists as long as that does. After a check
     (`BuildRequest.check_only`) that found nothing against the series, `livepatch`, `module` and `problem` are all None.
+    `builders` are those that made the module, each with its version; `checks` has for each check that the module passed
+    (`model.provenance.CHECKS`) the number of things that it looked at.
     """
 
     livepatch: Livepatch | None = None
@@ -275,3 +279,5 @@ class BuildOutcome:
     seconds: dict[str, float] = field(default_factory=dict)
     proposal: Proposal | None = None
     explained: tuple[Explained, ...] = ()
+    builders: dict[str, int] = field(default_factory=dict)
+    checks: dict[str, int] = field(default_factory=dict)

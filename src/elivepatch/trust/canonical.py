@@ -37,9 +37,9 @@ def decode(data: bytes, *, limit: int, what: str) -> dict[str, Any]:
 
 def _malformed(what: str, how: str) -> TrustError:
     return TrustError(
-        "envelope-malformed",
+        "proof-malformed",
         f"The {what} {how}.",
-        advice="Fetch the livepatch and its signature again; if it happens again, ask the administrator of the server.",
+        advice="Fetch the livepatch and its proof again; if it happens again, ask the administrator of the server.",
     )
 
 

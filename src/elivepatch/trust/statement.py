@@ -1,31 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The statement about a livepatch that a server signs: the module's digest, its kernel, its patches, its trial."""
+"""The statement in a proof: one livepatch, what it was made from, the checks that it passed, and its trial."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from elivepatch.model.build import Livepatch, PatchedFunction
-from elivepatch.model.errors import TrustError, UsageError
-from elivepatch.model.kernel import BuildId, Digest, Release, parse_release
+from elivepatch.model.build import PatchedFunction
+from elivepatch.model.errors import TrustError
+from elivepatch.model.kernel import BuildId, Digest, Release
+from elivepatch.model.provenance import BASE, CONFIGURATION, SOURCE_PATCH, Material
 from elivepatch.trust import canonical
+from elivepatch.trust.provenance import BUILD_TYPE, BUILDER, PREDICATE_TYPE, STATEMENT, STATEMENT_TYPE
+from elivepatch.trust.shape import misfit
 
-SCHEMA = 2
-"""The second schema has the trial. A statement without one is written and read in the first."""
-
-MAX_BYTES = 1024 * 1024
-MAX_ITEMS = 4096
-_NAME = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)  # MODULE_NAME_LEN is 56 on 64-bit kernels, with the final NUL
-_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_BUILD_ID = re.compile(r"[0-9a-f]{16,128}", re.ASCII)
-_ARCH = re.compile(r"[a-z0-9_]{1,32}", re.ASCII)
-_OBJECT = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-_FUNCTION = re.compile(r"[A-Za-z0-9_.$]{1,511}", re.ASCII)  # KSYM_NAME_LEN is 512
-_OUTCOMES = ("passed", "partly", "none")
-_SOURCE = re.compile(r"[ -~]{0,4096}", re.ASCII)
+MAX_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,157 +30,277 @@ class StatedTrial:
     not_live: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Statement:
-    """A livepatch module, the one kernel it is for, and the source patches in it.
+    """A statement whose document has the shape `provenance.STATEMENT` and does not contradict itself.
 
-    `digest` and `size_bytes` are those of the module file. `series` are the digests of the source patches in the
-    order in which they were applied. With `replace` set they are all the patches that are live once the module is.
-    `build_key` names the build on the server. `trial` is None in a statement of an older server, which says nothing
-    of a trial.
+    `digest` and `size_bytes` are those of the module file. `series` are the digests of the source patches in the order
+    in which they were applied. With `replace` set they are all the patches that are live once the module is.
     """
 
-    name: str
-    digest: Digest
-    size_bytes: int
-    release: Release
-    build_id: BuildId
-    arch: str
-    build_key: Digest
-    series: tuple[Digest, ...]
-    replace: bool
-    functions: tuple[PatchedFunction, ...] = ()
-    trial: StatedTrial | None = None
+    document: dict[str, Any]
 
     @classmethod
-    def of(
-        cls, livepatch: Livepatch, *, series: Sequence[Digest], replace: bool, trial: StatedTrial | None = None
-    ) -> Statement:
-        """Return the statement for a built livepatch; raises TrustError if a host would refuse one of the fields."""
-        return _checked(
-            cls(
-                name=livepatch.name,
-                digest=livepatch.digest,
-                size_bytes=livepatch.size_bytes,
-                release=livepatch.kernel.release,
-                build_id=livepatch.kernel.build_id,
-                arch=livepatch.kernel.arch,
-                build_key=livepatch.build_key,
-                series=tuple(series),
-                replace=replace,
-                functions=livepatch.functions,
-                trial=trial,
+    def of(cls, document: dict[str, Any]) -> Statement:
+        """Return the statement; raises TrustError if a host would refuse the document."""
+        _require_known(document)
+        place = misfit(STATEMENT, document)
+        if place is not None:
+            raise _unfit(f"lacks {place or 'everything'}, has it twice, or has another value there than it can have")
+        statement = cls(document)
+        if len(statement.document["subject"]) != 1:
+            raise _unfit("is not about exactly one module")
+        fault = next(_contradictions(statement), None)
+        if fault is not None:
+            raise TrustError(
+                "proof-contradiction",
+                f"The proof contradicts itself: {fault}.",
+                advice="Do not load the livepatch. Report it to the operator of the server that signed this.",
             )
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready mapping of the fields."""
-        return asdict(self)
+        return statement
 
     def encode(self) -> bytes:
-        """Return the bytes that are signed."""
-        facts = self.as_dict()
-        if self.trial is None:
-            del facts["trial"]
-        return canonical.encode({"schema": SCHEMA if "trial" in facts else 1, **facts})
+        """Return the bytes that are signed; raises TrustError if they are more than a host reads."""
+        body = canonical.encode(self.document)
+        if len(body) > MAX_BYTES:
+            raise _unfit(f"has {len(body)} bytes, and a host reads {MAX_BYTES}")
+        return body
 
     @classmethod
     def decode(cls, payload: bytes) -> Statement:
         """Read the output of `encode`; raises TrustError for any other bytes, also for another spelling."""
-        read = canonical.decode(payload, limit=MAX_BYTES, what="statement")
-        if read.get("schema") not in (1, SCHEMA) or isinstance(read.get("schema"), bool):
-            raise TrustError(
-                "statement-schema",
-                "The statement has a schema that this client does not know.",
-                advice="Install the client version that belongs to the server.",
-            )
-        try:
-            statement = cls(
-                name=read["name"],
-                digest=Digest(read["digest"]),
-                size_bytes=read["size_bytes"],
-                release=Release(read["release"]),
-                build_id=BuildId(read["build_id"]),
-                arch=read["arch"],
-                build_key=Digest(read["build_key"]),
-                series=tuple(Digest(item) for item in _list(read["series"])),
-                replace=read["replace"],
-                functions=tuple(PatchedFunction(**item) for item in _list(read["functions"])),
-                trial=_trial(read["trial"]) if "trial" in read else None,
-            )
-        except (KeyError, TypeError) as error:
-            raise _unfit("lacks a field or has one of the wrong kind") from error
-        if _checked(statement).encode() != payload:
-            raise _unfit("is not canonical JSON")
+        statement = cls.of(canonical.decode(payload, limit=MAX_BYTES, what="statement in the proof"))
+        if statement.encode() != payload:
+            raise _unfit("is not spelled as a server spells it (canonical JSON)")
         return statement
 
+    @property
+    def name(self) -> str:
+        """The livepatch's name."""
+        return str(self.livepatch["name"])
 
-def _trial(value: Any) -> StatedTrial:
-    if not isinstance(value, dict):
-        message = "not a mapping"
-        raise TypeError(message)
-    return StatedTrial(**value | {"not_live": tuple(_list(value["not_live"]))})
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of the module file."""
+        return Digest(self.document["subject"][0]["digest"]["sha256"])
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the module file."""
+        return int(self.livepatch["size_bytes"])
+
+    @property
+    def release(self) -> Release:
+        """Release of the kernel."""
+        return Release(self.livepatch["release"])
+
+    @property
+    def build_id(self) -> BuildId:
+        """Build-id of the kernel."""
+        return BuildId(self.livepatch["build_id"])
+
+    @property
+    def arch(self) -> str:
+        """Architecture of the kernel."""
+        return str(self.livepatch["arch"])
+
+    @property
+    def build_key(self) -> Digest:
+        """Name of the build on the server."""
+        return Digest(self._definition["internalParameters"]["build_key"])
+
+    @property
+    def series(self) -> tuple[Digest, ...]:
+        """Digests of the source patches, in order."""
+        return tuple(Digest(one["sha256"]) for one in self.parameters["patches"])
+
+    @property
+    def replace(self) -> bool:
+        """True if the livepatch replaces all earlier ones."""
+        return bool(self.parameters["replace"])
+
+    @property
+    def functions(self) -> tuple[PatchedFunction, ...]:
+        """The functions that it replaces."""
+        return tuple(PatchedFunction(**one) for one in self.livepatch["functions"])
+
+    @property
+    def trial(self) -> StatedTrial:
+        """The outcome of its trial."""
+        reported = self.trial_document["reported"]
+        not_live = tuple(one["object"] for one in reported["not_live"]) if reported is not None else ()
+        return StatedTrial(outcome=self.trial_document["outcome"], not_live=not_live)
+
+    @property
+    def builder(self) -> str:
+        """Fingerprint of the key of the server that built it."""
+        return str(self._details["builder"]["id"]).removeprefix(BUILDER)
+
+    @property
+    def tools(self) -> dict[str, str]:
+        """Versions of elivepatch and of each builder that made the livepatch, by name."""
+        return dict(self._details["builder"]["version"])
+
+    @property
+    def job(self) -> str:
+        """Name of the job on the server."""
+        return str(self._details["metadata"]["invocationId"])
+
+    @property
+    def started(self) -> datetime:
+        """Start of the job."""
+        return _time(self._details["metadata"]["startedOn"])
+
+    @property
+    def finished(self) -> datetime:
+        """End of the job."""
+        return _time(self._details["metadata"]["finishedOn"])
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The materials of the livepatch, the series first."""
+        return tuple(
+            Material(kind=one["annotations"]["kind"], name=one["name"], digest=Digest(one["digest"]["sha256"]))
+            for one in self._definition["resolvedDependencies"]
+        )
+
+    @property
+    def checks(self) -> dict[str, int]:
+        """The number of things that each passed check looked at, by the check's name."""
+        return dict(self._details["elivepatch_checks"])
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The build request (`provenance.PARAMETERS`)."""
+        return dict(self._definition["externalParameters"])
+
+    @property
+    def livepatch(self) -> dict[str, Any]:
+        """The livepatch (`provenance.LIVEPATCH`)."""
+        return dict(self._details["elivepatch_livepatch"])
+
+    @property
+    def trial_document(self) -> dict[str, Any]:
+        """The trial (`provenance.TRIAL`)."""
+        return dict(self._details["elivepatch_trial"])
+
+    @property
+    def _definition(self) -> dict[str, Any]:
+        return dict(self.document["predicate"]["buildDefinition"])
+
+    @property
+    def _details(self) -> dict[str, Any]:
+        return dict(self.document["predicate"]["runDetails"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the part that a command prints when it loads the livepatch, ready for JSON."""
+        return {
+            **{name: self.livepatch[name] for name in ("name", "size_bytes", "release", "build_id", "arch")},
+            "functions": self.livepatch["functions"],
+            "digest": self.digest,
+            "build_key": self.build_key,
+            "series": list(self.series),
+            "replace": self.replace,
+            "trial": {"outcome": self.trial.outcome, "not_live": list(self.trial.not_live)},
+        }
 
 
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list) or len(value) > MAX_ITEMS:
-        message = "not a list, or too long"
-        raise TypeError(message)
-    return value
+def _require_known(document: dict[str, Any]) -> None:
+    """Raise TrustError if the statement is of another type, or names its module by another digest than SHA-256."""
+    definition = _at(document, "predicate", "buildDefinition")
+    for what, known, found in (
+        ("type of statement", STATEMENT_TYPE, document.get("_type")),
+        ("predicate", PREDICATE_TYPE, document.get("predicateType")),
+        ("type of build", BUILD_TYPE, definition.get("buildType")),
+    ):
+        if found != known:
+            raise TrustError(
+                "proof-type",
+                f"The proof has the {what} {str(found)[:80]!r}, and this client knows {known} only.",
+                advice="Give the proof that the server made for this module; if it is newer, install its client.",
+            )
+    subjects = document.get("subject")
+    first = subjects[0] if isinstance(subjects, list) and subjects else {}
+    digests = first.get("digest") if isinstance(first, dict) else None
+    if isinstance(digests, dict) and digests and "sha256" not in digests:
+        raise TrustError(
+            "proof-digest",
+            f"The proof names its module by {', '.join(sorted(digests))[:80]}, and this client needs sha256.",
+            advice="Give the proof that an elivepatch server made for this module.",
+        )
+
+
+def _contradictions(statement: Statement) -> Iterator[str]:
+    parameters, livepatch, materials = statement.parameters, statement.livepatch, statement.materials
+    if statement.document["subject"][0]["name"] != f"{statement.name}.ko":
+        yield "its subject has another name than its livepatch"
+    if parameters["kernel"] != statement.release:
+        yield "its livepatch is for another kernel than its request"
+    if tuple(one.digest for one in materials if one.kind == SOURCE_PATCH) != statement.series:
+        yield "its materials are not the patches of its request"
+    for kind in (CONFIGURATION, BASE):
+        if sum(one.kind == kind for one in materials) != 1:
+            yield f"it does not have exactly one material that is the {kind}"
+    tools = statement.tools
+    if "elivepatch" not in tools or parameters["builder"] not in tools or len(tools) != 2 + parameters["paranoid"]:
+        yield "it does not name the builders that its request asks for"
+    if not livepatch["functions"]:
+        yield "its livepatch replaces no function"
+    if not _has_times(statement):
+        yield "it has a time that does not exist"
+    yield from _trial_contradictions(statement)
+
+
+def _trial_contradictions(statement: Statement) -> Iterator[str]:
+    asked, trial = statement.parameters, statement.trial_document
+    reported, tried = trial["reported"], trial["outcome"] != "none"
+    if asked["trial"] is not tried:
+        yield "it has a trial that its request did not ask for, or lacks one that it did"
+    elif not tried:
+        if any(trial[part] is not None for part in ("accelerator", "reported", "observed", "debug")):
+            yield "there was no trial, and it says what was seen in it"
+    elif reported is None or trial["accelerator"] is None:
+        yield "there was a trial, and nothing is said of it"
+    elif asked["thorough"] is not (trial["debug"] is not None):
+        yield "it has a trial on a debugging kernel that its request did not ask for, or lacks one that it did"
+    else:
+        yield from _report_contradictions(statement, trial["outcome"], reported)
+
+
+def _report_contradictions(statement: Statement, outcome: str, reported: dict[str, Any]) -> Iterator[str]:
+    expectations = reported["expectations"]
+    if len(expectations) != len(statement.parameters["expectations"]):
+        yield "it has other expectations than its request"
+    if not all(one["met"] for one in expectations if one["tried"]):
+        yield "an expectation was not met, and the trial counts as a success"
+    if (outcome == "partly") is not (bool(reported["not_live"]) or not all(one["tried"] for one in expectations)):
+        yield "its outcome does not follow from what was live and tried"
+    counted = {(one["object"], one["function"]) for one in reported["functions"]}
+    if not counted <= {(one.object, one.name) for one in statement.functions}:
+        yield "calls were counted of a function that the livepatch does not replace"
+
+
+def _has_times(statement: Statement) -> bool:
+    # Their order is not checked: a server's clock may have been set back during the job.
+    try:
+        return bool(statement.started and statement.finished)
+    except ValueError:
+        return False
+
+
+def _time(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+
+
+def _at(document: Any, *keys: str) -> dict[str, Any]:
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document if isinstance(document, dict) else {}
 
 
 def _unfit(how: str) -> TrustError:
     return TrustError(
-        "statement-malformed",
-        f"The statement {how}.",
-        advice="Fetch the livepatch and its signature again; if it happens again, ask the administrator of the server.",
+        "proof-malformed",
+        f"The statement in the proof {how}.",
+        advice="Fetch the livepatch and its proof again; if it happens again, ask the administrator of the server.",
     )
-
-
-def _matches(pattern: re.Pattern[str], value: object) -> bool:
-    return isinstance(value, str) and pattern.fullmatch(value) is not None
-
-
-def _checked(statement: Statement) -> Statement:
-    try:
-        parse_release(statement.release)
-    except (UsageError, TypeError) as error:
-        raise _unfit("names no kernel release") from error
-    fits = (
-        _matches(_NAME, statement.name)
-        and _matches(_DIGEST, statement.digest)
-        and _matches(_DIGEST, statement.build_key)
-        and _matches(_BUILD_ID, statement.build_id)
-        and _matches(_ARCH, statement.arch)
-        and all(_matches(_DIGEST, item) for item in statement.series)
-        and _is_count(statement.size_bytes)
-        and _is_flag(statement.replace)
-        and len(statement.series) <= MAX_ITEMS
-        and len(statement.functions) <= MAX_ITEMS
-        and all(_is_function(item) for item in statement.functions)
-        and (statement.trial is None or _is_trial(statement.trial))
-    )
-    if not fits:
-        raise _unfit("has a field with an impossible value")
-    return statement
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_function(function: PatchedFunction) -> bool:
-    return (
-        _matches(_OBJECT, function.object)
-        and _matches(_FUNCTION, function.name)
-        and _is_count(function.sympos)
-        and _matches(_SOURCE, function.source)
-    )
-
-
-def _is_trial(trial: StatedTrial) -> bool:
-    return trial.outcome in _OUTCOMES and all(_matches(_OBJECT, item) for item in trial.not_live)

@@ -39,7 +39,7 @@ def connected(server: Assembled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     """Have these commands talk to the server, in a directory of its own."""
     token = server.http.headers["Authorization"].removeprefix("Bearer ")
     monkeypatch.chdir(tmp_path)
-    for command in ("build", "cancel", "check", "kernel", "kernels"):
+    for command in ("build", "cancel", "check", "kernel", "kernels", "reprove"):
         monkeypatch.setattr(
             f"elivepatch.client.commands.jobs.{command}.connect",
             lambda _: ServerClient(ClientSettings(token=token), transport=server.http._transport),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Origin of a base's kernel: the source files of its tree, and its distribution's version and changelog."""
+"""Origin of a base's kernel: its materials, the files of its tree, its distribution's version and changelog."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from pathlib import Path
 
 from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.store import Base
+from elivepatch.build.roots.description import Toolchain
 from elivepatch.files.atomic import write_atomic
+from elivepatch.model.kernel import Digest
+from elivepatch.model.provenance import BASE, BASE_INPUT, CONFIGURATION, TOOLCHAIN, Material
 from elivepatch.process import run
 
 _CHANGELOG_MAX = 64 * 1024 * 1024  # Debian's has 4 MiB
@@ -33,6 +36,17 @@ def source_files(base: Base) -> Iterator[str]:
         for name in sorted(names):
             if name.endswith(_SUFFIXES) and not name.endswith(".mod.c"):
                 yield f"{inside}/{name}"
+
+
+def materials_of(base: Base, helper: Toolchain) -> tuple[Material, ...]:
+    """Return what a livepatch for a base is made from besides its series; `helper` has kpatch's tools."""
+    toolchains = {base.toolchain_digest: base.toolchain, helper.digest: helper.name}
+    return (
+        Material(kind=CONFIGURATION, name=base.release, digest=base.config_digest),
+        Material(kind=BASE, name=base.release, digest=base.digest),
+        *(Material(kind=BASE_INPUT, name=name, digest=Digest(one)) for name, one in sorted(base.packages.items())),
+        *(Material(kind=TOOLCHAIN, name=name, digest=digest) for digest, name in toolchains.items()),
+    )
 
 
 def package_version(base: Base) -> str:

@@ -147,7 +147,9 @@ class KlpBuilder(BuildSteps):
             *Explainer(prepared.series, self.base.tree).notes(_by_source(functions)),
             *self.outliving([NewCode(path=module)], prepared.series),
         )
-        return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
+        seen = dict.fromkeys(("layout", "functions"), len(objects))
+        seen |= dict.fromkeys(("fidelity", "entries"), len(functions))
+        return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds), checks=seen)
 
     def _compile(
         self, tree: KlpTree, touched: Sequence[TouchedFile], reached: Reach, applied: Applied, work_dir: Path

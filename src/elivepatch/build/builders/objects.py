@@ -117,8 +117,9 @@ class ObjectsBuilder(BuildSteps):
             check_tables(ElfFile(module), map(ElfFile, outputs))
             functions = check_module(module, name, self.base, _expected(objects), _blocks(objects))
         return BuildOutcome(
-            module=module, functions=functions, notes=notes, seconds=dict(self.seconds), explained=explained
-        )
+            module=module, functions=functions, notes=notes, seconds=dict(self.seconds), explained=explained,
+            checks=_checks(objects, outputs=len(outputs), functions=len(functions)),
+        )  # fmt: skip
 
     def _objects(
         self, reached: Reach, applied: Applied, compiler: Compiler, name: str, work_dir: Path
@@ -217,6 +218,17 @@ class ObjectsBuilder(BuildSteps):
             for function in one.difference.changed:
                 position = parent.position(one.located.functions[function])
                 yield PatchedFunction(object=one.parent, name=function, sympos=position, source=one.unit.source)
+
+
+def _checks(objects: list[_Object], *, outputs: int, functions: int) -> dict[str, int]:
+    """Return what the checks of `_object` and `_build` looked at."""
+    return {
+        "fidelity": sum(len(one.difference.changed) for one in objects),
+        "layout": len(objects),
+        "account": len(objects),
+        "references": outputs,
+        "entries": functions,
+    }
 
 
 def _carried(difference: Difference | None) -> Carried:

@@ -117,9 +117,11 @@ class ReferenceBuilder(BuildSteps):
             with made_by_series("The module"):
                 module = take_file(output, f"{name}.ko", work_dir / f"{name}.ko", limit_bytes=_MODULE_LIMIT_BYTES)
         with self.timed("check", "checking the module against the kernel"):
-            functions, types = self._check(module, name, reached, output, work_dir)
+            functions, types, objects = self._check(module, name, reached, output, work_dir)
         notes = (*reached.notes, *types, *self.outliving([NewCode(path=module)], prepared.series))
-        return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds))
+        seen = dict.fromkeys(("layout", "references"), objects)
+        seen |= dict.fromkeys(("fidelity", "entries"), len(functions))
+        return BuildOutcome(module=module, functions=functions, notes=notes, seconds=dict(self.seconds), checks=seen)
 
     def _built(self, sandbox: Sandbox) -> Path:
         """Return the layer with the compiled unpatched kernel, made now if no job has needed it before."""
@@ -201,8 +203,11 @@ class ReferenceBuilder(BuildSteps):
 
     def _check(
         self, module: Path, name: str, reached: Reach, output: Path, work_dir: Path
-    ) -> tuple[tuple[PatchedFunction, ...], tuple[Note, ...]]:
-        """Check the module as those of the builder `objects` are; return the functions that it replaces, and notes."""
+    ) -> tuple[tuple[PatchedFunction, ...], tuple[Note, ...], int]:
+        """Check the module as those of the builder `objects` are.
+
+        Returns the functions that it replaces, notes, and the number of objects that were looked at.
+        """
         compiler = self.compiler()
         plain: dict[str, ElfFile] = {}
         found: dict[str, Located] = {}
@@ -234,7 +239,7 @@ class ReferenceBuilder(BuildSteps):
                 cancellation=self.cancellation,
             )
             notes.append(types)
-        return functions, each_once(notes)
+        return functions, each_once(notes), len(units)
 
     def _take_objects(self, unit: Unit, output: Path, work_dir: Path) -> bool:
         """Copy kpatch-build's objects of a unit to `work_dir`; return if the unit has changed."""

@@ -117,7 +117,8 @@ def _build(builder: Builder, request: BuildRequest, context: BuildContext, name:
     outcome = made.build(
         request.series, name=name, work_dir=work_dir, check_only=request.check_only, atomic_replace=request.replace
     )
-    return replace(outcome, notes=(*outcome.notes, *host_notes(outcome, context.base)))
+    notes = (*outcome.notes, *host_notes(outcome, context.base))
+    return replace(outcome, notes=notes, builders={builder.value: VERSIONS[builder.value]})
 
 
 def compare_outcomes(
@@ -133,7 +134,10 @@ def compare_outcomes(
         message = f"The builders {first} and {second} make different livepatches of the series."
         return BuildOutcome(problem=problem("builders-differ", message, excerpt=excerpt), seconds=seconds)
     note = Note(code="second-builder", message=f"The builder {second} made the same livepatch as {first}.")
-    return replace(outcome, notes=(*outcome.notes, note), seconds=seconds)
+    return replace(
+        outcome, notes=(*outcome.notes, note), seconds=seconds, builders=outcome.builders | other.builders,
+        checks=outcome.checks | {"second-builder": len(outcome.functions)},
+    )  # fmt: skip
 
 
 def _differing(outcome: BuildOutcome, other: BuildOutcome, base: Base, *, bytewise: bool) -> list[str]:

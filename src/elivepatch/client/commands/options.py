@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 from elivepatch.client.host import machine as machines
 from elivepatch.client.options import ChangeOptions, host_settings
@@ -44,13 +45,21 @@ def add_changing(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+def add_module_files(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of every command that reads a livepatch from files."""
+    parser.add_argument("module", metavar="FILE.ko", type=Path, help="the module from a server")
+    parser.add_argument(
+        "--proof", metavar="FILE", type=Path, help="its proof (default: FILE.ko.intoto.jsonl beside it)"
+    )
+
+
 def add_require_trial(parser: argparse.ArgumentParser) -> None:
     """Add the option of every command that installs a livepatch."""
     parser.add_argument(
         "--require-trial",
-        choices=[word for word in CHOICES["require_trial"] if word],
+        choices=CHOICES["require_trial"],
         help="load it only if its trial passed, or at least partly did: `partly` means that an object of it was not "
-        "live in the trial (default: the setting require_trial)",
+        "live in the trial; `none` also loads one that was not tried (default: the setting require_trial)",
     )
 
 

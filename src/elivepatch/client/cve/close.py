@@ -22,6 +22,7 @@ from elivepatch.client.cve.verdict_client import timestamp
 from elivepatch.client.livepatch.apply import ApplyOptions, apply
 from elivepatch.client.livepatch.store import Store
 from elivepatch.client.options import ChangeOptions
+from elivepatch.client.proof.files import proof_beside
 from elivepatch.client.server.follow import JobFollower
 from elivepatch.client.server.patch_files import write_whole
 from elivepatch.client.server.report import Report
@@ -187,15 +188,15 @@ def _remember(session: CloseSession, cumulative: Cumulative, carried: Sequence[S
 
 
 def _save(session: CloseSession, report: Report, module: Path) -> dict[str, Path]:
-    """Save module, signature and report as `elivepatch load` reads them; the module last."""
+    """Save module, proof and report as `elivepatch load` reads them; the module last."""
     if report.module_sha256 is None:
         raise _no_module()
     server, digest, follower = session.client.server, report.module_sha256, JobFollower(session.client.progress)
     content = follower.retry(lambda: server.download(report.id, "module", digest))
-    envelope = follower.retry(lambda: server.envelope(report.id))
+    proof = follower.retry(lambda: server.proof(report.id))
     files = {
         "report": (module.with_name(f"{module.name}.report.json"), json.dumps(report.document, indent=2).encode()),
-        "signature": (module.with_name(f"{module.name}.sig"), envelope),
+        "proof": (proof_beside(module), proof),
         "module": (module, content),
     }
     for file, content in files.values():

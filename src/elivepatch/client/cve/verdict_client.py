@@ -47,7 +47,7 @@ class VerdictClient:
     progress: Progress
     out_of_time: Callable[[], bool] = lambda: False
     automatic: bool = False
-    require_trial: str = ""
+    require_trial: str = "passed"
     thorough: bool = False
 
     def ask_about(self, plan: ClosePlan) -> dict[str, Problem]:

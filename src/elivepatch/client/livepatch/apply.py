@@ -101,7 +101,7 @@ def apply(
             require(session.tools.obstacles)
             _require_unchanged(session, starting)
             require_settled(session.live_state)
-            statement = verify_envelope(delivery.envelope, session.tools.pinned)
+            statement = verify_envelope(delivery.proof, session.tools.pinned)
             digests = [one.digest for one in starting.series.patches]
             require_requested(statement, series=digests, replace=request.replace)
             # After the last copy, the check before the load says what is wrong.
@@ -115,6 +115,12 @@ def _start(patches: Sequence[SourcePatch], options: ApplyOptions, progress: Prog
     """Return the state of the host before the build; raises HostError or TrustError if nothing could be loaded."""
     with changing(options.change, progress, doing=_DOING) as session:
         require(session.tools.obstacles)
+        if not options.trial and session.settings.require_trial != "none":
+            raise HostError(
+                "trial-required",
+                "This host loads a livepatch only after a trial, and --no-trial leaves it out.",
+                advice="Leave out --no-trial, or add --require-trial none.",
+            )
         require_settled(session.live_state)
         series = _series(session, patches, stack=options.stack)
         if series is not None:
@@ -140,7 +146,7 @@ def _series(session: Session, given: Sequence[SourcePatch], *, stack: bool) -> P
 
 
 def _build(starting: _Starting, settings: ClientSettings, request: BuildRequest, progress: Progress) -> Delivery:
-    """Have the server build, wait, and fetch module and signature; raises BuildStopped with the server's problem."""
+    """Have the server build, wait, and fetch module and proof; raises BuildStopped with the server's problem."""
     follower = JobFollower(progress)
     limit = time_limit(settings.limit_s, unchanged="; nothing was changed on this host")
     with ServerClient(settings) as server, limit as waiting:
@@ -160,8 +166,8 @@ def _build(starting: _Starting, settings: ClientSettings, request: BuildRequest,
         if report.problem is not None:
             raise BuildStopped(report.problem)
         module = follower.retry(lambda: server.download(job, "module", report.module_sha256))
-        envelope = follower.retry(lambda: server.envelope(job))
-    return Delivery(module=module, envelope=envelope, sources=request.series.patches, job=job)
+        proof = follower.retry(lambda: server.proof(job))
+    return Delivery(module=module, proof=proof, sources=request.series.patches, job=job)
 
 
 def _require_unchanged(session: Session, starting: _Starting) -> None:

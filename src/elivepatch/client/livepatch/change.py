@@ -200,7 +200,7 @@ def _opened(tools: Tools, entry: SetEntry) -> AbstractContextManager[VerifiedMod
     return open_verified(
         tools.machine.host,
         tools.store.path_of(entry.digest, "ko"),
-        tools.store.kept(entry.digest, "sig"),
+        tools.store.kept(entry.digest, "proof"),
         tools.pinned,
     )
 

@@ -24,13 +24,13 @@ from elivepatch.trust.statement import Statement
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """A module with its signature, and the texts of its source patches as far as they are known here.
+    """A module with its proof, and the texts of its source patches as far as they are known here.
 
     `job` is the server's name for the job that built it, None for a delivery from files.
     """
 
     module: bytes
-    envelope: bytes
+    proof: bytes
     sources: Sequence[SourcePatch] = ()
     job: str | None = None
 
@@ -79,7 +79,7 @@ def install(session: Session, delivery: Delivery, *, dry_run: bool, reason: str)
     """
     tools, live = session.tools, session.live_state.live
     tools.progress(Event(stage="verify", message=f"{len(delivery.module)} bytes"))
-    statement = verify_livepatch(delivery.envelope, delivery.module, tools.pinned)
+    statement = verify_livepatch(delivery.proof, delivery.module, tools.pinned)
     check_kernel(session.machine.host, statement)
     entry = _entry(session, statement, delivery.sources)
     report = InstallReport(
@@ -111,14 +111,13 @@ def install(session: Session, delivery: Delivery, *, dry_run: bool, reason: str)
 def _kept_and_checked(session: Session, delivery: Delivery, statement: Statement) -> tuple[Finding, ...]:
     """Keep a delivery's files and return the findings of the preflight; raises HostError if one stops."""
     path = session.store.keep(delivery.module, "ko")
-    session.store.keep(delivery.envelope, "sig", key=statement.digest)
+    session.store.keep(delivery.proof, "proof", key=statement.digest)
     for patch in delivery.sources:
         session.store.keep(patch.content, "patch")
     session.tools.progress(Event(stage="preflight", message=statement.name))
-    with open_verified(session.machine.host, path, delivery.envelope, session.tools.pinned) as module:
-        required = session.settings.require_trial
+    with open_verified(session.machine.host, path, delivery.proof, session.tools.pinned) as module:
         findings = (
-            *preflight(session.machine, session.live_state, module, require_trial=required),
+            *preflight(session.machine, session.live_state, module, session.settings),
             lasting(path, statement),
         )
     require(findings)

@@ -15,23 +15,22 @@ from elivepatch.client.host.reload import reload_finding
 from elivepatch.client.host.tasks import standing_in, way_out
 from elivepatch.client.livepatch.inventory import counted
 from elivepatch.client.livepatch.live_state import LiveState
+from elivepatch.client.proof.policy import proof_findings
+from elivepatch.settings import ClientSettings
 from elivepatch.trust.statement import Statement
 
 _STACKS_WITHIN_S = 2.0
 
 
 def preflight(
-    machine: Machine, live_state: LiveState, module: VerifiedModule, *, require_trial: str = ""
+    machine: Machine, live_state: LiveState, module: VerifiedModule, settings: ClientSettings
 ) -> tuple[Finding, ...]:
-    """Check a verified livepatch against the host that is to load it; takes three seconds at most.
-
-    `require_trial` is the least outcome of its trial with which it may be loaded, empty for any.
-    """
+    """Check a verified livepatch against the host that is to load it; takes three seconds at most."""
     host, statement = machine.host, module.statement
     return (
         fine("fits", f"{statement.name} is signed and made for this kernel: {statement.release}"),
         _name(host, live_state, statement),
-        _trial(statement, require_trial),
+        *proof_findings(statement, settings, machine.clock.now()),
         _others(host, live_state, statement),
         _functions(host, statement),
         _objects(host, statement),
@@ -75,35 +74,6 @@ def _name(host: Host, live_state: LiveState, statement: Statement) -> Finding:
             f"Unload it with `elivepatch unload {statement.name}`.",
         )
     return fine("name", f"no module is called {statement.name}")
-
-
-def _trial(statement: Statement, required: str) -> Finding:
-    """Check the outcome of the trial that the server signed."""
-    trial = statement.trial
-    outcome = "unknown" if trial is None else trial.outcome
-    missing = ", ".join(trial.not_live) if trial is not None else ""
-    words = {
-        "passed": "its trial passed",
-        "partly": f"{missing} was not live in its trial" if missing else "a predicate could not be tried in its trial",
-        "none": "it was not tried",
-    }
-    said = words.get(outcome, "its server does not say how its trial ended")
-    accepted = {"": {outcome}, "partly": {"passed", "partly"}, "passed": {"passed"}}[required]
-    if outcome not in accepted:
-        return stop(
-            "trial-required",
-            f"This host loads a livepatch only if its trial {'passed' if required == 'passed' else 'partly passed'}, "
-            f"but {said}.",
-            "Try it on a machine that has the hardware, then load it there with --require-trial partly; or change the "
-            "setting require_trial of this host.",
-        )
-    if outcome == "partly":
-        return note(
-            "trial-partly",
-            f"The trial could not try all of it: {said}.",
-            "Try the livepatch on one machine with that hardware before the others get it.",
-        )
-    return fine("trial", said)
 
 
 def _others(host: Host, live_state: LiveState, statement: Statement) -> Finding:

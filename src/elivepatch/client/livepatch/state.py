@@ -31,7 +31,7 @@ class RecordedPatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetEntry:
-    """A recorded livepatch. Its module and signature are kept under `digest`, the module's."""
+    """A recorded livepatch. Its module and proof are kept under `digest`, the module's."""
 
     name: str
     digest: Digest

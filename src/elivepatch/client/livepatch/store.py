@@ -2,7 +2,7 @@
 """Store of the client: /var/lib/elivepatch, for root alone, each file written atomically.
 
 lock                        held while a command works on the kernel
-files/SHA256.{ko,sig,patch} modules, their signatures, the source patches they were built from
+files/SHA256.{ko,proof,patch} modules, their proofs, the source patches they were built from
 kernels/BUILD-ID/state.json the record of that kernel (elivepatch.client.livepatch.state)
 kernels/BUILD-ID/next.json  the record once the transition under way is done
 kernels/BUILD-ID/guard.json how far the last load got (elivepatch.client.livepatch.boot_guard)
@@ -117,7 +117,7 @@ class Store:
         self._write_json("guard.json", guard)
 
     def keep(self, content: bytes, suffix: str, *, key: Digest | None = None) -> Path:
-        """Keep a file under its SHA-256 (or under `key`, for a signature that belongs to a module); return its path.
+        """Keep a file under its SHA-256 (or under `key`, for a proof that belongs to a module); return its path.
 
         A file that is there with the same content is not written again: a cumulative livepatch may carry a thousand
         source patches, and each write waits for the disk.

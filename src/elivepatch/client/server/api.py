@@ -24,7 +24,7 @@ from elivepatch.client.server.errors import Refused
 from elivepatch.client.server.report import Report, read_report
 from elivepatch.client.server.transport import MAX_ANSWER_BYTES, NOT_MODIFIED, Transport, bounded
 from elivepatch.files.digest import sha256
-from elivepatch.model.build import BuildRequest, Status
+from elivepatch.model.build import BuildRequest, RequestReference, Status
 from elivepatch.model.errors import TrustError, UsageError
 from elivepatch.model.kernel import BuildId, Digest, KernelIdentity, parse_release
 from elivepatch.model.kernel_request import KernelRequest
@@ -32,7 +32,7 @@ from elivepatch.model.progress import Event
 from elivepatch.model.series import SERIES_LIMIT_BYTES, SourcePatch
 from elivepatch.settings import ClientSettings
 from elivepatch.trust.document import HEADER, RECORDS, SOURCES, require_signed
-from elivepatch.trust.envelope import MAX_BYTES as MAX_ENVELOPE_BYTES
+from elivepatch.trust.envelope import MAX_BYTES as MAX_PROOF_BYTES
 from elivepatch.trust.keys import PublicKey
 
 INLINE_BYTES = 256 * 1024
@@ -102,18 +102,25 @@ class ServerClient:
 
     def upload(self, contents: Mapping[Digest, bytes]) -> Uploaded:
         """Upload those of the contents that the server lacks; return their number and size. Digests are not checked."""
-        missing: list[Digest] = []
-        digests = list(contents)
-        for start in range(0, len(digests), _DIGESTS_AT_ONCE):
-            answer = self._http.send_json(
-                "POST", "/v1/patches/missing", {"sha256": digests[start : start + _DIGESTS_AT_ONCE]}
-            )
-            with self._http.translated_errors():
-                missing += [Digest(one) for one in answer["missing"] if one in contents]
+        missing = self.missing(list(contents))
         for digest in missing:
             headers = {"Content-Type": "application/octet-stream"}
             self._http.answer("PUT", f"/v1/patches/{digest}", content=contents[digest], headers=headers)
         return Uploaded(count=len(missing), bytes=sum(len(contents[digest]) for digest in missing))
+
+    def missing(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Return those of the patches that the server lacks."""
+        missing: list[Digest] = []
+        for start in range(0, len(digests), _DIGESTS_AT_ONCE):
+            part = digests[start : start + _DIGESTS_AT_ONCE]
+            answer = self._http.send_json("POST", "/v1/patches/missing", {"sha256": part})
+            with self._http.translated_errors():
+                missing += [Digest(one) for one in answer["missing"] if one in part]
+        return missing
+
+    def submit_reference(self, request: RequestReference) -> str:
+        """Submit a request whose patches the server has, and return the job's name."""
+        return self._submit(request.to_json())
 
     def submit(self, request: BuildRequest, *, fresh: bool = False, automatic: bool = False) -> str:
         """Submit a build request and return the job's name; the same request gives the same job while that is usable.
@@ -195,11 +202,11 @@ class ServerClient:
         with self._signed("has no key to sign with", "enrol again"), self._http.translated_errors():
             return PublicKey.from_hex(str(self._http.json("GET", "/v1/key")["public_key"]))
 
-    def envelope(self, job: str) -> bytes:
-        """Return the signed statement about a job's livepatch, unverified; raises TrustError if there is none."""
-        path = f"/v1/builds/{parse_job(job)}/signature"
-        with self._signed("hands out no signature for this livepatch", "apply again"):
-            return self._http.answer("GET", path, limit=MAX_ENVELOPE_BYTES)
+    def proof(self, job: str) -> bytes:
+        """Return the proof of a job's livepatch, unverified; raises TrustError if there is none."""
+        path = f"/v1/builds/{parse_job(job)}/proof"
+        with self._signed("hands out no proof of this livepatch", "have the livepatch built again"):
+            return self._http.answer("GET", path, limit=MAX_PROOF_BYTES)
 
     # Advisories and hosts
 

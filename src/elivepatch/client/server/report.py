@@ -112,7 +112,7 @@ def read_report(document: dict[str, Any], *, job: str) -> Report:
         module_sha256=Digest(_matching(_DIGEST, document["module_sha256"]))
         if document["module_sha256"] is not None
         else None,
-        trial=_tried(trial) if trial is not None else None,
+        trial=read_trial(trial) if trial is not None else None,
         proposal=_proposal(document.get("proposal")),
         document=document,
         # Servers before this key was there send none.
@@ -123,12 +123,11 @@ def read_report(document: dict[str, Any], *, job: str) -> Report:
     )
 
 
-def _tried(data: dict[str, Any]) -> Tried:
-    """Return the trial of a report; reports of an older server know `passed` only."""
+def read_trial(data: dict[str, Any]) -> Tried:
+    """Return the trial of a report; raises KeyError, TypeError or ValueError if `data` is none."""
     over = data.get("over_earlier")
-    older = TrialOutcome.PASSED if data["passed"] is True else TrialOutcome.FAILED
     return Tried(
-        outcome=TrialOutcome(data.get("outcome", older)),
+        outcome=TrialOutcome(data["outcome"]),
         accelerator=_text(data["accelerator"]),
         not_live=tuple(NotLive(object=_text(one["object"]), why=_text(one["why"])) for one in data.get("not_live", ())),
         module_changes=_changes(data),

@@ -49,6 +49,7 @@ class Right(enum.Enum):
     FOLLOW = enum.auto()  # jobs of the own tenant: their state, events and results
     ASK = enum.auto()  # uploads; builds of patches in the server's overlays
     ANY_PATCH = enum.auto()  # builds of any patch
+    UNTRIED = enum.auto()  # livepatches without a trial; their proof says so
     PUSH = enum.auto()  # the files of a kernel: code for every host that runs it is made from them
     CANCEL = enum.auto()
     REPORT = enum.auto()  # what is open and live on a host

@@ -33,6 +33,7 @@ STATUS_OF_CODE = {
     "token-exists": HTTPStatus.CONFLICT,
     "base-patches": HTTPStatus.CONFLICT,
     "blob-missing": HTTPStatus.GONE,
+    "proof-missing": HTTPStatus.GONE,
     "blob-unknown": HTTPStatus.NOT_FOUND,
     "upload-type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "request-too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from elivepatch.advisory.exposure.sources import KernelSources, source_map, vani
 from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomMaker
-from elivepatch.build.base.provenance import distribution_changelog, package_version, source_files
+from elivepatch.build.base.provenance import distribution_changelog, materials_of, package_version, source_files
 from elivepatch.build.base.stock import StockMaker
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.base.toolchain import Toolchains
@@ -39,6 +40,7 @@ from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, 
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.kernel_request import KernelRequest
 from elivepatch.model.progress import Event, Progress, silent
+from elivepatch.model.provenance import Origin
 from elivepatch.model.trial import DebugTrial, Expectation, TrialReport
 from elivepatch.process import Cancellation
 from elivepatch.service.jobs.step_process.messages import Recipe
@@ -272,8 +274,18 @@ class LocalBackend:
             functions=outcome.functions,
             notes=outcome.notes,
             seconds=outcome.seconds,
+            origin=self._origin(base, outcome),
         )
         return replace(outcome, livepatch=livepatch, module=module)
+
+    def _origin(self, base: Base, outcome: BuildOutcome) -> Origin:
+        sample = {"sample": base.fidelity["identical"]} if base.fidelity else {}
+        return Origin(
+            version=version("elivepatch"),
+            builders=outcome.builders,
+            checks=sample | outcome.checks,
+            materials=materials_of(base, self.toolchains.helper()),
+        )
 
     def trial(
         self,

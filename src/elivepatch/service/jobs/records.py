@@ -19,10 +19,16 @@ from elivepatch.model.build import (
 )
 from elivepatch.model.errors import Kind
 from elivepatch.model.kernel import Digest, KernelIdentity
+from elivepatch.model.provenance import Material, Origin
 from elivepatch.service.db.tables import DEFAULT_TENANT
 from elivepatch.service.jobs.jobs import Job
 from elivepatch.service.store import Store
-from elivepatch.trust.statement import StatedTrial
+from elivepatch.trust.attestation import Run, attest
+from elivepatch.trust.keys import PublicKey
+from elivepatch.trust.statement import Statement
+
+PROOFS = 1
+"""Version of what a job keeps for its proof: a job that kept less answers no request."""
 
 _OURS = {Kind.ERROR, Kind.TRUST, Kind.HOST}
 
@@ -49,7 +55,8 @@ def job_key(build_key: Digest, request: RequestReference, tenant: str = DEFAULT_
 
     The tenant is part of it. A tenant that got the answer to another's request at once would learn of that request.
     """
-    return sha256_json({"tenant": tenant, "build_key": build_key} | request.deciding(Decides.ANSWER))
+    fixed = {"tenant": tenant, "build_key": build_key, "proofs": PROOFS}
+    return sha256_json(fixed | request.deciding(Decides.ANSWER))
 
 
 def livepatch_from(data: dict[str, Any]) -> Livepatch:
@@ -60,17 +67,40 @@ def livepatch_from(data: dict[str, Any]) -> Livepatch:
             "kernel": KernelIdentity(**data["kernel"]),
             "functions": tuple(PatchedFunction(**function) for function in data["functions"]),
             "notes": tuple(Note(**note) for note in data["notes"]),
+            "origin": _origin(data.get("origin")),
         }
     )
 
 
-def stated_trial(report: dict[str, Any] | None) -> StatedTrial | None:
-    """Return the outcome of a trial for the signed statement; None for a report that does not know it."""
-    if report is None:
-        return StatedTrial(outcome="none")
-    if "outcome" not in report:  # kept by an older server, to which a missing object was no matter
+def _origin(data: dict[str, Any] | None) -> Origin | None:
+    if data is None:
         return None
-    return StatedTrial(outcome=report["outcome"], not_live=tuple(one["object"] for one in report["not_live"]))
+    return Origin(**data | {"materials": tuple(Material(**one) for one in data["materials"])})
+
+
+def statement_of(job: Job, server: PublicKey) -> Statement | None:
+    """Return the statement about the livepatch of a job, the same each time; None if it has none to hand out.
+
+    Raises TrustError if an older server kept too little for a proof.
+    """
+    report = job.report or {}
+    if job.module_digest is None or report.get("livepatch") is None or job.started_at is None or job.done_at is None:
+        return None
+    outputs = {"build.log": job.log_digest, "console.log": job.console_digest}
+    run = Run(
+        job=job.id,
+        started=job.started_at,
+        finished=job.done_at,
+        outputs={name: digest for name, digest in outputs.items() if digest is not None},
+    )
+    return attest(
+        livepatch_from(report["livepatch"]),
+        RequestReference.from_json(job.request),
+        run,
+        server,
+        trial=report.get("trial"),
+        rules=[one["rule"] for one in report.get("explained", ())],
+    )
 
 
 def outcome_record(outcome: BuildOutcome) -> dict[str, Any]:

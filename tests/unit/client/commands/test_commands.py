@@ -36,6 +36,7 @@ def test_a_build_saves_module_log_console_and_report(
     assert json.loads(saved.pop("livepatch_meminfo.report.json")) == SUCCESS
     assert saved == {
         "livepatch_meminfo.ko": b"MODULE",
+        "livepatch_meminfo.ko.intoto.jsonl": b"PROOF",
         "livepatch_meminfo.log": b"LOG",
         "livepatch_meminfo.console.log": b"CONSOLE",
     }
@@ -66,7 +67,7 @@ def test_files_go_to_the_place_of_output(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert run(Server(SUCCESS), *BUILD, "-o", "out/fix.v2.ko") == 0
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        "fix.v2.ko", "fix.v2.log", "fix.v2.console.log", "fix.v2.report.json",
+        "fix.v2.ko", "fix.v2.ko.intoto.jsonl", "fix.v2.log", "fix.v2.console.log", "fix.v2.report.json",
     }  # fmt: skip
 
 
@@ -102,6 +103,7 @@ def test_json_is_one_document_and_nothing_else(run: Run, capsys: pytest.CaptureF
             "log": "livepatch_meminfo.log",
             "console": "livepatch_meminfo.console.log",
             "report": "livepatch_meminfo.report.json",
+            "proof": "livepatch_meminfo.ko.intoto.jsonl",
             "module": "livepatch_meminfo.ko",
         }
     }

@@ -5,17 +5,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from host_commands import Ran, enrol, run_json, save
+from proofs import ORIGIN, Facts, observation
 from simulated_host import Made, SimulatedHost, Task, make_livepatch
 
 from elivepatch.client.host.modules import open_verified
+from elivepatch.client.proof.files import proof_beside
 from elivepatch.model.errors import HostError
+from elivepatch.model.trial import TrialReport
 from elivepatch.trust.keys import ServerKey
-from elivepatch.trust.statement import StatedTrial
 
 
 @pytest.fixture
@@ -50,25 +55,25 @@ def test_a_module_that_does_not_fit_is_refused_and_the_kernel_not_touched(host: 
 
 
 @pytest.mark.parametrize(
-    ("change", "code"),
+    "change",
     [
-        (lambda whole: whole[:-9], "module-size"),
-        (lambda whole: whole[:-1] + b"!", "module-digest"),
-        (lambda _: b"", "module-size"),
+        lambda whole: whole[:-9],
+        lambda whole: whole[:-1] + b"!",
+        lambda _: b"",
     ],
     ids=["truncated", "tampered", "empty"],
 )
-def test_a_changed_file_is_refused(host: SimulatedHost, change: Callable[[bytes], bytes], code: str) -> None:
+def test_a_changed_file_is_refused(host: SimulatedHost, change: Callable[[bytes], bytes]) -> None:
     module = save(make_livepatch("elp_a"), host.root / "files")
     module.write_bytes(change(module.read_bytes()))
     ran = run_json(host, "load", module)
-    assert (ran.status, ran.code) == (5, code)
+    assert (ran.status, ran.code) == (5, "module-digest")
     assert host.loads == 0
 
 
-def test_a_module_without_a_signature_is_refused(host: SimulatedHost) -> None:
+def test_a_module_without_a_proof_is_refused(host: SimulatedHost) -> None:
     module = save(make_livepatch("elp_a"), host.root / "files")
-    module.with_name("elp_a.ko.sig").unlink()
+    proof_beside(module).unlink()
     ran = run_json(host, "load", module)
     assert (ran.status, ran.code) == (5, "unsigned")
 
@@ -108,7 +113,7 @@ def test_only_a_plain_file_is_opened_for_loading(host: SimulatedHost, tmp_path: 
         os.mkfifo(odd)
     else:
         odd.mkdir()
-    with pytest.raises(HostError), open_verified(host.machine.host, odd, made.envelope, []):
+    with pytest.raises(HostError), open_verified(host.machine.host, odd, made.proof, []):
         pass
 
 
@@ -193,42 +198,77 @@ class TestPreflight:
         assert "reader (pid 42" in told["message"]
 
 
-class TestRequiredTrial:
-    """A host may ask for an outcome of the trial; it believes the signed statement only."""
+class TestPolicy:
+    """A host may ask for what a proof must contain; it believes the signed statement only."""
 
-    PASSED = StatedTrial(outcome="passed")
-    PARTLY = StatedTrial(outcome="partly", not_live=("kvm_intel",))
-    UNTRIED = StatedTrial(outcome="none")
+    TRIALS: ClassVar[dict[str, Callable[[Facts], TrialReport | None]]] = {
+        "passed": Facts.trial,
+        "partly": lambda facts: facts.trial(not_live=["kvm_intel"]),
+        "none": lambda _: None,
+    }
 
-    @pytest.mark.parametrize("trial", [PASSED, PARTLY, UNTRIED, None])
-    def test_without_the_setting_any_outcome_will_do(self, host: SimulatedHost, trial: StatedTrial | None) -> None:
-        ran = load(host, make_livepatch("elp_a", trial=trial))
-        assert ran.status == 0
-        told = [one["message"] for one in ran.document["findings"] if one["code"] == "trial-partly"]
-        assert bool(told) is (trial == self.PARTLY)
-        assert all("kvm_intel" in message for message in told)
-
-    @pytest.mark.parametrize("by", ["option", "setting"])
-    @pytest.mark.parametrize(
-        ("required", "accepted"), [("passed", [PASSED]), ("partly", [PASSED, PARTLY])], ids=["passed", "partly"]
-    )
-    def test_less_than_the_required_outcome_is_not_loaded(
-        self, host: SimulatedHost, by: str, required: str, accepted: list[StatedTrial]
+    @pytest.mark.parametrize("by", ["option", "setting", "default"])
+    @pytest.mark.parametrize("required", ["passed", "partly", "none"])
+    def test_less_than_the_required_outcome_of_the_trial_is_not_loaded(
+        self, host: SimulatedHost, by: str, required: str
     ) -> None:
-        options = ["--require-trial", required]
+        options = ["--require-trial", required] if by == "option" else []
         if by == "setting":
             host.put("etc/elivepatch/client.toml", f'require_trial = "{required}"\n')
-            options = []
-        for trial in (self.PASSED, self.PARTLY, self.UNTRIED, None):
+        if by == "default":
+            required = "passed"
+        accepted = list(self.TRIALS)[: list(self.TRIALS).index(required) + 1]
+        for outcome, trial in self.TRIALS.items():
             ran = load(host, make_livepatch("elp_a", trial=trial), "--dry-run", *options)
-            assert ran.status == (0 if trial in accepted else 6)
-            assert trial in accepted or ran.code == "trial-required"
+            assert (ran.status, ran.status == 0 or ran.code) == (
+                (0, True) if outcome in accepted else (6, "trial-required")
+            )
+
+    @pytest.mark.parametrize(("outcome", "code"), [("partly", "trial-partly"), ("none", "trial-none")])
+    def test_what_the_trial_lacked_is_said_although_the_host_accepts_it(
+        self, host: SimulatedHost, outcome: str, code: str
+    ) -> None:
+        made = make_livepatch("elp_a", trial=self.TRIALS[outcome])
+        ran = load(host, made, "--require-trial", "none")
+        assert [one["level"] for one in ran.document["findings"] if one["code"] == code] == ["note"]
 
     def test_a_trial_that_is_partly_for_a_predicate_says_so(self, host: SimulatedHost) -> None:
-        ran = load(host, make_livepatch("elp_a", trial=StatedTrial(outcome="partly")), "--require-trial", "passed")
+        untried = observation(met=False, tried=False, before="not tried")
+        made = make_livepatch("elp_a", trial=lambda facts: facts.trial(observations=(untried,)))
+        ran = load(host, made)
         assert ran.code == "trial-required"
-        assert "a predicate could not be tried in its trial" in ran.err or "a predicate could not" in str(ran.document)
+        assert "a predicate could not be tried in its trial" in ran.document["problem"]["message"]
 
-    def test_a_word_that_is_no_outcome_is_refused(self, host: SimulatedHost) -> None:
-        host.put("etc/elivepatch/client.toml", 'require_trial = "yes"\n')
-        assert load(host, make_livepatch("elp_a", trial=self.PASSED)).code == "settings"
+    def test_the_builders_that_the_host_names_must_all_have_made_it(self, host: SimulatedHost) -> None:
+        both = replace(ORIGIN, builders={"objects": 3, "klp": 2})
+        made = {
+            "one": make_livepatch("elp_a"),
+            "both": make_livepatch("elp_a", origin=both, request={"paranoid": True}),
+        }
+        for wanted, accepted in (("objects", {"one", "both"}), ("klp, objects", {"both"}), ("reference", set())):
+            host.put("etc/elivepatch/client.toml", f'require_builders = "{wanted}"\n')
+            for which, one in made.items():
+                ran = load(host, one, "--dry-run")
+                assert (ran.status == 0) is (which in accepted)
+                assert which in accepted or ran.code == "builder-required"
+
+    def test_a_proof_that_is_older_than_the_host_allows_is_refused(self, host: SimulatedHost) -> None:
+        now = host.now()
+        host.put("etc/elivepatch/client.toml", "proof_days = 30\n")
+        assert load(host, make_livepatch("elp_a", finished=now - timedelta(days=29)), "--dry-run").status == 0
+        assert load(host, make_livepatch("elp_a", finished=now - timedelta(days=31)), "--dry-run").code == "proof-old"
+        host.put("etc/elivepatch/client.toml", "")
+        assert load(host, make_livepatch("elp_a", finished=now - timedelta(days=3100)), "--dry-run").status == 0
+
+    def test_a_proof_from_the_future_is_refused_on_any_host(self, host: SimulatedHost) -> None:
+        soon, later = host.now() + timedelta(minutes=59), host.now() + timedelta(minutes=61)
+        assert load(host, make_livepatch("elp_a", finished=soon), "--dry-run").status == 0
+        ran = load(host, make_livepatch("elp_a", finished=later), "--dry-run")
+        assert (ran.status, ran.code) == (6, "proof-future")
+
+    @pytest.mark.parametrize(
+        "line", ['require_trial = "yes"', 'require_trial = ""', 'require_builders = "gcc"', "proof_days = -1"]
+    )
+    def test_a_setting_that_means_nothing_is_refused(self, host: SimulatedHost, line: str) -> None:
+        host.put("etc/elivepatch/client.toml", f"{line}\n")
+        assert load(host, make_livepatch("elp_a")).code == "settings"

@@ -198,7 +198,7 @@ def test_files_that_no_record_names_any_more_are_removed(host: SimulatedHost) ->
     staged.write_bytes(b"{")
     load(host)
     assert not staged.exists()
-    assert {path.suffix for path in (host.root / "var/lib/elivepatch/files").iterdir()} == {".ko", ".sig"}
+    assert {path.suffix for path in (host.root / "var/lib/elivepatch/files").iterdir()} == {".ko", ".proof"}
     assert len(list((host.root / "var/lib/elivepatch/files").iterdir())) == 2
 
 

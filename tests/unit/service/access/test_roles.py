@@ -33,7 +33,7 @@ CATALOGUE = {
 FOLLOW = {
     "GET /v1/builds", "GET /v1/builds/{build}", "GET /v1/builds/{build}/events", "GET /v1/builds/{build}/report",
     "GET /v1/builds/{build}/log", "GET /v1/builds/{build}/console", "GET /v1/builds/{build}/module",
-    "GET /v1/builds/{build}/signature",
+    "GET /v1/builds/{build}/proof",
 }  # fmt: skip
 ASK = {"POST /v1/builds", "POST /v1/kernels", "PUT /v1/patches/{sha256}", "POST /v1/patches/missing"}
 CANCEL = {"DELETE /v1/builds/{build}"}
@@ -127,7 +127,7 @@ def test_tenants_do_not_learn_of_each_other(server: Assembled) -> None:
     red = server.token("red", Role.PATCHER, tenant="red")
     blue = server.token("blue", Role.PATCHER, tenant="blue")
     job = server.done("sleep 0\nof red", red)["id"]
-    for path in ("", "/events", "/report", "/log", "/module", "/signature"):
+    for path in ("", "/events", "/report", "/log", "/module", "/proof"):
         theirs = server.http.get(f"/v1/builds/{job}{path}", headers=blue)
         nobodys = server.http.get(f"/v1/builds/{UNKNOWN}{path}", headers=blue)
         assert (theirs.status_code, theirs.content) == (nobodys.status_code, nobodys.content) == (404, theirs.content)

@@ -97,7 +97,7 @@ def test_what_is_old_goes_and_what_is_named_stays(tmp_path_factory: pytest.TempP
         removed = Retention(server.services.resources).sweep()
         assert (removed["jobs"], removed["executions"]) == (1, 2)
         assert server.http.get(f"/v1/builds/{old}").status_code == 404
-        for what in ("module", "log", "console", "signature"):
+        for what in ("module", "log", "console", "proof"):
             assert server.http.get(f"/v1/builds/{young}/{what}").status_code == 200
         kinds = [event.kind for event in server.services.resources.jobs.events_after(young, 0, limit=100)]
         assert kinds == ["state", "state", "done"]

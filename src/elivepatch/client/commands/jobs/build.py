@@ -17,6 +17,7 @@ from elivepatch.client.commands.connection import (
     server_options,
 )
 from elivepatch.client.commands.report import follow_job, show_report, submit_job
+from elivepatch.client.proof.files import proof_beside
 from elivepatch.client.server.api import ServerClient, parse_job
 from elivepatch.client.server.base_patches import base_patches_of
 from elivepatch.client.server.connection import connect
@@ -44,7 +45,7 @@ def register(subparsers: Subparsers) -> None:
         "--output",
         metavar="OUT.ko",
         type=Path,
-        help="file to save the module in; logs go beside it (default: ./NAME.ko)",
+        help="file to save the module in; its proof and logs go beside it (default: ./NAME.ko)",
     )
     parser.add_argument(
         "--builder",
@@ -155,6 +156,7 @@ def _save(api: ServerClient, report: Report, module: Path | None, output: Output
     document = json.dumps(report.document, indent=2) + "\n"
     contents["report"] = (module.with_name(f"{stem}.report.json"), document.encode())
     if (digest := report.module_sha256) is not None:
+        contents["proof"] = (proof_beside(module), follower.retry(lambda: api.proof(report.id)))
         contents["module"] = (module, follower.retry(lambda: api.download(report.id, "module", digest)))
     for file, content in contents.values():
         write_whole(file, content)

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from elivepatch.model.build import RequestReference, Status, patches_of
+from elivepatch.model.build import RequestReference, Status
 from elivepatch.model.series import PatchReference, SourcePatch
 from elivepatch.service.access.accounts import Account, Right
 from elivepatch.service.http import files
@@ -31,13 +31,14 @@ from elivepatch.service.http.dependencies import (
 )
 from elivepatch.service.http.wire import BuildAnswer, BuildBody, PageAnswer, ReportAnswer, check_size
 from elivepatch.service.jobs.jobs import Job, NewJob
-from elivepatch.service.jobs.records import job_key, livepatch_from, report_of, stated_trial
+from elivepatch.service.jobs.records import job_key, report_of, statement_of
 from elivepatch.service.jobs.steps import cancelled
 from elivepatch.service.printable_log import plain_strings
 from elivepatch.trial.evidence.patterns import require_patterns
-from elivepatch.trust.envelope import sign_livepatch
+from elivepatch.trust.envelope import SUFFIX, sign_proof
 from elivepatch.trust.statement import Statement
 
+_PROOF_TYPE = "application/jsonl"
 _EVENTS_AT_ONCE = 200
 _MAX_NUMBER = 2**31 - 1
 _SUBMISSIONS_AT_ONCE = 8
@@ -86,6 +87,8 @@ def _submit(body: bytes, services: Services, account: Account) -> tuple[Job, boo
     request = sent.request(patches)
     if sent.fresh:
         require_right(account, Right.FRESH)
+    if not request.trial and not request.check_only:
+        require_right(account, Right.UNTRIED)
     if not account.may(Right.ANY_PATCH):
         services.allowed_patches.check(request.series)
     require_patterns([one.pattern for one in request.expectations if one.predicate is None])
@@ -250,18 +253,21 @@ def console(request: Request, job: FinishedJob, services: ServicesDep) -> Respon
 
 @router.get("/builds/{build}/module", response_class=Response, responses=_file("application/octet-stream"))
 def module(request: Request, job: FinishedJob, services: ServicesDep) -> Response:
-    """Return the module of a job that ended with success."""
+    """Return the module of a job that ended with success; none leaves the server for which there is no proof."""
+    _statement(job, services)
     return files.of_job(request, services, job, job.module_digest, "livepatch.ko", "application/octet-stream")
 
 
-@router.get("/builds/{build}/signature", response_class=Response, responses=_file("application/json"))
-def signature(request: Request, job: FinishedJob, services: ServicesDep) -> Response:
-    """Return the server's signed statement about the module (docs/host.md)."""
-    livepatch = (job.report or {}).get("livepatch")
-    if job.module_digest is None or livepatch is None:
-        raise files.missing("livepatch.ko.sig")
+@router.get("/builds/{build}/proof", response_class=Response, responses=_file(_PROOF_TYPE))
+def proof(request: Request, job: FinishedJob, services: ServicesDep) -> Response:
+    """Return the proof of the module: the signed statement of what made it and what its trial saw (docs/proof.md)."""
+    statement = _statement(job, services)
+    name = f"livepatch.ko{SUFFIX}"
+    if statement is None:
+        raise files.missing(name)
     # Signed on request: workers have no key. Ed25519 gives the same bytes each time.
-    series = [patch.digest for patch in patches_of(job.request)]
-    trial = stated_trial((job.report or {}).get("trial"))
-    statement = Statement.of(livepatch_from(livepatch), series=series, replace=job.request["replace"], trial=trial)
-    return files.of_bytes(request, sign_livepatch(services.key, statement), "livepatch.ko.sig", "application/json")
+    return files.of_bytes(request, sign_proof(services.key, statement), name, _PROOF_TYPE)
+
+
+def _statement(job: Job, services: Services) -> Statement | None:
+    return statement_of(job, services.key.public)
