@@ -3,7 +3,8 @@
 
 A livepatch on trial runs in the guest's kernel, so the guest counts as hostile. QEMU gets open descriptors and no file
 names (copies of kernel and initramfs in memory, two log files), a user of its own that owns nothing, an empty network,
-no way to start programs, and a limit on the bytes that it writes.
+no way to start programs, and a limit on the bytes that it writes. It runs in the sandbox of builds, which shows it this
+machine's programs and libraries and nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from elivepatch.build.sandbox.bubblewrap import around_own_program, filters
+from elivepatch.build.sandbox.cgroup import own_group
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.process import Cancellation, Completed, run
 from elivepatch.trial import image
@@ -38,10 +41,15 @@ _COMMAND_LINE = "console=ttyS0 loglevel=7 printk.time=1 printk.devkmsg=on log_bu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Programs:
-    """Programs that make a guest: the emulator by name or path, busybox by path."""
+    """Programs that make a guest: the emulator by name or path, busybox by path.
+
+    `helper` is the toolchain root whose bubblewrap confines the emulator as it confines builds. Without one, as in
+    tests of guests alone, the emulator sees the files of this machine that every user sees.
+    """
 
     qemu: str = "qemu-system-x86_64"
     busybox: Path = Path("/bin/busybox")
+    helper: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +92,18 @@ def boot(
         outside = stack.enter_context(open_channel(memory << 20))
         if attach is not None:
             attach(outside)
+        around: list[str] = []
+        descriptors = [kernel, initramfs, console, results, *outside.descriptors]
+        if programs.helper is not None:
+            descriptors.append(stack.enter_context(filters()))
+            devices = [_KVM] if accelerator == "kvm" else []
+            around = around_own_program(programs.helper, descriptors[-1], devices)
+        group = own_group()
+        entering = [] if group is None else group.entering()
+        if group is not None:
+            group.make()
         argv = [
-            *confined(accelerator), programs.qemu, *accelerator_options(accelerator),
+            *entering, *confined(accelerator), *around, programs.qemu, *accelerator_options(accelerator),
             "-machine", "q35,memory-backend=ram", *outside.options, "-m", f"{memory}M", "-smp", str(_PROCESSORS),
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
@@ -96,8 +114,7 @@ def boot(
             "-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}",
             "-append", " ".join([_COMMAND_LINE, *guest.parameters]),
         ]  # fmt: skip
-        descriptors = (kernel, initramfs, console, results, *outside.descriptors)
-        descriptors += () if guest.socket is None else (guest.socket,)
+        descriptors += [] if guest.socket is None else [guest.socket]
         return run(argv, timeout_s=timeout_s, pass_fds=descriptors, on_tick=on_tick, cancellation=cancellation)
 
 

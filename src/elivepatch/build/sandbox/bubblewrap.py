@@ -169,7 +169,7 @@ class Sandbox:
         tools: Path | None,
     ) -> list[str]:
         """Return bubblewrap's options for everything that programs see."""
-        options = ["--ro-bind", str(self.root), "/", "--proc", "/proc", "--dev", "/dev"]
+        options = ["--hostname", "build", "--ro-bind", str(self.root), "/", "--proc", "/proc", "--dev", "/dev"]
         options += ["--size", str(1 << 30), "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
         if writable is not None:
             options += ["--bind", str(writable), "/src"]
@@ -266,7 +266,7 @@ def _append_transcript(transcript: Path | None, argv: Sequence[str], done: Compl
 
 _NAMESPACES = (
     "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session", "--clearenv",
-    "--cap-drop", "ALL", "--hostname", "build",
+    "--cap-drop", "ALL",
 )  # fmt: skip
 _FIXED_ENVIRONMENT = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -290,6 +290,25 @@ def unprivileged() -> list[str]:
         return limits
     user = ["setpriv", f"--reuid={BUILD_UID}", f"--regid={BUILD_UID}", "--clear-groups", "--no-new-privs", "--"]
     return [*limits, *user]
+
+
+def around_own_program(helper: Path, filter_descriptor: int, devices: Sequence[Path] = ()) -> list[str]:
+    """Return the start of a command that runs a program of this machine as confined as one of a build.
+
+    It sees the machine's programs and libraries and of /dev only `devices` and the harmless ones; no other file, no
+    process and no network of the machine. Descriptors are inherited. The command runs as the user of its caller.
+    """
+    command = [*_bwrap(helper), *_NAMESPACES, "--proc", "/proc", "--dev", "/dev", "--dir", "/tmp"]  # noqa: S108
+    for place in (Path("/", name) for name in ("usr", "bin", "sbin", "lib", "lib64")):
+        if place.is_symlink():
+            command += ["--symlink", str(place.readlink()), str(place)]
+        elif place.is_dir():
+            command += ["--ro-bind", str(place), str(place)]
+    for file in ("/etc/ld.so.cache", "/etc/alternatives"):
+        command += ["--ro-bind-try", file, file]
+    for device in devices:
+        command += ["--dev-bind", str(device), str(device)]
+    return [*command, "--setenv", "PATH", _FIXED_ENVIRONMENT["PATH"], "--seccomp", str(filter_descriptor), "--"]
 
 
 def loader(root: Path) -> list[str]:

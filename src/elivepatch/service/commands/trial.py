@@ -98,6 +98,7 @@ class _Replay:
             work_dir=self.directory,
             cache_dir=self.backend.cache_dir,
             progress=self.output.progress,
+            programs=self.backend.guest_programs(),
         )
         return end.seconds, end.problem
 

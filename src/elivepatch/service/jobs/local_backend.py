@@ -50,6 +50,7 @@ from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.case import EarlierLivepatch
 from elivepatch.trial.predicates.program import PredicateCompiler, compiled
+from elivepatch.trial.qemu import Programs
 from elivepatch.trial.run import run_trial
 
 DEBUG_NAME = "livepatch_debug"
@@ -320,6 +321,7 @@ class LocalBackend:
                 progress=progress,
                 cancellation=cancellation,
                 predicates=predicates,
+                programs=self.guest_programs(),
             )
         finally:
             _keep_console(work_dir, console)
@@ -348,9 +350,14 @@ class LocalBackend:
                 return try_on_debug_kernel(
                     request, replaced, context, name=DEBUG_NAME, build_dir=scratch, work_dir=work_dir,
                     cache_dir=self._settings.cache_dir, workload_s=self._settings.workload_s,
+                    programs=self.guest_programs(),
                 )  # fmt: skip
             finally:
                 _keep_console(work_dir, console)
+
+    def guest_programs(self) -> Programs:
+        """Return the programs of guests, which run as confined as a build."""
+        return Programs(helper=self.toolchains.helper().root)
 
     def predicates(
         self, base: Base, expectations: Sequence[Expectation], cancellation: Cancellation | None = None

@@ -20,6 +20,7 @@ from elivepatch.model.progress import Event
 from elivepatch.model.trial import DebugTrial, TrialOutcome, TrialReport
 from elivepatch.service.jobs.trials.debug_kernel import PARAMETERS
 from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
+from elivepatch.trial.qemu import Programs
 from elivepatch.trial.run import run_trial
 
 SLOWNESS = 4
@@ -44,6 +45,7 @@ def try_on_debug_kernel(
     work_dir: Path,
     cache_dir: Path,
     workload_s: float,
+    programs: Programs | None = None,
 ) -> DebugTrial:
     """Build the series of a request for the debugging kernel `context.base`, and try it there.
 
@@ -74,6 +76,7 @@ def try_on_debug_kernel(
         cancellation=context.cancellation,
         functions=outcome.functions,
         workload_s=workload_s,
+        programs=programs,
     )
     return judged(kernel, replaced, outcome.functions, report)
 
