@@ -22,13 +22,15 @@ from elivepatch.build.packages.layout import Place, Role, place_of, plain_name
 from elivepatch.build.packages.reader import Listing, Package, PackageReader, damaged
 from elivepatch.build.packages.tools import tool
 from elivepatch.build.sandbox.bubblewrap import writable_directory
-from elivepatch.build.sandbox.output import files_below, take_file
+from elivepatch.build.sandbox.output import files_below, take, take_file
 from elivepatch.files.digest import sha256_file
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import ElivepatchError, UsageError
 from elivepatch.model.kernel import Release
 
 _FILE_LIMIT_BYTES = 2 << 30
+_IMAGE_LIMIT_BYTES = 256 << 20
+_LIST_LIMIT_BYTES = 16 << 20
 _ORDER = "modules.order"
 _COMPRESSED = (".xz", ".gz", ".zst", ".bz2")
 _SHOWN = 5
@@ -155,7 +157,7 @@ class KernelTaker:
     def _require_modules(self) -> None:
         """Drop modules that are not of the kernel's build; raise UsageError if one of the build is missing."""
         directory = self.into / "modules"
-        order = (directory / _ORDER).read_text(encoding="utf-8", errors="replace").split()
+        order = take(directory, _ORDER, limit_bytes=_LIST_LIMIT_BYTES).decode(errors="replace").split()
         named = {_module_name(line): line for line in order}
         present = set()
         for path in self._of(Role.MODULE):
@@ -203,7 +205,7 @@ class KernelTaker:
     def _kernel_in(self, image: Path) -> ElfFile:
         """Return the stripped kernel that is in an image; raises UsageError if it cannot be read."""
         try:
-            payload = payload_of(image.read_bytes())
+            payload = payload_of(take(image.parent, image.name, limit_bytes=_IMAGE_LIMIT_BYTES))
             packed = self.into / "inside" / "kernel"
             packed.parent.mkdir()
             # gzip keeps the size of the kernel itself; behind all others the kernel's build puts it.

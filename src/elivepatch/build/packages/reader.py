@@ -79,7 +79,7 @@ class PackageReader:
             elif (found := self._look_at(path)) is not None:
                 packages.append(found)
             else:
-                unreadable.append(path)
+                unreadable.append(path.encode(errors="replace").decode())
         return Listing(packages=tuple(packages), unreadable=tuple(unreadable), others=tuple(others))
 
     def unpack(self, path: str, names: Collection[str], into: Path) -> None:

@@ -17,13 +17,14 @@ from elivepatch.build.packages.layout import plain_name
 from elivepatch.build.packages.reader import UNPACKED_LIMIT_BYTES, Listing, Package, PackageReader
 from elivepatch.build.packages.tools import ENVIRONMENT, tool
 from elivepatch.build.sandbox.bubblewrap import writable_directory
-from elivepatch.build.sandbox.output import files_below, take_file
+from elivepatch.build.sandbox.output import files_below, take, take_file
 from elivepatch.build.sandbox.watched import run_watched
 from elivepatch.model.errors import UsageError
 
 _TARBALL = re.compile(r"usr/src/linux-source-[0-9.]+\.tar\.(?:xz|gz|bz2)")
 _VERSION = re.compile(r"^Version: (\S+)$", re.MULTILINE)
 _LIMIT_BYTES = 2 << 30
+_DSC_LIMIT_BYTES = 1 << 20
 _LIMIT_FILES = 400_000
 _PREPARE_TIMEOUT_S = 1800.0
 # The spec names the tree; it is the only directory with this file.
@@ -88,7 +89,8 @@ def _of_source_deb(reader: PackageReader, package: Package, tarballs: Sequence[s
 def _of_dsc(directory: Path, others: Iterable[str], versions: set[str]) -> FoundSource | None:
     for name in others:
         if name.endswith(".dsc"):
-            found = _VERSION.search((directory / name).read_text(encoding="utf-8", errors="replace"))
+            text = take(directory, name, limit_bytes=_DSC_LIMIT_BYTES).decode(errors="replace")
+            found = _VERSION.search(text)
             if found is not None and found[1] in versions:
                 return FoundSource(named=str(directory / name), package=name)
     return None

@@ -72,7 +72,7 @@ class PackagesProvider:
                 kept=files.kept,
                 build_id=asked.build_id or None,
                 built_in=source.built_in,
-                packages={Path(path).name: sha256_file(reader.directory / path) for path in used},
+                packages={path: sha256_file(reader.directory / path) for path in used},
             )
         )
 
