@@ -35,7 +35,7 @@ class Expectation:
     def parse(cls, text: str) -> Expectation:
         """Read `COMMAND =~ REGEX`, or `/absolute/file =~ REGEX` for a file's content.
 
-        Raises UsageError if a side is missing or the expression does not compile.
+        Raises UsageError if a side is missing. If the expression compiles is a question for patterns.py.
         """
         command, separator, pattern = (part.strip() for part in text.rpartition("=~"))
         if not separator or not command or not pattern:
@@ -44,7 +44,7 @@ class Expectation:
                 f"{text[:120]!r} is not an expectation.",
                 advice="Write COMMAND =~ REGEX, for example --expect '/proc/meminfo =~ VMALLOCCHUNK'.",
             )
-        return cls(command=command, pattern=pattern).checked().compiled()
+        return cls(command=command, pattern=pattern).checked()
 
     @classmethod
     def of(cls, predicate: Predicate) -> Expectation:
@@ -75,22 +75,6 @@ class Expectation:
             raise UsageError(
                 "expectation", "An expectation is longer than 4096 characters.", advice="Shorten it; use a file."
             )
-        return self
-
-    def compiled(self) -> Expectation:
-        """Return self; raises UsageError if the expression does not compile.
-
-        Only for an expression of the user of this process: that of a stranger may compile for minutes.
-        """
-        try:
-            re.compile(self.pattern)
-        except (re.error, OverflowError, RecursionError) as error:
-            # The last two: the expression repeats or nests more than Python allows.
-            raise UsageError(
-                "expectation",
-                f"The pattern {self.pattern[:80]!r} is not a regular expression: {error}.",
-                advice="Python's syntax applies; escape characters such as ( and [ with a backslash.",
-            ) from error
         return self
 
     @property

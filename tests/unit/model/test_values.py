@@ -75,7 +75,7 @@ def test_an_expectation_is_a_command_or_a_file_and_a_pattern(text: str, command:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "=~", "/proc/meminfo", "/proc/meminfo =~", "=~ x", "/proc/meminfo ~= x", "a =~ (", "a =~ [z-a]",
+    "text", ["", "=~", "/proc/meminfo", "/proc/meminfo =~", "=~ x", "/proc/meminfo ~= x",
              "a\0b =~ x", "x" * 5000 + " =~ y", "x =~ " + "y" * 5000],
 )  # fmt: skip
 def test_a_text_that_is_no_expectation_is_refused(text: str) -> None:

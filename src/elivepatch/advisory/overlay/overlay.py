@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from elivepatch.advisory.records.record import COMMIT, CVE_ID, Findings, plain
 from elivepatch.model.errors import UsageError
 from elivepatch.model.predicate import SUFFIXES
 from elivepatch.model.trial import Expectation
+from elivepatch.patterns import faults
 
 FILE = "overlay.yaml"
 SCHEMA = "1"
@@ -127,6 +128,9 @@ def read_overlay(content: bytes, exists: Callable[[str], bool]) -> Overlay:
             findings.add("overlay-entry", made.id, "Its id is that of an earlier entry.")
         else:
             entries[made.id] = made
+    for name, why in _pattern_faults(entries.values()):
+        findings.add("overlay-entry", name, f"It expects something that cannot be expected: {why}")
+        entries.pop(name, None)
     return Overlay(
         name=read["name"],
         maintainer=plain(read.get("maintainer", ""), _TEXT_MAX),
@@ -210,6 +214,13 @@ def _entry(item: Any, exists: Callable[[str], bool]) -> OverlayEntry | str:
         expect=expect,
         predicates=tuple(filter(_is_predicate, lists["expect"])),
     )
+
+
+def _pattern_faults(entries: Iterable[OverlayEntry]) -> Iterator[tuple[str, str]]:
+    """Yield the id of each entry with a pattern that cannot be used, and the first reason. Strangers wrote them."""
+    given = [(entry.id, one.pattern) for entry in entries for one in entry.expect]
+    found = zip(given, faults([pattern for _, pattern in given]), strict=True)
+    yield from {name: why for (name, _), why in reversed(list(found)) if why}.items()
 
 
 def _is_predicate(expected: str) -> bool:

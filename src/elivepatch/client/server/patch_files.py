@@ -11,6 +11,7 @@ from elivepatch.model.errors import HostError, UsageError
 from elivepatch.model.predicate import SOURCE_LIMIT_BYTES, SUFFIXES, Predicate
 from elivepatch.model.series import SERIES_LIMIT_BYTES, PatchSeries, SourcePatch
 from elivepatch.model.trial import Expectation, check_expectations
+from elivepatch.patterns import require_patterns
 
 _ELF = b"\x7fELF"
 
@@ -25,7 +26,9 @@ def read_expectations(texts: Sequence[str]) -> tuple[Expectation, ...]:
 
     Raises UsageError if one is neither, or cannot be read.
     """
-    return check_expectations(tuple(_expectation(text) for text in texts))
+    found = check_expectations(tuple(_expectation(text) for text in texts))
+    require_patterns([one.pattern for one in found if one.predicate is None])
+    return found
 
 
 def _expectation(text: str) -> Expectation:

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -31,10 +29,9 @@ from elivepatch.build.providers.packages import PackagesProvider
 from elivepatch.build.providers.provision import described, provide, transcript
 from elivepatch.build.providers.source import Declared, read_declared
 from elivepatch.build.sample.fidelity import prove_base
-from elivepatch.build.sandbox.bubblewrap import private_to_builds
 from elivepatch.build.sandbox.cgroup import own_group
+from elivepatch.build.sandbox.scratch import job_directory, sweep_jobs
 from elivepatch.files.digest import sha256, sha256_json
-from elivepatch.files.lock import Locked, exclusive_lock
 from elivepatch.files.signature import signature_of_all
 from elivepatch.model.build import BuildOutcome, BuildRequest, Livepatch, Note, PatchedFunction
 from elivepatch.model.kernel import Digest, KernelIdentity
@@ -58,8 +55,6 @@ DEBUG_NAME = "livepatch_debug"
 
 KEPT_KERNELS = 3
 """Kernels whose tables stay in memory."""
-
-_YOUNG_S = 60.0
 
 _Kept = TypeVar("_Kept")
 
@@ -100,15 +95,7 @@ class LocalBackend:
         """Remove the directories of killed processes; a living process holds a lock on its own."""
         # Now, while this process is alone in its control group: later no group below it may bound memory.
         own_group()
-        now = time.time()
-        for scratch in (self._settings.cache_dir / "scratch").glob("job-*"):
-            try:
-                # One that was just made may not be locked yet.
-                if now - scratch.stat().st_mtime > _YOUNG_S:
-                    with exclusive_lock(scratch):
-                        shutil.rmtree(scratch, ignore_errors=True)
-            except (Locked, FileNotFoundError):
-                continue
+        sweep_jobs(self._scratch_directory)
         # An unfinished base has 98,000 files: the server does not wait for their end.
         for bases in (self.bases, self.debug_kernels):
             threading.Thread(target=bases.sweep, name="sweep", daemon=True).start()
@@ -371,17 +358,12 @@ class LocalBackend:
         with self._scratch() as scratch:
             return compiled(expectations, compiler, scratch=scratch, cancellation=cancellation)
 
-    @contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        # Below the cache, because the user of the sandbox cannot enter the state directory.
-        top = self._settings.cache_dir / "scratch"
-        top.mkdir(parents=True, exist_ok=True)
-        scratch = private_to_builds(Path(tempfile.mkdtemp(prefix="job-", dir=top)))
-        try:
-            with exclusive_lock(scratch):
-                yield scratch
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    @property
+    def _scratch_directory(self) -> Path:
+        return self._settings.cache_dir / "scratch"
+
+    def _scratch(self) -> AbstractContextManager[Path]:
+        return job_directory(self._scratch_directory)
 
 
 def _kept(cache: OrderedDict[Digest, _Kept], key: Digest, make: Callable[[], _Kept]) -> _Kept:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from elivepatch.model.errors import Kind, Problem
 from elivepatch.model.trial import Expectation, Observation
+from elivepatch.patterns import SEARCH_LIMIT_S, search_patterns
 from elivepatch.trial.case import TrialCase
-from elivepatch.trial.evidence.patterns import SEARCH_LIMIT_S, search_patterns
 from elivepatch.trial.evidence.predicates import ObservedPredicate
 from elivepatch.trial.guest_protocol import Records, Step
 

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -279,3 +282,12 @@ def test_a_predicate_that_is_no_file_of_the_overlay_costs_its_entry(path: str) -
     overlay = entry(expect=f'["{path}"]')
     assert overlay.entries == {}
     assert overlay.findings.total == 1
+
+
+def test_a_pattern_that_compiles_for_minutes_costs_its_entry_and_seconds() -> None:
+    slow = [f"x =~ (?i){number}" + "[a-\U0010ffff]" * 90 for number in range(32)]
+    started = time.monotonic()
+    overlay = entry(expect=json.dumps(slow, ensure_ascii=False))
+    assert overlay.entries == {}
+    assert "cannot be compiled" in overlay.findings.named[0].message
+    assert time.monotonic() - started < 30

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from elivepatch.model.build import RequestReference, Status
 from elivepatch.model.series import PatchReference, SourcePatch
+from elivepatch.patterns import require_patterns
 from elivepatch.service.access.accounts import Account, Right
 from elivepatch.service.http import files
 from elivepatch.service.http.bodies import described, parsed
@@ -34,7 +35,6 @@ from elivepatch.service.jobs.jobs import Job, NewJob
 from elivepatch.service.jobs.records import job_key, report_of, statement_of
 from elivepatch.service.jobs.steps import cancelled
 from elivepatch.service.printable_log import plain_strings
-from elivepatch.trial.evidence.patterns import require_patterns
 from elivepatch.trust.envelope import SUFFIX, sign_proof
 from elivepatch.trust.statement import Statement
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from elivepatch import patterns
 from elivepatch.model.errors import UsageError
-from elivepatch.trial.evidence import patterns
-from elivepatch.trial.evidence.patterns import PATTERN_LIMIT, require_patterns, search_patterns
+from elivepatch.patterns import PATTERN_LIMIT, require_patterns, search_patterns
 
 SLOW = [f"(?i){number}" + "[\x01-\U0010ffff]" * 98 for number in range(64)]
 """Patterns of fewer than 500 characters, each of which takes about a second to compile."""
@@ -52,7 +52,7 @@ def test_patterns_that_compile_are_accepted() -> None:
     require_patterns(["X+", "^VmallocChunk: +[0-9]+ kB$", "\u00e9", "\0"])
 
 
-@pytest.mark.parametrize("pattern", ["(", "[", "a{99999999999999999999}", "(?P<x>a)(?P<x>b)"])
+@pytest.mark.parametrize("pattern", ["(", "[", "[z-a]", "a{99999999999999999999}", "(?P<x>a)(?P<x>b)"])
 def test_what_is_no_pattern_is_refused_with_the_reason(pattern: str) -> None:
     assert "is not a regular expression: " in refused("a", pattern)
 

@@ -30,26 +30,41 @@ def search_patterns(pairs: Sequence[tuple[str, str]]) -> tuple[bool | None, ...]
 
 
 def require_patterns(patterns: Sequence[str]) -> None:
-    """Raise UsageError with the code `expectation` if one is no regular expression, too long, or slow to compile.
+    """Raise UsageError with the code `expectation` if `faults` finds one that cannot be used."""
+    for why in filter(None, faults(patterns)):
+        raise UsageError(
+            "expectation", why,
+            advice="Python's syntax applies; write few and short patterns, and ( and [ as characters with a backslash.",
+        )  # fmt: skip
 
-    All together have two seconds: a few characters can cost the compiler of patterns 13 ms.
+
+def faults(patterns: Sequence[str]) -> list[str]:
+    """Return for each pattern the sentence why it cannot be used, empty if it can.
+
+    One is at fault if it is no regular expression, longer than 500 characters, or not compiled in time. All together
+    have two seconds: a few characters can cost the compiler of patterns 13 ms.
     """
-    for pattern in patterns:
-        if len(pattern) > PATTERN_LIMIT:
-            raise _refused(pattern, f"is longer than {PATTERN_LIMIT} characters")
-    answers = _answers([(pattern, None) for pattern in patterns], _COMPILE_LIMIT_S)
-    for pattern, answer in zip(patterns, answers, strict=True):
-        if answer is None:
-            raise _refused(pattern, f"cannot be compiled with the others in {_COMPILE_LIMIT_S:.0f} s")
-        if isinstance(answer, str):
-            raise _refused(pattern, f"is not a regular expression: {answer}")
+    short = [pattern for pattern in patterns if len(pattern) <= PATTERN_LIMIT]
+    answers = dict(zip(short, _answers([(pattern, None) for pattern in short], _COMPILE_LIMIT_S), strict=True))
+    return [_fault(pattern, answers.get(pattern)) for pattern in patterns]
+
+
+def _fault(pattern: str, answer: bool | str | None) -> str:
+    if answer is True:
+        return ""
+    why = f"is not a regular expression: {answer}"
+    if len(pattern) > PATTERN_LIMIT:
+        why = f"is longer than {PATTERN_LIMIT} characters"
+    elif answer is None:
+        why = f"cannot be compiled with the others in {_COMPILE_LIMIT_S:.0f} s"
+    return f"The pattern {pattern[:80]!r} {why}."
 
 
 def _answers(pairs: Sequence[tuple[str, str | None]], limit_s: float) -> list[bool | str | None]:
     """Return the answer of the process to each pair, None for those that it did not answer in time."""
     if not pairs:
         return []
-    with as_file(files("elivepatch.trial.evidence").joinpath("regex_worker.py")) as program:
+    with as_file(files("elivepatch").joinpath("regex_worker.py")) as program:
         done = run(
             [sys.executable, "-I", "-S", program], stdin=json.dumps([list(pair) for pair in pairs]).encode(),
             timeout_s=limit_s,
@@ -58,11 +73,3 @@ def _answers(pairs: Sequence[tuple[str, str | None]], limit_s: float) -> list[bo
     whole, _, _ = done.text.rpartition("\n")
     answers = [json.loads(line) for line in whole.splitlines()]
     return answers + [None] * (len(pairs) - len(answers))
-
-
-def _refused(pattern: str, why: str) -> UsageError:
-    return UsageError(
-        "expectation",
-        f"The pattern {pattern[:80]!r} {why}.",
-        advice="Python's syntax applies; write few and short patterns, and ( and [ as characters with a backslash.",
-    )
