@@ -87,6 +87,7 @@ KERNELS = {
     "own-separate-output": OwnKernel(toolchain="debian-13", output="/out/build"),
     "own-split": OwnKernel(toolchain="debian-13", options=("CONFIG_MODULE_COMPRESS=y", "CONFIG_MODULE_COMPRESS_ZSTD=y"),
                            split=True),
+    "own-no-debug-info": OwnKernel(toolchain="debian-13", options=("CONFIG_DEBUG_INFO_NONE=y",)),
     "own-clang": OwnKernel(toolchain="debian-13-clang", pushed=False),
     "own-guest": OwnKernel(toolchain="captured-gcc-11", options=guest_push.OPTIONS, guest=True),
 }  # fmt: skip

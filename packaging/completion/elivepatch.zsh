@@ -415,7 +415,7 @@ _shtab_elivepatch_kernel_defaults_added=0
 _shtab_elivepatch_kernel_push_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--build[the tree it was built in (default\: \/lib\/modules\/RELEASE\/build)]:DIR:"
-  "--vmlinux[its vmlinux, with debug information]:FILE:"
+  "--vmlinux[its vmlinux, not stripped]:FILE:"
   "--source[its source (default\: \/lib\/modules\/RELEASE\/source, or the tree)]:DIR:"
   "--no-source[send no source\: the server\'s operator has declared one]"
   "*--base-patch[with --no-source\: a patch that is in the kernel but not in the declared source\; once for each, in order]:FILE:"

@@ -20,9 +20,10 @@ def notes(build_id: str) -> bytes:
     return struct.pack("<III", 4, len(name), 3) + b"GNU\0" + name
 
 
-def vmlinux_of(build_id: str) -> bytes:
-    """Return a file that names itself as the kernel of this build-id."""
-    return Made().section(".note.gnu.build-id", notes(build_id), kind="NOTE").data()
+def vmlinux_of(build_id: str, *, debug: bool = True) -> bytes:
+    """Return a file that names itself as the kernel of this build-id, with debug information or without."""
+    made = Made().section(".note.gnu.build-id", notes(build_id), kind="NOTE")
+    return (made.section(".debug_info", b"information") if debug else made).data()
 
 
 def describe_kernel(root: Path, release: str, build_id: str) -> Host:

@@ -7,16 +7,17 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from elivepatch.build.base.debug_info import DebugInfo, read_debug_info
-from elivepatch.build.base.kbuild import section_flags
+from elivepatch.build.base.debug_info import DebugInfo, measured_sizes, read_debug_info
+from elivepatch.build.base.kbuild import make_arguments, section_flags
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.base.toolchain import HELPER, Toolchains
 from elivepatch.build.base.tree import TreeMaker, units_of
 from elivepatch.build.kept.compressed import plain_zstd
+from elivepatch.build.kept.tables import compiled_structures
 from elivepatch.build.roots.description import Toolchain
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import files_below, take, take_file
@@ -26,6 +27,7 @@ from elivepatch.files.lock import made_once
 from elivepatch.kernel.compile_units import Units
 from elivepatch.kernel.config import KernelConfig, require_separate_objects
 from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.kbuild.record import BuiltObject
 from elivepatch.model.errors import EnvironmentFault, UsageError
 from elivepatch.model.kernel import VMLINUX, BuildId, Release
 from elivepatch.model.progress import Event, Progress, silent
@@ -148,11 +150,31 @@ class BaseDraft:
             patch_headers=toolchains.patch_headers(),
         )
 
-    def read_debug_info(self, inputs: Path, vmlinux: str, cancellation: Cancellation | None = None) -> DebugInfo:
+    def read_debug_info(
+        self,
+        inputs: Path,
+        vmlinux: str,
+        record: Sequence[BuiltObject] | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> DebugInfo:
         """Read the kernel `vmlinux` and the modules below `inputs`, as `debug_info.read_debug_info` does."""
         self.context.report(f"{self.release}: reading debug information")
         helper = self.context.helper_sandbox()
-        return read_debug_info(helper, inputs=inputs, vmlinux=vmlinux, into=self.scratch, cancellation=cancellation)
+        return read_debug_info(
+            helper, inputs=inputs, vmlinux=vmlinux, into=self.scratch, record=record, cancellation=cancellation
+        )
+
+    def measured_sizes(self) -> dict[str, int]:
+        """Return the sizes of structures, measured in the prepared tree: the kernel has no debug information."""
+        toolchains = self.context.toolchains
+        make = make_arguments(self.toolchain.compiler, 1)
+        place = Path(tempfile.mkdtemp(prefix="sizes-", dir=self.scratch))
+        place.chmod(0o755)
+        try:
+            structures = compiled_structures(self.scratch / "tree", toolchains.sandbox(self.toolchain), make, place)
+            return measured_sizes(structures, self.context.helper_sandbox(), self.scratch / VMLINUX)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     def finish(
         self,
@@ -207,11 +229,12 @@ class BaseDraft:
 
 
 def _require_units(units: Units) -> None:
-    """Raise EnvironmentFault if vmlinux has no units: then each of its sources would count as not built."""
-    if not any(VMLINUX in unit.parents for unit in units.by_source.values()):
+    """Raise EnvironmentFault if vmlinux lacks the unit that each has: then its sources would count as not built."""
+    first = units.by_source.get("init/main.c")
+    if first is None or VMLINUX not in first.parents:
         raise EnvironmentFault(
             "debug-info",
-            "None of the sources that the kernel's debug information names lies in the given source.",
+            "Neither debug information nor the record of the build names init/main.c of the given source.",
             advice="Give the source that the kernel was built from, and its vmlinux as the build left it.",
         )
 

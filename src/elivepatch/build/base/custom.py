@@ -25,7 +25,7 @@ from elivepatch.build.base.store import BASE_PATCH, Base
 from elivepatch.build.base.tree import TreeMaker, makefile_version, unpack_source
 from elivepatch.build.kept.code import add_code
 from elivepatch.build.kept.debug_files import put_in_place
-from elivepatch.build.kept.files import IMAGE, KeptBuild, copy_kept, make_module_tree
+from elivepatch.build.kept.files import IMAGE, KeptBuild, copy_kept, make_module_tree, record_of
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.build.sandbox.output import source_text, take_file
 from elivepatch.files.digest import sha256
@@ -143,7 +143,7 @@ class CustomMaker:
         facts, kept = None, kernel.kept
         if kept is not None:
             # First, because these files are the most likely to be wrong, and quick to check.
-            facts = _read_built(draft, lambda built: copy_kept(kept, built, release))
+            facts = _read_built(draft, lambda built: copy_kept(kept, built, release), kept)
         place.report(f"{release}: reading the source", 0.0)
         fetched = scratch / "fetched"
         fetched.mkdir()
@@ -160,6 +160,8 @@ class CustomMaker:
         check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
         place.report(f"{release}: preparing the source tree")
         listed = maker.prepare()
+        if not facts.struct_sizes:
+            facts = replace(facts, struct_sizes=draft.measured_sizes())
         symvers = scratch / "tree/Module.symvers"
         # The preparation of a tree may leave one of its own.
         symvers.unlink(missing_ok=True)
@@ -245,14 +247,24 @@ class CustomMaker:
         return report
 
 
-def _read_built(draft: BaseDraft, make: Callable[[Path], None]) -> DebugInfo:
-    """Read the kernel that `make` puts into a directory of its own, built/."""
+def _read_built(draft: BaseDraft, make: Callable[[Path], None], kept: KeptBuild | None = None) -> DebugInfo:
+    """Read the kernel that `make` puts into a directory of its own, built/; `kept` are the files that it came from."""
     built, helper = draft.scratch / "built", draft.context.helper_sandbox()
     built.mkdir()
     make(built)
     decompress_modules(built, helper)
     parted = put_in_place(built, draft.scratch / _ASIDE, draft.release, helper)
-    facts = draft.read_debug_info(built, VMLINUX)
+    record = None
+    if kept is not None and not ElfFile(built / VMLINUX).has_debug_info:
+        draft.context.report(f"{draft.release}: reading the record of the build")
+        record = record_of(kept)
+    if record is not None and draft.config.enabled("RUST"):
+        raise EnvironmentFault(
+            "debug-info",
+            "The kernel has Rust and no debug information: the sources of its Rust objects are not known.",
+            advice="Build the kernel with CONFIG_DEBUG_INFO_DWARF5, or without CONFIG_RUST.",
+        )
+    facts = draft.read_debug_info(built, VMLINUX, record)
     if parted.code is not None:
         add_code(draft.scratch / VMLINUX, parted.code)
     return facts

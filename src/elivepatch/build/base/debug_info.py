@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from elivepatch.build.kept.record import proved_sources
+from elivepatch.build.kept.tables import require_tables
 from elivepatch.build.roots.description import Toolchain
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import files_below, take, take_file
 from elivepatch.kernel.compile_units import read_compile_units
 from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.kbuild.record import BuiltObject
+from elivepatch.kernel.symbols import LinkedSymbols
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import VMLINUX
 from elivepatch.process import Cancellation
@@ -56,11 +60,18 @@ class DebugInfo:
 
 
 def read_debug_info(
-    helper: Sandbox, *, inputs: Path, vmlinux: str, into: Path, cancellation: Cancellation | None = None
+    helper: Sandbox,
+    *,
+    inputs: Path,
+    vmlinux: str,
+    into: Path,
+    record: Sequence[BuiltObject] | None = None,
+    cancellation: Cancellation | None = None,
 ) -> DebugInfo:
     """Read `vmlinux` and all modules below `inputs`; write both without debug information to `into` and `into`/symbols.
 
-    Raises EnvironmentFault if one of them has no debug information.
+    `record` is that of the build of a kernel without debug information; the sizes of structures are then not known.
+    Raises EnvironmentFault if one of them has no debug information and no record of its objects.
     """
     stripped = writable_directory(into / "stripped")
     command = ["sh", "-c", _SCRIPT, "sh", vmlinux]
@@ -69,22 +80,40 @@ def read_debug_info(
     )
     # The programs have parsed a stranger's kernel: their output is as untrusted as the kernel.
     compiled = read_compile_units(_lines(stripped, "vmlinux.units"), parent=VMLINUX)
-    if not compiled:
+    if not compiled and record is None:
         raise EnvironmentFault(
             "debug-info",
             "The kernel has no debug information: the sources it was built from are not known.",
-            advice="Give the vmlinux as the build left it, not stripped, of a kernel with CONFIG_DEBUG_INFO.",
+            advice="Give the vmlinux as the build left it, not stripped, of a kernel with CONFIG_DEBUG_INFO; or the "
+            "directory in which it was built, with all that the build left there (--build).",
         )
     for source, (raw, parents) in read_compile_units(_lines(stripped, "modules.units")).items():
         compiled.setdefault(source, (raw, set()))[1].update(parents)
-    sizes = struct_sizes("\n".join(_lines(stripped, "sizes")))
+    listing = "\n".join(_lines(stripped, "sizes"))
     take_file(stripped, VMLINUX, into / VMLINUX, limit_bytes=_KERNEL_LIMIT_BYTES)
     (into / "symbols").mkdir()
-    for name in files_below(stripped, "symbols"):
+    names = files_below(stripped, "symbols")
+    for name in names:
         take_file(stripped, f"symbols/{name}", into / "symbols" / name, limit_bytes=_KERNEL_LIMIT_BYTES)
-    _require_modules(compiled, files_below(stripped, "symbols"))
     shutil.rmtree(stripped)
+    if record is not None:
+        sources = proved_sources(record, into / VMLINUX, [into / "symbols" / name for name in names])
+        return DebugInfo(sources, {})
+    sizes = struct_sizes(listing)
+    _require_modules(compiled, names)
     return DebugInfo(compiled, sizes)
+
+
+def measured_sizes(structures: Path, helper: Sandbox, vmlinux: Path) -> dict[str, int]:
+    """Return the sizes of the structures in the debug information of the object `structures`.
+
+    Raises EnvironmentFault with the code `struct-sizes` if one is missing or does not fit its table in `vmlinux`.
+    """
+    done = helper.run(["pahole", "-F", "dwarf", "-s", f"/in/{structures.name}"], inputs=structures.parent)
+    done.check("Measuring the kernel's tables")
+    sizes = struct_sizes(done.text)
+    require_tables(sizes, LinkedSymbols(ElfFile(vmlinux), is_vmlinux=True))
+    return sizes
 
 
 def _require_modules(compiled: Mapping[str, tuple[str, set[str]]], files: Sequence[str]) -> None:
@@ -134,6 +163,6 @@ def struct_sizes(listing: str) -> dict[str, int]:
         raise EnvironmentFault(
             "struct-sizes",
             f"The kernel's type information lacks the structure for {missing[0]}.",
-            advice="The kernel must be built with CONFIG_DEBUG_INFO, and with CONFIG_UNWINDER_ORC.",
+            advice="The kernel must be built with CONFIG_UNWINDER_ORC, and its vmlinux have its debug information.",
         )
     return sizes

@@ -215,7 +215,7 @@ def _debug_part(draft: BaseDraft, package: Path, cancellation: Cancellation) -> 
     vmlinux = f"usr/lib/debug/boot/vmlinux-{draft.release}"
     if not (debug / vmlinux).exists():
         vmlinux = f"usr/lib/debug/usr/lib/modules/{draft.release}/vmlinux"
-    facts = draft.read_debug_info(debug, vmlinux, cancellation)
+    facts = draft.read_debug_info(debug, vmlinux, cancellation=cancellation)
     shutil.rmtree(debug)
     return facts
 

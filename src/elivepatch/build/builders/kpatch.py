@@ -15,6 +15,7 @@ from pathlib import Path
 
 from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.store import Base
+from elivepatch.build.kept.tables import COMPILE_STRUCTURES, STRUCTURES
 from elivepatch.build.roots.description import Toolchain
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import take_file
@@ -28,31 +29,7 @@ _KERNEL_LIMIT_BYTES = 2 << 30
 _DIFF_TOOL = '#!/bin/sh\n[ "$1" != --klp-arch ] || shift\nexec /usr/lib/kpatch/create-diff-object "$@"\n'
 _UNCHANGED = ("create-klp-module", "create-kpatch-module", "kpatch-cc")
 
-# Pointers: a configuration without a feature only declares its structure, or not even that.
-_SIZES = """
-#include <linux/bug.h>
-#include <linux/jump_label.h>
-#include <linux/module.h>
-#include <linux/static_call.h>
-#include <linux/uaccess.h>
-#include <asm/alternative.h>
-#include <asm/orc_types.h>
-struct alt_instr *alternative;
-struct bug_entry *bug;
-struct exception_table_entry *exception;
-struct jump_entry *jump;
-struct orc_entry *orc;
-struct paravirt_patch_site *paravirt;
-struct static_call_site *static_call;
-"""
-_SCRIPT = """
-set -e
-mkdir /out/sizes
-cd /out/sizes
-cp /in/sizes.c .
-echo 'obj-m := sizes.o' >Makefile
-"$@" -C /src M="$PWD" KCFLAGS='-g -gz=none' sizes.o
-ld -e 0 -o linked sizes.o
+_SCRIPT = f"""{COMPILE_STRUCTURES}ld -e 0 -o linked sizes.o
 set --
 for name in .debug_info .debug_abbrev .debug_str .debug_line .debug_line_str; do
     objcopy --dump-section "$name=part$name" linked /dev/null 2>/dev/null || continue
@@ -89,7 +66,7 @@ def debuggable_kernel(base: Base, sandbox: Sandbox, *, into: Path, work_dir: Pat
     inputs, output = work_dir / "sizes-in", work_dir / "sizes-out"
     inputs.mkdir()
     writable_directory(output)
-    (inputs / "sizes.c").write_text(_SIZES)
+    (inputs / "sizes.c").write_text(STRUCTURES)
     shutil.copyfile(base.directory / VMLINUX, inputs / VMLINUX)
     make = make_arguments(base.cc, 1)
     sandbox.run(["sh", "-c", _SCRIPT, "sh", *make], layers=[base.tree], inputs=inputs, output=output).check(

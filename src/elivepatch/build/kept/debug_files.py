@@ -8,20 +8,19 @@ has sections without bytes in its place (objcopy --only-keep-debug). The build-i
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.kept.files import DEBUG, IMAGE, installed, is_kernel
 from elivepatch.build.kept.image import kernel_of_image
+from elivepatch.build.kept.record import names_sources
 from elivepatch.build.sandbox.bubblewrap import Sandbox
 from elivepatch.build.sandbox.output import files_below
 from elivepatch.files.atomic import move
 from elivepatch.kernel.elf import SHT_NOBITS, ElfFile
 from elivepatch.model.errors import UsageError
 from elivepatch.model.kernel import VMLINUX, Release
-
-_INFORMATION = (".debug_info", ".zdebug_info")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +57,13 @@ def put_in_place(built: Path, aside: Path, release: Release, helper: Sandbox) ->
 
 
 def _part_module(module: Path, known: Mapping[str, Sequence[Path]], aside: Path) -> None:
+    """Put the module's debug file in its place, or the module as the build left it: that still names its sources."""
     elf = ElfFile(module)
-    if has_information(elf):
+    if elf.has_debug_info:
         return
-    found = _of_one_build(elf, known.get(module.name, ()))
+    found = _of_one_build(elf, known.get(module.name, ()), _has_debug_info)
+    if found is None and not names_sources(elf):
+        found = _of_one_build(elf, known.get(module.name, ()), names_sources)
     if found is not None:
         aside.parent.mkdir(parents=True, exist_ok=True)
         move(module, aside)
@@ -73,8 +75,8 @@ def _part_kernel(built: Path, debug: Sequence[Path], aside: Path, helper: Sandbo
     kernel = built / VMLINUX
     code: Path | None = aside / VMLINUX
     elf = ElfFile(kernel)
-    if not has_information(elf):
-        found = _of_one_build(elf, debug)
+    if not elf.has_debug_info:
+        found = _of_one_build(elf, debug, _has_debug_info)
         if found is None:
             return None
         move(kernel, aside / VMLINUX)
@@ -87,10 +89,13 @@ def _part_kernel(built: Path, debug: Sequence[Path], aside: Path, helper: Sandbo
     return code if lacks_code(ElfFile(kernel)) else None
 
 
-def _of_one_build(stripped: ElfFile, candidates: Sequence[Path]) -> Path | None:
-    """Return the debug file of `stripped`, None if there is no debug file. Raises UsageError if all are of others."""
+def _of_one_build(stripped: ElfFile, candidates: Sequence[Path], is_wanted: Callable[[ElfFile], bool]) -> Path | None:
+    """Return the wanted file of the build of `stripped`, None if none is wanted.
+
+    Raises UsageError if all that are wanted are of other builds.
+    """
     files = [ElfFile(path) for path in candidates]
-    informed = [elf for elf in files if has_information(elf)]
+    informed = [elf for elf in files if is_wanted(elf)]
     for elf in informed:
         if stripped.build_id and elf.build_id == stripped.build_id:
             return elf.path
@@ -119,9 +124,8 @@ def _require_release(module: ElfFile, release: Release) -> None:
         )
 
 
-def has_information(elf: ElfFile) -> bool:
-    """Return if a file has debug information of its own."""
-    return any(name in elf.by_name for name in _INFORMATION)
+def _has_debug_info(elf: ElfFile) -> bool:
+    return elf.has_debug_info
 
 
 def lacks_code(elf: ElfFile) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elivepatch.build.sandbox.output import files_below, take_file
+from elivepatch.kernel.kbuild.record import RECORD_LIMIT_BYTES, BuiltObject, parse_record, read_build
 from elivepatch.model.errors import UsageError
 from elivepatch.model.kernel import VMLINUX, Release
 
@@ -26,7 +27,8 @@ _DEBUG_SUFFIXES = (".ko.debug", *(f".ko{suffix}" for suffix in _COMPRESSED))
 class KeptBuild:
     """Files kept of a build: vmlinux, bzImage, Module.symvers, lib/modules/RELEASE, and a directory of debug files.
 
-    vmlinux and modules have their debug information in themselves, or in a file of `debug` or beside them.
+    vmlinux and modules have their debug information in themselves, or in a file of `debug` or beside them. If the
+    kernel has none, `build` is the directory in which it was built, or `record` a file with the record of that.
     """
 
     vmlinux: Path
@@ -34,6 +36,32 @@ class KeptBuild:
     symvers: Path
     modules: Path | None
     debug: Path | None = None
+    build: Path | None = None
+    record: Path | None = None
+
+
+def left_by_build(directory: Path, **given: Path | None) -> KeptBuild:
+    """Return the files that a build left in a directory; `given` are fields of KeptBuild to use in place of these."""
+    named = {name: path for name, path in given.items() if path is not None}
+    return KeptBuild(
+        vmlinux=named.get("vmlinux", directory / VMLINUX),
+        vmlinuz=named.get("vmlinuz", directory / "arch/x86/boot" / IMAGE),
+        symvers=named.get("symvers", directory / "Module.symvers"),
+        modules=named.get("modules"),
+        debug=named.get("debug"),
+        build=directory,
+    )
+
+
+def record_of(kept: KeptBuild) -> tuple[BuiltObject, ...] | None:
+    """Return the record of a build, None if nothing was kept that shows it.
+
+    Raises EnvironmentFault with the code `kbuild-files` if what was kept does not name the source of each object.
+    """
+    if kept.record is not None:
+        with kept.record.open("rb") as file:
+            return parse_record(file.read(RECORD_LIMIT_BYTES + 1))
+    return read_build(kept.build) if kept.build is not None else None
 
 
 def installed(release: Release) -> str:
@@ -63,7 +91,7 @@ def copy_kept(kept: KeptBuild, built: Path, release: Release) -> None:
 
 
 def _debug_files(kept: KeptBuild) -> Iterator[tuple[Path, list[str]]]:
-    """Yield each directory with the debug files in it: those of `debug`, and that beside vmlinux."""
+    """Yield each directory with the debug files in it: that beside vmlinux, those of `debug`, the build's modules."""
     beside = f"{kept.vmlinux.name}.debug"
     if (kept.vmlinux.parent / beside).is_file():
         yield kept.vmlinux.parent, [beside]
@@ -71,6 +99,9 @@ def _debug_files(kept: KeptBuild) -> Iterator[tuple[Path, list[str]]]:
         _require_directory(kept.debug, "Give the directory of the kernel's debug files.")
         names = files_below(kept.debug)
         yield kept.debug, [one for one in names if one.endswith(_DEBUG_SUFFIXES) or is_kernel(one)]
+    if kept.build is not None:
+        _require_directory(kept.build, "Give the directory in which the kernel was built.")
+        yield kept.build, [one for one in files_below(kept.build) if one.endswith(".ko")]
 
 
 def is_kernel(name: str) -> bool:

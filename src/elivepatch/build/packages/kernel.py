@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from elivepatch.build.kept.debug_files import has_information, lacks_code
+from elivepatch.build.kept.debug_files import lacks_code
 from elivepatch.build.kept.files import KeptBuild
 from elivepatch.build.kept.image import payload_of
 from elivepatch.build.packages.layout import Place, Role, place_of, plain_name
@@ -193,14 +193,14 @@ class KernelTaker:
         `inside` is the stripped kernel of the image.
         """
         files = [ElfFile(path) for path in self._plain(Role.KERNEL)]
-        informed = [elf for elf in files if has_information(elf)]
+        informed = [elf for elf in files if elf.has_debug_info]
         if not informed:
             raise self.incomplete(f"no package has {Role.KERNEL.value}")
         whole = [elf for elf in informed if not lacks_code(elf)]
         if whole:
             return whole[0]
         shutil.copyfile(informed[0].path, debug / "vmlinux.debug")
-        return next((elf for elf in files if not has_information(elf) and not lacks_code(elf)), inside)
+        return next((elf for elf in files if not elf.has_debug_info and not lacks_code(elf)), inside)
 
     def _kernel_in(self, image: Path) -> ElfFile:
         """Return the stripped kernel that is in an image; raises UsageError if it cannot be read."""

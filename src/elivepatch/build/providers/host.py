@@ -2,8 +2,9 @@
 """The provider `host`: kernels whose files their host has sent (`elivepatch kernel push`).
 
 The archive of the files holds `vmlinux`, `vmlinuz`, `Module.symvers`, `config`, `modules/...` as lib/modules/RELEASE
-has them, `debug/...` with their debug files, and `patches/...`; that of the source holds one directory. Both come from
-outside: only programs in the sandbox unpack them, and only plain files are taken out.
+has them, `debug/...` with their debug files, `patches/...`, and the `record` of the build of a kernel without debug
+information; that of the source holds one directory. Both come from outside: only programs in the sandbox unpack them,
+and only plain files are taken out.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from elivepatch.build.providers.source import Declared, declared_for
 from elivepatch.build.sandbox.bubblewrap import writable_directory
 from elivepatch.build.sandbox.output import files_below, take_file
 from elivepatch.files.atomic import move
+from elivepatch.kernel.kbuild.record import RECORD
 from elivepatch.model.errors import UsageError
 from elivepatch.model.kernel import VMLINUX
 from elivepatch.model.kernel_request import KernelRequest
@@ -131,11 +133,12 @@ def _kept(files: Path) -> KeptBuild:
             f"The host's archive lacks {', '.join(missing)}.",
             advice="Push the kernel again with `elivepatch kernel push`.",
         )
-    modules, debug = files / "modules", files / "debug"
+    modules, debug, record = files / "modules", files / "debug", files / RECORD
     return KeptBuild(
         vmlinux=files / VMLINUX,
         vmlinuz=files / "vmlinuz",
         symvers=files / "Module.symvers",
         modules=modules if modules.is_dir() else None,
         debug=debug if debug.is_dir() else None,
+        record=record if record.is_file() else None,
     )

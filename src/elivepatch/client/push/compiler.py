@@ -128,7 +128,7 @@ class Capture:
     def entries(self) -> Iterator[Entry]:
         """Yield what goes into the archive, in order."""
         for name, path in sorted(self.found.items()):
-            yield Entry(name=name, path=path)
+            yield Entry(name=name, content=path)
 
     def _compilers(self) -> Iterator[str]:
         for directory in _SEARCH[:2]:

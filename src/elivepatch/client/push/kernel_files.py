@@ -12,6 +12,7 @@ from elivepatch.client.host.identity import find_config, read_build_id, read_rel
 from elivepatch.client.host.machine import Host
 from elivepatch.client.push.pieces import Entry
 from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.kbuild.record import RECORD, format_record, is_build_directory, read_build
 from elivepatch.model.errors import EnvironmentFault, HostError, UsageError
 from elivepatch.model.kernel import VMLINUX, BuildId, Release
 
@@ -46,12 +47,15 @@ class KernelFiles:
     named: dict[str, Path]
     modules: dict[str, Path]
     source: Path | None
+    record: bytes | None = None
 
     def entries(self) -> Iterator[Entry]:
         """Yield what goes into the archive of the build's files, in order."""
+        if self.record is not None:
+            yield Entry(name=RECORD, content=self.record)
         for name, path in sorted((self.named | self.modules).items()):
             # The file is wanted, not the link to it that a distribution may have.
-            yield Entry(name=name, path=path.resolve())
+            yield Entry(name=name, content=path.resolve())
 
     def source_entries(self) -> Iterator[Entry]:
         """Yield what goes into the archive of the source, in order, below one directory; nothing without a source."""
@@ -65,7 +69,7 @@ class KernelFiles:
             for name in sorted((*names, *linked)):
                 if not name.endswith(_BUILT) and name not in {VMLINUX, "vmlinux.unstripped", "System.map"}:
                     path = place / name
-                    yield Entry(name=f"linux/{path.relative_to(self.source)}", path=path)
+                    yield Entry(name=f"linux/{path.relative_to(self.source)}", content=path)
 
 
 def find_kernel_files(host: Host, options: PushOptions) -> KernelFiles:
@@ -92,6 +96,7 @@ def find_kernel_files(host: Host, options: PushOptions) -> KernelFiles:
         named=named,
         modules=_modules_of(modules, tree) | _debug_files(host, release) if modules is not None else {},
         source=None if options.without_source else _source(options.source, modules, tree),
+        record=_record(named[VMLINUX], tree),
     )
 
 
@@ -154,6 +159,21 @@ def _require_running(vmlinux: Path, build_id: BuildId) -> None:
             f"{vmlinux} is of another kernel: its build-id is {found or 'missing'}, this host runs {build_id}.",
             advice="Give the vmlinux of the running kernel with --vmlinux, or boot the kernel that was built last.",
         )
+
+
+def _record(vmlinux: Path, tree: Path | None) -> bytes | None:
+    """Return the record of the build if the kernel has no debug information, from which the server takes the same."""
+    if ElfFile(vmlinux).has_debug_info:
+        return None
+    if tree is None or not is_build_directory(tree):
+        raise HostError(
+            "kernel-files",
+            f"{vmlinux} has no debug information, and the tree in which it was built is not here with all that the "
+            "build left in it: which source became which object is not known.",
+            advice="Name that tree with --build (it has vmlinux.a, from Linux 6.1 on), or build the kernel with "
+            "CONFIG_DEBUG_INFO_DWARF5 and boot it.",
+        )
+    return format_record(read_build(tree))
 
 
 def _modules_of(installed: Path, tree: Path | None) -> dict[str, Path]:

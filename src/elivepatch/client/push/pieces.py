@@ -27,10 +27,10 @@ _CUTS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A file or symbolic link of an archive: its name there, and its place on this machine."""
+    """A file or symbolic link of an archive: its name there, and its place on this machine, or its content."""
 
     name: str
-    path: Path
+    content: Path | bytes
 
 
 def pieces(entries: Iterable[Entry]) -> Iterator[bytes]:
@@ -50,7 +50,7 @@ def pieces(entries: Iterable[Entry]) -> Iterator[bytes]:
         held += header.tobuf(tarfile.GNU_FORMAT)
         if not header.isfile():
             continue
-        for part in _content(entry.path, header.size):
+        for part in _content(entry.content, header.size):
             held += part
             while len(held) >= PIECE_BYTES:
                 yield _compressed(held[:PIECE_BYTES])
@@ -60,27 +60,33 @@ def pieces(entries: Iterable[Entry]) -> Iterator[bytes]:
 
 
 def _header(entry: Entry) -> tarfile.TarInfo | None:
-    status = entry.path.lstat()
     header = tarfile.TarInfo(entry.name)
+    if isinstance(entry.content, bytes):
+        header.size = len(entry.content)
+        return header
+    status = entry.content.lstat()
     header.mode = 0o755 if status.st_mode & 0o100 else 0o644
-    if entry.path.is_symlink():
-        header.type, header.linkname = tarfile.SYMTYPE, os.fsdecode(entry.path.readlink())
-    elif entry.path.is_file():
+    if entry.content.is_symlink():
+        header.type, header.linkname = tarfile.SYMTYPE, os.fsdecode(entry.content.readlink())
+    elif entry.content.is_file():
         header.size = status.st_size
     else:
         return None
     return header
 
 
-def _content(path: Path, size: int) -> Iterator[bytes]:
+def _content(place: Path | bytes, size: int) -> Iterator[bytes]:
     """Yield exactly `size` bytes: the header has named that size already."""
+    if isinstance(place, bytes):
+        yield place
+        return
     left = size
-    with path.open("rb") as file:
+    with place.open("rb") as file:
         while left and (part := file.read(min(left, 1 << 20))):
             left -= len(part)
             yield part
     if left:
-        message = f"{path} became shorter while it was read"
+        message = f"{place} became shorter while it was read"
         raise OSError(message)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from elivepatch.build.archive.apt import distributions
 from elivepatch.build.base.custom import CustomKernel
 from elivepatch.build.base.store import Base
-from elivepatch.build.kept.files import KeptBuild
+from elivepatch.build.kept.files import KeptBuild, left_by_build
 from elivepatch.build.providers.source import Declared
 from elivepatch.commandline import Subparsers
 from elivepatch.model.errors import EnvironmentFault, ExitStatus, UsageError
@@ -20,6 +20,9 @@ from elivepatch.output import Output
 from elivepatch.service.commands.options import add_common, settings_of
 from elivepatch.service.jobs.local_backend import LocalBackend
 from elivepatch.service.jobs.trials.debug_kernel import debug_release
+
+_NEEDED = ("vmlinux", "vmlinuz", "symvers")
+_KEPT = ("build", *_NEEDED, "modules", "debug")
 
 
 def register(subparsers: Subparsers) -> None:
@@ -66,10 +69,19 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a patch that is in the running kernel but not in the source; once for each patch, in order",
     )
+    group.add_argument(
+        "--build",
+        metavar="DIR",
+        type=Path,
+        help="the directory in which it was built, as the build left it: its .config, vmlinux, bzImage and "
+        "Module.symvers need not be named, and the kernel needs no debug information; then nothing is built",
+    )
     group.add_argument("--vmlinux", metavar="FILE", type=Path, help="the vmlinux of its build; then nothing is built")
     group.add_argument("--vmlinuz", metavar="FILE", type=Path, help="with --vmlinux: the image for trials (bzImage)")
     group.add_argument("--symvers", metavar="FILE", type=Path, help="with --vmlinux: the build's Module.symvers")
-    group.add_argument("--modules", metavar="DIR", type=Path, help="with --vmlinux: lib/modules/RELEASE of the build")
+    group.add_argument(
+        "--modules", metavar="DIR", type=Path, help="with --vmlinux or --build: lib/modules/RELEASE of the build"
+    )
     group.add_argument(
         "--debug",
         metavar="DIR",
@@ -119,7 +131,7 @@ def _add(arguments: argparse.Namespace, output: Output) -> ExitStatus:
 
 def _in_packages(arguments: argparse.Namespace) -> tuple[KernelRequest, tuple[Declared, ...]]:
     """Return the kernel that is in packages, and its source if the options name it."""
-    others = ("kernel_config", "vmlinux", "vmlinuz", "symvers", "modules", "debug")
+    others = ("kernel_config", *_KEPT)
     unneeded = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]
     unneeded += ["--accept-unproved"] * arguments.accept_unproved
     unneeded += ["--base-patch"] * bool(arguments.base_patch and arguments.source is None)
@@ -151,7 +163,7 @@ def _build_id(arguments: argparse.Namespace) -> BuildId | None:
 
 def _custom_kernel(arguments: argparse.Namespace) -> CustomKernel | None:
     """Return the kernel that the options describe, None if they describe none: then it is a stock kernel."""
-    kept = {name: getattr(arguments, name) for name in ("vmlinux", "vmlinuz", "symvers", "modules", "debug")}
+    kept = {name: getattr(arguments, name) for name in _KEPT}
     others = [*kept.values(), *arguments.base_patch, arguments.kernel_config, arguments.build_id]
     if arguments.source is None:
         if any(others) or arguments.accept_unproved:
@@ -161,27 +173,36 @@ def _custom_kernel(arguments: argparse.Namespace) -> CustomKernel | None:
                 advice="Add --source, and --kernel-config for its .config.",
             )
         return None
-    if arguments.kernel_config is None:
+    config = arguments.kernel_config or (arguments.build / ".config" if arguments.build is not None else None)
+    if config is None:
         raise UsageError(
             "config-missing",
             "A kernel of your own needs the .config that it was built with.",
             advice="Add --kernel-config; on the host it is /proc/config.gz (unpacked) or /boot/config-RELEASE.",
         )
-    if any(kept.values()) and not all(kept[name] for name in ("vmlinux", "vmlinuz", "symvers")):
-        raise UsageError(
-            "kept-incomplete",
-            "The files of a build are --vmlinux, --vmlinuz and --symvers together, and --modules if it has modules.",
-            advice="Give all of them, or none; with none, the server builds the kernel.",
-        )
     return CustomKernel(
         release=parse_release(arguments.kernel),
         source=arguments.source,
-        config=arguments.kernel_config,
+        config=config,
         base_patches=tuple(arguments.base_patch),
-        kept=KeptBuild(**kept) if arguments.vmlinux is not None else None,
+        kept=_kept_build(**kept) if any(kept.values()) else None,
         build_id=_build_id(arguments),
         accept_unproved=arguments.accept_unproved,
     )
+
+
+def _kept_build(build: Path | None, **given: Path | None) -> KeptBuild:
+    """Return the files of a build that the options name, each by itself or all by their directory."""
+    if build is not None:
+        return left_by_build(build, **given)
+    vmlinux, vmlinuz, symvers = (given[name] for name in _NEEDED)
+    if vmlinux is None or vmlinuz is None or symvers is None:
+        raise UsageError(
+            "kept-incomplete",
+            "The files of a build are --vmlinux, --vmlinuz and --symvers together, and --modules if it has modules.",
+            advice="Give all of them, or --build; with none of them, the server builds the kernel.",
+        )
+    return KeptBuild(vmlinux=vmlinux, vmlinuz=vmlinuz, symvers=symvers, modules=given["modules"], debug=given["debug"])
 
 
 def _list(arguments: argparse.Namespace, output: Output) -> ExitStatus:

@@ -6,17 +6,23 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from elf_maker import Made
+from built_tree import MODULE, built_tree
+from compiled import needs_gcc
+from elf_maker import GLOBAL, NOTYPE, Made
 from outside import OutsideSandbox
 
-from elivepatch.build.base.debug_info import check_compiler, read_debug_info, struct_sizes
+from elivepatch.build.base.debug_info import check_compiler, measured_sizes, read_debug_info, struct_sizes
 from elivepatch.build.roots.description import Toolchain
+from elivepatch.build.sandbox.bubblewrap import Sandbox
 from elivepatch.kernel.elf import ElfFile
+from elivepatch.kernel.kbuild.record import read_build
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import Digest
+from elivepatch.process import run
 
 UNITS = "    <c>   DW_AT_name        : (indirect string, offset: 0x1): fs/a.c\n"
 MODULES = "File: ./lib/a.ko\n    <c>   DW_AT_name        : drivers/a.c\n"
@@ -150,3 +156,55 @@ def test_sizes_of_special_structures_are_read() -> None:
 def test_a_missing_special_structure_is_named() -> None:
     with pytest.raises(EnvironmentFault, match="ORC_STRUCT_SIZE"):
         struct_sizes(SIZES.replace("orc_entry", "other"))
+
+
+def no_units(output: Path) -> None:
+    """Leave what the programs leave of a kernel without debug information."""
+    good(output)
+    for name in ("vmlinux.units", "modules.units", "sizes"):
+        (output / name).write_text("")
+
+
+def test_a_kernel_without_debug_information_and_without_a_record_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        read(tmp_path, OutsideSandbox(leaves=no_units))
+    assert caught.value.problem.code == "debug-info"
+    assert "CONFIG_DEBUG_INFO" in caught.value.problem.advice
+    assert "--build" in caught.value.problem.advice
+
+
+@needs_gcc
+def test_a_kernel_without_debug_information_has_its_units_from_the_record_of_its_build(tmp_path: Path) -> None:
+    tree = built_tree(tmp_path / "tree")
+
+    def leaves(output: Path) -> None:
+        no_units(output)
+        (output / "vmlinux").write_bytes((tree / "vmlinux").read_bytes())
+        (output / "symbols/a.ko").unlink()
+        (output / "symbols/fat-fs.ko").write_bytes((tree / f"{MODULE}.ko").read_bytes())
+
+    (tmp_path / "base").mkdir()
+    sandbox = OutsideSandbox(leaves=leaves, runs=False)
+    facts = read_debug_info(
+        sandbox.sandbox, inputs=tmp_path, vmlinux="vmlinux", into=tmp_path / "base", record=read_build(tree)
+    )
+    assert facts.compiled["fs/fat-fs/dir.c"] == ("fs/fat-fs/dir.c", {"fat_fs"})
+    assert facts.compiled["init/main.c"] == ("init/main.c", {"vmlinux"})
+    assert facts.struct_sizes == {}, "they are measured in the prepared tree"
+
+
+@pytest.mark.parametrize("length", [120, 128])
+def test_measured_sizes_must_fit_the_tables_of_the_kernel(tmp_path: Path, length: int) -> None:
+    listing = tmp_path / "sizes.o"
+    listing.write_text(SIZES)
+    made = Made().section(".data", bytes(4096))
+    made.symbol("__start___bug_table", ".data", value=0, kind=NOTYPE, bind=GLOBAL)
+    made.symbol("__stop___bug_table", ".data", value=length, kind=NOTYPE, bind=GLOBAL)
+    vmlinux = made.write(tmp_path / "vmlinux")
+    helper = cast("Sandbox", SimpleNamespace(run=lambda *_, **__: run(["cat", listing])))
+    if length % 12 == 0:
+        assert measured_sizes(listing, helper, vmlinux)["BUG_STRUCT_SIZE"] == 12
+    else:
+        with pytest.raises(EnvironmentFault) as caught:
+            measured_sizes(listing, helper, vmlinux)
+        assert caught.value.problem.code == "struct-sizes"

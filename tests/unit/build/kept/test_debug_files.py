@@ -91,6 +91,20 @@ def test_a_module_with_its_debug_information_in_itself_stays(built: Path) -> Non
     assert list(parted.modules.iterdir()) == []
 
 
+def test_a_stripped_module_without_debug_information_takes_its_symbols_from_the_directory_of_its_build(
+    built: Path,
+) -> None:
+    """INSTALL_MOD_STRIP takes away the names of the sources; the build-id ties the two files together."""
+    whole = elf(code=True, debug=False)
+    whole.file("a.c")
+    elf(code=True, debug=False).write(module(built, "a.ko"))
+    whole.write(built / "debug/a.ko")
+    shipped = module(built, "a.ko").read_bytes()
+    parted = placed(built)
+    assert module(built, "a.ko").read_bytes() == whole.data()
+    assert (parted.modules / "kernel/a.ko").read_bytes() == shipped
+
+
 def test_a_debug_file_of_another_build_is_refused_by_name(built: Path) -> None:
     elf(code=True, debug=False).write(module(built, "a.ko"))
     elf(code=False, debug=True, build_id=THEIRS).write(built / "debug/a.ko.debug")

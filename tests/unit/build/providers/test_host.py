@@ -112,6 +112,15 @@ def test_the_base_is_made_from_the_files_without_a_build(server: Pushed) -> None
     assert kernel.kept.debug is None
 
 
+def test_the_record_of_a_build_without_debug_information_is_taken(server: Pushed) -> None:
+    server.put(files=archive(FILES | {"record": b"vmlinux init/main.c -\n"}))
+    server.provide()
+    kept = server.maker.asked[0][0].kept
+    assert kept is not None
+    assert kept.record is not None
+    assert kept.record.name == "record"
+
+
 def test_debug_files_that_the_host_has_apart_are_taken(server: Pushed) -> None:
     server.put(files=archive(FILES | {"debug/kernel/fat.ko.debug": b"debug information"}))
     server.provide()

@@ -6,10 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pushing_host import RELEASE, describe_kernel, pushing_host, put, vmlinux_of
+from built_tree import built_tree
+from compiled import needs_gcc
+from pushing_host import BUILD_ID, RELEASE, describe_kernel, pushing_host, put, vmlinux_of
 
+from elivepatch.client.host.machine import Host
 from elivepatch.client.push.kernel_files import PushOptions, find_kernel_files
-from elivepatch.model.errors import HostError, UsageError
+from elivepatch.kernel.kbuild.record import RECORD, parse_record, read_build
+from elivepatch.model.errors import EnvironmentFault, HostError, UsageError
 
 
 def test_the_files_of_a_build_in_its_tree_are_found(tmp_path: Path) -> None:
@@ -65,7 +69,7 @@ def test_a_file_that_a_link_leads_to_is_sent_and_not_the_link(tmp_path: Path) ->
     image.rename(tmp_path / "boot/bzImage")
     image.symlink_to("bzImage")
     (tmp_path / f"lib/modules/{RELEASE}/updates/linked.ko").symlink_to("own.ko")
-    sent = {entry.name: entry.path for entry in find_kernel_files(host, PushOptions()).entries()}
+    sent = {entry.name: entry.content for entry in find_kernel_files(host, PushOptions()).entries()}
     assert sent["vmlinuz"] == tmp_path / "boot/bzImage"
     assert sent["modules/updates/linked.ko"] == tmp_path / f"lib/modules/{RELEASE}/updates/own.ko"
 
@@ -122,3 +126,43 @@ def test_base_patches_keep_their_order(tmp_path: Path) -> None:
     found = find_kernel_files(pushing_host(tmp_path), PushOptions(without_source=True, base_patches=patches))
     names = [entry.name for entry in found.entries() if entry.name.startswith("patches/")]
     assert names == ["patches/0001-b.patch", "patches/0002-a.patch"]
+
+
+def without_debug_information(root: Path) -> Path:
+    """Return the tree of a host whose kernel has no debug information; kbuild's files are in it."""
+    pushing_host(root)
+    tree = built_tree(root / "usr/src/linux")
+    put(tree, "vmlinux", vmlinux_of(BUILD_ID, debug=False))
+    return tree
+
+
+@needs_gcc
+def test_a_kernel_without_debug_information_is_sent_with_the_record_of_its_build(tmp_path: Path) -> None:
+    tree = without_debug_information(tmp_path)
+    sent = {entry.name: entry.content for entry in find_kernel_files(Host(tmp_path), PushOptions()).entries()}
+    record = sent[RECORD]
+    assert isinstance(record, bytes)
+    assert parse_record(record) == read_build(tree)
+
+
+def test_a_kernel_with_debug_information_needs_no_record(tmp_path: Path) -> None:
+    assert RECORD not in {entry.name for entry in find_kernel_files(pushing_host(tmp_path), PushOptions()).entries()}
+
+
+def test_a_kernel_without_debug_information_is_refused_before_anything_is_sent_if_its_build_is_not_here(
+    tmp_path: Path,
+) -> None:
+    host = pushing_host(tmp_path)
+    put(tmp_path, "usr/src/linux/vmlinux", vmlinux_of(BUILD_ID, debug=False))
+    with pytest.raises(HostError, match="no debug information") as caught:
+        find_kernel_files(host, PushOptions())
+    assert "--build" in caught.value.problem.advice
+    assert "CONFIG_DEBUG_INFO" in caught.value.problem.advice
+
+
+@needs_gcc
+def test_a_build_that_was_cleaned_in_part_is_refused(tmp_path: Path) -> None:
+    tree = without_debug_information(tmp_path)
+    (tree / "init/main.o").unlink()
+    with pytest.raises(EnvironmentFault, match=r"lacks the object init/main\.o"):
+        find_kernel_files(Host(tmp_path), PushOptions())

@@ -25,7 +25,7 @@ def entries(top: Path, files: dict[str, bytes]) -> list[Entry]:
     for name, content in files.items():
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).write_bytes(content)
-    return [Entry(name=name, path=top / name) for name in sorted(files)]
+    return [Entry(name=name, content=top / name) for name in sorted(files)]
 
 
 def unpacked(archive: bytes) -> dict[str, bytes]:
@@ -76,7 +76,7 @@ def test_links_stay_links_and_what_is_no_file_is_left_out(tmp_path: Path) -> Non
     (tmp_path / "a").write_bytes(b"a")
     (tmp_path / "link").symlink_to("a")
     os.mkfifo(tmp_path / "pipe")
-    listed = [Entry(name=name, path=tmp_path / name) for name in ("a", "link", "pipe")]
+    listed = [Entry(name=name, content=tmp_path / name) for name in ("a", "link", "pipe")]
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(b"".join(pieces(listed))))) as tar:
         assert [(one.name, one.linkname) for one in tar] == [("a", ""), ("link", "a")]
 

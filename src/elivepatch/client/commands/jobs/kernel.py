@@ -36,7 +36,7 @@ def register(subparsers: Subparsers) -> None:
     push.add_argument(
         "--build", metavar="DIR", type=Path, help="the tree it was built in (default: /lib/modules/RELEASE/build)"
     )
-    push.add_argument("--vmlinux", metavar="FILE", type=Path, help="its vmlinux, with debug information")
+    push.add_argument("--vmlinux", metavar="FILE", type=Path, help="its vmlinux, not stripped")
     push.add_argument(
         "--source", metavar="DIR", type=Path, help="its source (default: /lib/modules/RELEASE/source, or the tree)"
     )
@@ -66,6 +66,8 @@ def run(arguments: argparse.Namespace, output: Output) -> ExitStatus:
     if arguments.dry_run:
         output.document(_document(files, None, Sent(), known=False, dry_run=True))
         rows = [(name, str(path)) for name, path in sorted(files.named.items())]
+        if files.record is not None:
+            rows.append(("record", "made of the build directory, in place of debug information"))
         rows += [("modules", f"{len(files.modules)} files"), ("source", str(files.source or "none is sent"))]
         output.table(("FILE", "FROM"), rows)
         return ExitStatus.OK
