@@ -192,6 +192,13 @@ def test_apply_changes_the_running_kernel(first: Boot) -> None:
     assert CHANGED in first["apply.meminfo"].out
 
 
+def test_what_is_kept_is_verified_without_the_server_and_was_never_tried(first: Boot) -> None:
+    told = first["verify"].document
+    assert (first["verify"].status, told["problem"]["code"]) == (6, "trial-required")
+    assert told["livepatch"] in [first[step].document["livepatch"] for step in ("apply", "second")]
+    assert "trial" in {one["code"] for one in told["not_proved"]}
+
+
 def test_apply_after_a_dry_run_takes_up_the_same_build(first: Boot) -> None:
     dry, real = first["dry"].document, first["apply"].document
     assert (dry["job"], dry["livepatch"]) == (real["job"], real["livepatch"])

@@ -4,8 +4,9 @@
 The backend understands these lines: `sleep SECONDS` (in the build), `trial-sleep SECONDS`, `verdict`, `compile-error`,
 `broken-environment`, `explode`, `disk-full`, `die-once`, `die-always`, `trial-fails`, `deaf` (ignores its
 cancellation), `log BYTES`, `fill` (writes until the disk is full), `spin` (computes and lets no other thread run),
-`segfault`, `exit` (leaves the process at once), `hog MIB` (takes that much memory and keeps it), `kill-server-once` and
-`kill-server-always` (kills the parent of the step process).
+`unprovable` (makes a livepatch that replaces nothing, of which there can be no proof), `segfault`, `exit` (leaves the
+process at once), `hog MIB` (takes that much memory and keeps it), `kill-server-once` and `kill-server-always` (kills
+the parent of the step process).
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ class FakeBackend:
             size_bytes=module.stat().st_size,
             kernel=self._kernel(request.release),
             build_key=build_key,
-            functions=(FUNCTION,),
+            functions=() if "unprovable" in words else (FUNCTION,),
             notes=(Note(code="inlined", message="meminfo_helper is inlined into its caller."),),
             seconds={"build": 0.25},
             origin=replace(ORIGIN, builders=dict.fromkeys(_builders(request), 1)),

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from elivepatch.files.digest import sha256_json
@@ -17,18 +18,21 @@ from elivepatch.model.build import (
     RequestReference,
     Result,
 )
-from elivepatch.model.errors import Kind
+from elivepatch.model.errors import Kind, Problem, TrustError
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.provenance import Material, Origin
 from elivepatch.service.db.tables import DEFAULT_TENANT
-from elivepatch.service.jobs.jobs import Job
+from elivepatch.service.jobs.jobs import Job, Outcome
 from elivepatch.service.store import Store
 from elivepatch.trust.attestation import Run, attest
-from elivepatch.trust.keys import PublicKey
+from elivepatch.trust.keys import KEY_BYTES, PublicKey
 from elivepatch.trust.statement import Statement
 
 PROOFS = 1
 """Version of what a job keeps for its proof: a job that kept less answers no request."""
+
+# Workers have no key: they make the statement as if they had one, and sign nothing.
+_ANY_KEY = PublicKey(bytes(KEY_BYTES))
 
 _OURS = {Kind.ERROR, Kind.TRUST, Kind.HOST}
 
@@ -101,6 +105,25 @@ def statement_of(job: Job, server: PublicKey) -> Statement | None:
         trial=report.get("trial"),
         rules=[one["rule"] for one in report.get("explained", ())],
     )
+
+
+def proof_problem(job: Job, outcome: Outcome) -> Problem | None:
+    """Return the problem with the proof of a job that is about to end with `outcome`, None if there is none."""
+    ended = replace(
+        job,
+        report=outcome.report,
+        module_digest=outcome.module_digest,
+        log_digest=outcome.log_digest,
+        console_digest=outcome.console_digest,
+        done_at=datetime.now(UTC),
+    )
+    try:
+        statement = statement_of(ended, _ANY_KEY)
+        if statement is not None:
+            statement.encode()
+    except TrustError as fault:
+        return fault.problem
+    return None
 
 
 def outcome_record(outcome: BuildOutcome) -> dict[str, Any]:

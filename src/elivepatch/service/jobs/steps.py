@@ -29,7 +29,7 @@ from elivepatch.service.errors import CANCELLED, CRASHED, INTERNAL, OVERDUE
 from elivepatch.service.jobs.backend import BuildBackend
 from elivepatch.service.jobs.engine import Json, Stopped
 from elivepatch.service.jobs.jobs import Job, Jobs, Outcome
-from elivepatch.service.jobs.records import livepatch_from, outcome_record, request_from, result_of
+from elivepatch.service.jobs.records import livepatch_from, outcome_record, proof_problem, request_from, result_of
 from elivepatch.service.jobs.step_process.progress import ProgressFilter
 from elivepatch.service.jobs.trials.earlier import find_earlier
 from elivepatch.service.jobs.trials.kept import replay_command
@@ -158,26 +158,11 @@ class JobSteps:
 
     def publish(self, job: str, built: Json, tried: Json) -> None:
         """End the job in one transaction; its module is served from then on."""
-        problem = built["problem"] or tried["problem"]
-        result = result_of(problem)
-        served = built["module"] if problem is None else None
-        outcome = Outcome(
-            result=result,
-            reusable=_lasting(result, built, tried),
-            report={
-                "problem": problem,
-                "livepatch": built["livepatch"],
-                "functions": built["functions"],
-                "notes": built["notes"],
-                "seconds": built["seconds"] | tried["seconds"],
-                "trial": tried["trial"],
-                "proposal": built["proposal"],
-                "explained": built.get("explained", []),
-            },
-            module_digest=served,
-            log_digest=built["log"],
-            console_digest=tried["console"],
-        )
+        outcome = _outcome(built, tried, built["problem"] or tried["problem"])
+        kept = self._jobs.get(job)
+        if kept is not None and (unproved := proof_problem(kept, outcome)) is not None:
+            # A success whose module could never be handed out would be the answer to each equal request.
+            outcome = _outcome(built, tried, unproved.as_dict())
         ended = self._jobs.finish(job, outcome, cancelled())
         _logger.info("job.done", job=job, result=ended.result if ended is not None else None)
 
@@ -365,6 +350,27 @@ class JobSteps:
     def _progress(self, job: str) -> Progress:
         """Return the function that a backend reports its progress to."""
         return ProgressFilter(lambda event: self._jobs.progress(job, event))
+
+
+def _outcome(built: Json, tried: Json, problem: Json | None) -> Outcome:
+    result = result_of(problem)
+    return Outcome(
+        result=result,
+        reusable=_lasting(result, built, tried),
+        report={
+            "problem": problem,
+            "livepatch": built["livepatch"],
+            "functions": built["functions"],
+            "notes": built["notes"],
+            "seconds": built["seconds"] | tried["seconds"],
+            "trial": tried["trial"],
+            "proposal": built["proposal"],
+            "explained": built.get("explained", []),
+        },
+        module_digest=built["module"] if problem is None else None,
+        log_digest=built["log"],
+        console_digest=tried["console"],
+    )
 
 
 def _lasting(result: Result, built: Json, tried: Json) -> bool:

@@ -98,6 +98,16 @@ def test_a_job_without_a_module_has_no_proof(server: Assembled, what: str) -> No
     assert (answer.status_code, answer.json()["code"]) == (404, "file-unknown")
 
 
+def test_a_livepatch_of_which_there_can_be_no_proof_is_an_error_of_the_server_and_not_a_success(
+    server: Assembled,
+) -> None:
+    report = server.done("unprovable")
+    assert (report["result"], report["problem"]["code"]) == ("error", "proof-contradiction")
+    assert report["module_sha256"] is None
+    assert server.http.get(f"/v1/builds/{report['id']}/module").status_code == 404
+    assert server.done("unprovable")["id"] != report["id"], "the next request tries again"
+
+
 def test_a_module_of_a_job_that_kept_too_little_for_a_proof_is_not_handed_out(server: Assembled) -> None:
     job = server.done("sleep 0\nof an older server")["id"]
     with server.services.resources.database.begin() as connection:
