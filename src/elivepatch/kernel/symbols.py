@@ -4,6 +4,9 @@
 A linked symbol table lists the local symbols of each object after an entry of type FILE with the base name of the
 source. Base names repeat (there are many `core.c`), so the block is found by its content: its local functions and
 objects are those of the rebuilt object. kpatch's create-diff-object does the same.
+
+LLVM's assembler makes no FILE entry: in a kernel that LLVM's linker made, the symbols of an object of assembly follow
+those of the object before it.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ _UNSTABLE = re.compile(
     r"|__kstrtab|__discard_|\.discard|__pci_fixup|__setup_str_|__func_stack_frame_non_standard|__already_done"
     r"|__trace_check_"
 )
+# clang writes the name of the function before that of its static variable, with a dot between them.
+_UNSTABLE_OF_CLANG = re.compile(r"\w+\.(?:__UNIQUE_ID_|__already_done|__trace_check_)")
+_LLD = re.compile(rb"Linker: [^\0]*LLD")
 
 
 @dataclass(frozen=True)
@@ -47,14 +53,41 @@ class Block:
         """Names and types of the functions and objects that the rebuilt object must have too."""
         return stable_names(self.symbols)
 
+    @property
+    def end(self) -> int:
+        """The number of its last symbol, that of the FILE entry if it has none."""
+        return self.symbols[-1].number if self.symbols else self.position
+
+    def up_to(self, names: frozenset[tuple[str, int]]) -> Block | None:
+        """Return the part of the block that ends before the first other function or object than those of `names`.
+
+        None if that part lacks one of them.
+        """
+        count = next((n for n, one in enumerate(self.symbols) if stable_names([one]) - names), len(self.symbols))
+        part = Block(self.position, self.name, self.symbols[:count])
+        return part if part.names == names else None
+
 
 def stable_names(symbols: Iterable[Symbol]) -> frozenset[tuple[str, int]]:
     """Return name and type of the local functions and objects among `symbols` that survive linking."""
     return frozenset(
         (symbol.name, symbol.kind)
         for symbol in symbols
-        if symbol.bind == BIND_LOCAL and symbol.kind in {TYPE_FUNC, TYPE_OBJECT} and not _UNSTABLE.match(symbol.name)
+        if symbol.bind == BIND_LOCAL
+        and symbol.kind in {TYPE_FUNC, TYPE_OBJECT}
+        and not _UNSTABLE.match(symbol.name)
+        and not _UNSTABLE_OF_CLANG.match(symbol.name)
     )
+
+
+def discarded_by_clang(object_symbols: Iterable[Symbol], block: Block) -> tuple[str, ...]:
+    """Return the variables of clang's functions that the object has and its block in the linked file lacks.
+
+    They are bookkeeping that linking drops; create-diff-object only knows it by the names that gcc gives it.
+    """
+    linked = {symbol.name for symbol in block.symbols}
+    names = {one.name for one in object_symbols if one.bind == BIND_LOCAL and _UNSTABLE_OF_CLANG.match(one.name)}
+    return tuple(sorted(names - linked))
 
 
 class LinkedSymbols:
@@ -107,7 +140,11 @@ class LinkedSymbols:
 
     def block_of(self, file_name: str, local_names: frozenset[tuple[str, int]]) -> list[Block]:
         """Return the blocks of `file_name` with exactly `local_names`; with none or several, the block is not known."""
-        return [block for block in self.blocks.get(file_name, []) if block.names == local_names]
+        blocks = self.blocks.get(file_name, [])
+        found = [block for block in blocks if block.names == local_names]
+        if not found and _LLD.search(self.elf.named(".comment")):
+            found = [part for block in blocks if (part := block.up_to(local_names)) is not None]
+        return found
 
     def position(self, symbol: Symbol) -> int:
         """Return the kernel's `old_sympos` of this symbol: 0 if its name is unique, else its position from 1."""

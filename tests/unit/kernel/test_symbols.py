@@ -6,10 +6,11 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import pytest
 from elf_maker import FUNC, GLOBAL, NOTYPE, OBJECT, Made
 
 from elivepatch.kernel.elf import TYPE_FUNC, TYPE_OBJECT, ElfFile
-from elivepatch.kernel.symbols import LinkedSymbols, stable_names
+from elivepatch.kernel.symbols import Block, LinkedSymbols, discarded_by_clang, stable_names
 from elivepatch.kernel.traceable import TracedFunctions
 
 TEXT = 0xFFFFFFFF81000000
@@ -60,6 +61,60 @@ def test_names_that_linking_drops_or_adds_do_not_count(tmp_path: Path) -> None:
     table = linked(tmp_path)
     assert stable_names(table.blocks["core.c"][0].symbols) == {("helper", TYPE_FUNC), ("first", TYPE_FUNC)}
     assert stable_names(table.blocks["other.c"][0].symbols) == {("helper", TYPE_FUNC), ("only", TYPE_FUNC)}
+
+
+def made_by_llvm(*, comment: bytes = b"Linker: Debian LLD 19.1.7\0Debian clang version 19.1.7 (3+b1)\0") -> Made:
+    """A kernel whose assembler makes no FILE entries: the symbols of assembly follow those of init.c."""
+    made = Made(kind=2).section(".text", bytes(0x1000), code=True, address=TEXT).section(".comment", comment)
+    made.file("init.c")
+    made.symbol("setup", ".text", value=TEXT + 0x10, size=16)
+    made.symbol("__initcall__setup", ".text", kind=NOTYPE)
+    made.symbol("set_permissions", ".text", value=TEXT + 0x20, size=16)
+    made.symbol("__initcall__late", ".text", kind=NOTYPE)
+    made.symbol("verify_cpu", ".text", value=TEXT + 0x30, size=16)
+    made.symbol("last_entry", ".text", kind=NOTYPE)
+    made.file("init.c")
+    made.symbol("setup", ".text", value=TEXT + 0x40, size=16)
+    return made
+
+
+INIT = frozenset({("setup", TYPE_FUNC), ("set_permissions", TYPE_FUNC)})
+
+
+def test_a_block_of_llvm_ends_before_the_symbols_of_assembly(tmp_path: Path) -> None:
+    table = linked(tmp_path, made_by_llvm())
+    (block,) = table.block_of("init.c", INIT)
+    assert [symbol.name for symbol in block.symbols] == [
+        "setup", "__initcall__setup", "set_permissions", "__initcall__late",
+    ]  # fmt: skip
+    assert table.symbols[block.end].name == "__initcall__late"
+
+
+def test_a_whole_block_of_llvm_counts_before_a_part_of_another(tmp_path: Path) -> None:
+    table = linked(tmp_path, made_by_llvm())
+    (block,) = table.block_of("init.c", frozenset({("setup", TYPE_FUNC)}))
+    assert block.symbols[0].value == TEXT + 0x40
+
+
+@pytest.mark.parametrize("missing", ["later", "verify_cpu"])
+def test_a_part_that_lacks_a_function_or_has_another_between_is_not_the_one(tmp_path: Path, missing: str) -> None:
+    wanted = {("setup", TYPE_FUNC), (missing, TYPE_FUNC)}
+    assert linked(tmp_path, made_by_llvm()).block_of("init.c", frozenset(wanted)) == []
+
+
+def test_only_a_kernel_of_llvms_linker_has_parts_of_blocks(tmp_path: Path) -> None:
+    made = made_by_llvm(comment=b"GCC: (Debian 12.2.0-14) 12.2.0\0")
+    assert linked(tmp_path, made).block_of("init.c", INIT) == []
+
+
+def test_variables_of_clangs_functions_that_linking_drops_are_named(tmp_path: Path) -> None:
+    made = Made().section(".data", bytes(16))
+    for name in ("read.__UNIQUE_ID___addressable_x561", "kept.__UNIQUE_ID_y2", "read.__key", "__UNIQUE_ID_z3"):
+        made.symbol(name, ".data", kind=OBJECT, size=1)
+    symbols = ElfFile(made.write(tmp_path / "object")).symbols
+    assert stable_names(symbols) == {("read.__key", TYPE_OBJECT)}
+    block = Block(0, "read.c", tuple(one for one in symbols if one.name.startswith("kept.")))
+    assert discarded_by_clang(symbols, block) == ("read.__UNIQUE_ID___addressable_x561",)
 
 
 def test_global_symbols_belong_to_no_block(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ class ObjectsBuilder(BuildSteps):
             patched=patched,
             source=unit.source,
             parent=unit.parents[0],
-            table=symbol_table(self.base.parent(unit.parents[0]), located.block),
+            table=symbol_table(self.base.parent(unit.parents[0]), located.block, located.discarded),
             symvers=self.base.tree / "Module.symvers",
             name=name,
             work_dir=directory,

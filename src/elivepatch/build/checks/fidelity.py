@@ -26,17 +26,21 @@ from elivepatch.kernel.elf import (
     Section,
     Symbol,
 )
-from elivepatch.kernel.symbols import Block, LinkedSymbols, stable_names
+from elivepatch.kernel.symbols import Block, LinkedSymbols, discarded_by_clang, stable_names
 from elivepatch.model.codes import problem
 from elivepatch.model.errors import BuildStopped
 
 
 @dataclass(frozen=True)
 class Located:
-    """An object located in its parent: the block of its local symbols, and the symbol of each function there."""
+    """An object located in its parent: the block of its local symbols, and the symbol of each function there.
+
+    `discarded` are variables of the object that linking drops and that create-diff-object does not know as such.
+    """
 
     block: Block
     functions: dict[str, Symbol]
+    discarded: tuple[str, ...] = ()
 
 
 def locate(plain: ElfFile, linked: LinkedSymbols, *, source: str, parent: str) -> Located:
@@ -64,7 +68,7 @@ def locate(plain: ElfFile, linked: LinkedSymbols, *, source: str, parent: str) -
             found_symbol = next((one for one in same if one.bind != BIND_LOCAL), None)
         if found_symbol is not None:
             functions[symbol.name] = found_symbol
-    return Located(blocks[0], functions)
+    return Located(blocks[0], functions, discarded_by_clang(plain.symbols, blocks[0]))
 
 
 class Match(enum.StrEnum):

@@ -14,12 +14,14 @@ from elivepatch.build.objects.contents import Contents, compare_contents, target
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import made_by_series, take_file
 from elivepatch.kernel.elf import (
+    BIND_LOCAL,
     TYPE_FILE,
     TYPE_FUNC,
     TYPE_NOTYPE,
     TYPE_OBJECT,
     TYPE_SECTION,
     ElfFile,
+    Symbol,
 )
 from elivepatch.kernel.symbols import Block, LinkedSymbols
 from elivepatch.model.codes import problem
@@ -31,7 +33,10 @@ _CHANGED, _ERROR, _FATAL, _SAME = 0, 1, 2, 3
 _CHANGED_FUNCTION = re.compile(r"(?m)^(?:.*: )?(changed|new) function: (\S+)$")
 _KINDS = {TYPE_NOTYPE: "NOTYPE", TYPE_OBJECT: "OBJECT", TYPE_FUNC: "FUNC", TYPE_SECTION: "SECTION", TYPE_FILE: "FILE"}
 _BINDS = ("LOCAL", "GLOBAL", "WEAK")
-_SPECIAL_INDEX = {0: "UND", 0xFFF1: "ABS", 0xFFF2: "COM"}
+_ABSOLUTE = 0xFFF1
+_SPECIAL_INDEX = {0: "UND", _ABSOLUTE: "ABS", 0xFFF2: "COM"}
+_PADDING = "__pfx_"
+_FOLLOWING = "following.S"  # a name for what comes behind a block; no source has it
 
 
 # No linked kernel keeps these sections, and create-diff-object, which is older, knows neither. From 6.18 on, each
@@ -245,40 +250,34 @@ def ignored_names(skipped: Iterable[str]) -> frozenset[str]:
     return frozenset(one.partition("(")[2].removesuffix(")") for one in skipped if "_IGNORE_" in one)
 
 
-def symbol_table(linked: LinkedSymbols, block: Block | None) -> bytes:
+def symbol_table(linked: LinkedSymbols, block: Block | None, discarded: Iterable[str] = ()) -> bytes:
     """Return the symbols of a parent in the format of `readelf -sW`, as create-diff-object reads it.
 
     In kernels with function padding the `__pfx_` symbols stand outside their file's block, because objtool makes them
-    after linking, while the object has them inside; they are listed behind the FILE entry of `block` and nowhere else.
+    after linking, while the object has them inside; they are listed behind the FILE entry of `block` and nowhere else,
+    and so are the `discarded` variables of the object. A FILE entry ends the block before symbols of other objects.
     FILE entries of other objects that look the same as `block` to create-diff-object are left out.
     """
-    same = [] if block is None else linked.block_of(block.name, block.names)
-    left_out = {other.position for other in same if other != block}
-    lines, padding = _lines(linked, left_out)
-    if block is None or not padding:
-        return b"".join(lines)
-    own = {f"__pfx_{name}" for name, kind in block.names if kind == TYPE_FUNC}
-    inserted = [line for name, line in padding if name in own]
-    at = block.position + 1 - _skipped(linked, block.position) - sum(one < block.position for one in left_out)
-    return b"".join([*lines[:at], *inserted, *lines[at:]])
-
-
-def _lines(linked: LinkedSymbols, left_out: set[int]) -> tuple[list[bytes], list[tuple[str, bytes]]]:
-    lines, padding = [], []
+    if block is None:
+        return b"".join(_line(one) for one in linked.symbols if not one.name.startswith(_PADDING))
+    left_out = {one.position for one in linked.block_of(block.name, block.names)} - {block.position}
+    own = {f"{_PADDING}{name}" for name, kind in block.names if kind == TYPE_FUNC}
+    inserted = [one for one in linked.symbols if one.name in own]
+    inserted += [Symbol(0, name, 0, 0, TYPE_OBJECT, BIND_LOCAL, _ABSOLUTE) for name in discarded]
+    behind = {block.position: inserted}
+    if any(one.position == block.position and one.end != block.end for one in linked.blocks.get(block.name, ())):
+        behind.setdefault(block.end, []).append(Symbol(0, _FOLLOWING, 0, 0, TYPE_FILE, BIND_LOCAL, _ABSOLUTE))
+    lines = []
     for symbol in linked.symbols:
-        if symbol.number in left_out:
-            continue
-        index = _SPECIAL_INDEX.get(symbol.section, str(symbol.section))
-        kind = _KINDS.get(symbol.kind, "NOTYPE")
-        bind = _BINDS[symbol.bind] if symbol.bind < len(_BINDS) else "GLOBAL"
-        shown = f"{symbol.number}: {symbol.value:016x} {symbol.size} {kind} {bind} DEFAULT {index} {symbol.name}\n"
-        line = shown.encode()
-        if symbol.name.startswith("__pfx_"):
-            padding.append((symbol.name, line))
-        else:
-            lines.append(line)
-    return lines, padding
+        if symbol.number not in left_out and not symbol.name.startswith(_PADDING):
+            lines.append(_line(symbol))
+        lines += [_line(one) for one in behind.get(symbol.number, ())]
+    return b"".join(lines)
 
 
-def _skipped(linked: LinkedSymbols, position: int) -> int:
-    return sum(symbol.name.startswith("__pfx_") for symbol in linked.symbols[:position])
+def _line(symbol: Symbol) -> bytes:
+    index = _SPECIAL_INDEX.get(symbol.section, str(symbol.section))
+    kind = _KINDS.get(symbol.kind, "NOTYPE")
+    bind = _BINDS[symbol.bind] if symbol.bind < len(_BINDS) else "GLOBAL"
+    shown = f"{symbol.number}: {symbol.value:016x} {symbol.size} {kind} {bind} DEFAULT {index} {symbol.name}\n"
+    return shown.encode()

@@ -286,3 +286,18 @@ def test_objects_of_one_name_without_symbols_are_made_one(tmp_path: Path) -> Non
     first, second = table.block_of("same.c", frozenset())
     for block in (first, second):
         assert names(symbol_table(table, block)).count("same.c") == 1
+
+
+def test_a_part_of_a_block_ends_before_the_symbols_of_assembly_and_has_what_linking_dropped(tmp_path: Path) -> None:
+    made = Made(kind=2).section(".text", bytes(256), code=True, address=0x1000).section(".comment", b"Linker: LLD 19\0")
+    made.file("init.c")
+    made.symbol("setup", ".text", value=0x1010, size=16)
+    made.symbol("verify_cpu", ".text", value=0x1040, size=16)
+    made.file("next.c")
+    table = LinkedSymbols(ElfFile(made.write(tmp_path / "vmlinux")), is_vmlinux=True)
+    (block,) = table.block_of("init.c", frozenset({("setup", TYPE_FUNC)}))
+    assert names(symbol_table(table, block, ["setup.__UNIQUE_ID_x1"])) == [
+        "", "init.c", "setup.__UNIQUE_ID_x1", "setup", "following.S", "verify_cpu", "next.c",
+    ]  # fmt: skip
+    (empty,) = table.block_of("init.c", frozenset())
+    assert names(symbol_table(table, empty)) == ["", "init.c", "following.S", "setup", "verify_cpu", "next.c"]
