@@ -18,7 +18,7 @@ from elivepatch.model.errors import HostError, TrustError
 from elivepatch.model.kernel import Digest, KernelIdentity
 from elivepatch.model.progress import Event
 from elivepatch.model.series import SourcePatch
-from elivepatch.trust.envelope import verify_livepatch
+from elivepatch.trust.envelope import verify_envelope, verify_livepatch
 from elivepatch.trust.statement import Statement
 
 
@@ -95,6 +95,7 @@ def install(session: Session, delivery: Delivery, *, dry_run: bool, reason: str)
     if report.already_live:
         return report
     _require_cumulative(session, statement)
+    _require_not_older(session, statement)
     report = replace(report, findings=(*report.findings, *_kept_and_checked(session, delivery, statement)))
     if dry_run:
         session.store.prune(session.live_state.record)
@@ -149,6 +150,27 @@ def _require_cumulative(session: Session, statement: Statement) -> None:
             f"{statement.name} replaces what is live but does not carry {lost[0].name}.",
             advice="Build one that carries everything with `elivepatch apply`, or unload what is live first.",
         )
+
+
+def _require_not_older(session: Session, statement: Statement) -> None:
+    """Raise HostError if a newer livepatch of the same series is or was live: somebody may hand out an old mistake."""
+    for entry in (entry for one in session.live_state.record.sets for entry in one.entries):
+        if entry.digest == statement.digest or tuple(patch.digest for patch in entry.series) != statement.series:
+            continue
+        try:
+            known = verify_envelope(session.store.kept(entry.digest, "proof"), session.tools.pinned)
+        except (HostError, TrustError):
+            continue  # its server is no longer trusted, or its file is lost: there is nothing to compare with
+        # A copy has a name of its own, so that it can be loaded beside one that stays in memory; it is no newer build.
+        same = all(known.parameters[one] == statement.parameters[one] for one in ("replace", "copy"))
+        if same and statement.finished < known.finished:
+            raise HostError(
+                "livepatch-older",
+                f"{statement.name} was built from the same patches as {entry.name}, and before it: "
+                f"{statement.finished:%Y-%m-%d %H:%M:%S}, not {known.finished:%Y-%m-%d %H:%M:%S} UTC.",
+                advice="`elivepatch rollback` returns to what was live before. To load another build of these patches, "
+                "have the server's operator build them again (`elivepatch build --fresh`).",
+            )
 
 
 def require_requested(statement: Statement, *, series: Sequence[Digest], replace: bool) -> None:

@@ -260,6 +260,26 @@ class TestPolicy:
         host.put("etc/elivepatch/client.toml", "")
         assert load(host, make_livepatch("elp_a", finished=now - timedelta(days=3100)), "--dry-run").status == 0
 
+    def test_a_livepatch_is_not_replaced_by_an_older_one_of_the_same_patches(self, host: SimulatedHost) -> None:
+        now = host.now()
+        old, new = (make_livepatch(f"elp_{days}", finished=now - timedelta(days=days)) for days in (20, 10))
+        assert load(host, new).status == 0
+        ran = load(host, old)
+        assert (ran.status, ran.code) == (6, "livepatch-older")
+        assert run_json(host, "unload", "elp_10").status == 0
+        assert load(host, old).code == "livepatch-older", "nor after it was taken out"
+        assert load(host, new).status == 0, "the same one is no older one"
+        copy = make_livepatch("elp_20", finished=now - timedelta(days=20), request={"copy": 1})
+        assert load(host, copy).status == 0, "a copy is no newer build than what it is a copy of"
+        other = make_livepatch("elp_c", series=["a" * 64, "c" * 64], finished=now - timedelta(days=30))
+        assert load(host, other).status == 0, "the age of another series says nothing"
+
+    def test_a_newer_livepatch_of_the_same_patches_replaces_the_older_one(self, host: SimulatedHost) -> None:
+        assert load(host, make_livepatch("elp_20", finished=host.now() - timedelta(days=20))).status == 0
+        assert load(host, make_livepatch("elp_10", finished=host.now() - timedelta(days=10))).status == 0
+        assert host.live == ["elp_10"]
+        assert run_json(host, "rollback").status == 0, "a person may go back"
+
     def test_a_proof_from_the_future_is_refused_on_any_host(self, host: SimulatedHost) -> None:
         soon, later = host.now() + timedelta(minutes=59), host.now() + timedelta(minutes=61)
         assert load(host, make_livepatch("elp_a", finished=soon), "--dry-run").status == 0
