@@ -49,14 +49,24 @@ def git(
     protocol: str = "none",
     settings: Mapping[str, str] | None = None,
     timeout_s: float = _TIMEOUT_S,
+    file_limit_bytes: int | None = None,
 ) -> process.Completed:
     """Run one git command on the git directory `repository` and return how it ended.
 
-    `protocol` is the only one that may be used to reach another repository; `settings` are added to our own. Raises
-    EnvironmentFault if git cannot be started.
+    `protocol` is the only one that may be used to reach another repository; `settings` are added to our own. No file
+    that it writes gets larger than `file_limit_bytes`. Raises EnvironmentFault if git cannot be started.
     """
     given = [part for name, value in {**_OFF, **(settings or {})}.items() for part in ("-c", f"{name}={value}")]
-    argv = ["git", f"--git-dir={repository.resolve()}", "--no-pager", "--no-replace-objects", *given, *arguments]
+    limit = [] if file_limit_bytes is None else ["prlimit", f"--fsize={file_limit_bytes}", "--"]
+    argv = [
+        *limit,
+        "git",
+        f"--git-dir={repository.resolve()}",
+        "--no-pager",
+        "--no-replace-objects",
+        *given,
+        *arguments,
+    ]
     proxies = {name: os.environ[name] for name in _PROXIES if name in os.environ}
     environment = _ENVIRONMENT | proxies | {"GIT_ALLOW_PROTOCOL": protocol}
     try:

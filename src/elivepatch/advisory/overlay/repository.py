@@ -29,6 +29,7 @@ from elivepatch.model.trial import Expectation
 _INCOMING = "refs/elivepatch/incoming"
 _ACCEPTED = "refs/elivepatch/accepted"
 _FETCH_S = 600.0
+_PACK_BYTES = 512 << 20
 _FILES_MAX = 50_000
 _PROTOCOLS = {"https": "https", "ssh": "ssh", "file": "file"}
 
@@ -61,10 +62,12 @@ class OverlayRepository:
         arguments = ("--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--quiet")
         source = f"refs/heads/{self.branch}" if self.branch else "HEAD"
         protocol = protocol_of(self.url)
+        self._remove_unfinished()
         done = git(
             self.directory, "fetch", *arguments, self.url, f"+{source}:{_INCOMING}",
-            protocol=protocol, timeout_s=_FETCH_S,
+            protocol=protocol, timeout_s=_FETCH_S, file_limit_bytes=_PACK_BYTES,
         )  # fmt: skip
+        self._remove_unfinished()
         if not done.ok:
             raise EnvironmentFault(
                 "overlay-fetch",
@@ -85,6 +88,11 @@ class OverlayRepository:
             )
         git(self.directory, "update-ref", _ACCEPTED, incoming).check("accepting a commit")
         return True
+
+    def _remove_unfinished(self) -> None:
+        """Remove the pack that a fetch left when it was ended: at its limit of size or of time, or by a power cut."""
+        for left in self.directory.glob("objects/pack/tmp_*"):
+            left.unlink(missing_ok=True)
 
     @property
     def accepted(self) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from elivepatch import process
 from elivepatch.advisory.exposure.version import parse_kernel_version
 from elivepatch.advisory.fixes.fixes import Fix, Wanted
 from elivepatch.advisory.fixes.git_repository import GitFixes
-from elivepatch.advisory.overlay.repository import OverlayFixes
+from elivepatch.advisory.overlay import repository
+from elivepatch.advisory.overlay.repository import OverlayFixes, OverlayRepository
 from elivepatch.advisory.records.record import Findings
 from elivepatch.client.cve.cache import DIRECTORY, CveCache
 from elivepatch.client.cve.subscriptions import Subscriptions
-from elivepatch.model.errors import ExitStatus
+from elivepatch.model.errors import EnvironmentFault, ExitStatus
 from elivepatch.model.predicate import Predicate
 from elivepatch.model.trial import Expectation
 
@@ -315,3 +317,21 @@ def test_a_predicate_that_cannot_be_one_costs_the_fix_and_is_found_by_lint(kit: 
     ran = kit.run("lint", kit.repository.top)
     assert ran.status == 1
     assert ran.document["findings"][0]["about"] == "oil"
+
+
+def test_a_fetch_without_end_stops_at_its_limit_and_leaves_nothing(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = OverlayRepository(tmp_path / "ours", f"file://{kit.repository.top}", "", kit.keys["keeper"].allowed)
+    assert ours.update()
+    accepted = ours.accepted
+    # More files than git unpacks one by one, so that they come as a pack.
+    kit.repository.commit("Grow", {f"f{number}": secrets.token_hex(9000) for number in range(200)}, "-S")
+    monkeypatch.setattr(repository, "_PACK_BYTES", 1 << 20)
+    with pytest.raises(EnvironmentFault) as caught:
+        ours.update()
+    assert caught.value.problem.code == "overlay-fetch"
+    assert ours.accepted == accepted
+    assert not list(ours.directory.glob("objects/pack/tmp_*"))
+    monkeypatch.undo()
+    assert ours.update()
