@@ -31,7 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
 
 
 def add(*words: str) -> int:
-    return cli.main(["kernel", "add", RELEASE, "--packages", "/srv/kernels", *words])
+    return cli.main(["kernel", "add", RELEASE, "--packages", "/var/lib/kernels", *words])
 
 
 def test_the_directory_and_the_release_are_enough(
@@ -39,7 +39,7 @@ def test_the_directory_and_the_release_are_enough(
 ) -> None:
     assert add() == 2
     ((kernel, directory, declared),) = asked
-    assert (kernel.release, kernel.build_id, directory, declared) == (RELEASE, "", Path("/srv/kernels"), ())
+    assert (kernel.release, kernel.build_id, directory, declared) == (RELEASE, "", Path("/var/lib/kernels"), ())
     assert "[packages-incomplete]" in capsys.readouterr().err
 
 
