@@ -83,8 +83,10 @@ def _not_checked(statement: Statement) -> Iterator[Claim]:
 def _not_seen_in(tried: Tried, statement: Statement) -> Iterator[Claim]:
     for one in tried.not_live:
         yield Claim(code="not-live", message=f"{one.object} was not live in the trial: {one.why}")
-    for name in tried.untried:
-        yield Claim(code="predicate", message=f"the predicate {name} could not be tried")
+    reported = statement.trial_document["reported"]
+    for asked, seen in zip(statement.parameters["expectations"], reported["expectations"], strict=True):
+        if not seen["tried"]:
+            yield Claim(code="predicate", message=f"the predicate {asked['command']} could not be tried")
     total = len({(one.object, one.name) for one in statement.functions})
     counted = {(one.object, one.function): one.calls for one in tried.functions}
     idle = [one for one in tried.functions if one.calls == 0]
@@ -99,7 +101,6 @@ def _not_seen_in(tried: Tried, statement: Statement) -> Iterator[Claim]:
     if not statement.parameters["expectations"]:
         message = "that the hole is closed: the request had no expectation and no predicate"
         yield Claim(code="effect", message=message)
-    reported = statement.trial_document["reported"]
     if not reported["reloaded"]:
         yield Claim(code="second-load", message="it was not loaded a second time in the trial")
     if tried.over_earlier is None or tried.over_earlier.result != "replaced":
@@ -129,10 +130,15 @@ def _not_seen_on_debug_kernel(tried: Tried) -> Iterator[Claim]:
     debug = tried.debug
     if debug is None:
         yield Claim(code="debug", message="it was not tried on a debugging kernel (KASAN, lockdep)")
-    elif debug.outcome is None:
+        return
+    if debug.outcome is None:
         yield Claim(code="debug", message=f"it was not tried on a debugging kernel: {debug.why_not}")
-    elif debug.missing:
+        return
+    if debug.missing:
         yield Claim(code="debug", message=f"not replaced on the debugging kernel: {_listed(list(debug.missing))}")
+    idle = [one for one in debug.functions if not one.calls]
+    if idle:
+        yield Claim(code="debug", message=f"not seen to run on the debugging kernel: {_names(idle)}")
 
 
 def _names(functions: list[CalledFunction]) -> str:

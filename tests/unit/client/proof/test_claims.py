@@ -4,15 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from proofs import ORIGIN, THOROUGH, Facts, observation
 from simulated_host import KEY
 
+from elivepatch.client.commands.report import trial_lines
 from elivepatch.client.proof.claims import not_proved, proved, tried_of
+from elivepatch.client.proof.policy import proof_findings
 from elivepatch.model.build import Note, PatchedFunction
+from elivepatch.model.errors import TrustError
 from elivepatch.model.trial import CalledFunction, OverEarlier, SeenFunction, SeenOutside, TrialReport
+from elivepatch.settings import ClientSettings
 from elivepatch.trust.statement import Statement
 
 FUNCTIONS = tuple(
@@ -94,6 +102,14 @@ LACKS: dict[str, tuple[Callable[[], TrialReport], str, str]] = {
         lambda: replace(ALL, debug=replace(THOROUGH, missing=("vmlinux:two",))), "debug",
         "not replaced on the debugging kernel: vmlinux:two",
     ),
+    "a function that was not seen on the debugging kernel": (
+        lambda: replace(ALL, debug=replace(THOROUGH, functions=(*THOROUGH.functions, _idle("two")))), "debug",
+        "not seen to run on the debugging kernel: vmlinux:two",
+    ),
+    "an expectation that was not tried and left no word": (
+        lambda: replace(ALL, observations=(observation(met=False, tried=False),)), "predicate",
+        "the predicate /proc/meminfo could not be tried",
+    ),
     "no second load": (
         lambda: replace(ALL, reloaded=False), "second-load", "it was not loaded a second time in the trial"
     ),
@@ -110,6 +126,10 @@ LACKS: dict[str, tuple[Callable[[], TrialReport], str, str]] = {
 
 def _called(count: int) -> tuple[CalledFunction, ...]:
     return tuple(CalledFunction(object="vmlinux", function=one.name, calls=9) for one in FUNCTIONS[:count])
+
+
+def _idle(name: str) -> CalledFunction:
+    return CalledFunction(object="vmlinux", function=name, calls=0)
 
 
 def _seen(*, leads_to_new: bool | None = True, restored: bool | None = True) -> TrialReport:
@@ -157,3 +177,34 @@ def test_the_trial_is_read_back_as_the_report_has_it() -> None:
         replace(THOROUGH, seconds=61),
     )
     assert (tried.outside, tried.functions, tried.over_earlier) == (ALL.outside, ALL.functions, ALL.over_earlier)
+
+
+WHOLE = statement(replace(ALL, observations=(observation(), observation(before="open", during="closed", after="open"))))
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the path of every part of a document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, one in inner for place in places(one, (*path, key)))]
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    st.sampled_from([path for path in places(WHOLE.document) if path]),
+    st.sampled_from([None, True, False, 0, 7, "", "x", "partly", "none", "not-run", "\x1b[2J", [], {}]),
+)
+def test_everything_that_a_statement_may_say_can_be_put_into_words(path: tuple[Any, ...], value: Any) -> None:
+    changed: Any = deepcopy(WHOLE.document)
+    place = changed
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    try:
+        found = Statement.of(changed)
+    except TrustError:
+        return
+    assert all(one.message for one in (*proved(found), *not_proved(found)))
+    tried = tried_of(found)
+    assert (tried is None) is (found.trial.outcome == "none")
+    assert tried is None or all(trial_lines(tried))
+    assert proof_findings(found, ClientSettings(), found.finished)
