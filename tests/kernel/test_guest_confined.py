@@ -16,6 +16,8 @@ from elivepatch.trial import image
 from elivepatch.trial.guest_protocol import GUEST, parse
 from elivepatch.trial.qemu import TRIAL_UID, Guest, Programs, boot, confined
 
+pytestmark = pytest.mark.kernel
+
 
 @pytest.fixture
 def helper(backend: LocalBackend) -> Path:

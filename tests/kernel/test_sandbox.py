@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from elivepatch.build.base.store import Base
 from elivepatch.build.objects.compile import Compiler, Original
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, Sandbox, writable_directory
 from elivepatch.build.sandbox.cgroup import own_group
-from elivepatch.model.errors import EnvironmentFault
+from elivepatch.model.errors import BuildStopped, EnvironmentFault
 from elivepatch.process import Completed, run
 from elivepatch.service.jobs.local_backend import LocalBackend
 
@@ -108,9 +107,10 @@ def test_the_entry_for_32_bit_programs_is_no_way_around(probe: Callable[..., dic
 
 
 def test_there_is_no_network_not_even_this_machines(sandbox: Sandbox, probe: Callable[..., dict[str, str]]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        said = probe("reach", str(server.getsockname()[1]))
-    assert said == {"loopback": "ECONNREFUSED", "outside": "ENETUNREACH", "raw": "EPERM"}
+    said = probe("reach")
+    assert said.pop("unix") == "done"
+    assert len(said) == 8
+    assert set(said.values()) == {"EAFNOSUPPORT"}
     interfaces = shell(sandbox, "cat /proc/net/dev").text.splitlines()[2:]
     assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
 
@@ -298,8 +298,9 @@ def test_what_a_hostile_compile_plants_is_not_taken(
     (reachable_path / "hostile/command").write_text(f"{PLANTED[planted]}; exit 0; false")
     unit = base_6_1.units.by_source["fs/pipe.c"]
     started = time.monotonic()
-    with pytest.raises(EnvironmentFault) as caught:
+    with pytest.raises((EnvironmentFault, BuildStopped)) as caught:
         compiler.patched(unit, Original(reachable_path / "hostile"), reachable_path / "layer", reachable_path / "work")
-    assert caught.value.problem.code == "sandbox-output"
+    # The size of an object is the patch's own fault, any other form of it is none of a compiler.
+    assert caught.value.problem.code == ("module-too-large" if "without end" in planted else "sandbox-output")
     assert time.monotonic() - started < 10
     assert not (reachable_path / "work/patched.o").exists()

@@ -37,6 +37,18 @@ CASES: dict[str, Case] = {
         on=BOTH,
     ),
     "documentation": Case("no-change", [Edit("MAINTAINERS", "Maintainers List\n", "List of maintainers\n")], ()),
+    "more memory than the kernel can add up": Case(
+        "module-too-large",
+        [before("fs/proc/meminfo.c", "static int meminfo_proc_show(", "static char vast[1ULL << 33] __used;\n"),
+         before("fs/proc/meminfo.c", "	si_swapinfo(&i);\n", "	vast[0] = 1;\n")],
+        ("8192 MiB", ".bss.vast"),
+    ),
+    "a gibibyte of data": Case(
+        "module-too-large",
+        [before("fs/proc/meminfo.c", "static int meminfo_proc_show(", "static char vast[1 << 30] __used = { 1 };\n"),
+         before("fs/proc/meminfo.c", "	si_swapinfo(&i);\n", "	vast[0] = 2;\n")],
+        ("fs/proc/meminfo.c", "larger than a livepatch may be"),
+    ),
     "an __init function": Case(
         "init-only", [Edit(VERSION, 'proc_create_single("version", 0,', 'proc_create_single("version", 0444,')],
         (VERSION, "proc_version_init"), ".init.text", BOTH,

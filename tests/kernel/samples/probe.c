@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What a hostile build would try: each line of output is a name and how it ended. */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -108,16 +107,20 @@ static void size(void)
 	said("truncate", ftruncate(file, 3L << 30));
 }
 
-static void reach(const char *port)
+static void reach(void)
 {
-	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(atoi(port)) };
-	int link = socket(AF_INET, SOCK_STREAM, 0);
+	int pair[2];
 
-	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	said("loopback", connect(link, (void *)&to, sizeof(to)));
-	to.sin_addr.s_addr = inet_addr("192.0.2.1");
-	said("outside", connect(socket(AF_INET, SOCK_STREAM, 0), (void *)&to, sizeof(to)));
+	said("inet", socket(AF_INET, SOCK_STREAM, 0));
+	said("inet6", socket(AF_INET6, SOCK_DGRAM, 0));
 	said("raw", socket(AF_INET, SOCK_RAW, 1));
+	said("netlink", socket(AF_NETLINK, SOCK_RAW, 0));
+	said("packet", socket(AF_PACKET, SOCK_RAW, 0));
+	said("vsock", socket(AF_VSOCK, SOCK_STREAM, 0));
+	/* The kernel reads 32 bits of the family, the filter sees 64. */
+	said("wide", syscall(SYS_socket, (1UL << 32) | AF_VSOCK, SOCK_STREAM, 0));
+	said("pair", socketpair(AF_TIPC, SOCK_SEQPACKET, 0, pair));
+	said("unix", socket(AF_UNIX, SOCK_STREAM, 0));
 }
 
 int main(int count, char **argument)
@@ -132,7 +135,7 @@ int main(int count, char **argument)
 		memory();
 	else if (!strcmp(argument[1], "size"))
 		size();
-	else if (!strcmp(argument[1], "reach") && count > 2)
-		reach(argument[2]);
+	else if (!strcmp(argument[1], "reach"))
+		reach();
 	return 0;
 }
