@@ -16,6 +16,7 @@ from pushing_host import BUILD_ID, RELEASE, notes
 from elivepatch.process import run
 
 CODE = bytes(range(64))
+CONFIG = b"CONFIG_X86_64=y\nCONFIG_LIVEPATCH=y\nCONFIG_MODULES=y\nCONFIG_KALLSYMS_ALL=y\n"
 MODULES = ("fs/fat/fat", "net/802/stp")
 
 
@@ -54,7 +55,7 @@ def image_files(release: str = RELEASE, build_id: str = BUILD_ID) -> dict[str, b
     modules = {f"lib/modules/{release}/kernel/{name}.ko": elf(debug=False, build_id="ab" * 20) for name in MODULES}
     return modules | {
         f"boot/vmlinuz-{release}": image(build_id),
-        f"boot/config-{release}": b"CONFIG_X86_64=y\n",
+        f"boot/config-{release}": CONFIG,
         f"lib/modules/{release}/modules.order": "".join(f"kernel/{name}.ko\n" for name in MODULES).encode(),
         "usr/share/doc/linux/README": b"of no use for a base",
     }

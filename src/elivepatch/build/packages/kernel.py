@@ -42,11 +42,15 @@ _FETCH = "Fetch the packages that have it into the directory, of exactly the sam
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelFiles:
-    """Files of a kernel, and the packages that they came from."""
+    """Files of a kernel, and the packages that they came from.
+
+    `origins` are the paths of these packages, and of a vmlinux beside them.
+    """
 
     kept: KeptBuild
     config: Path
     packages: tuple[Package, ...]
+    origins: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +74,30 @@ class KernelTaker:
 
     def packed_bytes(self) -> int:
         """Return the size of the packages that hold a file of the kernel."""
-        return sum((self.reader.directory / package.path).stat().st_size for package in self._holders())
+        return sum(self._size(package) for package in self._holders())
+
+    def take_config(self) -> Path | None:
+        """Return the configuration, taken out of the smallest package that has it; None if none has."""
+        having = {
+            package: {name: one for name, one in places.items() if one[1].role is Role.CONFIG}
+            for package, places in self._holders().items()
+        }
+        smallest = sorted((self._size(package), package.path) for package, places in having.items() if places)
+        if not smallest:
+            return None
+        self.into.mkdir()
+        for package, places in having.items():
+            if package.path == smallest[0][1]:
+                self._unpack(package, places)
+        found = self._of(Role.CONFIG)
+        return found[0] if found else None
 
     def take(self) -> KernelFiles | None:
         """Return the files; None if no package has a file of this kernel. Raises UsageError or EnvironmentFault."""
         holders = self._holders()
         if not holders:
             return None
-        self.into.mkdir()
+        self.into.mkdir(exist_ok=True)
         for package, places in holders.items():
             self._unpack(package, places)
         for name in self.listing.others:
@@ -86,7 +106,15 @@ class KernelTaker:
                 self._add(self.reader.directory, name, posixpath.basename(name), place, package=name)
         self._require_roles()
         self._require_modules()
-        return KernelFiles(kept=self._kept(), config=self._plain(Role.CONFIG)[0], packages=tuple(holders))
+        return KernelFiles(
+            kept=self._kept(),
+            config=self._of(Role.CONFIG)[0],
+            packages=tuple(holders),
+            origins=tuple(sorted({taken.package for taken in self._taken.values()})),
+        )
+
+    def _size(self, package: Package) -> int:
+        return (self.reader.directory / package.path).stat().st_size
 
     def _holders(self) -> dict[Package, dict[str, tuple[str, Place]]]:
         """Return the packages with a file of the kernel, each with these files, their plain names and places."""

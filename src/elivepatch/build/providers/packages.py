@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from elivepatch.build.base.common import require_livepatch
 from elivepatch.build.base.custom import CustomKernel, CustomMaker
 from elivepatch.build.base.store import Base
 from elivepatch.build.packages.kernel import KernelFiles, KernelTaker
@@ -20,6 +21,7 @@ from elivepatch.build.providers.provision import NotProvided, require_same_build
 from elivepatch.build.providers.source import Declared, declared_for
 from elivepatch.files.digest import sha256_file
 from elivepatch.files.room import require_room
+from elivepatch.kernel.config import parse_config
 from elivepatch.model.errors import UsageError
 from elivepatch.model.kernel_request import KernelRequest
 
@@ -62,7 +64,7 @@ class PackagesProvider:
             source = FoundSource(named=declared.source_of(asked.release), package="")
         else:
             source = self._source(reader, listing, files, asked)
-        used = [package.path for package in files.packages] + [source.package] * bool(source.package)
+        used = [*files.origins, *([source.package] if source.package else [])]
         return self._maker.add(
             CustomKernel(
                 release=asked.release,
@@ -88,8 +90,16 @@ class PackagesProvider:
         packed = taker.packed_bytes()
         if packed:
             require_room(self._work_dir, packed * _UNPACKED_TIMES + _BASE_BYTES, f"The base of {asked.release}")
+            self._require_servable(taker.take_config())
             self._maker.context.report(f"{asked.release}: unpacking its packages")
         return taker.take()
+
+    def _require_servable(self, config: Path | None) -> None:
+        """Raise as making the base would, before a gigabyte of debug information is unpacked."""
+        if config is not None:
+            parsed = parse_config(config.read_bytes())
+            require_livepatch(parsed)
+            self._maker.context.toolchain(parsed)
 
     def _source(self, reader: PackageReader, listing: Listing, files: KernelFiles, asked: KernelRequest) -> FoundSource:
         found = find_source(reader, listing, files.packages, self._work_dir / "source")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from kernel_packages import (
     CODE,
+    CONFIG,
     MODULES,
     debug_files,
     elf,
@@ -59,7 +60,7 @@ def test_debs_give_the_files_of_a_kernel(store: Path, reader: PackageReader, tmp
     assert files.kept.debug is not None
     assert ElfFile(files.kept.vmlinux).build_id == BUILD_ID
     assert files.kept.vmlinuz.read_bytes() == image()
-    assert files.config.read_bytes() == b"CONFIG_X86_64=y\n"
+    assert files.config.read_bytes() == CONFIG
     assert files.kept.symvers.read_bytes().startswith(b"0x1\tprintk")
     assert {path.name for path in files.kept.modules.rglob("*.ko")} == {"fat.ko", "stp.ko"}
     assert {path.name for path in files.kept.debug.rglob("*.ko")} == {"fat.ko", "stp.ko"}
@@ -133,7 +134,9 @@ def test_a_vmlinux_beside_the_packages_counts_as_one_of_them(
     (store / "vmlinux").write_bytes(elf(build_id=OTHER))
     assert refusal(reader, tmp_path / "a").code == "packages-incomplete", "of which kernel it is, its name must say"
     (store / f"vmlinux-{RELEASE}").write_bytes(elf())
-    assert ElfFile(kernel_of(taken(reader, tmp_path / "b")).kept.vmlinux).build_id == BUILD_ID
+    files = kernel_of(taken(reader, tmp_path / "b"))
+    assert ElfFile(files.kept.vmlinux).build_id == BUILD_ID
+    assert f"vmlinux-{RELEASE}" in files.origins
 
 
 @pytest.mark.parametrize(

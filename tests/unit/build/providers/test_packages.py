@@ -24,7 +24,8 @@ from elivepatch.build.providers.packages import PackagesProvider
 from elivepatch.build.providers.provision import NotProvided
 from elivepatch.build.providers.source import Declared
 from elivepatch.files.digest import sha256_file
-from elivepatch.model.errors import ElivepatchError, UsageError
+from elivepatch.kernel.config import KernelConfig
+from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
 from elivepatch.model.kernel import BuildId, Release
 from elivepatch.model.kernel_request import KernelRequest
 
@@ -38,7 +39,12 @@ class Maker:
     def __init__(self, base: Base) -> None:
         self.base = base
         self.asked: list[CustomKernel] = []
-        self.context = SimpleNamespace(report=lambda *_: None, helper_sandbox=OutsideSandbox)
+        self.refuses: ElivepatchError | None = None
+        self.context = SimpleNamespace(report=lambda *_: None, helper_sandbox=OutsideSandbox, toolchain=self.toolchain)
+
+    def toolchain(self, _config: KernelConfig) -> None:
+        if self.refuses is not None:
+            raise self.refuses
 
     def add(self, kernel: CustomKernel) -> Base:
         self.asked.append(kernel)
@@ -134,6 +140,19 @@ def test_without_room_for_what_they_hold_nothing_is_unpacked(server: Server, mon
     monkeypatch.setattr(module, "_BASE_BYTES", 1 << 60)
     assert server.refusal() == "disk-room"
     assert not (server.work / "kernel").exists()
+
+
+def test_a_kernel_whose_compiler_is_unknown_is_refused_before_its_debug_package_is_unpacked(server: Server) -> None:
+    server.fill()
+    server.maker.refuses = EnvironmentFault("toolchain-match", "No toolchain has it.", advice="Bring it.")
+    assert server.refusal() == "toolchain-match"
+    assert not list((server.work / "kernel").rglob("vmlinux*"))
+
+
+def test_a_kernel_without_livepatches_is_refused_by_its_configuration(server: Server) -> None:
+    files = image_files() | {f"boot/config-{RELEASE}": b"CONFIG_X86_64=y\n"}
+    make_deb(server.store, f"linux-image-{RELEASE}", files)
+    assert server.refusal() == "config-livepatch"
 
 
 def test_a_server_without_a_directory_names_the_setting(server: Server) -> None:
