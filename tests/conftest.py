@@ -22,10 +22,11 @@ sys.path[:0] = [str(Path(__file__).parent / "support"), str(Path(__file__).paren
 # feature. Everything else (PostgreSQL, the object store, root) must be present in CI, or a green lane proves nothing.
 _MAY_BE_MISSING = ("the collection of real fixes is not there", "no control group can be made here")
 
-# Long-running files, the longest first in each lane; the others fill the gaps. With empty caches the first four build
+# Long-running files, the longest first in each lane; the others fill the gaps. With empty caches the first five build
 # kernels.
 _LONGEST = (
-    "test_klp.py", "test_debug_kernel.py", "test_equal.py", "test_custom.py", "test_host_in_guest.py",
+    "test_klp.py", "test_debug_kernel.py", "test_equal.py", "test_custom.py",
+    "test_without_debug_information.py", "test_host_in_guest.py",
     "test_cve_in_guest.py", "test_openrc_in_guest.py", "test_trial.py", "test_build_kinds.py", "test_main_job.py",
     "test_rewrite.py", "test_cve_close.py", "test_errors_verdicts.py",
     "test_auto_killed.py", "test_auto.py", "test_service_deaths.py", "test_service_fleet.py", "test_service_server.py",
