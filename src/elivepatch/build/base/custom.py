@@ -26,6 +26,7 @@ from elivepatch.build.base.tree import TreeMaker, makefile_version, unpack_sourc
 from elivepatch.build.kept.code import add_code
 from elivepatch.build.kept.debug_files import put_in_place
 from elivepatch.build.kept.files import IMAGE, KeptBuild, copy_kept, make_module_tree, record_of
+from elivepatch.build.kept.record import require_recordable
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.build.sandbox.output import source_text, take_file
 from elivepatch.files.digest import sha256
@@ -258,12 +259,8 @@ def _read_built(draft: BaseDraft, make: Callable[[Path], None], kept: KeptBuild 
     if kept is not None and not ElfFile(built / VMLINUX).has_debug_info:
         draft.context.report(f"{draft.release}: reading the record of the build")
         record = record_of(kept)
-    if record is not None and draft.config.enabled("RUST"):
-        raise EnvironmentFault(
-            "debug-info",
-            "The kernel has Rust and no debug information: the sources of its Rust objects are not known.",
-            advice="Build the kernel with CONFIG_DEBUG_INFO_DWARF5, or without CONFIG_RUST.",
-        )
+    if record is not None:
+        require_recordable(draft.config)
     facts = draft.read_debug_info(built, VMLINUX, record)
     if parted.code is not None:
         add_code(draft.scratch / VMLINUX, parted.code)

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 
+from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.kbuild.faults import kbuild_fault
 from elivepatch.kernel.kbuild.record import BuiltObject, mark_of
@@ -23,6 +24,10 @@ from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import VMLINUX
 
 _SHOWN = 5
+_NOT_RECORDED = {
+    "RUST": "an object of Rust (CONFIG_RUST) has many sources, and its symbols name none of them",
+    "CC_IS_CLANG": "clang's objects and the kernel that LLVM links have other local symbols (CONFIG_CC_IS_CLANG)",
+}
 # One is made for each module; newer kernels have one more, which all modules share.
 _OF_MODULE, _OF_MODULES = ".mod.c", "module-common.c"
 _SHARED = f"scripts/{_OF_MODULES}"
@@ -51,6 +56,17 @@ def proved_sources(
         if parent != VMLINUX and _OF_MODULES in linked.blocks:
             found.setdefault(_SHARED, (_SHARED, set()))[1].add(parent)
     return found
+
+
+def require_recordable(config: KernelConfig) -> None:
+    """Raise EnvironmentFault with the code `debug-info` if no record can show the sources of a kernel yet."""
+    for option, why in _NOT_RECORDED.items():
+        if config.enabled(option):
+            raise EnvironmentFault(
+                "debug-info",
+                f"The kernel has no debug information, and its build does not show the sources instead: {why}.",
+                advice="Build the kernel with CONFIG_DEBUG_INFO_DWARF5, and boot it.",
+            )
 
 
 def names_sources(elf: ElfFile) -> bool:

@@ -9,7 +9,8 @@ import pytest
 from built_tree import MODULE, VMLINUX_SOURCES, built_tree
 from compiled import needs_gcc
 
-from elivepatch.build.kept.record import names_sources, proved_sources
+from elivepatch.build.kept.record import names_sources, proved_sources, require_recordable
+from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.kbuild.record import BuiltObject, read_build
 from elivepatch.model.errors import EnvironmentFault
@@ -123,3 +124,11 @@ def test_two_objects_of_one_source_in_one_parent_are_refused(tmp_path: Path) -> 
     record = read_build(tree)
     twice = tuple(one._replace(source="lib/plain.c") if one.source == "lib/even/plain.c" else one for one in record)
     assert "two objects" in refusal(twice, tree / "vmlinux", tree / f"{MODULE}.ko")[1]
+
+
+@pytest.mark.parametrize("option", ["RUST", "CC_IS_CLANG"])
+def test_a_kernel_whose_symbols_do_not_show_its_sources_is_refused_by_name(option: str) -> None:
+    with pytest.raises(EnvironmentFault, match=f"CONFIG_{option}") as caught:
+        require_recordable(KernelConfig({option: "y"}))
+    assert caught.value.problem.code == "debug-info"
+    require_recordable(KernelConfig({option: "n", "CC_IS_GCC": "y"}))
