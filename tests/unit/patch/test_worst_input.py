@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from elivepatch.build.checks.layout.statics import retyped
 from elivepatch.build.checks.prototypes import signature
@@ -155,6 +157,13 @@ def test_a_literal_over_several_lines_moves_no_line() -> None:
     text = 'int a = f("one \\\ntwo");\nint b;\n'
     assert blanked(text).count("\n") == text.count("\n")
     assert [one.start for one in read_definitions(text)] == [1, 3]
+
+
+@given(st.text(alphabet="\"'\\\n/* ab{;", max_size=60))
+def test_hidden_text_keeps_its_place(text: str) -> None:
+    hidden = blanked(text)
+    assert len(hidden) == len(text)
+    assert [at for at, one in enumerate(hidden) if one == "\n"] == [at for at, one in enumerate(text) if one == "\n"]
 
 
 def test_a_literal_that_is_not_closed_ends_with_its_line() -> None:
