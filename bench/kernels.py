@@ -100,7 +100,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="elivepatch-kernels-") as top:
         configured = Path(top) / "server.toml"
         sources = own_kernels.declare_sources(backend, Path(top) / "sources.toml")
-        configured.write_text(f'sources = "{sources}"\n')
+        packages = Path(top) / "packages"
+        packages.mkdir()
+        Path(top).chmod(0o755)
+        configured.write_text(f'sources = "{sources}"\npackages = "{packages}"\n')
         server = Server(Path(top) / "state", settings.cache_dir, arguments=("--config", str(configured)))
         server.start()
         client = ServerClient(ClientSettings(url=server.url, token=server.token, limit_s=7200))
@@ -131,7 +134,7 @@ def each(asking: Asking, names: Sequence[str], rows: dict[str, Row], *, fresh: b
 def measured(asking: Asking, name: str, *, keep: bool) -> Row:
     """Return the entry of one kernel."""
     own = own_kernels.KERNELS.get(name)
-    provider = "debian" if own is None else "host" if own.pushed else "source"
+    provider = own.provider if own is not None else "debian"
     row: Row = {"release": "", "provider": provider, "toolchain": "", "base_s": 0.0, "base_mib": 0,
                 "fidelity_share": None, "builds": 0, "trials_passed": 0, "refused": ""}  # fmt: skip
     try:
@@ -166,7 +169,9 @@ def ask_for(asking: Asking, name: str, release: Release) -> str | None:
         return asking.client.request_kernel(KernelRequest(release=release))
     with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=asking.backend.bases.directory.parent) as place:
         Path(place).chmod(0o755)
-        return own_kernels.ask_for(name, asking.backend, asking.server, asking.client, Path(place), shown)
+        return own_kernels.ask_for(
+            name, asking.backend, asking.server, asking.client, Path(place), asking.directory / "packages", shown
+        )
 
 
 def livepatch(asking: Asking, base: Base, wanted: Edit) -> tuple[bool, bool, str]:

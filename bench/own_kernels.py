@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from edits import Edit, patch_of
+from packed_kernel import packed_kernel
 from real_server import Server
 
 import guest_push
@@ -71,7 +72,8 @@ class OwnKernel:
     `options` are lines of its configuration beside those of small.config. `output` is the directory that `make O=`
     names, `.` for a build in the source tree. `split` ships modules stripped and compressed, and debug files apart.
     Without `pushed` the host sends its configuration only, and the server builds from the source that it declares. With
-    `guest` the host is a VM; its toolchain is then the one that it hands over.
+    `guest` the host is a VM; its toolchain is then the one that it hands over. With `packed` the server's operator has
+    the RPMs that the kernel's own makefile made.
     """
 
     toolchain: str
@@ -80,6 +82,12 @@ class OwnKernel:
     split: bool = False
     pushed: bool = True
     guest: bool = False
+    packed: bool = False
+
+    @property
+    def provider(self) -> str:
+        """The provider of the server that makes the base."""
+        return "packages" if self.packed else "host" if self.pushed else "source"
 
 
 KERNELS = {
@@ -88,6 +96,7 @@ KERNELS = {
     "own-split": OwnKernel(toolchain="debian-13", options=("CONFIG_MODULE_COMPRESS=y", "CONFIG_MODULE_COMPRESS_ZSTD=y"),
                            split=True),
     "own-no-debug-info": OwnKernel(toolchain="debian-13", options=("CONFIG_DEBUG_INFO_NONE=y",)),
+    "own-packed": OwnKernel(toolchain="debian-12", packed=True),
     "own-clang": OwnKernel(toolchain="debian-13-clang", pushed=False),
     "own-guest": OwnKernel(toolchain="captured-gcc-11", options=guest_push.OPTIONS, guest=True),
 }  # fmt: skip
@@ -100,7 +109,7 @@ def declare_sources(backend: LocalBackend, place: Path) -> Path:
     text = "".join(
         f'[[source]]\nreleases = "*{suffix_of(name)}"\nsource = "{_source(backend)}"\naccept_unproved = true\n'
         for name, kernel in KERNELS.items()
-        if kernel.guest or not kernel.pushed
+        if kernel.guest or kernel.packed or not kernel.pushed
     )
     place.write_text(text)
     return place
@@ -118,10 +127,23 @@ def release_of(backend: LocalBackend, name: str) -> Release:
 
 
 def ask_for(
-    name: str, backend: LocalBackend, server: Server, client: ServerClient, place: Path, progress: Progress
+    name: str,
+    backend: LocalBackend,
+    server: Server,
+    client: ServerClient,
+    place: Path,
+    packages: Path,
+    progress: Progress,
 ) -> str | None:
-    """Build a kernel in `place` as its operator does, ask the server for it from its host, and return the job."""
+    """Build a kernel in `place` as its operator does, ask the server for it from its host, and return the job.
+
+    `packages` is the directory of packages of the server.
+    """  # fmt: skip
     kernel, release = KERNELS[name], release_of(backend, name)
+    if kernel.packed:
+        packed = packed_kernel(backend, backend.bases.directory.parent)
+        shutil.copytree(packed.directory / "rpm", packages, dirs_exist_ok=True)
+        return client.request_kernel(KernelRequest(release=packed.release))
     if kernel.guest:
         root = guest_push.install(backend, _FOREIGN_PACKAGES, place)
         for part in MOUNT_POINTS:
@@ -145,8 +167,10 @@ def ask_for(
     command = ["sh", "-c", _CONFIGURE, "sh", kernel.output, *make]
     sandbox.run(command, writable=tree, output=out).check("Configuring a kernel")
     built = tree if kernel.output == "." else out / kernel.output.removeprefix("/out/")
+    config = (built / ".config").read_bytes()
+    if lost := set(kernel.options) - set(config.decode().splitlines()):
+        sys.exit(f"{name}: the configuration lacks {', '.join(sorted(lost))}")
     if not kernel.pushed:
-        config = (built / ".config").read_bytes()
         return client.request_kernel(KernelRequest(release=release, config=config))
     done = sandbox.run(
         ["sh", "-c", _BUILD, "sh", kernel.output, *make],
