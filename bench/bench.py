@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 
 from demo import serving
 from elivepatch.build.base.common import BaseContext
-from elivepatch.build.base.stock import StockMaker
+from elivepatch.build.base.stock import StockMaker, find_packages
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.objects.compile import Original
@@ -126,7 +126,10 @@ class Bench:
         for number in range(self.runs):
             bases = Bases(directory / str(number))
             context = BaseContext(self.backend.toolchains, bases, os.cpu_count() or 1, prove_base)
-            maker = StockMaker(self.backend.archive, context)
+            archive = self.backend.archive
+            maker = StockMaker(archive, context)
+            # A finished base needs its packages no more, so they are gone.
+            archive.download(find_packages(self.base.release, archive).all())
             with measured.run():
                 maker.add(self.base.release)
             shutil.rmtree(bases.directory)

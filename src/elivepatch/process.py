@@ -294,6 +294,7 @@ def run(
     timeout_s: float = 600.0,
     pass_fds: Sequence[int] = (),
     log_to: IO[bytes] | None = None,
+    printed_to: IO[bytes] | None = None,
     on_tick: Callable[[float], None] | None = None,
     cancellation: Cancellation | None = None,
     output_limit_bytes: int = _OUTPUT_LIMIT_BYTES,
@@ -301,8 +302,9 @@ def run(
     """Run one program to its end and return its result; a failed program is a result, not an exception.
 
     `env` is added to a minimal environment (PATH, LANG). With `log_to`, both outputs go to that open file and
-    `Completed.output` stays empty. At most `output_limit_bytes` of stdout are kept. `on_tick` is called about ten times
-    a second with the seconds passed. Raises EnvironmentFault if the program does not exist or cannot be started.
+    `Completed.output` stays empty; with `printed_to`, stdout goes to that one, which may be a pipe. At most
+    `output_limit_bytes` of stdout are kept. `on_tick` is called about ten times a second with the seconds passed.
+    Raises EnvironmentFault if the program does not exist or cannot be started.
     """
     arguments = tuple(os.fspath(argument) for argument in argv)
     environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **(env or {})}
@@ -313,12 +315,10 @@ def run(
                 arguments,
                 cwd=cwd,
                 env=environment,
-                stdin=source,
-                stdout=log_to if log_to is not None else output,
-                stderr=log_to if log_to is not None else errors,
+                stdin=source, stdout=printed_to or log_to or output, stderr=log_to or errors,
                 start_new_session=True,
                 pass_fds=pass_fds,
-            )
+            )  # fmt: skip
         except OSError as error:
             raise _not_started(arguments[0], error) from error
         try:

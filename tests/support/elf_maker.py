@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_TYPES = {"PROGBITS": 1, "SYMTAB": 2, "STRTAB": 3, "RELA": 4, "NOTE": 7, "NOBITS": 8}
+_TYPES = {"PROGBITS": 1, "SYMTAB": 2, "STRTAB": 3, "RELA": 4, "NOTE": 7, "NOBITS": 8, "SYMTAB_SHNDX": 18}
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 LOCAL, GLOBAL, WEAK = range(3)
@@ -27,10 +27,17 @@ class Made:
     relocations: dict[str, list[tuple[int, int, int, int]]] = field(default_factory=dict)
 
     def section(
-        self, name: str, content: bytes = b"", *, kind: str = "PROGBITS", code: bool = False, address: int = 0
+        self,
+        name: str,
+        content: bytes = b"",
+        *,
+        kind: str = "PROGBITS",
+        code: bool = False,
+        address: int = 0,
+        flags: int = 0x2,
     ) -> Made:
-        """Add a section."""
-        self.sections.append((name, kind, 0x6 if code else 0x2, address, content, len(content)))
+        """Add a section; one without `flags` is not loaded."""
+        self.sections.append((name, kind, 0x6 if code else flags, address, content, len(content)))
         return self
 
     def symbol(

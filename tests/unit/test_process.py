@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -283,3 +284,16 @@ os.kill(os.getpid(), 9)
 def test_a_program_of_ours_ends_with_a_parent_that_is_killed() -> None:
     child = int(run([sys.executable, "-c", PARENT]).text)
     wait_until(lambda: not alive(child))
+
+
+def test_what_a_program_prints_can_go_to_a_pipe_while_it_runs(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe, ThreadPoolExecutor(max_workers=1) as pool:
+        with os.fdopen(writing, "wb") as printed:
+            pending = pool.submit(
+                run, ["sh", "-c", "echo first; echo remark >&2; sleep 60"], printed_to=printed, timeout_s=2
+            )
+            assert pipe.readline() == b"first\n"
+            done = pending.result()
+        assert pipe.read() == b""
+    assert (done.output, done.log, done.timed_out) == (b"", b"remark\n", True)

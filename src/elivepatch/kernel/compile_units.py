@@ -13,13 +13,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import VMLINUX
 
-_FILE = re.compile(r"File: (?:\./)?(.+\.ko)(?:\.debug)?$")
-_NAME = re.compile(r"\s*<[0-9a-f]+>\s+DW_AT_name\s+: (?:\([^)]*\): )?(.+?)\s*$")
 # Every kernel has this source, whose name shows the directory of all.
 _FIRST = "init/main.c"
 _INCLUDE = re.compile(r"""([^:]+):\s*#\s*include\s*["<]([^">]+\.c)[">]""")
@@ -81,21 +79,20 @@ class Units:
             ) from error
 
 
-def read_compile_units(listing: Iterable[str], *, parent: str = "") -> dict[str, tuple[str, set[str]]]:
-    """Return a mapping of normalised source to (source as compiled, parents) from `readelf -wi --dwarf-depth=1`.
+def module_name(file_name: str) -> str:
+    """Return the name that the kernel gives the module in a file such as `snd-hda-intel.ko` or `x.ko.debug`."""
+    return file_name.split(".ko")[0].replace("-", "_")
 
-    `parent` owns the first names; a `File:` line of a module changes it.
+
+def read_compile_units(names: Iterable[str], *, parent: str) -> dict[str, tuple[str, set[str]]]:
+    """Return a mapping of normalised source to (source as compiled, parents) from the names of compile units.
+
+    `parent` is vmlinux or the name of the module that has them.
     """
     found: dict[str, tuple[str, set[str]]] = {}
-    for line in listing:
-        if heading := _FILE.match(line):
-            parent = PurePosixPath(heading[1]).stem.replace("-", "_")
-        elif (name := _NAME.match(line)) and parent:
-            raw = name[1]
-            if raw.endswith(".mod.c") or raw.startswith("<") or not raw.endswith((".c", ".S", ".rs")):
-                continue
-            clean = posixpath.normpath(raw)
-            found.setdefault(clean, (raw, set()))[1].add(parent)
+    for raw in names:
+        if raw.endswith((".c", ".S", ".rs")) and not raw.endswith(".mod.c") and not raw.startswith("<"):
+            found.setdefault(posixpath.normpath(raw), (raw, set()))[1].add(parent)
     return found
 
 

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,8 @@ _SYMBOL = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
 _NOTE = struct.Struct("<III")
 _NT_GNU_BUILD_ID = 3
-_SHF_WRITE, _SHF_ALLOC, _SHF_EXECINSTR, _SHF_MERGE, _SHF_STRINGS = 0x1, 0x2, 0x4, 0x10, 0x20
+_ET_REL = 1
+_SHF_WRITE, _SHF_ALLOC, _SHF_EXECINSTR, _SHF_MERGE, _SHF_STRINGS, _SHF_COMPRESSED = 0x1, 0x2, 0x4, 0x10, 0x20, 0x800
 _SHN_UNDEF = 0
 _SHN_LORESERVE = 0xFF00
 _SHN_XINDEX = 0xFFFF
@@ -77,6 +79,11 @@ class Section(NamedTuple):
         return bool(self.flags & _SHF_MERGE)
 
     @property
+    def compressed(self) -> bool:
+        """True if the bytes of the section are compressed."""
+        return bool(self.flags & _SHF_COMPRESSED)
+
+    @property
     def strings(self) -> bool:
         """True if the entries of the section are strings."""
         return bool(self.flags & _SHF_STRINGS)
@@ -118,7 +125,8 @@ class ElfFile:
     path: Path
 
     @cached_property
-    def _data(self) -> bytes | mmap.mmap:
+    def data(self) -> mmap.mmap:
+        """The bytes of the file."""
         with self.path.open("rb") as file:
             if self.path.stat().st_size == 0:
                 raise _malformed(self.path, "is empty")
@@ -133,8 +141,8 @@ class ElfFile:
         if names_at >= len(headers):
             raise _malformed(self.path, "has sections without names")
         _, _, _, _, names_offset, names_size, *_ = headers[names_at]
-        names = self._data[names_offset : names_offset + names_size]
-        size, found = len(self._data), []
+        names = self.data[names_offset : names_offset + names_size]
+        size, found = len(self.data), []
         for index, (name, kind, flags, address, offset, length, link, info, _, unit) in enumerate(headers):
             text = self._text(names, name, "a section")
             if kind != SHT_NOBITS and offset + length > size:
@@ -144,7 +152,7 @@ class ElfFile:
 
     def _section_headers(self) -> tuple[list[tuple[int, ...]], int]:
         """Return the entries of the section header table and the index of the section with their names."""
-        data = self._data
+        data = self.data
         if len(data) < _HEADER.size or data[: len(_IDENT)] != _IDENT:
             raise _malformed(self.path, "is not a 64-bit little-endian ELF file")
         start, entry_size, count, names_at = _HEADER.unpack_from(data)
@@ -175,14 +183,14 @@ class ElfFile:
         """Return the bytes of a section, empty if it takes no room in the file."""
         if section.kind == SHT_NOBITS:
             return b""
-        return self._data[section.offset : section.offset + section.size]
+        return self.data[section.offset : section.offset + section.size]
 
     def part(self, section: Section, start: int, size: int) -> bytes:
         """Return `size` bytes from `start` of a section on, fewer at its end: vmlinux has 20 MiB of code to copy."""
         if section.kind == SHT_NOBITS or start < 0:
             return b""
         first = section.offset + start
-        return self._data[first : min(first + size, section.offset + section.size)]
+        return self.data[first : min(first + size, section.offset + section.size)]
 
     def named(self, name: str) -> bytes:
         """Return the bytes of the section `name`, empty if the file has no such section."""
@@ -230,6 +238,54 @@ class ElfFile:
             if info >> 32 >= len(self.symbols):
                 raise _malformed(self.path, "has a relocation to a symbol that does not exist")
             yield Relocation(offset, info & 0xFFFFFFFF, info >> 32, addend)
+
+    def relocated(self, section: Section, place: int) -> int | None:
+        """Return the number that a relocation writes at `place` of a section; None if none does, or in a linked file.
+
+        A table may have millions of entries, which linkers write in the order of their places, so it is searched.
+        Raises EnvironmentFault if nothing is found in a table without that order.
+        """
+        for table in self._relocation_tables.get(section.number, ()) if self.relocatable else ():
+            low, high = 0, table.size // _RELA.size
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (middle + 1, high) if self._rela(table, middle)[0] < place else (low, middle)
+            if low * _RELA.size + _RELA.size <= table.size and self._rela(table, low)[0] == place:
+                _, info, addend = self._rela(table, low)
+                return self._value_of(info >> 32) + addend
+            if not self._in_order(table):
+                raise _malformed(self.path, f"has relocations of {section.name} that are not in order")
+        return None
+
+    def _rela(self, table: Section, number: int) -> tuple[int, int, int]:
+        place, info, addend = _RELA.unpack_from(self.data, table.offset + number * _RELA.size)
+        return place, info, addend
+
+    def _value_of(self, number: int) -> int:
+        """Return the value of one symbol, without reading them all."""
+        table = self.by_name.get(".symtab")
+        if table is None or (number + 1) * _SYMBOL.size > table.size:
+            raise _malformed(self.path, "has a relocation to a symbol that does not exist")
+        value: int = _SYMBOL.unpack_from(self.data, table.offset + number * _SYMBOL.size)[4]
+        return value
+
+    def _in_order(self, table: Section) -> bool:
+        if table.number not in self._ordered:
+            raw = self.content(table)
+            places = (place for place, _, _ in _RELA.iter_unpack(raw[: len(raw) - len(raw) % _RELA.size]))
+            self._ordered[table.number] = all(one <= other for one, other in pairwise(places))
+        return self._ordered[table.number]
+
+    @cached_property
+    def _ordered(self) -> dict[int, bool]:
+        """The tables of relocations that were looked at, by number, and whether they are in order."""
+        return {}
+
+    @property
+    def relocatable(self) -> bool:
+        """True for objects and modules, whose relocations somebody else still has to apply."""
+        kind: int = struct.unpack_from("<H", self.data, len(_IDENT) + 10)[0]
+        return kind == _ET_REL
 
     @cached_property
     def _relocation_tables(self) -> dict[int, list[Section]]:

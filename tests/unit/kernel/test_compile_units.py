@@ -7,31 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from elivepatch.kernel.compile_units import Unit, Units, make_units, read_compile_units
+from elivepatch.kernel.compile_units import Unit, Units, make_units, module_name, read_compile_units
 from elivepatch.model.errors import EnvironmentFault
 
-# As `readelf -wi --dwarf-depth=1` prints it: the first name of each entry, direct or out of a string table.
-VMLINUX = """\
-    <c>   DW_AT_name        : (indirect string, offset: 0x1f): fs/proc/meminfo.c
-    <2e>   DW_AT_name        : (indirect line string, offset: 0x8): kernel/sched/build_policy.c
-    <4e>   DW_AT_name        : arch/x86/entry/entry_64.S
-    <6e>   DW_AT_name        : /usr/src/generated/outside.c
-    <7e>   DW_AT_name        : <artificial>
-    <8e>   DW_AT_name        : GNU C11
-""".splitlines()
-MODULES = """\
-File: ./usr/lib/debug/lib/modules/6.1/kernel/arch/x86/kvm/kvm.ko
-    <c>   DW_AT_name        : (indirect string, offset: 0x1f): arch/x86/kvm/../../../virt/kvm/eventfd.c
-    <c>   DW_AT_name        : arch/x86/kvm/kvm.mod.c
-File: ./usr/lib/debug/lib/modules/6.1/kernel/sound/snd-hda-intel.ko
-    <c>   DW_AT_name        : lib/shared.c
-File: ./usr/lib/debug/lib/modules/6.1/kernel/sound/snd.ko.debug
-    <c>   DW_AT_name        : lib/shared.c
-""".splitlines()
+VMLINUX = ["fs/proc/meminfo.c", "kernel/sched/build_policy.c", "arch/x86/entry/entry_64.S",
+           "/usr/src/generated/outside.c", "<artificial>", "<stdin>.c", "GNU C11"]  # fmt: skip
+MODULES = {
+    "kvm": ["arch/x86/kvm/../../../virt/kvm/eventfd.c", "arch/x86/kvm/kvm.mod.c"],
+    "snd_hda_intel": ["lib/shared.c"],
+    "snd": ["lib/shared.c"],
+}
 
 
 def units() -> Units:
-    compiled = read_compile_units(VMLINUX, parent="vmlinux") | read_compile_units(MODULES)
+    compiled = read_compile_units(VMLINUX, parent="vmlinux")
+    for name, sources in MODULES.items():
+        for source, (raw, parents) in read_compile_units(sources, parent=name).items():
+            compiled.setdefault(source, (raw, set()))[1].update(parents)
     lines = [
         'kernel/sched/build_policy.c:#include "rt.c"',
         'kernel/sched/rt.c:  # include "../time/deep.c"',
@@ -59,6 +51,14 @@ def test_a_source_in_two_modules_has_both_as_the_kernel_calls_them() -> None:
     assert units().by_source["lib/shared.c"].parents == ("snd", "snd_hda_intel")
 
 
+@pytest.mark.parametrize(
+    ("file_name", "name"),
+    [("snd-hda-intel.ko", "snd_hda_intel"), ("8021q.ko", "8021q"), ("a-b.ko.debug", "a_b"), ("a.b.ko.xz", "a.b")],
+)
+def test_a_module_has_the_name_that_the_kernel_gives_it(file_name: str, name: str) -> None:
+    assert module_name(file_name) == name
+
+
 def test_what_kbuild_adds_and_what_lies_outside_are_no_units() -> None:
     assert not any(name.endswith(".mod.c") or name.startswith(("/", "<", "GNU")) for name in units().by_source)
 
@@ -82,16 +82,13 @@ def test_sources_that_include_each_other_come_to_an_end() -> None:
 
 
 def test_a_kernel_that_was_built_outside_its_source_has_the_same_units() -> None:
-    listing = [
-        f"    <c>   DW_AT_name        : {name}"
-        for name in (
-            "/home/ann/linux/init/main.c",
-            "/home/ann/linux/arch/x86/kvm/../../../virt/kvm/eventfd.c",
-            "kernel/bounds.c",
-            "/usr/src/elsewhere/init.c",
-        )
-    ]
-    found = make_units(read_compile_units(listing, parent="vmlinux"), [], set()).by_source
+    names = (
+        "/home/ann/linux/init/main.c",
+        "/home/ann/linux/arch/x86/kvm/../../../virt/kvm/eventfd.c",
+        "kernel/bounds.c",
+        "/usr/src/elsewhere/init.c",
+    )
+    found = make_units(read_compile_units(names, parent="vmlinux"), [], set()).by_source
     assert sorted(found) == ["init/main.c", "kernel/bounds.c", "virt/kvm/eventfd.c"]
     assert found["init/main.c"].target == "init/main.o"
     assert found["virt/kvm/eventfd.c"].target == "arch/x86/kvm/../../../virt/kvm/eventfd.o"
@@ -100,8 +97,7 @@ def test_a_kernel_that_was_built_outside_its_source_has_the_same_units() -> None
 def test_a_kernel_that_was_built_in_a_directory_of_its_source_has_the_same_units() -> None:
     """`make O=build` in the source: the compiler sees names that begin with ../"""
     names = ("../init/main.c", "../arch/x86/kvm/../../../virt/kvm/eventfd.c", "kernel/config_data.c")
-    listing = [f"    <c>   DW_AT_name        : {name}" for name in names]
-    found = make_units(read_compile_units(listing, parent="vmlinux"), [], set()).by_source
+    found = make_units(read_compile_units(names, parent="vmlinux"), [], set()).by_source
     assert sorted(found) == ["init/main.c", "kernel/config_data.c", "virt/kvm/eventfd.c"]
     assert found["init/main.c"].target == "init/main.o"
     assert found["virt/kvm/eventfd.c"].target == "arch/x86/kvm/../../../virt/kvm/eventfd.o"
@@ -112,8 +108,7 @@ def test_a_kernel_whose_source_lies_beside_its_build_has_the_same_units() -> Non
     top = "debian/build/source_rt"
     names = (f"{top}/init/main.c", f"{top}/arch/x86/kvm/../../../virt/kvm/eventfd.c", "kernel/config_data.c",
              f"/build/reproducible-path/linux-6.1.176/{top}/arch/x86/kernel/head_64.S")  # fmt: skip
-    listing = [f"    <c>   DW_AT_name        : {name}" for name in names]
-    found = make_units(read_compile_units(listing, parent="vmlinux"), [], set()).by_source
+    found = make_units(read_compile_units(names, parent="vmlinux"), [], set()).by_source
     assert sorted(found) == ["init/main.c", "kernel/config_data.c", "virt/kvm/eventfd.c"]
     assert found["virt/kvm/eventfd.c"].target == "arch/x86/kvm/../../../virt/kvm/eventfd.o"
 

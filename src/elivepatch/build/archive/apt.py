@@ -13,7 +13,7 @@ import os
 import re
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -29,6 +29,7 @@ from elivepatch.process import run
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _INDEX_AGE_S = 24 * 3600
+_UNUSED_AGE_S = 7 * 24 * 3600.0
 _FAILED_AGE_S = 3600
 # One line of `apt-cache madison`, which has the newest version first.
 _MADISON = re.compile(r" *(?P<name>\S+) \| *(?P<version>\S+) \| \S+ (?P<suite>[^/ ]+)/main amd64 Packages")
@@ -272,13 +273,15 @@ class Archive:
 
         Raises EnvironmentFault if a download fails or a file differs from the index.
         """
-        wanted = [(package, self.packages_dir / f"{package.sha256}.deb") for package in packages]
+        wanted = [(package, self._file(package)) for package in packages]
         with made_once(self.directory / "lock"):
             missing = [(package, path) for package, path in wanted if not has_package(path, package)]
             total = sum(package.size_bytes for package, _ in missing)
             for package, path in missing:
                 command = ["apt-get", "-q", "download", f"{package.name}={package.version}"]
                 self._fetch(package, path, command, progress, total)
+            for _, path in wanted:
+                os.utime(path)
         return [path for _, path in wanted]
 
     def download_by(self, command: list[str], package: Package, name: str, progress: Progress = silent) -> Path:
@@ -290,7 +293,24 @@ class Archive:
         with made_once(self.directory / "lock"):
             if not has_package(path, package):
                 self._fetch(package, path, command, progress, package.size_bytes)
+            os.utime(path)
         return path
+
+    def drop(self, packages: Iterable[Package]) -> None:
+        """Remove the files of `packages`: what they were fetched for is made."""
+        with made_once(self.directory / "lock"):
+            for package in packages:
+                self._file(package).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove the files that nobody has asked for within a week."""
+        with made_once(self.directory / "lock"):
+            for path in self.packages_dir.glob("*.deb*"):
+                if time.time() - path.stat().st_mtime > _UNUSED_AGE_S:
+                    path.unlink(missing_ok=True)
+
+    def _file(self, package: Package) -> Path:
+        return self.packages_dir / f"{package.sha256}.deb"
 
     def _fetch(self, package: Package, path: Path, command: list[str], progress: Progress, total: int) -> None:
         path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from elivepatch.build.base.debug_info import DebugInfo, measured_sizes, read_debug_info
+from elivepatch.build.base.debug_info import DebugInfo, measured_sizes, read_debug_info, read_debug_package
 from elivepatch.build.base.kbuild import make_arguments, section_flags
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.base.toolchain import HELPER, Toolchains
@@ -23,6 +23,7 @@ from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import files_below, take, take_file
 from elivepatch.files.atomic import publish_tree
 from elivepatch.files.digest import sha256
+from elivepatch.files.equal import own_bytes, share_equal_files
 from elivepatch.files.lock import made_once
 from elivepatch.kernel.compile_units import Units
 from elivepatch.kernel.config import KernelConfig, require_separate_objects
@@ -84,12 +85,22 @@ class BaseContext:
             scratch = Path(tempfile.mkdtemp(prefix=f".{release}.new-", dir=self.bases.directory))
             try:
                 scratch.chmod(0o755)
-                base = make(scratch)
-                # A base is 1.6 GB in 98,000 files; all of them are on the disk before its name is.
-                publish_tree(scratch, base.directory)
+                base = self._place(make(scratch), scratch)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         self.report(f"{release}: ready in {base.seconds:.0f} s", 1.0)
+        return base
+
+    def _place(self, made: Base, scratch: Path) -> Base:
+        """Give a finished base its name; what its source has in common with those of other bases is kept once."""
+        # Of two bases that are finished at once, the second finds the first.
+        with made_once(self.bases.directory / ".sharing.lock"):
+            others = [other.tree for other in self.bases.nearest(made)]
+            share_equal_files(scratch / "tree", others)
+            base = replace(made, size_bytes=own_bytes(scratch))
+            base.save(scratch)
+            # A base is 1.6 GB in 98,000 files; all of them are on the disk before its name is.
+            publish_tree(scratch, base.directory)
         return base
 
     def helper_sandbox(self) -> Sandbox:
@@ -176,6 +187,14 @@ class BaseDraft:
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
+    def read_debug_package(self, package: Path, cancellation: Cancellation) -> DebugInfo:
+        """Read a debug package, as `debug_info.read_debug_package` does."""
+        self.context.report(f"{self.release}: reading debug information")
+        helper = self.context.helper_sandbox()
+        return read_debug_package(
+            helper, package=package, release=self.release, into=self.scratch, cancellation=cancellation
+        )
+
     def finish(
         self,
         *,
@@ -186,7 +205,7 @@ class BaseDraft:
         packages: Mapping[str, str],
         started: float,
     ) -> Base:
-        """Write base.json and return the base. `listed` is what `TreeMaker.prepare` returned.
+        """Write base.json and return the base, yet without its size; `listed` is what `TreeMaker.prepare` returned.
 
         Raises EnvironmentFault if the kernel has no build-id, or if a sample of its functions is not what the source
         makes (`prove`).
@@ -218,7 +237,7 @@ class BaseDraft:
             section_flags=section_flags(self.scratch / "tree"),
             struct_sizes=facts.struct_sizes,
             packages=packages,
-            size_bytes=size_of(self.scratch),
+            size_bytes=0,
             seconds=0.0,
         )
         self.context.report(f"{self.release}: comparing a sample of its functions with the kernel")
@@ -259,11 +278,6 @@ def other_architecture(sentence: str) -> EnvironmentFault:
         sentence,
         advice="Livepatches are built for x86_64 only; docs/adr/0010 says what arm64 lacks.",
     )
-
-
-def size_of(directory: Path) -> int:
-    """Return the total size in bytes of the files below a directory."""
-    return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
 
 
 def decompress_modules(directory: Path, helper: Sandbox) -> None:

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.common import BaseContext, BaseDraft, decompress_modules, require_livepatch
-from elivepatch.build.base.debug_info import DebugInfo, check_compiler
+from elivepatch.build.base.debug_info import DebugInfo, check_compiler, strip_modules
 from elivepatch.build.base.kbuild import make_arguments
 from elivepatch.build.base.kernel_source import DIFF, KernelSource, fetch_source
+from elivepatch.build.base.provenance import keep_changelog
 from elivepatch.build.base.store import BASE_PATCH, Base
 from elivepatch.build.base.tree import TreeMaker, makefile_version, unpack_source
 from elivepatch.build.kept.code import add_code
@@ -149,6 +150,8 @@ class CustomMaker:
         fetched = scratch / "fetched"
         fetched.mkdir()
         source = fetch_source(kernel.source, self.archive, fetched, place.progress)
+        if source.package is not None:
+            keep_changelog(source.package, scratch)
         maker = draft.tree_maker()
         patches = self._source(source, kernel, maker, fetched)
         shutil.rmtree(fetched)
@@ -170,7 +173,10 @@ class CustomMaker:
         # A build of the whole kernel in the tree, as klp and reference do it, writes it again.
         os.chown(symvers, BUILD_UID, BUILD_UID)
         take_file(built, IMAGE, scratch / "vmlinuz", limit_bytes=_FILE_LIMIT_BYTES)
-        make_module_tree(built, release, scratch / "symbols", scratch / _ASIDE / "modules", scratch / "modules")
+        stripped = scratch / "stripped"
+        strip_modules(place.helper_sandbox(), inputs=built, into=stripped)
+        make_module_tree(built, release, stripped, scratch / _ASIDE / "modules", scratch / "modules")
+        shutil.rmtree(stripped)
         shutil.rmtree(built)
         shutil.rmtree(scratch / _ASIDE)
         (scratch / "config").write_bytes(content)

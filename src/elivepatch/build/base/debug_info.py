@@ -3,24 +3,31 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO
 
+from elivepatch.build.debug.package_files import package_files
+from elivepatch.build.debug.symbol_tables import symbols_alone
+from elivepatch.build.debug.unit_names import has_compressed_sections, unit_names
 from elivepatch.build.kept.record import proved_sources
 from elivepatch.build.kept.tables import require_tables
 from elivepatch.build.roots.description import Toolchain
 from elivepatch.build.sandbox.bubblewrap import Sandbox, writable_directory
 from elivepatch.build.sandbox.output import files_below, take, take_file
-from elivepatch.kernel.compile_units import read_compile_units
+from elivepatch.kernel.compile_units import module_name, read_compile_units
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.kbuild.record import BuiltObject
 from elivepatch.kernel.symbols import LinkedSymbols
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import VMLINUX
-from elivepatch.process import Cancellation
+from elivepatch.process import Cancellation, Completed
 
 _STRUCTS = {
     "alt_instr": "ALT_STRUCT_SIZE",
@@ -37,18 +44,19 @@ _CLANG = re.compile(r"(?!Linker:)[^:]*clang version ")
 _LISTING_LIMIT_BYTES = 256 << 20
 _KERNEL_LIMIT_BYTES = 2 << 30
 _STRIP = "objcopy --strip-debug --keep-file-symbols"
-_LISTING = "readelf -wi --dwarf-depth=1 {} 2>/dev/null | grep -E '^File: |DW_AT_name'"
-# The stripped kernel is listed beside the modules because readelf names files only if it reads several.
-_SCRIPT = f"""
+_KERNEL = f"""
 set -e
 {_STRIP} "/in/$1" /out/vmlinux
 pahole -F btf -s /out/vmlinux >/out/sizes 2>/dev/null || pahole -F dwarf -s "/in/$1" >/out/sizes || :
-{_LISTING.format('"/in/$1"')} >/out/vmlinux.units || :
-cd /in
-find . -name '*.ko' | sort | xargs -r {_LISTING.format("/out/vmlinux")} >/out/modules.units || :
-mkdir /out/symbols
-find . -name '*.ko' -print0 | xargs -0 -r -P2 -n1 sh -c '{_STRIP} "$1" "/out/symbols/${{1##*/}}"' sh
 """
+_MODULES = f"""
+cd /in
+find . -name '*.ko' -print0 | xargs -0 -r -P2 -n1 sh -c '{_STRIP} "$1" "/out/${{1##*/}}"' sh
+"""
+_DECOMPRESSED_LIMIT_BYTES = 4 << 30
+_PIECE_BYTES = 1 << 20
+_DECOMPRESSED = 'objcopy --decompress-debug-sections "/in/$1" /out/plain'
+_MODULE = re.compile(r"usr/lib/debug/(?:.*/)?[^/]+\.ko(?:\.debug)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,87 @@ class DebugInfo:
 
     compiled: dict[str, tuple[str, set[str]]]
     struct_sizes: dict[str, int]
+
+
+class DebugReader:
+    """Reader of a kernel and its modules, one after the other.
+
+    It leaves the kernel without debug information, and the symbols of each module, in the directory `into`. `record` is
+    that of the build of a kernel without debug information; the sizes of structures are then not known.
+    """
+
+    def __init__(
+        self,
+        helper: Sandbox,
+        into: Path,
+        record: Sequence[BuiltObject] | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> None:
+        self._helper = helper
+        self._into = into
+        self._record = record
+        self._cancellation = cancellation
+        self._kernel: dict[str, tuple[str, set[str]]] = {}
+        self._modules: dict[str, dict[str, tuple[str, set[str]]]] = {}
+        self._listing = ""
+        (into / "symbols").mkdir()
+
+    def kernel(self, inputs: Path, name: str) -> None:
+        """Read vmlinux, the file `name` of the directory `inputs`. Raises EnvironmentFault if its units are unknown."""
+        with self._output() as stripped:
+            done = self._run(["sh", "-c", _KERNEL, "sh", name], inputs, stripped)
+            done.check("Reading the kernel's debug information")
+            # The programs have parsed a stranger's kernel: their output is as untrusted as the kernel.
+            self._listing = take(stripped, "sizes", limit_bytes=_LISTING_LIMIT_BYTES).decode(errors="replace")
+            take_file(stripped, VMLINUX, self._into / VMLINUX, limit_bytes=_KERNEL_LIMIT_BYTES)
+        self._kernel = self._units(inputs, name, VMLINUX)
+        if not self._kernel and self._record is None:
+            raise EnvironmentFault(
+                "debug-info",
+                "The kernel has no debug information: the sources it was built from are not known.",
+                advice="Give the vmlinux as the build left it, not stripped, of a kernel with CONFIG_DEBUG_INFO; or "
+                "the directory in which it was built, with all that the build left there (--build).",
+            )
+
+    def module(self, inputs: Path, name: str, shipped: str) -> None:
+        """Read a module, the file `name` of the directory `inputs`; `shipped` is its path among the modules."""
+        file_name = PurePosixPath(shipped).name.removesuffix(".debug")
+        self._modules[shipped] = self._units(inputs, name, module_name(file_name))
+        (self._into / "symbols" / file_name).write_bytes(symbols_alone(ElfFile(inputs / name)))
+
+    def facts(self) -> DebugInfo:
+        """Return what was read. Raises EnvironmentFault if a module has neither debug information nor a record."""
+        if self._record is not None:
+            symbols = [self._into / "symbols" / name for name in files_below(self._into / "symbols")]
+            return DebugInfo(proved_sources(self._record, self._into / VMLINUX, symbols), {})
+        sizes = struct_sizes(self._listing)
+        compiled = {source: (raw, set(parents)) for source, (raw, parents) in self._kernel.items()}
+        for shipped in sorted(self._modules):
+            for source, (raw, parents) in self._modules[shipped].items():
+                compiled.setdefault(source, (raw, set()))[1].update(parents)
+        _require_modules(compiled, [PurePosixPath(shipped).name for shipped in self._modules])
+        return DebugInfo(compiled, sizes)
+
+    def _units(self, inputs: Path, name: str, parent: str) -> dict[str, tuple[str, set[str]]]:
+        elf = ElfFile(inputs / name)
+        if not has_compressed_sections(elf):
+            return read_compile_units(unit_names(elf), parent=parent)
+        with self._output() as output:
+            self._run(["sh", "-c", _DECOMPRESSED, "sh", name], inputs, output).check("Decompressing debug information")
+            plain = take_file(output, "plain", output.parent / "plain", limit_bytes=_DECOMPRESSED_LIMIT_BYTES)
+            return read_compile_units(unit_names(ElfFile(plain)), parent=parent)
+
+    def _run(self, command: list[str], inputs: Path, output: Path) -> Completed:
+        return self._helper.run(command, inputs=inputs, output=output, timeout_s=1800, cancellation=self._cancellation)
+
+    @contextmanager
+    def _output(self) -> Iterator[Path]:
+        place = Path(tempfile.mkdtemp(prefix=".debug-", dir=self._into))
+        try:
+            place.chmod(0o755)
+            yield writable_directory(place / "out")
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def read_debug_info(
@@ -68,40 +157,59 @@ def read_debug_info(
     record: Sequence[BuiltObject] | None = None,
     cancellation: Cancellation | None = None,
 ) -> DebugInfo:
-    """Read `vmlinux` and all modules below `inputs`; write both without debug information to `into` and `into`/symbols.
+    """Read `vmlinux` and all modules below `inputs`, and leave in `into` what `DebugReader` leaves there.
 
-    `record` is that of the build of a kernel without debug information; the sizes of structures are then not known.
-    Raises EnvironmentFault if one of them has no debug information and no record of its objects.
+    `record` is as there. Raises EnvironmentFault if one of them has no debug information and no record of its objects.
     """
-    stripped = writable_directory(into / "stripped")
-    command = ["sh", "-c", _SCRIPT, "sh", vmlinux]
-    helper.run(command, inputs=inputs, output=stripped, timeout_s=1800, cancellation=cancellation).check(
-        "Reading the kernel's debug information"
-    )
-    # The programs have parsed a stranger's kernel: their output is as untrusted as the kernel.
-    compiled = read_compile_units(_lines(stripped, "vmlinux.units"), parent=VMLINUX)
-    if not compiled and record is None:
+    reader = DebugReader(helper, into, record, cancellation)
+    reader.kernel(inputs, vmlinux)
+    for name in files_below(inputs):
+        if name.endswith(".ko"):
+            reader.module(inputs, name, name)
+    return reader.facts()
+
+
+def read_debug_package(
+    helper: Sandbox, *, package: Path, release: str, into: Path, cancellation: Cancellation | None = None
+) -> DebugInfo:
+    """Read a distribution's debug package as `read_debug_info` reads files; each module is gone when the next comes."""
+    reader = DebugReader(helper, into, cancellation=cancellation)
+    kernels = {f"usr/lib/debug/{place}" for place in (f"boot/vmlinux-{release}", f"usr/lib/modules/{release}/vmlinux")}
+    scratch = into / "debug"
+    scratch.mkdir()
+    with package_files(package, helper, cancellation) as files:
+        for member, stream in files:
+            name = posixpath.normpath(member)
+            if name in kernels:
+                _write(stream, scratch / VMLINUX)
+            elif _MODULE.fullmatch(name):
+                _write(stream, scratch / "module.ko")
+                reader.module(scratch, "module.ko", name)
+                (scratch / "module.ko").unlink()
+    if not (scratch / VMLINUX).exists():
         raise EnvironmentFault(
-            "debug-info",
-            "The kernel has no debug information: the sources it was built from are not known.",
-            advice="Give the vmlinux as the build left it, not stripped, of a kernel with CONFIG_DEBUG_INFO; or the "
-            "directory in which it was built, with all that the build left there (--build).",
+            "package-layout",
+            f"The kernel's debug package holds no {min(kernels)}.",
+            advice="This distribution release has a layout of kernel packages that is not known yet.",
         )
-    for source, (raw, parents) in read_compile_units(_lines(stripped, "modules.units")).items():
-        compiled.setdefault(source, (raw, set()))[1].update(parents)
-    listing = "\n".join(_lines(stripped, "sizes"))
-    take_file(stripped, VMLINUX, into / VMLINUX, limit_bytes=_KERNEL_LIMIT_BYTES)
-    (into / "symbols").mkdir()
-    names = files_below(stripped, "symbols")
-    for name in names:
-        take_file(stripped, f"symbols/{name}", into / "symbols" / name, limit_bytes=_KERNEL_LIMIT_BYTES)
+    reader.kernel(scratch, VMLINUX)
+    shutil.rmtree(scratch)
+    return reader.facts()
+
+
+def strip_modules(helper: Sandbox, *, inputs: Path, into: Path) -> None:
+    """Write each module below `inputs` without its debug information to the new directory `into`, by its file name."""
+    stripped = writable_directory(into.with_name(f"{into.name}-out"))
+    helper.run(["sh", "-c", _MODULES], inputs=inputs, output=stripped, timeout_s=1800).check("Stripping modules")
+    into.mkdir()
+    for name in files_below(stripped):
+        take_file(stripped, name, into / name, limit_bytes=_KERNEL_LIMIT_BYTES)
     shutil.rmtree(stripped)
-    if record is not None:
-        sources = proved_sources(record, into / VMLINUX, [into / "symbols" / name for name in names])
-        return DebugInfo(sources, {})
-    sizes = struct_sizes(listing)
-    _require_modules(compiled, names)
-    return DebugInfo(compiled, sizes)
+
+
+def _write(stream: IO[bytes], path: Path) -> None:
+    with path.open("xb") as file:
+        shutil.copyfileobj(stream, file, _PIECE_BYTES)
 
 
 def measured_sizes(structures: Path, helper: Sandbox, vmlinux: Path) -> dict[str, int]:
@@ -121,7 +229,7 @@ def _require_modules(compiled: Mapping[str, tuple[str, set[str]]], files: Sequen
 
     A patch of such sources needs no livepatch, so the answer would be a wrong "not affected".
     """
-    named = {name.split(".ko")[0].replace("-", "_") for name in files}
+    named = {module_name(name) for name in files}
     known = {parent for _raw, parents in compiled.values() for parent in parents}
     if missing := sorted(named - known):
         shown = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
@@ -130,10 +238,6 @@ def _require_modules(compiled: Mapping[str, tuple[str, set[str]]], files: Sequen
             f"{len(missing)} of {len(named)} modules have no debug information; their sources are not known: {shown}.",
             advice="Give the modules as the build left them, not stripped (INSTALL_MOD_STRIP).",
         )
-
-
-def _lines(directory: Path, name: str) -> list[str]:
-    return take(directory, name, limit_bytes=_LISTING_LIMIT_BYTES).decode(errors="replace").splitlines()
 
 
 def check_compiler(elf: ElfFile, toolchain: Toolchain, release: str) -> None:

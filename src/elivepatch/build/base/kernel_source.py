@@ -31,12 +31,16 @@ _NOT_SOURCE = ("./.git", "*.o", "*.ko", "*.a", "*.cmd", "./vmlinux*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelSource:
-    """A kernel's source. `archive` is the tar archive; `packaging` holds Debian's changes if it came as .dsc."""
+    """A kernel's source. `archive` is the tar archive; `packaging` holds Debian's changes if it came as .dsc.
+
+    `package` is the package that it came in, if it did.
+    """
 
     archive: Path
     inputs: Mapping[str, str]
     built_in: bool = False
     packaging: Path | None = None
+    package: Path | None = None
 
 
 def fetch_source(named: str, archive: Archive, scratch: Path, progress: Progress) -> KernelSource:
@@ -142,7 +146,7 @@ def _from_package(name: str, version: str | None, archive: Archive, scratch: Pat
     (path,) = archive.download([found], progress)
     run(["dpkg-deb", "-x", str(path), str(scratch / "package")]).check("Unpacking a package")
     (packed,) = (scratch / "package").glob("usr/src/linux-source-*.tar.xz")
-    return KernelSource(archive=packed, inputs={f"{found.name}_{found.version}": found.sha256})
+    return KernelSource(archive=packed, package=path, inputs={f"{found.name}_{found.version}": found.sha256})
 
 
 def _copy(path: Path, into: Path) -> Path:

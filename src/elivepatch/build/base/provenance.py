@@ -11,14 +11,13 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.store import Base
 from elivepatch.build.roots.description import Toolchain
-from elivepatch.files.atomic import write_atomic
 from elivepatch.model.kernel import Digest
 from elivepatch.model.provenance import BASE, BASE_INPUT, CONFIGURATION, TOOLCHAIN, Material
 from elivepatch.process import run
 
+_CHANGELOG = "changelog.gz"
 _CHANGELOG_MAX = 64 * 1024 * 1024  # Debian's has 4 MiB
 _SUFFIXES = (".c", ".S", ".rs")
 _NOT_THE_KERNEL = frozenset({"Documentation", "tools", "samples", "scripts", "usr"})
@@ -57,28 +56,22 @@ def package_version(base: Base) -> str:
     return next((version for _, _, version in named), "")
 
 
-def distribution_changelog(base: Base, archive: Archive) -> str | None:
-    """Return the changelog of the packages that a base was made from, None if no kept package has it.
+def keep_changelog(package: Path, into: Path) -> None:
+    """Keep the changelog of a package in the directory of a base: the package itself does not stay.
 
-    It is extracted from a package once and then kept beside the base. Raises EnvironmentFault if a package cannot be
-    read.
+    Each of a kernel's packages has it. Raises EnvironmentFault if the package cannot be read.
     """
-    kept = base.directory / "changelog.gz"
-    packages = [archive.packages_dir / f"{digest}.deb" for digest in base.packages.values()]
-    if not kept.exists():
-        # Each of a kernel's packages has it; the smallest is the headers'.
-        for package in sorted((path for path in packages if path.exists()), key=lambda path: path.stat().st_size):
-            packed = _packed_changelog(package)
-            if packed is not None:
-                write_atomic(kept, packed)
-                break
-        else:
-            return None
+    packed = _packed_changelog(package)
+    if packed is not None:
+        (into / _CHANGELOG).write_bytes(packed)
+
+
+def distribution_changelog(base: Base) -> str | None:
+    """Return the changelog of the packages that a base was made from, None if they had none or it is damaged."""
     try:
-        with gzip.open(kept) as file:
+        with gzip.open(base.directory / _CHANGELOG) as file:
             return file.read(_CHANGELOG_MAX).decode(errors="replace")
     except (OSError, EOFError, zlib.error):
-        kept.unlink(missing_ok=True)
         return None
 
 

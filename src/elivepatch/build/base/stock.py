@@ -24,6 +24,7 @@ from elivepatch.build.base.common import (
     require_livepatch,
 )
 from elivepatch.build.base.debug_info import DebugInfo, check_compiler
+from elivepatch.build.base.provenance import keep_changelog
 from elivepatch.build.base.store import Base
 from elivepatch.build.base.tree import unpack_source
 from elivepatch.files.atomic import move
@@ -38,7 +39,8 @@ from elivepatch.process import Cancellation, run
 _OTHER_ARCHITECTURES = ("-arm64", "-arm64-16k", "-armmp", "-armmp-lpae", "-686", "-686-pae", "-powerpc64le", "-s390x",
                         "-riscv64", "-loong64")  # fmt: skip
 
-_BASE_BYTES = 3 << 30  # 2.7 GB for 6.12-amd64, the largest so far
+_BASE_BYTES = 3 << 30  # before its source is shared: 2.3 GB for 6.12-amd64, the largest so far
+_KERNEL_BYTES = 1 << 30  # vmlinux with its debug information, the largest file that is unpacked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,16 +117,27 @@ class StockMaker:
         # Every question to the archive would do this without a word, for most of a minute on a new server.
         self.archive.refresh(self.context.progress)
         release = resolve(name, self.archive)
-        return self.context.publish(release, lambda scratch: self._make(release, scratch))
+        used: list[Packages] = []
 
-    def _make(self, release: Release, scratch: Path) -> Base:
-        started = time.monotonic()
-        packages = find_packages(release, self.archive)
+        def make(scratch: Path) -> Base:
+            used.append(find_packages(release, self.archive))
+            return self._make(used[0], scratch)
+
+        base = self.context.publish(release, make)
+        for packages in used:
+            # The source stays for a week: another flavour of this version needs it, and no other file.
+            self.archive.drop([*packages.image, packages.headers, packages.debug])
+            self.archive.sweep()
+        return base
+
+    def _make(self, packages: Packages, scratch: Path) -> Base:
+        started, release = time.monotonic(), packages.release
         require_room(self.context.bases.directory, _room_of(packages), f"The base of {release}")
         unpacked = scratch / "unpacked"
         draft = self._look_at_image(packages, unpacked, scratch)
         paths, patches = self._download_rest(packages, draft, unpacked)
         _unpack(paths[packages.headers], unpacked)
+        keep_changelog(paths[packages.headers], scratch)
         source = StockSource(package=paths[packages.source], version=packages.source.version, patches=patches)
         facts, listed = read_packages(draft, paths[packages.debug], source)
         check_compiler(ElfFile(scratch / VMLINUX), draft.toolchain, release)
@@ -183,8 +196,8 @@ class StockMaker:
 
 
 def _room_of(packages: Packages) -> int:
-    """Return the bytes that making a base takes: the packages, the debug package unpacked, and the base itself."""
-    return sum(package.size_bytes for package in packages.all()) + 7 * packages.debug.size_bytes + _BASE_BYTES
+    """Return the bytes that making a base takes: the packages, the kernel with its debug information, the base."""
+    return sum(package.size_bytes for package in packages.all()) + _KERNEL_BYTES + _BASE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,23 +214,12 @@ def read_packages(draft: BaseDraft, debug: Path, source: StockSource) -> tuple[D
     cancellation = Cancellation.new()
     with ThreadPoolExecutor(max_workers=1) as pool:
         try:
-            pending = pool.submit(_debug_part, draft, debug, cancellation)
+            pending = pool.submit(draft.read_debug_package, debug, cancellation)
             listed = _tree_part(draft, source)
             return pending.result(), listed
         finally:
             # The pool waits for its thread, even after an error that makes its result useless.
             cancellation.event.set()
-
-
-def _debug_part(draft: BaseDraft, package: Path, cancellation: Cancellation) -> DebugInfo:
-    debug = draft.scratch / "debug"
-    _unpack(package, debug, cancellation)
-    vmlinux = f"usr/lib/debug/boot/vmlinux-{draft.release}"
-    if not (debug / vmlinux).exists():
-        vmlinux = f"usr/lib/debug/usr/lib/modules/{draft.release}/vmlinux"
-    facts = draft.read_debug_info(debug, vmlinux, cancellation=cancellation)
-    shutil.rmtree(debug)
-    return facts
 
 
 def _tree_part(draft: BaseDraft, source: StockSource) -> list[str]:
@@ -232,9 +234,9 @@ def _tree_part(draft: BaseDraft, source: StockSource) -> list[str]:
     return maker.prepare()
 
 
-def _unpack(package: Path, into: Path, cancellation: Cancellation | None = None) -> None:
+def _unpack(package: Path, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
-    run(["dpkg-deb", "-x", str(package), str(into)], cancellation=cancellation).check("Unpacking a package")
+    run(["dpkg-deb", "-x", str(package), str(into)]).check("Unpacking a package")
 
 
 def _one_of(root: Path, *names: str) -> Path:

@@ -8,8 +8,9 @@ On disk, below the directory of bases:
     RELEASE/vmlinux       the shipped kernel without debug information: symbols, code, export tables
     RELEASE/vmlinuz       the kernel image that a trial boots
     RELEASE/modules/      the shipped modules
-    RELEASE/symbols/      their symbols as they were linked, which shipping has stripped of FILE entries
+    RELEASE/symbols/      their symbols as they were linked and without code (build/debug/symbol_tables.py)
     RELEASE/units.json    which source file belongs to which object and parent (class Units)
+    RELEASE/changelog.gz  that of the package of the source, if it came in one
     RELEASE/config        the configuration as the operator gave it (custom bases only)
     RELEASE/graph.json    who includes what, and what generated files are made from (objects/header_users.py)
     RELEASE/generated/    sources and headers that make generates, to be read only
@@ -22,7 +23,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -39,7 +40,7 @@ from elivepatch.kernel.symbols import LinkedSymbols
 from elivepatch.model.errors import EnvironmentFault
 from elivepatch.model.kernel import VMLINUX, BuildId, Digest, KernelIdentity, Release, parse_release
 
-RECIPE = 4
+RECIPE = 5
 """Raised when the way a base is made changes; part of every base's digest."""
 
 BASE_PATCH = "base patch "
@@ -47,14 +48,16 @@ BASE_PATCH = "base patch "
 
 _MODULES_KEPT = 64
 _UNFINISHED_S = 86_400.0  # no object takes a day
+_NEAREST = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
     """One base. `struct_sizes` are in bytes; `packages` maps the inputs that it was made from to SHA-256.
 
-    The tree was prepared with `section_flags`; objects that are compared are compiled with them. `build_id` is that of
-    the base's vmlinux, `claimed_build_id` that of a host whose kernel the operator accepted as the same without proof.
+    `size_bytes` is the room on the disk that it took beside the bases that were there. The tree was prepared with
+    `section_flags`; objects that are compared are compiled with them. `build_id` is that of the base's vmlinux,
+    `claimed_build_id` that of a host whose kernel the operator accepted as the same without proof.
     `fidelity` counts the `objects` and `functions` of a sample that were compared with the kernel, the functions that
     are `identical`, and the objects that `failed` to compile alone.
     """
@@ -190,6 +193,19 @@ class Bases:
             )
         return found
 
+    def nearest(self, base: Base) -> Sequence[Base]:
+        """Return other bases whose sources have most in common with that of `base`: of one source, then of a series."""
+        found: list[tuple[bool, bool, str, Base]] = []
+        for path in self.directory.glob("[!.]*/base.json"):
+            try:
+                other = self.find(Release(path.parent.name))
+            except EnvironmentFault:
+                continue  # a damaged base is a matter of those who need it
+            if other is not None and other.release != base.release:
+                apart = _sources(base).isdisjoint(_sources(other))
+                found.append((apart, _series(base) != _series(other), other.release, other))
+        return [other for *_, other in sorted(found, key=lambda one: one[:3])[:_NEAREST]]
+
     def remove(self, release: str) -> None:
         """Remove a base with its compiled objects, even a damaged one. Raises as `get` does if it is missing."""
         place = self.directory / parse_release(release)
@@ -243,3 +259,11 @@ def _age_s(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0  # its maker has finished
+
+
+def _sources(base: Base) -> set[str]:
+    return {digest for name, digest in base.packages.items() if name.startswith(("linux-source-", "source "))}
+
+
+def _series(base: Base) -> list[str]:
+    return base.version.split(".")[:2]

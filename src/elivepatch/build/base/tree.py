@@ -22,6 +22,7 @@ _NUMBERS = re.compile(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?")
 _FILE_LIMIT_BYTES = 4 << 20
 _OBJECT_RULE = re.compile(r"(?ms)^define rule_cc_o_c$.*?^endef$")
 _OBJECT_COMMAND = re.compile(r"(?m)^ *cmd_cc_o_c *= *\$\(CC\) .*$")
+_SET_TIMES = ("find", ".", "!", "-type", "d", "-exec", "touch", "-h", "-c", "-d", "@946684800", "{}", "+")
 _OBJECT_STEPS = ("objtool", "modversions_c")
 _SUFFIX_ONLY = "$(KERNELVERSION)$$($(CONFIG_SHELL) $(srctree)/scripts/setlocalversion"
 
@@ -41,8 +42,10 @@ class TreeMaker:
     def configure(self, content: bytes, *, package_version: str = "") -> None:
         """Write the configuration and freeze the release. Raises EnvironmentFault if they differ from the kernel's.
 
-        `package_version` is that of Debian's source package, which the kernel prints in its traces.
+        `package_version` is that of Debian's source package, which the kernel prints in its traces. All files of the
+        source get one time: equal files of two sources are then the same in all that can be seen of them.
         """
+        self.sandbox.run(_SET_TIMES, writable=self.tree).check("Setting the times of the source's files")
         self._write(".config", content)
         # Debian's makefile reads this file; it gives vermagic the release with its local version.
         variables: dict[str, str] = {"KERNELRELEASE": self.release}

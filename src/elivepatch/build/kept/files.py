@@ -114,17 +114,17 @@ def _require_directory(path: Path, advice: str) -> None:
         raise UsageError("file-missing", f"There is no directory {path}.", advice=advice)
 
 
-def make_module_tree(built: Path, release: Release, symbols: Path, shipped: Path, into: Path) -> None:
+def make_module_tree(built: Path, release: Release, stripped: Path, shipped: Path, into: Path) -> None:
     """Make the tree of modules without debug information, with the tables of the kernel's build beside them.
 
-    A module whose debug information is in a file of its own stays as it is in `shipped`.
+    The modules move there from `stripped`; one whose debug information is in a file of its own is in `shipped`.
     """
     into.mkdir()
     for name in files_below(built, installed(release)):
         target = into / name
-        if name.endswith(".ko") and (symbols / target.name).is_file():
+        if name.endswith(".ko") and (stripped / target.name).is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             apart = shipped / name
-            shutil.copyfile(apart if apart.is_file() else symbols / target.name, target)
+            shutil.copyfile(apart if apart.is_file() else stripped / target.name, target)
         elif "/" not in name and not name.endswith(".debug"):
             take_file(built, f"{installed(release)}/{name}", target, limit_bytes=_FILE_LIMIT_BYTES)

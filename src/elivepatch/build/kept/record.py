@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 
+from elivepatch.kernel.compile_units import module_name
 from elivepatch.kernel.config import KernelConfig
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.kernel.kbuild.faults import kbuild_fault
@@ -41,7 +42,7 @@ def proved_sources(
     `vmlinux` and `modules` are files with their symbols. Raises EnvironmentFault with the code `debug-info` if one of
     them names no sources, with `kbuild-files` if the record is not that of this kernel.
     """
-    files = {VMLINUX: vmlinux} | {_module_name(path.name): path for path in modules}
+    files = {VMLINUX: vmlinux} | {module_name(path.name): path for path in modules}
     by_parent: dict[str, list[BuiltObject]] = {}
     for one in record:
         by_parent.setdefault(one.parent, []).append(one)
@@ -126,10 +127,6 @@ def _by_source(record: Sequence[BuiltObject]) -> dict[str, tuple[str, set[str]]]
             raise kbuild_fault(f"{one.parent} has two objects of one source, {raw}; which is which is not known.")
         parents.add(one.parent)
     return found
-
-
-def _module_name(file_name: str) -> str:
-    return file_name.split(".ko")[0].replace("-", "_")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import pyseccomp
 
@@ -118,11 +119,12 @@ class Sandbox:
         output: Path | None = None,
         tools: Path | None = None,
         env: Mapping[str, str] | None = None,
+        printed_to: IO[bytes] | None = None,
         timeout_s: float = 600.0,
         on_tick: Callable[[float], None] | None = None,
         cancellation: Cancellation | None = None,
     ) -> Completed:
-        """Run one program in the sandbox and return how it ended; `on_tick` and `cancellation` as in `process.run`.
+        """Run one program in the sandbox and return how it ended; the last four arguments are for `process.run`.
 
         /src shows the directories `layers`, the last one uppermost, under a layer of its own that takes all changes:
         in memory, or in the empty directory `upper` on disk for builds of whole kernels. `writable` is mounted at /src
@@ -144,12 +146,9 @@ class Sandbox:
         with filters() as descriptor:
             done = run(
                 [*entering, *command, "--seccomp", str(descriptor), "--", *limited],
-                timeout_s=timeout_s,
-                pass_fds=(descriptor,),
-                on_tick=watch.look,
-                cancellation=watch.end,
-                output_limit_bytes=_OUTPUT_BYTES,
-            )
+                timeout_s=timeout_s, pass_fds=(descriptor,), printed_to=printed_to, on_tick=watch.look,
+                cancellation=watch.end, output_limit_bytes=_OUTPUT_BYTES,
+            )  # fmt: skip
         # Neither a descriptor nor a control group means anything in the shell of a person who repeats the command.
         done = replace(done, argv=(*command, "--", *limited))
         _append_transcript(self.transcript, argv, done)

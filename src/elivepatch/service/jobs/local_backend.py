@@ -96,6 +96,7 @@ class LocalBackend:
         # Now, while this process is alone in its control group: later no group below it may bound memory.
         own_group()
         sweep_jobs(self._scratch_directory)
+        self.archive.sweep()
         # An unfinished base has 98,000 files: the server does not wait for their end.
         for bases in (self.bases, self.debug_kernels):
             threading.Thread(target=bases.sweep, name="sweep", daemon=True).start()
@@ -187,7 +188,7 @@ class LocalBackend:
 
     def _read_sources(self, base: Base, builder: Digest) -> KernelSources:
         units = base.units
-        text = distribution_changelog(base, self.archive)
+        text = distribution_changelog(base)
         changelog = read_changelog(text) if text is not None else None
         return KernelSources(
             release=base.release,

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,3 +166,34 @@ def test_another_file_than_the_index_names_is_refused(tmp_path: Path, programs: 
     with pytest.raises(EnvironmentFault) as caught:
         archive.download([wanted()])
     assert caught.value.problem.code == "package-damaged"
+
+
+def fetched(archive: Archive, content: bytes, *, days_ago: float = 0) -> tuple[Package, Path]:
+    """Put a file into the archive's directory as a download does; it was last asked for some days ago."""
+    package = replace(wanted(), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+    path = archive.packages_dir / f"{package.sha256}.deb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, (time.time() - days_ago * 86400,) * 2)
+    return package, path
+
+
+def test_a_file_goes_when_what_it_was_fetched_for_is_made(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    (package, path), (_, other) = fetched(archive, b"one"), fetched(archive, b"other")
+    archive.drop([package, wanted()])
+    assert (path.exists(), other.exists()) == (False, True)
+
+
+def test_a_file_that_nobody_asked_for_within_a_week_goes(tmp_path: Path, programs: Apt) -> None:
+    archive = Archive(tmp_path)
+    _, old = fetched(archive, b"old", days_ago=8)
+    _, young = fetched(archive, b"young", days_ago=6)
+    package, used = fetched(archive, b"used", days_ago=8)
+    assert archive.download([package]) == [used]
+    archive.sweep()
+    assert [path.exists() for path in (old, young, used)] == [False, True, True]
+
+
+def test_an_archive_that_was_never_used_is_swept(tmp_path: Path) -> None:
+    Archive(tmp_path / "archive").sweep()

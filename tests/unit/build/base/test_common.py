@@ -6,9 +6,11 @@ from __future__ import annotations
 import gzip
 import itertools
 import lzma
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -139,6 +141,34 @@ def test_a_base_is_on_the_disk_before_anybody_can_find_it(tmp_path: Path, monkey
     assert context.publish(RELEASE, make).directory == bases.directory / RELEASE
     assert published == [(RELEASE, True)]
     assert bases.get(RELEASE).release == RELEASE
+
+
+def with_source(scratch: Path, bases: Bases, release: str, text: str) -> Base:
+    made = bare_base(scratch, release)
+    for path in (scratch / "tree/fs/a.c", scratch / "tree/Makefile"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("all:\n" * 3000 if path.name == "Makefile" else text)
+        os.utime(path, (946684800, 946684800))
+    return replace(made, directory=bases.directory / release)
+
+
+def test_bases_share_what_is_equal_in_their_sources_and_outlive_each_other(tmp_path: Path) -> None:
+    bases = Bases(tmp_path / "bases")
+    context = BaseContext(cast("Toolchains", None), bases, 1, prove_base)
+    texts = {"6.1.0-50-amd64": "int a;", "6.1.0-50-cloud-amd64": "int a;", "6.1.0-51-amd64": "int b;"}
+    made = {
+        release: context.publish(Release(release), partial(with_source, bases=bases, release=release, text=text))
+        for release, text in texts.items()
+    }
+    files = {name: {base.tree / name for base in made.values()} for name in ("Makefile", "fs/a.c")}
+    assert {name: len({path.stat().st_ino for path in paths}) for name, paths in files.items()} == {
+        "Makefile": 1, "fs/a.c": 2,
+    }  # fmt: skip
+    first, second, _ = (bases.get(release).size_bytes for release in texts)
+    assert first - second >= 15000, "the size is what a base adds to the disk"
+    bases.remove("6.1.0-50-amd64")
+    assert (made["6.1.0-50-cloud-amd64"].tree / "fs/a.c").read_text() == "int a;"
+    assert (made["6.1.0-51-amd64"].tree / "Makefile").read_text().startswith("all:")
 
 
 def test_the_programs_that_read_a_kernel_are_there_on_a_server_that_has_no_toolchain_yet() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn, cast
@@ -20,6 +21,7 @@ from elivepatch.build.base.common import BaseContext, BaseDraft
 from elivepatch.build.base.stock import StockMaker, StockSource, find_packages, read_packages, resolve
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
 from elivepatch.model.kernel import parse_release
+from elivepatch.process import Cancellation, run
 
 
 def package(name: str, version: str, depends: str = "", content: bytes = b"") -> Package:
@@ -204,6 +206,9 @@ class Interrupted:
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
 
+    def read_debug_package(self, package: Path, cancellation: Cancellation) -> None:
+        run(["cat", package], cancellation=cancellation)
+
     def tree_maker(self) -> NoReturn:
         raise KeyboardInterrupt
 
@@ -379,3 +384,42 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(
 
     monkeypatch.setattr(stock, "require_room", full)
     assert added(tmp_path, monkeypatch, GOOD) == ("disk-room", "Make room.", [])
+
+
+class Kept(Counter):
+    """A shelf whose files are dropped."""
+
+    def __init__(self, packages: Iterable[Package]) -> None:
+        super().__init__(packages)
+        self.dropped: list[str] = []
+        self.swept = 0
+
+    def drop(self, packages: Iterable[Package]) -> None:
+        self.dropped += [one.name for one in packages]
+
+    def sweep(self) -> None:
+        self.swept += 1
+
+
+@pytest.mark.parametrize("made", ["made", "there", "failed"])
+def test_the_packages_of_a_finished_base_are_dropped_but_for_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    """Another flavour needs the source. After a failure, the next attempt finds them."""
+    release = "6.1.0-50-cloud-amd64"
+    archive = Kept(kernel(release, "6.1.176-1", "linux-source-6.1"))
+    place = Place(tmp_path)
+    if made == "there":
+        monkeypatch.setattr(place, "publish", lambda *_: "the base")
+    outcome = EnvironmentFault("config-gate", "Another.", advice="None.") if made == "failed" else None
+
+    def make(_maker: StockMaker, _packages: object, _scratch: Path) -> str:
+        if outcome is not None:
+            raise outcome
+        return "the base"
+
+    monkeypatch.setattr(StockMaker, "_make", make)
+    with suppress(EnvironmentFault):
+        StockMaker(cast("Archive", archive), cast("BaseContext", place)).add(release)
+    dropped = [IMAGE, f"linux-headers-{release}", f"{IMAGE}-dbg"]
+    assert (archive.dropped, archive.swept) == ((dropped, 1) if made == "made" else ([], 0))

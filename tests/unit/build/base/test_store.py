@@ -155,3 +155,25 @@ def test_objects_that_killed_processes_left_half_made_go_after_a_day(tmp_path: P
         os.utime(originals / name, (time.time() - 90_000,) * 2)
     Bases(tmp_path).sweep()
     assert sorted(path.name for path in originals.iterdir()) == sorted([".new-busy", "ab" * 16, ".lock-of-one"])
+
+
+def test_the_nearest_bases_are_those_of_one_source_then_those_of_one_series(tmp_path: Path) -> None:
+    source, later = {"linux-source-6.1_6.1.176-1": "5"}, {"linux-source-6.1_6.1.192-1": "6"}
+    made = kept(tmp_path, packages=source)
+    kept(tmp_path, NEW, version="6.12.117-1")
+    kept(tmp_path, Release("6.1.0-56-amd64"), version="6.1.192-1", packages=later)
+    kept(tmp_path, Release("6.1.0-50-amd64"), packages={**source, "b_1": "7"})
+    damaged = kept(tmp_path, Release("6.1.0-51-amd64"))
+    (damaged.directory / "base.json").write_text("{")
+    kept(tmp_path, Release("6.1.0-49-amd64"), recipe=RECIPE - 1)
+    kept(tmp_path, Release("6.1.0-48-amd64"), packages=source).directory.rename(
+        tmp_path / ".6.1.0-48-amd64.new-removed-1"
+    )
+    assert [one.release for one in Bases(tmp_path).nearest(made)] == ["6.1.0-50-amd64", "6.1.0-56-amd64", NEW]
+
+
+def test_few_bases_are_compared_however_many_there_are(tmp_path: Path) -> None:
+    made = kept(tmp_path)
+    for number in range(60, 70):
+        kept(tmp_path, Release(f"6.1.0-{number}-amd64"))
+    assert len(Bases(tmp_path).nearest(made)) == 4
