@@ -24,7 +24,7 @@ from elivepatch.client.server.api import ServerClient
 from elivepatch.files.digest import sha256
 from elivepatch.model.kernel import Release
 from elivepatch.model.kernel_request import KernelRequest
-from elivepatch.model.progress import silent
+from elivepatch.model.progress import Progress, silent
 from elivepatch.process import Completed, run
 from elivepatch.settings import ClientSettings
 
@@ -158,18 +158,20 @@ def test_a_server_without_providers_says_so(tmp_path: Path) -> None:
         assert "kernel add" in problem["advice"]
 
 
-def push(server: RunningServer, host: Host) -> tuple[str | None, Sent]:
+def push(server: RunningServer, host: Host, progress: Progress = silent) -> tuple[str | None, Sent]:
     settings = ClientSettings(url=server.url, token=server.token_file.read_text().strip())
     with ServerClient(settings) as api:
-        return push_kernel(host, find_kernel_files(host, PushOptions()), api, silent)
+        return push_kernel(host, find_kernel_files(host, PushOptions()), api, progress)
 
 
 def test_a_host_pushes_its_kernel_and_a_second_push_sends_only_what_changed(
     server: RunningServer, tmp_path: Path
 ) -> None:
     host = pushing_host(tmp_path / "host")
-    job, sent = push(server, host)
+    shown: list[str] = []
+    job, sent = push(server, host, lambda event: shown.append(event.message))
     assert job is not None
+    assert shown == ["the build's files: 1 pieces, 1 sent (0 MiB)", "the source: 1 pieces, 1 sent (0 MiB)"]
     assert (sent.pieces, sent.sent) == (2, 2)
     report = server.report(job)
     assert (report["base"]["release"], report["base"]["build_id"]) == (RELEASE, BUILD_ID)

@@ -22,11 +22,17 @@ _AT_ONCE_BYTES = 32 << 20
 
 @dataclass(slots=True)
 class Sent:
-    """Pieces of all archives, and what was sent of them."""
+    """Pieces of archives, and what was sent of them."""
 
     pieces: int = 0
     sent: int = 0
     sent_bytes: int = 0
+
+    def add(self, other: Sent) -> None:
+        """Count those of another archive too."""
+        self.pieces += other.pieces
+        self.sent += other.sent
+        self.sent_bytes += other.sent_bytes
 
 
 def push_kernel(host: Host, files: KernelFiles, server: ServerClient, progress: Progress) -> tuple[str | None, Sent]:
@@ -53,9 +59,10 @@ def push_kernel(host: Host, files: KernelFiles, server: ServerClient, progress: 
 
 
 def _send(
-    entries: Iterable[Entry], what: str, server: ServerClient, progress: Progress, sent: Sent
+    entries: Iterable[Entry], what: str, server: ServerClient, progress: Progress, total: Sent
 ) -> tuple[Digest, ...]:
     """Send the pieces of one archive that the server lacks, and return the digests of all, in order."""
+    sent = Sent()
     named: list[Digest] = []
     waiting: dict[Digest, bytes] = {}
     follower = JobFollower(progress)
@@ -75,5 +82,6 @@ def _send(
         if sum(map(len, waiting.values())) >= _AT_ONCE_BYTES:
             flush()
     flush()
-    sent.pieces += len(named)
+    sent.pieces = len(named)
+    total.add(sent)
     return tuple(named)
