@@ -85,7 +85,7 @@ class Server:
             [BIN / "elivepatch", *words, *connection], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
-    def run(self, *words: str | Path, timeout_s: float = 180) -> tuple[int, dict[str, Any], str]:
+    def run(self, *words: str | Path, timeout_s: float = 600) -> tuple[int, dict[str, Any], str]:
         """Run a command with --json to its end; return its exit status, its document and its error output."""
         client = self.client(*words, "--json")
         out, err = client.communicate(timeout=timeout_s)
