@@ -175,7 +175,7 @@ def test_a_kernel_that_no_provider_has_is_named_with_what_each_says(server: Serv
     assert answer["problem"]["code"] == "kernel-not-provided"
     assert "5.4.0-1-amd64" in answer["problem"]["message"]
     said = [line.partition(":")[0] for line in answer["problem"]["excerpt"].splitlines()]
-    assert said == ["debian", "host", "source"]
+    assert said == ["debian", "packages", "host", "source"]
 
 
 @pytest.mark.extended
