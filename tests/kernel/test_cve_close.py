@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ INIT_ONLY = Path(__file__).parent / "data/init-only.patch"
 
 @pytest.fixture
 def host(tmp_path: Path, base_6_1: Base, server: Server) -> ModuleHost:
-    found = ModuleHost(tmp_path / "host", release=base_6_1.release, build_id=base_6_1.build_id)
+    # Proofs of a real server have the time of this machine.
+    found = ModuleHost(
+        tmp_path / "host", release=base_6_1.release, build_id=base_6_1.build_id, started=datetime.now(UTC)
+    )
     found.put("etc/elivepatch/client.toml", f'url = "{server.url}"\ntoken = "{server.token}"\n')
     enrol(found, server.url, server.get("/v1/key").json()["public_key"])
     return found
