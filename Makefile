@@ -19,7 +19,7 @@ GUEST_SCRIPTS := $(wildcard src/elivepatch/trial/*/*.sh src/elivepatch/trial/wor
 NOT_IN_GUEST_SCRIPTS := $(NOT_IN_SCRIPTS),SC1007,SC2154,SC3043,SC3045
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit coverage coverage-floor scale integration kernel extended bench equal chaos load corpus kernels every-object verdicts mutants requirements docs clean
+.PHONY: help setup demo test lint unit coverage coverage-floor scale integration kernel extended whole-kernels bench equal chaos load corpus kernels every-object verdicts mutants requirements docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -78,7 +78,10 @@ kernel: $(VENV)/testable ## run the tests that build livepatches and boot kernel
 	packaging/lane $(VENV) tests/kernel -m "not extended" -n 4 $(BESIDE) --durations=10
 
 extended: $(VENV)/testable ## run the rest of both lanes: further kernels and cases, comparison with kpatch-build, more hosts in guests
-	packaging/lane $(VENV) tests/kernel tests/integration -m extended -n 2 $(BESIDE) --durations=10
+	packaging/lane $(VENV) tests/kernel tests/integration -m "extended and not whole_kernel" -n 2 $(BESIDE) --durations=10
+
+whole-kernels: $(VENV)/testable ## run the tests that build or fetch a whole kernel for themselves; neither `make test` nor CI does
+	packaging/lane $(VENV) tests/kernel -m whole_kernel -n 1 $(BESIDE) --durations=10
 
 bench: $(VENV)/ready ## measure the time of each stage of a build, into bench/results.json
 	$(BIN)/python bench/bench.py

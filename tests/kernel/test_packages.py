@@ -127,6 +127,7 @@ def test_devices_links_and_special_bits_of_an_rpm_do_no_harm(reader: PackageRead
 
 
 @pytest.mark.extended
+@pytest.mark.whole_kernel
 def test_debians_own_packages_give_the_livepatches_that_its_archive_gives(
     backend: LocalBackend, base_6_1: Base, reachable_path: Path, build: Callable[..., BuildOutcome]
 ) -> None:
@@ -159,6 +160,7 @@ def packed(backend: LocalBackend, settings: ServerSettings) -> PackedKernel:
 
 
 @pytest.mark.extended
+@pytest.mark.whole_kernel
 @pytest.mark.parametrize("kind", ["deb", "rpm"])
 def test_packages_that_the_kernels_own_makefile_made_become_livepatches_on_request(
     backend: LocalBackend, settings: ServerSettings, packed: PackedKernel, tmp_path: Path, kind: str

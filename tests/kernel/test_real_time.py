@@ -17,7 +17,7 @@ from elivepatch.service.jobs.trials.guest_kernel import guest_kernel
 from elivepatch.settings import ServerSettings
 from elivepatch.trial.run import run_trial
 
-pytestmark = [pytest.mark.kernel, pytest.mark.extended]
+pytestmark = [pytest.mark.kernel, pytest.mark.extended, pytest.mark.whole_kernel]
 
 RELEASE = "6.1.0-50-rt-amd64"
 """Debian 12's last real-time kernel in its main archive, which no longer changes."""

@@ -46,7 +46,7 @@ from elivepatch.trial.run import run_trial
 from kinds import LOAD, LOOP
 from small_kernels import FRAGMENT, TOOLCHAIN, small_kernel
 
-pytestmark = [pytest.mark.kernel, pytest.mark.extended]
+pytestmark = [pytest.mark.kernel, pytest.mark.extended, pytest.mark.whole_kernel]
 
 SUFFIX = "-bare"
 BUILD = """
