@@ -52,6 +52,11 @@ _INSEPARABLE = {
         "checks the type of each indirect call (kCFI, FineIBT), and no livepatch with such checks was ever tried",
         "Build and boot the kernel without CONFIG_CFI_CLANG (CONFIG_CFI from 6.18 on).",
     ),
+    "FTRACE_MCOUNT_USE_OBJTOOL": (
+        "kernel-entries",
+        "has NOPs at the entries of its functions (clang); the calls of a livepatch there would end all tracing",
+        "Build and boot the kernel with gcc, without CONFIG_FTRACE_MCOUNT_USE_OBJTOOL.",
+    ),
 }
 """Options whose kernels cannot be served yet, each with a code, the reason and a way out."""
 _OTHER_NAMES = {"LTO_CLANG": "LTO", "LTO_GCC": "LTO", "CFI_CLANG": "CFI"}
@@ -99,7 +104,7 @@ def parse_config(data: bytes) -> KernelConfig:
 def require_separate_objects(config: KernelConfig) -> None:
     """Raise UsageError if the objects of a kernel cannot be compiled one by one, or not be proved to be the kernel's.
 
-    The codes are `kernel-lto`, `kernel-profile` and `kernel-cfi`.
+    The codes are `kernel-lto`, `kernel-profile`, `kernel-cfi` and `kernel-entries`.
     """
     for name in (*_OTHER_NAMES, *_INSEPARABLE):
         if config.enabled(name):

@@ -155,6 +155,7 @@ def test_nothing_that_changes_code_may_differ() -> None:
         ("PROPELLER_CLANG", "kernel-profile"),
         ("CFI_CLANG", "kernel-cfi"),
         ("CFI", "kernel-cfi"),
+        ("FTRACE_MCOUNT_USE_OBJTOOL", "kernel-entries"),
     ],
 )
 def test_a_kernel_whose_objects_cannot_be_compiled_alone_is_refused_by_name(option: str, code: str) -> None:
