@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from edits import Edit, patch_of, series_of
-from pushing_host import describe_kernel, put
+from pushing_host import base_of_pushed, describe_kernel, put
 
 from elivepatch.build.archive.apt import Archive
 from elivepatch.build.base.common import BaseContext
@@ -21,16 +21,13 @@ from elivepatch.build.base.custom import CustomKernel, CustomMaker
 from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.kept.files import KeptBuild
-from elivepatch.build.providers.host import HostProvider
 from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID
 from elivepatch.client.host.machine import Host
 from elivepatch.client.push.kernel_files import PushOptions, find_kernel_files
-from elivepatch.client.push.pieces import pieces
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.errors import ElivepatchError, EnvironmentFault, UsageError
-from elivepatch.model.kernel import BuildId, Digest, parse_release
-from elivepatch.model.kernel_request import KernelRequest
+from elivepatch.model.kernel import BuildId, parse_release
 from elivepatch.model.trial import Expectation
 from elivepatch.process import run
 from elivepatch.service.jobs.local_backend import LocalBackend
@@ -240,16 +237,9 @@ def test_what_a_host_pushes_of_its_build_gives_the_same_livepatches_as_the_packa
     backend: LocalBackend, base_6_1: Base, pushing: Host, shared_path: Path
 ) -> None:
     files = find_kernel_files(pushing, PushOptions(source=pushing.path("usr/src/linux")))
-    pushed, work, bases = (shared_path / name for name in ("pushed", "work", "bases"))
-    for directory in (pushed, work, bases):
-        directory.mkdir()
-    for name, entries in (("files", files.entries()), ("source", files.source_entries())):
-        with (pushed / f"{name}.tar.gz").open("wb") as archive:
-            archive.writelines(pieces(entries))
-    one = (Digest("0" * 64),)
-    asked = KernelRequest(release=base_6_1.release, build_id=base_6_1.build_id, files=one, source=one)
-    made = HostProvider(maker(backend, Bases(bases)), (), pushed, work).provide(asked)
-    assert isinstance(made, Base)
+    bases = shared_path / "bases"
+    bases.mkdir()
+    made = base_of_pushed(files, maker(backend, Bases(bases)), shared_path)
     require_the_same(backend, made, base_6_1, shared_path / "of-a-host")
 
 

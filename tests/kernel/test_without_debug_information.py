@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 from edits import after, patch_of, series_of
-from pushing_host import describe_kernel, put
+from pushing_host import base_of_pushed, describe_kernel, put
 
 from elivepatch.build.base.common import BaseContext
 from elivepatch.build.base.custom import CustomKernel, CustomMaker
@@ -27,16 +27,13 @@ from elivepatch.build.base.store import Base, Bases
 from elivepatch.build.base.tree import unpack_source
 from elivepatch.build.builders.objects import ObjectsBuilder
 from elivepatch.build.kept.files import left_by_build
-from elivepatch.build.providers.host import HostProvider
 from elivepatch.build.sample.fidelity import prove_base
 from elivepatch.build.sandbox.bubblewrap import BUILD_UID, writable_directory
 from elivepatch.client.push.kernel_files import PushOptions, find_kernel_files
-from elivepatch.client.push.pieces import pieces
 from elivepatch.kernel.elf import ElfFile
 from elivepatch.model.build import BuildOutcome
 from elivepatch.model.errors import ElivepatchError
-from elivepatch.model.kernel import BuildId, Digest, Release, parse_release
-from elivepatch.model.kernel_request import KernelRequest
+from elivepatch.model.kernel import Release, parse_release
 from elivepatch.model.trial import Expectation
 from elivepatch.process import run
 from elivepatch.service.jobs.local_backend import LocalBackend
@@ -178,16 +175,9 @@ def test_a_host_that_pushes_it_gets_the_same_base(
     for name in ("build", "source"):
         (root / "lib/modules" / built.release / name).unlink(missing_ok=True)
     files = find_kernel_files(host, PushOptions(build=built.directory, source=built.source))
-    pushed, work, bases = (reachable_path / name for name in ("pushed", "work", "bases"))
-    for directory in (pushed, work, bases):
-        directory.mkdir()
-    for name, entries in (("files", files.entries()), ("source", files.source_entries())):
-        with (pushed / f"{name}.tar.gz").open("wb") as archive:
-            archive.writelines(pieces(entries))
-    one = (Digest("0" * 64),)
-    asked = KernelRequest(release=built.release, build_id=BuildId(bare.build_id), files=one, source=one)
-    made = HostProvider(maker(backend, Bases(bases)), (), pushed, work).provide(asked)
-    assert isinstance(made, Base)
+    bases = reachable_path / "bases"
+    bases.mkdir()
+    made = base_of_pushed(files, maker(backend, Bases(bases)), reachable_path)
     assert (made.build_id, made.struct_sizes) == (bare.build_id, bare.struct_sizes)
     assert made.units == bare.units
 

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from elf_maker import Made
 
+from elivepatch.build.base.custom import CustomMaker
+from elivepatch.build.base.store import Base
+from elivepatch.build.providers.host import HostProvider
 from elivepatch.client.host.machine import Host
+from elivepatch.client.push.kernel_files import KernelFiles
+from elivepatch.client.push.pieces import pieces
+from elivepatch.model.kernel import Digest
+from elivepatch.model.kernel_request import KernelRequest
 
 RELEASE = "6.12.40-ours"
 BUILD_ID = "5f" * 20
@@ -61,3 +68,18 @@ def put(root: Path, name: str, content: bytes) -> None:
     """Write a file and the directories above it."""
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_bytes(content)
+
+
+def base_of_pushed(files: KernelFiles, maker: CustomMaker, place: Path) -> Base:
+    """Return the base that a server makes of what a host sends it; the two have their files below `place`."""
+    pushed, work = place / "pushed", place / "work"
+    for directory in (pushed, work):
+        directory.mkdir()
+    for name, entries in (("files", files.entries()), ("source", files.source_entries())):
+        with (pushed / f"{name}.tar.gz").open("wb") as archive:
+            archive.writelines(pieces(entries))
+    one = (Digest("0" * 64),)
+    asked = KernelRequest(release=files.release, build_id=files.build_id, files=one, source=one)
+    made = HostProvider(maker, (), pushed, work).provide(asked)
+    assert isinstance(made, Base), made
+    return made

@@ -31,8 +31,8 @@ _RUN_AT_BUILD = frozenset(
     }
 )  # fmt: skip
 _PROGRAMS_OF_THE_BUILD = ("arch/x86/tools/", "arch/x86/boot/tools/")
-# Names of text files of the kernel tree that have no suffix; the last one is that of lists in drivers/staging.
 _FILES_LIMIT = 4096
+# Names of text files of the kernel tree that have no suffix. The last is the name of files in drivers/staging.
 _DOCUMENTS = frozenset({"MAINTAINERS", "CREDITS", ".mailmap", "README", "TODO"})
 
 

@@ -114,7 +114,8 @@ def _zip_members(file: IO[bytes], total_max: int, wanted: Callable[[str], bool])
                 yield Member(name=info.filename, regular=regular, content=content, modified=_seconds(info))
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError) as error:
         raise DamagedArchive(why=f"its zip structure is broken ({error})") from error
-    except NotImplementedError as error:  # a compression or encryption that zipfile does not know
+    # zipfile raises this for what it cannot read: patched data, strong encryption, a newer version of the format.
+    except NotImplementedError as error:
         raise DamagedArchive(why="it is encrypted or packed in a way that is not supported") from error
 
 
