@@ -31,7 +31,7 @@ ALLOWED_DIFFERENCES = frozenset(
 )  # fmt: skip
 
 
-_INSEPARABLE = {
+_NOT_SERVED = {
     "LTO": (
         "kernel-lto",
         "is optimised as a whole when it is linked, so that no object can be compiled alone and compared with it",
@@ -102,13 +102,13 @@ def parse_config(data: bytes) -> KernelConfig:
 
 
 def require_separate_objects(config: KernelConfig) -> None:
-    """Raise UsageError if the objects of a kernel cannot be compiled one by one, or not be proved to be the kernel's.
+    """Raise UsageError if the objects of a kernel cannot be compiled one by one, or would not fit into it.
 
     The codes are `kernel-lto`, `kernel-profile`, `kernel-cfi` and `kernel-entries`.
     """
-    for name in (*_OTHER_NAMES, *_INSEPARABLE):
+    for name in (*_OTHER_NAMES, *_NOT_SERVED):
         if config.enabled(name):
-            code, reason, advice = _INSEPARABLE[_OTHER_NAMES.get(name, name)]
+            code, reason, advice = _NOT_SERVED[_OTHER_NAMES.get(name, name)]
             raise UsageError(code, f"This kernel (CONFIG_{name}) {reason}.", advice=advice)
 
 

@@ -22,9 +22,6 @@ _SHOWN = 6
 _ORDINARY = (".text", ".data", ".rodata", ".bss")
 # Tables that the kernel needs for the code itself; entries for tracepoints and messages may be left out of others.
 _NEEDED_TABLES = ("__ex_table", ".altinstructions", ".parainstructions")
-# If the compiler leaves the call at a function's entry (clang), objtool --mnop writes a NOP over it, and
-# create-diff-object brings the call back.
-_ENDBR, _ENTRY_NOP, _ENTRY_CALL = (bytes.fromhex(one) for one in ("f30f1efa", "0f1f440000", "e800000000"))
 
 
 @dataclass(frozen=True)
@@ -67,14 +64,6 @@ class Carried:
 
 def _bytes(elf: ElfFile | None, section: Section) -> bytes:
     return b"" if elf is None else elf.content(section) or section.size.to_bytes(8, "little")
-
-
-def _with_entry_call(code: bytes) -> bytes:
-    """Return a function's code with the call of __fentry__ in place of the NOP at its entry, if it has one."""
-    start = len(_ENDBR) if code.startswith(_ENDBR) else 0
-    if not code.startswith(_ENTRY_NOP, start):
-        return code
-    return code[:start] + _ENTRY_CALL + code[start + len(_ENTRY_NOP) :]
 
 
 def settle(account: Account, *, source: str, carried: Carried, ignored: Collection[str] = ()) -> tuple[Explained, ...]:
@@ -137,7 +126,7 @@ class _Settlement:
     def _has_code(self, piece: Piece) -> bool:
         """Return if the diff object has the very bytes of a function."""
         code = self.account.after.content(piece.section, piece.start, piece.end)
-        return bool({code, _with_entry_call(code)} & self.carried.code.get(plain(piece.name), set()))
+        return code in self.carried.code.get(plain(piece.name), ())
 
     def _data(self) -> Iterator[Problem]:
         for one in self.account.data:

@@ -93,22 +93,6 @@ def test_a_function_in_the_diff_object_that_nothing_redirects_is_lost(tmp_path: 
     assert stopped(tmp_path, GET, after, carried).code == "lost-change"
 
 
-ENTRY = 'asm(".text\\n.type f, @function\\nf: {endbr}.byte {entry}\\nmov ${value}, %eax\\nret\\n.size f, . - f");\n'
-NOP, CALL = "0x0f, 0x1f, 0x44, 0, 0", "0xe8, 0, 0, 0, 0"
-
-
-@pytest.mark.parametrize("endbr", ["", "endbr64; "])
-def test_the_call_at_an_entry_that_objtool_made_a_nop_may_be_back_in_the_diff_object(
-    tmp_path: Path, endbr: str
-) -> None:
-    before, after = (ENTRY.format(endbr=endbr, entry=NOP, value=value) for value in (1, 2))
-    back = compiled(tmp_path / "diff.o", ENTRY.format(endbr=endbr, entry=CALL, value=2))
-    settle(accounted(tmp_path, before, after), source="fs/some.c", carried=Carried(ElfFile(back), frozenset({"f"})))
-    other = compiled(tmp_path / "other.o", ENTRY.format(endbr=endbr, entry="0xe8, 0, 0, 0, 1", value=2))
-    found = stopped(tmp_path, before, after, Carried(ElfFile(other), frozenset({"f"})))
-    assert found.message.startswith("The change of f in fs/some.c would be lost")
-
-
 def test_a_string_that_the_diff_object_lacks_is_noticed(tmp_path: Path) -> None:
     before = USE + 'int f(void) { return look("old"); }\n'
     carried = Carried(ElfFile(compiled(tmp_path / "diff.o", before)), frozenset({"f"}))
